@@ -1,0 +1,154 @@
+//! What the three programs' command lines share: common arguments, exit codes, progress.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::config::{Config, ConfigError};
+
+/// Done.
+pub const EXIT_DONE: u8 = 0;
+/// Failed.
+pub const EXIT_FAILED: u8 = 1;
+/// Wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 2;
+/// `inspect --verify` found a violation.
+pub const EXIT_VIOLATION: u8 = 3;
+
+/// Arguments that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CommonArgs {
+    /// Configuration file (TOML); config/ has examples.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Directory of the tables and models, instead of the configuration's `root`.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<String>,
+    /// Override one key of the configuration, such as --set pretrain.epochs=5; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub set: Vec<String>,
+    /// Write one JSON object to stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl CommonArgs {
+    /// The resolved configuration: the file (or the defaults), then `--set`, then `--root`.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path, &self.set)?,
+            None => Config::from_overrides(&self.set)?,
+        };
+        if let Some(root) = &self.root {
+            config.root.clone_from(root);
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Prints an error with its causes to stderr, and says which exit code belongs to it.
+pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
+    let mut causes = vec![error];
+    while let Some(source) = causes.last().and_then(|e| e.source()) {
+        causes.push(source);
+    }
+    // A wrapper that already prints its source would otherwise say everything twice.
+    let mut text = String::new();
+    for cause in &causes {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    eprintln!("{program}: {text}");
+    if causes.iter().any(|cause| cause.is::<ConfigError>()) { EXIT_USAGE } else { EXIT_FAILED }
+}
+
+/// Progress of one long step: a bar on a terminal, a plain line every few seconds elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    plain: Option<Plain>,
+}
+
+#[derive(Debug)]
+struct Plain {
+    label: String,
+    unit: &'static str,
+    started: Instant,
+    printed: Instant,
+}
+
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// Starts a step of `total` units; a total of 0 is unknown.
+    pub fn start(label: &str, total: u64, unit: &'static str) -> Self {
+        if std::io::stderr().is_terminal() {
+            let bar = if total == 0 { ProgressBar::new_spinner() } else { ProgressBar::new(total) };
+            let template = if total == 0 {
+                format!("{{spinner}} {label} {{human_pos}} {unit} ({{per_sec}}) {{msg}}")
+            } else {
+                format!(
+                    "{label} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} {{eta}} left {{msg}}"
+                )
+            };
+            let style =
+                ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style);
+            bar.enable_steady_tick(Duration::from_millis(200));
+            Self { bar, plain: None }
+        } else {
+            let now = Instant::now();
+            let bar = ProgressBar::hidden();
+            if total > 0 {
+                bar.set_length(total);
+            }
+            Self { bar, plain: Some(Plain { label: label.into(), unit, started: now, printed: now }) }
+        }
+    }
+
+    /// `n` more units are done.
+    pub fn add(&mut self, n: u64) {
+        self.bar.inc(n);
+        if let Some(plain) = &mut self.plain
+            && plain.printed.elapsed() >= PLAIN_EVERY
+        {
+            plain.printed = Instant::now();
+            let seconds = plain.started.elapsed().as_secs_f64();
+            let (done, rate) = (self.bar.position(), self.bar.position() as f64 / seconds);
+            let message = self.bar.message();
+            match self.bar.length() {
+                Some(total) if total >= done => eprintln!(
+                    "{}: {done}/{total} {} ({rate:.0}/s, {:.0} s left) {message}",
+                    plain.label,
+                    plain.unit,
+                    (total - done) as f64 / rate.max(1e-9)
+                ),
+                _ => eprintln!("{}: {done} {} ({rate:.0}/s) {message}", plain.label, plain.unit),
+            }
+        }
+    }
+
+    /// Shows `message` behind the figures.
+    pub fn message(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
+    /// Prints a line without disturbing the bar.
+    pub fn line(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,287 @@
+//! The configuration: one TOML file that all three programs read.
+//!
+//! Unknown keys are errors, every cross-field rule is checked once, here, and the resolved configuration can
+//! be printed back ([`Config::to_toml`]); each checkpoint keeps it.
+
+mod data;
+mod duration;
+mod model;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use data::{
+    Attribute, DeltaTauSetting, EventColumns, Events, Format, ItemColumns, Items, Sequences, SplitKind, Ties,
+    TimeUnit,
+};
+pub use duration::Span;
+pub use model::{Evaluate, Loss, MaskMode, Model, Pretrain, Selection};
+
+use crate::hash::hash64;
+
+/// Everything a run depends on but its data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The directory of the tables and models. Relative paths in the file are relative to the file.
+    pub root: String,
+    /// Where the trainer computes: `cpu`.
+    pub device: String,
+    /// Seed of everything random in training and of the order of equal scores.
+    pub seed: u64,
+    /// The interaction log.
+    pub events: Events,
+    /// The catalogue.
+    pub items: Items,
+    /// How events become rows.
+    pub sequences: Sequences,
+    /// The architecture.
+    pub model: Model,
+    /// Pre-training.
+    pub pretrain: Pretrain,
+    /// Evaluation.
+    pub evaluate: Evaluate,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "runs".into(),
+            device: "cpu".into(),
+            seed: 1,
+            events: Events::default(),
+            items: Items::default(),
+            sequences: Sequences::default(),
+            model: Model::default(),
+            pretrain: Pretrain::default(),
+            evaluate: Evaluate::default(),
+        }
+    }
+}
+
+/// A configuration that cannot be used. The user's to mend; exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has an unknown key or a value of another type.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A `--set` that does not fit.
+    #[error("--set {setting}: {problem}")]
+    Override {
+        /// The argument.
+        setting: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value that breaks a rule.
+    #[error("{key}: {problem}")]
+    Invalid {
+        /// The dotted key.
+        key: String,
+        /// The rule.
+        problem: String,
+    },
+}
+
+fn invalid<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError::Invalid { key: key.into(), problem: problem.into() })
+}
+
+impl Config {
+    /// Reads `path`, applies `overrides` (each `key=value`, the value in TOML or a bare word) in order, and
+    /// checks the result.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let parse = |source| ConfigError::Parse { path: path.into(), source: Box::new(source) };
+        // Once for an error with line and column, once as the table that overrides are applied to.
+        toml::from_str::<Self>(&text).map_err(parse)?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(parse)?;
+        rebase(&mut table, path.parent().unwrap_or(Path::new("")));
+        Self::resolve(table, overrides)
+    }
+
+    /// The defaults with `overrides` applied, for commands that are run without a file.
+    pub fn from_overrides(overrides: &[String]) -> Result<Self, ConfigError> {
+        Self::resolve(toml::Table::new(), overrides)
+    }
+
+    fn resolve(mut table: toml::Table, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut config = deserialize(&table)
+            .map_err(|problem| ConfigError::Invalid { key: "configuration".into(), problem })?;
+        for setting in overrides {
+            let fail = |problem: String| ConfigError::Override { setting: setting.clone(), problem };
+            apply(&mut table, setting).map_err(fail)?;
+            config = deserialize(&table).map_err(fail)?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks the rules that types cannot express.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.root.is_empty() {
+            return invalid("root", "must name a directory");
+        }
+        if self.device != "cpu" {
+            return invalid(
+                "device",
+                format!("`{}` is not available in this build; use \"cpu\"", self.device),
+            );
+        }
+        self.events.validate()?;
+        self.items.validate()?;
+        self.sequences.validate()?;
+        let attributes: Vec<_> = self.items.attributes.keys().map(String::as_str).collect();
+        self.model.validate(&attributes)?;
+        self.pretrain.validate()?;
+        self.evaluate.validate()
+    }
+
+    /// The resolved configuration as TOML, defaults included.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|e| unreachable!("every configuration is a TOML document: {e}"))
+    }
+}
+
+impl Sequences {
+    /// Hash of the settings that decide the rows of `sequences` for given events.
+    pub fn hash(&self) -> String {
+        let text =
+            toml::to_string(self).unwrap_or_else(|e| unreachable!("every section is a TOML document: {e}"));
+        format!("{:016x}", hash64(text.as_bytes()))
+    }
+}
+
+fn deserialize(table: &toml::Table) -> Result<Config, String> {
+    Config::deserialize(table.clone()).map_err(|e| e.message().trim().to_owned())
+}
+
+/// Makes the file's relative paths relative to the file.
+fn rebase(table: &mut toml::Table, directory: &Path) {
+    let rebased = |path: &str| {
+        if path.contains("://") || Path::new(path).is_absolute() {
+            path.to_owned()
+        } else {
+            directory.join(path).to_string_lossy().into_owned()
+        }
+    };
+    if let Some(toml::Value::String(root)) = table.get_mut("root") {
+        *root = rebased(root);
+    }
+    for section in ["events", "items"] {
+        let paths =
+            table.get_mut(section).and_then(|s| s.get_mut("paths")).and_then(toml::Value::as_array_mut);
+        for path in paths.into_iter().flatten() {
+            if let toml::Value::String(path) = path {
+                *path = rebased(path);
+            }
+        }
+    }
+}
+
+/// Sets one dotted key.
+fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
+    let (key, text) = setting.split_once('=').ok_or("write it as key=value, such as pretrain.epochs=5")?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().filter(|name| !name.is_empty()).ok_or("the key is empty")?;
+    let mut table = table;
+    for name in path {
+        table = table
+            .entry(name)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("`{name}` is a value, not a section"))?;
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path, &overrides.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default_and_prints_back() {
+        let config = load("", &[]).unwrap();
+        assert_eq!(config.model, Model::default());
+        assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn an_unknown_key_names_file_line_and_key() {
+        let message = load("seed = 1\n[model]\nlayer = 3\n", &[]).unwrap_err().to_string();
+        assert!(
+            message.contains("c.toml") && message.contains("line 3") && message.contains("`layer`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn overrides_are_typed() {
+        let config =
+            load("", &["model.d=128", "sequences.delta_tau=1h", "events.paths=[\"a\", \"b\"]"]).unwrap();
+        assert_eq!(config.model.d, 128);
+        assert_eq!(String::from(config.sequences.delta_tau), "1h");
+        assert_eq!(config.events.paths, ["a", "b"]);
+        for wrong in ["model.depth=1", "model.d=wide", "model", "seed.x=1", "=1"] {
+            let message = load("", &[wrong]).unwrap_err().to_string();
+            assert!(message.contains(&format!("--set {wrong}")), "{message}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = load(
+            "root = \"here\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\"]\n",
+            &["items.paths=[\"y.csv\"]"],
+        )
+        .unwrap();
+        assert!(config.root.ends_with("/here") && Path::new(&config.root).is_absolute());
+        assert!(config.events.paths[0].ends_with("/x.csv") && config.events.paths[1] == "/abs.csv");
+        assert_eq!(config.items.paths, ["y.csv"]);
+    }
+
+    #[test]
+    fn broken_rules_name_the_key() {
+        for (text, key) in [
+            ("[model]\nheads = 3\n", "model.heads"),
+            ("[model]\nattributes = [\"genre\"]\n", "model.attributes"),
+            ("[sequences]\nsplit = \"last-n\"\n", "sequences.last_n"),
+            ("[sequences]\nguard_share = 0.1\n", "sequences.guard_share"),
+            ("[items.attributes.title]\n", "items.attributes.title"),
+            ("[events.constants]\nuser_id = \"1\"\n", "events.constants.user_id"),
+            ("device = \"cuda:0\"\n", "device"),
+        ] {
+            let message = load(text, &[]).unwrap_err().to_string();
+            assert!(message.starts_with(key), "{message}");
+        }
+        let message = load("[sequences]\ndelta_tau = \"15\"\n", &[]).unwrap_err().to_string();
+        assert!(message.contains("15m"), "{message}");
+    }
+}

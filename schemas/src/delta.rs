@@ -1,0 +1,265 @@
+//! Opening the Delta tables of a root.
+//!
+//! A table is read as its log says: the snapshot at one version names the Parquet shards, and a reader opens
+//! just those. A shard that is in the directory but not in the snapshot belongs to no version yet, or to no
+//! version any more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use object_store::{ObjectStoreExt, path::Path as ObjectPath};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use url::Url;
+
+/// A table that cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The root is not a place for tables.
+    #[error("{root} cannot be a root: {problem}")]
+    Root {
+        /// As given.
+        root: String,
+        /// Why not.
+        problem: String,
+    },
+    /// The table has never been written.
+    #[error("{root} has no table `{table}`; `{command}` writes it")]
+    Missing {
+        /// The root.
+        root: PathBuf,
+        /// The table.
+        table: String,
+        /// The command that writes it.
+        command: &'static str,
+    },
+    /// The table's log cannot be read or written.
+    #[error("the log of table {table}")]
+    Log {
+        /// The table's path.
+        table: String,
+        /// Why.
+        source: Box<DeltaTableError>,
+    },
+    /// A shard cannot be read.
+    #[error("shard {shard} of table `{table}` cannot be read; it is missing or damaged")]
+    Shard {
+        /// The table.
+        table: String,
+        /// The shard's path inside the table.
+        shard: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A column that every version of the table should have.
+    #[error("shard {shard} of table `{table}` has no column `{column}`")]
+    Column {
+        /// The table.
+        table: String,
+        /// The shard's path inside the table.
+        shard: String,
+        /// The column.
+        column: String,
+    },
+}
+
+/// The directory that holds all tables and models.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    /// The root at `root`, which need not exist yet.
+    pub fn new(root: &str) -> Result<Self, TableError> {
+        let fail = |problem: String| TableError::Root { root: root.into(), problem };
+        if root.contains("://") {
+            return Err(fail("this build reads and writes local directories only".into()));
+        }
+        let path = std::path::absolute(root).map_err(|e| fail(e.to_string()))?;
+        if path.exists() && !path.is_dir() {
+            return Err(fail("it is a file".into()));
+        }
+        Ok(Self { path })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of one table.
+    pub fn table_path(&self, table: &str) -> PathBuf {
+        self.path.join(table)
+    }
+
+    /// The location of one table, as Delta's libraries want it.
+    pub fn table_url(&self, table: &str) -> Result<Url, TableError> {
+        Url::from_directory_path(self.table_path(table)).map_err(|()| TableError::Root {
+            root: self.path.display().to_string(),
+            problem: "it is not an absolute path".into(),
+        })
+    }
+
+    /// The directory of one model.
+    pub fn model_path(&self, name: &str) -> PathBuf {
+        self.path.join("models").join(name)
+    }
+
+    /// The table at its newest version, or `None` where it has never been written.
+    pub async fn snapshot(&self, table: &str) -> Result<Option<Snapshot>, TableError> {
+        self.load(table, None).await
+    }
+
+    /// The table at `version`.
+    pub async fn snapshot_at(&self, table: &str, version: u64) -> Result<Option<Snapshot>, TableError> {
+        self.load(table, Some(version)).await
+    }
+
+    /// The table at its newest version, or an error that names the command that writes it.
+    pub async fn require(&self, table: &str, command: &'static str) -> Result<Snapshot, TableError> {
+        self.snapshot(table).await?.ok_or_else(|| TableError::Missing {
+            root: self.path.clone(),
+            table: table.into(),
+            command,
+        })
+    }
+
+    async fn load(&self, table: &str, version: Option<u64>) -> Result<Option<Snapshot>, TableError> {
+        let path = self.table_path(table);
+        if !path.join("_delta_log").is_dir() {
+            return Ok(None);
+        }
+        let log = |source| TableError::Log { table: path.display().to_string(), source: Box::new(source) };
+        let mut builder = DeltaTableBuilder::from_url(self.table_url(table)?).map_err(log)?;
+        if let Some(version) = version {
+            builder = builder.with_version(version);
+        }
+        match builder.load().await {
+            Ok(loaded) => Snapshot::new(table, loaded).map(Some),
+            Err(DeltaTableError::NotATable(_)) => Ok(None),
+            Err(error) => Err(log(error)),
+        }
+    }
+}
+
+/// One shard of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Path inside the table.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// Rows, where the log says so.
+    pub rows: Option<u64>,
+    /// Partition column → value.
+    pub partition: BTreeMap<String, Option<String>>,
+}
+
+/// One version of one table.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    name: String,
+    table: DeltaTable,
+    version: u64,
+    properties: HashMap<String, String>,
+    shards: Vec<Shard>,
+}
+
+impl Snapshot {
+    /// A loaded table as a snapshot.
+    pub fn new(name: &str, table: DeltaTable) -> Result<Self, TableError> {
+        let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
+        let state = table.snapshot().map_err(log)?;
+        let mut shards: Vec<Shard> = state
+            .log_data()
+            .iter()
+            .map(|file| Shard {
+                path: file.path().into_owned(),
+                bytes: file.size().max(0) as u64,
+                rows: file.num_records().map(|n| n as u64),
+                partition: file.partition_values_map().into_iter().collect(),
+            })
+            .collect();
+        // Commit order differs between two runs that wrote the same; names begin with the bucket or date.
+        shards.sort_by(|a, b| a.path.cmp(&b.path));
+        let (version, properties) = (state.version(), state.metadata().configuration().clone());
+        Ok(Self { name: name.into(), version, properties, shards, table })
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The table's properties at this version.
+    pub fn properties(&self) -> &HashMap<String, String> {
+        &self.properties
+    }
+
+    /// The shards, by path.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Rows of all shards.
+    pub fn rows(&self) -> u64 {
+        self.shards.iter().filter_map(|shard| shard.rows).sum()
+    }
+
+    /// Delta's own handle, for commits on top of this version.
+    pub fn delta(&self) -> &DeltaTable {
+        &self.table
+    }
+
+    /// Reads `columns` of one shard, in this order. Partition columns are not in the shards.
+    pub async fn read_shard(&self, shard: &Shard, columns: &[&str]) -> Result<Vec<RecordBatch>, TableError> {
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
+            table: self.name.clone(),
+            shard: shard.path.clone(),
+            source,
+        };
+        let path = ObjectPath::from(shard.path.as_str());
+        let object = self.table.object_store().get(&path).await.map_err(|e| fail(Box::new(e)))?;
+        let bytes = object.bytes().await.map_err(|e| fail(Box::new(e)))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| fail(Box::new(e)))?;
+        let schema: SchemaRef = builder.schema().clone();
+        let indexes = columns
+            .iter()
+            .map(|&column| {
+                schema.index_of(column).map_err(|_| TableError::Column {
+                    table: self.name.clone(),
+                    shard: shard.path.clone(),
+                    column: column.into(),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mask = ProjectionMask::roots(builder.parquet_schema(), indexes);
+        let reader = builder.with_projection(mask).build().map_err(|e| fail(Box::new(e)))?;
+        let mut batches = Vec::new();
+        for batch in reader {
+            let batch = batch.map_err(|e| fail(Box::new(e)))?;
+            let order: Vec<usize> =
+                columns.iter().filter_map(|column| batch.schema().index_of(column).ok()).collect();
+            batches.push(batch.project(&order).map_err(|e| fail(Box::new(e)))?);
+        }
+        Ok(batches)
+    }
+
+    /// Reads `columns` of all shards, shard by shard.
+    pub async fn read(&self, columns: &[&str]) -> Result<Vec<RecordBatch>, TableError> {
+        let mut batches = Vec::new();
+        for shard in &self.shards {
+            batches.extend(self.read_shard(shard, columns).await?);
+        }
+        Ok(batches)
+    }
+}

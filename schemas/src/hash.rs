@@ -1,0 +1,34 @@
+//! Hashes that are stored or decide something for ever, and so must never change: XXH3 with seed 0.
+
+use twox_hash::{XxHash3_64, XxHash3_128};
+
+/// 64-bit hash of a key: which bucket, which split, which rows of a hashed table.
+pub fn hash64(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// 128-bit hash of a key, for identities: collisions are not expected in any log.
+pub fn hash128(bytes: &[u8]) -> u128 {
+    XxHash3_128::oneshot(bytes)
+}
+
+/// A well-mixed 64-bit number from two others (the SplitMix64 finaliser).
+pub fn mix64(seed: u64, value: u64) -> u64 {
+    let mut z =
+        seed.wrapping_add(value.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_hashes_never_change() {
+        assert_eq!(hash64(b""), 0x2d06_8005_38d3_94c2);
+        assert_eq!(hash128(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
+        assert_ne!(mix64(0, 1), mix64(1, 0));
+    }
+}

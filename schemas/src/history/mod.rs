@@ -1,0 +1,27 @@
+//! What one user's history means: the invariants every part of the system agrees on, as pure functions.
+//!
+//! A history is the user's interactions in event-time order. From it follow, in this order:
+//!
+//! ```text
+//! times, request ids ──► sessions        session.rs   a gap longer than `session_gap` starts a new one
+//!                   ├──► request batches request.rs   equal request ids, or runs within `batch_gap`
+//!                   ├──► visible lengths visible.rs   v_t: the prefix a target may see (Eq. 1)
+//!                   ├──► roles           role.rs      pre-training, SFT, validation, test
+//!                   └──► windows         window.rs    rows of at most `max_len`, each event owned once
+//! ```
+//!
+//! Nothing here reads a file, allocates more than its result, or depends on anything but its arguments, so
+//! that the pipeline, the trainer, `inspect --verify` and the tests can all call the same functions.
+//! Positions, ordinals and lengths count from zero; times are epoch milliseconds.
+
+mod request;
+mod role;
+mod session;
+mod visible;
+mod window;
+
+pub use request::{RequestBatches, request_batches};
+pub use role::{MIN_EVENTS_LEAVE_ONE_OUT, Role, Split, first_held_out, held_out_roles, with_sft_share};
+pub use session::session_ordinals;
+pub use visible::{DeltaTau, visible_lengths};
+pub use window::{Window, WindowError, windows};

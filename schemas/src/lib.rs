@@ -1,0 +1,11 @@
+//! The contracts between the parts: what a history means, what the tables hold, what the configuration says.
+//!
+//! `pipeline` writes the tables and `trainer` reads them; neither knows the other. What both must agree on
+//! is here, and this crate depends on neither.
+
+pub mod cli;
+pub mod config;
+pub mod delta;
+pub mod hash;
+pub mod history;
+pub mod tables;

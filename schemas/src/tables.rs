@@ -1,0 +1,152 @@
+//! The tables of a root: their names, columns and codes.
+//!
+//! The names and types here are an interface: other programs read the same Parquet shards.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// Accepted interactions, partitioned by [`EVENT_DATE`].
+pub const EVENTS: &str = "events";
+/// The catalogue.
+pub const ITEMS: &str = "items";
+/// Rejected input records.
+pub const DEAD_LETTERS: &str = "dead_letters";
+/// Windows of the users' histories.
+pub const SEQUENCES: &str = "sequences";
+/// The partition column of [`EVENTS`]: the UTC date of `ts`.
+pub const EVENT_DATE: &str = "event_date";
+
+/// "No item": item indexes count from 1.
+pub const NO_ITEM: u32 = 0;
+
+/// Epoch milliseconds, UTC: the type of every instant in the tables.
+pub fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
+}
+
+fn list(of: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("element", of, false)))
+}
+
+fn required(name: &str, of: DataType) -> Field {
+    Field::new(name, of, false)
+}
+
+fn optional(name: &str, of: DataType) -> Field {
+    Field::new(name, of, true)
+}
+
+/// One row is one accepted interaction.
+pub static EVENTS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        required("event_id", DataType::Utf8),
+        required("user_id", DataType::Utf8),
+        required("item_id", DataType::Utf8),
+        required("ts", timestamp()),
+        optional("request_id", DataType::Utf8),
+        optional("request_ts", timestamp()),
+        required("action", DataType::Utf8),
+        optional("value", DataType::Float64),
+        required("source", DataType::Utf8),
+        required("position", DataType::Int64),
+        required(EVENT_DATE, DataType::Date32),
+    ]))
+});
+
+/// One row is one item; `attributes` are the configured categorical attributes, each a list of values.
+pub fn items_schema<'a>(attributes: impl IntoIterator<Item = &'a str>) -> SchemaRef {
+    let mut fields = vec![
+        required("item_id", DataType::Utf8),
+        required("item_index", DataType::UInt32),
+        optional("title", DataType::Utf8),
+        optional("release_ts", timestamp()),
+        required("active", DataType::Boolean),
+    ];
+    fields.extend(attributes.into_iter().map(|name| required(name, list(DataType::Utf8))));
+    Arc::new(Schema::new(fields))
+}
+
+/// The columns of [`items_schema`] that are not attributes.
+pub const ITEM_COLUMNS: [&str; 5] = ["item_id", "item_index", "title", "release_ts", "active"];
+
+/// One row is one rejected record, with its bytes as they came.
+pub static DEAD_LETTERS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        required("source", DataType::Utf8),
+        required("position", DataType::Int64),
+        optional("key", DataType::Binary),
+        required("value", DataType::Binary),
+        required("reason", DataType::Utf8),
+        required("message", DataType::Utf8),
+        required("rejected_at", timestamp()),
+    ]))
+});
+
+/// One row is one window of one user's history; the lists of a row have equal length.
+pub static SEQUENCES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        required("user_id", DataType::Utf8),
+        required("item_index", list(DataType::UInt32)),
+        required("ts", list(timestamp())),
+        required("session", list(DataType::UInt32)),
+        required("request", list(DataType::UInt32)),
+        required("visible_len", list(DataType::UInt32)),
+        required("role", list(DataType::UInt8)),
+        required("target_from", DataType::UInt32),
+    ]))
+});
+
+/// Why an input record was rejected: the codes of `dead_letters.reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// A required field is absent, null or empty.
+    MissingField,
+    /// A time that does not parse in the configured unit.
+    InvalidTime,
+    /// A time outside the configured range.
+    TimeOutOfRange,
+    /// A field of another type than its column's, or a CSV record of another width than the header.
+    WrongType,
+    /// Not a JSON object, or not JSON.
+    MalformedJson,
+    /// Bytes that are not UTF-8.
+    InvalidUtf8,
+    /// A record longer than the configured limit.
+    TooLong,
+}
+
+impl Reason {
+    /// The code as stored.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::MissingField => "missing_field",
+            Self::InvalidTime => "invalid_time",
+            Self::TimeOutOfRange => "time_out_of_range",
+            Self::WrongType => "wrong_type",
+            Self::MalformedJson => "malformed_json",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
+/// The table properties of [`SEQUENCES`] that say how its lists were computed.
+pub mod properties {
+    /// `Δτ` in milliseconds, or `off`.
+    pub const DELTA_TAU_MS: &str = "delta_tau_ms";
+    /// The gap that starts a session, in milliseconds.
+    pub const SESSION_GAP_MS: &str = "session_gap_ms";
+    /// The gap that starts a request batch where none is logged, in milliseconds.
+    pub const BATCH_GAP_MS: &str = "batch_gap_ms";
+    /// `file-order` or `shuffled`.
+    pub const TIE_POLICY: &str = "tie_policy";
+    /// The longest row.
+    pub const MAX_LEN: &str = "max_len";
+    /// The version of `events` that was read.
+    pub const EVENTS_VERSION: &str = "events_version";
+    /// The version of `items` that was read.
+    pub const ITEMS_VERSION: &str = "items_version";
+    /// Hash of the configuration that decided the rows.
+    pub const CONFIG_HASH: &str = "config_hash";
+}
