@@ -1,0 +1,306 @@
+//! Checkpoints: `models/<name>/`.
+//!
+//! ```text
+//! model.safetensors       parameters, and which item has which row
+//! optimizer.safetensors   Adam's moments
+//! vocabulary.json         attribute values in the order of their rows, fingerprint of the catalogue
+//! trainer_state.json      step, epoch, position in the data, seed
+//! config.toml             the resolved configuration
+//! lineage.json            table versions, parent, code version
+//! metrics.json            what validation said
+//! ```
+//!
+//! A checkpoint is written under a temporary name, flushed to disk and renamed: what bears a checkpoint's name
+//! is whole. Replacing one takes two renames; a kill between them leaves the old one as `<name>.previous`,
+//! which reading falls back to.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use schemas::config::Config;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Catalogue, SequencesSource};
+use crate::model::ClimberPilot;
+use crate::optimizer::Adam;
+use crate::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
+
+/// The tensor in `model.safetensors` that holds the vocabulary's rows.
+const ITEM_ROWS: &str = "vocabulary.item_rows";
+
+/// A checkpoint that cannot be written or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// There is none of this name.
+    #[error("no model at {path}; models here: {others}")]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is there instead.
+        others: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file does not hold what its name says.
+    #[error("{path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The model belongs to another catalogue.
+    #[error("model {path} cannot be used with this root")]
+    OtherCatalogue {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The difference.
+        source: OtherCatalogue,
+    },
+}
+
+/// How far a training run has come. With the seed this is all the state of its random numbers: each is a
+/// function of the seed and the step or epoch it is for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// The run's seed.
+    pub seed: u64,
+    /// Finished epochs.
+    pub epoch: usize,
+    /// Finished batches of the current epoch.
+    pub batch: usize,
+    /// Steps taken in all.
+    pub steps: u64,
+    /// Sum of the step losses of the current epoch.
+    pub loss_sum: f64,
+    /// Targets learned so far.
+    pub targets: u64,
+    /// Validation looks since the best one.
+    pub without_improvement: usize,
+    /// The best validation so far.
+    pub best: Option<Best>,
+    /// One record an epoch.
+    pub history: Vec<EpochRecord>,
+}
+
+/// The best look at the validation targets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After how many epochs.
+    pub epoch: usize,
+    /// The selecting number.
+    pub value: f64,
+}
+
+/// What one epoch came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// From 1.
+    pub epoch: usize,
+    /// Mean loss of its steps.
+    pub loss: f64,
+    /// The selecting number, where the epoch was validated.
+    pub validation: Option<f64>,
+}
+
+/// Where a model came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The rows it was trained on.
+    pub sequences: SequencesSource,
+    /// Version of `items` that the trainer read.
+    pub items_version: u64,
+    /// The checkpoint it continued from.
+    pub parent: Option<String>,
+    /// Version of the code.
+    pub code_version: String,
+}
+
+/// Everything a checkpoint holds.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The model.
+    pub model: ClimberPilot,
+    /// The configuration it was trained with.
+    pub config: Config,
+    /// How far its training came.
+    pub state: TrainerState,
+    /// Where it came from.
+    pub lineage: Lineage,
+    directory: PathBuf,
+}
+
+/// Writes a checkpoint to `directory`, replacing the one there.
+pub fn save(
+    directory: &Path,
+    model: &ClimberPilot,
+    optimizer: &Adam,
+    config: &Config,
+    state: &TrainerState,
+    lineage: &Lineage,
+    metrics: &impl Serialize,
+) -> Result<(), CheckpointError> {
+    let temporary = sibling(directory, "writing");
+    remove(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(io_error(&temporary))?;
+    let (vocabulary, rows) = model.vocabulary().save().map_err(|e| damaged(&temporary, e))?;
+    let mut tensors = model.tensors();
+    tensors.insert(ITEM_ROWS.into(), rows);
+    save_tensors(&temporary.join("model.safetensors"), &tensors)?;
+    save_tensors(&temporary.join("optimizer.safetensors"), &optimizer.tensors())?;
+    save_json(&temporary.join("vocabulary.json"), &vocabulary)?;
+    save_json(&temporary.join("trainer_state.json"), state)?;
+    save_json(&temporary.join("lineage.json"), lineage)?;
+    save_json(&temporary.join("metrics.json"), metrics)?;
+    let path = temporary.join("config.toml");
+    fs::write(&path, config.to_toml()).map_err(io_error(&path))?;
+    publish(&temporary, directory)
+}
+
+/// Flushes the checkpoint in `temporary` and gives it its name.
+fn publish(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
+    for entry in fs::read_dir(temporary).map_err(io_error(temporary))? {
+        let path = entry.map_err(io_error(temporary))?.path();
+        File::open(&path).and_then(|file| file.sync_all()).map_err(io_error(&path))?;
+    }
+    sync_directory(temporary)?;
+    rename_over(temporary, directory)
+}
+
+/// Moves the checkpoint `from` to `to`, replacing the one there.
+pub fn rename_over(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    let previous = sibling(to, "previous");
+    if to.exists() {
+        remove(&previous)?;
+        fs::rename(to, &previous).map_err(io_error(to))?;
+    }
+    fs::rename(from, to).map_err(io_error(to))?;
+    if let Some(parent) = to.parent() {
+        sync_directory(parent)?;
+    }
+    remove(&previous)
+}
+
+/// Removes a checkpoint and what an interrupted write of it left.
+pub fn discard(directory: &Path) -> Result<(), CheckpointError> {
+    remove(&sibling(directory, "writing"))?;
+    remove(&sibling(directory, "previous"))?;
+    remove(directory)
+}
+
+/// Where the checkpoint `directory` is to be read from; `None` where there is none.
+pub fn find(directory: &Path) -> Option<PathBuf> {
+    [directory.to_owned(), sibling(directory, "previous")].into_iter().find(|d| d.is_dir())
+}
+
+/// Reads a checkpoint for use with `catalogue`.
+pub fn load(directory: &Path, catalogue: &Catalogue) -> Result<Checkpoint, CheckpointError> {
+    let Some(found) = find(directory) else {
+        return Err(CheckpointError::Missing { path: directory.to_owned(), others: others(directory) });
+    };
+    let path = found.join("config.toml");
+    let text = fs::read_to_string(&path).map_err(io_error(&path))?;
+    let config: Config = toml::from_str(&text).map_err(|e| damaged(&path, e))?;
+    let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
+    let path = found.join("model.safetensors");
+    let tensors = load_tensors(&path)?;
+    let rows = tensors
+        .get(ITEM_ROWS)
+        .ok_or_else(|| damaged(&path, candle_core::Error::msg(format!("it has no tensor `{ITEM_ROWS}`"))))?;
+    let vocabulary = Vocabulary::restore(saved, rows, catalogue)
+        .map_err(|e| damaged(&path, e))?
+        .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
+    let mut model = ClimberPilot::new(&config.model, vocabulary.into(), config.seed, &Device::Cpu)
+        .map_err(|e| damaged(&path, e))?;
+    model.load(&tensors).map_err(|e| damaged(&path, e))?;
+    Ok(Checkpoint {
+        model,
+        config,
+        state: load_json(&found.join("trainer_state.json"))?,
+        lineage: load_json(&found.join("lineage.json"))?,
+        directory: found,
+    })
+}
+
+impl Checkpoint {
+    /// Restores the optimiser that belongs to the model.
+    pub fn optimizer(&self) -> Result<Adam, CheckpointError> {
+        let path = self.directory.join("optimizer.safetensors");
+        let pretrain = &self.config.pretrain;
+        let restore = || {
+            let mut adam = Adam::new(&self.model, pretrain.weight_decay, pretrain.clip_norm)?;
+            let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
+            adam.load(&tensors, self.state.steps)?;
+            Ok(adam)
+        };
+        restore().map_err(|e: candle_core::Error| damaged(&path, e))
+    }
+}
+
+fn others(directory: &Path) -> String {
+    let names: Vec<String> = directory
+        .parent()
+        .and_then(|models| fs::read_dir(models).ok())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn sibling(directory: &Path, suffix: &str) -> PathBuf {
+    let mut name = directory.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + '_ {
+    |source| CheckpointError::Io { path: path.to_owned(), source }
+}
+
+fn damaged(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> CheckpointError {
+    CheckpointError::Damaged { path: path.to_owned(), source: Box::new(source) }
+}
+
+fn remove(directory: &Path) -> Result<(), CheckpointError> {
+    match fs::remove_dir_all(directory) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(directory)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(directory: &Path) -> Result<(), CheckpointError> {
+    File::open(directory).and_then(|d| d.sync_all()).map_err(io_error(directory))
+}
+
+fn save_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), CheckpointError> {
+    candle_core::safetensors::save(tensors, path)
+        .map_err(|e| CheckpointError::Io { path: path.to_owned(), source: io::Error::other(e) })
+}
+
+fn load_tensors(path: &Path) -> Result<HashMap<String, Tensor>, CheckpointError> {
+    candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| damaged(path, e))
+}
+
+fn save_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|e| damaged(path, e))?;
+    fs::write(path, text).map_err(io_error(path))
+}
+
+fn load_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let text = fs::read(path).map_err(io_error(path))?;
+    serde_json::from_slice(&text).map_err(|e| damaged(path, e))
+}

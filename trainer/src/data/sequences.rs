@@ -1,0 +1,222 @@
+use std::ops::Range;
+
+use arrow::array::{ArrowPrimitiveType, AsArray, ListArray};
+use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
+use schemas::delta::{Root, Snapshot};
+use schemas::history::Role;
+use schemas::tables::{self, properties};
+
+use super::DataError;
+use super::catalogue::column;
+
+/// The `sequences` table in memory: all rows behind each other, with the offsets of each (13 bytes a
+/// position, and 20 a row).
+#[derive(Debug, Clone, Default)]
+pub struct Sequences {
+    /// Where each row begins, and the end of the last.
+    pub offsets: Vec<usize>,
+    /// Item index of each position.
+    pub items: Vec<u32>,
+    /// Time of each position, epoch milliseconds.
+    pub ts: Vec<i64>,
+    /// `visible_len` of each position.
+    pub visible: Vec<u32>,
+    /// Role of each position.
+    pub roles: Vec<Role>,
+    /// First owned position of each row.
+    pub target_from: Vec<u32>,
+    /// For each row, how many of its user's events lie before its first position.
+    pub before: Vec<u32>,
+    /// For each row, whether events between its first and last position are missing.
+    pub leaves_out: Vec<bool>,
+    /// For each row, the number of its user. A user's rows stand together, oldest first.
+    pub user: Vec<u32>,
+    /// The user ids.
+    pub users: Vec<String>,
+    /// Where the data came from.
+    pub source: SequencesSource,
+}
+
+/// What a run says about the rows it was trained on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SequencesSource {
+    /// Version of `sequences`.
+    pub sequences_version: u64,
+    /// Version of `events` that it was built from.
+    pub events_version: String,
+    /// Version of `items` that it was built from.
+    pub items_version: String,
+    /// `Δτ` in milliseconds, or `off`.
+    pub delta_tau_ms: String,
+    /// The order of events at the same time.
+    pub tie_policy: String,
+}
+
+impl Sequences {
+    /// Reads the newest version of the table; `items` is the size of the catalogue.
+    pub async fn load(root: &Root, items: usize) -> Result<Self, DataError> {
+        let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
+        let property = |key: &str| snapshot.properties().get(key).cloned().unwrap_or_default();
+        let mut all = Self {
+            offsets: vec![0],
+            source: SequencesSource {
+                sequences_version: snapshot.version(),
+                events_version: property(properties::EVENTS_VERSION),
+                items_version: property(properties::ITEMS_VERSION),
+                delta_tau_ms: property(properties::DELTA_TAU_MS),
+                tie_policy: property(properties::TIE_POLICY),
+            },
+            ..Self::default()
+        };
+        let columns =
+            ["user_id", "item_index", "ts", "visible_len", "role", "target_from", "session", "request"];
+        let mut history = History::default();
+        for shard in snapshot.shards() {
+            for batch in snapshot.read_shard(shard, &columns).await? {
+                let users = column(&snapshot, batch.column(0).as_string_opt::<i32>(), columns[0])?;
+                let list = |c: usize| column(&snapshot, batch.column(c).as_list_opt::<i32>(), columns[c]);
+                let target_from =
+                    column(&snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), columns[5])?;
+                let ordinals = [list(6)?, list(7)?];
+                let (item_index, ts, visible, role) = (list(1)?, list(2)?, list(3)?, list(4)?);
+                for row in 0..batch.num_rows() {
+                    if all.users.last().is_none_or(|user| user != users.value(row)) {
+                        all.users.push(users.value(row).to_owned());
+                        history = History::default();
+                    }
+                    let fail = |problem: &str| DataError::Row {
+                        table: snapshot.name().into(),
+                        shard: shard.path.clone(),
+                        user: users.value(row).into(),
+                        problem: problem.into(),
+                    };
+                    let start = all.items.len();
+                    all.items
+                        .extend_from_slice(values::<UInt32Type>(&snapshot, item_index, row, columns[1])?);
+                    all.ts.extend_from_slice(values::<TimestampMillisecondType>(
+                        &snapshot, ts, row, columns[2],
+                    )?);
+                    all.visible.extend_from_slice(values::<UInt32Type>(&snapshot, visible, row, columns[3])?);
+                    for &role in values::<UInt8Type>(&snapshot, role, row, columns[4])? {
+                        all.roles.push(Role::from_u8(role).ok_or_else(|| fail("an unknown role"))?);
+                    }
+                    let end = all.items.len();
+                    let from = target_from.value(row);
+                    if all.ts.len() != end || all.visible.len() != end || all.roles.len() != end {
+                        return Err(fail("lists of different lengths"));
+                    }
+                    if all.items[start..].iter().any(|&i| i == tables::NO_ITEM || i as usize > items) {
+                        return Err(fail("an item index that the catalogue does not have"));
+                    }
+                    if from as usize > end - start {
+                        return Err(fail("target_from behind the end of the row"));
+                    }
+                    let [session, request] =
+                        ordinals.map(|o| values::<UInt32Type>(&snapshot, o, row, "session"));
+                    let (session, request) = (session?, request?);
+                    if session.len() != end - start || request.len() != end - start {
+                        return Err(fail("lists of different lengths"));
+                    }
+                    let keys = (0..end - start)
+                        .map(|i| (all.items[start + i], all.ts[start + i], session[i], request[i]))
+                        .collect::<Vec<_>>();
+                    let (before, leaves_out) = history.add(&keys, from as usize);
+                    all.before.push(before);
+                    all.leaves_out.push(leaves_out);
+                    all.target_from.push(from);
+                    all.user.push(all.users.len() as u32 - 1);
+                    all.offsets.push(end);
+                }
+            }
+        }
+        if all.items.is_empty() {
+            return Err(DataError::Empty { table: snapshot.name().into() });
+        }
+        Ok(all)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.target_from.len()
+    }
+
+    /// The positions of a row in the flat lists.
+    pub fn row(&self, row: usize) -> Range<usize> {
+        self.offsets[row]..self.offsets[row + 1]
+    }
+
+    /// The owned positions of a row in the flat lists.
+    pub fn owned(&self, row: usize) -> Range<usize> {
+        self.offsets[row] + self.target_from[row] as usize..self.offsets[row + 1]
+    }
+
+    /// The items of the user's events that lie before the first position of `row`, oldest first.
+    pub fn items_before(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
+        let first = (0..=row).rev().take_while(|&r| self.user[r] == self.user[row]).last().unwrap_or(row);
+        (first..row).flat_map(|r| self.items[self.owned(r)].iter().copied()).take(self.before[row] as usize)
+    }
+
+    /// Training events by item index, up to `items`: positions of role pre-training or SFT.
+    pub fn training_counts(&self, items: usize) -> Vec<u32> {
+        let mut counts = vec![0; items + 1];
+        for row in 0..self.rows() {
+            for position in self.owned(row) {
+                if matches!(self.roles[position], Role::Pretrain | Role::Sft) {
+                    counts[self.items[position] as usize] += 1;
+                }
+            }
+        }
+        counts
+    }
+}
+
+fn values<'a, T: ArrowPrimitiveType>(
+    snapshot: &Snapshot,
+    lists: &'a ListArray,
+    row: usize,
+    name: &str,
+) -> Result<&'a [T::Native], DataError> {
+    let child = column(snapshot, lists.values().as_primitive_opt::<T>(), name)?;
+    let offsets = lists.value_offsets();
+    Ok(&child.values()[offsets[row] as usize..offsets[row + 1] as usize])
+}
+
+/// A user's owned events so far: what a row's context is found in.
+#[derive(Debug, Default)]
+struct History {
+    owned: Vec<(u32, i64, u32, u32)>,
+}
+
+impl History {
+    /// Adds a row; says how many events lie before its first position, and whether it leaves some out.
+    fn add(&mut self, row: &[(u32, i64, u32, u32)], target_from: usize) -> (u32, bool) {
+        let (context, owned) = row.split_at(target_from);
+        let contiguous = self.owned.len().saturating_sub(context.len());
+        let (before, leaves_out) = if self.owned[contiguous..] == *context {
+            (contiguous, false)
+        } else {
+            // With a hole, the context begins further back; its first event says where.
+            let first = self.owned[..contiguous].iter().rposition(|event| event == &context[0]);
+            (first.unwrap_or(0), true)
+        };
+        self.owned.extend_from_slice(owned);
+        (before as u32, leaves_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rows_place_in_the_history_is_found() {
+        let events: Vec<_> = (0..10u32).map(|i| (i, 0i64, 0u32, i)).collect();
+        let mut history = History::default();
+        assert_eq!(history.add(&events[..4], 0), (0, false));
+        assert_eq!(history.add(&events[2..6], 2), (2, false));
+        assert_eq!(history.add(&events[6..8], 0), (6, false));
+        // Two old events, then a hole, then the owned ones.
+        let holed: Vec<_> = events[3..5].iter().chain(&events[8..]).copied().collect();
+        assert_eq!(history.add(&holed, 2), (3, true));
+    }
+}

@@ -1,0 +1,99 @@
+use serde::{Deserialize, Serialize};
+
+/// Which part of a user's history a prediction may build on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// All earlier items.
+    Standard,
+    /// As in production: what happened in the last `Δτ` is hidden.
+    AsServed,
+}
+
+impl Protocol {
+    /// Both, in the order of the tables.
+    pub const ALL: [Self; 2] = [Self::Standard, Self::AsServed];
+
+    /// The name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::AsServed => "as-served",
+        }
+    }
+}
+
+/// A target's rank among all active items, from 1; `None` where it cannot be retrieved at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranks {
+    /// Among all items.
+    pub all: Option<u32>,
+    /// Among the items that the user has not seen; a target that was seen is a miss.
+    pub unseen: Option<u32>,
+}
+
+/// One line of the results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The model, or `popularity` or `co-occurrence`.
+    pub model: String,
+    /// `validation` or `test`.
+    pub split: String,
+    /// What a prediction may build on.
+    pub protocol: Protocol,
+    /// Whether items that the user has seen are left out of the ranking.
+    pub filter_seen: bool,
+    /// The instructed attribute, where there is one.
+    pub condition: Option<String>,
+    /// Where the instruction came from.
+    pub condition_from: Option<String>,
+    /// Targets in the means.
+    pub targets: usize,
+    /// Targets left out because nothing was visible.
+    pub no_history: usize,
+    /// Targets left out because their row had to leave events out.
+    pub left_out: usize,
+    /// Hit rate at 10 (Eq. 7).
+    #[serde(rename = "hr@10")]
+    pub hr_10: f64,
+    /// Hit rate at 20.
+    #[serde(rename = "hr@20")]
+    pub hr_20: f64,
+    /// Hit rate at 50.
+    #[serde(rename = "hr@50")]
+    pub hr_50: f64,
+    /// Normalised discounted cumulative gain at 10.
+    #[serde(rename = "ndcg@10")]
+    pub ndcg_10: f64,
+}
+
+/// The four means over ranks; a target without a rank is a miss.
+pub(super) fn means(ranks: impl Iterator<Item = Option<u32>>) -> (usize, [f64; 4]) {
+    let (mut n, mut sums) = (0usize, [0f64; 4]);
+    for rank in ranks {
+        n += 1;
+        let Some(rank) = rank else { continue };
+        for (sum, k) in sums.iter_mut().zip([10, 20, 50]) {
+            *sum += f64::from(u8::from(rank <= k));
+        }
+        if rank <= 10 {
+            sums[3] += 1.0 / f64::from(rank + 1).log2();
+        }
+    }
+    (n, sums.map(|sum| if n > 0 { sum / n as f64 } else { 0.0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_count_hits_and_discount_ranks() {
+        let (n, [hr_10, hr_20, hr_50, ndcg]) =
+            means([Some(1), Some(3), Some(15), Some(51), None].into_iter());
+        assert_eq!(n, 5);
+        assert!((hr_10 - 0.4).abs() < 1e-12 && (hr_20 - 0.6).abs() < 1e-12 && (hr_50 - 0.6).abs() < 1e-12);
+        assert!((ndcg - (1.0 + 0.5) / 5.0).abs() < 1e-12);
+        assert_eq!(means(std::iter::empty()).1, [0.0; 4]);
+    }
+}

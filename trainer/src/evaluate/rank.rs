@@ -1,0 +1,114 @@
+//! Full ranking: every target against every active item, without a matrix of users × items.
+
+use rayon::prelude::*;
+use schemas::hash::mix64;
+
+use super::metrics::Ranks;
+
+/// Questions scored together: one block of scores a thread is all that is held.
+const BLOCK: usize = 32;
+
+/// One question: where does `item` rank?
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The target.
+    pub item: u32,
+    /// Items the user has seen, sorted, each once.
+    pub seen: Vec<u32>,
+}
+
+/// A score that is not a number, or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the model gives scores that are not finite; it has diverged")]
+pub struct NotFinite;
+
+/// Ranks every query's item. `score(i, scores)` fills the scores of all items for a block of queries from the
+/// `i`-th on: `scores[(q − i) · items + item − 1]`.
+///
+/// `active[item]` says whether an item can be retrieved. Equal scores are ordered by a seeded hash of the
+/// item, never by its index.
+pub fn rank(
+    queries: &[Query],
+    active: &[bool],
+    seed: u64,
+    score: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Vec<Ranks>, NotFinite> {
+    let items = active.len() - 1;
+    let ranks: Vec<Result<Ranks, NotFinite>> = queries
+        .par_chunks(BLOCK)
+        .enumerate()
+        .flat_map_iter(|(block, queries)| {
+            let mut scores = vec![0f32; queries.len() * items];
+            score(block * BLOCK, &mut scores);
+            queries
+                .iter()
+                .zip(scores.chunks_exact(items))
+                .map(|(query, scores)| rank_one(query, active, seed, scores))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    ranks.into_iter().collect()
+}
+
+fn rank_one(query: &Query, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
+    let own = scores[query.item as usize - 1];
+    // A NaN anywhere makes the sum one.
+    if !scores.iter().sum::<f32>().is_finite() {
+        return Err(NotFinite);
+    }
+    if !active[query.item as usize] {
+        return Ok(Ranks { all: None, unseen: None });
+    }
+    let order = |item: u32| mix64(seed, u64::from(item));
+    let before = |item: u32| {
+        let score = scores[item as usize - 1];
+        active[item as usize] && (score > own || (score == own && order(item) < order(query.item)))
+    };
+    // Almost no item is before a good target, so comparing first keeps the hash out of the loop.
+    let ahead = (1u32..)
+        .zip(scores)
+        .filter(|&(item, &score)| score >= own && item != query.item && before(item))
+        .count() as u32;
+    let seen_ahead = query.seen.iter().filter(|&&item| item != query.item && before(item)).count() as u32;
+    let unseen = query.seen.binary_search(&query.item).is_err().then_some(ahead - seen_ahead + 1);
+    Ok(Ranks { all: Some(ahead + 1), unseen })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(item: u32, seen: &[u32], active: &[bool], scores: &[f32]) -> Ranks {
+        let query = Query { item, seen: seen.to_vec() };
+        rank(&[query], active, 1, |_, out| out.copy_from_slice(scores)).unwrap()[0]
+    }
+
+    #[test]
+    fn ranks_count_better_active_unseen_items() {
+        let active = [false, true, true, true, true];
+        let scores = [0.4, 0.3, 0.2, 0.1];
+        assert_eq!(one(3, &[], &active, &scores), Ranks { all: Some(3), unseen: Some(3) });
+        assert_eq!(one(3, &[1], &active, &scores), Ranks { all: Some(3), unseen: Some(2) });
+        assert_eq!(one(3, &[3], &active, &scores), Ranks { all: Some(3), unseen: None });
+        let delisted = [false, true, false, true, false];
+        assert_eq!(one(3, &[], &delisted, &scores), Ranks { all: Some(2), unseen: Some(2) });
+        assert_eq!(one(4, &[], &delisted, &scores), Ranks { all: None, unseen: None });
+    }
+
+    #[test]
+    fn ties_do_not_follow_the_index() {
+        let n = 400;
+        let active = vec![true; n + 1];
+        let mut ranks: Vec<u32> =
+            (1..=n as u32).map(|item| one(item, &[], &active, &vec![0.0; n]).all.unwrap()).collect();
+        assert!(!ranks.is_sorted() && ranks[..n / 2].iter().any(|&r| r as usize > n / 2));
+        ranks.sort_unstable();
+        assert_eq!(ranks, (1..=n as u32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn scores_must_be_finite() {
+        let query = Query { item: 1, seen: vec![] };
+        assert_eq!(rank(&[query], &[true; 3], 1, |_, out| out[1] = f32::NAN), Err(NotFinite));
+    }
+}

@@ -1,0 +1,198 @@
+//! The TAMIP loss (Eq. 3 and 4): the sum over branches of the mean softmax cross-entropy of their targets.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use rand::Rng;
+use schemas::config::{Loss, Pretrain};
+
+use crate::data::{Anchors, Batch};
+use crate::model::{ClimberPilot, Dropout, Tokens, TouchedRows};
+use crate::ops::{self, Candidates, Targets};
+use crate::random;
+
+/// A step's loss, ready for `backward`.
+#[derive(Debug)]
+pub struct StepLoss {
+    /// `Σ_k` of the mean loss of branch `k`: a scalar.
+    pub loss: Tensor,
+    /// What the optimiser has to write back of the id table.
+    pub touched: TouchedRows,
+}
+
+/// What the loss needs to know besides the batch.
+#[derive(Debug)]
+pub struct TamipLoss {
+    config: Pretrain,
+    items: usize,
+    /// Share of the training events by item index, for the sampling correction.
+    frequencies: Vec<f64>,
+    seed: u64,
+}
+
+impl TamipLoss {
+    /// For a catalogue with `counts` training events by item index.
+    pub fn new(config: &Pretrain, counts: &[u32], seed: u64) -> Self {
+        let total = counts.iter().map(|&n| f64::from(n)).sum::<f64>().max(1.0);
+        Self {
+            config: config.clone(),
+            items: counts.len() - 1,
+            frequencies: counts.iter().map(|&n| f64::from(n) / total).collect(),
+            seed,
+        }
+    }
+
+    /// The loss of a batch with at least one target; `step` seeds what is random.
+    pub fn compute(
+        &self,
+        model: &ClimberPilot,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+        step: u64,
+    ) -> Result<StepLoss> {
+        let negatives = match self.config.loss {
+            Loss::Full => None,
+            Loss::Sampled => Some(self.negatives(batch, step)),
+        };
+        // The items whose vectors this step needs, ascending.
+        let items: Vec<u32> = match &negatives {
+            None => (1..=self.items as u32).collect(),
+            Some(negatives) => {
+                let inputs = batch.items.iter().filter(|&&item| item != schemas::tables::NO_ITEM);
+                unique(inputs.chain(&negatives.items).copied())
+            }
+        };
+        let place = |item: u32| items.partition_point(|&i| i < item) as u32;
+        let vectors = model.item_vectors(&items)?;
+        let embedding = batch
+            .items
+            .iter()
+            .map(|&item| if item == schemas::tables::NO_ITEM { 0 } else { 1 + place(item) })
+            .collect();
+        let tokens = Tokens { embedding, layout: batch.layout.clone() };
+        let hidden = model.backbone(&tokens, &vectors.vectors, dropout)?;
+        let candidates = match &negatives {
+            None => vectors.vectors.clone(),
+            Some(negatives) => {
+                let index: Vec<u32> = negatives.items.iter().map(|&item| place(item)).collect();
+                let index = Tensor::from_vec(index, negatives.items.len(), vectors.vectors.device())?;
+                vectors.vectors.index_select(&index, 0)?
+            }
+        };
+        let mut total: Option<Tensor> = None;
+        for (k, anchors) in batch.branches.iter().enumerate() {
+            if anchors.items.is_empty() {
+                continue;
+            }
+            let (rows, targets, competitors) = match &negatives {
+                None => {
+                    let (rows, targets) = grouped(anchors);
+                    (rows, targets, Candidates::All)
+                }
+                Some(negatives) => negatives.targets(batch, anchors),
+            };
+            let hidden = model.branch(k + 1, &hidden, &batch.layout, &rows, dropout)?;
+            let sum = ops::cross_entropy(
+                &hidden,
+                &candidates,
+                &Arc::new(targets),
+                &Arc::new(competitors),
+                self.config.label_smoothing,
+            )?;
+            let mean = (sum / anchors.items.len() as f64)?;
+            total = Some(match total {
+                Some(total) => (total + mean)?,
+                None => mean,
+            });
+        }
+        match total {
+            Some(loss) => Ok(StepLoss { loss, touched: vectors.touched }),
+            None => candle_core::bail!("a batch without targets has no loss"),
+        }
+    }
+
+    /// The step's negatives (one set for all targets and branches), and every target as a candidate.
+    fn negatives(&self, batch: &Batch, step: u64) -> Negatives {
+        let targets: Vec<u32> = batch.branches.iter().flat_map(|b| b.items.iter().copied()).collect();
+        let mut generator = random::generator(self.seed, "negatives", step);
+        let uniform = self.config.uniform_negatives;
+        let drawn: Vec<u32> = (0..uniform).map(|_| generator.random_range(1..=self.items as u32)).collect();
+        let drawn = unique(drawn.into_iter());
+        let items = unique(targets.iter().chain(&drawn).copied());
+        let in_batch = if self.config.in_batch_negatives { targets.len() } else { 0 };
+        let shift = items
+            .iter()
+            .map(|item| {
+                let negative = self.config.in_batch_negatives || drawn.binary_search(item).is_ok();
+                if !negative {
+                    return f32::NEG_INFINITY;
+                }
+                if !self.config.sampling_correction {
+                    return 0.0;
+                }
+                // −log Q with Q the chance that the item is among the step's negatives: with it the sampled
+                // normaliser is an unbiased estimate of the full one (Horvitz and Thompson).
+                let missed = (1.0 - self.frequencies[*item as usize]).powf(in_batch as f64)
+                    * (1.0 - 1.0 / self.items as f64).powf(uniform as f64);
+                -(1.0 - missed).max(1e-12).ln() as f32
+            })
+            .collect();
+        Negatives { items, shift }
+    }
+}
+
+/// Candidates of a sampled softmax: item indexes, ascending, and what is added to their logits as negatives.
+struct Negatives {
+    items: Vec<u32>,
+    shift: Vec<f32>,
+}
+
+impl Negatives {
+    /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
+    fn targets(&self, batch: &Batch, anchors: &Anchors) -> (Vec<u32>, Targets, Candidates) {
+        let candidate = |item: u32| self.items.partition_point(|&i| i < item) as u32;
+        let mut at_anchor: std::collections::HashMap<u32, Vec<u32>> = std::collections::HashMap::new();
+        for branch in &batch.branches {
+            for (&position, &item) in branch.positions.iter().zip(&branch.items) {
+                at_anchor.entry(position).or_default().push(candidate(item));
+            }
+        }
+        let (mut excluded_offsets, mut excluded) = (vec![0], Vec::new());
+        for position in &anchors.positions {
+            excluded.extend(at_anchor.get(position).into_iter().flatten());
+            excluded_offsets.push(excluded.len() as u32);
+        }
+        let targets = Targets {
+            offsets: (0..=anchors.items.len() as u32).collect(),
+            candidates: anchors.items.iter().map(|&item| candidate(item)).collect(),
+            weights: vec![1.0; anchors.items.len()],
+        };
+        let candidates = Candidates::Sampled { shift: self.shift.clone(), excluded_offsets, excluded };
+        (anchors.tokens.clone(), targets, candidates)
+    }
+}
+
+/// One row for each distinct token: targets that share a context share its normaliser.
+fn grouped(anchors: &Anchors) -> (Vec<u32>, Targets) {
+    let mut rows: Vec<u32> = Vec::new();
+    let mut targets = Targets { offsets: vec![0], ..Targets::default() };
+    for (&token, &item) in anchors.tokens.iter().zip(&anchors.items) {
+        if rows.last() != Some(&token) {
+            rows.push(token);
+            targets.offsets.push(targets.candidates.len() as u32);
+        }
+        targets.candidates.push(item - 1);
+        targets.weights.push(1.0);
+        if let Some(end) = targets.offsets.last_mut() {
+            *end = targets.candidates.len() as u32;
+        }
+    }
+    (rows, targets)
+}
+
+fn unique(items: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut items: Vec<u32> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}

@@ -1,0 +1,102 @@
+//! The operations of the model, on ragged batches: fused, with hand-written gradients, on the CPU; from
+//! gradient-safe stock operations elsewhere ([`reference`]).
+//!
+//! A ragged batch of `B` sequences is one `[T, d]` tensor of all tokens, sequence after sequence, and `B + 1`
+//! offsets into it; there is no padding anywhere. Candle's own fused layer norm and softmax cut gradients
+//! without a word, and its embedding gradients are slow; these operations replace them.
+//!
+//! Every operation is deterministic: work is cut into pieces of fixed size, whatever the number of threads,
+//! and partial sums are added in a fixed order.
+
+mod activation;
+mod attention;
+mod bag;
+mod cross_entropy;
+mod dropout;
+mod layer_norm;
+mod matrix;
+pub mod reference;
+mod vector;
+
+use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
+
+pub use activation::gelu;
+pub use attention::{AttentionLayout, TIME_BUCKETS, attention, time_bucket};
+pub use bag::{Bags, bag_mean};
+pub use cross_entropy::{Candidates, Targets, cross_entropy};
+pub use dropout::dropout;
+pub use layer_norm::layer_norm;
+pub(crate) use matrix::{Mat, gemm};
+
+/// The elements of a contiguous `f32` tensor on the CPU.
+fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("a fused operation needs contiguous input, got {layout:?}"),
+    }
+}
+
+/// Calls `f` with the elements of `tensor`, made contiguous where it is not.
+fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(f32_slice(storage, layout)?),
+        _ => candle_core::bail!("a fused CPU operation was given a tensor of another device"),
+    }
+}
+
+fn cpu_tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+#[cfg(test)]
+mod check {
+    //! Finite differences: the judge of every hand-written gradient.
+
+    use candle_core::{Result, Tensor, Var};
+
+    /// Compares the gradients of the scalar `f(inputs)` with central differences at every element.
+    pub(super) fn gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+        let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
+        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let gradients = f(&tensors).unwrap().backward().unwrap();
+        let value = |inputs: &[Tensor]| f64::from(f(inputs).unwrap().to_scalar::<f32>().unwrap());
+        for (i, tensor) in tensors.iter().enumerate() {
+            let gradient = gradients.get(tensor).unwrap_or_else(|| panic!("no gradient reached input {i}"));
+            let gradient = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let at = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (e, &exact) in gradient.iter().enumerate() {
+                let moved = |by: f32| {
+                    let mut moved = at.clone();
+                    moved[e] += by;
+                    let mut inputs: Vec<Tensor> = tensors.iter().map(Tensor::detach).collect();
+                    inputs[i] = Tensor::from_vec(moved, tensor.shape(), tensor.device()).unwrap();
+                    value(&inputs)
+                };
+                let step = 1e-2f32;
+                let difference = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+                let error = (difference - f64::from(exact)).abs();
+                assert!(
+                    error <= 2e-3 + 1e-2 * difference.abs(),
+                    "input {i}, element {e}: gradient {exact}, finite difference {difference}"
+                );
+            }
+        }
+    }
+
+    /// Values in `[-1, 1)` that differ from call to call of `seed`.
+    pub(super) fn random(shape: impl Into<candle_core::Shape>, seed: u64) -> Tensor {
+        let shape = shape.into();
+        let values: Vec<f32> = (0..shape.elem_count() as u64)
+            .map(|i| (schemas::hash::mix64(seed, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
+            .collect();
+        Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
+    }
+
+    /// The largest difference between two tensors.
+    pub(super) fn distance(a: &Tensor, b: &Tensor) -> f32 {
+        assert_eq!(a.dims(), b.dims());
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+}

@@ -1,0 +1,229 @@
+//! Adam (Kingma and Ba, 2015) with its moments in the open: they are saved with every checkpoint.
+//!
+//! Dense parameters are updated whole. Of the id table only the rows that a step touched are: their moments
+//! stand still while nobody looks at them, and the bias correction follows the global step.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor};
+use rayon::prelude::*;
+
+use crate::model::{ClimberPilot, ID_TABLE, TouchedRows};
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f32 = 1e-8;
+const CHUNK: usize = 1 << 12;
+
+/// The optimiser's state: the moments of every parameter and the number of steps taken.
+#[derive(Debug, Clone)]
+pub struct Adam {
+    /// For each parameter of `n` rows and `c` columns, `[n, 2 c]`: first moments, then second.
+    moments: BTreeMap<String, Tensor>,
+    steps: u64,
+    weight_decay: f64,
+    clip_norm: f64,
+}
+
+impl Adam {
+    /// For a new model.
+    pub fn new(model: &ClimberPilot, weight_decay: f64, clip_norm: f64) -> Result<Self> {
+        let moments = model
+            .tensors()
+            .into_iter()
+            .map(|(name, value)| {
+                let (rows, columns) = matrix(&value);
+                Ok((name, Tensor::zeros((rows, 2 * columns), DType::F32, value.device())?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { moments, steps: 0, weight_decay, clip_norm })
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The moments by parameter name.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        self.moments.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect()
+    }
+
+    /// Restores a saved state; every moment must be there in its shape.
+    pub fn load(&mut self, tensors: &HashMap<String, Tensor>, steps: u64) -> Result<()> {
+        for (name, moments) in &mut self.moments {
+            match tensors.get(name) {
+                Some(saved) if saved.shape() == moments.shape() => *moments = saved.copy()?,
+                _ => candle_core::bail!("the saved optimiser does not fit parameter `{name}`"),
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// One step: `weights -= rate · m̂ / (√v̂ + ε)`, after scaling the gradient down to `clip_norm`.
+    ///
+    /// A parameter that no gradient reached (a branch without targets in this batch) stays as it is. Returns
+    /// the norm of the gradient before clipping; a gradient that is not finite changes nothing and is an
+    /// error.
+    pub fn step(
+        &mut self,
+        model: &ClimberPilot,
+        touched: &TouchedRows,
+        gradients: &GradStore,
+        rate: f64,
+    ) -> Result<f64> {
+        let mut updates = Vec::new();
+        for (name, var) in model.parameters().iter() {
+            if let Some(gradient) = gradients.get(var) {
+                updates.push((name, var.as_tensor(), gradient.contiguous()?, None));
+            }
+        }
+        if let Some(gradient) = gradients.get(&touched.values) {
+            updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
+        }
+        let mut squares = 0f64;
+        for (_, _, gradient, _) in &updates {
+            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+        let norm = squares.sqrt();
+        if !norm.is_finite() {
+            candle_core::bail!("the gradient is not finite; lower pretrain.learning_rate");
+        }
+        let scale = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
+        self.steps += 1;
+        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        for (name, weight, gradient, rows) in updates {
+            let Some(moments) = self.moments.get(name) else {
+                candle_core::bail!("no moments for parameter `{name}`");
+            };
+            let columns = matrix(weight).1;
+            let gradient = if self.weight_decay > 0.0 {
+                let weight = match &rows {
+                    Some(rows) => {
+                        weight.index_select(&Tensor::from_slice(rows, rows.len(), weight.device())?, 0)?
+                    }
+                    None => weight.detach(),
+                };
+                ((gradient * scale)? + (weight * self.weight_decay)?)?
+            } else {
+                (gradient * scale)?
+            };
+            moments.inplace_op2(&gradient, &UpdateMoments { columns, rows: rows.clone() })?;
+            let rate = (rate / correction(BETA1)) as f32;
+            let root = (1.0 / correction(BETA2).sqrt()) as f32;
+            weight.inplace_op2(moments, &UpdateWeights { columns, rows, rate, root })?;
+        }
+        Ok(norm)
+    }
+}
+
+/// A parameter's rows and columns: a vector is one row.
+fn matrix(value: &Tensor) -> (usize, usize) {
+    let columns = value.dims().last().copied().unwrap_or(1).max(1);
+    (value.elem_count() / columns, columns)
+}
+
+fn whole<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("the optimiser needs contiguous tensors"),
+    }
+}
+
+fn whole_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("the optimiser needs contiguous tensors");
+    };
+    match storage {
+        CpuStorage::F32(data) => Ok(&mut data[start..end]),
+        _ => candle_core::bail!("the optimiser needs 32-bit floats"),
+    }
+}
+
+/// Calls `f` with each touched row of `data` (`width` wide) and its number in `rows`; all rows where `rows` is
+/// `None`. `rows` ascends.
+fn for_rows(
+    data: &mut [f32],
+    width: usize,
+    rows: Option<&[u32]>,
+    f: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    match rows {
+        None => {
+            data.par_chunks_mut(width)
+                .with_min_len(CHUNK.div_ceil(width))
+                .enumerate()
+                .for_each(|(r, row)| f(r, r, row));
+        }
+        Some(rows) => {
+            let mut pieces = Vec::with_capacity(rows.len());
+            let (mut rest, mut at) = (data, 0);
+            for &row in rows {
+                let (_, tail) = std::mem::take(&mut rest).split_at_mut((row as usize - at) * width);
+                let (piece, tail) = tail.split_at_mut(width);
+                pieces.push(piece);
+                (rest, at) = (tail, row as usize + 1);
+            }
+            pieces
+                .into_par_iter()
+                .with_min_len(CHUNK.div_ceil(width))
+                .enumerate()
+                .for_each(|(i, piece)| f(i, rows[i] as usize, piece));
+        }
+    }
+}
+
+struct UpdateMoments {
+    columns: usize,
+    rows: Option<Arc<Vec<u32>>>,
+}
+
+impl InplaceOp2 for UpdateMoments {
+    fn name(&self) -> &'static str {
+        "adam-moments"
+    }
+
+    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
+        let gradient = whole(s2, l2)?;
+        let c = self.columns;
+        let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
+        for_rows(whole_mut(s1, l1)?, 2 * c, self.rows.as_deref().map(Vec::as_slice), |i, _, moments| {
+            let (first, second) = moments.split_at_mut(c);
+            for ((m, v), &g) in first.iter_mut().zip(second).zip(&gradient[i * c..(i + 1) * c]) {
+                *m = beta1.mul_add(*m, (1.0 - beta1) * g);
+                *v = beta2.mul_add(*v, (1.0 - beta2) * g * g);
+            }
+        });
+        Ok(())
+    }
+}
+
+struct UpdateWeights {
+    columns: usize,
+    rows: Option<Arc<Vec<u32>>>,
+    /// Learning rate over the first moments' bias correction.
+    rate: f32,
+    /// One over the root of the second moments' bias correction.
+    root: f32,
+}
+
+impl InplaceOp2 for UpdateWeights {
+    fn name(&self) -> &'static str {
+        "adam-weights"
+    }
+
+    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
+        let moments = whole(s2, l2)?;
+        let c = self.columns;
+        for_rows(whole_mut(s1, l1)?, c, self.rows.as_deref().map(Vec::as_slice), |_, row, weights| {
+            let (first, second) = moments[row * 2 * c..(row + 1) * 2 * c].split_at(c);
+            for ((w, m), v) in weights.iter_mut().zip(first).zip(second) {
+                *w -= self.rate * m / (v.sqrt() * self.root + EPSILON);
+            }
+        });
+        Ok(())
+    }
+}

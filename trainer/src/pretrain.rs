@@ -1,0 +1,420 @@
+//! `trainer pretrain`: TAMIP pre-training, validated, selected, resumable.
+//!
+//! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an
+//! interruption, and `best`, the one validation selected. At the end `best` becomes `models/<name>`; until then
+//! whatever is published under that name stays.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::Device;
+use rand::seq::SliceRandom;
+use schemas::cli::Progress;
+use schemas::config::{Config, Selection};
+use schemas::delta::Root;
+use schemas::history::Role;
+use serde::Serialize;
+
+use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
+use crate::data::{Batch, Catalogue, DataError, Sequences};
+use crate::evaluate::{EvaluateError, Evaluation, Metrics, Protocol};
+use crate::loss::TamipLoss;
+use crate::model::{ClimberPilot, Dropout};
+use crate::optimizer::Adam;
+use crate::random;
+use crate::vocabulary::Vocabulary;
+
+/// A training run that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A checkpoint cannot be written or used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Validation failed.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    /// A tensor operation failed.
+    #[error("training failed at step {step}")]
+    Step {
+        /// Steps finished before.
+        step: u64,
+        /// Why.
+        source: candle_core::Error,
+    },
+    /// The tables hold nothing to learn.
+    #[error(
+        "`sequences` holds no pre-training target{hint}; check sequences.split, sequences.sft_share and \
+         pretrain.loss_without_history"
+    )]
+    NoTargets {
+        /// What there is instead.
+        hint: String,
+    },
+    /// An unfinished run of this name was started differently.
+    #[error(
+        "{path} holds an unfinished training of `{name}` that was started with {difference}; \
+         finish it with the same settings, or discard it with --fresh"
+    )]
+    OtherRun {
+        /// The model.
+        name: String,
+        /// Where the run stands.
+        path: PathBuf,
+        /// The first difference.
+        difference: String,
+    },
+}
+
+/// How to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The model's name.
+    pub name: &'a str,
+    /// Discard what an earlier run left.
+    pub fresh: bool,
+    /// Set to stop after the current step, with a checkpoint.
+    pub stop: &'a AtomicBool,
+    /// Stop after this many steps of this run, as if interrupted.
+    pub stop_after: Option<u64>,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The model.
+    pub model: String,
+    /// `trained`, `unchanged` (it was trained on just this before) or `interrupted`.
+    pub status: Status,
+    /// Steps taken, earlier parts of a resumed run included.
+    pub steps: u64,
+    /// The selected epoch and its validation.
+    pub best: Option<Best>,
+    /// One record an epoch.
+    pub epochs: Vec<EpochRecord>,
+    /// Targets learned in this run, over all epochs and branches.
+    pub targets: u64,
+    /// Seconds of this run.
+    pub seconds: f64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The model is there.
+    Trained,
+    /// It was there already, from the same tables and configuration.
+    Unchanged,
+    /// It can be resumed.
+    Interrupted,
+}
+
+/// One run's data and settings.
+struct Run<'a> {
+    config: &'a Config,
+    options: Options<'a>,
+    sequences: &'a Sequences,
+    catalogue: &'a Catalogue,
+    lineage: Lineage,
+    /// Rows that own at least one target.
+    rows: Vec<u32>,
+    loss: TamipLoss,
+    latest: PathBuf,
+    best: PathBuf,
+}
+
+/// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
+pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
+    let started = Instant::now();
+    let catalogue = Catalogue::load(root, &config.model.attributes).await?;
+    let sequences = Sequences::load(root, catalogue.items()).await?;
+    let counts = sequences.training_counts(catalogue.items());
+    let lineage = Lineage {
+        sequences: sequences.source.clone(),
+        items_version: catalogue.version,
+        parent: None,
+        code_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let training = root.model_path(".training").join(options.name);
+    let run = Run {
+        config,
+        options,
+        sequences: &sequences,
+        catalogue: &catalogue,
+        lineage,
+        rows: rows_with_targets(&sequences, config),
+        loss: TamipLoss::new(&config.pretrain, &counts, config.seed),
+        latest: training.join("latest"),
+        best: training.join("best"),
+    };
+    let published = root.model_path(options.name);
+    if options.fresh {
+        checkpoint::discard(&run.latest)?;
+        checkpoint::discard(&run.best)?;
+    } else if let Some(outcome) = run.unchanged(&published)? {
+        return Ok(outcome);
+    }
+    if run.rows.is_empty() {
+        let held_out = sequences.roles.iter().filter(|role| role.is_held_out()).count();
+        let hint = format!(" among {} positions, {held_out} of them held out", sequences.roles.len());
+        return Err(TrainError::NoTargets { hint });
+    }
+    let (state, targets) = run.train(&counts)?;
+    let status = match state {
+        (state, true) => {
+            checkpoint::rename_over(&run.best, &published)?;
+            checkpoint::discard(&run.latest)?;
+            (state, Status::Trained)
+        }
+        (state, false) => (state, Status::Interrupted),
+    };
+    let (state, status) = status;
+    Ok(Outcome {
+        model: options.name.into(),
+        status,
+        steps: state.steps,
+        best: state.best,
+        epochs: state.history,
+        targets,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Rows that own a target of some branch.
+fn rows_with_targets(sequences: &Sequences, config: &Config) -> Vec<u32> {
+    (0..sequences.rows() as u32)
+        .filter(|&row| {
+            let model = &config.model;
+            let batch = Batch::pretrain(
+                sequences,
+                &[row],
+                model.mask,
+                model.branches,
+                config.pretrain.loss_without_history,
+            );
+            batch.targets() > 0
+        })
+        .collect()
+}
+
+impl Run<'_> {
+    /// The outcome of the run that published `models/<name>`, if that run was this one.
+    fn unchanged(&self, published: &std::path::Path) -> Result<Option<Outcome>, TrainError> {
+        if checkpoint::find(published).is_none() || checkpoint::find(&self.latest).is_some() {
+            return Ok(None);
+        }
+        let checkpoint = match checkpoint::load(published, self.catalogue) {
+            Ok(checkpoint) => checkpoint,
+            // Whatever is there, training replaces it.
+            Err(CheckpointError::OtherCatalogue { .. } | CheckpointError::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let same = self.difference(&checkpoint).is_none();
+        Ok(same.then(|| Outcome {
+            model: self.options.name.into(),
+            status: Status::Unchanged,
+            steps: checkpoint.state.steps,
+            best: checkpoint.state.best,
+            epochs: checkpoint.state.history,
+            targets: 0,
+            seconds: 0.0,
+        }))
+    }
+
+    /// What a checkpoint's run was started with, where that differs from this run.
+    fn difference(&self, checkpoint: &checkpoint::Checkpoint) -> Option<String> {
+        let (theirs, ours) = (&checkpoint.config, self.config);
+        if theirs.seed != ours.seed {
+            return Some(format!("seed = {}", theirs.seed));
+        }
+        if theirs.model != ours.model {
+            return Some("another [model]".into());
+        }
+        if theirs.pretrain != ours.pretrain {
+            return Some("another [pretrain]".into());
+        }
+        if checkpoint.lineage != self.lineage {
+            let theirs = &checkpoint.lineage;
+            return Some(format!(
+                "version {} of `sequences` and {} of `items`, by version {} of the code",
+                theirs.sequences.sequences_version, theirs.items_version, theirs.code_version
+            ));
+        }
+        None
+    }
+
+    /// A new model, or the unfinished one.
+    fn begin(&self, counts: &[u32]) -> Result<(ClimberPilot, Adam, TrainerState), TrainError> {
+        if checkpoint::find(&self.latest).is_some() {
+            let checkpoint = checkpoint::load(&self.latest, self.catalogue)?;
+            if let Some(difference) = self.difference(&checkpoint) {
+                return Err(TrainError::OtherRun {
+                    name: self.options.name.into(),
+                    path: self.latest.clone(),
+                    difference,
+                });
+            }
+            let optimizer = checkpoint.optimizer()?;
+            let state = checkpoint.state;
+            eprintln!("resuming `{}` after epoch {}, step {}", self.options.name, state.epoch, state.steps);
+            return Ok((checkpoint.model, optimizer, state));
+        }
+        let config = self.config;
+        let vocabulary = Arc::new(Vocabulary::new(&config.model, self.catalogue, counts));
+        let step = |source| TrainError::Step { step: 0, source };
+        let model = ClimberPilot::new(&config.model, vocabulary, config.seed, &Device::Cpu).map_err(step)?;
+        let optimizer =
+            Adam::new(&model, config.pretrain.weight_decay, config.pretrain.clip_norm).map_err(step)?;
+        Ok((model, optimizer, TrainerState { seed: config.seed, ..TrainerState::default() }))
+    }
+
+    /// Trains to the end (`true`) or to an interruption (`false`); also the targets learned in this run.
+    fn train(&self, counts: &[u32]) -> Result<((TrainerState, bool), u64), TrainError> {
+        let pretrain = &self.config.pretrain;
+        let (model, mut optimizer, mut state) = self.begin(counts)?;
+        let validation = Evaluation::new(
+            self.sequences,
+            self.catalogue,
+            &self.config.evaluate,
+            self.config.seed,
+            Role::Validation,
+        );
+        let (first_step, first_target) = (state.steps, state.targets);
+        let batches = self.rows.len().div_ceil(pretrain.batch_size);
+        while state.epoch < pretrain.epochs && state.without_improvement < pretrain.patience {
+            let order = self.order(state.epoch);
+            let label = format!("epoch {}/{}", state.epoch + 1, pretrain.epochs);
+            let mut progress = Progress::start(&label, self.rows.len() as u64, "rows");
+            progress.add((state.batch * pretrain.batch_size) as u64);
+            while state.batch < batches {
+                let rows = &order[state.batch * pretrain.batch_size..];
+                let rows = &rows[..rows.len().min(pretrain.batch_size)];
+                let loss = self
+                    .step(&model, &mut optimizer, &mut state, rows)
+                    .map_err(|source| TrainError::Step { step: state.steps, source })?;
+                progress.add(rows.len() as u64);
+                progress.message(format!("loss {loss:.4}"));
+                let enough = self.options.stop_after.is_some_and(|n| state.steps - first_step >= n);
+                if enough || self.options.stop.load(Ordering::Relaxed) {
+                    self.save(&self.latest, &model, &optimizer, &state, &[])?;
+                    return Ok(((state.clone(), false), state.targets - first_target));
+                }
+                if pretrain.checkpoint_steps > 0
+                    && state.steps.is_multiple_of(pretrain.checkpoint_steps as u64)
+                {
+                    self.save(&self.latest, &model, &optimizer, &state, &[])?;
+                }
+            }
+            drop(progress);
+            self.end_epoch(&model, &optimizer, &mut state, &validation, batches)?;
+        }
+        Ok(((state.clone(), true), state.targets - first_target))
+    }
+
+    /// The rows of one epoch, shuffled by the seed and the epoch.
+    fn order(&self, epoch: usize) -> Vec<u32> {
+        let mut order = self.rows.clone();
+        order.shuffle(&mut random::generator(self.config.seed, "order", epoch as u64));
+        order
+    }
+
+    /// One step on `rows`; returns its loss.
+    fn step(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &mut Adam,
+        state: &mut TrainerState,
+        rows: &[u32],
+    ) -> candle_core::Result<f64> {
+        let (config, pretrain) = (&self.config.model, &self.config.pretrain);
+        let batch = Batch::pretrain(
+            self.sequences,
+            rows,
+            config.mask,
+            config.branches,
+            pretrain.loss_without_history,
+        );
+        let dropout =
+            Dropout { p: config.dropout, seed: random::derived(self.config.seed, "dropout", state.steps) };
+        let step = self.loss.compute(model, &batch, Some(dropout), state.steps)?;
+        let gradients = step.loss.backward()?;
+        let warmed = (state.steps + 1) as f64 / pretrain.warmup_steps.max(1) as f64;
+        optimizer.step(model, &step.touched, &gradients, pretrain.learning_rate * warmed.min(1.0))?;
+        let loss = f64::from(step.loss.to_scalar::<f32>()?);
+        state.batch += 1;
+        state.steps += 1;
+        state.loss_sum += loss;
+        state.targets += batch.targets() as u64;
+        Ok(loss)
+    }
+
+    /// Validates where it is time, keeps the best, and checkpoints.
+    fn end_epoch(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &Adam,
+        state: &mut TrainerState,
+        validation: &Evaluation<'_>,
+        batches: usize,
+    ) -> Result<(), TrainError> {
+        let pretrain = &self.config.pretrain;
+        state.epoch += 1;
+        let loss = state.loss_sum / batches as f64;
+        (state.batch, state.loss_sum) = (0, 0.0);
+        let due = state.epoch.is_multiple_of(pretrain.validate_every) || state.epoch == pretrain.epochs;
+        let mut record = EpochRecord { epoch: state.epoch, loss, validation: None };
+        let mut line = format!("epoch {:>3}: loss {loss:.4}", state.epoch);
+        if due && !validation.is_empty() {
+            let (protocol, pick) = selector(pretrain.select_by);
+            let results = validation.model(self.options.name, model, self.config.model.mask, &[protocol])?;
+            let value = results.iter().find(|m| m.filter_seen).map_or(0.0, pick);
+            record.validation = Some(value);
+            line += &format!(", validation {value:.4}");
+            state.without_improvement += 1;
+            if state.best.as_ref().is_none_or(|best| value > best.value) {
+                state.best = Some(Best { epoch: state.epoch, value });
+                state.without_improvement = 0;
+                line += " (best)";
+            }
+            state.history.push(record);
+            if state.without_improvement == 0 {
+                self.save(&self.best, model, optimizer, state, &results)?;
+            }
+        } else {
+            state.history.push(record);
+            // Without validation targets the last model is the selected one.
+            if validation.is_empty() {
+                self.save(&self.best, model, optimizer, state, &[])?;
+            }
+        }
+        eprintln!("{line}");
+        self.save(&self.latest, model, optimizer, state, &[])?;
+        Ok(())
+    }
+
+    fn save(
+        &self,
+        directory: &std::path::Path,
+        model: &ClimberPilot,
+        optimizer: &Adam,
+        state: &TrainerState,
+        metrics: &[Metrics],
+    ) -> Result<(), CheckpointError> {
+        checkpoint::save(directory, model, optimizer, self.config, state, &self.lineage, &metrics)
+    }
+}
+
+/// The protocol and the number that select the model.
+fn selector(selection: Selection) -> (Protocol, fn(&Metrics) -> f64) {
+    match selection {
+        Selection::HrStandard => (Protocol::Standard, |m| m.hr_10),
+        Selection::HrAsServed => (Protocol::AsServed, |m| m.hr_10),
+        Selection::NdcgStandard => (Protocol::Standard, |m| m.ndcg_10),
+        Selection::NdcgAsServed => (Protocol::AsServed, |m| m.ndcg_10),
+    }
+}
