@@ -203,14 +203,15 @@ pub fn find(directory: &Path) -> Option<PathBuf> {
     [directory.to_owned(), sibling(directory, "previous")].into_iter().find(|d| d.is_dir())
 }
 
+/// The attributes of the catalogue that a checkpoint's model needs.
+pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
+    Ok(load_config(&require(directory)?)?.model.attributes)
+}
+
 /// Reads a checkpoint for use with `catalogue`.
 pub fn load(directory: &Path, catalogue: &Catalogue) -> Result<Checkpoint, CheckpointError> {
-    let Some(found) = find(directory) else {
-        return Err(CheckpointError::Missing { path: directory.to_owned(), others: others(directory) });
-    };
-    let path = found.join("config.toml");
-    let text = fs::read_to_string(&path).map_err(io_error(&path))?;
-    let config: Config = toml::from_str(&text).map_err(|e| damaged(&path, e))?;
+    let found = require(directory)?;
+    let config = load_config(&found)?;
     let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
     let path = found.join("model.safetensors");
     let tensors = load_tensors(&path)?;
@@ -245,6 +246,17 @@ impl Checkpoint {
         };
         restore().map_err(|e: candle_core::Error| damaged(&path, e))
     }
+}
+
+fn require(directory: &Path) -> Result<PathBuf, CheckpointError> {
+    find(directory)
+        .ok_or_else(|| CheckpointError::Missing { path: directory.to_owned(), others: others(directory) })
+}
+
+fn load_config(directory: &Path) -> Result<Config, CheckpointError> {
+    let path = directory.join("config.toml");
+    let text = fs::read_to_string(&path).map_err(io_error(&path))?;
+    toml::from_str(&text).map_err(|e| damaged(&path, e))
 }
 
 fn others(directory: &Path) -> String {

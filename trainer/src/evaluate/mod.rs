@@ -10,7 +10,8 @@ mod targets;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use schemas::config::{Evaluate, MaskMode};
+use schemas::config::{Config, Evaluate, MaskMode};
+use schemas::delta::Root;
 use schemas::history::Role;
 
 pub use baselines::{CoOccurrence, Popularity};
@@ -19,13 +20,45 @@ pub use rank::{NotFinite, Query, rank};
 pub use report::table;
 pub use targets::{Target, targets};
 
-use crate::data::{Catalogue, Sequences, push_sequence, row_mask_keys};
+use crate::checkpoint::{self, CheckpointError};
+use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys};
 use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
+
+/// Evaluates `models/<name>` and, where configured, the baselines, on the held-out targets of `role`, under
+/// both protocols. Empty where the split holds none of them out.
+pub async fn run(
+    config: &Config,
+    root: &Root,
+    name: &str,
+    role: Role,
+) -> Result<Vec<Metrics>, EvaluateError> {
+    let directory = root.model_path(name);
+    let attributes = checkpoint::attributes(&directory)?;
+    let catalogue = Catalogue::load(root, &attributes).await?;
+    let checkpoint = checkpoint::load(&directory, &catalogue)?;
+    let sequences = Sequences::load(root, catalogue.items()).await?;
+    let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
+    if evaluation.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut results =
+        evaluation.model(name, &checkpoint.model, checkpoint.config.model.mask, &Protocol::ALL)?;
+    if config.evaluate.baselines {
+        results.extend(evaluation.baselines(&Protocol::ALL)?);
+    }
+    Ok(results)
+}
 
 /// An evaluation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluateError {
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The model diverged.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),

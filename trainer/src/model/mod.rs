@@ -13,6 +13,8 @@
 mod block;
 mod items;
 mod parameters;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,0 +1,55 @@
+//! `trainer`: trains and evaluates Climber-Pilot models on the tables that `pipeline` writes.
+
+mod commands;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Parser, Subcommand};
+use commands::{evaluate::EvaluateArgs, pretrain::PretrainArgs};
+use schemas::cli::{CommonArgs, report};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Set by Ctrl-C: finish the step, write a checkpoint, stop.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Train and evaluate Climber-Pilot models.
+///
+/// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pretrain(PretrainArgs),
+    Evaluate(EvaluateArgs),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tokio::spawn(async {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if STOP.swap(true, Ordering::Relaxed) {
+                std::process::exit(i32::from(schemas::cli::EXIT_FAILED));
+            }
+            eprintln!("stopping after this step; once more stops at once");
+        }
+    });
+    let result = match &cli.command {
+        Command::Pretrain(args) => args.run(&cli.common, &STOP).await,
+        Command::Evaluate(args) => args.run(&cli.common).await,
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => report("trainer", error.as_ref()).into(),
+    }
+}

@@ -1,0 +1,223 @@
+//! What the model promises, whatever its values.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use schemas::config::{Loss, MaskMode, Model, Pretrain};
+use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
+
+use super::*;
+use crate::data::{Batch, Catalogue, Sequences};
+use crate::loss::TamipLoss;
+use crate::optimizer::Adam;
+
+const ITEMS: u32 = 12;
+
+fn config(mask: MaskMode) -> Model {
+    Model {
+        d: 8,
+        layers: 2,
+        heads: 2,
+        branches: 2,
+        feed_forward: 2,
+        mask,
+        attributes: vec!["genre".into()],
+        max_distance: 8,
+        hash_buckets: 3,
+        min_count: 2,
+        dropout: 0.1,
+        time_bias: true,
+    }
+}
+
+fn catalogue() -> Catalogue {
+    let genres: [&[&str]; 3] = [&["a"], &["b", "c"], &[]];
+    let ids: Vec<String> = (1..=ITEMS).map(|i| i.to_string()).collect();
+    let items: Vec<_> = ids.iter().enumerate().map(|(i, id)| (id.as_str(), genres[i % 3])).collect();
+    Catalogue::example(&items)
+}
+
+/// A model whose values are all random: at their initial ones biases are zero and hide what they do.
+fn model(mask: MaskMode) -> ClimberPilot {
+    let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
+    let vocabulary = Vocabulary::new(&config(mask), &catalogue(), &counts);
+    let model = ClimberPilot::new(&config(mask), Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+    for (name, var) in model.parameters().iter() {
+        let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
+        let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
+        var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
+    }
+    model
+}
+
+/// One row per history of (item, seconds since the last); everything is a pre-training target.
+fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
+    let mut all = Sequences { offsets: vec![0], ..Sequences::default() };
+    for history in histories {
+        let mut now = 1_000_000_000_000;
+        let ts: Vec<i64> = history
+            .iter()
+            .map(|(_, step)| {
+                now += step * 1000;
+                now
+            })
+            .collect();
+        let requests = request_batches(&ts, &vec![None::<&str>; ts.len()], 0);
+        all.visible.extend(visible_lengths(&ts, &requests, DeltaTau::Margin(margin_ms)));
+        all.items.extend(history.iter().map(|(item, _)| item));
+        all.roles.extend(history.iter().map(|_| Role::Pretrain));
+        all.ts.extend(ts);
+        all.target_from.push(0);
+        all.user.push(all.users.len() as u32);
+        all.users.push(String::new());
+        all.before.push(0);
+        all.leaves_out.push(false);
+        all.offsets.push(all.items.len());
+    }
+    all
+}
+
+/// Logits over the catalogue of branch `k` for each of its targets, with the target's position.
+fn logits(model: &ClimberPilot, data: &Sequences, mask: MaskMode, k: usize) -> Vec<(u32, Vec<f32>)> {
+    let rows: Vec<u32> = (0..data.rows() as u32).collect();
+    let batch = Batch::pretrain(data, &rows, mask, 2, true);
+    let items: Vec<u32> = (1..=ITEMS).collect();
+    let vectors = model.item_vectors(&items).unwrap().vectors;
+    let tokens = Tokens { embedding: batch.items.clone(), layout: batch.layout.clone() };
+    let backbone = model.backbone(&tokens, &vectors, None).unwrap();
+    let anchors = &batch.branches[k - 1];
+    let hidden = model.branch(k, &backbone, &batch.layout, &anchors.tokens, None).unwrap();
+    let logits = hidden.matmul(&vectors.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    anchors.positions.iter().copied().zip(logits).collect()
+}
+
+fn histories() -> impl Strategy<Value = Vec<(u32, i64)>> {
+    prop::collection::vec((1..=ITEMS, prop_oneof![0i64..5, 500i64..2000]), 2..90)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Eq. 1 holds for `gather`: no hidden item, and none after the target, can reach its prediction.
+    #[test]
+    fn hidden_items_cannot_change_a_gather_prediction(history in histories(), replaced in prop::collection::vec(1..=ITEMS, 90), at in any::<prop::sample::Index>()) {
+        let model = model(MaskMode::Gather);
+        let data = sequences(std::slice::from_ref(&history), 900_000);
+        let t = at.index(history.len());
+        let visible = data.visible[t] as usize;
+        let mut changed = history.clone();
+        for ((item, _), other) in changed.iter_mut().zip(&replaced).skip(visible) {
+            *item = *other;
+        }
+        let other = sequences(&[changed], 900_000);
+        for k in [1, 2] {
+            let of = |data| logits(&model, data, MaskMode::Gather, k).into_iter().find(|(p, _)| *p as usize == t);
+            prop_assert_eq!(of(&data), of(&other), "branch {}", k);
+        }
+    }
+
+    /// `gather` equals encoding each target's visible prefix on its own, to rounding.
+    #[test]
+    fn gather_equals_encoding_the_visible_prefix(history in histories()) {
+        let model = model(MaskMode::Gather);
+        let data = sequences(std::slice::from_ref(&history), 900_000);
+        for (position, together) in logits(&model, &data, MaskMode::Gather, 1) {
+            let visible = data.visible[position as usize] as usize;
+            // A target after the prefix, so far away that it sees all of it.
+            let mut alone = history[..visible].to_vec();
+            alone.push((1, 1_000_000));
+            let alone = sequences(&[alone], 900_000);
+            let (_, alone) = logits(&model, &alone, MaskMode::Gather, 1).pop().unwrap();
+            for (a, b) in together.iter().zip(&alone) {
+                prop_assert!((a - b).abs() < 1e-3, "{} {}", a, b);
+            }
+        }
+    }
+}
+
+#[test]
+fn row_mode_leaks_through_the_residual_stream() {
+    // The ablation's known property: at row t − 1 the hidden item is its own query.
+    let model = model(MaskMode::Row);
+    let of = |item| {
+        let data = sequences(&[vec![(1, 0), (item, 5000), (3, 1)]], 900_000);
+        logits(&model, &data, MaskMode::Row, 1).pop().unwrap()
+    };
+    assert_ne!(of(2), of(5));
+}
+
+fn pretrain(loss: Loss) -> Pretrain {
+    Pretrain { loss, uniform_negatives: 4, ..Pretrain::default() }
+}
+
+fn long_histories() -> Vec<Vec<(u32, i64)>> {
+    (0..8)
+        .map(|u| (0..30).map(|i| (1 + (i * 7 + u * 5) % ITEMS, i64::from(i % 3) * 1300)).collect())
+        .collect()
+}
+
+#[test]
+fn every_parameter_receives_a_gradient() {
+    let data = sequences(&long_histories(), 900_000);
+    let rows: Vec<u32> = (0..data.rows() as u32).collect();
+    for mask in [MaskMode::Gather, MaskMode::Row, MaskMode::None] {
+        for loss in [Loss::Full, Loss::Sampled] {
+            let model = model(mask);
+            let batch = Batch::pretrain(&data, &rows, mask, 2, true);
+            let loss = TamipLoss::new(&pretrain(loss), &data.training_counts(ITEMS as usize), 1);
+            let step = loss.compute(&model, &batch, None, 0).unwrap();
+            let gradients = step.loss.backward().unwrap();
+            for (name, var) in model.parameters().iter() {
+                let gradient =
+                    gradients.get(var).unwrap_or_else(|| panic!("{mask:?}: no gradient reaches {name}"));
+                let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(size > 0.0 && size.is_finite(), "{mask:?}: the gradient of {name} is {size}");
+            }
+            let ids = gradients.get(&step.touched.values).unwrap().abs().unwrap().sum(1).unwrap();
+            assert!(ids.to_vec1::<f32>().unwrap().iter().all(|&g| g > 0.0));
+        }
+    }
+}
+
+#[test]
+fn a_sampled_softmax_over_everything_is_the_full_one() {
+    let data = sequences(&long_histories(), 900_000);
+    let rows: Vec<u32> = (0..data.rows() as u32).collect();
+    let model = model(MaskMode::Gather);
+    let counts = data.training_counts(ITEMS as usize);
+    // One branch: with several, what another branch predicts is no negative.
+    let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true);
+    let value = |config: Pretrain| {
+        let loss = TamipLoss::new(&config, &counts, 1);
+        loss.compute(&model, &batch, None, 0).unwrap().loss.to_scalar::<f32>().unwrap()
+    };
+    // So many draws that every item is a negative with certainty, and its correction is 0.
+    let sampled = value(Pretrain { uniform_negatives: 2000, ..pretrain(Loss::Sampled) });
+    let full = value(pretrain(Loss::Full));
+    assert!((sampled - full).abs() < 1e-3, "{sampled} {full}");
+}
+
+#[test]
+fn training_lowers_the_loss_and_touches_only_its_rows() {
+    let data = sequences(&long_histories()[..2], 900_000);
+    let model = model(MaskMode::Gather);
+    let before = model.ids().weight.copy().unwrap().to_vec2::<f32>().unwrap();
+    let loss = TamipLoss::new(&pretrain(Loss::Sampled), &data.training_counts(ITEMS as usize), 1);
+    let mut adam = Adam::new(&model, 0.0, 5.0).unwrap();
+    let mut losses = Vec::new();
+    let mut touched = std::collections::BTreeSet::new();
+    for step in 0..60 {
+        let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true);
+        let result = loss.compute(&model, &batch, None, step % 4).unwrap();
+        touched.extend(result.touched.rows.iter().copied());
+        let gradients = result.loss.backward().unwrap();
+        adam.step(&model, &result.touched, &gradients, 1e-2).unwrap();
+        losses.push(result.loss.to_scalar::<f32>().unwrap());
+    }
+    assert!(losses[56] < 0.7 * losses[0], "{losses:?}");
+    let after = model.ids().weight.to_vec2::<f32>().unwrap();
+    for (row, (before, after)) in before.iter().zip(&after).enumerate() {
+        assert_eq!(before != after, touched.contains(&(row as u32)), "row {row}");
+    }
+}
