@@ -10,3 +10,16 @@ pub mod optimizer;
 pub mod pretrain;
 pub mod random;
 pub mod vocabulary;
+
+/// Gives all threads to this crate's own operations; call it first in `main`.
+///
+/// Candle has a pool of its own whose idle workers spin, and two pools on the same cores slow each other
+/// down. What is left to Candle's operations is too small to share out.
+///
+/// # Safety
+///
+/// No other thread may be running yet: it sets an environment variable.
+pub unsafe fn init_threads() {
+    // SAFETY: the caller's promise.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+}

@@ -7,8 +7,8 @@ use rand::Rng;
 use schemas::config::{Loss, Pretrain};
 
 use crate::data::{Anchors, Batch};
-use crate::model::{ClimberPilot, Dropout, Tokens, TouchedRows};
-use crate::ops::{self, Candidates, Targets};
+use crate::model::{ClimberPilot, Tokens, TouchedRows};
+use crate::ops::{self, Candidates, Dropout, Targets};
 use crate::random;
 
 /// A step's loss, ready for `backward`.
@@ -92,14 +92,13 @@ impl TamipLoss {
                 Some(negatives) => negatives.targets(batch, anchors),
             };
             let hidden = model.branch(k + 1, &hidden, &batch.layout, &rows, dropout)?;
-            let sum = ops::cross_entropy(
+            let mean = ops::cross_entropy(
                 &hidden,
                 &candidates,
                 &Arc::new(targets),
                 &Arc::new(competitors),
                 self.config.label_smoothing,
             )?;
-            let mean = (sum / anchors.items.len() as f64)?;
             total = Some(match total {
                 Some(total) => (total + mean)?,
                 None => mean,
@@ -165,7 +164,7 @@ impl Negatives {
         let targets = Targets {
             offsets: (0..=anchors.items.len() as u32).collect(),
             candidates: anchors.items.iter().map(|&item| candidate(item)).collect(),
-            weights: vec![1.0; anchors.items.len()],
+            weights: vec![anchors.weight(); anchors.items.len()],
         };
         let candidates = Candidates::Sampled { shift: self.shift.clone(), excluded_offsets, excluded };
         (anchors.tokens.clone(), targets, candidates)
@@ -182,7 +181,7 @@ fn grouped(anchors: &Anchors) -> (Vec<u32>, Targets) {
             targets.offsets.push(targets.candidates.len() as u32);
         }
         targets.candidates.push(item - 1);
-        targets.weights.push(1.0);
+        targets.weights.push(anchors.weight());
         if let Some(end) = targets.offsets.last_mut() {
             *end = targets.candidates.len() as u32;
         }

@@ -33,9 +33,17 @@ enum Command {
     Evaluate(EvaluateArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
+    // SAFETY: nothing has started a thread.
+    unsafe { trainer::init_threads() };
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(&cli)),
+        Err(error) => report("trainer", &error).into(),
+    }
+}
+
+async fn run(cli: &Cli) -> ExitCode {
     tokio::spawn(async {
         while tokio::signal::ctrl_c().await.is_ok() {
             if STOP.swap(true, Ordering::Relaxed) {

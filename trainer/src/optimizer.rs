@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::model::{ClimberPilot, ID_TABLE, TouchedRows};
@@ -84,15 +84,13 @@ impl Adam {
         if let Some(gradient) = gradients.get(&touched.values) {
             updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
         }
-        let mut squares = 0f64;
-        for (_, _, gradient, _) in &updates {
-            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
+        let squares =
+            updates.iter().map(|(_, _, gradient, _)| sum_of_squares(gradient)).sum::<Result<f64>>()?;
         let norm = squares.sqrt();
         if !norm.is_finite() {
             candle_core::bail!("the gradient is not finite; lower pretrain.learning_rate");
         }
-        let scale = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
+        let scale = if norm > self.clip_norm { (self.clip_norm / norm) as f32 } else { 1.0 };
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         for (name, weight, gradient, rows) in updates {
@@ -100,18 +98,9 @@ impl Adam {
                 candle_core::bail!("no moments for parameter `{name}`");
             };
             let columns = matrix(weight).1;
-            let gradient = if self.weight_decay > 0.0 {
-                let weight = match &rows {
-                    Some(rows) => {
-                        weight.index_select(&Tensor::from_slice(rows, rows.len(), weight.device())?, 0)?
-                    }
-                    None => weight.detach(),
-                };
-                ((gradient * scale)? + (weight * self.weight_decay)?)?
-            } else {
-                (gradient * scale)?
-            };
-            moments.inplace_op2(&gradient, &UpdateMoments { columns, rows: rows.clone() })?;
+            let decay = self.weight_decay as f32;
+            let op = UpdateMoments { columns, rows: rows.clone(), scale, decay };
+            moments.inplace_op3(&gradient, weight, &op)?;
             let rate = (rate / correction(BETA1)) as f32;
             let root = (1.0 / correction(BETA2).sqrt()) as f32;
             weight.inplace_op2(moments, &UpdateWeights { columns, rows, rate, root })?;
@@ -124,6 +113,19 @@ impl Adam {
 fn matrix(value: &Tensor) -> (usize, usize) {
     let columns = value.dims().last().copied().unwrap_or(1).max(1);
     (value.elem_count() / columns, columns)
+}
+
+/// In pieces of fixed size, so that the sum does not depend on the threads.
+fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        candle_core::bail!("the optimiser works on the CPU");
+    };
+    let sums: Vec<f64> = whole(storage, layout)?
+        .par_chunks(CHUNK)
+        .map(|chunk| chunk.iter().map(|&g| f64::from(g) * f64::from(g)).sum())
+        .collect();
+    Ok(sums.iter().sum())
 }
 
 fn whole<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -179,20 +181,34 @@ fn for_rows(
 struct UpdateMoments {
     columns: usize,
     rows: Option<Arc<Vec<u32>>>,
+    /// What clipping leaves of the gradient.
+    scale: f32,
+    /// Weight decay.
+    decay: f32,
 }
 
-impl InplaceOp2 for UpdateMoments {
+impl InplaceOp3 for UpdateMoments {
     fn name(&self) -> &'static str {
         "adam-moments"
     }
 
-    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
-        let gradient = whole(s2, l2)?;
+    fn cpu_fwd(
+        &self,
+        s1: &mut CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<()> {
+        let (gradient, weights) = (whole(s2, l2)?, whole(s3, l3)?);
         let c = self.columns;
         let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
-        for_rows(whole_mut(s1, l1)?, 2 * c, self.rows.as_deref().map(Vec::as_slice), |i, _, moments| {
+        for_rows(whole_mut(s1, l1)?, 2 * c, self.rows.as_deref().map(Vec::as_slice), |i, row, moments| {
             let (first, second) = moments.split_at_mut(c);
-            for ((m, v), &g) in first.iter_mut().zip(second).zip(&gradient[i * c..(i + 1) * c]) {
+            let gradient = gradient[i * c..(i + 1) * c].iter().zip(&weights[row * c..(row + 1) * c]);
+            for ((m, v), (&g, &w)) in first.iter_mut().zip(second).zip(gradient) {
+                let g = self.decay.mul_add(w, self.scale * g);
                 *m = beta1.mul_add(*m, (1.0 - beta1) * g);
                 *v = beta2.mul_add(*v, (1.0 - beta2) * g * g);
             }

@@ -21,7 +21,8 @@ use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, Train
 use crate::data::{Batch, Catalogue, DataError, Sequences};
 use crate::evaluate::{EvaluateError, Evaluation, Metrics, Protocol};
 use crate::loss::TamipLoss;
-use crate::model::{ClimberPilot, Dropout};
+use crate::model::ClimberPilot;
+use crate::ops::Dropout;
 use crate::optimizer::Adam;
 use crate::random;
 use crate::vocabulary::Vocabulary;

@@ -19,6 +19,13 @@ pub struct Anchors {
     pub positions: Vec<u32>,
 }
 
+impl Anchors {
+    /// The weight of each target in the branch's mean loss.
+    pub fn weight(&self) -> f32 {
+        1.0 / self.items.len() as f32
+    }
+}
+
 /// Rows of `sequences` as a ragged batch. Every row's tokens begin with the start-of-sequence token.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {

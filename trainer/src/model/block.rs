@@ -6,24 +6,11 @@ use candle_core::{Result, Tensor};
 use schemas::config::Model;
 
 use super::Parameters;
-use crate::ops::{self, AttentionLayout, TIME_BUCKETS};
+use crate::ops::{self, AttentionLayout, Dropout, TIME_BUCKETS};
 
-/// Seeds of a training step's dropout; `None` when nothing is dropped (evaluation).
-#[derive(Debug, Clone, Copy)]
-pub struct Dropout {
-    /// Share of the elements dropped.
-    pub p: f64,
-    /// Seed of the step.
-    pub seed: u64,
-}
-
-impl Dropout {
-    pub(super) fn apply(dropout: Option<Self>, x: &Tensor, place: &str) -> Result<Tensor> {
-        match dropout {
-            Some(Self { p, seed }) => ops::dropout(x, p, crate::random::derived(seed, place, 0)),
-            None => Ok(x.clone()),
-        }
-    }
+/// The dropout of one place in the model, from that of the step.
+pub(super) fn at(dropout: Option<Dropout>, place: &str) -> Option<Dropout> {
+    dropout.map(|Dropout { p, seed }| Dropout { p, seed: crate::random::derived(seed, place, 0) })
 }
 
 /// γ and β of a layer norm.
@@ -101,12 +88,12 @@ impl Block {
         layout: &Arc<AttentionLayout>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let qkv = self.attention_norm.forward(x)?.matmul(&self.qkv)?;
-        let attended = ops::attention(&qkv, &self.bias, &self.log_temperature, layout, self.max_distance)?
-            .matmul(&self.out)?;
-        let x = (x + Dropout::apply(dropout, &attended, &format!("{}.attention", self.name))?)?;
-        let inner = self.feed_forward_norm.forward(&x)?.matmul(&self.up)?.broadcast_add(&self.up_bias)?;
-        let outer = ops::gelu(&inner)?.matmul(&self.down)?.broadcast_add(&self.down_bias)?;
-        x + Dropout::apply(dropout, &outer, &format!("{}.feed_forward", self.name))?
+        let place = |part: &str| at(dropout, &format!("{}.{part}", self.name));
+        let qkv = ops::linear(&self.attention_norm.forward(x)?, &self.qkv, None)?;
+        let attended = ops::attention(&qkv, &self.bias, &self.log_temperature, layout, self.max_distance)?;
+        let x = ops::add_dropped(x, &ops::linear(&attended, &self.out, None)?, place("attention"))?;
+        let inner = ops::linear(&self.feed_forward_norm.forward(&x)?, &self.up, Some(&self.up_bias))?;
+        let outer = ops::linear(&ops::gelu(&inner)?, &self.down, Some(&self.down_bias))?;
+        ops::add_dropped(&x, &outer, place("feed_forward"))
     }
 }

@@ -107,7 +107,7 @@ impl ItemEncoder {
                 for (a, table) in self.attributes.iter().enumerate() {
                     parts.push(ops::bag_mean(table, &Arc::new(vocabulary.attribute_bags(a, items)))?);
                 }
-                Tensor::cat(&parts, 1)?.matmul(fuse)?
+                ops::linear(&Tensor::cat(&parts, 1)?, fuse, None)?
             }
         };
         Ok(ItemVectors { vectors, touched })

@@ -22,11 +22,10 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use schemas::config::Model;
 
-pub use block::Dropout;
 pub use items::{ID_TABLE, IdTable, ItemVectors, TouchedRows};
 pub use parameters::Parameters;
 
-use crate::ops::AttentionLayout;
+use crate::ops::{self, AttentionLayout, Dropout};
 use crate::vocabulary::Vocabulary;
 use block::{Block, Norm};
 use items::ItemEncoder;
@@ -104,7 +103,8 @@ impl ClimberPilot {
         let index = Tensor::from_slice(&tokens.embedding, tokens.embedding.len(), items.device())?;
         let embedded = Tensor::cat(&[&self.start, items], 0)?.index_select(&index, 0)?;
         // As in the Transformer: embeddings are small, the layers' outputs are not.
-        let mut x = Dropout::apply(dropout, &(embedded * (self.d as f64).sqrt())?, "embedding")?;
+        let embedded = (embedded * (self.d as f64).sqrt())?;
+        let mut x = ops::add_dropped(&embedded.zeros_like()?, &embedded, block::at(dropout, "embedding"))?;
         for block in &self.backbone {
             x = block.forward(&x, &tokens.layout, dropout)?;
         }

@@ -254,6 +254,9 @@ impl CustomOp2 for CrossEntropy {
             candle_core::bail!("cross_entropy: backward before forward");
         };
         let scale = f64::from(dloss.to_scalar::<f32>()?);
+        if scale == 1.0 {
+            return Ok((Some(dhidden.clone()), Some(ditems.clone())));
+        }
         Ok((Some((dhidden * scale)?), Some((ditems * scale)?)))
     }
 }

@@ -1,41 +1,54 @@
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{cpu_tensor, f32_slice, with_f32};
 
 const CHUNK: usize = 1 << 14;
 
-/// Dropout: each element is zeroed with probability `p`, the others are scaled by `1 / (1 − p)`.
-///
-/// Which ones follows from `seed` and the element's place alone, so that a resumed run drops the same and
-/// the backward pass needs no stored mask.
-pub fn dropout(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
-    if p == 0.0 {
-        return Ok(x.clone());
-    }
-    if !x.device().is_cpu() {
-        candle_core::bail!("seeded dropout is not available on {:?}", x.device());
-    }
-    let op = Dropout { threshold: (p * f64::from(u32::MAX)) as u32, scale: (1.0 / (1.0 - p)) as f32, seed };
-    x.contiguous()?.apply_op1(op)
+/// What a training step drops. Which elements are dropped follows from the seed and their places alone, so
+/// that a resumed run drops the same and the backward pass needs no stored mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Share of the elements that are zeroed; the others are scaled by `1 / (1 − p)`.
+    pub p: f64,
+    /// Seed of this use.
+    pub seed: u64,
 }
 
-struct Dropout {
+/// `x + dropout(y)`: what a layer adds to the residual stream. `None` adds all of `y`.
+pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    if x.shape() != y.shape() {
+        candle_core::bail!("add_dropped: {:?} and {:?}", x.shape(), y.shape());
+    }
+    let dropout = dropout.filter(|dropout| dropout.p > 0.0);
+    if !x.device().is_cpu() {
+        return match dropout {
+            None => x + y,
+            Some(_) => candle_core::bail!("seeded dropout is not available on {:?}", x.device()),
+        };
+    }
+    let Dropout { p, seed } = dropout.unwrap_or(Dropout { p: 0.0, seed: 0 });
+    let op =
+        AddDropped { threshold: (p * f64::from(u32::MAX)) as u32, scale: (1.0 / (1.0 - p)) as f32, seed };
+    x.contiguous()?.apply_op2(&y.contiguous()?, op)
+}
+
+struct AddDropped {
     threshold: u32,
     scale: f32,
     seed: u64,
 }
 
-impl Dropout {
-    fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(c, (y, x))| {
+impl AddDropped {
+    /// `out += dropout(y)`.
+    fn apply(&self, out: &mut [f32], y: &[f32]) {
+        out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).enumerate().for_each(|(c, (out, y))| {
             let key = schemas::hash::mix64(self.seed, c as u64) as u32;
-            for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                *y = if mix32(key.wrapping_add(i as u32)) < self.threshold { 0.0 } else { x * self.scale };
+            for (i, (out, &y)) in out.iter_mut().zip(y).enumerate() {
+                let kept = mix32(key.wrapping_add(i as u32)) >= self.threshold;
+                *out += if kept { y * self.scale } else { 0.0 };
             }
         });
-        y
     }
 }
 
@@ -49,18 +62,39 @@ fn mix32(mut x: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-impl CustomOp1 for Dropout {
+impl CustomOp2 for AddDropped {
     fn name(&self) -> &'static str {
-        "dropout"
+        "add-dropped"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(self.apply(f32_slice(storage, layout)?)), layout.shape().clone()))
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let mut out = f32_slice(s1, l1)?.to_vec();
+        self.apply(&mut out, f32_slice(s2, l2)?);
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_f32(dy, |dy| Ok(self.apply(dy)))?;
-        cpu_tensor(dx, x.shape()).map(Some)
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        y: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if self.threshold == 0 {
+            return Ok((Some(dout.clone()), Some(dout.clone())));
+        }
+        let dy = with_f32(dout, |dout| {
+            let mut dy = vec![0f32; dout.len()];
+            self.apply(&mut dy, dout);
+            Ok(dy)
+        })?;
+        Ok((Some(dout.clone()), Some(cpu_tensor(dy, y.shape())?)))
     }
 }
 
@@ -73,17 +107,23 @@ mod tests {
 
     #[test]
     fn drops_the_share_and_keeps_the_mean() {
-        let ones = Tensor::ones((200, 500), DType::F32, &Device::Cpu).unwrap();
-        let y = dropout(&ones, 0.3, 7).unwrap();
-        let mean = y.mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let (x, y) =
+            (check::random((200, 500), 1), Tensor::ones((200, 500), DType::F32, &Device::Cpu).unwrap());
+        let dropped = |seed| (add_dropped(&x, &y, Some(Dropout { p: 0.3, seed })).unwrap() - &x).unwrap();
+        let mean = dropped(7).mean_all().unwrap().to_scalar::<f32>().unwrap();
         assert!((mean - 1.0).abs() < 0.01, "{mean}");
-        assert_eq!(check::distance(&y, &dropout(&ones, 0.3, 7).unwrap()), 0.0);
-        assert!(check::distance(&y, &dropout(&ones, 0.3, 8).unwrap()) > 0.0);
+        assert_eq!(check::distance(&dropped(7), &dropped(7)), 0.0);
+        assert!(check::distance(&dropped(7), &dropped(8)) > 0.5);
+        assert!(check::distance(&add_dropped(&x, &y, None).unwrap(), &(&x + &y).unwrap()) < 1e-6);
     }
 
     #[test]
     fn gradient() {
         let weight = check::random((6, 9), 2);
-        check::gradients(&[check::random((6, 9), 1)], |t| (dropout(&t[0], 0.4, 3)? * &weight)?.sum_all());
+        for dropout in [None, Some(Dropout { p: 0.4, seed: 3 })] {
+            check::gradients(&[check::random((6, 9), 1), check::random((6, 9), 5)], |t| {
+                (add_dropped(&t[0], &t[1], dropout)? * &weight)?.sum_all()
+            });
+        }
     }
 }

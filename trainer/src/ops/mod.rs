@@ -14,6 +14,7 @@ mod bag;
 mod cross_entropy;
 mod dropout;
 mod layer_norm;
+mod linear;
 mod matrix;
 pub mod reference;
 mod vector;
@@ -24,8 +25,9 @@ pub use activation::gelu;
 pub use attention::{AttentionLayout, TIME_BUCKETS, attention, time_bucket};
 pub use bag::{Bags, bag_mean};
 pub use cross_entropy::{Candidates, Targets, cross_entropy};
-pub use dropout::dropout;
+pub use dropout::{Dropout, add_dropped};
 pub use layer_norm::layer_norm;
+pub use linear::linear;
 pub(crate) use matrix::{Mat, gemm};
 
 /// The elements of a contiguous `f32` tensor on the CPU.
