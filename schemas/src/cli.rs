@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -68,6 +70,41 @@ pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
     }
     eprintln!("{program}: {text}");
     if causes.iter().any(|cause| cause.is::<ConfigError>()) { EXIT_USAGE } else { EXIT_FAILED }
+}
+
+/// A request to stop. Clones are the same request.
+///
+/// Long loops ask [`requested`](Self::requested) between two pieces of work and clean up on the way out.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// One that the first Ctrl-C of the process requests; a second ends the process at once. Must be called
+    /// inside a Tokio runtime with more than one thread.
+    pub fn on_ctrl_c() -> Self {
+        let interrupt = Self::default();
+        let handle = interrupt.clone();
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                handle.request();
+                eprintln!("stopping; press Ctrl-C again to stop at once");
+            }
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(i32::from(EXIT_FAILED));
+            }
+        });
+        interrupt
+    }
+
+    /// Requests the stop.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the stop was requested.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Progress of one long step: a bar on a terminal, a plain line every few seconds elsewhere.

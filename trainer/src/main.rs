@@ -3,7 +3,6 @@
 mod commands;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use commands::{evaluate::EvaluateArgs, pretrain::PretrainArgs};
@@ -11,9 +10,6 @@ use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Set by Ctrl-C: finish the step, write a checkpoint, stop.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Train and evaluate Climber-Pilot models.
 ///
@@ -44,16 +40,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> ExitCode {
-    tokio::spawn(async {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(schemas::cli::EXIT_FAILED));
-            }
-            eprintln!("stopping after this step; once more stops at once");
-        }
-    });
     let result = match &cli.command {
-        Command::Pretrain(args) => args.run(&cli.common, &STOP).await,
+        Command::Pretrain(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
     };
     match result {

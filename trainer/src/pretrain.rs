@@ -4,14 +4,14 @@
 //! interruption, and `best`, the one validation selected. At the end `best` becomes `models/<name>`; until then
 //! whatever is published under that name stays.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Device;
 use rand::seq::SliceRandom;
-use schemas::cli::Progress;
+use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, Selection};
 use schemas::delta::Root;
 use schemas::history::Role;
@@ -78,8 +78,8 @@ pub struct Options<'a> {
     pub name: &'a str,
     /// Discard what an earlier run left.
     pub fresh: bool,
-    /// Set to stop after the current step, with a checkpoint.
-    pub stop: &'a AtomicBool,
+    /// Stops after the current step, with a checkpoint.
+    pub interrupt: &'a Interrupt,
     /// Stop after this many steps of this run, as if interrupted.
     pub stop_after: Option<u64>,
 }
@@ -101,6 +101,36 @@ pub struct Outcome {
     pub targets: u64,
     /// Seconds of this run.
     pub seconds: f64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.model;
+        match self.status {
+            Status::Trained => {
+                match &self.best {
+                    Some(best) => {
+                        write!(f, "model `{name}`: epoch {} (validation {:.4})", best.epoch, best.value)?
+                    }
+                    None => write!(f, "model `{name}`: the last epoch")?,
+                }
+                let rate = self.targets as f64 / self.seconds.max(1e-9);
+                write!(
+                    f,
+                    ", {} steps; {} targets in {:.1} s, {rate:.0} targets/s",
+                    self.steps, self.targets, self.seconds
+                )
+            }
+            Status::Unchanged => write!(
+                f,
+                "model `{name}` was trained on these tables with these settings before: unchanged \
+                 (`trainer pretrain --fresh` trains again)"
+            ),
+            Status::Interrupted => {
+                write!(f, "interrupted after step {}; the same command resumes there", self.steps)
+            }
+        }
+    }
 }
 
 /// How a run ended.
@@ -301,7 +331,7 @@ impl Run<'_> {
                 progress.add(rows.len() as u64);
                 progress.message(format!("loss {loss:.4}"));
                 let enough = self.options.stop_after.is_some_and(|n| state.steps - first_step >= n);
-                if enough || self.options.stop.load(Ordering::Relaxed) {
+                if enough || self.options.interrupt.requested() {
                     self.save(&self.latest, &model, &optimizer, &state, &[])?;
                     return Ok(((state.clone(), false), state.targets - first_target));
                 }

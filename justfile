@@ -1,0 +1,30 @@
+# The habits of this project. `just --list` shows them.
+
+# The main job on the shipped MovieLens log: tables, model, results.
+demo:
+    cargo run -p jobs -- daily --config config/movielens.toml
+
+# All tests.
+test:
+    cargo test --workspace
+
+# What has to pass before a change lands.
+ci:
+    .ci/run
+
+# Tests of one crate whose names contain FILTER.
+unit CRATE FILTER='':
+    cargo test -p {{CRATE}} --lib {{FILTER}}
+
+# Formatting and lints.
+lint:
+    cargo fmt
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, sources and duplicate versions of the dependencies.
+deny:
+    cargo deny check
+
+# Optimised programs for real data.
+release:
+    cargo build --release
