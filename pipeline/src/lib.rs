@@ -4,5 +4,6 @@
 //! returns a report, so that the scheduled jobs run the same code.
 
 pub mod commit;
+pub mod inspect;
 pub mod scan;
 pub mod sequences;

@@ -57,6 +57,15 @@ impl Resources {
     }
 }
 
+/// Whether a group of shards is a promise or a suggestion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// Every partition reads exactly the shards of its group, in their order.
+    Pinned,
+    /// All partitions share the work.
+    Shared,
+}
+
 /// A snapshot as a DataFusion table.
 #[derive(Debug, Clone)]
 pub struct SnapshotTable {
@@ -81,17 +90,19 @@ impl SnapshotTable {
         &self.snapshot
     }
 
-    /// A scan of `columns`, one output partition for each of `groups`, shards in the order given.
+    /// A scan of `columns`, one output partition for each of `groups`. With [`Groups::Shared`] a partition
+    /// that has finished takes shards over from the others.
     pub fn plan<'a>(
         &self,
         runtime: &RuntimeEnv,
         columns: &[&str],
         groups: impl IntoIterator<Item = Vec<&'a Shard>>,
+        kind: Groups,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = self.files.table_schema();
         let indexes =
             columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<Vec<usize>>>()?;
-        self.scan_columns(runtime, Some(indexes), groups)
+        self.scan_columns(runtime, Some(indexes), groups, kind)
     }
 
     fn scan_columns<'a>(
@@ -99,6 +110,7 @@ impl SnapshotTable {
         runtime: &RuntimeEnv,
         columns: Option<Vec<usize>>,
         groups: impl IntoIterator<Item = Vec<&'a Shard>>,
+        kind: Groups,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let store = self.snapshot.delta().object_store();
         let location = self.snapshot.delta().table_url();
@@ -114,6 +126,7 @@ impl SnapshotTable {
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
             .with_projection_indices(columns)?
+            .with_preserve_order(kind == Groups::Pinned)
             .build();
         Ok(DataSourceExec::from_data_source(scan))
     }
@@ -150,7 +163,7 @@ impl TableProvider for SnapshotTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let groups = balanced(self.snapshot.shards().iter(), state.config().target_partitions());
-        self.scan_columns(state.runtime_env(), projection.cloned(), groups)
+        self.scan_columns(state.runtime_env(), projection.cloned(), groups, Groups::Shared)
     }
 }
 

@@ -40,7 +40,7 @@ use schemas::history::DeltaTau;
 use schemas::tables::{EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA, properties};
 
 use crate::commit::{Change, CommitMode, NewShard, commit};
-use crate::scan::{Resources, SnapshotTable, balanced};
+use crate::scan::{Groups, Resources, SnapshotTable, balanced};
 
 pub use error::BuildError;
 pub(crate) use items::stored_schema as stored_items_schema;
@@ -74,7 +74,9 @@ pub async fn build_with(
 
     if let Some(present) = &present
         && let Some(items) = &items
-        && described(config, &events, items.version()).iter().all(|(k, v)| present.properties().get(k) == Some(v))
+        && described(config, &events, items.version())
+            .iter()
+            .all(|(k, v)| present.properties().get(k) == Some(v))
     {
         return Ok(report(config, &events, items.version(), present, None, started));
     }
@@ -93,7 +95,8 @@ pub async fn build_with(
     catalogue.assign(config, root, &survey.missing).await?;
     let items_version = catalogue.version().unwrap_or_default();
 
-    let (passes, reading) = (Arc::new(Mutex::new(Counts::default())), Progress::start("read", counts.events, "events"));
+    let (passes, reading) =
+        (Arc::new(Mutex::new(Counts::default())), Progress::start("read", counts.events, "events"));
     let keys = KeySpec::new(&config.sequences, survey, catalogue.indexes, Arc::clone(&passes), reading);
     let rows = plan(&context, &table, keys, Histories { settings, counts: Arc::clone(&passes) })?;
     let shards = write(root, rows.execute(0, context.task_ctx())?, &counts).await?;
@@ -127,7 +130,7 @@ fn plan(
 ) -> Result<Arc<dyn ExecutionPlan>, BuildError> {
     let threads = context.state().config().target_partitions();
     let groups = balanced(events.snapshot().shards().iter(), threads);
-    let scan = events.plan(&context.runtime_env(), &INPUT_COLUMNS, groups)?;
+    let scan = events.plan(&context.runtime_env(), &INPUT_COLUMNS, groups, Groups::Shared)?;
     let keyed = Arc::new(PassExec::new(Arc::new(Keys(Arc::new(keys))), scan));
     let order = key_order();
     let sorted = Arc::new(SortExec::new(order.clone(), keyed).with_preserve_partitioning(true));

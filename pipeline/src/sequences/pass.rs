@@ -248,8 +248,15 @@ impl HistoryPass {
         let windows = windows(&visible, max_len, first_held_out(&roles, split))
             .map_err(|source| BuildError::Window { user: user.clone(), source })?;
 
-        let history =
-            History { user, item, ts, session: &session, request: &requests.ordinal, visible: &visible, roles: &roles };
+        let history = History {
+            user,
+            item,
+            ts,
+            session: &session,
+            request: &requests.ordinal,
+            visible: &visible,
+            roles: &roles,
+        };
         self.counts.users += 1;
         for window in &windows {
             self.counts.row(window, &roles, &visible);

@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{
-    ArrayRef, ListArray, StringBuilder, TimestampMillisecondArray, UInt8Array, UInt32Array,
-};
+use arrow::array::{ArrayRef, ListArray, StringBuilder, TimestampMillisecondArray, UInt8Array, UInt32Array};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;

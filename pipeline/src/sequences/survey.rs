@@ -28,7 +28,7 @@ use schemas::delta::Shard;
 use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
 
-use crate::scan::SnapshotTable;
+use crate::scan::{Groups, SnapshotTable};
 
 /// What the whole table says.
 #[derive(Debug, Default)]
@@ -142,7 +142,7 @@ pub(super) async fn survey(
     let shards = events.snapshot().shards();
     let threads = context.state().config().target_partitions();
     let columns = [EVENT_DATE, "event_id", "source", "item_id"];
-    let plan = events.plan(&context.runtime_env(), &columns, whole_dates(shards, threads))?;
+    let plan = events.plan(&context.runtime_env(), &columns, whole_dates(shards, threads), Groups::Pinned)?;
     let mut tasks = JoinSet::new();
     for partition in 0..plan.properties().output_partitioning().partition_count() {
         tasks.spawn(look(Arc::clone(&plan), partition, context.task_ctx(), Arc::clone(known)));
@@ -162,7 +162,7 @@ pub(super) async fn survey(
             .iter()
             .filter(|shard| shard_date(shard).is_none_or(|date| dates.contains(&date)))
             .collect();
-        let plan = events.plan(&context.runtime_env(), &RECORD_COLUMNS, [of_dates])?;
+        let plan = events.plan(&context.runtime_env(), &RECORD_COLUMNS, [of_dates], Groups::Shared)?;
         let mut stream = plan.execute(0, context.task_ctx())?;
         while let Some(batch) = stream.next().await {
             survey.repeated.add(&Records::of(&batch?)?);
@@ -254,8 +254,7 @@ mod tests {
 
     #[test]
     fn a_date_stays_in_one_group() {
-        let shards =
-            [shard("a", "2020-01-02", 5), shard("b", "2020-01-01", 4), shard("c", "2020-01-02", 1)];
+        let shards = [shard("a", "2020-01-02", 5), shard("b", "2020-01-01", 4), shard("c", "2020-01-02", 1)];
         let paths: Vec<Vec<&str>> = whole_dates(&shards, 2)
             .into_iter()
             .map(|group| group.into_iter().map(|shard| shard.path.as_str()).collect())
