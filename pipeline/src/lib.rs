@@ -4,3 +4,5 @@
 //! returns a report, so that the scheduled jobs run the same code.
 
 pub mod commit;
+pub mod ingest;
+pub mod interrupt;
