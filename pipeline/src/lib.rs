@@ -4,6 +4,8 @@
 //! returns a report, so that the scheduled jobs run the same code.
 
 pub mod commit;
+pub mod ingest;
 pub mod inspect;
+pub mod interrupt;
 pub mod scan;
 pub mod sequences;

@@ -1,15 +1,13 @@
-//! Raw interaction logs to Delta tables, and a look into them.
+//! The `pipeline` program: raw interaction logs to tables, and a look into them.
 
 mod commands;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use schemas::cli::{CommonArgs, EXIT_DONE, report};
+use schemas::cli::{self, CommonArgs};
 
-use commands::{build_sequences, inspect};
-
-/// Raw interaction logs to Delta tables, and a look into them.
+/// Raw interaction logs to Delta tables: events, items, sequences.
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version)]
 struct Cli {
@@ -21,21 +19,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build the table `sequences` from `events` and `items`.
-    BuildSequences(build_sequences::Args),
-    /// Show what the tables hold, or draw one user's history.
-    Inspect(inspect::Args),
+    Ingest(commands::ingest::Args),
+    BuildSequences(commands::build_sequences::Args),
+    Inspect(commands::inspect::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match &cli.command {
-        Command::BuildSequences(args) => build_sequences::run(&cli.common, args).await,
-        Command::Inspect(args) => inspect::run(&cli.common, args).await,
+    let Cli { common, command } = Cli::parse();
+    let result = match command {
+        Command::Ingest(args) => commands::ingest::run(&common, args).await,
+        Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
+        Command::Inspect(args) => commands::inspect::run(&common, args).await,
     };
-    ExitCode::from(match done {
-        Ok(()) => EXIT_DONE,
-        Err(error) => report("pipeline", error.as_ref()),
+    ExitCode::from(match result {
+        Ok(()) => cli::EXIT_DONE,
+        Err(error) => cli::report("pipeline", error.as_ref()),
     })
 }

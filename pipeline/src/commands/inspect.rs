@@ -1,8 +1,10 @@
+//! `pipeline inspect`.
+
 use pipeline::inspect::{draw_user, inspect};
 use schemas::cli::CommonArgs;
 use schemas::delta::Root;
 
-/// Arguments of `pipeline inspect`.
+/// Show what the tables hold, or draw one user's history.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The table; all tables of the root where none is named.
@@ -15,22 +17,20 @@ pub(crate) struct Args {
     last: usize,
 }
 
-pub(crate) async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
+pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
-    let (text, json) = match &args.user {
-        Some(user) => {
-            let history = draw_user(&root, args.table.as_deref(), user, args.last).await?;
-            (history.to_string(), serde_json::to_string(&history)?)
-        }
-        None => {
-            let tables = inspect(&root, args.table.as_deref()).await?;
-            (tables.to_string(), serde_json::to_string(&tables)?)
-        }
-    };
-    eprintln!("{text}");
+    let table = args.table.as_deref();
+    match &args.user {
+        Some(user) => show(common, &draw_user(&root, table, user, args.last).await?),
+        None => show(common, &inspect(&root, table).await?),
+    }
+}
+
+fn show(common: &CommonArgs, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
+    eprintln!("{report}");
     if common.json {
-        println!("{json}");
+        super::print_json(report)?;
     }
     Ok(())
 }

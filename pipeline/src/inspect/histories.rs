@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray, UInt32Array};
+use arrow::array::{AsArray, UInt32Array};
 use arrow::datatypes::{UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use schemas::delta::Snapshot;

@@ -15,7 +15,7 @@ mod user;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{
@@ -207,7 +207,7 @@ async fn report(snapshot: Snapshot) -> Result<TableReport, InspectError> {
     let schema = schema(&snapshot)?;
     let column = |field: &arrow::datatypes::FieldRef| ColumnReport {
         name: field.name().clone(),
-        data_type: field.data_type().to_string(),
+        data_type: type_name(field.data_type()),
         nullable: field.is_nullable(),
     };
     Ok(TableReport {
@@ -240,4 +240,13 @@ fn schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
             snapshot.delta().snapshot().map_err(log)?.snapshot().arrow_schema()
         }
     })
+}
+
+/// The type as the contract writes it.
+fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::List(element) => format!("List<{}>", type_name(element.data_type())),
+        DataType::Timestamp(unit, Some(zone)) => format!("Timestamp({unit}, {zone})"),
+        other => other.to_string(),
+    }
 }

@@ -113,7 +113,7 @@ impl fmt::Display for SequencesContents {
             100.0 * self.hidden_share,
             self.nothing_visible
         )?;
-        let labels = ["nothing", "up to 25%", "up to 50%", "up to 75%", "up to 100%", "all"];
+        let labels = ["nothing", "up to 25%", "up to 50%", "up to 75%", "less than all", "all"];
         bars(f, &std::array::from_fn::<_, 6, _>(|i| (labels[i], self.hidden[i])))
     }
 }
@@ -156,7 +156,8 @@ fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u6
     let rest = if count > 0 { (eighths % 8).max(usize::from(eighths == 0)) } else { 0 };
     drawn.extend(['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(rest.wrapping_sub(1)));
     let share = if total == 0 { 0.0 } else { 100.0 * count as f64 / total as f64 };
-    writeln!(f, "    {}{count:>12}  {share:>5.1}%  {drawn}", fitted(label, 22))
+    let line = format!("    {}{count:>12}  {share:>5.1}%  {drawn}", fitted(label, 22));
+    writeln!(f, "{}", line.trim_end())
 }
 
 /// `text` in exactly `width` characters.
