@@ -1,1 +1,11 @@
-//! Skeleton.
+//! Raw interaction logs to Delta tables: events, items, sequences.
+//!
+//! Every command of the `pipeline` program is a function here that takes a configuration and a root and
+//! returns a report, so that the scheduled jobs run the same code.
+
+pub mod commit;
+pub mod ingest;
+pub mod inspect;
+pub mod interrupt;
+pub mod scan;
+pub mod sequences;

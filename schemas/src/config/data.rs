@@ -20,7 +20,8 @@ pub struct Events {
     pub format: Option<Format>,
     /// Which column of the source holds what. Defaults to the names of the `events` table.
     pub columns: EventColumns,
-    /// Values for fields that the source has no column for, such as `action = "rating"`.
+    /// Values for fields that the source has no column for (or no value in a record), such as
+    /// `action = "rating"`. Where there is neither a column nor a constant, every action is `event`.
     pub constants: BTreeMap<String, String>,
     /// Unit of numeric times, or `rfc3339` for text.
     pub ts_unit: TimeUnit,
@@ -28,9 +29,11 @@ pub struct Events {
     pub earliest: DateTime<Utc>,
     /// The first instant that is not believable any more; that and every later event is a dead letter.
     pub latest: DateTime<Utc>,
-    /// Longest record accepted, in bytes.
+    /// Longest record accepted, in bytes; a longer one is a dead letter with its first so many bytes. Also
+    /// that of the catalogue.
     pub max_record_bytes: usize,
-    /// A run with a larger share of dead letters stops and commits nothing.
+    /// A run in which a larger share of the log's records are dead letters, or of the catalogue's, stops and
+    /// commits nothing.
     pub max_dead_letter_rate: f64,
 }
 

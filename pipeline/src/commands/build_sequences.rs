@@ -1,0 +1,26 @@
+//! `pipeline build-sequences`.
+
+use pipeline::sequences::build;
+use schemas::cli::CommonArgs;
+use schemas::delta::Root;
+
+/// Build the table sequences from events and items.
+///
+/// Running it again on the same versions with the same settings writes nothing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) async fn run(common: &CommonArgs, _: Args) -> anyhow::Result<()> {
+    let config = common.load()?;
+    let root = Root::new(&config.root)?;
+    // A build that is dropped deletes the shards it had begun; only its last step, the commit, counts.
+    let report = tokio::select! {
+        report = build(&config, &root) => report?,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
+    };
+    eprintln!("{report}");
+    if common.json {
+        super::print_json(&report)?;
+    }
+    Ok(())
+}

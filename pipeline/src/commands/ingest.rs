@@ -1,0 +1,44 @@
+//! `pipeline ingest`.
+
+use pipeline::ingest;
+use pipeline::interrupt::Interrupt;
+use schemas::cli::CommonArgs;
+use schemas::delta::Root;
+
+/// Read files into the tables events, items and dead_letters.
+///
+/// Running it again on the same files adds nothing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Files or glob patterns of interactions, instead of the configuration's events.paths.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    events: Vec<String>,
+    /// Files or glob patterns of the catalogue, instead of the configuration's items.paths.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    items: Vec<String>,
+    /// Largest share of rejected records with which the run goes through, instead of the configuration's
+    /// events.max_dead_letter_rate.
+    #[arg(long, value_name = "SHARE")]
+    max_dead_letter_rate: Option<f64>,
+}
+
+pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
+    let mut config = common.load()?;
+    if !args.events.is_empty() {
+        config.events.paths = args.events;
+    }
+    if !args.items.is_empty() {
+        config.items.paths = args.items;
+    }
+    if let Some(rate) = args.max_dead_letter_rate {
+        config.events.max_dead_letter_rate = rate;
+    }
+    config.validate()?;
+    let root = Root::new(&config.root)?;
+    let report = ingest::run(&config, &root, &Interrupt::on_ctrl_c()).await?;
+    eprintln!("{report}");
+    if common.json {
+        super::print_json(&report)?;
+    }
+    Ok(())
+}

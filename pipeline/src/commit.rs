@@ -1,0 +1,278 @@
+//! Writing tables: Parquet shards, then one atomic commit that names them.
+//!
+//! ```text
+//!   ShardWriter::create ─▶ write, write, … ─▶ finish ─▶ NewShard
+//!        part-<uuid>.parquet grows             │          no version names it yet: readers see nothing
+//!                                              ▼
+//!   commit ── the table is still at `read_version`? ── no ──▶ Conflict; the shards are deleted
+//!                                 │ yes
+//!                                 ▼
+//!      _delta_log/<read_version + 1>.json, created only if no such file exists
+//!        {protocol, metadata}   where the table is new
+//!        {metadata}             where the columns or properties change
+//!        {remove …}             Replace: every shard of `read_version`
+//!        {add …}                the new shards
+//! ```
+//!
+//! The log entry is the commit: before it exists the table is as it was, afterwards it is as intended. A
+//! process that dies in between leaves shards that no version names; a later `vacuum` may delete them, and
+//! nothing ever reads them.
+//!
+//! There is no retry. What a commit holds was computed from the version that the caller read (which events
+//! are duplicates, which index an item has), so on top of another writer's commit it could be wrong. The
+//! caller is told, and runs again.
+//!
+//! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and
+//! `timestamp` for milliseconds. The shards keep the types of [`schemas::tables`].
+
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+use deltalake::DeltaTableError;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference, TransactionError};
+use deltalake::kernel::{Action, Add, Metadata, MetadataExt, Protocol, StructType, new_metadata};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use schemas::delta::{Root, Snapshot, TableError};
+
+pub use shard::{NewShard, ShardWriter, discard};
+
+/// A table that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The table's log cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Another writer was faster.
+    #[error(
+        "table `{table}` was changed by another writer during this run (this run had read {}); \
+         nothing of this run was committed to it; run the command again",
+        read_version.map_or_else(|| "no table".into(), |v| format!("version {v}"))
+    )]
+    Conflict {
+        /// The table.
+        table: String,
+        /// What this run had read.
+        read_version: Option<u64>,
+    },
+    /// A shard cannot be written.
+    #[error("cannot write shard {path}")]
+    Shard {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An append whose columns are not the table's.
+    #[error("table `{table}` has other columns than the rows to append: {problem}")]
+    Columns {
+        /// The table.
+        table: String,
+        /// The difference.
+        problem: String,
+    },
+    /// The log entry cannot be written.
+    #[error("cannot commit to table `{table}`")]
+    Log {
+        /// The table.
+        table: String,
+        /// Why.
+        source: Box<DeltaTableError>,
+    },
+}
+
+/// What the new version holds besides the new shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitMode {
+    /// The shards of the version before.
+    Append,
+    /// Nothing.
+    Replace,
+}
+
+/// One commit to be made.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// All columns, partition columns included.
+    pub schema: &'a SchemaRef,
+    /// The partition columns.
+    pub partition_by: &'a [&'a str],
+    /// What becomes of the present shards.
+    pub mode: CommitMode,
+    /// The shards to add.
+    pub shards: &'a [NewShard],
+    /// Table properties. `Append` keeps those that are not named here; `Replace` keeps only Delta's own
+    /// (`delta.…`).
+    pub properties: BTreeMap<String, String>,
+    /// The version from which the shards were computed; `None` where the table did not exist.
+    pub read_version: Option<u64>,
+}
+
+/// The table after [`commit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Its newest version.
+    pub version: u64,
+    /// Whether this call made it; a commit that would change nothing is not made.
+    pub changed: bool,
+}
+
+/// Makes one change to a table atomically, and creates the table where it does not exist.
+///
+/// A [`CommitError::Conflict`] or [`CommitError::Columns`] deletes the new shards. Other errors leave them:
+/// whether the log entry was written may then be unknown.
+pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
+    let result = attempt(root, &change).await;
+    if matches!(result, Err(CommitError::Conflict { .. } | CommitError::Columns { .. })) {
+        discard(root, change.table, change.shards);
+    }
+    result
+}
+
+async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitError> {
+    let log = |source| log_error(change.table, source);
+    let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
+    let snapshot = root.snapshot(change.table).await?;
+    if snapshot.as_ref().map(Snapshot::version) != change.read_version {
+        return Err(conflict());
+    }
+    let columns: StructType = change.schema.as_ref().try_into_kernel().map_err(|e| log(e.into()))?;
+    let mut actions = Vec::with_capacity(change.shards.len() + 2);
+    match &snapshot {
+        None => {
+            actions.push(Action::Protocol(plainest_protocol().map_err(log)?));
+            let metadata =
+                new_metadata(&columns, change.partition_by, &change.properties).map_err(|e| log(e.into()))?;
+            actions.push(Action::Metadata(metadata));
+        }
+        Some(snapshot) => {
+            if let Some(metadata) = new_table_metadata(snapshot, change, &columns)? {
+                actions.push(Action::Metadata(metadata));
+            }
+            if change.mode == CommitMode::Replace {
+                let state = snapshot.delta().snapshot().map_err(log)?;
+                actions.extend(state.log_data().iter().map(|file| Action::Remove(file.remove_action(true))));
+            }
+        }
+    }
+    actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard))));
+    if let Some(snapshot) = &snapshot
+        && actions.is_empty()
+    {
+        return Ok(Committed { version: snapshot.version(), changed: false });
+    }
+
+    let (state, log_store) = match &snapshot {
+        Some(snapshot) => {
+            let state: &dyn TableReference = snapshot.delta().snapshot().map_err(log)?;
+            (Some(state), snapshot.delta().log_store())
+        }
+        None => {
+            let path = root.table_path(change.table);
+            std::fs::create_dir_all(&path)
+                .map_err(|e| CommitError::Shard { path: path.display().to_string(), source: e.into() })?;
+            let builder = deltalake::DeltaTableBuilder::from_url(root.table_url(change.table)?);
+            (None, builder.and_then(|b| b.build_storage()).map_err(log)?)
+        }
+    };
+    let operation = DeltaOperation::Write {
+        mode: match change.mode {
+            CommitMode::Append => SaveMode::Append,
+            CommitMode::Replace => SaveMode::Overwrite,
+        },
+        partition_by: Some(change.partition_by.iter().map(ToString::to_string).collect()),
+        predicate: None,
+    };
+    // Old log entries stay: which commits came after a version is read from them.
+    let properties = CommitProperties::default().with_max_retries(0).with_cleanup_expired_logs(Some(false));
+    let prepared = CommitBuilder::from(properties)
+        .with_actions(actions)
+        .build(state, log_store, operation)
+        .into_prepared_commit_future()
+        .await
+        .map_err(log)?;
+    let done = prepared.await.map_err(|error| match error {
+        DeltaTableError::VersionAlreadyExists(_)
+        | DeltaTableError::Transaction {
+            source: TransactionError::MaxCommitAttempts(_) | TransactionError::CommitConflict(_),
+        } => conflict(),
+        error => log(error),
+    })?;
+    let version = done.version;
+    // From here on the commit stands. What follows only writes a checkpoint of the log now and then, and a
+    // log without one reads as well.
+    let _ = done.await;
+    Ok(Committed { version, changed: true })
+}
+
+fn log_error(table: &str, source: impl Into<DeltaTableError>) -> CommitError {
+    CommitError::Log { table: table.into(), source: Box::new(source.into()) }
+}
+
+/// Our tables use no optional feature of Delta, so that every reader and writer can handle them.
+fn plainest_protocol() -> Result<Protocol, DeltaTableError> {
+    Ok(serde_json::from_value(serde_json::json!({ "minReaderVersion": 1, "minWriterVersion": 1 }))?)
+}
+
+/// The table's metadata with the columns and properties of `change`, where they differ.
+fn new_table_metadata(
+    snapshot: &Snapshot,
+    change: &Change<'_>,
+    columns: &StructType,
+) -> Result<Option<Metadata>, CommitError> {
+    let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
+    let mut metadata = state.metadata().clone();
+    let mut changed = false;
+    if state.schema().as_ref() != columns {
+        if change.mode == CommitMode::Append {
+            let names = |schema: &StructType| {
+                schema
+                    .fields()
+                    .map(|f| format!("{}: {}", f.name(), f.data_type()))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
+            return Err(CommitError::Columns {
+                table: change.table.into(),
+                problem: format!("[{}] and [{}]", names(&state.schema()), names(columns)),
+            });
+        }
+        metadata = metadata.with_schema(columns).map_err(|e| log_error(change.table, e))?;
+        changed = true;
+    }
+    if change.mode == CommitMode::Replace {
+        for key in snapshot.properties().keys() {
+            if !change.properties.contains_key(key) && !key.starts_with("delta.") {
+                metadata = metadata.remove_config_key(key).map_err(|e| log_error(change.table, e))?;
+                changed = true;
+            }
+        }
+    }
+    for (key, value) in &change.properties {
+        if snapshot.properties().get(key) != Some(value) {
+            metadata = metadata
+                .add_config_key(key.clone(), value.clone())
+                .map_err(|e| log_error(change.table, e))?;
+            changed = true;
+        }
+    }
+    Ok(changed.then_some(metadata))
+}
+
+fn add(shard: &NewShard) -> Add {
+    Add {
+        path: shard.path.clone(),
+        partition_values: shard.partition.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect(),
+        size: i64::try_from(shard.bytes).unwrap_or(i64::MAX),
+        modification_time: chrono::Utc::now().timestamp_millis(),
+        data_change: true,
+        stats: Some(serde_json::json!({ "numRecords": shard.rows }).to_string()),
+        ..Add::default()
+    }
+}

@@ -1,0 +1,169 @@
+//! One Parquet shard of a table.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use schemas::delta::Root;
+use uuid::Uuid;
+
+use super::CommitError;
+
+/// A row group is written out at this size, so that a writer holds little more than this.
+const ROW_GROUP_BYTES_MAX: usize = 4 << 20;
+const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
+
+/// A finished shard that no version of the table names yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewShard {
+    /// Path inside the table.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Partition column → value; these columns are not in the file.
+    pub partition: BTreeMap<String, String>,
+}
+
+/// Writes one shard. Dropped before [`finish`](Self::finish), it deletes its file.
+///
+/// Memory: one row group, at most [`ROW_GROUP_BYTES_MAX`] and one batch more.
+#[derive(Debug)]
+pub struct ShardWriter {
+    writer: Option<ArrowWriter<BufWriter<File>>>,
+    file: PathBuf,
+    path: String,
+    partition: BTreeMap<String, String>,
+    schema: SchemaRef,
+    rows: u64,
+}
+
+impl ShardWriter {
+    /// Starts `<prefix>-<uuid>.parquet` of `table`, in the directory of its partition.
+    ///
+    /// `schema` has all columns of the table; those named in `partition` are left out of the file, because
+    /// their one value is in the path and in the log.
+    pub fn create(
+        root: &Root,
+        table: &str,
+        prefix: &str,
+        schema: &SchemaRef,
+        partition: &[(&str, &str)],
+    ) -> Result<Self, CommitError> {
+        let mut path = String::new();
+        for (column, value) in partition {
+            path.push_str(&format!("{column}={value}/"));
+        }
+        let directory = root.table_path(table).join(&path);
+        path.push_str(&format!("{prefix}-{}.parquet", Uuid::new_v4()));
+        let file = root.table_path(table).join(&path);
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CommitError::Shard {
+            path: file.display().to_string(),
+            source,
+        };
+        let fields: Vec<_> = schema
+            .fields()
+            .iter()
+            .filter(|field| !partition.iter().any(|(column, _)| column == field.name()))
+            .cloned()
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| fail(e.into()))?))
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX))
+            .build();
+        std::fs::create_dir_all(&directory).map_err(|e| fail(e.into()))?;
+        let out = File::create_new(&file).map_err(|e| fail(e.into()))?;
+        let writer = ArrowWriter::try_new(BufWriter::new(out), schema.clone(), Some(properties))
+            .map_err(|e| fail(e.into()))?;
+        let partition = partition.iter().map(|(c, v)| (c.to_string(), v.to_string())).collect();
+        Ok(Self { writer: Some(writer), file, path, partition, schema, rows: 0 })
+    }
+
+    /// Appends rows; the batch has the table's columns, with or without those of the partition.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), CommitError> {
+        let found = batch.schema();
+        let result = (|| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let columns = self
+                .schema
+                .fields()
+                .iter()
+                .map(|field| found.index_of(field.name()))
+                .collect::<Result<Vec<_>, _>>()?;
+            let columns = columns.into_iter().map(|i| batch.column(i).clone()).collect();
+            let batch = RecordBatch::try_new(self.schema.clone(), columns)?;
+            if let Some(writer) = &mut self.writer {
+                writer.write(&batch)?;
+            }
+            Ok(())
+        })();
+        result.map_err(|source| self.fail(source))?;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Completes the file.
+    pub fn finish(mut self) -> Result<NewShard, CommitError> {
+        let written = (|| -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+            let Some(mut writer) = self.writer.take() else { return Ok(0) };
+            // Flushes the buffer as well, so that a full disk is an error here and not a torn file later.
+            writer.finish()?;
+            writer.inner_mut().get_ref().metadata().map(|m| m.len()).map_err(Into::into)
+        })();
+        match written {
+            Ok(bytes) => Ok(NewShard {
+                path: std::mem::take(&mut self.path),
+                bytes,
+                rows: self.rows,
+                partition: std::mem::take(&mut self.partition),
+            }),
+            Err(source) => {
+                let _ = std::fs::remove_file(&self.file);
+                Err(self.fail(source))
+            }
+        }
+    }
+
+    fn fail(&self, source: Box<dyn std::error::Error + Send + Sync>) -> CommitError {
+        CommitError::Shard { path: self.file.display().to_string(), source }
+    }
+}
+
+impl Drop for ShardWriter {
+    fn drop(&mut self) {
+        if self.writer.take().is_some() {
+            let _ = std::fs::remove_file(&self.file);
+        }
+    }
+}
+
+/// Deletes the files of shards that will not be committed. A file that cannot be deleted stays: no version
+/// names it.
+pub fn discard(root: &Root, table: &str, shards: &[NewShard]) {
+    let table = root.table_path(table);
+    for shard in shards {
+        let file = table.join(&shard.path);
+        let _ = std::fs::remove_file(&file);
+        // The directory of a partition goes with its last file; the call fails while there are others.
+        if !shard.partition.is_empty()
+            && let Some(directory) = file.parent()
+        {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}

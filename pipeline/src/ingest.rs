@@ -1,0 +1,430 @@
+//! `pipeline ingest`: files to `events`, `items` and `dead_letters`.
+//!
+//! ```text
+//!   catalogue files ─▶ record ─▶ item ─────────────▶ Items ────────┐
+//!      (in the order given)  └─▶ rejected ─▶ DeadLetters ──────┐   │ indexes: stored, then catalogue,
+//!   event files ─────▶ record ─▶ event ─▶ Stage ─▶ by date ──┐ │   │ then first seen in an event
+//!      (by path)             └─▶ rejected ─▶ DeadLetters ──┐ │ │   │
+//!                                                          ▼ ▼ ▼   ▼
+//!                                  commits, in this order: dead_letters, items, events
+//! ```
+//!
+//! **Counting.** Of every file, records read = accepted + duplicates + dead letters, and the program stops
+//! rather than report anything else.
+//!
+//! **Order.** Event files are read in the order of their paths, so that records come by (source, position):
+//! the first of equal events wins, and new items get their indexes in that order. Both depend on the files
+//! and the tables only.
+//!
+//! **Crashes.** All shards are written before the first commit, and each table is one commit. A run that
+//! dies between two commits has stored dead letters, perhaps items, and no event; running it again finds
+//! those dead letters and items stored and commits the rest. The other order would not repair itself: events
+//! whose items have no index would be duplicates in the second run. Nothing that is committed is ever
+//! half-done, and what was read is checked again against the tables as they are now, so a run can always be
+//! repeated.
+//!
+//! **Memory.** The raw files are streamed; [`stage`] holds the accepted events of the run once, [`items`] the
+//! catalogue, and a file without ids of its own costs about 40 bytes for each different event in it.
+
+mod catalogue;
+mod csv;
+mod dead;
+mod error;
+mod files;
+mod input;
+mod items;
+mod jsonl;
+mod mapping;
+mod parquet;
+mod report;
+mod source;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use schemas::cli::Progress;
+use schemas::config::{Config, ConfigError};
+use schemas::delta::{Root, Snapshot};
+use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS};
+
+use catalogue::{Catalogue, Touched};
+use dead::{DeadLetters, Tally};
+use files::{ByteCount, InputFile};
+use items::{Item, Items};
+use mapping::{ContentIds, Mapping};
+use source::{RecordSource, Rejection, Step, Wanted};
+use stage::Stage;
+
+use crate::commit::{Change, CommitMode, NewShard, commit, discard};
+use crate::interrupt::Interrupt;
+
+pub use error::IngestError;
+pub use report::{CatalogueReport, Counts, FileReport, IngestReport, Versions};
+
+/// Records between two looks at the clock and at the request to stop.
+const RECORDS_PER_LOOK: u64 = 4_096;
+
+/// Reads the configured catalogue and interaction log into the tables of `root`.
+///
+/// `config.events.paths` or `config.items.paths` may be empty: then only the other is read. On an error no
+/// table was changed, except that a conflict with another writer may come after an earlier table's commit;
+/// the run can be repeated in any case.
+pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<IngestReport, IngestError> {
+    let mut pending = Pending::default();
+    let result = Run::begin(config, root, interrupt).await?.finish(&mut pending).await;
+    if result.is_err() {
+        pending.discard(root);
+    }
+    result
+}
+
+/// Shards that no commit has named yet.
+#[derive(Default)]
+struct Pending {
+    events: Vec<NewShard>,
+    items: Vec<NewShard>,
+    dead_letters: Vec<NewShard>,
+}
+
+impl Pending {
+    fn discard(&self, root: &Root) {
+        discard(root, EVENTS, &self.events);
+        discard(root, ITEMS, &self.items);
+        discard(root, DEAD_LETTERS, &self.dead_letters);
+    }
+}
+
+/// The tables before the run.
+struct Before {
+    events: Option<Snapshot>,
+    items: Option<Snapshot>,
+    dead_letters: Option<Snapshot>,
+}
+
+struct Run<'a> {
+    config: &'a Config,
+    root: &'a Root,
+    interrupt: &'a Interrupt,
+    started: Instant,
+    event_files: Vec<InputFile>,
+    item_files: Vec<InputFile>,
+    before: Before,
+    dead: DeadLetters<'a>,
+    progress: Progress,
+    count: ByteCount,
+    reports: Vec<FileReport>,
+    warnings: Vec<String>,
+    tally: Tally,
+}
+
+impl<'a> Run<'a> {
+    async fn begin(
+        config: &'a Config,
+        root: &'a Root,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, IngestError> {
+        let started = Instant::now();
+        let item_files = files::resolve(&config.items.paths, config.items.format)?;
+        let mut event_files = files::resolve(&config.events.paths, config.events.format)?;
+        if item_files.is_empty() && event_files.is_empty() {
+            return Err(ConfigError::Invalid {
+                key: "events.paths".into(),
+                problem:
+                    "nothing to read; name files there or with --events, or a catalogue in items.paths or \
+                          with --items"
+                        .into(),
+            }
+            .into());
+        }
+        event_files.sort_by(|a, b| a.source.cmp(&b.source));
+        let before = Before {
+            events: root.snapshot(EVENTS).await?,
+            items: root.snapshot(ITEMS).await?,
+            dead_letters: root.snapshot(DEAD_LETTERS).await?,
+        };
+        let all = || item_files.iter().chain(&event_files);
+        let sources: Vec<&str> = all().map(|f| f.source.as_str()).collect();
+        let dead = DeadLetters::new(root, before.dead_letters.as_ref(), &sources).await?;
+        let progress = Progress::start("reading", all().map(|f| f.bytes).sum(), "bytes");
+        Ok(Self {
+            config,
+            root,
+            interrupt,
+            started,
+            event_files,
+            item_files,
+            before,
+            dead,
+            progress,
+            count: ByteCount::default(),
+            reports: Vec::new(),
+            warnings: Vec::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    async fn finish(mut self, pending: &mut Pending) -> Result<IngestReport, IngestError> {
+        let mut items = Items::load(self.before.items.as_ref(), self.config.items.attributes.keys()).await?;
+        let touched = self.read_items(&mut items)?;
+        let stage = self.read_events()?;
+
+        let sources: Vec<String> = self.event_files.iter().map(|f| f.source.clone()).collect();
+        let stored = self.before.events.as_ref();
+        let (duplicates, seen) =
+            stage.write(self.root, stored, &sources, self.interrupt, &mut pending.events).await?;
+        let events = self.count_duplicates(&duplicates);
+        let mut catalogue = CatalogueReport::default();
+        for id in seen {
+            if items.get(&id).is_none() {
+                items.put(&id, Item::default())?;
+                catalogue.from_events += 1;
+            }
+        }
+        (catalogue.added, catalogue.updated, catalogue.unchanged) = touched.counts(|id| items.get(id));
+        catalogue.total = items.len() as u64;
+        if items.other_columns() || catalogue.added + catalogue.updated + catalogue.from_events > 0 {
+            pending.items.push(items.write(self.root)?);
+        }
+        pending.dead_letters.extend(self.dead.finish()?);
+        if self.interrupt.requested() {
+            return Err(IngestError::Interrupted);
+        }
+
+        let new_rows: u64 = pending.events.iter().map(|shard| shard.rows).sum();
+        assert_eq!(new_rows, events.accepted, "every accepted event is in one shard");
+        let versions =
+            commit_all(self.root, &self.before, pending, &items, !self.event_files.is_empty()).await?;
+
+        let mut totals = Counts::default();
+        self.reports.iter().filter(|r| r.table == ITEMS).for_each(|r| totals.add(r.counts));
+        totals.check("items");
+        Ok(IngestReport {
+            events,
+            items: totals,
+            dead_letters: self.tally.counts().map(|(reason, n)| (reason.code(), n)).collect(),
+            examples: self.tally.lines(),
+            catalogue,
+            events_stored: self.before.events.as_ref().map_or(0, Snapshot::rows) + new_rows,
+            versions,
+            warnings: self.warnings,
+            seconds: self.started.elapsed().as_secs_f64(),
+            files: self.reports,
+        })
+    }
+
+    /// Reads the catalogue into `items`.
+    fn read_items(&mut self, items: &mut Items) -> Result<Touched, IngestError> {
+        let catalogue = Catalogue::new(&self.config.items);
+        let mut touched = Touched::default();
+        let mut totals = Counts::default();
+        let mut tally = Tally::default();
+        for file in std::mem::take(&mut self.item_files) {
+            let counts = self.read_file(&file, &catalogue.wanted, ITEMS, &mut tally, |record, _| {
+                let (id, item) = match catalogue.item(record, |id| items.get(id).cloned()) {
+                    Ok(item) => item,
+                    Err(rejection) => return Ok(Err(rejection)),
+                };
+                let first = touched.first(&id, items.get(&id));
+                items.put(&id, item)?;
+                Ok(Ok(if first { Kept::Accepted } else { Kept::Duplicate }))
+            })?;
+            if counts.read == 0 {
+                self.warnings.push(format!("no record in {}", file.source));
+            }
+            totals.add(counts);
+        }
+        self.check_dead_letter_rate("item", totals, tally)?;
+        Ok(touched)
+    }
+
+    /// Reads the interaction log. What is accepted here may still be a duplicate.
+    fn read_events(&mut self) -> Result<Stage, IngestError> {
+        let mapping = Mapping::new(&self.config.events);
+        let mut stage = Stage::new();
+        let mut ids = ContentIds::default();
+        let mut totals = Counts::default();
+        let mut tally = Tally::default();
+        let files = self.event_files.clone();
+        for (at, file) in files.iter().enumerate() {
+            ids.clear();
+            let counts = self.read_file(file, &mapping.wanted, EVENTS, &mut tally, |record, position| {
+                let event = match mapping.event(record) {
+                    Ok(event) => event,
+                    Err(rejection) => return Ok(Err(rejection)),
+                };
+                match &event.event_id {
+                    Some(id) => stage.push(at, id, &event, position)?,
+                    None => stage.push(at, &ids.id(&event), &event, position)?,
+                }
+                Ok(Ok(Kept::Accepted))
+            })?;
+            stage.end_batch(at)?;
+            totals.add(counts);
+        }
+        if totals.read == 0 && !files.is_empty() {
+            return Err(IngestError::Empty { paths: files.into_iter().map(|f| f.source).collect() });
+        }
+        self.check_dead_letter_rate("event", totals, tally)?;
+        Ok(stage)
+    }
+
+    /// Reads one file record by record; `take` gets each whole one with its position.
+    fn read_file(
+        &mut self,
+        file: &InputFile,
+        wanted: &[Wanted],
+        table: &'static str,
+        tally: &mut Tally,
+        mut take: impl FnMut(&dyn RecordSource, u64) -> Result<Result<Kept, Rejection>, IngestError>,
+    ) -> Result<Counts, IngestError> {
+        let mut record = source::open(file, wanted, self.config.events.max_record_bytes, &self.count)?;
+        let mut counts = Counts::default();
+        loop {
+            let rejection = match record.advance()? {
+                Step::End => break,
+                Step::Rejected(rejection) => Some(rejection),
+                Step::Record => match take(&*record, counts.read)? {
+                    Ok(Kept::Accepted) => {
+                        counts.accepted += 1;
+                        None
+                    }
+                    Ok(Kept::Duplicate) => {
+                        counts.duplicates += 1;
+                        None
+                    }
+                    Err(rejection) => Some(rejection),
+                },
+            };
+            if let Some(rejection) = rejection {
+                counts.dead_letters += 1;
+                tally.add(&file.source, counts.read, &rejection);
+                self.dead.push(&file.source, counts.read, &record.raw()?, &rejection)?;
+            }
+            counts.read += 1;
+            if counts.read.is_multiple_of(RECORDS_PER_LOOK) {
+                self.progress.add(self.count.take());
+                if self.interrupt.requested() {
+                    return Err(IngestError::Interrupted);
+                }
+            }
+        }
+        self.progress.add(self.count.take());
+        counts.check(&file.source);
+        for slot in record.never_seen() {
+            let Wanted { key, column, .. } = &wanted[slot];
+            self.warnings.push(format!("{}: no record has `{column}`, which `{key}` names", file.source));
+        }
+        self.reports.push(FileReport { table, source: file.source.clone(), counts });
+        Ok(counts)
+    }
+
+    fn check_dead_letter_rate(
+        &mut self,
+        what: &'static str,
+        counts: Counts,
+        tally: Tally,
+    ) -> Result<(), IngestError> {
+        let allowed = self.config.events.max_dead_letter_rate;
+        if counts.dead_letters as f64 > allowed * counts.read as f64 {
+            return Err(IngestError::TooManyDeadLetters {
+                what,
+                rejected: counts.dead_letters,
+                read: counts.read,
+                allowed,
+                reasons: tally.lines(),
+            });
+        }
+        self.tally.merge(tally);
+        Ok(())
+    }
+
+    /// Moves each event file's duplicates from accepted to duplicates, and returns the sum of all.
+    fn count_duplicates(&mut self, duplicates: &[u64]) -> Counts {
+        let mut totals = Counts::default();
+        let reports = self.reports.iter_mut().filter(|report| report.table == EVENTS);
+        for (report, &duplicates) in reports.zip(duplicates) {
+            report.counts.accepted -= duplicates;
+            report.counts.duplicates += duplicates;
+            report.counts.check(&report.source);
+            totals.add(report.counts);
+        }
+        totals.check("events");
+        totals
+    }
+}
+
+/// What a record that is none of the rejected came to.
+enum Kept {
+    Accepted,
+    Duplicate,
+}
+
+/// The commits, in the order that a second run can complete.
+async fn commit_all(
+    root: &Root,
+    before: &Before,
+    pending: &mut Pending,
+    items: &Items,
+    events_read: bool,
+) -> Result<Versions, IngestError> {
+    let version = |snapshot: &Option<Snapshot>| snapshot.as_ref().map(Snapshot::version);
+    // A shard is not pending any more once its commit is tried: whether it stands may be unknown afterwards.
+    let shards = std::mem::take(&mut pending.dead_letters);
+    let dead_letters = commit(
+        root,
+        Change {
+            table: DEAD_LETTERS,
+            schema: &DEAD_LETTERS_SCHEMA,
+            partition_by: &[],
+            mode: CommitMode::Append,
+            shards: &shards,
+            properties: BTreeMap::new(),
+            read_version: version(&before.dead_letters),
+        },
+    )
+    .await?
+    .version;
+
+    let shards = std::mem::take(&mut pending.items);
+    let items = match (shards.is_empty(), version(&before.items)) {
+        (true, Some(version)) => version,
+        (_, read_version) => {
+            let change = Change {
+                table: ITEMS,
+                schema: &items.schema(),
+                partition_by: &[],
+                mode: CommitMode::Replace,
+                shards: &shards,
+                properties: before.items.as_ref().map(|s| own_properties(s)).unwrap_or_default(),
+                read_version,
+            };
+            commit(root, change).await?.version
+        }
+    };
+
+    let shards = std::mem::take(&mut pending.events);
+    let events = if events_read {
+        let change = Change {
+            table: EVENTS,
+            schema: &EVENTS_SCHEMA,
+            partition_by: &[EVENT_DATE],
+            mode: CommitMode::Append,
+            shards: &shards,
+            properties: BTreeMap::new(),
+            read_version: version(&before.events),
+        };
+        Some(commit(root, change).await?.version)
+    } else {
+        version(&before.events)
+    };
+    Ok(Versions { events, items, dead_letters })
+}
+
+/// The properties that a replacement would lose.
+fn own_properties(snapshot: &Snapshot) -> BTreeMap<String, String> {
+    snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+}

@@ -1,0 +1,162 @@
+//! From a catalogue's record to an item.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemas::config;
+use schemas::tables::Reason;
+
+use super::items::Item;
+use super::mapping::{identity, missing};
+use super::source::{Need, RecordSource, Rejection, Value, Wanted};
+use super::time;
+
+/// `[items]` as slots and rules.
+pub(super) struct Catalogue<'a> {
+    pub(super) wanted: Vec<Wanted>,
+    items: &'a config::Items,
+}
+
+const ITEM_ID: usize = 0;
+const TITLE: usize = 1;
+const RELEASE_TS: usize = 2;
+const ACTIVE: usize = 3;
+const FIRST_ATTRIBUTE: usize = 4;
+
+impl<'a> Catalogue<'a> {
+    pub(super) fn new(items: &'a config::Items) -> Self {
+        let columns = &items.columns;
+        let optional = |key: &str, column: &Option<String>| Wanted {
+            key: format!("items.columns.{key}"),
+            column: column.clone().unwrap_or_else(|| key.into()),
+            need: if column.is_some() { Need::Named } else { Need::IfPresent },
+        };
+        let mut wanted = vec![
+            Wanted {
+                key: "items.columns.item_id".into(),
+                column: columns.item_id.clone(),
+                need: Need::Required,
+            },
+            optional("title", &columns.title),
+            optional("release_ts", &columns.release_ts),
+            optional("active", &columns.active),
+        ];
+        wanted.extend(items.attributes.iter().map(|(name, attribute)| Wanted {
+            key: format!("items.attributes.{name}"),
+            column: attribute.column.clone().unwrap_or_else(|| name.clone()),
+            need: Need::Named,
+        }));
+        Self { wanted, items }
+    }
+
+    /// The item in the current record. `stored` finds what is known of an item: a title, release time or
+    /// activity that the catalogue has no column for stays as it is, and so do attributes that are not
+    /// configured any more.
+    pub(super) fn item<'r>(
+        &self,
+        record: &'r dyn RecordSource,
+        stored: impl Fn(&str) -> Option<Item>,
+    ) -> Result<(Cow<'r, str>, Item), Rejection> {
+        let name = |slot: usize| self.wanted[slot].column.as_str();
+        let id = identity(record.value(ITEM_ID), name(ITEM_ID))?.ok_or_else(|| missing(name(ITEM_ID)))?;
+        let mut item = stored(&id).unwrap_or_default();
+        match record.value(TITLE) {
+            Value::Absent => {}
+            value => item.title = identity(value, name(TITLE))?.map(Cow::into_owned),
+        }
+        match record.value(RELEASE_TS) {
+            Value::Absent => {}
+            value => item.release_ts = time::parse(&value, self.items.ts_unit, name(RELEASE_TS))?,
+        }
+        match record.value(ACTIVE) {
+            Value::Absent => {}
+            value => item.active = boolean(value, name(ACTIVE))?.unwrap_or(true),
+        }
+        for (at, (attribute, rules)) in self.items.attributes.iter().enumerate() {
+            let slot = FIRST_ATTRIBUTE + at;
+            let values = values(record.value(slot), rules, name(slot))?;
+            if values.is_empty() {
+                item.attributes.remove(attribute);
+            } else {
+                item.attributes.insert(attribute.clone(), values);
+            }
+        }
+        Ok((id, item))
+    }
+}
+
+/// The values of an attribute: trimmed, each once, in their order, without those that mean none.
+fn values(value: Value<'_>, rules: &config::Attribute, name: &str) -> Result<Vec<String>, Rejection> {
+    let texts: Vec<Cow<'_, str>> = match value {
+        Value::Absent | Value::Null => Vec::new(),
+        Value::List(values) => values,
+        Value::Bool(value) => vec![Cow::Owned(value.to_string())],
+        other => identity(other, name)?.into_iter().collect(),
+    };
+    let mut values: Vec<String> = Vec::new();
+    let mut add = |text: &str| {
+        let text = text.trim();
+        let none = text.is_empty() || rules.none.iter().any(|none| none == text);
+        if !none && !values.iter().any(|value| value == text) {
+            values.push(text.to_owned());
+        }
+    };
+    for text in &texts {
+        match &rules.separator {
+            Some(separator) => text.split(separator.as_str()).for_each(&mut add),
+            None => add(text),
+        }
+    }
+    Ok(values)
+}
+
+fn boolean(value: Value<'_>, name: &str) -> Result<Option<bool>, Rejection> {
+    let wrong = |what: &str| {
+        Err(Rejection::new(Reason::WrongType, format!("{name}: {what} is not true, false, 1 or 0")))
+    };
+    match value {
+        Value::Absent | Value::Null => Ok(None),
+        Value::Bool(value) => Ok(Some(value)),
+        Value::Int(value @ (0 | 1)) => Ok(Some(value == 1)),
+        Value::Float(0.0) => Ok(Some(false)),
+        Value::Float(1.0) => Ok(Some(true)),
+        Value::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "" => Ok(None),
+            "true" | "t" | "yes" | "y" | "1" => Ok(Some(true)),
+            "false" | "f" | "no" | "n" | "0" => Ok(Some(false)),
+            _ => wrong(&format!("`{}`", time::shortened(&text))),
+        },
+        other => wrong(other.kind()),
+    }
+}
+
+/// What a run's catalogue did to the table.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Item → how it was before the run; `None` for a new one.
+    before: BTreeMap<String, Option<Item>>,
+}
+
+impl Touched {
+    /// Remembers the item before it is changed; false where this run has changed it already.
+    pub(super) fn first(&mut self, id: &str, before: Option<&Item>) -> bool {
+        if self.before.contains_key(id) {
+            return false;
+        }
+        self.before.insert(id.to_owned(), before.cloned());
+        true
+    }
+
+    /// Items that were added, changed, and left as they were.
+    pub(super) fn counts<'i>(&self, now: impl Fn(&str) -> Option<&'i Item>) -> (u64, u64, u64) {
+        let (mut added, mut updated, mut unchanged) = (0, 0, 0);
+        for (id, before) in &self.before {
+            match before {
+                None => added += 1,
+                Some(before) if now(id) == Some(before) => unchanged += 1,
+                Some(_) => updated += 1,
+            }
+        }
+        (added, updated, unchanged)
+    }
+}

@@ -1,0 +1,173 @@
+//! Rejected records on their way to `dead_letters`.
+//!
+//! They are written to a shard as they come, so that memory holds one batch of them however many there are.
+//! Records that an earlier run stored (the same source and position) are counted and not stored again.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::array::{
+    AsArray, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder, TimestampMillisecondBuilder,
+};
+use arrow::datatypes::Int64Type;
+use schemas::delta::{Root, Snapshot};
+use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
+
+use super::error::IngestError;
+use super::source::Rejection;
+use crate::commit::{NewShard, ShardWriter};
+
+const BATCH_BYTES: usize = 4 << 20;
+const BATCH_ROWS: usize = 1 << 14;
+
+/// The rejected records of a run.
+pub(super) struct DeadLetters<'a> {
+    root: &'a Root,
+    stored: HashSet<(String, i64)>,
+    writer: Option<ShardWriter>,
+    source: StringBuilder,
+    position: Int64Builder,
+    value: BinaryBuilder,
+    reason: StringBuilder,
+    message: StringBuilder,
+    bytes: usize,
+    rows: usize,
+    rejected_at: i64,
+}
+
+impl<'a> DeadLetters<'a> {
+    /// Reads which records of `sources` are stored already.
+    pub(super) async fn new(
+        root: &'a Root,
+        snapshot: Option<&Snapshot>,
+        sources: &[&str],
+    ) -> Result<Self, IngestError> {
+        let sources: HashSet<&str> = sources.iter().copied().collect();
+        let mut stored = HashSet::new();
+        if let Some(snapshot) = snapshot {
+            for shard in snapshot.shards() {
+                for batch in snapshot.read_shard(shard, &["source", "position"]).await? {
+                    let positions = batch.column(1).as_primitive::<Int64Type>();
+                    for (source, &position) in
+                        batch.column(0).as_string::<i32>().iter().zip(positions.values())
+                    {
+                        if let Some(source) = source
+                            && sources.contains(source)
+                        {
+                            stored.insert((source.to_owned(), position));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            root,
+            stored,
+            writer: None,
+            source: StringBuilder::new(),
+            position: Int64Builder::new(),
+            value: BinaryBuilder::new(),
+            reason: StringBuilder::new(),
+            message: StringBuilder::new(),
+            bytes: 0,
+            rows: 0,
+            rejected_at: chrono::Utc::now().timestamp_millis(),
+        })
+    }
+
+    pub(super) fn push(
+        &mut self,
+        source: &str,
+        position: u64,
+        raw: &[u8],
+        rejection: &Rejection,
+    ) -> Result<(), IngestError> {
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        // Every record comes once, so taking it out of the set saves a lookup's memory as the run goes on.
+        if !self.stored.is_empty() && self.stored.remove(&(source.to_owned(), position)) {
+            return Ok(());
+        }
+        self.source.append_value(source);
+        self.position.append_value(position);
+        self.value.append_value(raw);
+        self.reason.append_value(rejection.reason.code());
+        self.message.append_value(&rejection.message);
+        self.rows += 1;
+        self.bytes += raw.len() + rejection.message.len() + source.len();
+        if self.bytes >= BATCH_BYTES || self.rows >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), IngestError> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        let mut rejected_at = TimestampMillisecondBuilder::new().with_timezone("UTC");
+        rejected_at.append_value_n(self.rejected_at, rows);
+        let mut key = BinaryBuilder::new();
+        key.append_nulls(rows);
+        let batch = RecordBatch::try_new(
+            DEAD_LETTERS_SCHEMA.clone(),
+            vec![
+                Arc::new(self.source.finish()),
+                Arc::new(self.position.finish()),
+                Arc::new(key.finish()),
+                Arc::new(self.value.finish()),
+                Arc::new(self.reason.finish()),
+                Arc::new(self.message.finish()),
+                Arc::new(rejected_at.finish()),
+            ],
+        )
+        .map_err(|source| IngestError::Build { table: DEAD_LETTERS, source })?;
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => {
+                none.insert(ShardWriter::create(self.root, DEAD_LETTERS, "part", &DEAD_LETTERS_SCHEMA, &[])?)
+            }
+        };
+        Ok(writer.write(&batch)?)
+    }
+
+    /// The shard of the new ones, where there are any.
+    pub(super) fn finish(mut self) -> Result<Option<NewShard>, IngestError> {
+        self.flush()?;
+        self.writer.take().map(ShardWriter::finish).transpose().map_err(Into::into)
+    }
+}
+
+/// How many records were rejected for which reasons, and the first of each.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tally {
+    reasons: BTreeMap<Reason, (u64, String)>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, source: &str, position: u64, rejection: &Rejection) {
+        let entry = self.reasons.entry(rejection.reason);
+        entry.or_insert_with(|| (0, format!("{source} row {position}: {}", rejection.message))).0 += 1;
+    }
+
+    /// Adds what another part of the run rejected.
+    pub(super) fn merge(&mut self, other: Tally) {
+        for (reason, (n, example)) in other.reasons {
+            self.reasons.entry(reason).or_insert((0, example)).0 += n;
+        }
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = (Reason, u64)> {
+        self.reasons.iter().map(|(&reason, &(n, _))| (reason, n))
+    }
+
+    /// One line a reason, the most frequent first.
+    pub(super) fn lines(&self) -> String {
+        let mut reasons: Vec<_> = self.reasons.iter().collect();
+        reasons.sort_by_key(|(_, (n, _))| std::cmp::Reverse(*n));
+        let mut text = String::new();
+        for (reason, (n, example)) in reasons {
+            let _ = write!(text, "\n  {n:>8}  {:<17} for example {example}", reason.code());
+        }
+        text
+    }
+}

@@ -1,0 +1,126 @@
+//! What can stop a run of `pipeline ingest`.
+
+use schemas::config::ConfigError;
+use schemas::delta::TableError;
+
+use crate::commit::CommitError;
+
+/// A run that stopped. No table was changed, except where [`CommitError`] says so.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// Nothing to read, or a pattern that is none.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A path or pattern without a file.
+    #[error("{path}: no such file")]
+    NoSuchFile {
+        /// As given.
+        path: String,
+    },
+    /// A pattern that matches nothing.
+    #[error("{pattern}: no file matches this pattern")]
+    NoMatch {
+        /// As given.
+        pattern: String,
+    },
+    /// A file that is not what its name or the configuration says.
+    #[error("{path}: {problem}")]
+    NotTheFormat {
+        /// The file.
+        path: String,
+        /// What it is instead.
+        problem: String,
+    },
+    /// A column that the configuration names and the file does not have.
+    #[error("{path} has no {unit} `{column}`, which `{key}` names; it has: {}", present.join(", "))]
+    NoSuchColumn {
+        /// The file.
+        path: String,
+        /// `column` or `field`.
+        unit: &'static str,
+        /// The missing one.
+        column: String,
+        /// The configuration's key.
+        key: String,
+        /// Those that exist.
+        present: Vec<String>,
+    },
+    /// A column of a type that no field can be read from.
+    #[error("{path}: column `{column}` has type {found}, which cannot be read as `{key}`")]
+    ColumnType {
+        /// The file.
+        path: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// The configuration's key.
+        key: String,
+    },
+    /// The file cannot be read to its end.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Files without a single record.
+    #[error("the interaction log is empty: no record in {}", paths.join(", "))]
+    Empty {
+        /// The files.
+        paths: Vec<String>,
+    },
+    /// Mostly garbage.
+    #[error(
+        "{rejected} of {read} {what} records ({:.2} %) cannot be used, more than the allowed {:.2} % \
+         (events.max_dead_letter_rate); nothing was committed{reasons}",
+        100.0 * *rejected as f64 / *read as f64, 100.0 * allowed
+    )]
+    TooManyDeadLetters {
+        /// `event` or `item`.
+        what: &'static str,
+        /// Records rejected.
+        rejected: u64,
+        /// Records read.
+        read: u64,
+        /// The largest allowed share.
+        allowed: f64,
+        /// One line a reason, with an example each.
+        reasons: String,
+    },
+    /// More items than an index can tell apart.
+    #[error("more than {} items", u32::MAX)]
+    TooManyItems,
+    /// A stored table with content that this program never writes.
+    #[error("table `{table}`: {problem}")]
+    Damaged {
+        /// The table.
+        table: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Ctrl-C.
+    #[error("stopped on request; no table was changed")]
+    Interrupted,
+    /// A table that cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A table that cannot be written.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// Columns that do not fit together: a defect of this program.
+    #[error("rows of table `{table}` cannot be built")]
+    Build {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: arrow::error::ArrowError,
+    },
+}
+
+impl IngestError {
+    pub(super) fn read(path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Read { path: path.into(), source: source.into() }
+    }
+}

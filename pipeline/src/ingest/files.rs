@@ -1,0 +1,225 @@
+//! From paths and patterns to files, and from a file to its decompressed bytes.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use schemas::config::Format;
+
+use super::error::IngestError;
+
+/// How the bytes of a file are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+/// One input file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InputFile {
+    /// The absolute path with symbolic links resolved: `source` of every record of the file. It names the
+    /// same file in every run, wherever the run was started and however the path was written.
+    pub(crate) source: String,
+    pub(crate) format: Format,
+    pub(crate) packing: Packing,
+    /// Size as stored.
+    pub(crate) bytes: u64,
+}
+
+/// The files that `paths` name: in the order given, a pattern's in the order of their names, each file once.
+pub(crate) fn resolve(paths: &[String], format: Option<Format>) -> Result<Vec<InputFile>, IngestError> {
+    let mut files = Vec::new();
+    let mut seen = BTreeSet::new();
+    for path in paths {
+        for found in expand(path)? {
+            let fail = |e| IngestError::read(&found, e);
+            let source = std::fs::canonicalize(&found).map_err(fail)?;
+            let source = source.into_os_string().into_string().map_err(|_| IngestError::NotTheFormat {
+                path: found.clone(),
+                problem: "its path is not UTF-8, and so cannot be stored as the source of an event".into(),
+            })?;
+            let metadata = std::fs::metadata(&source).map_err(fail)?;
+            if metadata.is_dir() {
+                return Err(IngestError::NotTheFormat {
+                    path: found,
+                    problem: "is a directory; name the files in it, for example with /*.csv".into(),
+                });
+            }
+            if seen.insert(source.clone()) {
+                let (format, packing) = kind(&found, format)?;
+                files.push(InputFile { source, format, packing, bytes: metadata.len() });
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn expand(path: &str) -> Result<Vec<String>, IngestError> {
+    // A file whose name has brackets in it is that file, not a pattern.
+    if Path::new(path).exists() {
+        return Ok(vec![path.into()]);
+    }
+    if !path.contains(['*', '?', '[']) {
+        return Err(IngestError::NoSuchFile { path: path.into() });
+    }
+    let not_a_pattern = |e: glob::PatternError| IngestError::NotTheFormat {
+        path: path.into(),
+        problem: format!("is not a pattern: {e}"),
+    };
+    let mut found = Vec::new();
+    for entry in glob::glob(path).map_err(not_a_pattern)? {
+        let entry = entry.map_err(|e| IngestError::read(path, e))?;
+        if entry.is_file() {
+            found.push(entry.to_string_lossy().into_owned());
+        }
+    }
+    if found.is_empty() {
+        return Err(IngestError::NoMatch { pattern: path.into() });
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn kind(path: &str, configured: Option<Format>) -> Result<(Format, Packing), IngestError> {
+    let name = path.to_ascii_lowercase();
+    let (name, packing) = match name.rsplit_once('.') {
+        Some((name, "gz")) => (name, Packing::Gzip),
+        Some((name, "zst")) => (name, Packing::Zstd),
+        _ => (name.as_str(), Packing::Plain),
+    };
+    let by_name = match name.rsplit_once('.') {
+        Some((_, "csv")) => Some(Format::Csv),
+        Some((_, "jsonl" | "ndjson")) => Some(Format::Jsonl),
+        Some((_, "parquet")) => Some(Format::Parquet),
+        _ => None,
+    };
+    match configured.or(by_name) {
+        Some(format) => Ok((format, packing)),
+        None => Err(IngestError::NotTheFormat {
+            path: path.into(),
+            problem: "its name does not say its format (.csv, .jsonl, .ndjson or .parquet, each also with \
+                      .gz or .zst); set `format` in the configuration"
+                .into(),
+        }),
+    }
+}
+
+/// Counts the stored bytes read so far, for the progress of a run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ByteCount(Arc<AtomicU64>);
+
+impl ByteCount {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The bytes counted since the last call.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+struct Counted {
+    file: File,
+    count: ByteCount,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.count.add(n as u64);
+        Ok(n)
+    }
+}
+
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const PARQUET_MAGIC: &[u8] = b"PAR1";
+
+/// The decompressed bytes of `file`, once its first bytes are what its name says. An empty file has none.
+pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read>, IngestError> {
+    let path = &file.source;
+    let fail = |e: std::io::Error| IngestError::read(path, e);
+    let not = |problem: &str| IngestError::NotTheFormat { path: path.clone(), problem: problem.into() };
+    let mut stored = File::open(path).map_err(fail)?;
+    let mut head = [0u8; 4];
+    let n = read_up_to(&mut stored, &mut head).map_err(fail)?;
+    stored.seek(SeekFrom::Start(0)).map_err(fail)?;
+    let head = &head[..n];
+    let stored = Counted { file: stored, count: count.clone() };
+    match file.packing {
+        Packing::Gzip if head.starts_with(GZIP_MAGIC) => {
+            Ok(Box::new(flate2::read::MultiGzDecoder::new(stored)))
+        }
+        Packing::Gzip => Err(not("is named .gz and is not gzip")),
+        Packing::Zstd if head.starts_with(ZSTD_MAGIC) => {
+            Ok(Box::new(zstd::stream::read::Decoder::new(stored).map_err(fail)?))
+        }
+        Packing::Zstd => Err(not("is named .zst and is not zstd")),
+        Packing::Plain => {
+            let what = match head {
+                _ if head.starts_with(GZIP_MAGIC) => "gzip; name it .gz",
+                _ if head.starts_with(ZSTD_MAGIC) => "zstd; name it .zst",
+                _ if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) => {
+                    "UTF-16; convert it to UTF-8"
+                }
+                _ if file.format != Format::Parquet && head == PARQUET_MAGIC => "Parquet",
+                _ => return Ok(Box::new(stored)),
+            };
+            let name = match file.format {
+                Format::Csv => "CSV",
+                Format::Jsonl => "JSON Lines",
+                Format::Parquet => "Parquet",
+            };
+            Err(not(&format!("is not {name} but {what}")))
+        }
+    }
+}
+
+/// `file` as a seekable Parquet file. A packed one is unpacked to a temporary file that has no name any more
+/// when this returns, and so goes with the process.
+pub(crate) fn open_parquet(file: &InputFile, count: &ByteCount) -> Result<File, IngestError> {
+    let path = &file.source;
+    let fail = |e: std::io::Error| IngestError::read(path, e);
+    let mut seekable = if file.packing == Packing::Plain {
+        open(file, &ByteCount::default())?;
+        File::open(path).map_err(fail)?
+    } else {
+        let scratch = std::env::temp_dir().join(format!("ingest-{}.parquet", uuid::Uuid::new_v4()));
+        let mut options = File::options();
+        let mut unpacked = options.read(true).write(true).create_new(true).open(&scratch).map_err(fail)?;
+        std::fs::remove_file(&scratch).map_err(fail)?;
+        std::io::copy(&mut open(file, count)?, &mut unpacked).map_err(fail)?;
+        unpacked
+    };
+    let not = || IngestError::NotTheFormat { path: path.clone(), problem: "is not Parquet".into() };
+    let bytes = seekable.metadata().map_err(fail)?.len();
+    if bytes < 12 {
+        return Err(not());
+    }
+    for at in [SeekFrom::Start(0), SeekFrom::End(-4)] {
+        let mut magic = [0u8; 4];
+        seekable.seek(at).map_err(fail)?;
+        seekable.read_exact(&mut magic).map_err(fail)?;
+        if magic != PARQUET_MAGIC {
+            return Err(not());
+        }
+    }
+    Ok(seekable)
+}
+
+fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match reader.read(&mut buffer[n..])? {
+            0 => break,
+            more => n += more,
+        }
+    }
+    Ok(n)
+}

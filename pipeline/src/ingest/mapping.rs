@@ -1,0 +1,256 @@
+//! From a source's record to the fields of an event.
+
+use std::borrow::Cow;
+
+use schemas::config::{Events, TimeUnit};
+use schemas::hash::hash128;
+use schemas::tables::Reason;
+
+use super::source::{Need, RecordSource, Rejection, Value, Wanted};
+use super::time::{parse, shortened};
+
+/// The action of events whose source has no action and whose configuration gives none.
+pub(super) const DEFAULT_ACTION: &str = "event";
+
+/// An accepted record.
+#[derive(Debug, PartialEq)]
+pub(super) struct Event<'a> {
+    /// The producer's, if it has one.
+    pub(super) event_id: Option<Cow<'a, str>>,
+    pub(super) user_id: Cow<'a, str>,
+    pub(super) item_id: Cow<'a, str>,
+    pub(super) ts: i64,
+    pub(super) request_id: Option<Cow<'a, str>>,
+    pub(super) request_ts: Option<i64>,
+    pub(super) action: Cow<'a, str>,
+    pub(super) value: Option<f64>,
+}
+
+/// `[events]` as slots and rules.
+pub(super) struct Mapping {
+    pub(super) wanted: Vec<Wanted>,
+    action_named: bool,
+    action: Option<String>,
+    value: Option<f64>,
+    unit: TimeUnit,
+    earliest: i64,
+    latest: i64,
+    max_record_bytes: usize,
+}
+
+const USER_ID: usize = 0;
+const ITEM_ID: usize = 1;
+const TS: usize = 2;
+const EVENT_ID: usize = 3;
+const REQUEST_ID: usize = 4;
+const REQUEST_TS: usize = 5;
+const ACTION: usize = 6;
+const VALUE: usize = 7;
+
+impl Mapping {
+    pub(super) fn new(events: &Events) -> Self {
+        let columns = &events.columns;
+        let required = |key: &str, column: &str| Wanted {
+            key: format!("events.columns.{key}"),
+            column: column.into(),
+            need: Need::Required,
+        };
+        let optional = |key: &str, column: &Option<String>| Wanted {
+            key: format!("events.columns.{key}"),
+            column: column.clone().unwrap_or_else(|| key.into()),
+            need: if column.is_some() { Need::Named } else { Need::IfPresent },
+        };
+        // In the order of the slots.
+        let wanted = vec![
+            required("user_id", &columns.user_id),
+            required("item_id", &columns.item_id),
+            required("ts", &columns.ts),
+            optional("event_id", &columns.event_id),
+            optional("request_id", &columns.request_id),
+            optional("request_ts", &columns.request_ts),
+            optional("action", &columns.action),
+            optional("value", &columns.value),
+        ];
+        Self {
+            wanted,
+            action_named: columns.action.is_some(),
+            action: events.constants.get("action").cloned(),
+            value: events.constants.get("value").and_then(|v| v.parse().ok()),
+            unit: events.ts_unit,
+            earliest: events.earliest.timestamp_millis(),
+            latest: events.latest.timestamp_millis(),
+            max_record_bytes: events.max_record_bytes,
+        }
+    }
+
+    /// The event in the current record.
+    pub(super) fn event<'a>(&self, record: &'a dyn RecordSource) -> Result<Event<'a>, Rejection> {
+        let name = |slot: usize| self.wanted[slot].column.as_str();
+        let id = |slot| identity(record.value(slot), name(slot));
+        let required = |slot: usize| id(slot)?.ok_or_else(|| missing(name(slot)));
+        let user_id = required(USER_ID)?;
+        let item_id = required(ITEM_ID)?;
+        let ts = self.time(record.value(TS), name(TS))?.ok_or_else(|| missing(name(TS)))?;
+        let event_id = id(EVENT_ID)?;
+        let request_id = id(REQUEST_ID)?;
+        let request_ts = self.time(record.value(REQUEST_TS), name(REQUEST_TS))?;
+        let action = match (record.value(ACTION), &self.action) {
+            (Value::Absent, None) if !self.action_named => Cow::Borrowed(DEFAULT_ACTION),
+            (value, constant) => match (identity(value, name(ACTION))?, constant) {
+                (Some(action), _) => action,
+                (None, Some(constant)) => Cow::Owned(constant.clone()),
+                (None, None) => return Err(missing(name(ACTION))),
+            },
+        };
+        let value = number(record.value(VALUE), name(VALUE))?.or(self.value);
+        let event = Event { event_id, user_id, item_id, ts, request_id, request_ts, action, value };
+        // A line's length is limited while it is read; a row of a Parquet file has no line.
+        let length = event.texts().iter().flatten().map(|text| text.len()).sum::<usize>();
+        if length > self.max_record_bytes {
+            let message = format!("the record is longer than {} bytes", self.max_record_bytes);
+            return Err(Rejection::new(Reason::TooLong, message));
+        }
+        Ok(event)
+    }
+
+    fn time(&self, value: Value<'_>, name: &str) -> Result<Option<i64>, Rejection> {
+        match parse(&value, self.unit, name)? {
+            Some(ms) if ms < self.earliest || ms >= self.latest => {
+                let time = chrono::DateTime::from_timestamp_millis(ms)
+                    .map_or_else(|| format!("{ms} ms"), |time| time.to_rfc3339());
+                let message = format!(
+                    "{name}: {time} is not between events.earliest and events.latest; is events.ts_unit right?"
+                );
+                Err(Rejection::new(Reason::TimeOutOfRange, message))
+            }
+            time => Ok(time),
+        }
+    }
+}
+
+impl Event<'_> {
+    fn texts(&self) -> [Option<&str>; 5] {
+        [
+            Some(&*self.user_id),
+            Some(&*self.item_id),
+            Some(&*self.action),
+            self.request_id.as_deref(),
+            self.event_id.as_deref(),
+        ]
+    }
+
+    /// Appends everything but `event_id` to `bytes`, so that different events never give equal bytes.
+    ///
+    /// The events of one log keep their identity for ever: this encoding must not change.
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let text = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        };
+        let optional = |bytes: &mut Vec<u8>, value: Option<[u8; 8]>| match value {
+            Some(value) => {
+                bytes.push(1);
+                bytes.extend_from_slice(&value);
+            }
+            None => bytes.push(0),
+        };
+        text(bytes, &self.user_id);
+        text(bytes, &self.item_id);
+        bytes.extend_from_slice(&self.ts.to_le_bytes());
+        match &self.request_id {
+            Some(id) => {
+                bytes.push(1);
+                text(bytes, id);
+            }
+            None => bytes.push(0),
+        }
+        optional(bytes, self.request_ts.map(i64::to_le_bytes));
+        text(bytes, &self.action);
+        // Zero has two representations and is one value.
+        optional(bytes, self.value.map(|value| (value + 0.0).to_le_bytes()));
+    }
+}
+
+/// Gives events without a producer's id the hash of their content and of how often the same content stood
+/// before it in the file, so that reading a file twice finds the same ids and two equal purchases in one file
+/// have two.
+///
+/// Memory: about 40 bytes for each different content in the file.
+#[derive(Default)]
+pub(super) struct ContentIds {
+    seen: std::collections::HashMap<u128, u64>,
+    bytes: Vec<u8>,
+}
+
+impl ContentIds {
+    /// A new file begins.
+    pub(super) fn clear(&mut self) {
+        self.seen.clear();
+    }
+
+    pub(super) fn id(&mut self, event: &Event<'_>) -> String {
+        self.bytes.clear();
+        event.encode(&mut self.bytes);
+        let before = self.seen.entry(hash128(&self.bytes)).or_insert(0);
+        self.bytes.extend_from_slice(&before.to_le_bytes());
+        *before += 1;
+        format!("{:032x}", hash128(&self.bytes))
+    }
+}
+
+pub(super) fn missing(name: &str) -> Rejection {
+    Rejection::new(Reason::MissingField, format!("{name} is missing"))
+}
+
+/// Text that identifies something: kept as it is; a whole number is written in decimal.
+pub(super) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
+    /// From here on a `f64` cannot tell neighbouring whole numbers apart.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Absent | Value::Null => Ok(None),
+        Value::Text(text) if text.trim().is_empty() => Ok(None),
+        Value::Text(text) => Ok(Some(text)),
+        Value::Int(number) => Ok(Some(Cow::Owned(number.to_string()))),
+        // Data frames turn whole numbers with gaps into floats.
+        Value::Float(number) if number.is_nan() => Ok(None),
+        Value::Float(number) if number.fract() == 0.0 && number.abs() < EXACT_MAX => {
+            Ok(Some(Cow::Owned((number as i64).to_string())))
+        }
+        Value::NotUtf8 => Err(Rejection::new(Reason::InvalidUtf8, format!("{name} is not UTF-8"))),
+        Value::Float(number) => {
+            Err(Rejection::new(Reason::WrongType, format!("{name}: {number} is not a whole number or text")))
+        }
+        other => Err(Rejection::new(
+            Reason::WrongType,
+            format!("{name} is {}, not text or a whole number", other.kind()),
+        )),
+    }
+}
+
+fn number(value: Value<'_>, name: &str) -> Result<Option<f64>, Rejection> {
+    let wrong =
+        |what: &str| Err(Rejection::new(Reason::WrongType, format!("{name}: {what} is not a number")));
+    let number = match value {
+        Value::Absent | Value::Null => return Ok(None),
+        Value::Int(number) => number as f64,
+        Value::Float(number) => number,
+        Value::NotUtf8 => {
+            return Err(Rejection::new(Reason::InvalidUtf8, format!("{name} is not UTF-8")));
+        }
+        Value::Text(text) => match text.trim() {
+            "" => return Ok(None),
+            text => match text.parse() {
+                Ok(number) => number,
+                Err(_) => return wrong(&format!("`{}`", shortened(text))),
+            },
+        },
+        other => return wrong(other.kind()),
+    };
+    if number.is_nan() {
+        Ok(None)
+    } else if number.is_infinite() {
+        wrong("infinity")
+    } else {
+        Ok(Some(number))
+    }
+}

@@ -1,0 +1,153 @@
+//! What a run did, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+
+use serde::Serialize;
+
+/// What became of the records of a file or of all files. Always
+/// `read = accepted + duplicates + dead_letters`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Records in the file; a CSV header and empty lines are none.
+    pub read: u64,
+    /// Events stored by this run, or different items in the catalogue.
+    pub accepted: u64,
+    /// Events that were stored before or stand earlier, or items that stand in the catalogue again.
+    pub duplicates: u64,
+    /// Rejected records, whether this run or an earlier one stored them.
+    pub dead_letters: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: Counts) {
+        self.read += other.read;
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        self.dead_letters += other.dead_letters;
+    }
+
+    /// Stops a program that has lost count: nothing may be dropped silently.
+    pub(super) fn check(&self, what: &str) {
+        assert_eq!(
+            self.read,
+            self.accepted + self.duplicates + self.dead_letters,
+            "{what}: read is not accepted + duplicates + dead letters: {self:?}"
+        );
+    }
+}
+
+/// One input file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileReport {
+    /// `events` or `items`.
+    pub table: &'static str,
+    /// The file, as the tables name it.
+    pub source: String,
+    /// What became of its records.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// The catalogue after the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CatalogueReport {
+    /// Items of this run's catalogue that were new.
+    pub added: u64,
+    /// Items of this run's catalogue whose title, release, activity or attributes changed.
+    pub updated: u64,
+    /// Items of this run's catalogue that were as stored.
+    pub unchanged: u64,
+    /// Items that events name and no catalogue has: stored with empty attributes by this run.
+    pub from_events: u64,
+    /// All items.
+    pub total: u64,
+}
+
+/// The newest version of each table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Versions {
+    /// Of `events`; none where no events were read and none are stored.
+    pub events: Option<u64>,
+    /// Of `items`.
+    pub items: u64,
+    /// Of `dead_letters`.
+    pub dead_letters: u64,
+}
+
+/// One run of `pipeline ingest`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IngestReport {
+    /// Each file.
+    pub files: Vec<FileReport>,
+    /// All event files.
+    pub events: Counts,
+    /// All catalogue files.
+    pub items: Counts,
+    /// Reason → rejected records.
+    pub dead_letters: BTreeMap<&'static str, u64>,
+    /// The first rejected record of each reason, in words.
+    #[serde(skip)]
+    pub examples: String,
+    /// What happened to `items`.
+    pub catalogue: CatalogueReport,
+    /// Rows of `events` after the run.
+    pub events_stored: u64,
+    /// The tables after the run.
+    pub versions: Versions,
+    /// What should be looked at, and did not stop the run.
+    pub warnings: Vec<String>,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+impl Display for IngestReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.files.iter().map(|file| shown(&file.source)).collect();
+        let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0).max(8);
+        let row = |f: &mut fmt::Formatter<'_>, table: &str, name: &str, c: &Counts| {
+            let Counts { read, accepted, duplicates, dead_letters } = c;
+            writeln!(
+                f,
+                "{table:<6}  {name:<width$}  {read:>12} {accepted:>12} {duplicates:>12} {dead_letters:>12}"
+            )
+        };
+        writeln!(
+            f,
+            "{:<6}  {:<width$}  {:>12} {:>12} {:>12} {:>12}",
+            "", "file", "read", "accepted", "duplicates", "dead letters"
+        )?;
+        for (file, name) in self.files.iter().zip(&names) {
+            row(f, file.table, name, &file.counts)?;
+        }
+        for (table, counts) in [("events", &self.events), ("items", &self.items)] {
+            if self.files.iter().filter(|file| file.table == table).count() > 1 {
+                row(f, table, "all", counts)?;
+            }
+        }
+        let CatalogueReport { added, updated, unchanged, from_events, total } = self.catalogue;
+        writeln!(
+            f,
+            "items: {total} ({added} added, {updated} updated, {unchanged} unchanged, {from_events} seen in events only)"
+        )?;
+        writeln!(f, "events: {}", self.events_stored)?;
+        if !self.examples.is_empty() {
+            writeln!(f, "dead letters:{}", self.examples)?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        write!(f, "{:.1} s", self.seconds)
+    }
+}
+
+/// The end of a long path.
+fn shown(source: &str) -> String {
+    const CHARS_MAX: usize = 48;
+    let chars = source.chars().count();
+    if chars <= CHARS_MAX {
+        return source.into();
+    }
+    let tail: String = source.chars().skip(chars - CHARS_MAX + 1).collect();
+    format!("…{tail}")
+}

@@ -1,0 +1,130 @@
+//! Histories: `sequences` and tables of its columns.
+
+use std::collections::HashMap;
+
+use arrow::array::{AsArray, UInt32Array};
+use arrow::datatypes::{UInt8Type, UInt32Type};
+use arrow::record_batch::RecordBatch;
+use schemas::delta::Snapshot;
+use schemas::history::Role;
+use serde::Serialize;
+
+use super::distribution::Collector;
+use super::{Distribution, InspectError};
+use crate::sequences::Targets;
+
+/// What the histories look like. Sessions, request batches and targets are counted over owned positions, so
+/// that an event in two rows counts once.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SequencesContents {
+    /// Users.
+    pub users: u64,
+    /// Owned positions by role.
+    pub targets: Targets,
+    /// Positions a row.
+    pub row_length: Distribution,
+    /// Events a user.
+    pub history_length: Distribution,
+    /// Events a session.
+    pub session_length: Distribution,
+    /// Events a request batch.
+    pub request_size: Distribution,
+    /// Share of a target's earlier positions in its row that it may not see.
+    pub hidden_share: f64,
+    /// Targets by how much is hidden from them: nothing, up to a quarter, half, three quarters, less than all,
+    /// all; targets that stand first in their row are not among them.
+    pub hidden: [u64; 6],
+    /// Targets that see nothing.
+    pub nothing_visible: u64,
+}
+
+const COLUMNS: [&str; 6] = ["user_id", "session", "request", "visible_len", "role", "target_from"];
+
+pub(super) async fn read(snapshot: &Snapshot) -> Result<SequencesContents, InspectError> {
+    let mut reader = Reader::default();
+    for shard in snapshot.shards() {
+        for batch in snapshot.read_shard(shard, &COLUMNS).await? {
+            reader.batch(&batch);
+        }
+    }
+    reader.close_user();
+    let mut contents = reader.contents;
+    contents.hidden_share =
+        if reader.earlier == 0 { 0.0 } else { reader.hidden as f64 / reader.earlier as f64 };
+    contents.row_length = reader.row_length.finish();
+    contents.history_length = reader.history_length.finish();
+    contents.session_length = reader.session_length.finish();
+    contents.request_size = reader.request_size.finish();
+    Ok(contents)
+}
+
+#[derive(Default)]
+struct Reader {
+    contents: SequencesContents,
+    row_length: Collector,
+    history_length: Collector,
+    session_length: Collector,
+    request_size: Collector,
+    earlier: u64,
+    hidden: u64,
+    /// The user whose rows are being read, and the sizes of that user's sessions and request batches.
+    user: String,
+    events: u64,
+    sessions: HashMap<u32, u64>,
+    requests: HashMap<u32, u64>,
+}
+
+impl Reader {
+    fn batch(&mut self, batch: &RecordBatch) {
+        let users = batch.column(0).as_string::<i32>();
+        let list = |column: usize, row| batch.column(column).as_list::<i32>().value(row);
+        let from: &UInt32Array = batch.column(5).as_primitive::<UInt32Type>();
+        for row in 0..batch.num_rows() {
+            if users.value(row) != self.user || self.events == 0 {
+                self.close_user();
+                self.user = users.value(row).to_owned();
+            }
+            let (sessions, requests, visible) = (list(1, row), list(2, row), list(3, row));
+            let sessions = sessions.as_primitive::<UInt32Type>().values();
+            let requests = requests.as_primitive::<UInt32Type>().values();
+            let visible = visible.as_primitive::<UInt32Type>().values();
+            let roles = list(4, row);
+            let roles = roles.as_primitive::<UInt8Type>().values();
+            self.row_length.add(sessions.len() as u64);
+            for k in from.value(row) as usize..sessions.len() {
+                self.events += 1;
+                *self.sessions.entry(sessions[k]).or_default() += 1;
+                *self.requests.entry(requests[k]).or_default() += 1;
+                self.target(k as u64, u64::from(visible[k]), roles[k]);
+            }
+        }
+    }
+
+    fn target(&mut self, earlier: u64, visible: u64, role: u8) {
+        if let Some(role) = Role::from_u8(role) {
+            self.contents.targets.count(role);
+        }
+        let hidden = earlier.saturating_sub(visible);
+        self.contents.nothing_visible += u64::from(visible == 0);
+        self.earlier += earlier;
+        self.hidden += hidden;
+        if earlier > 0 {
+            let bin = match hidden {
+                0 => 0,
+                all if all == earlier => 5,
+                some => (4 * some).div_ceil(earlier).clamp(1, 4) as usize,
+            };
+            self.contents.hidden[bin] += 1;
+        }
+    }
+
+    fn close_user(&mut self) {
+        if self.events == 0 {
+            return;
+        }
+        self.contents.users += 1;
+        self.history_length.add(std::mem::take(&mut self.events));
+        self.sessions.drain().for_each(|(_, size)| self.session_length.add(size));
+        self.requests.drain().for_each(|(_, size)| self.request_size.add(size));
+    }
+}

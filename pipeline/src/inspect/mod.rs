@@ -1,0 +1,252 @@
+//! What the tables of a root hold, for people and as JSON.
+//!
+//! Every table: version, rows, shards, bytes, columns and properties. The tables of the contract also say what
+//! is in them: the shape of the log, the catalogue's attributes, the distributions of the histories, the
+//! reasons of rejected records. Shards are streamed; what is kept grows with distinct values, not with rows.
+
+mod catalogue;
+mod dead_letters;
+mod distribution;
+mod histories;
+mod log;
+mod print;
+mod user;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::error::DataFusionError;
+use schemas::delta::{Root, Snapshot, TableError};
+use schemas::tables::{
+    DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA,
+};
+use serde::Serialize;
+
+use crate::sequences::stored_items_schema;
+
+pub use catalogue::{AttributeValues, ItemsContents};
+pub use dead_letters::{DeadLettersContents, ReasonCount};
+pub use distribution::{Bin, Distribution};
+pub use histories::SequencesContents;
+pub use log::{Count, EventsContents};
+pub use user::{Entry, Timeline, draw_user};
+
+/// The rows that `build-sequences --since` writes have the columns of `sequences`.
+const REFRESH: &str = "refresh";
+
+/// Tables that cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// A table cannot be opened or read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The root holds no table at all.
+    #[error("{root} holds no tables; `pipeline ingest` writes the first ones")]
+    NoTables {
+        /// The root.
+        root: String,
+    },
+    /// The root holds no table of that name.
+    #[error("no table `{table}` in {root}; its tables are {}", known.join(", "))]
+    UnknownTable {
+        /// As asked for.
+        table: String,
+        /// The root.
+        root: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The user has no history in the table.
+    #[error("user `{user}` is not in table `{table}` at version {version}")]
+    UnknownUser {
+        /// As asked for.
+        user: String,
+        /// The table.
+        table: String,
+        /// Its version.
+        version: u64,
+    },
+    /// A user was asked for of a table whose rows are not histories.
+    #[error("table `{table}` holds no histories; --user draws those of `{SEQUENCES}`")]
+    NoHistories {
+        /// The table.
+        table: String,
+    },
+    /// A shard cannot be read.
+    #[error("reading table `{table}`")]
+    Query {
+        /// The table.
+        table: String,
+        /// Why.
+        source: Box<DataFusionError>,
+    },
+}
+
+fn query(table: &str) -> impl Fn(DataFusionError) -> InspectError {
+    move |source| InspectError::Query { table: table.into(), source: Box::new(source) }
+}
+
+/// The tables of a root.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The root.
+    pub root: String,
+    /// One entry for each table.
+    pub tables: Vec<TableReport>,
+}
+
+/// One table at its newest version.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TableReport {
+    /// The name.
+    pub table: String,
+    /// The version.
+    pub version: u64,
+    /// Rows, as the log counts them.
+    pub rows: u64,
+    /// Shards.
+    pub shards: u64,
+    /// Bytes of the shards.
+    pub bytes: u64,
+    /// The columns, in order.
+    pub columns: Vec<ColumnReport>,
+    /// The table's properties.
+    pub properties: BTreeMap<String, String>,
+    /// What is in it, where the contract says what that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contents: Option<Contents>,
+}
+
+/// One column.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ColumnReport {
+    /// The name.
+    pub name: String,
+    /// The Arrow type.
+    #[serde(rename = "type")]
+    pub data_type: String,
+    /// Whether a row may have none.
+    pub nullable: bool,
+}
+
+/// What a table of the contract holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Contents {
+    /// `events`.
+    Events(EventsContents),
+    /// `items`.
+    Items(ItemsContents),
+    /// `sequences`, `refresh`.
+    Sequences(Box<SequencesContents>),
+    /// `dead_letters`.
+    DeadLetters(DeadLettersContents),
+}
+
+/// Looks into one table, or into all of them.
+pub async fn inspect(root: &Root, table: Option<&str>) -> Result<Inspection, InspectError> {
+    let names = match table {
+        Some(name) => vec![known(root, name)?],
+        None => tables(root),
+    };
+    let place = root.path().display().to_string();
+    if names.is_empty() {
+        return Err(InspectError::NoTables { root: place });
+    }
+    let mut reports = Vec::new();
+    for name in names {
+        // A table whose log is still empty has nothing to show.
+        if let Some(snapshot) = root.snapshot(&name).await? {
+            reports.push(report(snapshot).await?);
+        }
+    }
+    Ok(Inspection { root: place, tables: reports })
+}
+
+/// The name of a table that is there.
+fn known(root: &Root, name: &str) -> Result<String, InspectError> {
+    let known = tables(root);
+    let place = root.path().display().to_string();
+    if known.is_empty() {
+        return Err(InspectError::NoTables { root: place });
+    }
+    if known.iter().any(|table| table == name) {
+        Ok(name.to_owned())
+    } else {
+        Err(InspectError::UnknownTable { table: name.into(), root: place, known })
+    }
+}
+
+/// The tables of the root, also those one directory deeper (`sft/genre`), by name.
+fn tables(root: &Root) -> Vec<String> {
+    let is_table = |path: &Path| path.join("_delta_log").is_dir();
+    let mut tables = Vec::new();
+    for (name, path) in directories(root.path()) {
+        if is_table(&path) {
+            tables.push(name);
+        } else {
+            let inside = directories(&path).into_iter().filter(|(_, path)| is_table(path));
+            tables.extend(inside.map(|(inner, _)| format!("{name}/{inner}")));
+        }
+    }
+    tables.sort();
+    tables
+}
+
+fn directories(path: &Path) -> Vec<(String, std::path::PathBuf)> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        .collect()
+}
+
+async fn report(snapshot: Snapshot) -> Result<TableReport, InspectError> {
+    let name = snapshot.name().to_owned();
+    let schema = schema(&snapshot)?;
+    let column = |field: &arrow::datatypes::FieldRef| ColumnReport {
+        name: field.name().clone(),
+        data_type: type_name(field.data_type()),
+        nullable: field.is_nullable(),
+    };
+    Ok(TableReport {
+        version: snapshot.version(),
+        rows: snapshot.rows(),
+        shards: snapshot.shards().len() as u64,
+        bytes: snapshot.shards().iter().map(|shard| shard.bytes).sum(),
+        columns: schema.fields().iter().map(column).collect(),
+        properties: snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        contents: match name.as_str() {
+            EVENTS => Some(Contents::Events(log::read(snapshot).await?)),
+            ITEMS => Some(Contents::Items(catalogue::read(&snapshot, &schema).await?)),
+            SEQUENCES | REFRESH => Some(Contents::Sequences(Box::new(histories::read(&snapshot).await?))),
+            DEAD_LETTERS => Some(Contents::DeadLetters(dead_letters::read(&snapshot).await?)),
+            _ => None,
+        },
+        table: name,
+    })
+}
+
+/// The columns as the shards have them: the log knows no unsigned types.
+fn schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
+    Ok(match snapshot.name() {
+        EVENTS => EVENTS_SCHEMA.clone(),
+        ITEMS => stored_items_schema(snapshot)?,
+        SEQUENCES | REFRESH => SEQUENCES_SCHEMA.clone(),
+        DEAD_LETTERS => DEAD_LETTERS_SCHEMA.clone(),
+        name => {
+            let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
+            snapshot.delta().snapshot().map_err(log)?.snapshot().arrow_schema()
+        }
+    })
+}
+
+/// The type as the contract writes it.
+fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::List(element) => format!("List<{}>", type_name(element.data_type())),
+        DataType::Timestamp(unit, Some(zone)) => format!("Timestamp({unit}, {zone})"),
+        other => other.to_string(),
+    }
+}

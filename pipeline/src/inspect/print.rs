@@ -1,0 +1,210 @@
+//! The reports as text that reads without colour.
+
+use std::fmt;
+
+use super::{Contents, Distribution, Inspection, TableReport};
+use super::{DeadLettersContents, EventsContents, ItemsContents, SequencesContents};
+
+const BAR: usize = 32;
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.root)?;
+        for table in &self.tables {
+            write!(f, "\n{table}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TableReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}  version {}, {} rows, {} shards, {}",
+            self.table,
+            self.version,
+            self.rows,
+            self.shards,
+            bytes(self.bytes)
+        )?;
+        for column in &self.columns {
+            let null = if column.nullable { ", may be null" } else { "" };
+            writeln!(f, "  {:<18}{}{null}", column.name, column.data_type)?;
+        }
+        if !self.properties.is_empty() {
+            let pairs: Vec<_> = self.properties.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+            writeln!(f, "  properties: {}", pairs.join(", "))?;
+        }
+        match &self.contents {
+            Some(Contents::Events(contents)) => contents.fmt(f),
+            Some(Contents::Items(contents)) => contents.fmt(f),
+            Some(Contents::Sequences(contents)) => contents.fmt(f),
+            Some(Contents::DeadLetters(contents)) => contents.fmt(f),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for EventsContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  users {}, items {}, with a logged request {}",
+            self.users, self.items, self.with_request
+        )?;
+        if let (Some(first), Some(last)) = (self.first, self.last) {
+            let time = "%Y-%m-%d %H:%M:%S";
+            writeln!(f, "  from {} to {} UTC", first.format(time), last.format(time))?;
+        }
+        let d = &self.per_day;
+        if let Some(busiest) = self.busiest_day {
+            writeln!(
+                f,
+                "  events a day: {} days with events, median {}, mean {:.1}, most {} on {busiest}",
+                d.count, d.median, d.mean, d.max
+            )?;
+        }
+        let most = self.actions.first().map_or(0, |action| action.count);
+        writeln!(f, "  actions")?;
+        self.actions.iter().try_for_each(|action| bar(f, &action.value, action.count, most, self.events))
+    }
+}
+
+impl fmt::Display for ItemsContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  items {}, active {}, with a title {}, with a release date {}",
+            self.items, self.active, self.with_title, self.with_release_ts
+        )?;
+        for attribute in &self.attributes {
+            writeln!(
+                f,
+                "  {}: {} values, {} items without one",
+                attribute.attribute, attribute.values, attribute.items_without
+            )?;
+            let most = attribute.top.first().map_or(0, |value| value.count);
+            attribute.top.iter().try_for_each(|value| bar(f, &value.value, value.count, most, self.items))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SequencesContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  users {}", self.users)?;
+        distribution(f, "events a user", &self.history_length)?;
+        distribution(f, "positions a row", &self.row_length)?;
+        distribution(f, "events a session", &self.session_length)?;
+        distribution(f, "events a request batch", &self.request_size)?;
+        let t = &self.targets;
+        let targets = [
+            ("pre-training", t.pretrain),
+            ("instruction tuning", t.sft),
+            ("validation", t.validation),
+            ("test", t.test),
+        ];
+        writeln!(f, "  targets by role")?;
+        bars(f, &targets)?;
+        writeln!(
+            f,
+            "  hidden from a target: {:.2}% of the earlier positions of its row; {} targets see nothing",
+            100.0 * self.hidden_share,
+            self.nothing_visible
+        )?;
+        let labels = ["nothing", "up to 25%", "up to 50%", "up to 75%", "less than all", "all"];
+        bars(f, &std::array::from_fn::<_, 6, _>(|i| (labels[i], self.hidden[i])))
+    }
+}
+
+impl fmt::Display for DeadLettersContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.reasons.iter().map(|reason| reason.count).sum();
+        let most = self.reasons.first().map_or(0, |reason| reason.count);
+        for reason in &self.reasons {
+            bar(f, &reason.reason, reason.count, most, total)?;
+            writeln!(f, "      {} at {}: {}", reason.source, reason.position, reason.message)?;
+            writeln!(f, "      {}", reason.value)?;
+        }
+        Ok(())
+    }
+}
+
+fn distribution(f: &mut fmt::Formatter<'_>, label: &str, d: &Distribution) -> fmt::Result {
+    writeln!(
+        f,
+        "  {label}: {} in all, mean {:.1}, median {}, p90 {}, p99 {}, from {} to {}",
+        d.count, d.mean, d.median, d.p90, d.p99, d.min, d.max
+    )?;
+    let label = |from, to| if from == to { format!("{from}") } else { format!("{from}–{to}") };
+    let most = d.bins.iter().map(|bin| bin.count).max().unwrap_or(0);
+    d.bins.iter().try_for_each(|bin| bar(f, &label(bin.from, bin.to), bin.count, most, d.count))
+}
+
+fn bars(f: &mut fmt::Formatter<'_>, values: &[(&str, u64)]) -> fmt::Result {
+    let most = values.iter().map(|(_, count)| *count).max().unwrap_or(0);
+    let total = values.iter().map(|(_, count)| count).sum();
+    values.iter().try_for_each(|(label, count)| bar(f, label, *count, most, total))
+}
+
+/// One bar, as long as `count` is of `most`, with its share of `total`.
+fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u64) -> fmt::Result {
+    let eighths = (count as u128 * (BAR * 8) as u128).checked_div(most.into()).unwrap_or(0) as usize;
+    let mut drawn = "█".repeat(eighths / 8);
+    // What is there at all is seen.
+    let rest = if count > 0 { (eighths % 8).max(usize::from(eighths == 0)) } else { 0 };
+    drawn.extend(['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(rest.wrapping_sub(1)));
+    let share = if total == 0 { 0.0 } else { 100.0 * count as f64 / total as f64 };
+    let line = format!("    {}{count:>12}  {share:>5.1}%  {drawn}", fitted(label, 22));
+    writeln!(f, "{}", line.trim_end())
+}
+
+/// `text` in exactly `width` characters.
+pub(super) fn fitted(text: &str, width: usize) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().count() <= width {
+        format!("{text:<width$}")
+    } else {
+        let cut: String = text.chars().take(width - 1).collect();
+        format!("{cut}…")
+    }
+}
+
+/// A span in its two largest units.
+pub(super) fn duration(ms: i64) -> String {
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
+    let first = units.iter().position(|(_, unit)| ms >= *unit).unwrap_or(units.len() - 1);
+    let (name, unit) = units[first];
+    let mut text = format!("{} {name}", ms / unit);
+    if let Some((name, smaller)) = units.get(first + 1)
+        && ms % unit / smaller > 0
+    {
+        text.push_str(&format!(" {} {name}", ms % unit / smaller));
+    }
+    text
+}
+
+fn bytes(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((name, shift)) => format!("{:.1} {name}", bytes as f64 / (1u64 << shift) as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(duration(93_784_000), "1 d 2 h");
+        assert_eq!(duration(1_800_000), "30 min");
+        assert_eq!(duration(0), "0 ms");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(100), "100 bytes");
+        assert_eq!(fitted("ab\nc", 6), "ab c  ");
+        assert_eq!(fitted("abcdef", 4), "abc…");
+    }
+}

@@ -1,0 +1,39 @@
+//! The `pipeline` program: raw interaction logs to tables, and a look into them.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use schemas::cli::{self, CommonArgs};
+
+/// Raw interaction logs to Delta tables: events, items, sequences.
+#[derive(Debug, Parser)]
+#[command(name = "pipeline", version)]
+struct Cli {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ingest(commands::ingest::Args),
+    BuildSequences(commands::build_sequences::Args),
+    Inspect(commands::inspect::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Cli { common, command } = Cli::parse();
+    let result = match command {
+        Command::Ingest(args) => commands::ingest::run(&common, args).await,
+        Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
+        Command::Inspect(args) => commands::inspect::run(&common, args).await,
+    };
+    ExitCode::from(match result {
+        Ok(()) => cli::EXIT_DONE,
+        Err(error) => cli::report("pipeline", error.as_ref()),
+    })
+}

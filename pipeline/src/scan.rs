@@ -1,0 +1,203 @@
+//! Reading the shards of a snapshot with DataFusion.
+//!
+//! A plain Parquet scan over exactly the shards that the table's log names at one version, never over a
+//! directory: what a later commit adds, or an unfinished one left behind, is not seen. The plan is made of
+//! DataFusion's own operators, so it can be sent to another process.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Result, ScalarValue, config::SpillCompression};
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use schemas::delta::{Shard, Snapshot};
+use schemas::hash::hash64;
+
+/// What one run may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Resources {
+    /// Parallel streams.
+    pub threads: usize,
+    /// Bytes that sorts may hold before they spill. Readers, writers and the open user come on top.
+    pub memory_bytes: usize,
+}
+
+impl Default for Resources {
+    /// Every core, and a pool of 1 GiB: with more, a sort of 20 million events was no faster.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, memory_bytes: 1 << 30 }
+    }
+}
+
+impl Resources {
+    /// A DataFusion session within these limits, spilling to the system's temporary directory.
+    pub fn session(self) -> Result<SessionContext> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes)))
+            .build_arc()?;
+        // A merge reserves its share before it starts; a small pool must have some left for the sort itself.
+        let reservation = (self.memory_bytes / self.threads.max(1) / 8).min(10 << 20);
+        let config = SessionConfig::new()
+            .with_target_partitions(self.threads.max(1))
+            .with_sort_spill_reservation_bytes(reservation)
+            .with_spill_compression(SpillCompression::Lz4Frame);
+        Ok(SessionContext::new_with_config_rt(config, runtime))
+    }
+}
+
+/// Whether a group of shards is a promise or a suggestion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// Every partition reads exactly the shards of its group, in their order.
+    Pinned,
+    /// All partitions share the work.
+    Shared,
+}
+
+/// A snapshot as a DataFusion table.
+#[derive(Debug, Clone)]
+pub struct SnapshotTable {
+    snapshot: Snapshot,
+    files: TableSchema,
+}
+
+impl SnapshotTable {
+    /// The shards of `snapshot`, read as `schema`; partition columns come last, whatever their place there.
+    pub fn new(snapshot: Snapshot, schema: &Schema) -> Self {
+        let partitions: Vec<String> =
+            snapshot.shards().first().map_or_else(Vec::new, |s| s.partition.keys().cloned().collect());
+        let (partition_fields, file_fields): (Vec<FieldRef>, Vec<FieldRef>) =
+            schema.fields().iter().cloned().partition(|field| partitions.contains(field.name()));
+        let files = TableSchema::builder(Arc::new(Schema::new(file_fields)));
+        let files = files.with_table_partition_cols(partition_fields).build();
+        Self { snapshot, files }
+    }
+
+    /// The snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// A scan of `columns`, one output partition for each of `groups`. With [`Groups::Shared`] a partition
+    /// that has finished takes shards over from the others.
+    pub fn plan<'a>(
+        &self,
+        runtime: &RuntimeEnv,
+        columns: &[&str],
+        groups: impl IntoIterator<Item = Vec<&'a Shard>>,
+        kind: Groups,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.files.table_schema();
+        let indexes =
+            columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<Vec<usize>>>()?;
+        self.scan_columns(runtime, Some(indexes), groups, kind)
+    }
+
+    fn scan_columns<'a>(
+        &self,
+        runtime: &RuntimeEnv,
+        columns: Option<Vec<usize>>,
+        groups: impl IntoIterator<Item = Vec<&'a Shard>>,
+        kind: Groups,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let store = self.snapshot.delta().object_store();
+        let location = self.snapshot.delta().table_url();
+        // The store is rooted at the table, so its name must tell tables apart.
+        let url = ObjectStoreUrl::parse(format!("shards://{:016x}", hash64(location.as_str().as_bytes())))?;
+        runtime.register_object_store(url.as_ref(), store);
+        let mut file_groups = Vec::new();
+        for group in groups {
+            let files = group.into_iter().map(|shard| self.file(shard)).collect::<Result<Vec<_>>>()?;
+            file_groups.push(FileGroup::new(files));
+        }
+        let source = Arc::new(ParquetSource::new(self.files.clone()));
+        let scan = FileScanConfigBuilder::new(url, source)
+            .with_file_groups(file_groups)
+            .with_projection_indices(columns)?
+            .with_preserve_order(kind == Groups::Pinned)
+            .build();
+        Ok(DataSourceExec::from_data_source(scan))
+    }
+
+    fn file(&self, shard: &Shard) -> Result<PartitionedFile> {
+        let values = self
+            .files
+            .table_partition_cols()
+            .iter()
+            .map(|field| match shard.partition.get(field.name()).and_then(Option::as_ref) {
+                Some(value) => ScalarValue::try_from_string(value.clone(), field.data_type()),
+                None => ScalarValue::try_from(field.data_type()),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(PartitionedFile::new(shard.path.clone(), shard.bytes).with_partition_values(values))
+    }
+}
+
+#[async_trait]
+impl TableProvider for SnapshotTable {
+    fn schema(&self) -> SchemaRef {
+        self.files.table_schema().clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let groups = balanced(self.snapshot.shards().iter(), state.config().target_partitions());
+        self.scan_columns(state.runtime_env(), projection.cloned(), groups, Groups::Shared)
+    }
+}
+
+/// Deals shards into at most `count` runs of about equal bytes, keeping their order.
+pub fn balanced<'a>(shards: impl Iterator<Item = &'a Shard> + Clone, count: usize) -> Vec<Vec<&'a Shard>> {
+    let total: u64 = shards.clone().map(|shard| shard.bytes).sum();
+    let share = total.div_ceil(count.max(1) as u64).max(1);
+    let mut groups: Vec<Vec<&Shard>> = vec![Vec::new()];
+    let mut filled = 0;
+    for shard in shards {
+        if filled >= share * groups.len() as u64 {
+            groups.push(Vec::new());
+        }
+        filled += shard.bytes;
+        if let Some(group) = groups.last_mut() {
+            group.push(shard);
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_dealt_in_order_and_by_size() {
+        let shard = |bytes| Shard { path: bytes.to_string(), bytes, rows: None, partition: [].into() };
+        let shards = [shard(5), shard(1), shard(2), shard(2), shard(10)];
+        let bytes = |groups: Vec<Vec<&Shard>>| -> Vec<Vec<u64>> {
+            groups.iter().map(|g| g.iter().map(|s| s.bytes).collect()).collect()
+        };
+        assert_eq!(bytes(balanced(shards.iter(), 2)), [vec![5, 1, 2, 2], vec![10]]);
+        assert_eq!(bytes(balanced(shards.iter(), 1)), [vec![5, 1, 2, 2, 10]]);
+        assert_eq!(bytes(balanced([].iter(), 3)), [vec![]; 1]);
+    }
+}

@@ -1,0 +1,271 @@
+//! The history pass: sorted events in, rows of `sequences` out.
+//!
+//! ```text
+//!  sorted batches   │ a a a b b │ b b b b b │ b c d d d │          bucket, user, time, tie …
+//!                         ▲ open user ────────▶ ▲
+//!  close `a`: sessions, request batches, v_t, roles, windows ──▶ rows ──▶ batches of rows
+//! ```
+//!
+//! A user's events arrive side by side, so one user is open at a time and is carried over the ends of
+//! batches. When the next user begins, the open one's history is complete: the functions of
+//! [`schemas::history`] compute its lists, and its windows become rows, oldest first.
+//!
+//! **Memory.** One input batch, the open user's history (about 40 bytes an event and its request ids) with
+//! its windows (8 bytes an event), and the rows of that user. Nothing grows with the number of users; a user
+//! with a million events costs about 120 MB while it is open.
+//!
+//! **What lies beneath is free.** The pass needs a partition in [`key_order`] that has all events of the
+//! users it has: one sorted stream, one sorted bucket, or a shuffled partition of a distributed engine. It
+//! gives batches of one bucket each, buckets in the order in which they came.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, Int64Array, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
+use datafusion::common::cast::{as_int64_array, as_string_array, as_uint32_array, as_uint64_array};
+use datafusion::physical_expr::LexOrdering;
+use schemas::config::{ConfigError, Sequences};
+use schemas::hash::hash64;
+use schemas::history::{
+    DeltaTau, Role, Split, first_held_out, held_out_roles, request_batches, session_ordinals,
+    visible_lengths, windows, with_sft_share,
+};
+
+use super::BuildError;
+use super::keys::key_order;
+use super::operator::{Pass, PassSpec};
+use super::report::Counts;
+use super::rows::{History, ROWS_SCHEMA, Rows};
+
+/// The settings that decide a user's rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    session_gap_ms: i64,
+    batch_gap_ms: i64,
+    delta_tau: DeltaTau,
+    max_len: usize,
+    split: Split,
+    sft_share: f64,
+}
+
+impl TryFrom<&Sequences> for Settings {
+    type Error = ConfigError;
+
+    fn try_from(config: &Sequences) -> Result<Self, ConfigError> {
+        Ok(Self {
+            session_gap_ms: config.session_gap.ms,
+            batch_gap_ms: config.batch_gap.ms,
+            delta_tau: config.delta_tau.0,
+            max_len: config.max_len,
+            split: config.split()?,
+            sft_share: config.sft_share,
+        })
+    }
+}
+
+/// The history pass as an operator over events in [`key_order`].
+#[derive(Debug)]
+pub(super) struct Histories {
+    pub settings: Settings,
+    /// What each pass counted is added here when it ends.
+    pub counts: Arc<Mutex<Counts>>,
+}
+
+impl PassSpec for Histories {
+    fn name(&self) -> &'static str {
+        "Histories"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        ROWS_SCHEMA.clone()
+    }
+
+    fn input_order(&self) -> Option<LexOrdering> {
+        Some(key_order())
+    }
+
+    fn start(&self) -> Box<dyn Pass> {
+        Box::new(HistoryPass {
+            settings: self.settings,
+            total: Arc::clone(&self.counts),
+            counts: Counts::default(),
+            open: OpenUser::default(),
+            rows: Rows::of_bucket(0),
+        })
+    }
+}
+
+struct HistoryPass {
+    settings: Settings,
+    total: Arc<Mutex<Counts>>,
+    counts: Counts,
+    open: OpenUser,
+    rows: Rows,
+}
+
+/// The history of the user whose end has not been seen.
+#[derive(Debug, Default)]
+struct OpenUser {
+    bucket: u32,
+    user: String,
+    ts: Vec<i64>,
+    item: Vec<u32>,
+    event: Vec<u64>,
+    requests: RequestIds,
+    /// Where the newest event came from.
+    place: (u32, i64),
+}
+
+/// One text for all request ids of a history: a `String` each would cost more than the ids.
+#[derive(Debug, Default)]
+struct RequestIds {
+    text: String,
+    spans: Vec<Option<Range<usize>>>,
+}
+
+impl RequestIds {
+    fn push(&mut self, id: Option<&str>) {
+        let span = id.map(|id| {
+            let start = self.text.len();
+            self.text.push_str(id);
+            start..self.text.len()
+        });
+        self.spans.push(span);
+    }
+
+    fn ids(&self) -> Vec<Option<&str>> {
+        self.spans.iter().map(|span| span.clone().map(|span| &self.text[span])).collect()
+    }
+}
+
+/// The columns of a batch of keyed events.
+struct Columns<'a> {
+    bucket: &'a UInt32Array,
+    user: &'a StringArray,
+    ts: &'a Int64Array,
+    source: &'a UInt32Array,
+    position: &'a Int64Array,
+    event: &'a UInt64Array,
+    item: &'a UInt32Array,
+    request: &'a StringArray,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a RecordBatch) -> Result<Self> {
+        Ok(Self {
+            bucket: as_uint32_array(batch.column(0))?,
+            user: as_string_array(batch.column(1))?,
+            ts: as_int64_array(batch.column(2))?,
+            source: as_uint32_array(batch.column(4))?,
+            position: as_int64_array(batch.column(5))?,
+            event: as_uint64_array(batch.column(6))?,
+            item: as_uint32_array(batch.column(7))?,
+            request: as_string_array(batch.column(8))?,
+        })
+    }
+}
+
+impl OpenUser {
+    fn begin(&mut self, bucket: u32, user: &str) {
+        self.bucket = bucket;
+        self.user.clear();
+        self.user.push_str(user);
+        self.ts.clear();
+        self.item.clear();
+        self.event.clear();
+        self.requests.text.clear();
+        self.requests.spans.clear();
+    }
+
+    /// Whether the row is the newest event once more. Copies that are equal in everything have equal keys, so
+    /// they are neighbours.
+    fn ends_with(&self, columns: &Columns<'_>, row: usize) -> bool {
+        self.ts.last() == Some(&columns.ts.value(row))
+            && self.event.last() == Some(&columns.event.value(row))
+            && self.place == (columns.source.value(row), columns.position.value(row))
+    }
+
+    fn push(&mut self, columns: &Columns<'_>, row: usize) {
+        self.ts.push(columns.ts.value(row));
+        self.item.push(columns.item.value(row));
+        self.event.push(columns.event.value(row));
+        self.requests.push(columns.request.is_valid(row).then(|| columns.request.value(row)));
+        self.place = (columns.source.value(row), columns.position.value(row));
+    }
+}
+
+impl Pass for HistoryPass {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let columns = Columns::of(batch)?;
+        let mut done = Vec::new();
+        for row in 0..batch.num_rows() {
+            let user = columns.user.value(row);
+            if self.open.ts.is_empty() || self.open.user != user {
+                self.close_user(&mut done)?;
+                self.open.begin(columns.bucket.value(row), user);
+            } else if self.open.ends_with(&columns, row) {
+                self.counts.duplicates += 1;
+                continue;
+            }
+            self.open.push(&columns, row);
+        }
+        Ok(done)
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        let mut done = Vec::new();
+        self.close_user(&mut done)?;
+        done.extend(self.rows.take()?);
+        let counts = std::mem::take(&mut self.counts);
+        self.total.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
+        Ok(done)
+    }
+}
+
+impl HistoryPass {
+    /// The open user's history is complete: its rows.
+    fn close_user(&mut self, done: &mut Vec<RecordBatch>) -> Result<()> {
+        let OpenUser { bucket, user, ts, item, event, requests, .. } = &self.open;
+        if ts.is_empty() {
+            return Ok(());
+        }
+        if self.rows.bucket() != *bucket {
+            done.extend(self.rows.take()?);
+            self.rows = Rows::of_bucket(*bucket);
+        }
+        let Settings { session_gap_ms, batch_gap_ms, delta_tau, max_len, split, sft_share } = self.settings;
+        let session = session_ordinals(ts, session_gap_ms);
+        let requests = request_batches(ts, &requests.ids(), batch_gap_ms);
+        let visible = visible_lengths(ts, &requests, delta_tau);
+        let mut roles = held_out_roles(ts, hash64(user.as_bytes()), split).unwrap_or_else(|| {
+            self.counts.users_too_few += 1;
+            vec![Role::Pretrain; ts.len()]
+        });
+        with_sft_share(&mut roles, event, sft_share);
+        let windows = windows(&visible, max_len, first_held_out(&roles, split))
+            .map_err(|source| BuildError::Window { user: user.clone(), source })?;
+
+        let history = History {
+            user,
+            item,
+            ts,
+            session: &session,
+            request: &requests.ordinal,
+            visible: &visible,
+            roles: &roles,
+        };
+        self.counts.users += 1;
+        for window in &windows {
+            self.counts.row(window, &roles, &visible);
+            self.rows.push(&history, window);
+            if self.rows.is_full() {
+                done.extend(self.rows.take()?);
+            }
+        }
+        self.open.ts.clear();
+        Ok(())
+    }
+}
