@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chrono::NaiveDate;
 use pipeline::ingest::{self, IngestReport};
 use pipeline::sequences::{self, BuildReport};
@@ -66,7 +66,11 @@ pub(crate) async fn run(
     eprintln!("{ingest}");
 
     heading(2, "build-sequences: events to windows of histories");
-    let sequences = sequences::build(config, &root, interrupt).await.context("build-sequences")?;
+    // A build that is dropped leaves the table as it was.
+    let sequences = tokio::select! {
+        report = sequences::build(config, &root) => report.context("build-sequences")?,
+        () = interrupt.wait() => bail!("stopped during build-sequences; the same command repeats it"),
+    };
     eprintln!("{sequences}");
 
     heading(3, &format!("pretrain: model `{name}`, mask {}", config.model.mask.name()));

@@ -60,7 +60,7 @@ use source::{RecordSource, Rejection, Step, Wanted};
 use stage::Stage;
 
 use crate::commit::{Change, CommitMode, NewShard, commit, discard};
-use crate::interrupt::Interrupt;
+use schemas::cli::Interrupt;
 
 pub use error::IngestError;
 pub use report::{CatalogueReport, Counts, FileReport, IngestReport, Versions};

@@ -6,6 +6,5 @@
 pub mod commit;
 pub mod ingest;
 pub mod inspect;
-pub mod interrupt;
 pub mod scan;
 pub mod sequences;

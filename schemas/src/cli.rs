@@ -3,10 +3,10 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError};
 
@@ -76,7 +76,7 @@ pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
 ///
 /// Long loops ask [`requested`](Self::requested) between two pieces of work and clean up on the way out.
 #[derive(Debug, Clone, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(Arc<watch::Sender<bool>>);
 
 impl Interrupt {
     /// One that the first Ctrl-C of the process requests; a second ends the process at once. Must be called
@@ -98,12 +98,18 @@ impl Interrupt {
 
     /// Requests the stop.
     pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.send_replace(true);
     }
 
     /// Whether the stop was requested.
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        *self.0.borrow()
+    }
+
+    /// Resolves when the stop is requested: for work that can simply be dropped.
+    pub async fn wait(&self) {
+        // The sender lives as long as `self`, so this ends by a request only.
+        let _ = self.0.subscribe().wait_for(|&requested| requested).await;
     }
 }
 

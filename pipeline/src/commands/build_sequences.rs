@@ -1,7 +1,7 @@
 //! `pipeline build-sequences`.
 
 use pipeline::sequences::build;
-use schemas::cli::CommonArgs;
+use schemas::cli::{CommonArgs, Interrupt};
 use schemas::delta::Root;
 
 /// Build the table sequences from events and items.
@@ -13,10 +13,11 @@ pub(crate) struct Args {}
 pub(crate) async fn run(common: &CommonArgs, _: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
+    let interrupt = Interrupt::on_ctrl_c();
     // A build that is dropped deletes the shards it had begun; only its last step, the commit, counts.
     let report = tokio::select! {
         report = build(&config, &root) => report?,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
+        () = interrupt.wait() => anyhow::bail!("stopped; the table is as it was"),
     };
     eprintln!("{report}");
     if common.json {

@@ -1,8 +1,8 @@
 //! `pipeline ingest`.
 
 use pipeline::ingest;
-use pipeline::interrupt::Interrupt;
-use schemas::cli::CommonArgs;
+
+use schemas::cli::{CommonArgs, Interrupt};
 use schemas::delta::Root;
 
 /// Read files into the tables events, items and dead_letters.

@@ -26,7 +26,7 @@ use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 use super::error::IngestError;
 use super::mapping::Event;
 use crate::commit::{NewShard, ShardWriter};
-use crate::interrupt::Interrupt;
+use schemas::cli::Interrupt;
 
 const BATCH_ROWS: usize = 1 << 16;
 const MS_PER_DAY: i64 = 86_400_000;
