@@ -1,0 +1,93 @@
+//! `jobs daily`: the whole path in one command.
+
+use crate::programs::{EVENTS_A_USER, USERS, Workspace, files, json, stderr};
+
+#[test]
+fn one_command_goes_from_log_to_results() {
+    let workspace = Workspace::new();
+    let output = workspace.succeed("jobs", &["daily", "--date", "2026-01-31", "--json"]);
+    let report = json(&output);
+    let text = stderr(&output);
+
+    let read = u64::from(USERS * EVENTS_A_USER);
+    let total = &report["ingest"]["events"];
+    assert_eq!(total["read"], read, "{report}");
+    assert_eq!(total["accepted"], read);
+    assert_eq!(report["sequences"]["unchanged"], false);
+    assert_eq!(report["training"]["status"], "trained");
+    for step in ["[1/4] ingest", "[2/4] build-sequences", "[3/4] pretrain", "[4/4] evaluate"] {
+        assert!(text.contains(step), "{text}");
+    }
+
+    // The model and both baselines, under two protocols, with and without seen items.
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 12);
+    for result in results {
+        let number = |key: &str| result[key].as_f64().unwrap();
+        assert!(["2026-01-31", "popularity", "co-occurrence"].contains(&result["model"].as_str().unwrap()));
+        assert_eq!(result["split"], "test");
+        assert_eq!(number("targets") + number("no_history") + number("left_out"), f64::from(USERS));
+        assert!(number("hr@10") <= number("hr@20") && number("hr@20") <= number("hr@50"));
+        assert!((0.0..=1.0).contains(&number("ndcg@10")));
+        assert!(result["condition"].is_null());
+    }
+
+    let model = workspace.root().join("models/2026-01-31");
+    let names: Vec<String> = files(&model).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(
+        names,
+        [
+            "config.toml",
+            "lineage.json",
+            "metrics.json",
+            "model.safetensors",
+            "optimizer.safetensors",
+            "trainer_state.json",
+            "vocabulary.json"
+        ]
+    );
+
+    // A second run finds everything done.
+    let before = files(&model);
+    let again = json(&workspace.succeed("jobs", &["daily", "--date", "2026-01-31", "--json"]));
+    assert_eq!(again["ingest"]["events"]["duplicates"], read);
+    assert_eq!(again["ingest"]["events"]["accepted"], 0);
+    assert_eq!(again["sequences"]["unchanged"], true);
+    assert_eq!(again["training"]["status"], "unchanged");
+    assert_eq!(again["results"], report["results"]);
+    assert_eq!(files(&model), before);
+}
+
+#[test]
+fn two_runs_give_the_same_model() {
+    let [a, b] = [(); 2].map(|()| {
+        let workspace = Workspace::new();
+        workspace.succeed("jobs", &["daily", "--name", "m"]);
+        let files = files(&workspace.root().join("models/m"));
+        files.into_iter().filter(|(name, _)| name.ends_with(".safetensors")).collect::<Vec<_>>()
+    });
+    assert_eq!(a.len(), 2);
+    assert!(a == b, "the same seed and log gave different weights");
+}
+
+#[test]
+fn each_mask_and_loss_trains_and_evaluates() {
+    let workspace = Workspace::new();
+    workspace.succeed("pipeline", &["ingest"]);
+    workspace.succeed("pipeline", &["build-sequences"]);
+    for mask in ["gather", "row", "none"] {
+        for loss in ["full", "sampled"] {
+            let name = format!("{mask}-{loss}");
+            let (mask, loss) = (format!("model.mask={mask}"), format!("pretrain.loss={loss}"));
+            let smoothing = "pretrain.uniform_negatives=8";
+            workspace.succeed(
+                "trainer",
+                &["pretrain", "--name", &name, "--set", &mask, "--set", &loss, "--set", smoothing],
+            );
+            let results = json(&workspace.succeed("trainer", &["evaluate", "--model", &name, "--json"]));
+            // Chance is 10 of 30 items.
+            let hit_rate = results["results"][0]["hr@10"].as_f64().unwrap();
+            assert!(hit_rate > 0.5, "{name}: {hit_rate}");
+        }
+    }
+}

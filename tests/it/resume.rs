@@ -1,0 +1,97 @@
+//! Interrupting a training and resuming it ends in the same weights as not interrupting it.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use schemas::cli::Interrupt;
+use schemas::config::Config;
+use schemas::delta::Root;
+use trainer::pretrain::{self, Options, Outcome, Status};
+
+use crate::programs::{Workspace, files, stderr};
+
+/// What training produced: weights and optimiser, bit for bit, and how it went.
+fn trained(workspace: &Workspace, name: &str) -> Vec<(String, Vec<u8>)> {
+    files(&workspace.root().join("models").join(name))
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".safetensors") || name == "trainer_state.json")
+        .collect()
+}
+
+fn tables() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.succeed("pipeline", &["ingest"]);
+    workspace.succeed("pipeline", &["build-sequences"]);
+    workspace
+}
+
+async fn pretrain(config: &Config, name: &str, stop_after: Option<u64>) -> Outcome {
+    let root = Root::new(&config.root).unwrap();
+    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after };
+    pretrain::run(config, &root, options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_run_cut_into_pieces_ends_in_the_same_weights() {
+    let workspace = tables();
+    let overrides = ["pretrain.loss=sampled".to_owned(), "pretrain.warmup_steps=4".to_owned()];
+    let config = Config::load(&workspace.path("config.toml"), &overrides).unwrap();
+    let whole = pretrain(&config, "whole", None).await;
+    assert_eq!(whole.status, Status::Trained);
+    assert!(whole.steps > 12, "{whole:?}");
+
+    // One step, then four at a time: stops in the middle of epochs and across them.
+    let mut stops = 0;
+    let mut outcome = pretrain(&config, "pieces", Some(1)).await;
+    while outcome.status == Status::Interrupted {
+        stops += 1;
+        assert!(!workspace.root().join("models/pieces").exists(), "a model appears when it is finished");
+        outcome = pretrain(&config, "pieces", Some(4)).await;
+    }
+    assert!(stops >= 3);
+    assert_eq!((outcome.steps, &outcome.best, &outcome.epochs), (whole.steps, &whole.best, &whole.epochs));
+    assert!(trained(&workspace, "whole") == trained(&workspace, "pieces"));
+    let leftovers = files_below(&workspace.root().join("models/.training"));
+    assert_eq!(leftovers, 0, "a finished run leaves nothing behind");
+}
+
+fn files_below(directory: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| if path.is_dir() { files_below(&path) } else { 1 })
+        .sum()
+}
+
+#[tokio::test]
+async fn an_unfinished_run_with_other_settings_is_refused() {
+    let workspace = tables();
+    let config = Config::load(&workspace.path("config.toml"), &[]).unwrap();
+    pretrain(&config, "m", Some(1)).await;
+    let text = workspace.fail("trainer", &["pretrain", "--name", "m", "--set", "seed=2"], 1);
+    assert!(text.contains("seed = 1") && text.contains("--fresh"), "{text}");
+    workspace.succeed("trainer", &["pretrain", "--name", "m", "--set", "seed=2", "--fresh"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
+    let workspace = tables();
+    let args = ["pretrain", "--name", "m", "--set", "pretrain.epochs=200", "--set", "pretrain.patience=200"];
+    let mut child = workspace.command("trainer", &args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("epoch   2"))).unwrap();
+    assert!(first.is_ok());
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{rest:?}");
+    assert!(rest.last().unwrap().contains("the same command resumes there"), "{rest:?}");
+
+    let output = workspace.succeed("trainer", &args);
+    assert!(stderr(&output).contains("resuming `m`"), "{}", stderr(&output));
+    let uninterrupted =
+        ["pretrain", "--name", "whole", "--set", "pretrain.epochs=200", "--set", "pretrain.patience=200"];
+    workspace.succeed("trainer", &uninterrupted);
+    assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
+}
