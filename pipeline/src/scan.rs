@@ -122,7 +122,8 @@ impl SnapshotTable {
             let files = group.into_iter().map(|shard| self.file(shard)).collect::<Result<Vec<_>>>()?;
             file_groups.push(FileGroup::new(files));
         }
-        let source = Arc::new(ParquetSource::new(self.files.clone()));
+        // No predicate is pushed down, so page indexes would be read for nothing.
+        let source = Arc::new(ParquetSource::new(self.files.clone()).with_enable_page_index(false));
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
             .with_projection_indices(columns)?
