@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn shards_are_dealt_in_order_and_by_size() {
-        let shard = |bytes| Shard { path: bytes.to_string(), bytes, rows: None, partition: [].into() };
+        let shard = |bytes: u64| Shard { path: bytes.to_string(), bytes, rows: None, partition: [].into() };
         let shards = [shard(5), shard(1), shard(2), shard(2), shard(10)];
         let bytes = |groups: Vec<Vec<&Shard>>| -> Vec<Vec<u64>> {
             groups.iter().map(|g| g.iter().map(|s| s.bytes).collect()).collect()
