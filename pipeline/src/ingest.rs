@@ -36,6 +36,7 @@ mod items;
 mod jsonl;
 mod mapping;
 mod parquet;
+mod publish;
 mod report;
 mod source;
 mod stage;
@@ -43,23 +44,22 @@ mod stage;
 mod tests;
 mod time;
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use schemas::cli::Progress;
 use schemas::config::{Config, ConfigError};
 use schemas::delta::{Root, Snapshot};
-use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS};
+use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 
 use catalogue::{Catalogue, Touched};
 use dead::{DeadLetters, Tally};
 use files::{ByteCount, InputFile};
 use items::{Item, Items};
 use mapping::{ContentIds, Mapping};
+use publish::{Before, Pending, commit_all};
 use source::{RecordSource, Rejection, Step, Wanted};
 use stage::Stage;
 
-use crate::commit::{Change, CommitMode, NewShard, commit, discard};
 use crate::interrupt::Interrupt;
 
 pub use error::IngestError;
@@ -80,29 +80,6 @@ pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<
         pending.discard(root);
     }
     result
-}
-
-/// Shards that no commit has named yet.
-#[derive(Default)]
-struct Pending {
-    events: Vec<NewShard>,
-    items: Vec<NewShard>,
-    dead_letters: Vec<NewShard>,
-}
-
-impl Pending {
-    fn discard(&self, root: &Root) {
-        discard(root, EVENTS, &self.events);
-        discard(root, ITEMS, &self.items);
-        discard(root, DEAD_LETTERS, &self.dead_letters);
-    }
-}
-
-/// The tables before the run.
-struct Before {
-    events: Option<Snapshot>,
-    items: Option<Snapshot>,
-    dead_letters: Option<Snapshot>,
 }
 
 struct Run<'a> {
@@ -361,70 +338,4 @@ impl<'a> Run<'a> {
 enum Kept {
     Accepted,
     Duplicate,
-}
-
-/// The commits, in the order that a second run can complete.
-async fn commit_all(
-    root: &Root,
-    before: &Before,
-    pending: &mut Pending,
-    items: &Items,
-    events_read: bool,
-) -> Result<Versions, IngestError> {
-    let version = |snapshot: &Option<Snapshot>| snapshot.as_ref().map(Snapshot::version);
-    // A shard is not pending any more once its commit is tried: whether it stands may be unknown afterwards.
-    let shards = std::mem::take(&mut pending.dead_letters);
-    let dead_letters = commit(
-        root,
-        Change {
-            table: DEAD_LETTERS,
-            schema: &DEAD_LETTERS_SCHEMA,
-            partition_by: &[],
-            mode: CommitMode::Append,
-            shards: &shards,
-            properties: BTreeMap::new(),
-            read_version: version(&before.dead_letters),
-        },
-    )
-    .await?
-    .version;
-
-    let shards = std::mem::take(&mut pending.items);
-    let items = match (shards.is_empty(), version(&before.items)) {
-        (true, Some(version)) => version,
-        (_, read_version) => {
-            let change = Change {
-                table: ITEMS,
-                schema: &items.schema(),
-                partition_by: &[],
-                mode: CommitMode::Replace,
-                shards: &shards,
-                properties: before.items.as_ref().map(|s| own_properties(s)).unwrap_or_default(),
-                read_version,
-            };
-            commit(root, change).await?.version
-        }
-    };
-
-    let shards = std::mem::take(&mut pending.events);
-    let events = if events_read {
-        let change = Change {
-            table: EVENTS,
-            schema: &EVENTS_SCHEMA,
-            partition_by: &[EVENT_DATE],
-            mode: CommitMode::Append,
-            shards: &shards,
-            properties: BTreeMap::new(),
-            read_version: version(&before.events),
-        };
-        Some(commit(root, change).await?.version)
-    } else {
-        version(&before.events)
-    };
-    Ok(Versions { events, items, dead_letters })
-}
-
-/// The properties that a replacement would lose.
-fn own_properties(snapshot: &Snapshot) -> BTreeMap<String, String> {
-    snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
 }

@@ -8,8 +8,8 @@ use crate::commit::CommitError;
 /// A run that stopped. No table was changed, except where [`CommitError`] says so.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    /// Nothing to read, or a pattern that is none.
-    #[error(transparent)]
+    /// Nothing to read. (Not transparent: the exit code is decided by finding the cause.)
+    #[error("{0}")]
     Config(#[from] ConfigError),
     /// A path or pattern without a file.
     #[error("{path}: no such file")]

@@ -7,7 +7,7 @@
 //!        for each date: the stored ids of that date ─▶ first of equal ids wins ─▶ one shard
 //! ```
 //!
-//! Memory: all accepted events of the run once, as columns without their source (about 100 bytes each), the
+//! Memory: all accepted events of the run once, as columns without their source (about 120 bytes each), the
 //! batch being written, and the ids of one date. The staged batches are only read back date by date, so a
 //! run larger than memory needs no more than another [`Stage`] that keeps them in files by date.
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt32Type};
 use schemas::config::TimeUnit;
+use schemas::tables::EVENT_DATE;
 
 use super::*;
 
@@ -133,10 +134,10 @@ impl Place {
                     if titles.is_valid(row) { titles.value(row) } else { "-" },
                     batch.column(3).as_boolean().value(row),
                 );
-                for at in 0..attributes.len() {
+                for (at, attribute) in attributes.iter().enumerate() {
                     let values = batch.column(4 + at).as_list::<i32>().value(row);
                     let values: Vec<_> = values.as_string::<i32>().iter().flatten().collect();
-                    line.push_str(&format!(" {}={}", attributes[at], values.join(",")));
+                    line.push_str(&format!(" {attribute}={}", values.join(",")));
                 }
                 rows.push(line);
             }
