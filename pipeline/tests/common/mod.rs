@@ -12,23 +12,23 @@ use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use schemas::delta::Root;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA};
 
-pub const DAY_MS: i64 = 86_400_000;
+pub(crate) const DAY_MS: i64 = 86_400_000;
 
 /// One row of `events`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    pub event_id: String,
-    pub user: String,
-    pub item: String,
-    pub ts: i64,
-    pub request: Option<String>,
-    pub action: String,
-    pub source: String,
-    pub position: i64,
+pub(crate) struct Event {
+    pub(crate) event_id: String,
+    pub(crate) user: String,
+    pub(crate) item: String,
+    pub(crate) ts: i64,
+    pub(crate) request: Option<String>,
+    pub(crate) action: String,
+    pub(crate) source: String,
+    pub(crate) position: i64,
 }
 
 /// The events as a batch of the table's columns.
-pub fn batch(events: &[Event]) -> RecordBatch {
+pub(crate) fn batch(events: &[Event]) -> RecordBatch {
     let text = |of: fn(&Event) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(events.iter().map(of)))
     };
@@ -51,7 +51,7 @@ pub fn batch(events: &[Event]) -> RecordBatch {
 }
 
 /// Appends the events in one commit, one shard for each date.
-pub async fn append(root: &Root, events: &[Event]) {
+pub(crate) async fn append(root: &Root, events: &[Event]) {
     let mut dates: BTreeMap<i64, Vec<Event>> = BTreeMap::new();
     for event in events {
         dates.entry(event.ts.div_euclid(DAY_MS)).or_default().push(event.clone());
@@ -79,19 +79,19 @@ pub async fn append(root: &Root, events: &[Event]) {
 
 /// One row of `sequences`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    pub user: String,
-    pub item: Vec<u32>,
-    pub ts: Vec<i64>,
-    pub session: Vec<u32>,
-    pub request: Vec<u32>,
-    pub visible: Vec<u32>,
-    pub role: Vec<u8>,
-    pub target_from: usize,
+pub(crate) struct Row {
+    pub(crate) user: String,
+    pub(crate) item: Vec<u32>,
+    pub(crate) ts: Vec<i64>,
+    pub(crate) session: Vec<u32>,
+    pub(crate) request: Vec<u32>,
+    pub(crate) visible: Vec<u32>,
+    pub(crate) role: Vec<u8>,
+    pub(crate) target_from: usize,
 }
 
 /// The rows of every shard, by the part of its name before the UUID.
-pub async fn rows(root: &Root) -> BTreeMap<String, Vec<Row>> {
+pub(crate) async fn rows(root: &Root) -> BTreeMap<String, Vec<Row>> {
     let snapshot = root.require(SEQUENCES, "pipeline build-sequences").await.unwrap();
     let columns: Vec<&str> = SEQUENCES_SCHEMA.fields().iter().map(|f| f.name().as_str()).collect();
     let mut shards = BTreeMap::new();
@@ -140,7 +140,7 @@ pub async fn rows(root: &Root) -> BTreeMap<String, Vec<Row>> {
 }
 
 /// Index → item, as `items` has it.
-pub async fn item_ids(root: &Root) -> HashMap<u32, String> {
+pub(crate) async fn item_ids(root: &Root) -> HashMap<u32, String> {
     let snapshot = root.require(ITEMS, "pipeline build-sequences").await.unwrap();
     let mut ids = HashMap::new();
     for batch in snapshot.read(&["item_index", "item_id"]).await.unwrap() {
