@@ -199,6 +199,6 @@ mod tests {
         };
         assert_eq!(bytes(balanced(shards.iter(), 2)), [vec![5, 1, 2, 2], vec![10]]);
         assert_eq!(bytes(balanced(shards.iter(), 1)), [vec![5, 1, 2, 2, 10]]);
-        assert_eq!(bytes(balanced([].iter(), 3)), [vec![]; 1]);
+        assert_eq!(bytes(balanced([].iter(), 3)), [Vec::<u64>::new()]);
     }
 }

@@ -1,6 +1,5 @@
 //! `build-sequences` as a whole: what does not change its rows, what it refuses, and what it leaves behind.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod common;
 
 use common::{DAY_MS, Event, append, item_ids, rows};
