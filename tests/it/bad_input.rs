@@ -87,7 +87,7 @@ fn bad_records_are_dead_letters_with_their_position_and_the_sum_is_printed() {
     // Too many of them stop a run, and nothing is stored.
     let other = workspace.path("other");
     let args = ["ingest", "--max-dead-letter-rate", "0.001", "--root", other.to_str().unwrap()];
-    assert_mentions(&workspace.fail("pipeline", &args, 1), &["4", "0.001"]);
+    assert_mentions(&workspace.fail("pipeline", &args, 1), &["4 of 805", "0.10 %", "row 801"]);
     assert!(!other.join("events").exists());
 }
 
