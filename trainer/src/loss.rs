@@ -164,7 +164,7 @@ impl Negatives {
         let targets = Targets {
             offsets: (0..=anchors.items.len() as u32).collect(),
             candidates: anchors.items.iter().map(|&item| candidate(item)).collect(),
-            weights: vec![anchors.weight(); anchors.items.len()],
+            weights: (0..anchors.items.len()).map(|i| anchors.share(i)).collect(),
         };
         let candidates = Candidates::Sampled { shift: self.shift.clone(), excluded_offsets, excluded };
         (anchors.tokens.clone(), targets, candidates)
@@ -175,13 +175,13 @@ impl Negatives {
 fn grouped(anchors: &Anchors) -> (Vec<u32>, Targets) {
     let mut rows: Vec<u32> = Vec::new();
     let mut targets = Targets { offsets: vec![0], ..Targets::default() };
-    for (&token, &item) in anchors.tokens.iter().zip(&anchors.items) {
+    for (i, (&token, &item)) in anchors.tokens.iter().zip(&anchors.items).enumerate() {
         if rows.last() != Some(&token) {
             rows.push(token);
             targets.offsets.push(targets.candidates.len() as u32);
         }
         targets.candidates.push(item - 1);
-        targets.weights.push(anchors.weight());
+        targets.weights.push(anchors.share(i));
         if let Some(end) = targets.offsets.last_mut() {
             *end = targets.candidates.len() as u32;
         }

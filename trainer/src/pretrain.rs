@@ -154,6 +154,8 @@ struct Run<'a> {
     lineage: Lineage,
     /// Rows that own at least one target.
     rows: Vec<u32>,
+    /// By row, the weight of its targets.
+    weights: Vec<f32>,
     loss: TamipLoss,
     latest: PathBuf,
     best: PathBuf,
@@ -172,13 +174,15 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
     let training = root.model_path(".training").join(options.name);
+    let targets = targets_by_row(&sequences, config);
     let run = Run {
         config,
         options,
         sequences: &sequences,
         catalogue: &catalogue,
         lineage,
-        rows: rows_with_targets(&sequences, config),
+        rows: (0u32..).zip(&targets).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect(),
+        weights: row_weights(&sequences, &targets, config.pretrain.user_balance),
         loss: TamipLoss::new(&config.pretrain, &counts, config.seed),
         latest: training.join("latest"),
         best: training.join("best"),
@@ -216,21 +220,27 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
     })
 }
 
-/// Rows that own a target of some branch.
-fn rows_with_targets(sequences: &Sequences, config: &Config) -> Vec<u32> {
+/// The targets that each row owns, over all branches.
+fn targets_by_row(sequences: &Sequences, config: &Config) -> Vec<usize> {
+    let (model, pretrain) = (&config.model, &config.pretrain);
     (0..sequences.rows() as u32)
-        .filter(|&row| {
-            let model = &config.model;
-            let batch = Batch::pretrain(
-                sequences,
-                &[row],
-                model.mask,
-                model.branches,
-                config.pretrain.loss_without_history,
-            );
-            batch.targets() > 0
+        .map(|row| {
+            let without = pretrain.loss_without_history;
+            Batch::pretrain(sequences, &[row], model.mask, model.branches, without, None).targets()
         })
         .collect()
+}
+
+/// `n^−balance` for the rows of a user with `n` targets, scaled to a mean of 1 over all targets.
+fn row_weights(sequences: &Sequences, targets: &[usize], balance: f64) -> Vec<f32> {
+    let mut of_user = vec![0usize; sequences.users.len()];
+    for (&user, n) in sequences.user.iter().zip(targets) {
+        of_user[user as usize] += n;
+    }
+    let weight = |user: u32| (of_user[user as usize].max(1) as f64).powf(-balance);
+    let total: f64 = sequences.user.iter().zip(targets).map(|(&user, &n)| n as f64 * weight(user)).sum();
+    let scale = targets.iter().sum::<usize>() as f64 / total.max(f64::MIN_POSITIVE);
+    sequences.user.iter().map(|&user| (scale * weight(user)) as f32).collect()
 }
 
 impl Run<'_> {
@@ -369,6 +379,7 @@ impl Run<'_> {
             config.mask,
             config.branches,
             pretrain.loss_without_history,
+            Some(&self.weights),
         );
         let dropout =
             Dropout { p: config.dropout, seed: random::derived(self.config.seed, "dropout", state.steps) };

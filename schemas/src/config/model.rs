@@ -139,6 +139,9 @@ pub struct Pretrain {
     pub sampling_correction: bool,
     /// Whether targets with nothing visible carry loss (they train the start-of-sequence row).
     pub loss_without_history: bool,
+    /// How much less each event of a heavy user weighs: a user with `n` targets gives each the weight `n^−α`.
+    /// 0 counts events alike, 1 counts users alike, as the evaluation does.
+    pub user_balance: f64,
     /// Epochs between two looks at the validation targets.
     pub validate_every: usize,
     /// Looks at the validation targets without improvement before training stops.
@@ -164,6 +167,7 @@ impl Default for Pretrain {
             uniform_negatives: 512,
             sampling_correction: true,
             loss_without_history: true,
+            user_balance: 0.0,
             validate_every: 1,
             patience: 10,
             select_by: Selection::HrStandard,
@@ -215,6 +219,9 @@ impl Pretrain {
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
             return invalid("pretrain.weight_decay", "must not be negative");
+        }
+        if !(0.0..=1.0).contains(&self.user_balance) {
+            return invalid("pretrain.user_balance", "must lie between 0 and 1");
         }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return invalid("pretrain.label_smoothing", "must be at least 0 and below 1");

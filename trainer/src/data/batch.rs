@@ -9,7 +9,7 @@ use super::Sequences;
 use crate::ops::AttentionLayout;
 
 /// What one branch is to predict: `items[i]` from the hidden state at token `tokens[i]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Anchors {
     /// Token of the batch, ascending.
     pub tokens: Vec<u32>,
@@ -17,12 +17,14 @@ pub struct Anchors {
     pub items: Vec<u32>,
     /// Anchor position in the flat lists of [`Sequences`]; all branches share anchors.
     pub positions: Vec<u32>,
+    /// Weight of each target's loss; 1 on average over all rows.
+    pub weights: Vec<f32>,
 }
 
 impl Anchors {
-    /// The weight of each target in the branch's mean loss.
-    pub fn weight(&self) -> f32 {
-        1.0 / self.items.len() as f32
+    /// The share of target `i` in the branch's mean loss.
+    pub fn share(&self, i: usize) -> f32 {
+        self.weights[i] / self.items.len() as f32
     }
 }
 
@@ -57,12 +59,15 @@ pub(crate) fn row_mask_keys(i: usize, next_visible: Option<u32>) -> u32 {
 impl Batch {
     /// The pre-training batch of `rows`: at every owned anchor `t`, branch `k` predicts `i_{t+k−1}` where that
     /// position lies in the row and has the role being trained. All branches read the context of `t`.
+    ///
+    /// `row_weights` holds the weight of each target by row; `None` weighs all alike.
     pub fn pretrain(
         sequences: &Sequences,
         rows: &[u32],
         mask: MaskMode,
         branches: usize,
         loss_without_history: bool,
+        row_weights: Option<&[f32]>,
     ) -> Self {
         let mut batch = Self { branches: vec![Anchors::default(); branches], ..Self::default() };
         let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
@@ -95,6 +100,7 @@ impl Batch {
                 branch.tokens.push((first_token + context) as u32);
                 branch.items.push(sequences.items[t + k]);
                 branch.positions.push(t as u32);
+                branch.weights.push(row_weights.map_or(1.0, |weights| weights[row as usize]));
             }
             if anchors.is_empty() {
                 continue;
@@ -164,7 +170,7 @@ mod tests {
     #[test]
     fn gather_reads_the_last_visible_row() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[0, 0, 0, 2, 3], 0)]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::Gather, 2, true);
+        let batch = Batch::pretrain(&data, &[0], MaskMode::Gather, 2, true, None);
         // Contexts of the anchors 0, 1, 2 are 0, 1, 1; branch 2 has no target at anchor 2 (position 3 is
         // validation). Nothing reads more than one item.
         assert_eq!(batch.items, [0, 1]);
@@ -172,14 +178,14 @@ mod tests {
         assert_eq!(batch.branches[0].items, [1, 2, 3]);
         assert_eq!(batch.branches[1].tokens, [0, 1]);
         assert_eq!(batch.branches[1].items, [2, 3]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::Gather, 2, false);
+        let batch = Batch::pretrain(&data, &[0], MaskMode::Gather, 2, false, None);
         assert_eq!((batch.targets(), batch.without_history), (3, 2));
     }
 
     #[test]
     fn none_reads_the_row_before_the_target() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[4, 0, 0, 2, 3], 1)]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::None, 2, true);
+        let batch = Batch::pretrain(&data, &[0], MaskMode::None, 2, true, None);
         assert_eq!(batch.items, [0, 1, 2]);
         assert_eq!(batch.branches[0].tokens, [1, 2]);
         assert_eq!(batch.branches[0].items, [2, 3]);
@@ -190,7 +196,7 @@ mod tests {
     #[test]
     fn row_mode_masks_inside_attention() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[0, 0, 0, 0, 0], 0)]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::Row, 1, true);
+        let batch = Batch::pretrain(&data, &[0], MaskMode::Row, 1, true, None);
         // Token i sees the start and min(i, v_{i+1}) items.
         assert_eq!(batch.layout.keys.as_deref(), Some(&[1, 2, 2, 3, 5][..]));
         assert_eq!(batch.branches[0].tokens, [0, 1, 2, 3, 4]);
@@ -213,7 +219,7 @@ mod tests {
             let borrowed: Vec<_> = rows.iter().map(|(v, r, f)| (v.as_slice(), r.as_slice(), *f)).collect();
             let data = sequences(&borrowed);
             let all: Vec<u32> = (0..rows.len() as u32).collect();
-            let batch = Batch::pretrain(&data, &all, mask, branches, true);
+            let batch = Batch::pretrain(&data, &all, mask, branches, true, None);
             let mut expected = 0;
             for (k, branch) in batch.branches.iter().enumerate() {
                 for ((&token, &item), &t) in branch.tokens.iter().zip(&branch.items).zip(&branch.positions) {

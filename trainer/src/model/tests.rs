@@ -81,7 +81,7 @@ fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
 /// Logits over the catalogue of branch `k` for each of its targets, with the target's position.
 fn logits(model: &ClimberPilot, data: &Sequences, mask: MaskMode, k: usize) -> Vec<(u32, Vec<f32>)> {
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
-    let batch = Batch::pretrain(data, &rows, mask, 2, true);
+    let batch = Batch::pretrain(data, &rows, mask, 2, true, None);
     let items: Vec<u32> = (1..=ITEMS).collect();
     let vectors = model.item_vectors(&items).unwrap().vectors;
     let tokens = Tokens { embedding: batch.items.clone(), layout: batch.layout.clone() };
@@ -164,7 +164,7 @@ fn every_parameter_receives_a_gradient() {
     for mask in [MaskMode::Gather, MaskMode::Row, MaskMode::None] {
         for loss in [Loss::Full, Loss::Sampled] {
             let model = model(mask);
-            let batch = Batch::pretrain(&data, &rows, mask, 2, true);
+            let batch = Batch::pretrain(&data, &rows, mask, 2, true, None);
             let loss = TamipLoss::new(&pretrain(loss), &data.training_counts(ITEMS as usize), 1);
             let step = loss.compute(&model, &batch, None, 0).unwrap();
             let gradients = step.loss.backward().unwrap();
@@ -187,7 +187,7 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     let model = model(MaskMode::Gather);
     let counts = data.training_counts(ITEMS as usize);
     // One branch: with several, what another branch predicts is no negative.
-    let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true);
+    let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
     let value = |config: Pretrain| {
         let loss = TamipLoss::new(&config, &counts, 1);
         loss.compute(&model, &batch, None, 0).unwrap().loss.to_scalar::<f32>().unwrap()
@@ -208,7 +208,7 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
     let mut losses = Vec::new();
     let mut touched = std::collections::BTreeSet::new();
     for step in 0..60 {
-        let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true);
+        let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true, None);
         let result = loss.compute(&model, &batch, None, step % 4).unwrap();
         touched.extend(result.touched.rows.iter().copied());
         let gradients = result.loss.backward().unwrap();
