@@ -12,7 +12,7 @@ use std::time::Instant;
 use candle_core::Device;
 use rand::seq::SliceRandom;
 use schemas::cli::{Interrupt, Progress};
-use schemas::config::{Config, Selection};
+use schemas::config::{Config, Pretrain, Schedule, Selection};
 use schemas::delta::Root;
 use schemas::history::Role;
 use serde::Serialize;
@@ -385,8 +385,9 @@ impl Run<'_> {
             Dropout { p: config.dropout, seed: random::derived(self.config.seed, "dropout", state.steps) };
         let step = self.loss.compute(model, &batch, Some(dropout), state.steps)?;
         let gradients = step.loss.backward()?;
-        let warmed = (state.steps + 1) as f64 / pretrain.warmup_steps.max(1) as f64;
-        optimizer.step(model, &step.touched, &gradients, pretrain.learning_rate * warmed.min(1.0))?;
+        let last = (pretrain.epochs * self.rows.len().div_ceil(pretrain.batch_size)) as u64;
+        let rate = learning_rate(pretrain, state.steps, last);
+        optimizer.step(model, &step.touched, &gradients, rate)?;
         let loss = f64::from(step.loss.to_scalar::<f32>()?);
         state.batch += 1;
         state.steps += 1;
@@ -451,6 +452,20 @@ impl Run<'_> {
     }
 }
 
+/// The learning rate of step `step` (from 0) of at most `steps`.
+fn learning_rate(config: &Pretrain, step: u64, steps: u64) -> f64 {
+    let warmup = config.warmup_steps as u64;
+    let factor = if step < warmup {
+        (step + 1) as f64 / warmup as f64
+    } else {
+        match config.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Linear => (steps - step.min(steps)) as f64 / steps.saturating_sub(warmup).max(1) as f64,
+        }
+    };
+    config.learning_rate * factor
+}
+
 /// The protocol and the number that select the model.
 fn selector(selection: Selection) -> (Protocol, fn(&Metrics) -> f64) {
     match selection {
@@ -458,5 +473,19 @@ fn selector(selection: Selection) -> (Protocol, fn(&Metrics) -> f64) {
         Selection::HrAsServed => (Protocol::AsServed, |m| m.hr_10),
         Selection::NdcgStandard => (Protocol::Standard, |m| m.ndcg_10),
         Selection::NdcgAsServed => (Protocol::AsServed, |m| m.ndcg_10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let mut config = Pretrain { learning_rate: 1.0, warmup_steps: 2, ..Pretrain::default() };
+        let course = |config: &Pretrain| (0..6).map(|s| learning_rate(config, s, 6)).collect::<Vec<_>>();
+        assert_eq!(course(&config), [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        config.schedule = Schedule::Linear;
+        assert_eq!(course(&config), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]);
     }
 }

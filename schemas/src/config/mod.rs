@@ -16,7 +16,7 @@ pub use data::{
     TimeUnit,
 };
 pub use duration::Span;
-pub use model::{Evaluate, Loss, MaskMode, Model, Pretrain, Selection};
+pub use model::{Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 
 use crate::hash::hash64;
 

@@ -123,6 +123,8 @@ pub struct Pretrain {
     pub learning_rate: f64,
     /// Steps over which the learning rate rises from 0.
     pub warmup_steps: usize,
+    /// What becomes of the learning rate after the warm-up.
+    pub schedule: Schedule,
     /// L2 penalty added to the gradient, as in Adam's paper.
     pub weight_decay: f64,
     /// Largest norm of the gradient of all dense parameters together; larger ones are scaled down.
@@ -159,6 +161,7 @@ impl Default for Pretrain {
             batch_size: 256,
             learning_rate: 5e-4,
             warmup_steps: 0,
+            schedule: Schedule::Constant,
             weight_decay: 1e-6,
             clip_norm: 5.0,
             loss: Loss::Full,
@@ -174,6 +177,16 @@ impl Default for Pretrain {
             checkpoint_steps: 0,
         }
     }
+}
+
+/// The course of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// It stays.
+    Constant,
+    /// It falls in a straight line, to nothing at the end of the last epoch.
+    Linear,
 }
 
 /// The softmax over which a target is scored.
