@@ -1,5 +1,7 @@
 //! Whole-program tests: each command run as a user runs it, on a small log.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
+
 mod bad_input;
 mod daily;
 mod programs;
