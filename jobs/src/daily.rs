@@ -2,7 +2,7 @@
 //!
 //! Each step is idempotent: a file that was read adds nothing, a table that describes its inputs is left as it
 //! is, a model that was trained on them too, and an interrupted training resumes. So a run that failed is
-//! repaired by running it again, and a second run of a finished day does no work.
+//! repaired by running it again, and a second run of a finished day changes nothing.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::history::Role;
 use serde::Serialize;
-use trainer::evaluate::{self, Metrics};
+use trainer::evaluate::{self, Report};
 use trainer::pretrain::{self, Outcome, Status};
 
 /// What a day came to.
@@ -30,7 +30,7 @@ pub(crate) struct DailyReport {
     /// `sequences` to `models/<name>`.
     pub(crate) training: Outcome,
     /// The model and the baselines on the held-out targets; absent after an interruption.
-    pub(crate) results: Option<Vec<Metrics>>,
+    pub(crate) evaluation: Option<Report>,
     /// Wall time.
     pub(crate) seconds: f64,
 }
@@ -78,17 +78,24 @@ pub(crate) async fn run(
     let training = pretrain::run(config, &root, options).await.context("pretrain")?;
     eprintln!("{training}");
 
-    let results = if training.status == Status::Interrupted {
+    let evaluation = if training.status == Status::Interrupted {
         None
     } else {
         heading(4, "evaluate: full ranking of the held-out targets");
         // Production holds no test targets out: there the guard's validation targets are all there is.
-        let mut results = evaluate::run(config, &root, name, Role::Test).await.context("evaluate")?;
-        if results.is_empty() {
-            results = evaluate::run(config, &root, name, Role::Validation).await.context("evaluate")?;
+        let mut report = evaluate::run(config, &root, name, Role::Test).await.context("evaluate")?;
+        if report.results.is_empty() {
+            report = evaluate::run(config, &root, name, Role::Validation).await.context("evaluate")?;
         }
-        eprint!("{}", evaluate::table(&results));
-        Some(results)
+        eprint!("{report}");
+        Some(report)
     };
-    Ok(DailyReport { date, ingest, sequences, training, results, seconds: started.elapsed().as_secs_f64() })
+    Ok(DailyReport {
+        date,
+        ingest,
+        sequences,
+        training,
+        evaluation,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }

@@ -2,13 +2,12 @@
 
 mod daily;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use chrono::{NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, report};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json, report};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -74,8 +73,7 @@ impl DailyArgs {
             report.seconds
         );
         if common.json {
-            // A reader that has gone away is no error.
-            let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?);
+            print_json(&report)?;
         }
         Ok(if report.finished() { EXIT_DONE } else { EXIT_FAILED })
     }

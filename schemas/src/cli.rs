@@ -1,6 +1,6 @@
 //! What the three programs' command lines share: common arguments, exit codes, progress.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +70,15 @@ pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
     }
     eprintln!("{program}: {text}");
     if causes.iter().any(|cause| cause.is::<ConfigError>()) { EXIT_USAGE } else { EXIT_FAILED }
+}
+
+/// Writes one JSON object to stdout. A reader that has gone away is no error.
+pub fn print_json(report: &impl serde::Serialize) -> std::io::Result<()> {
+    let text = serde_json::to_string(report)?;
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A request to stop. Clones are the same request.

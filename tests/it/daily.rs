@@ -20,7 +20,7 @@ fn one_command_goes_from_log_to_results() {
     }
 
     // The model and both baselines, under two protocols, with and without seen items.
-    let results = report["results"].as_array().unwrap();
+    let results = report["evaluation"]["results"].as_array().unwrap();
     assert_eq!(results.len(), 12);
     for result in results {
         let number = |key: &str| result[key].as_f64().unwrap();
@@ -54,7 +54,7 @@ fn one_command_goes_from_log_to_results() {
     assert_eq!(again["ingest"]["events"]["accepted"], 0);
     assert_eq!(again["sequences"]["unchanged"], true);
     assert_eq!(again["training"]["status"], "unchanged");
-    assert_eq!(again["results"], report["results"]);
+    assert_eq!(again["evaluation"], report["evaluation"]);
     assert_eq!(files(&model), before);
 }
 

@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use schemas::config::Config;
+use schemas::config::{Config, ConfigError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -180,6 +180,9 @@ fn publish(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
 /// Moves the checkpoint `from` to `to`, replacing the one there.
 pub fn rename_over(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     let previous = sibling(to, "previous");
+    if !from.is_dir() {
+        return Err(io_error(from)(io::Error::from(io::ErrorKind::NotFound)));
+    }
     if to.exists() {
         remove(&previous)?;
         fs::rename(to, &previous).map_err(io_error(to))?;
@@ -191,11 +194,33 @@ pub fn rename_over(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     remove(&previous)
 }
 
-/// Removes a checkpoint and what an interrupted write of it left.
+/// Removes a checkpoint and what an interrupted write of it left. What is half removed no longer bears the
+/// checkpoint's name.
 pub fn discard(directory: &Path) -> Result<(), CheckpointError> {
-    remove(&sibling(directory, "writing"))?;
-    remove(&sibling(directory, "previous"))?;
-    remove(directory)
+    let writing = sibling(directory, "writing");
+    for named in [sibling(directory, "previous"), directory.to_owned()] {
+        remove(&writing)?;
+        if named.is_dir() {
+            fs::rename(&named, &writing).map_err(io_error(&named))?;
+        }
+    }
+    remove(&writing)
+}
+
+/// Refuses names that are not one plain directory name, or that checkpoints use themselves.
+pub fn check_name(name: &str) -> Result<(), ConfigError> {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    let reserved = [".previous", ".writing", ".json"].iter().any(|suffix| name.ends_with(suffix));
+    if name.is_empty() || !plain || name.starts_with('.') || reserved {
+        return Err(ConfigError::Invalid {
+            key: "--name".into(),
+            problem: format!(
+                "`{name}` cannot be a model's name; use letters, digits, `-`, `_` and `.`, not at the start, and \
+                 not the endings .previous, .writing and .json"
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// Where the checkpoint `directory` is to be read from; `None` where there is none.
@@ -315,4 +340,33 @@ fn save_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError>
 fn load_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let text = fs::read(path).map_err(io_error(path))?;
     serde_json::from_slice(&text).map_err(|e| damaged(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["base", "2026-11-22", "a_b.c"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "..", ".training", "team/base", "m.previous", "m.writing", "published.json", "a b"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_state_reads_back_to_the_last_bit() {
+        for hits in 0..450 {
+            let value = f64::from(hits) / 450.0;
+            let state = TrainerState {
+                best: Some(Best { epoch: 1, value }),
+                loss_sum: value / 3.0,
+                ..TrainerState::default()
+            };
+            let text = serde_json::to_vec_pretty(&state).unwrap();
+            assert_eq!(serde_json::from_slice::<TrainerState>(&text).unwrap(), state);
+        }
+    }
 }

@@ -118,7 +118,10 @@ impl TamipLoss {
         let drawn: Vec<u32> = (0..uniform).map(|_| generator.random_range(1..=self.items as u32)).collect();
         let drawn = unique(drawn.into_iter());
         let items = unique(targets.iter().chain(&drawn).copied());
-        let in_batch = if self.config.in_batch_negatives { targets.len() } else { 0 };
+        // Branches predict the same positions again: each is one draw.
+        let positions =
+            batch.branches.iter().zip(0..).flat_map(|(b, k)| b.positions.iter().map(move |t| t + k));
+        let in_batch = if self.config.in_batch_negatives { unique(positions).len() } else { 0 };
         let shift = items
             .iter()
             .map(|item| {
@@ -129,8 +132,8 @@ impl TamipLoss {
                 if !self.config.sampling_correction {
                     return 0.0;
                 }
-                // −log Q with Q the chance that the item is among the step's negatives: with it the sampled
-                // normaliser is an unbiased estimate of the full one (Horvitz and Thompson).
+                // −log Q with Q the chance that the item is among the step's negatives: the estimate of the
+                // full normaliser by Horvitz and Thompson, as if the batch's events were drawn one by one.
                 let missed = (1.0 - self.frequencies[*item as usize]).powf(in_batch as f64)
                     * (1.0 - 1.0 / self.items as f64).powf(uniform as f64);
                 -(1.0 - missed).max(1e-12).ln() as f32

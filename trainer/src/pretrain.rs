@@ -12,7 +12,7 @@ use std::time::Instant;
 use candle_core::Device;
 use rand::seq::SliceRandom;
 use schemas::cli::{Interrupt, Progress};
-use schemas::config::{Config, Pretrain, Schedule, Selection};
+use schemas::config::{Config, ConfigError, Pretrain, Schedule, Selection};
 use schemas::delta::Root;
 use schemas::history::Role;
 use serde::Serialize;
@@ -30,6 +30,9 @@ use crate::vocabulary::Vocabulary;
 /// A training run that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
+    /// The model's name cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -55,6 +58,17 @@ pub enum TrainError {
     NoTargets {
         /// What there is instead.
         hint: String,
+    },
+    /// The selecting number has nothing to count.
+    #[error(
+        "none of the {targets} validation targets takes part under the protocol {protocol}; \
+         choose another pretrain.select_by"
+    )]
+    NoValidation {
+        /// The protocol.
+        protocol: &'static str,
+        /// Validation targets in all.
+        targets: usize,
     },
     /// An unfinished run of this name was started differently.
     #[error(
@@ -127,7 +141,11 @@ impl fmt::Display for Outcome {
                  (`trainer pretrain --fresh` trains again)"
             ),
             Status::Interrupted => {
-                write!(f, "interrupted after step {}; the same command resumes there", self.steps)
+                write!(
+                    f,
+                    "interrupted after step {}; the same command resumes there (without --fresh)",
+                    self.steps
+                )
             }
         }
     }
@@ -164,6 +182,7 @@ struct Run<'a> {
 /// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
 pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
     let started = Instant::now();
+    checkpoint::check_name(options.name)?;
     let catalogue = Catalogue::load(root, &config.model.attributes).await?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let counts = sequences.training_counts(catalogue.items());
@@ -246,16 +265,20 @@ fn row_weights(sequences: &Sequences, targets: &[usize], balance: f64) -> Vec<f3
 impl Run<'_> {
     /// The outcome of the run that published `models/<name>`, if that run was this one.
     fn unchanged(&self, published: &std::path::Path) -> Result<Option<Outcome>, TrainError> {
-        if checkpoint::find(published).is_none() || checkpoint::find(&self.latest).is_some() {
+        // `latest` without `best`: the run was stopped between publishing and tidying up, or in its first epoch.
+        let unfinished = checkpoint::find(&self.latest).is_some() && checkpoint::find(&self.best).is_some();
+        if checkpoint::find(published).is_none() || unfinished {
             return Ok(None);
         }
         let checkpoint = match checkpoint::load(published, self.catalogue) {
             Ok(checkpoint) => checkpoint,
             // Whatever is there, training replaces it.
-            Err(CheckpointError::OtherCatalogue { .. } | CheckpointError::Damaged { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Err(_) => return Ok(None),
         };
         let same = self.difference(&checkpoint).is_none();
+        if same {
+            checkpoint::discard(&self.latest)?;
+        }
         Ok(same.then(|| Outcome {
             model: self.options.name.into(),
             status: Status::Unchanged,
@@ -415,7 +438,12 @@ impl Run<'_> {
         if due && !validation.is_empty() {
             let (protocol, pick) = selector(pretrain.select_by);
             let results = validation.model(self.options.name, model, self.config.model.mask, &[protocol])?;
-            let value = results.iter().find(|m| m.filter_seen).map_or(0.0, pick);
+            let Some(value) = results.iter().find(|m| m.filter_seen && m.targets > 0).map(pick) else {
+                return Err(TrainError::NoValidation {
+                    protocol: protocol.name(),
+                    targets: validation.len(),
+                });
+            };
             record.validation = Some(value);
             line += &format!(", validation {value:.4}");
             state.without_improvement += 1;

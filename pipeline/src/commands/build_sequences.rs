@@ -1,7 +1,7 @@
 //! `pipeline build-sequences`.
 
 use pipeline::sequences::build;
-use schemas::cli::{CommonArgs, Interrupt};
+use schemas::cli::{CommonArgs, Interrupt, print_json};
 use schemas::delta::Root;
 
 /// Build the table sequences from events and items.
@@ -21,7 +21,7 @@ pub(crate) async fn run(common: &CommonArgs, _: Args) -> anyhow::Result<()> {
     };
     eprintln!("{report}");
     if common.json {
-        super::print_json(&report)?;
+        print_json(&report)?;
     }
     Ok(())
 }

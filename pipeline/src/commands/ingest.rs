@@ -2,7 +2,7 @@
 
 use pipeline::ingest;
 
-use schemas::cli::{CommonArgs, Interrupt};
+use schemas::cli::{CommonArgs, Interrupt, print_json};
 use schemas::delta::Root;
 
 /// Read files into the tables events, items and dead_letters.
@@ -38,7 +38,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let report = ingest::run(&config, &root, &Interrupt::on_ctrl_c()).await?;
     eprintln!("{report}");
     if common.json {
-        super::print_json(&report)?;
+        print_json(&report)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `pipeline inspect`.
 
 use pipeline::inspect::{draw_user, inspect};
-use schemas::cli::CommonArgs;
+use schemas::cli::{CommonArgs, print_json};
 use schemas::delta::Root;
 
 /// Show what the tables hold, or draw one user's history.
@@ -30,7 +30,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
 fn show(common: &CommonArgs, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
     eprintln!("{report}");
     if common.json {
-        super::print_json(report)?;
+        print_json(report)?;
     }
     Ok(())
 }

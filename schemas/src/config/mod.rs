@@ -200,6 +200,11 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
         .ok()
         .and_then(|mut t| t.remove("value"))
+        .map(|value| match value {
+            // Dates are text in the configuration, as they are in JSON.
+            toml::Value::Datetime(date) => toml::Value::String(date.to_string()),
+            other => other,
+        })
         .unwrap_or_else(|| toml::Value::String(text.to_owned()));
     let mut path: Vec<&str> = key.trim().split('.').collect();
     let last = path.pop().filter(|name| !name.is_empty()).ok_or("the key is empty")?;

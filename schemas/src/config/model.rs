@@ -98,6 +98,14 @@ impl Model {
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("model.dropout", "must be at least 0 and below 1");
         }
+        if let Some(name) = self
+            .attributes
+            .iter()
+            .enumerate()
+            .find_map(|(i, a)| self.attributes[..i].contains(a).then_some(a))
+        {
+            return invalid("model.attributes", format!("`{name}` is there twice"));
+        }
         if let Some(name) = self.attributes.iter().find(|a| !known_attributes.contains(&a.as_str())) {
             return invalid(
                 "model.attributes",
@@ -127,7 +135,7 @@ pub struct Pretrain {
     pub schedule: Schedule,
     /// L2 penalty added to the gradient, as in Adam's paper.
     pub weight_decay: f64,
-    /// Largest norm of the gradient of all dense parameters together; larger ones are scaled down.
+    /// Largest norm of a step's whole gradient; larger ones are scaled down.
     pub clip_norm: f64,
     /// The softmax of Eq. 3.
     pub loss: Loss,

@@ -15,6 +15,9 @@
 //! With a time-aware mask the newest visible position of a target can lie far behind it: a burst of hidden
 //! events in between would fill the row. The row then leaves out `[max v_t, a)`, the events that none of its
 //! targets may see; what each target may see stays a prefix of the row.
+//!
+//! Held-out positions must share the last row. Where they stand on both sides of a burst, that row keeps the
+//! guaranteed context of each, and leaves out what lies between.
 
 /// One row: which positions of the history it shows, and from where on it owns them as targets.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use schemas::cli::{CommonArgs, EXIT_DONE};
+use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
 use schemas::delta::Root;
 use schemas::history::Role;
-use trainer::evaluate::{self, Metrics};
+use trainer::evaluate;
 
 /// Rank every held-out target over the whole catalogue: HR@{10,20,50} and NDCG@10.
 ///
@@ -34,20 +34,13 @@ impl EvaluateArgs {
             SplitArg::Validation => Role::Validation,
             SplitArg::Test => Role::Test,
         };
-        let results = evaluate::run(&config, &root, &self.model, role).await?;
-        if results.is_empty() {
-            bail!(
-                "`sequences` holds no {} target; see sequences.split",
-                self.split.to_possible_value().map_or_else(String::new, |v| v.get_name().into())
-            );
+        let report = evaluate::run(&config, &root, &self.model, role).await?;
+        if report.results.is_empty() {
+            bail!("`sequences` holds out no target of this split; see sequences.split and --split");
         }
-        eprint!("{}", evaluate::table(&results));
+        eprint!("{report}");
         if common.json {
-            #[derive(serde::Serialize)]
-            struct Results {
-                results: Vec<Metrics>,
-            }
-            println!("{}", serde_json::to_string(&Results { results })?);
+            print_json(&report)?;
         }
         Ok(EXIT_DONE)
     }

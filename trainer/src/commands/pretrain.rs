@@ -1,6 +1,6 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
 use schemas::delta::Root;
 use trainer::pretrain::{self, Options, Status};
 
@@ -30,7 +30,7 @@ impl PretrainArgs {
         let outcome = pretrain::run(&config, &root, options).await?;
         eprintln!("{outcome}");
         if common.json {
-            println!("{}", serde_json::to_string(&outcome)?);
+            print_json(&outcome)?;
         }
         Ok(if outcome.status == Status::Interrupted { EXIT_FAILED } else { EXIT_DONE })
     }

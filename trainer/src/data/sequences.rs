@@ -9,8 +9,8 @@ use schemas::tables::{self, properties};
 use super::DataError;
 use super::catalogue::column;
 
-/// The `sequences` table in memory: all rows behind each other, with the offsets of each (13 bytes a
-/// position, and 20 a row).
+/// The `sequences` table in memory: all rows behind each other, with the offsets of each (21 bytes a
+/// position, and 17 a row).
 #[derive(Debug, Clone, Default)]
 pub struct Sequences {
     /// Where each row begins, and the end of the last.
@@ -25,14 +25,16 @@ pub struct Sequences {
     pub roles: Vec<Role>,
     /// First owned position of each row.
     pub target_from: Vec<u32>,
-    /// For each row, how many of its user's events lie before its first position.
-    pub before: Vec<u32>,
+    /// Place of each position in its user's whole history.
+    pub places: Vec<u32>,
     /// For each row, whether events between its first and last position are missing.
     pub leaves_out: Vec<bool>,
     /// For each row, the number of its user. A user's rows stand together, oldest first.
     pub user: Vec<u32>,
     /// The user ids.
     pub users: Vec<String>,
+    /// The longest row that the table was built with.
+    pub max_len: usize,
     /// Where the data came from.
     pub source: SequencesSource,
 }
@@ -50,6 +52,8 @@ pub struct SequencesSource {
     pub delta_tau_ms: String,
     /// The order of events at the same time.
     pub tie_policy: String,
+    /// Hash of the settings that decided the rows, the split among them.
+    pub config_hash: String,
 }
 
 impl Sequences {
@@ -65,7 +69,9 @@ impl Sequences {
                 items_version: property(properties::ITEMS_VERSION),
                 delta_tau_ms: property(properties::DELTA_TAU_MS),
                 tie_policy: property(properties::TIE_POLICY),
+                config_hash: property(properties::CONFIG_HASH),
             },
+            max_len: property(properties::MAX_LEN).parse().unwrap_or(0),
             ..Self::default()
         };
         let columns =
@@ -108,6 +114,9 @@ impl Sequences {
                     if all.items[start..].iter().any(|&i| i == tables::NO_ITEM || i as usize > items) {
                         return Err(fail("an item index that the catalogue does not have"));
                     }
+                    if all.visible[start..].iter().zip(0..).any(|(&visible, position)| visible > position) {
+                        return Err(fail("a visible_len beyond the position itself"));
+                    }
                     if from as usize > end - start {
                         return Err(fail("target_from behind the end of the row"));
                     }
@@ -120,9 +129,12 @@ impl Sequences {
                     let keys = (0..end - start)
                         .map(|i| (all.items[start + i], all.ts[start + i], session[i], request[i]))
                         .collect::<Vec<_>>();
-                    let (before, leaves_out) = history.add(&keys, from as usize);
-                    all.before.push(before);
-                    all.leaves_out.push(leaves_out);
+                    let places = history
+                        .add(&keys, from as usize)
+                        .ok_or_else(|| fail("a context position that no earlier row of the user owns"))?;
+                    let last = places.len().saturating_sub(1) as u32;
+                    all.leaves_out.push(places.last().is_some_and(|p| p - places[0] > last));
+                    all.places.extend(places);
                     all.target_from.push(from);
                     all.user.push(all.users.len() as u32 - 1);
                     all.offsets.push(end);
@@ -150,10 +162,11 @@ impl Sequences {
         self.offsets[row] + self.target_from[row] as usize..self.offsets[row + 1]
     }
 
-    /// The items of the user's events that lie before the first position of `row`, oldest first.
-    pub fn items_before(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
+    /// The items of the first `events` events of the history of the user of `row`. Only events up to that row
+    /// are known here.
+    pub fn history(&self, row: usize, events: usize) -> impl Iterator<Item = u32> + '_ {
         let first = (0..=row).rev().take_while(|&r| self.user[r] == self.user[row]).last().unwrap_or(row);
-        (first..row).flat_map(|r| self.items[self.owned(r)].iter().copied()).take(self.before[row] as usize)
+        (first..=row).flat_map(|r| self.items[self.owned(r)].iter().copied()).take(events)
     }
 
     /// Training events by item index, up to `items`: positions of role pre-training or SFT.
@@ -188,19 +201,22 @@ struct History {
 }
 
 impl History {
-    /// Adds a row; says how many events lie before its first position, and whether it leaves some out.
-    fn add(&mut self, row: &[(u32, i64, u32, u32)], target_from: usize) -> (u32, bool) {
+    /// Adds a row; gives the place of each of its positions in the history. Context is looked for from the
+    /// newest event backwards; `None` where it is not there.
+    fn add(&mut self, row: &[(u32, i64, u32, u32)], target_from: usize) -> Option<Vec<u32>> {
         let (context, owned) = row.split_at(target_from);
-        let contiguous = self.owned.len().saturating_sub(context.len());
-        let (before, leaves_out) = if self.owned[contiguous..] == *context {
-            (contiguous, false)
-        } else {
-            // With a hole, the context begins further back; its first event says where.
-            let first = self.owned[..contiguous].iter().rposition(|event| event == &context[0]);
-            (first.unwrap_or(0), true)
-        };
+        let end = self.owned.len();
+        let mut places = vec![0; row.len()];
+        let mut before = end;
+        for (place, event) in places.iter_mut().zip(context).rev() {
+            before = self.owned[..before].iter().rposition(|known| known == event)?;
+            *place = before as u32;
+        }
+        for (place, at) in places[target_from..].iter_mut().zip(end..) {
+            *place = at as u32;
+        }
         self.owned.extend_from_slice(owned);
-        (before as u32, leaves_out)
+        Some(places)
     }
 }
 
@@ -212,11 +228,12 @@ mod tests {
     fn a_rows_place_in_the_history_is_found() {
         let events: Vec<_> = (0..10u32).map(|i| (i, 0i64, 0u32, i)).collect();
         let mut history = History::default();
-        assert_eq!(history.add(&events[..4], 0), (0, false));
-        assert_eq!(history.add(&events[2..6], 2), (2, false));
-        assert_eq!(history.add(&events[6..8], 0), (6, false));
+        assert_eq!(history.add(&events[..4], 0), Some(vec![0, 1, 2, 3]));
+        assert_eq!(history.add(&events[2..6], 2), Some(vec![2, 3, 4, 5]));
+        assert_eq!(history.add(&events[6..8], 0), Some(vec![6, 7]));
         // Two old events, then a hole, then the owned ones.
         let holed: Vec<_> = events[3..5].iter().chain(&events[8..]).copied().collect();
-        assert_eq!(history.add(&holed, 2), (3, true));
+        assert_eq!(history.add(&holed, 2), Some(vec![3, 4, 8, 9]));
+        assert_eq!(history.add(&[(99, 0, 0, 0), (1, 0, 0, 0)], 1), None);
     }
 }

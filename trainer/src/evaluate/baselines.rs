@@ -44,7 +44,8 @@ impl CoOccurrence {
         for row in 0..sequences.rows() {
             let start = sequences.row(row).start;
             for t in sequences.owned(row).filter(|&t| t > start) {
-                if matches!(sequences.roles[t], Role::Pretrain | Role::Sft) {
+                let consecutive = sequences.places[t - 1] + 1 == sequences.places[t];
+                if consecutive && matches!(sequences.roles[t], Role::Pretrain | Role::Sft) {
                     *followers
                         .entry(sequences.items[t - 1])
                         .or_default()

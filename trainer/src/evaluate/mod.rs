@@ -17,7 +17,7 @@ use schemas::history::Role;
 pub use baselines::{CoOccurrence, Popularity};
 pub use metrics::{Metrics, Protocol, Ranks};
 pub use rank::{NotFinite, Query, rank};
-pub use report::table;
+pub use report::Report;
 pub use targets::{Target, targets};
 
 use crate::checkpoint::{self, CheckpointError};
@@ -26,28 +26,27 @@ use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
 
 /// Evaluates `models/<name>` and, where configured, the baselines, on the held-out targets of `role`, under
-/// both protocols. Empty where the split holds none of them out.
-pub async fn run(
-    config: &Config,
-    root: &Root,
-    name: &str,
-    role: Role,
-) -> Result<Vec<Metrics>, EvaluateError> {
+/// both protocols. No results where the split holds none of them out.
+pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result<Report, EvaluateError> {
     let directory = root.model_path(name);
     let attributes = checkpoint::attributes(&directory)?;
     let catalogue = Catalogue::load(root, &attributes).await?;
     let checkpoint = checkpoint::load(&directory, &catalogue)?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
-    if evaluation.is_empty() {
-        return Ok(Vec::new());
+    let mut report = Report { source: sequences.source.clone(), trained_on: None, results: Vec::new() };
+    if checkpoint.lineage.sequences != sequences.source {
+        report.trained_on = Some(checkpoint.lineage.sequences.clone());
     }
-    let mut results =
+    if evaluation.is_empty() {
+        return Ok(report);
+    }
+    report.results =
         evaluation.model(name, &checkpoint.model, checkpoint.config.model.mask, &Protocol::ALL)?;
     if config.evaluate.baselines {
-        results.extend(evaluation.baselines(&Protocol::ALL)?);
+        report.results.extend(evaluation.baselines(&Protocol::ALL)?);
     }
-    Ok(results)
+    Ok(report)
 }
 
 /// An evaluation that failed.

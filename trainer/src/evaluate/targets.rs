@@ -33,13 +33,10 @@ impl Target {
     /// Every item that `protocol` shows, also from before the row: sorted, each once.
     pub fn seen(&self, sequences: &Sequences, protocol: Protocol) -> Vec<u32> {
         let Some(context) = self.context(protocol) else { return Vec::new() };
-        let start = sequences.row(self.row).start;
-        let mut seen = sequences.items[start..start + context].to_vec();
-        // Whoever sees anything of the row sees everything before it: what is visible is a prefix, and a row
-        // holds the most recent part of it.
-        if context > 0 {
-            seen.extend(sequences.items_before(self.row));
-        }
+        let Some(last) = context.checked_sub(1) else { return Vec::new() };
+        // What is visible is a prefix of the whole history, up to the last visible position of the row.
+        let last = sequences.places[sequences.row(self.row).start + last] as usize;
+        let mut seen: Vec<u32> = sequences.history(self.row, last + 1).collect();
         seen.sort_unstable();
         seen.dedup();
         seen
@@ -51,12 +48,48 @@ pub fn targets(sequences: &Sequences, role: Role) -> Vec<Target> {
     (0..sequences.rows())
         .flat_map(|row| sequences.owned(row).map(move |position| (row, position)))
         .filter(|&(_, position)| sequences.roles[position] == role)
-        .map(|(row, position)| Target {
-            row,
-            t: position - sequences.row(row).start,
-            item: sequences.items[position],
-            visible: sequences.visible[position] as usize,
-            left_out: sequences.leaves_out[row],
+        .map(|(row, position)| {
+            let t = position - sequences.row(row).start;
+            // A row may also begin late, with less context than rows are guaranteed where nothing is hidden.
+            let cut = (sequences.places[position] as usize).min(sequences.max_len / 2) > t;
+            Target {
+                row,
+                t,
+                item: sequences.items[position],
+                visible: sequences.visible[position] as usize,
+                left_out: sequences.leaves_out[row] || cut,
+            }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seen_is_every_visible_event_also_from_before_the_row() {
+        // One user: row 0 owns the events 0 to 3; row 1 shows 1 and 3, and owns 4 and 5.
+        let sequences = Sequences {
+            offsets: vec![0, 4, 8],
+            items: vec![10, 11, 12, 13, 11, 13, 14, 15],
+            visible: vec![0, 1, 2, 3, 0, 1, 1, 3],
+            roles: [vec![Role::Pretrain; 4], vec![Role::Context; 2], vec![Role::Validation, Role::Test]]
+                .concat(),
+            places: vec![0, 1, 2, 3, 1, 3, 4, 5],
+            target_from: vec![0, 2],
+            leaves_out: vec![false, true],
+            user: vec![0, 0],
+            users: vec!["u".into()],
+            ts: vec![0; 8],
+            max_len: 8,
+            ..Sequences::default()
+        };
+        let [validation, test] =
+            [Role::Validation, Role::Test].map(|role| targets(&sequences, role).remove(0));
+        assert_eq!(validation.seen(&sequences, Protocol::AsServed), [10, 11]);
+        // Its context has a hole, but the event in it was visible all the same.
+        assert_eq!(test.seen(&sequences, Protocol::AsServed), [10, 11, 12, 13, 14]);
+        assert_eq!(test.context(Protocol::Standard), None);
+    }
 }

@@ -71,7 +71,7 @@ fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
         all.target_from.push(0);
         all.user.push(all.users.len() as u32);
         all.users.push(String::new());
-        all.before.push(0);
+        all.places.extend(0..history.len() as u32);
         all.leaves_out.push(false);
         all.offsets.push(all.items.len());
     }
