@@ -73,6 +73,39 @@ async fn an_unfinished_run_with_other_settings_is_refused() {
     workspace.succeed("trainer", &["pretrain", "--name", "m", "--set", "seed=2", "--fresh"]);
 }
 
+#[tokio::test]
+async fn a_kill_between_publishing_and_tidying_up_is_repaired() {
+    let workspace = tables();
+    let config = Config::load(&workspace.path("config.toml"), &[]).unwrap();
+    pretrain(&config, "m", None).await;
+    // What such a kill leaves: the published model, and the checkpoint to resume from without the best one.
+    let before = files(&workspace.root().join("models/m"));
+    let latest = workspace.root().join("models/.training/m/latest");
+    std::fs::create_dir_all(&latest).unwrap();
+    for (name, contents) in &before {
+        std::fs::write(latest.join(name), contents).unwrap();
+    }
+    assert_eq!(pretrain(&config, "m", None).await.status, Status::Unchanged);
+    assert!(files(&workspace.root().join("models/m")) == before);
+    assert_eq!(files_below(&workspace.root().join("models/.training")), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_resumes_from_its_last_epoch() {
+    let workspace = tables();
+    let long = ["--set", "pretrain.epochs=60", "--set", "pretrain.patience=60"];
+    let args = [&["pretrain", "--name", "m"][..], &long].concat();
+    let mut child = workspace.command("trainer", &args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("epoch   3"))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    workspace.succeed("trainer", &args);
+    workspace.succeed("trainer", &[&["pretrain", "--name", "whole"][..], &long].concat());
+    assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {

@@ -31,7 +31,7 @@ use crate::vocabulary::Vocabulary;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The model's name cannot be used.
-    #[error(transparent)]
+    #[error("{0}")]
     Config(#[from] ConfigError),
     /// The data cannot be used.
     #[error(transparent)]
