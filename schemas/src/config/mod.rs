@@ -239,6 +239,29 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_configurations_are_valid() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+        let mut loaded = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            Config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            loaded += 1;
+        }
+        assert!(loaded >= 3);
+    }
+
+    #[test]
+    fn a_date_may_be_overridden_without_quotes() {
+        let dates =
+            ["sequences.validation_from=2020-01-01T00:00:00Z", "sequences.test_from=2020-02-01T00:00:00Z"];
+        let config = load("", &[&["sequences.split=none", "sequences.guard_share=0"][..]].concat());
+        assert!(config.is_ok(), "{config:?}");
+        let text = "[sequences]\nsplit = \"temporal\"\nvalidation_from = \"2019-01-01T00:00:00Z\"\ntest_from = \"2019-02-01T00:00:00Z\"\n";
+        let config = load(text, &[dates[1], dates[0]]).unwrap();
+        assert_eq!(config.sequences.validation_from.unwrap().timestamp(), 1_577_836_800);
+    }
+
+    #[test]
     fn an_unknown_key_names_file_line_and_key() {
         let message = load("seed = 1\n[model]\nlayer = 3\n", &[]).unwrap_err().to_string();
         assert!(
