@@ -8,3 +8,4 @@ pub mod ingest;
 pub mod inspect;
 pub mod scan;
 pub mod sequences;
+pub mod simulate;

@@ -3,3 +3,4 @@
 pub(crate) mod build_sequences;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
+pub(crate) mod simulate;

@@ -1,0 +1,246 @@
+//! The directory: what is in the way, files under temporary names, the configuration.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use chrono::NaiveDate;
+use parquet::errors::ParquetError;
+use schemas::config::Format;
+
+use super::day::Record;
+use super::error::SimulateError;
+use super::lines::{LineWriter, Syntax};
+use super::parquet::ParquetWriter;
+use super::{Compression, MAX_RECORD_BYTES, Settings};
+
+/// The configuration's name in the directory.
+pub(super) const CONFIG: &str = "simulated.toml";
+/// The catalogue's name in the directory.
+pub(super) const ITEMS: &str = "items.jsonl";
+/// The directory of the files of events in the directory.
+pub(super) const EVENTS: &str = "events";
+
+/// How the names of files of events end, the dot included.
+pub(super) fn extension(format: Format, compression: Compression) -> &'static str {
+    match (format, compression) {
+        (Format::Parquet, _) => ".parquet",
+        (Format::Csv, Compression::None) => ".csv",
+        (Format::Csv, Compression::Gzip) => ".csv.gz",
+        (Format::Csv, Compression::Zstd) => ".csv.zst",
+        (Format::Jsonl, Compression::None) => ".jsonl",
+        (Format::Jsonl, Compression::Gzip) => ".jsonl.gz",
+        (Format::Jsonl, Compression::Zstd) => ".jsonl.zst",
+    }
+}
+
+const EXTENSIONS: [&str; 7] =
+    [".parquet", ".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst"];
+
+/// Makes the directory ready: it must be empty, or, with `force`, is rid of what an earlier simulation wrote.
+pub(super) fn prepare(directory: &Path, force: bool) -> Result<(), SimulateError> {
+    let events = directory.join(EVENTS);
+    fs::create_dir_all(directory).map_err(|e| SimulateError::write(directory, e))?;
+    let empty = names(directory)?.is_empty();
+    if !empty && !force {
+        return Err(SimulateError::NotEmpty { path: directory.into() });
+    }
+    if !empty {
+        // The configuration first: where it stands, the log is whole.
+        for path in [directory.join(CONFIG), directory.join(ITEMS)] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(SimulateError::write(&path, e));
+                }
+                _ => {}
+            }
+        }
+        if events.is_dir() {
+            for path in names(&events)?.into_iter().filter(|path| path.file_name().is_some_and(is_ours)) {
+                fs::remove_file(&path).map_err(|e| SimulateError::write(&path, e))?;
+            }
+        }
+    }
+    fs::create_dir_all(&events).map_err(|e| SimulateError::write(&events, e))
+}
+
+fn names(directory: &Path) -> Result<Vec<PathBuf>, SimulateError> {
+    let fail = |e| SimulateError::write(directory, e);
+    fs::read_dir(directory).map_err(fail)?.map(|entry| Ok(entry.map_err(fail)?.path())).collect()
+}
+
+/// Whether a file of events has a name that this program gives: `2026-01-31.csv`, `2026-01-31-2.parquet`.
+fn is_ours(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let name = name.strip_suffix(PART).unwrap_or(name);
+    EXTENSIONS.iter().filter_map(|extension| name.strip_suffix(extension)).any(|stem| {
+        let Some((date, rest)) = stem.split_at_checked(10) else { return false };
+        let number =
+            rest.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        (rest.is_empty() || number) && date.parse::<NaiveDate>().is_ok()
+    })
+}
+
+/// Ends the name of a file that is not complete.
+const PART: &str = ".part";
+
+/// A file that gets its name when it is complete. Dropped before that, it deletes itself.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    path: PathBuf,
+    part: PathBuf,
+    complete: bool,
+}
+
+impl NewFile {
+    pub(super) fn create(path: PathBuf) -> Result<(Self, File), SimulateError> {
+        let mut part = path.clone().into_os_string();
+        part.push(PART);
+        let part = PathBuf::from(part);
+        let file = File::create(&part).map_err(|e| SimulateError::write(&part, e))?;
+        Ok((Self { path, part, complete: false }, file))
+    }
+
+    /// An error about this file.
+    pub(super) fn fail(&self, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SimulateError {
+        SimulateError::write(&self.path, e)
+    }
+
+    /// Gives the file its name; its size in bytes.
+    pub(super) fn complete(mut self) -> Result<u64, SimulateError> {
+        let bytes = fs::metadata(&self.part).map_err(|e| self.fail(e))?.len();
+        fs::rename(&self.part, &self.path).map_err(|e| self.fail(e))?;
+        self.complete = true;
+        Ok(bytes)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.complete {
+            // What cannot be deleted has a name that nothing reads.
+            let _ = fs::remove_file(&self.part);
+        }
+    }
+}
+
+/// A file of events being written.
+pub(super) struct EventFile {
+    file: NewFile,
+    writer: Writer,
+}
+
+enum Writer {
+    Lines(LineWriter),
+    Parquet(Box<ParquetWriter>),
+}
+
+impl EventFile {
+    pub(super) fn create(
+        path: PathBuf,
+        format: Format,
+        compression: Compression,
+    ) -> Result<Self, SimulateError> {
+        let (file, out) = NewFile::create(path)?;
+        let lines = |out, syntax| {
+            LineWriter::create(out, syntax, compression).map(Writer::Lines).map_err(|e| file.fail(e))
+        };
+        let writer = match format {
+            Format::Csv => lines(out, Syntax::Csv)?,
+            Format::Jsonl => lines(out, Syntax::Jsonl)?,
+            Format::Parquet => {
+                let writer = ParquetWriter::create(out, compression).map_err(|e| file.fail(e))?;
+                Writer::Parquet(Box::new(writer))
+            }
+        };
+        Ok(Self { file, writer })
+    }
+
+    pub(super) fn write(&mut self, record: &Record) -> Result<(), SimulateError> {
+        match &mut self.writer {
+            Writer::Lines(lines) => lines.write(record).map_err(|e| self.file.fail(e)),
+            Writer::Parquet(rows) => rows.write(record).map_err(|e: ParquetError| self.file.fail(e)),
+        }
+    }
+
+    /// Completes the file; its size in bytes.
+    pub(super) fn finish(self) -> Result<u64, SimulateError> {
+        match self.writer {
+            Writer::Lines(lines) => lines.finish().map_err(|e| self.file.fail(e))?,
+            Writer::Parquet(rows) => rows.finish().map_err(|e| self.file.fail(e))?,
+        }
+        self.file.complete()
+    }
+}
+
+/// The configuration that reads the log, with the trainer's settings for its size.
+pub(super) fn configuration(settings: &Settings) -> String {
+    let extension = extension(settings.format, settings.compression);
+    // Twice what is expected, for logs so small that chance matters.
+    let dead_letters = (0.01 + 2.0 * settings.rates.bad).min(1.0);
+    let shards = (settings.events / 500_000).clamp(8, 256);
+    let Settings { seed, items, .. } = settings;
+    // A full softmax over many items costs more than all the rest.
+    let loss = if *items > 20_000 { "sampled" } else { "full" };
+    let negatives = (items / 4).clamp(1, 8_192);
+    format!(
+        r#"# A simulated log: `pipeline simulate --seed {seed}`. Files of events are named by the day they arrived on.
+root = "tables"
+
+[events]
+paths = ["{EVENTS}/*{extension}"]
+ts_unit = "ms"
+max_record_bytes = {MAX_RECORD_BYTES}
+max_dead_letter_rate = {dead_letters}
+
+[items]
+paths = ["{ITEMS}"]
+columns = {{ item_id = "item_id", title = "title", release_ts = "release_ts" }}
+ts_unit = "ms"
+
+[items.attributes.genre]
+[items.attributes.language]
+
+[sequences]
+actions = ["play"]   # likes and skips are events too, of items that were played or refused
+session_gap = "30m"
+batch_gap = "1s"
+delta_tau = "15m"
+max_len = 200
+split = "leave-one-out"
+shards = {shards}
+
+[model]
+d = 64
+layers = 3
+branches = 2
+mask = "gather"
+attributes = ["genre", "language"]
+
+[pretrain]
+epochs = 3
+learning_rate = 2e-3
+schedule = "linear"
+loss = "{loss}"
+uniform_negatives = {negatives}
+select_by = "hr-as-served"
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_the_program_gives_are_its_own() {
+        for name in ["2026-01-31.csv", "2026-01-31-2.parquet", "2026-01-31-02.jsonl.gz.part"] {
+            assert!(is_ours(OsStr::new(name)), "{name}");
+        }
+        for name in
+            ["2026-02-31.csv", "log.csv", "2026-01-31.txt", "2026-01-31-.csv", "2026-01-31-a.csv", "é.csv"]
+        {
+            assert!(!is_ours(OsStr::new(name)), "{name}");
+        }
+    }
+}
