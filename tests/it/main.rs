@@ -6,3 +6,4 @@ mod bad_input;
 mod daily;
 mod programs;
 mod resume;
+mod simulate;

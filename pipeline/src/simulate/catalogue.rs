@@ -45,6 +45,10 @@ pub(super) const LANGUAGES: [&str; 8] = ["en", "zh", "es", "ja", "ko", "pt", "hi
 const CELLS: usize = GENRES.len() * LANGUAGES.len();
 /// The catalogue reaches this far back before the first day.
 const BACK_DAYS: i32 = 720;
+/// Share of the items that are released from [`NEW_DAYS`] before the first day on; the others are spread over
+/// the whole time.
+const NEW_SHARE: f64 = 0.25;
+const NEW_DAYS: i32 = 30;
 /// Share of the offers that are recent releases; the others are of any age.
 const RECENT_SHARE: f64 = 0.4;
 /// Mean age of what is offered as a recent release, in days.
@@ -150,8 +154,15 @@ impl Catalogue {
         let side = if random.chance(0.5) { 1.0 } else { -1.0 };
         let genres = [cell.genre, genre_at(position + side), genre_at(position - side)];
         let genre_count = random.run_length(0.4, 3);
-        let release_day = random.between((-BACK_DAYS).into(), self.days.into()) as i32;
+        let back = if random.chance(NEW_SHARE) { NEW_DAYS } else { BACK_DAYS };
+        let release_day = random.between((-back).into(), self.days.into()) as i32;
         Attributes { cell, genres, genre_count, release_day }
+    }
+
+    /// The day of its release, counted from the first day of the log.
+    #[cfg(test)]
+    pub(super) fn release_day(&self, item: u32) -> i32 {
+        self.release_day[item as usize]
     }
 
     /// How long the item plays, in milliseconds.
@@ -219,4 +230,74 @@ fn nearest(begins: &[usize], cell: usize) -> usize {
         .filter(|&other| begins[other] < begins[other + 1])
         .min_by_key(|&other| distance(other))
         .unwrap_or(cell)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_is_offered_before_its_release(seed: u64, items in 1u32..400, days in 1u32..60) {
+            let catalogue = Catalogue::new(seed, items, days);
+            let mut random = Random::at(seed, 0);
+            for nth in 0..400 {
+                let cell = Cell { genre: nth % GENRES.len(), language: nth % LANGUAGES.len() };
+                let day = random.between(0, days.into()) as i32;
+                let item = catalogue.pick(cell, day, &mut random);
+                prop_assert!(catalogue.release_day(item) <= day);
+            }
+        }
+    }
+
+    #[test]
+    fn offers_have_the_genre_and_language_that_were_asked_for() {
+        let catalogue = Catalogue::new(1, 20_000, 30);
+        let mut random = Random::at(1, 0);
+        for nth in 0..1_000 {
+            let cell = Cell { genre: nth % GENRES.len(), language: nth % LANGUAGES.len() };
+            let item = catalogue.pick(cell, 10, &mut random);
+            assert_eq!(catalogue.draw(item).cell, cell);
+        }
+    }
+
+    #[test]
+    fn releases_are_popular_and_fade() {
+        let (catalogue, day) = (Catalogue::new(1, 20_000, 30), 20);
+        let mut random = Random::at(1, 0);
+        let mut picks = vec![0u32; 20_000];
+        for nth in 0..200_000 {
+            let cell = Cell { genre: nth % GENRES.len(), language: nth % LANGUAGES.len() };
+            picks[catalogue.pick(cell, day, &mut random) as usize] += 1;
+        }
+        // Of the items of an age in days, the mean number of picks.
+        let mean = |from: i32, to: i32| {
+            let of_age = |item: &u32| (from..to).contains(&(day - catalogue.release_day(*item)));
+            let items: Vec<u32> = (0..20_000).filter(of_age).collect();
+            items.iter().map(|&item| f64::from(picks[item as usize])).sum::<f64>() / items.len() as f64
+        };
+        let (new, older, old) = (mean(0, 7), mean(21, 35), mean(200, 700));
+        assert!(new > 1.5 * older && older > 1.5 * old, "{new} {older} {old}");
+        assert!(mean(-9, 0) == 0.0, "nothing is picked before its release");
+    }
+
+    #[test]
+    fn every_line_is_an_item() {
+        let catalogue = Catalogue::new(1, 500, 30);
+        let mut lines = Vec::new();
+        catalogue.write(NaiveDate::from_ymd_opt(2026, 1, 1).unwrap(), &mut lines).unwrap();
+        let lines = String::from_utf8(lines).unwrap();
+        assert_eq!(lines.lines().count(), 500);
+        let mut several = 0;
+        for (item, line) in lines.lines().enumerate() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(value["item_id"], format!("t{item}"));
+            let genres = value["genre"].as_array().unwrap();
+            assert!((1..=3).contains(&genres.len()) && value["language"].as_array().unwrap().len() == 1);
+            several += usize::from(genres.len() > 1);
+        }
+        assert!((100..300).contains(&several), "{several}");
+    }
 }

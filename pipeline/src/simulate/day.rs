@@ -40,7 +40,9 @@ const DUPLICATE_MS_MAX: i64 = HOUR_MS;
 const TAIL_FROM_MS: i64 = DAY_MS - SESSION_MS_MAX - DUPLICATE_MS_MAX;
 const SLOT_MS: i64 = HOUR_MS / 4;
 /// Sessions between two looks at the request to stop.
-pub(super) const SESSIONS_PER_LOOK: usize = 4_096;
+const SESSIONS_PER_LOOK: usize = 4_096;
+/// Users between two such looks.
+const USERS_PER_LOOK: u32 = 1 << 16;
 
 /// Why a session is in the plan of a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +147,7 @@ impl<'a> Days<'a> {
         for slot_end in (1..=DAY_MS / SLOT_MS).map(|slot| slot * SLOT_MS) {
             while let Some((nth, planned)) = plan.next_if(|(_, planned)| planned.second() * 1_000 < slot_end)
             {
-                if nth % SESSIONS_PER_LOOK == 0 && stopped() {
+                if nth.is_multiple_of(SESSIONS_PER_LOOK) && stopped() {
                     return Err(Stopped.into());
                 }
                 self.play(day, planned, &mut slot);
@@ -161,7 +163,7 @@ impl<'a> Days<'a> {
         let earliest =
             if self.rates.late > 0.0 { day.saturating_sub(LATE_DAYS_MAX) } else { day.saturating_sub(1) };
         for user in 0..self.users {
-            if user as usize % (16 * SESSIONS_PER_LOOK) == 0 && stopped() {
+            if user.is_multiple_of(USERS_PER_LOOK) && stopped() {
                 return Err(Stopped);
             }
             let activity = self.listeners().activity(user);
@@ -279,5 +281,27 @@ impl Slot {
         }
         std::mem::swap(&mut self.records, &mut self.waiting);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_planned_session_is_what_was_planned(second in 0i64..86_400, user: u32, ordinal in 0u32..64, kind in 0u32..5) {
+            let arrival = match kind {
+                0 => Arrival::Live,
+                4 => Arrival::Tail,
+                days => Arrival::Late(days),
+            };
+            let planned = Planned::new(second, user, ordinal, arrival);
+            prop_assert_eq!((planned.second(), planned.user()), (second, user));
+            prop_assert_eq!((planned.ordinal(), planned.arrival()), (ordinal, arrival));
+            prop_assert!(second == 0 || Planned::new(second - 1, u32::MAX, 63, Arrival::Tail) < planned);
+        }
     }
 }

@@ -151,3 +151,38 @@ impl Taste {
         Cell { genre: genre_at(self.lasting), language: self.main }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expected_number_of_sessions_begins_apart_from_each_other() {
+        let (users, days) = (3_000, 14);
+        let listeners = Listeners::new(1, users, days, 3, 60_000.0);
+        let mut total = 0;
+        for user in 0..users {
+            let activity = listeners.activity(user);
+            for day in 0..days {
+                let sessions = listeners.sessions(user, activity, day);
+                let count = sessions.count;
+                let mut starts: Vec<i64> = sessions.starts_ms().collect();
+                assert!(starts.len() == count as usize && starts.iter().all(|ms| (0..DAY_MS).contains(ms)));
+                starts.sort_unstable();
+                if count < 4 {
+                    assert!(starts.windows(2).all(|pair| pair[1] - pair[0] > HOUR_MS), "{starts:?}");
+                }
+                total += count;
+            }
+        }
+        assert!(total.abs_diff(60_000) < 2_000, "{total}");
+    }
+
+    #[test]
+    fn the_day_is_covered() {
+        assert_eq!(time_of_day(0.0), 0);
+        assert!(time_of_day(1.0 - f64::EPSILON) < DAY_MS);
+        let evening = (0..1_000).filter(|n| time_of_day(f64::from(*n) / 1_000.0) >= 17 * HOUR_MS).count();
+        assert!((350..500).contains(&evening), "{evening}");
+    }
+}

@@ -1,9 +1,10 @@
 //! What happens in one session: requests and what is consumed of them, and plays from the library.
 
+use super::HOUR_MS;
 use super::catalogue::{Catalogue, Cell, GENRES};
 use super::listener::{Listeners, SESSIONS_MAX, Taste};
 use super::random::{Purpose, Random, key};
-use super::{DAYS_MAX, HOUR_MS};
+use super::settings::DAYS_MAX;
 
 /// No session is longer, in milliseconds.
 pub(super) const SESSION_MS_MAX: i64 = 2 * HOUR_MS;
