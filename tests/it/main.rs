@@ -4,5 +4,7 @@
 
 mod bad_input;
 mod daily;
+#[cfg(unix)]
+mod kills;
 mod programs;
 mod resume;
