@@ -14,7 +14,9 @@
 //!        {add …}                the new shards
 //! ```
 //!
-//! The log entry is the commit: before it exists the table is as it was, afterwards it is as intended. A
+//! The log entry is the commit: before it exists the table is as it was, afterwards it is as intended. The
+//! shards reach the disk before the entry is written, and the entry before the next commit begins, so that this
+//! holds for a power cut too ([`durable`]). A
 //! process that dies in between leaves shards that no version names; a later `vacuum` may delete them, and
 //! nothing ever reads them.
 //!
@@ -25,6 +27,7 @@
 //! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and
 //! `timestamp` for milliseconds. The shards keep the types of [`schemas::tables`].
 
+mod durable;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -38,6 +41,7 @@ use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableRefer
 use deltalake::kernel::{Action, Add, Metadata, MetadataExt, Protocol, StructType, new_metadata};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use schemas::delta::{Root, Snapshot, TableError};
+use schemas::failpoint;
 
 pub use shard::{NewShard, ShardWriter, discard};
 
@@ -191,6 +195,9 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     };
     // Old log entries stay: which commits came after a version is read from them.
     let properties = CommitProperties::default().with_max_retries(0).with_cleanup_expired_logs(Some(false));
+    let directory = root.table_path(change.table);
+    durable::shards(&directory, change.shards)?;
+    failpoint::reach(format_args!("commit:{}:before-log", change.table));
     let prepared = CommitBuilder::from(properties)
         .with_actions(actions)
         .build(state, log_store, operation)
@@ -205,6 +212,8 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
         error => log(error),
     })?;
     let version = done.version;
+    durable::log_entry(&directory, version)?;
+    failpoint::reach(format_args!("commit:{}:after-log", change.table));
     // From here on the commit stands. What follows only writes a checkpoint of the log now and then, and a
     // log without one reads as well.
     let _ = done.await;

@@ -23,14 +23,18 @@
 //! half-done, and what was read is checked again against the tables as they are now, so a run can always be
 //! repeated.
 //!
-//! **Memory.** The raw files are streamed; [`stage`] holds the accepted events of the run once, [`items`] the
-//! catalogue, and a file without ids of its own costs about 40 bytes for each different event in it.
+//! **Memory.** The raw files are streamed. [`stage`] keeps accepted events up to half of the limit and the
+//! rest in a temporary file, and [`dates`] writes them within a quarter of it. [`items`], the catalogue with
+//! the items seen in events, stays in memory whatever the limit.
 
 mod catalogue;
+mod columns;
 mod csv;
+mod dates;
 mod dead;
 mod error;
 mod files;
+mod identity;
 mod input;
 mod items;
 mod jsonl;
@@ -39,6 +43,7 @@ mod parquet;
 mod publish;
 mod report;
 mod source;
+mod spill;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -49,16 +54,20 @@ use std::time::Instant;
 use schemas::cli::Progress;
 use schemas::config::{Config, ConfigError};
 use schemas::delta::{Root, Snapshot};
+use schemas::failpoint;
+use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 
 use catalogue::{Catalogue, Touched};
+use columns::Columns;
+use dates::{Dates, Written};
 use dead::{DeadLetters, Tally};
 use files::{ByteCount, InputFile};
 use items::{Item, Items};
-use mapping::{ContentIds, Mapping};
+use mapping::Mapping;
 use publish::{Before, Pending, commit_all};
 use source::{RecordSource, Rejection, Step, Wanted};
-use stage::Stage;
+use stage::{BATCH_ROWS, Stage, Staged};
 
 use schemas::cli::Interrupt;
 
@@ -74,8 +83,35 @@ const RECORDS_PER_LOOK: u64 = 4_096;
 /// table was changed, except that a conflict with another writer may come after an earlier table's commit;
 /// the run can be repeated in any case.
 pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<IngestReport, IngestError> {
+    run_within(config, root, Limits::default(), interrupt).await
+}
+
+/// What one run may use. Limits change the time, never the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For events between reading and writing. The catalogue and some 10 MiB a thread come on top.
+    pub memory: MemorySize,
+    /// Threads that read and write.
+    pub threads: usize,
+}
+
+impl Default for Limits {
+    /// Every core, and half of the machine's memory.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { memory: MemorySize::half_of_machine(), threads }
+    }
+}
+
+/// [`run`] within given limits.
+pub async fn run_within(
+    config: &Config,
+    root: &Root,
+    limits: Limits,
+    interrupt: &Interrupt,
+) -> Result<IngestReport, IngestError> {
     let mut pending = Pending::default();
-    let result = Run::begin(config, root, interrupt).await?.finish(&mut pending).await;
+    let result = Run::begin(config, root, limits, interrupt).await?.finish(&mut pending).await;
     if result.is_err() {
         pending.discard(root);
     }
@@ -85,6 +121,7 @@ pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<
 struct Run<'a> {
     config: &'a Config,
     root: &'a Root,
+    limits: Limits,
     interrupt: &'a Interrupt,
     started: Instant,
     event_files: Vec<InputFile>,
@@ -102,6 +139,7 @@ impl<'a> Run<'a> {
     async fn begin(
         config: &'a Config,
         root: &'a Root,
+        limits: Limits,
         interrupt: &'a Interrupt,
     ) -> Result<Self, IngestError> {
         let started = Instant::now();
@@ -130,6 +168,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             config,
             root,
+            limits,
             interrupt,
             started,
             event_files,
@@ -149,17 +188,15 @@ impl<'a> Run<'a> {
         let touched = self.read_items(&mut items)?;
         let stage = self.read_events()?;
 
-        let sources: Vec<String> = self.event_files.iter().map(|f| f.source.clone()).collect();
-        let stored = self.before.events.as_ref();
-        let (duplicates, seen) =
-            stage.write(self.root, stored, &sources, self.interrupt, &mut pending.events).await?;
-        let events = self.count_duplicates(&duplicates);
+        let mut written = Written::default();
+        let result = self.write_events(&stage, &items, &mut written);
+        pending.events.extend(std::mem::take(&mut written.shards).into_values());
+        result?;
+        let events = self.count_duplicates(&written.duplicates);
         let mut catalogue = CatalogueReport::default();
-        for id in seen {
-            if items.get(&id).is_none() {
-                items.put(&id, Item::default())?;
-                catalogue.from_events += 1;
-            }
+        for id in written.items_in_order() {
+            items.put(&id, Item::default())?;
+            catalogue.from_events += 1;
         }
         (catalogue.added, catalogue.updated, catalogue.unchanged) = touched.counts(|id| items.get(id));
         catalogue.total = items.len() as u64;
@@ -171,6 +208,7 @@ impl<'a> Run<'a> {
             return Err(IngestError::Interrupted);
         }
 
+        failpoint::reach("ingest:before-commits");
         let new_rows: u64 = pending.events.iter().map(|shard| shard.rows).sum();
         assert_eq!(new_rows, events.accepted, "every accepted event is in one shard");
         let versions =
@@ -219,34 +257,47 @@ impl<'a> Run<'a> {
     }
 
     /// Reads the interaction log. What is accepted here may still be a duplicate.
-    fn read_events(&mut self) -> Result<Stage, IngestError> {
+    fn read_events(&mut self) -> Result<Staged, IngestError> {
         let mapping = Mapping::new(&self.config.events);
-        let mut stage = Stage::new();
-        let mut ids = ContentIds::default();
+        let mut stage = Stage::new(usize::try_from(self.limits.memory.bytes / 2).unwrap_or(usize::MAX));
+        let mut columns = Columns::new();
         let mut totals = Counts::default();
         let mut tally = Tally::default();
         let files = self.event_files.clone();
-        for (at, file) in files.iter().enumerate() {
-            ids.clear();
+        for (at, file) in (0..).zip(&files) {
             let counts = self.read_file(file, &mapping.wanted, EVENTS, &mut tally, |record, position| {
                 let event = match mapping.event(record) {
                     Ok(event) => event,
                     Err(rejection) => return Ok(Err(rejection)),
                 };
-                match &event.event_id {
-                    Some(id) => stage.push(at, id, &event, position)?,
-                    None => stage.push(at, &ids.id(&event), &event, position)?,
+                columns.push(&event, i64::try_from(position).unwrap_or(i64::MAX))?;
+                if columns.len() == BATCH_ROWS {
+                    stage.push(columns.finish(at)?)?;
                 }
                 Ok(Ok(Kept::Accepted))
             })?;
-            stage.end_batch(at)?;
+            stage.push(columns.finish(at)?)?;
             totals.add(counts);
         }
         if totals.read == 0 && !files.is_empty() {
             return Err(IngestError::Empty { paths: files.into_iter().map(|f| f.source).collect() });
         }
         self.check_dead_letter_rate("event", totals, tally)?;
-        Ok(stage)
+        stage.finish()
+    }
+
+    fn write_events(&self, staged: &Staged, items: &Items, written: &mut Written) -> Result<(), IngestError> {
+        let sources: Vec<String> = self.event_files.iter().map(|file| file.source.clone()).collect();
+        let dates = Dates {
+            root: self.root,
+            staged,
+            stored: self.before.events.as_ref(),
+            sources: &sources,
+            threads: self.limits.threads,
+            bytes_max: self.limits.memory.bytes / 4,
+            interrupt: self.interrupt,
+        };
+        dates.write(&|id| items.get(id).is_some(), written)
     }
 
     /// Reads one file record by record; `take` gets each whole one with its position.

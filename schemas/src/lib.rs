@@ -6,6 +6,8 @@
 pub mod cli;
 pub mod config;
 pub mod delta;
+pub mod failpoint;
 pub mod hash;
 pub mod history;
+pub mod memory;
 pub mod tables;

@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod daily;
+#[cfg(unix)]
+mod kills;
 mod programs;
 mod resume;
 mod simulate;

@@ -1,9 +1,10 @@
 //! `pipeline ingest`.
 
-use pipeline::ingest;
+use pipeline::ingest::{self, Limits};
 
 use schemas::cli::{CommonArgs, Interrupt, print_json};
 use schemas::delta::Root;
+use schemas::memory::MemorySize;
 
 /// Read files into the tables events, items and dead_letters.
 ///
@@ -20,6 +21,10 @@ pub(crate) struct Args {
     /// events.max_dead_letter_rate.
     #[arg(long, value_name = "SHARE")]
     max_dead_letter_rate: Option<f64>,
+    /// Memory for events on their way to the table, such as 512MiB or 2GB; what does not fit goes to a
+    /// temporary file (TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
 }
 
 pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
@@ -35,7 +40,9 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     }
     config.validate()?;
     let root = Root::new(&config.root)?;
-    let report = ingest::run(&config, &root, &Interrupt::on_ctrl_c()).await?;
+    let mut limits = Limits::default();
+    limits.memory = args.memory.unwrap_or(limits.memory);
+    let report = ingest::run_within(&config, &root, limits, &Interrupt::on_ctrl_c()).await?;
     eprintln!("{report}");
     if common.json {
         print_json(&report)?;

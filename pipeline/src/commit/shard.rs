@@ -12,6 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use schemas::delta::Root;
+use schemas::failpoint;
 use uuid::Uuid;
 
 use super::CommitError;
@@ -40,6 +41,7 @@ pub struct NewShard {
 pub struct ShardWriter {
     writer: Option<ArrowWriter<BufWriter<File>>>,
     file: PathBuf,
+    table: String,
     path: String,
     partition: BTreeMap<String, String>,
     schema: SchemaRef,
@@ -87,7 +89,7 @@ impl ShardWriter {
         let writer = ArrowWriter::try_new(BufWriter::new(out), schema.clone(), Some(properties))
             .map_err(|e| fail(e.into()))?;
         let partition = partition.iter().map(|(c, v)| (c.to_string(), v.to_string())).collect();
-        Ok(Self { writer: Some(writer), file, path, partition, schema, rows: 0 })
+        Ok(Self { writer: Some(writer), file, table: table.into(), path, partition, schema, rows: 0 })
     }
 
     /// Appends rows; the batch has the table's columns, with or without those of the partition.
@@ -119,6 +121,7 @@ impl ShardWriter {
 
     /// Completes the file.
     pub fn finish(mut self) -> Result<NewShard, CommitError> {
+        failpoint::reach(format_args!("shard:{}:unfinished", self.table));
         let written = (|| -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
             let Some(mut writer) = self.writer.take() else { return Ok(0) };
             // Flushes the buffer as well, so that a full disk is an error here and not a torn file later.

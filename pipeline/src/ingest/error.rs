@@ -1,5 +1,7 @@
 //! What can stop a run of `pipeline ingest`.
 
+use std::path::PathBuf;
+
 use schemas::config::ConfigError;
 use schemas::delta::TableError;
 
@@ -109,6 +111,18 @@ pub enum IngestError {
     /// A table that cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// The temporary file cannot be written or read.
+    #[error(
+        "the temporary file of this run in {} cannot be used; make room there, name another directory with \
+         TMPDIR, or give more --memory",
+        directory.display()
+    )]
+    Scratch {
+        /// The directory for temporary files.
+        directory: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Columns that do not fit together: a defect of this program.
     #[error("rows of table `{table}` cannot be built")]
     Build {
@@ -122,5 +136,9 @@ pub enum IngestError {
 impl IngestError {
     pub(super) fn read(path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Read { path: path.into(), source: source.into() }
+    }
+
+    pub(super) fn scratch(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Scratch { directory: std::env::temp_dir(), source: source.into() }
     }
 }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use schemas::config::{Events, TimeUnit};
-use schemas::hash::hash128;
 use schemas::tables::Reason;
 
 use super::source::{Need, RecordSource, Rejection, Value, Wanted};
@@ -142,7 +141,7 @@ impl Event<'_> {
     /// Appends everything but `event_id` to `bytes`, so that different events never give equal bytes.
     ///
     /// The events of one log keep their identity for ever: this encoding must not change.
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
         let text = |bytes: &mut Vec<u8>, text: &str| {
             bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
             bytes.extend_from_slice(text.as_bytes());
@@ -168,33 +167,6 @@ impl Event<'_> {
         text(bytes, &self.action);
         // Zero has two representations and is one value.
         optional(bytes, self.value.map(|value| (value + 0.0).to_le_bytes()));
-    }
-}
-
-/// Gives events without a producer's id the hash of their content and of how often the same content stood
-/// before it in the file, so that reading a file twice finds the same ids and two equal purchases in one file
-/// have two.
-///
-/// Memory: about 40 bytes for each different content in the file.
-#[derive(Default)]
-pub(super) struct ContentIds {
-    seen: std::collections::HashMap<u128, u64>,
-    bytes: Vec<u8>,
-}
-
-impl ContentIds {
-    /// A new file begins.
-    pub(super) fn clear(&mut self) {
-        self.seen.clear();
-    }
-
-    pub(super) fn id(&mut self, event: &Event<'_>) -> String {
-        self.bytes.clear();
-        event.encode(&mut self.bytes);
-        let before = self.seen.entry(hash128(&self.bytes)).or_insert(0);
-        self.bytes.extend_from_slice(&before.to_le_bytes());
-        *before += 1;
-        format!("{:032x}", hash128(&self.bytes))
     }
 }
 

@@ -1,253 +1,192 @@
-//! Accepted events on their way to the table: staged in the order they came, written date by date.
+//! Accepted events between reading and writing: kept in the order they came, given back date by date.
 //!
 //! ```text
-//!   files in the order of their paths ─▶ batches of columns, in order of (source, position)
-//!                                             │ grouped by date
-//!                                             ▼
-//!        for each date: the stored ids of that date ─▶ first of equal ids wins ─▶ one shard
+//!   batches in order of (source, position) ─▶ memory, up to a limit
+//!                                                │ full: all of it, grouped by date
+//!                                                ▼
+//!                                           temporary file
+//!   for each date: its segments in the order they were written, or its rows in memory
 //! ```
 //!
-//! Memory: all accepted events of the run once, as columns without their source (about 120 bytes each), the
-//! batch being written, and the ids of one date. The staged batches are only read back date by date, so a
-//! run larger than memory needs no more than another [`Stage`] that keeps them in files by date.
+//! Batches come in order of (source, position), and so do the rows of each segment and the segments of each
+//! date: a date's rows have that order wherever they were kept.
+//!
+//! Memory: the limit, 12 bytes a row of it for the index by date, and one batch more.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
-    TimestampMillisecondBuilder,
-};
+use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
-use arrow::datatypes::{Schema, SchemaRef};
-use schemas::delta::{Root, Snapshot};
-use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use schemas::failpoint;
 
+use super::columns::{Batch, build};
 use super::error::IngestError;
-use super::mapping::Event;
-use crate::commit::{NewShard, ShardWriter};
-use schemas::cli::Interrupt;
+use super::spill::{Segment, SpillFile};
 
-const BATCH_ROWS: usize = 1 << 16;
-const MS_PER_DAY: i64 = 86_400_000;
+/// Rows of a batch that is given back or written.
+pub(super) const BATCH_ROWS: usize = 1 << 14;
 
-fn build(source: arrow::error::ArrowError) -> IngestError {
-    IngestError::Build { table: EVENTS, source }
-}
+/// Bytes a row that the index by date takes: one place, and the date.
+const INDEX_BYTES: usize = 12;
 
-/// Events of one file, in order.
-struct Batch {
-    file: usize,
-    rows: RecordBatch,
-    dates: Vec<i32>,
-}
+/// Batch and row.
+type Place = (u32, u32);
 
-/// The accepted events of a run.
+/// The accepted events of a run, while they are read.
 pub(super) struct Stage {
-    schema: SchemaRef,
+    bytes_max: usize,
+    bytes: usize,
     batches: Vec<Batch>,
-    columns: Columns,
+    directory: PathBuf,
+    spilled: Option<Spilled>,
 }
 
-/// The batch under construction.
-struct Columns {
-    event_id: StringBuilder,
-    user_id: StringBuilder,
-    item_id: StringBuilder,
-    ts: TimestampMillisecondBuilder,
-    request_id: StringBuilder,
-    request_ts: TimestampMillisecondBuilder,
-    action: StringBuilder,
-    value: Float64Builder,
-    position: Int64Builder,
-    dates: Vec<i32>,
-}
-
-impl Columns {
-    fn new() -> Self {
-        let time = || TimestampMillisecondBuilder::new().with_timezone("UTC");
-        Self {
-            event_id: StringBuilder::new(),
-            user_id: StringBuilder::new(),
-            item_id: StringBuilder::new(),
-            ts: time(),
-            request_id: StringBuilder::new(),
-            request_ts: time(),
-            action: StringBuilder::new(),
-            value: Float64Builder::new(),
-            position: Int64Builder::new(),
-            dates: Vec::new(),
-        }
-    }
+pub(super) struct Spilled {
+    file: SpillFile,
+    by_date: BTreeMap<i32, Vec<Segment>>,
 }
 
 impl Stage {
-    pub(super) fn new() -> Self {
-        let fields = EVENTS_SCHEMA.fields().iter();
-        let fields = fields.filter(|f| f.name() != "source" && f.name() != EVENT_DATE).cloned();
-        Self {
-            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
-            batches: Vec::new(),
-            columns: Columns::new(),
-        }
+    /// One that keeps up to `bytes_max` in memory, and the rest in the directory for temporary files.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        let directory = std::env::temp_dir();
+        Self { bytes_max, bytes: 0, batches: Vec::new(), directory, spilled: None }
     }
 
-    /// Adds an event of the current file. Events come in order of source and position.
-    pub(super) fn push(
-        &mut self,
-        file: usize,
-        id: &str,
-        event: &Event<'_>,
-        position: u64,
-    ) -> Result<(), IngestError> {
-        let columns = &mut self.columns;
-        columns.event_id.append_value(id);
-        columns.user_id.append_value(&event.user_id);
-        columns.item_id.append_value(&event.item_id);
-        columns.ts.append_value(event.ts);
-        columns.request_id.append_option(event.request_id.as_deref());
-        columns.request_ts.append_option(event.request_ts);
-        columns.action.append_value(&event.action);
-        columns.value.append_option(event.value);
-        columns.position.append_value(i64::try_from(position).unwrap_or(i64::MAX));
-        columns.dates.push(i32::try_from(event.ts.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX));
-        if columns.dates.len() == BATCH_ROWS { self.end_batch(file) } else { Ok(()) }
-    }
-
-    /// Closes the batch of the current file.
-    pub(super) fn end_batch(&mut self, file: usize) -> Result<(), IngestError> {
-        let mut done = std::mem::replace(&mut self.columns, Columns::new());
-        if done.dates.is_empty() {
+    /// Adds events that come after all those before in order of source and position.
+    pub(super) fn push(&mut self, batch: Batch) -> Result<(), IngestError> {
+        if batch.dates.is_empty() {
             return Ok(());
         }
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(done.event_id.finish()),
-            Arc::new(done.user_id.finish()),
-            Arc::new(done.item_id.finish()),
-            Arc::new(done.ts.finish()),
-            Arc::new(done.request_id.finish()),
-            Arc::new(done.request_ts.finish()),
-            Arc::new(done.action.finish()),
-            Arc::new(done.value.finish()),
-            Arc::new(done.position.finish()),
-        ];
-        let rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(build)?;
-        self.batches.push(Batch { file, rows, dates: done.dates });
+        self.bytes += batch.rows.get_array_memory_size() + INDEX_BYTES * batch.dates.len();
+        self.batches.push(batch);
+        if self.bytes > self.bytes_max { self.spill() } else { Ok(()) }
+    }
+
+    fn spill(&mut self) -> Result<(), IngestError> {
+        self.bytes = 0;
+        let kept = Kept::new(std::mem::take(&mut self.batches));
+        let spilled = match &mut self.spilled {
+            Some(spilled) => spilled,
+            none => {
+                none.insert(Spilled { file: SpillFile::create(&self.directory)?, by_date: BTreeMap::new() })
+            }
+        };
+        for &date in kept.by_date.keys() {
+            let segment = spilled.file.append(kept.rows(date))?;
+            spilled.by_date.entry(date).or_default().push(segment);
+        }
+        spilled.file.flush()?;
+        failpoint::reach("ingest:spilled");
         Ok(())
     }
 
-    /// Writes one shard for each date, without the events that are in `stored` or came before. Returns for
-    /// each file how many of its events were duplicates, and the items of the new events in order of their
-    /// first. On an error the caller deletes the shards pushed to `shards` so far.
-    pub(super) async fn write(
-        self,
-        root: &Root,
-        stored: Option<&Snapshot>,
-        sources: &[String],
-        interrupt: &Interrupt,
-        shards: &mut Vec<NewShard>,
-    ) -> Result<(Vec<u64>, Vec<String>), IngestError> {
-        let mut by_date: BTreeMap<i32, Vec<(usize, usize)>> = BTreeMap::new();
-        for (at, batch) in self.batches.iter().enumerate() {
-            for (row, &date) in batch.dates.iter().enumerate() {
-                by_date.entry(date).or_default().push((at, row));
-            }
+    /// All that was pushed.
+    pub(super) fn finish(mut self) -> Result<Staged, IngestError> {
+        if self.spilled.is_some() && !self.batches.is_empty() {
+            self.spill()?;
         }
-        let stored_shards = stored.map(shards_by_date).unwrap_or_default();
-        let ids: Vec<&StringArray> =
-            self.batches.iter().map(|b| b.rows.column(0).as_string::<i32>()).collect();
-        let rows: Vec<&RecordBatch> = self.batches.iter().map(|b| &b.rows).collect();
-        let mut new: Vec<Vec<bool>> = self.batches.iter().map(|b| vec![false; b.dates.len()]).collect();
-        let mut duplicates = vec![0; sources.len()];
-        for (&date, events) in &by_date {
-            if interrupt.requested() {
-                return Err(IngestError::Interrupted);
-            }
-            let partition = date_text(date);
-            let stored_ids = match (stored, stored_shards.get(partition.as_str())) {
-                (Some(snapshot), Some(shards)) => stored_ids(snapshot, shards).await?,
-                _ => Vec::new(),
-            };
-            let mut known: HashSet<&str> = HashSet::with_capacity(events.len());
-            for batch in &stored_ids {
-                known.extend(batch.column(0).as_string::<i32>().iter().flatten());
-            }
-            let mut kept = Vec::with_capacity(events.len());
-            for &(batch, row) in events {
-                if known.insert(ids[batch].value(row)) {
-                    new[batch][row] = true;
-                    kept.push((batch, row));
-                } else {
-                    duplicates[self.batches[batch].file] += 1;
-                }
-            }
-            if !kept.is_empty() {
-                let mut writer =
-                    ShardWriter::create(root, EVENTS, "part", &EVENTS_SCHEMA, &[(EVENT_DATE, &partition)])?;
-                for chunk in kept.chunks(BATCH_ROWS) {
-                    writer.write(&self.gather(&rows, chunk, sources)?)?;
-                }
-                shards.push(writer.finish()?);
-            }
-        }
-        Ok((duplicates, self.items(&new)))
-    }
-
-    /// The rows at `places` with their source, as the shards have them.
-    fn gather(
-        &self,
-        batches: &[&RecordBatch],
-        places: &[(usize, usize)],
-        sources: &[String],
-    ) -> Result<RecordBatch, IngestError> {
-        let rows = interleave_record_batch(batches, places).map_err(build)?;
-        let sources = places.iter().map(|&(batch, _)| sources[self.batches[batch].file].as_str());
-        let mut fields = rows.schema().fields().to_vec();
-        let mut columns = rows.columns().to_vec();
-        if let Ok(at) = EVENTS_SCHEMA.index_of("source") {
-            fields.push(EVENTS_SCHEMA.fields()[at].clone());
-            columns.push(Arc::new(StringArray::from_iter_values(sources)));
-        }
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(build)
-    }
-
-    fn items(&self, new: &[Vec<bool>]) -> Vec<String> {
-        let mut seen: HashSet<&str> = HashSet::new();
-        let mut items = Vec::new();
-        for (batch, new) in self.batches.iter().zip(new) {
-            let ids = batch.rows.column(2).as_string::<i32>();
-            for row in (0..ids.len()).filter(|&row| new[row]) {
-                if seen.insert(ids.value(row)) {
-                    items.push(ids.value(row).to_owned());
-                }
-            }
-        }
-        items
+        Ok(match self.spilled {
+            Some(spilled) => Staged::Spilled(spilled),
+            None => Staged::Kept(Kept::new(self.batches)),
+        })
     }
 }
 
-/// `2026-11-22`.
-fn date_text(days: i32) -> String {
-    chrono::NaiveDate::from_epoch_days(days).map_or_else(|| days.to_string(), |date| date.to_string())
+/// Batches in memory, and the places of the rows of each date.
+pub(super) struct Kept {
+    batches: Vec<RecordBatch>,
+    by_date: BTreeMap<i32, Vec<Place>>,
 }
 
-fn shards_by_date(snapshot: &Snapshot) -> BTreeMap<&str, Vec<&schemas::delta::Shard>> {
-    let mut by_date: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    for shard in snapshot.shards() {
-        if let Some(Some(date)) = shard.partition.get(EVENT_DATE) {
-            by_date.entry(date).or_default().push(shard);
+impl Kept {
+    fn new(batches: Vec<Batch>) -> Self {
+        let mut by_date: BTreeMap<i32, Vec<Place>> = BTreeMap::new();
+        for (at, batch) in (0..).zip(&batches) {
+            let mut row = 0;
+            // Neighbours mostly have one date.
+            for run in batch.dates.chunk_by(|a, b| a == b) {
+                let places = by_date.entry(run[0]).or_default();
+                let end = row + run.len() as u32;
+                places.extend((row..end).map(|row| (at, row)));
+                row = end;
+            }
+        }
+        Self { batches: batches.into_iter().map(|batch| batch.rows).collect(), by_date }
+    }
+
+    fn rows(&self, date: i32) -> impl Iterator<Item = Result<RecordBatch, IngestError>> {
+        let places = self.by_date.get(&date).map(Vec::as_slice).unwrap_or_default();
+        places.chunks(BATCH_ROWS).map(|places| self.gather(places))
+    }
+
+    fn gather(&self, places: &[Place]) -> Result<RecordBatch, IngestError> {
+        // Only the batches that are needed: there may be thousands.
+        let mut batches: Vec<&RecordBatch> = Vec::new();
+        let mut last = None;
+        let mut indexes = Vec::with_capacity(places.len());
+        for &(batch, row) in places {
+            if last != Some(batch) {
+                last = Some(batch);
+                batches.push(&self.batches[batch as usize]);
+            }
+            indexes.push((batches.len() - 1, row as usize));
+        }
+        if let ([batch], Some(&(_, first)), Some(&(_, end))) = (&batches[..], indexes.first(), indexes.last())
+            && end - first + 1 == indexes.len()
+        {
+            return Ok(batch.slice(first, indexes.len()));
+        }
+        interleave_record_batch(&batches, &indexes).map_err(build)
+    }
+}
+
+/// The accepted events of a run, by date.
+pub(super) enum Staged {
+    Kept(Kept),
+    Spilled(Spilled),
+}
+
+impl Staged {
+    /// In order.
+    pub(super) fn dates(&self) -> Vec<i32> {
+        match self {
+            Self::Kept(kept) => kept.by_date.keys().copied().collect(),
+            Self::Spilled(spilled) => spilled.by_date.keys().copied().collect(),
         }
     }
-    by_date
-}
 
-async fn stored_ids(
-    snapshot: &Snapshot,
-    shards: &[&schemas::delta::Shard],
-) -> Result<Vec<RecordBatch>, IngestError> {
-    let mut batches = Vec::new();
-    for shard in shards {
-        batches.extend(snapshot.read_shard(shard, &["event_id"]).await?);
+    /// Rows of a date, and about how many bytes they take in memory.
+    pub(super) fn size(&self, date: i32) -> (u64, u64) {
+        /// An event without its source, roughly.
+        const ROW_BYTES: u64 = 160;
+        match self {
+            Self::Kept(kept) => {
+                let rows = kept.by_date.get(&date).map_or(0, |places| places.len() as u64);
+                (rows, rows * ROW_BYTES)
+            }
+            Self::Spilled(spilled) => {
+                let segments = spilled.by_date.get(&date).into_iter().flatten();
+                segments.fold((0, 0), |(rows, bytes), s| (rows + s.rows, bytes + s.bytes))
+            }
+        }
     }
-    Ok(batches)
+
+    /// The rows of a date in order of source and position.
+    pub(super) fn rows(&self, date: i32) -> Box<dyn Iterator<Item = Result<RecordBatch, IngestError>> + '_> {
+        match self {
+            Self::Kept(kept) => Box::new(kept.rows(date)),
+            Self::Spilled(spilled) => {
+                let segments = spilled.by_date.get(&date).into_iter().flatten();
+                Box::new(segments.flat_map(|&segment| {
+                    let (batches, error) = match spilled.file.read(segment) {
+                        Ok(batches) => (Some(batches), None),
+                        Err(error) => (None, Some(Err(error))),
+                    };
+                    batches.into_iter().flatten().chain(error)
+                }))
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod catalogue;
 mod formats;
 mod garbage;
+mod limits;
 
 use std::path::Path;
 

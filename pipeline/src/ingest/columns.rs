@@ -1,0 +1,201 @@
+//! Accepted events as columns, on their way to the table.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, RecordBatch, StringArray,
+    StringBuilder, TimestampMillisecondBuilder, UInt32Array,
+};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMillisecondType, UInt32Type,
+};
+use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+
+use super::error::IngestError;
+use super::identity::{Content, id_key};
+use super::mapping::Event;
+
+const MS_PER_DAY: i64 = 86_400_000;
+
+const EVENT_ID: usize = 0;
+const USER_ID: usize = 1;
+const ITEM_ID: usize = 2;
+const TS: usize = 3;
+const REQUEST_ID: usize = 4;
+const REQUEST_TS: usize = 5;
+const ACTION: usize = 6;
+const VALUE: usize = 7;
+const POSITION: usize = 8;
+const FILE: usize = 9;
+const KEY: usize = 10;
+
+/// The columns of `events` without source and date, `event_id` null where the producer gave none; then the
+/// file's number and the key of the id ([`super::identity`]).
+pub(super) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let fields = EVENTS_SCHEMA.fields().iter().filter(|f| f.name() != "source" && f.name() != EVENT_DATE);
+    let mut fields: Vec<Field> =
+        fields.map(|f| f.as_ref().clone().with_nullable(f.is_nullable() || f.name() == "event_id")).collect();
+    fields.push(Field::new("file", DataType::UInt32, false));
+    fields.push(Field::new("key", DataType::FixedSizeBinary(16), false));
+    Arc::new(Schema::new(fields))
+});
+
+pub(super) fn build(source: arrow::error::ArrowError) -> IngestError {
+    IngestError::Build { table: EVENTS, source }
+}
+
+/// Events of one file, in order, with the date of each.
+pub(super) struct Batch {
+    pub(super) rows: RecordBatch,
+    /// Days since the epoch.
+    pub(super) dates: Vec<i32>,
+}
+
+/// A batch under construction.
+pub(super) struct Columns {
+    event_id: StringBuilder,
+    user_id: StringBuilder,
+    item_id: StringBuilder,
+    ts: TimestampMillisecondBuilder,
+    request_id: StringBuilder,
+    request_ts: TimestampMillisecondBuilder,
+    action: StringBuilder,
+    value: Float64Builder,
+    position: Int64Builder,
+    key: FixedSizeBinaryBuilder,
+    dates: Vec<i32>,
+    content: Content,
+}
+
+impl Columns {
+    pub(super) fn new() -> Self {
+        let time = || TimestampMillisecondBuilder::new().with_timezone("UTC");
+        Self {
+            event_id: StringBuilder::new(),
+            user_id: StringBuilder::new(),
+            item_id: StringBuilder::new(),
+            ts: time(),
+            request_id: StringBuilder::new(),
+            request_ts: time(),
+            action: StringBuilder::new(),
+            value: Float64Builder::new(),
+            position: Int64Builder::new(),
+            key: FixedSizeBinaryBuilder::new(16),
+            dates: Vec::new(),
+            content: Content::default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.dates.len()
+    }
+
+    pub(super) fn push(&mut self, event: &Event<'_>, position: i64) -> Result<(), IngestError> {
+        let key = match &event.event_id {
+            Some(id) => id_key(id),
+            None => self.content.key(event, 0),
+        };
+        self.event_id.append_option(event.event_id.as_deref());
+        self.user_id.append_value(&event.user_id);
+        self.item_id.append_value(&event.item_id);
+        self.ts.append_value(event.ts);
+        self.request_id.append_option(event.request_id.as_deref());
+        self.request_ts.append_option(event.request_ts);
+        self.action.append_value(&event.action);
+        self.value.append_option(event.value);
+        self.position.append_value(position);
+        self.key.append_value(key.to_le_bytes()).map_err(build)?;
+        self.dates.push(i32::try_from(event.ts.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX));
+        Ok(())
+    }
+
+    /// The events so far, as those of `file`; the builder is empty afterwards.
+    pub(super) fn finish(&mut self, file: u32) -> Result<Batch, IngestError> {
+        let dates = std::mem::take(&mut self.dates);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.event_id.finish()),
+            Arc::new(self.user_id.finish()),
+            Arc::new(self.item_id.finish()),
+            Arc::new(self.ts.finish()),
+            Arc::new(self.request_id.finish()),
+            Arc::new(self.request_ts.finish()),
+            Arc::new(self.action.finish()),
+            Arc::new(self.value.finish()),
+            Arc::new(self.position.finish()),
+            Arc::new(UInt32Array::from(vec![file; dates.len()])),
+            Arc::new(self.key.finish()),
+        ];
+        let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns).map_err(build)?;
+        Ok(Batch { rows, dates })
+    }
+}
+
+/// A staged batch, read row by row.
+pub(super) struct StagedRows<'a>(pub(super) &'a RecordBatch);
+
+impl<'a> StagedRows<'a> {
+    fn text(&self, column: usize) -> &'a StringArray {
+        self.0.column(column).as_string::<i32>()
+    }
+
+    pub(super) fn event_ids(&self) -> &'a StringArray {
+        self.text(EVENT_ID)
+    }
+
+    pub(super) fn items(&self) -> &'a StringArray {
+        self.text(ITEM_ID)
+    }
+
+    pub(super) fn positions(&self) -> &'a [i64] {
+        self.0.column(POSITION).as_primitive::<Int64Type>().values()
+    }
+
+    pub(super) fn files(&self) -> &'a [u32] {
+        self.0.column(FILE).as_primitive::<UInt32Type>().values()
+    }
+
+    pub(super) fn key(&self, row: usize) -> u128 {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(self.0.column(KEY).as_fixed_size_binary().value(row));
+        u128::from_le_bytes(bytes)
+    }
+
+    /// The event without its id.
+    pub(super) fn event(&self, row: usize) -> Event<'a> {
+        let text = |column| Cow::Borrowed(self.text(column).value(row));
+        let time = |column: usize| self.0.column(column).as_primitive::<TimestampMillisecondType>();
+        let values = self.0.column(VALUE).as_primitive::<Float64Type>();
+        Event {
+            event_id: None,
+            user_id: text(USER_ID),
+            item_id: text(ITEM_ID),
+            ts: time(TS).value(row),
+            request_id: self.text(REQUEST_ID).is_valid(row).then(|| text(REQUEST_ID)),
+            request_ts: time(REQUEST_TS).is_valid(row).then(|| time(REQUEST_TS).value(row)),
+            action: text(ACTION),
+            value: values.is_valid(row).then(|| values.value(row)),
+        }
+    }
+
+    /// The rows as the shards have them.
+    pub(super) fn shard_rows(
+        &self,
+        event_ids: ArrayRef,
+        sources: &[String],
+    ) -> Result<RecordBatch, IngestError> {
+        let source = self.files().iter().map(|&file| sources[file as usize].as_str());
+        let source: ArrayRef = Arc::new(StringArray::from_iter_values(source));
+        let mut fields = Vec::new();
+        let mut columns = Vec::new();
+        for field in EVENTS_SCHEMA.fields().iter().filter(|field| field.name() != EVENT_DATE) {
+            fields.push(field.clone());
+            columns.push(match field.name().as_str() {
+                "event_id" => event_ids.clone(),
+                "source" => source.clone(),
+                name => self.0.column(STAGED_SCHEMA.index_of(name).map_err(build)?).clone(),
+            });
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(build)
+    }
+}

@@ -1,0 +1,415 @@
+//! Staged events to shards, date by date, several dates at a time.
+//!
+//! ```text
+//!   stored ids of the date ──▶ keys ─┐
+//!                                    ▼
+//!   staged rows ─▶ repeats ─▶ first of equal keys ─▶ one shard
+//!         (content without an id:       └─▶ items by their first event, duplicates by file
+//!          how often before in its file)
+//! ```
+//!
+//! A date is one walk over its rows for each of the three steps. Where the keys of a date do not fit, the
+//! first two steps walk once for each slice of the keys; where its rows do not fit, they are read again from
+//! the temporary file.
+//!
+//! Memory, for each date at work: its share of the limit for rows and keys, one row group of the shard, and
+//! besides the share one bit for each row, or four bytes where content repeats in the date. Over all dates:
+//! the items that are not in the table yet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
+use arrow::compute::filter_record_batch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use schemas::cli::Interrupt;
+use schemas::delta::{Root, Shard, Snapshot, TableError};
+use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+
+use super::columns::{StagedRows, build};
+use super::error::IngestError;
+use super::identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
+use super::stage::Staged;
+use crate::commit::{NewShard, ShardWriter};
+
+/// What one key takes in a set of them, roughly.
+const KEY_BYTES: u64 = 40;
+
+/// What the dates are written from, and within which limits.
+pub(super) struct Dates<'a> {
+    pub(super) root: &'a Root,
+    pub(super) staged: &'a Staged,
+    pub(super) stored: Option<&'a Snapshot>,
+    /// The files by their numbers.
+    pub(super) sources: &'a [String],
+    /// Dates at work at a time.
+    pub(super) threads: usize,
+    /// For the rows and keys of all dates at work.
+    pub(super) bytes_max: u64,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// What was written.
+#[derive(Default)]
+pub(super) struct Written {
+    /// By date.
+    pub(super) shards: BTreeMap<i32, NewShard>,
+    /// File → how many of its events were duplicates.
+    pub(super) duplicates: Vec<u64>,
+    /// Items of the new events → file and position of the first.
+    pub(super) items: HashMap<String, Place>,
+}
+
+/// File and position.
+type Place = (u32, i64);
+
+impl Written {
+    /// The items in the order of their first events.
+    pub(super) fn items_in_order(&mut self) -> Vec<String> {
+        let mut items: Vec<(String, Place)> = std::mem::take(&mut self.items).into_iter().collect();
+        items.sort_unstable_by_key(|(_, place)| *place);
+        items.into_iter().map(|(id, _)| id).collect()
+    }
+}
+
+impl Dates<'_> {
+    /// Writes one shard for each date, without the events that are stored or came before. `is_item` says
+    /// which items need not be remembered. What was written before an error is in `written` all the same, so
+    /// that the caller can delete it.
+    pub(super) fn write(
+        &self,
+        is_item: &(dyn Fn(&str) -> bool + Sync),
+        written: &mut Written,
+    ) -> Result<(), IngestError> {
+        written.duplicates.resize(self.sources.len(), 0);
+        let stored = self.stored.map(shards_by_date).unwrap_or_default();
+        let dates = self.staged.dates();
+        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let results = Mutex::new((written, Ok(())));
+        let work = || {
+            while !stopped.load(Ordering::Relaxed) {
+                let Some(&date) = dates.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let text = date_text(date);
+                let stored = stored.get(text.as_str()).map(Vec::as_slice).unwrap_or_default();
+                let result = Date { dates: self, date, text: &text, stored }.write();
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                let (written, first_error) = &mut *results;
+                match result {
+                    Ok(done) => done.add_to(date, written, is_item),
+                    Err(error) => {
+                        stopped.store(true, Ordering::Relaxed);
+                        if first_error.is_ok() {
+                            *first_error = Err(error);
+                        }
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let others = self.threads.min(dates.len()).saturating_sub(1);
+            (0..others).for_each(|_| {
+                scope.spawn(work);
+            });
+            work();
+        });
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+/// One date.
+struct Date<'a> {
+    dates: &'a Dates<'a>,
+    date: i32,
+    text: &'a str,
+    stored: &'a [&'a Shard],
+}
+
+/// What became of a date.
+#[derive(Default)]
+struct Done {
+    shard: Option<NewShard>,
+    duplicates: HashMap<u32, u64>,
+    items: HashMap<String, Place>,
+}
+
+impl Done {
+    fn add_to(self, date: i32, written: &mut Written, is_item: &dyn Fn(&str) -> bool) {
+        written.shards.extend(self.shard.map(|shard| (date, shard)));
+        for (file, n) in self.duplicates {
+            written.duplicates[file as usize] += n;
+        }
+        for (id, place) in self.items {
+            if !is_item(&id) {
+                let first = written.items.entry(id).or_insert(place);
+                *first = place.min(*first);
+            }
+        }
+    }
+}
+
+/// Staged rows that can be walked more than once.
+enum Rows<'a> {
+    Held(Vec<RecordBatch>),
+    Again(&'a Staged, i32),
+}
+
+impl Rows<'_> {
+    fn walk(&self) -> Box<dyn Iterator<Item = Result<RecordBatch, IngestError>> + '_> {
+        match self {
+            Self::Held(batches) => Box::new(batches.iter().cloned().map(Ok)),
+            Self::Again(staged, date) => staged.rows(*date),
+        }
+    }
+}
+
+/// How often the same content stood before a row in its file: mostly never, and then nothing is stored.
+struct Repeats {
+    rows: usize,
+    before: Vec<u32>,
+}
+
+impl Repeats {
+    fn set(&mut self, row: usize, before: u32) {
+        if self.before.is_empty() {
+            self.before.resize(self.rows, 0);
+        }
+        self.before[row] = before;
+    }
+
+    /// The key of a row's id.
+    fn key(&self, rows: &StagedRows<'_>, row: usize, at: usize, content: &mut Content) -> u128 {
+        match self.before.get(at) {
+            None | Some(0) => rows.key(row),
+            Some(&before) => content.key(&rows.event(row), u64::from(before)),
+        }
+    }
+}
+
+/// One bit for each row of a date.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn set(&mut self, at: usize) {
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    fn get(&self, at: usize) -> bool {
+        self.0[at / 64] >> (at % 64) & 1 == 1
+    }
+}
+
+impl Date<'_> {
+    fn write(&self) -> Result<Done, IngestError> {
+        let (rows, bytes) = self.dates.staged.size(self.date);
+        let share = self.dates.bytes_max / self.dates.threads.max(1) as u64;
+        let held = bytes <= share / 2;
+        let staged = if held {
+            Rows::Held(self.dates.staged.rows(self.date).collect::<Result<_, _>>()?)
+        } else {
+            Rows::Again(self.dates.staged, self.date)
+        };
+        let stored: u64 = self.stored.iter().map(|shard| shard.rows.unwrap_or(shard.bytes)).sum();
+        let slices = ((rows + stored) * KEY_BYTES).div_ceil((share / 2).max(1)).max(1);
+        let repeats = self.repeats(&staged, rows as usize, slices)?;
+        let mut done = Done::default();
+        let new = self.first_of_equals(&staged, rows as usize, &repeats, slices, &mut done)?;
+        self.write_new(&staged, &repeats, &new, &mut done)?;
+        Ok(done)
+    }
+
+    fn check_interrupt(&self) -> Result<(), IngestError> {
+        if self.dates.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Counts equal content of events that came without an id.
+    fn repeats(&self, staged: &Rows<'_>, rows: usize, slices: u64) -> Result<Repeats, IngestError> {
+        let mut repeats = Repeats { rows, before: Vec::new() };
+        for slice in 0..slices {
+            let (mut seen, mut file, mut at): (KeyMap<u32>, _, _) = (KeyMap::default(), None, 0);
+            let mut any = false;
+            for batch in staged.walk() {
+                self.check_interrupt()?;
+                let batch = batch?;
+                let staged = StagedRows(&batch);
+                let (ids, files) = (staged.event_ids(), staged.files());
+                any |= ids.null_count() > 0;
+                for row in (0..batch.num_rows()).filter(|&row| ids.is_null(row)) {
+                    let key = staged.key(row);
+                    if slices > 1 && slice_of(key, slices) != slice {
+                        continue;
+                    }
+                    // What is counted is counted in one file.
+                    if file.replace(files[row]) != Some(files[row]) {
+                        seen.clear();
+                    }
+                    let before = seen.entry(key).or_insert(0);
+                    if *before > 0 {
+                        repeats.set(at + row, *before);
+                    }
+                    *before += 1;
+                }
+                at += batch.num_rows();
+            }
+            if !any {
+                break;
+            }
+        }
+        Ok(repeats)
+    }
+
+    /// Which rows are new: neither stored nor equal to an earlier one.
+    fn first_of_equals(
+        &self,
+        staged: &Rows<'_>,
+        rows: usize,
+        repeats: &Repeats,
+        slices: u64,
+        done: &mut Done,
+    ) -> Result<Bits, IngestError> {
+        let mut new = Bits(vec![0; rows.div_ceil(64)]);
+        let mut content = Content::default();
+        for slice in 0..slices {
+            let mine = |key| slices == 1 || slice_of(key, slices) == slice;
+            let mut known = KeySet::default();
+            known.reserve(if slices == 1 { rows } else { 0 });
+            for shard in self.stored {
+                self.check_interrupt()?;
+                read_stored_ids(self.dates.root, shard, |id| {
+                    let key = id_key(id);
+                    if mine(key) {
+                        known.insert(key);
+                    }
+                })?;
+            }
+            let mut at = 0;
+            for batch in staged.walk() {
+                self.check_interrupt()?;
+                let batch = batch?;
+                let staged = StagedRows(&batch);
+                for (row, &file) in staged.files().iter().enumerate() {
+                    let key = repeats.key(&staged, row, at + row, &mut content);
+                    if mine(key) {
+                        if known.insert(key) {
+                            new.set(at + row);
+                        } else {
+                            *done.duplicates.entry(file).or_default() += 1;
+                        }
+                    }
+                }
+                at += batch.num_rows();
+            }
+        }
+        Ok(new)
+    }
+
+    fn write_new(
+        &self,
+        staged: &Rows<'_>,
+        repeats: &Repeats,
+        new: &Bits,
+        done: &mut Done,
+    ) -> Result<(), IngestError> {
+        let mut writer = None;
+        let (mut content, mut at) = (Content::default(), 0);
+        for batch in staged.walk() {
+            self.check_interrupt()?;
+            let batch = batch?;
+            let rows = batch.num_rows();
+            let kept: Vec<bool> = (at..at + rows).map(|at| new.get(at)).collect();
+            at += rows;
+            if !kept.contains(&true) {
+                continue;
+            }
+            let ids = event_ids(&StagedRows(&batch), &kept, repeats, at - rows, &mut content)?;
+            let batch = if kept.contains(&false) {
+                filter_record_batch(&batch, &BooleanArray::from(kept)).map_err(build)?
+            } else {
+                batch
+            };
+            let staged = StagedRows(&batch);
+            let places = staged.files().iter().zip(staged.positions());
+            for (item, (&file, &position)) in staged.items().iter().flatten().zip(places) {
+                if !done.items.contains_key(item) {
+                    done.items.insert(item.to_owned(), (file, position));
+                }
+            }
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(ShardWriter::create(
+                    self.dates.root,
+                    EVENTS,
+                    "part",
+                    &EVENTS_SCHEMA,
+                    &[(EVENT_DATE, self.text)],
+                )?),
+            };
+            writer.write(&staged.shard_rows(ids, self.dates.sources)?)?;
+        }
+        done.shard = writer.map(ShardWriter::finish).transpose()?;
+        Ok(())
+    }
+}
+
+/// The ids of the rows that are `kept`; `first` is the place of the first row in its date.
+fn event_ids(
+    staged: &StagedRows<'_>,
+    kept: &[bool],
+    repeats: &Repeats,
+    first: usize,
+    content: &mut Content,
+) -> Result<ArrayRef, IngestError> {
+    let ids = staged.event_ids();
+    if ids.null_count() == 0 && !kept.contains(&false) {
+        return Ok(Arc::new(ids.clone()));
+    }
+    let mut all = StringBuilder::with_capacity(kept.len(), kept.len() * 32);
+    for row in (0..kept.len()).filter(|&row| kept[row]) {
+        if ids.is_valid(row) {
+            all.append_value(ids.value(row));
+        } else {
+            // Writing to a text in memory cannot fail.
+            let _ = write!(all, "{}", id_of(repeats.key(staged, row, first + row, content)));
+            all.append_value("");
+        }
+    }
+    Ok(Arc::new(all.finish()))
+}
+
+/// `2026-11-22`.
+fn date_text(days: i32) -> String {
+    chrono::NaiveDate::from_epoch_days(days).map_or_else(|| days.to_string(), |date| date.to_string())
+}
+
+fn shards_by_date(snapshot: &Snapshot) -> BTreeMap<&str, Vec<&Shard>> {
+    let mut by_date: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for shard in snapshot.shards() {
+        if let Some(Some(date)) = shard.partition.get(EVENT_DATE) {
+            by_date.entry(date).or_default().push(shard);
+        }
+    }
+    by_date
+}
+
+/// Reads the ids of a stored shard, one batch at a time.
+fn read_stored_ids(root: &Root, shard: &Shard, mut take: impl FnMut(&str)) -> Result<(), IngestError> {
+    let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
+        table: EVENTS.into(),
+        shard: shard.path.clone(),
+        source,
+    };
+    let file = File::open(root.table_path(EVENTS).join(&shard.path)).map_err(|e| fail(e.into()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| fail(e.into()))?;
+    let columns = ProjectionMask::columns(builder.parquet_schema(), ["event_id"]);
+    let reader = builder.with_projection(columns).build().map_err(|e| fail(e.into()))?;
+    for batch in reader {
+        let batch = batch.map_err(|e| fail(e.into()))?;
+        let ids = batch.columns().first().and_then(|ids| ids.as_string_opt::<i32>());
+        let ids = ids.ok_or_else(|| fail("it has no column `event_id` of text".into()))?;
+        ids.iter().flatten().for_each(&mut take);
+    }
+    Ok(())
+}

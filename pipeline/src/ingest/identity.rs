@@ -1,0 +1,98 @@
+//! The identity of events: ids of 128 bits for those whose producer gives none, and a key of 128 bits for
+//! every id, so that ids of any length are compared in little memory.
+//!
+//! An id that this program gives is the hash of the content and of how often the same content stood before
+//! it in its file: reading a file twice finds the same ids, and two equal purchases in one file have two.
+//! Equal content has an equal time, and so one date: the counting is done date by date.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use schemas::hash::{hash128, mix64};
+
+use super::mapping::Event;
+
+/// Puts the content of events into bytes, and these into keys.
+#[derive(Default)]
+pub(super) struct Content(Vec<u8>);
+
+impl Content {
+    /// The key of an event without a producer's id, when the same content stood `before` times before it.
+    pub(super) fn key(&mut self, event: &Event<'_>, before: u64) -> u128 {
+        self.0.clear();
+        event.encode(&mut self.0);
+        self.0.extend_from_slice(&before.to_le_bytes());
+        hash128(&self.0)
+    }
+}
+
+/// The number of hexadecimal digits of an id that this program gives.
+const DIGITS: usize = 32;
+
+/// The id of an event whose producer gave none.
+pub(super) fn id_of(key: u128) -> impl std::fmt::Display {
+    std::fmt::from_fn(move |f| write!(f, "{key:0DIGITS$x}"))
+}
+
+/// The key of an id: the number where it is one that this program could have given, otherwise its hash.
+/// Two ids with one key are not expected in any log.
+pub(super) fn id_key(id: &str) -> u128 {
+    let given = id.len() == DIGITS && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let number = if given { u128::from_str_radix(id, 16).ok() } else { None };
+    number.unwrap_or_else(|| hash128(id.as_bytes()))
+}
+
+/// Keys that are as good as random need no other hash; a producer's hexadecimal numbers need a little mixing.
+#[derive(Default)]
+pub(super) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = mix64(self.0, u64::from(byte));
+        }
+    }
+
+    fn write_u128(&mut self, key: u128) {
+        self.0 = mixed(key);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+fn mixed(key: u128) -> u64 {
+    mix64((key >> 64) as u64, key as u64)
+}
+
+pub(super) type KeySet = HashSet<u128, BuildHasherDefault<KeyHasher>>;
+pub(super) type KeyMap<V> = HashMap<u128, V, BuildHasherDefault<KeyHasher>>;
+
+/// Which of `slices` equal parts of all keys this one is in.
+pub(super) fn slice_of(key: u128, slices: u64) -> u64 {
+    // Other bits than those that a set of the keys of one slice uses.
+    mix64(slices, mixed(key)) % slices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_was_given_has_the_key_it_was_made_of() {
+        for key in [0, 1, u128::MAX, hash128(b"x")] {
+            assert_eq!(id_key(&id_of(key).to_string()), key);
+        }
+        let other = "0000000000000000000000000000000A";
+        assert_eq!(id_key(other), hash128(other.as_bytes()));
+        assert_eq!(id_key("e1"), hash128(b"e1"));
+    }
+
+    #[test]
+    fn slices_are_about_equal() {
+        let mut counts = [0; 4];
+        (0..4_000u128).for_each(|n| counts[slice_of(n << 64, 4) as usize] += 1);
+        assert!(counts.iter().all(|&n| n > 850), "{counts:?}");
+    }
+}

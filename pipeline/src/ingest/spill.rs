@@ -1,0 +1,105 @@
+//! Rows that do not fit into memory, in one temporary file.
+//!
+//! ```text
+//!   ┌─ flush 1 ───────────────────────────┐┌─ flush 2 ──────────────┐
+//!   │ 2026-11-20 │ 2026-11-21 │ 2026-11-22 ││ 2026-11-21 │ 2026-11-22 │ …     an Arrow stream each
+//!   └────────────────────────────────────┘└────────────────────────┘
+//! ```
+//!
+//! The file has no name any more once it is open, so it goes with the process, however that ends. It is the
+//! only one, and where each segment lies is in memory: 24 bytes for each date of each flush.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+
+use super::columns::STAGED_SCHEMA;
+use super::error::IngestError;
+
+const WRITE_BUFFER_BYTES: usize = 1 << 20;
+const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// Rows of one date, in order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Segment {
+    offset: u64,
+    pub(super) bytes: u64,
+    pub(super) rows: u64,
+}
+
+/// The temporary file.
+pub(super) struct SpillFile {
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+impl SpillFile {
+    /// A new file in `directory`.
+    pub(super) fn create(directory: &Path) -> Result<Self, IngestError> {
+        let path = directory.join(format!("ingest-{}.arrow", uuid::Uuid::new_v4()));
+        let open = || {
+            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok::<_, std::io::Error>(file)
+        };
+        let file = open().map_err(IngestError::scratch)?;
+        Ok(Self { file: BufWriter::with_capacity(WRITE_BUFFER_BYTES, file), bytes: 0 })
+    }
+
+    /// Appends batches as one segment, which can be read after the next [`flush`](Self::flush).
+    pub(super) fn append(
+        &mut self,
+        batches: impl Iterator<Item = Result<RecordBatch, IngestError>>,
+    ) -> Result<Segment, IngestError> {
+        let mut rows = 0;
+        let mut writer =
+            StreamWriter::try_new(&mut self.file, &STAGED_SCHEMA).map_err(IngestError::scratch)?;
+        for batch in batches {
+            let batch = batch?;
+            writer.write(&batch).map_err(IngestError::scratch)?;
+            rows += batch.num_rows() as u64;
+        }
+        writer.finish().map_err(IngestError::scratch)?;
+        drop(writer);
+        let end = self.file.stream_position().map_err(IngestError::scratch)?;
+        let offset = std::mem::replace(&mut self.bytes, end);
+        Ok(Segment { offset, bytes: end - offset, rows })
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), IngestError> {
+        self.file.flush().map_err(IngestError::scratch)
+    }
+
+    /// The batches of a segment. Several threads may read at once.
+    pub(super) fn read(
+        &self,
+        segment: Segment,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, IngestError>> + use<'_>, IngestError> {
+        let part =
+            Part { file: self.file.get_ref(), at: segment.offset, end: segment.offset + segment.bytes };
+        let reader = StreamReader::try_new(BufReader::with_capacity(READ_BUFFER_BYTES, part), None);
+        Ok(reader.map_err(IngestError::scratch)?.map(|batch| batch.map_err(IngestError::scratch)))
+    }
+}
+
+/// A part of a file, read without moving the file's own position.
+struct Part<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let n = buffer.len().min(left);
+        let n = self.file.read_at(&mut buffer[..n], self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}

@@ -1,0 +1,76 @@
+//! Places where a test can stop a program and kill it.
+//!
+//! A build with debug assertions sleeps for ever at the point that the environment variable
+//! `CLIMBER_PILOT_PAUSE_AT` names (`name`, or `name@3` for the third time it is reached), once it has printed
+//! `paused at name` to stderr. In other builds [`reach`] is empty.
+
+use std::fmt::Display;
+
+/// The environment variable that names a point.
+pub const PAUSE_AT: &str = "CLIMBER_PILOT_PAUSE_AT";
+
+/// Marks a point. Its name is only put together where somebody asks for a pause.
+pub fn reach(name: impl Display) {
+    #[cfg(debug_assertions)]
+    pause::at(name);
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}
+
+#[cfg(debug_assertions)]
+mod pause {
+    use std::fmt::Display;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    pub(super) struct Point {
+        name: String,
+        /// How often it may still be passed.
+        left: AtomicU64,
+    }
+
+    impl Point {
+        pub(super) fn new(text: &str) -> Self {
+            let counted =
+                text.rsplit_once('@').and_then(|(name, nth)| Some((name, nth.parse::<u64>().ok()?)));
+            let (name, nth) = counted.unwrap_or((text, 1));
+            Self { name: name.into(), left: AtomicU64::new(nth.saturating_sub(1)) }
+        }
+
+        /// Whether this is the time to stop.
+        pub(super) fn stops(&self, name: &str) -> bool {
+            let one_less = |left: u64| left.checked_sub(1);
+            name == self.name
+                && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
+        }
+    }
+
+    static POINT: LazyLock<Option<Point>> =
+        LazyLock::new(|| std::env::var(super::PAUSE_AT).ok().map(|text| Point::new(&text)));
+
+    pub(super) fn at(name: impl Display) {
+        if let Some(point) = &*POINT {
+            let name = name.to_string();
+            if point.stops(&name) {
+                eprintln!("paused at {name}");
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::pause::Point;
+
+    #[test]
+    fn a_point_stops_the_time_that_was_asked_for() {
+        let point = Point::new("commit:events:before-log");
+        assert!(!point.stops("commit:items:before-log"));
+        assert!(point.stops("commit:events:before-log"));
+        let point = Point::new("spilled@3");
+        assert_eq!([(); 3].map(|()| point.stops("spilled")), [false, false, true]);
+    }
+}
