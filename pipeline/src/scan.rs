@@ -23,39 +23,62 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use schemas::delta::{Shard, Snapshot};
 use schemas::hash::hash64;
+use schemas::memory::MemorySize;
 
 /// What one run may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Resources {
     /// Parallel streams.
     pub threads: usize,
-    /// Bytes that sorts may hold before they spill. Readers, writers and the open user come on top.
+    /// The budget for everything that grows with the input. What does not fit is kept in files in the system's
+    /// temporary directory. The program, readers and writers come on top: some 100 MiB.
     pub memory_bytes: usize,
 }
 
 impl Default for Resources {
-    /// Every core, and a pool of 1 GiB: with more, a sort of 20 million events was no faster.
+    /// Every core, and half of the machine's memory.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, memory_bytes: 1 << 30 }
+        let memory_bytes = usize::try_from(MemorySize::half_of_machine().bytes).unwrap_or(usize::MAX);
+        Self { threads, memory_bytes }
     }
 }
 
 impl Resources {
-    /// A DataFusion session within these limits, spilling to the system's temporary directory.
+    /// For rows that wait to be sorted. More is not faster: the system's cache holds what was written last.
+    pub fn scatter_bytes(self) -> usize {
+        (self.memory_bytes / 8).min(256 << 20)
+    }
+
+    /// For the search for duplicates.
+    pub fn suspects_bytes(self) -> usize {
+        (self.memory_bytes / 16).min(256 << 20)
+    }
+
+    /// For each of the buckets that are sorted at the same time.
+    pub fn bucket_bytes(self) -> usize {
+        self.memory_bytes / 8 * 3 / self.threads.max(1)
+    }
+
+    /// A DataFusion session whose sorts have a quarter of the budget (and what they need at least), spilling to
+    /// the system's temporary directory.
     pub fn session(self) -> Result<SessionContext> {
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes)))
-            .build_arc()?;
+        let threads = self.threads.max(1);
+        let pool = (self.memory_bytes / 4).max(threads * SORT_BYTES_MIN);
+        let runtime =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(pool))).build_arc()?;
         // A merge reserves its share before it starts; a small pool must have some left for the sort itself.
-        let reservation = (self.memory_bytes / self.threads.max(1) / 8).min(10 << 20);
+        let reservation = (pool / threads / 8).min(10 << 20);
         let config = SessionConfig::new()
-            .with_target_partitions(self.threads.max(1))
+            .with_target_partitions(threads)
             .with_sort_spill_reservation_bytes(reservation)
             .with_spill_compression(SpillCompression::Lz4Frame);
         Ok(SessionContext::new_with_config_rt(config, runtime))
     }
 }
+
+/// A sort with less memory fails before it spills.
+const SORT_BYTES_MIN: usize = 8 << 20;
 
 /// Whether a group of shards is a promise or a suggestion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,7 +60,7 @@ async fn oracle(log: &[Event], config: &Sequences) -> BTreeMap<String, Vec<Expec
         ),
         SplitKind::None => format!("CASE WHEN user_unit < {} THEN 2 ELSE 0 END", config.guard_share.unwrap()),
     };
-    let (off, margin) = match config.delta_tau.0 {
+    let (off, margin) = match config.delta_tau.fixed().unwrap() {
         DeltaTau::Off => ("true", 0),
         DeltaTau::Margin(ms) => ("false", ms),
     };

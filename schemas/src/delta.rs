@@ -4,11 +4,13 @@
 //! just those. A shard that is in the directory but not in the snapshot belongs to no version yet, or to no
 //! version any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use deltalake::kernel::Action;
+use deltalake::logstore::get_actions;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use object_store::{ObjectStoreExt, path::Path as ObjectPath};
 use parquet::arrow::ProjectionMask;
@@ -53,6 +55,29 @@ pub enum TableError {
         shard: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A version that does not exist yet.
+    #[error("table `{table}` has no version {since} yet; its newest is {newest}")]
+    Future {
+        /// The table.
+        table: String,
+        /// As asked for.
+        since: u64,
+        /// The newest version.
+        newest: u64,
+    },
+    /// The log's entry is gone, so what it added is not known any more.
+    #[error(
+        "what table `{table}` got after version {since} is not known any more: the log entry of version \
+         {version} was cleaned up; build `sequences` in full instead"
+    )]
+    Expired {
+        /// The table.
+        table: String,
+        /// As asked for.
+        since: u64,
+        /// The first missing version.
+        version: u64,
     },
     /// A column that every version of the table should have.
     #[error("shard {shard} of table `{table}` has no column `{column}`")]
@@ -213,6 +238,31 @@ impl Snapshot {
     /// Rows of all shards.
     pub fn rows(&self) -> u64 {
         self.shards.iter().filter_map(|shard| shard.rows).sum()
+    }
+
+    /// The paths of the shards that were appended after version `since`, as Delta's streaming readers see them:
+    /// a commit that also removes files (a compaction, a deletion) appends nothing.
+    pub async fn appended_since(&self, since: u64) -> Result<BTreeSet<String>, TableError> {
+        if since > self.version {
+            return Err(TableError::Future { table: self.name.clone(), since, newest: self.version });
+        }
+        let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
+        let store = self.table.log_store();
+        let mut appended = BTreeSet::new();
+        for version in since + 1..=self.version {
+            let entry = store.read_commit_entry(version).await.map_err(log)?;
+            let entry =
+                entry.ok_or_else(|| TableError::Expired { table: self.name.clone(), since, version })?;
+            let actions = get_actions(version, &entry).map_err(log)?;
+            if actions.iter().any(|action| matches!(action, Action::Remove(_))) {
+                continue;
+            }
+            appended.extend(actions.into_iter().filter_map(|action| match action {
+                Action::Add(add) if add.data_change => Some(add.path),
+                _ => None,
+            }));
+        }
+        Ok(appended)
     }
 
     /// Delta's own handle, for commits on top of this version.

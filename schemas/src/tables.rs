@@ -14,6 +14,8 @@ pub const ITEMS: &str = "items";
 pub const DEAD_LETTERS: &str = "dead_letters";
 /// Windows of the users' histories.
 pub const SEQUENCES: &str = "sequences";
+/// Rows of [`SEQUENCES`] that own a new event, for the incremental refresh of a model.
+pub const REFRESH: &str = "refresh";
 /// The partition column of [`EVENTS`]: the UTC date of `ts`.
 pub const EVENT_DATE: &str = "event_date";
 
@@ -131,7 +133,7 @@ impl Reason {
     }
 }
 
-/// The table properties of [`SEQUENCES`] that say how its lists were computed.
+/// The table properties of [`SEQUENCES`] and [`REFRESH`] that say how their lists were computed.
 pub mod properties {
     /// `Δτ` in milliseconds, or `off`.
     pub const DELTA_TAU_MS: &str = "delta_tau_ms";
@@ -149,4 +151,14 @@ pub mod properties {
     pub const ITEMS_VERSION: &str = "items_version";
     /// Hash of the configuration that decided the rows.
     pub const CONFIG_HASH: &str = "config_hash";
+    /// `refresh`: events committed after this version of `events` are new.
+    pub const SINCE_VERSION: &str = "since_version";
+    /// How many request intervals the log has; the three below are there when it has any.
+    pub const REQUEST_INTERVALS: &str = "request_intervals";
+    /// Their mean in milliseconds, the `Δτ` that they suggest.
+    pub const REQUEST_INTERVAL_MEAN_MS: &str = "request_interval_mean_ms";
+    /// Their median in milliseconds.
+    pub const REQUEST_INTERVAL_MEDIAN_MS: &str = "request_interval_median_ms";
+    /// Their 90th percentile in milliseconds.
+    pub const REQUEST_INTERVAL_P90_MS: &str = "request_interval_p90_ms";
 }

@@ -6,6 +6,8 @@ use schemas::config::ConfigError;
 use schemas::delta::TableError;
 use schemas::history::WindowError;
 
+use super::intervals::INTERVALS_MIN;
+use super::report::Counts;
 use crate::commit::CommitError;
 
 /// Sequences that could not be built. Nothing was committed to `sequences`.
@@ -42,12 +44,36 @@ pub enum BuildError {
         /// Why.
         source: WindowError,
     },
+    /// `delta_tau = "auto"` without enough to measure.
+    #[error(
+        "sequences.delta_tau is `auto`, but the log has only {count} intervals between requests of one session, \
+         and at least {INTERVALS_MIN} are needed; give a duration such as \"15m\", or log request_ts"
+    )]
+    TooFewIntervals {
+        /// How many were found.
+        count: u64,
+    },
+    /// What was written is not what was counted: an error of this program, or of the disk.
+    #[error(
+        "the shards hold {rows} rows that own {owned} events, which does not fit what was counted ({counts:?}); \
+         nothing was committed"
+    )]
+    Sums {
+        /// Rows of the shards.
+        rows: u64,
+        /// Events that they own.
+        owned: u64,
+        /// What was counted.
+        counts: Box<Counts>,
+    },
     /// More items than an index can tell apart.
     #[error("the catalogue has more than {} items", u32::MAX)]
     TooManyItems,
     /// The table was deleted while this ran.
-    #[error("table `sequences` has lost version {version}, which this run has just committed")]
+    #[error("table `{table}` has lost version {version}, which this run has just committed")]
     Vanished {
+        /// The table.
+        table: &'static str,
         /// The version.
         version: u64,
     },

@@ -1,6 +1,6 @@
 //! The index of every item: the catalogue's, and new ones for items that only events know.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,16 +11,16 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::cast::{as_string_array, as_uint32_array};
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot, TableError};
+use schemas::hash::hash128;
 use schemas::tables::{ITEM_COLUMNS, ITEMS, NO_ITEM, items_schema};
 
 use super::BuildError;
+use super::codes::{ItemCodes, ItemIndexes};
 use crate::commit::{Change, CommitMode, ShardWriter, commit};
 
 /// The catalogue at one version.
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    /// Item → index.
-    pub indexes: HashMap<String, u32>,
     snapshot: Option<Snapshot>,
     last: u32,
 }
@@ -35,22 +35,24 @@ pub(crate) fn stored_schema(snapshot: &Snapshot) -> Result<SchemaRef, TableError
 
 impl Catalogue {
     /// Reads the indexes; an absent table is an empty one.
-    pub(super) async fn read(snapshot: Option<Snapshot>) -> Result<Self, BuildError> {
-        let mut catalogue = Self { indexes: HashMap::new(), snapshot: None, last: NO_ITEM };
+    pub(super) async fn read(snapshot: Option<Snapshot>) -> Result<(Self, ItemCodes), BuildError> {
+        let mut catalogue = Self { snapshot: None, last: NO_ITEM };
+        let mut known = ItemIndexes::default();
         if let Some(snapshot) = &snapshot {
             for batch in snapshot.read(&["item_id", "item_index"]).await? {
                 let ids = as_string_array(batch.column(0))?;
                 let indexes = as_uint32_array(batch.column(1))?;
                 for (id, index) in ids.iter().flatten().zip(indexes.iter().flatten()) {
                     catalogue.last = catalogue.last.max(index);
-                    if catalogue.indexes.insert(id.to_owned(), index).is_some() {
+                    if known.insert(hash128(id.as_bytes()), index).is_some() {
                         return Err(BuildError::Items { problem: format!("item `{id}` has two rows") });
                     }
                 }
             }
         }
         catalogue.snapshot = snapshot;
-        Ok(catalogue)
+        let codes = ItemCodes::new(known, catalogue.last);
+        Ok((catalogue, codes))
     }
 
     /// The version; `None` where the table does not exist.
@@ -59,16 +61,16 @@ impl Catalogue {
     }
 
     /// Gives the `missing` items the next indexes, in the text order of their ids, with empty attributes, in
-    /// one commit. The order in which they first occurred would need a sort of all events; this one needs
+    /// one commit; gives the first of these indexes. The order in which they first occurred would need a sort of all events; this one needs
     /// none and is as reproducible.
     pub(super) async fn assign(
         &mut self,
         config: &Config,
         root: &Root,
         missing: &BTreeSet<String>,
-    ) -> Result<(), BuildError> {
+    ) -> Result<u32, BuildError> {
         if missing.is_empty() {
-            return Ok(());
+            return Ok(self.last);
         }
         let schema = match &self.snapshot {
             Some(snapshot) => stored_schema(snapshot)?,
@@ -102,9 +104,8 @@ impl Catalogue {
         };
         let committed = commit(root, change).await?;
         self.snapshot = root.snapshot_at(ITEMS, committed.version).await?;
-        self.indexes.extend(missing.iter().cloned().zip(first..end));
         self.last = end - 1;
-        Ok(())
+        Ok(first)
     }
 }
 

@@ -1,6 +1,6 @@
-//! From an event to what the sort moves: integers wherever a string is not the answer itself.
+//! From an event to what is sorted: integers wherever a text is not the answer itself.
 //!
-//! The order of a history is *total*, so that two builds are equal whatever the threads or the spilling:
+//! The order of a history is *total*, so that two builds are equal whatever the threads or the memory:
 //!
 //! | key | | |
 //! |---|---|---|
@@ -11,30 +11,117 @@
 //! | `source` | rank of the source, compared as text | so `part-10` stands before `part-9` |
 //! | `position` | number | place in the source |
 //! | `event` | `hash64(event_id)` | a file that was replaced under its own name has other events at its places |
+//!
+//! Two passes make them. [`Keys`] goes with the scan, and writes codes for what only the whole log can tell
+//! (`codes.rs`). [`Resolve`] goes with a bucket: it puts ranks and indexes in the place of codes, and drops the
+//! copies that the end of the scan has brought to light (`duplicates.rs`).
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray, StringBuilder, UInt32Array, UInt64Array};
-use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, BooleanBuilder, Date32Array, Int64Array, Int64Builder, StringBuilder,
+    StringViewArray, TimestampMillisecondArray, UInt32Array, UInt64Array,
+};
+use arrow::compute::{SortOptions, filter_record_batch};
+use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::cast::{
+    as_boolean_array, as_int64_array, as_primitive_array, as_string_array, as_string_view_array,
+    as_uint32_array, as_uint64_array,
+};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use schemas::cli::Progress;
 use schemas::config::{Sequences, Ties};
 use schemas::hash::{hash64, mix64};
+use schemas::tables::{EVENT_DATE, EVENTS_SCHEMA};
 
-use super::operator::{Pass, PassSpec};
+use super::codes::{Codes, ItemCodes, ResolvedItems};
+use super::duplicates::{Handfuls, Place, Repeated, Suspects};
+use super::refresh::Fresh;
 use super::report::Counts;
-use super::survey::{Records, Repeated, Survey};
-use super::{BuildError, survey};
+use crate::engine::{Pass, PassSpec, bucket_field};
 
-/// The columns of a keyed event; all but the last two are the sort key, in this order.
-pub static KEYED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+pub(super) const MS_PER_DAY: i64 = 86_400_000;
+
+/// The columns that the keys are made from, in the order of [`Records`].
+pub(super) const INPUT_COLUMNS: [&str; 10] = [
+    EVENT_DATE,
+    "event_id",
+    "source",
+    "position",
+    "ts",
+    "user_id",
+    "item_id",
+    "action",
+    "request_id",
+    "request_ts",
+];
+
+/// `events` as it is scanned: texts as views, which costs no copy.
+pub(super) fn scan_schema() -> Schema {
+    let view = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => Arc::clone(field),
+    };
+    Schema::new(EVENTS_SCHEMA.fields().iter().map(view).collect::<Vec<_>>())
+}
+
+/// A batch with the [`INPUT_COLUMNS`], in their order.
+pub(super) struct Records<'a> {
+    pub date: &'a Date32Array,
+    pub event: &'a StringViewArray,
+    pub source: &'a StringViewArray,
+    pub position: &'a Int64Array,
+    pub ts: &'a TimestampMillisecondArray,
+    pub user: &'a StringViewArray,
+    pub item: &'a StringViewArray,
+    pub action: &'a StringViewArray,
+    pub request: &'a StringViewArray,
+    pub request_ts: &'a TimestampMillisecondArray,
+}
+
+impl<'a> Records<'a> {
+    pub(super) fn of(batch: &'a RecordBatch) -> Result<Self> {
+        Ok(Self {
+            date: as_primitive_array::<Date32Type>(batch.column(0))?,
+            event: as_string_view_array(batch.column(1))?,
+            source: as_string_view_array(batch.column(2))?,
+            position: as_int64_array(batch.column(3))?,
+            ts: as_primitive_array::<TimestampMillisecondType>(batch.column(4))?,
+            user: as_string_view_array(batch.column(5))?,
+            item: as_string_view_array(batch.column(6))?,
+            action: as_string_view_array(batch.column(7))?,
+            request: as_string_view_array(batch.column(8))?,
+            request_ts: as_primitive_array::<TimestampMillisecondType>(batch.column(9))?,
+        })
+    }
+}
+
+/// The columns of a keyed event on its way to a bucket; `source` and `item` are codes.
+pub(super) static KEYED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
-        Field::new("bucket", DataType::UInt32, false),
+        bucket_field(),
+        Field::new("user_id", DataType::Utf8, false),
+        Field::new("ts", DataType::Int64, false),
+        Field::new("source", DataType::UInt32, false),
+        Field::new("position", DataType::Int64, false),
+        Field::new("event", DataType::UInt64, false),
+        Field::new("item", DataType::UInt32, false),
+        Field::new("request", DataType::UInt64, false),
+        Field::new("request_ts", DataType::Int64, true),
+        Field::new("fresh", DataType::Boolean, false),
+    ]))
+});
+
+/// About the bytes of a keyed event.
+pub(super) const KEYED_ROW_BYTES: usize = 64;
+
+/// The columns of an event of a history: the sort key first, in this order.
+pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        bucket_field(),
         Field::new("user_id", DataType::Utf8, false),
         Field::new("ts", DataType::Int64, false),
         Field::new("tie", DataType::UInt64, false),
@@ -42,62 +129,54 @@ pub static KEYED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("position", DataType::Int64, false),
         Field::new("event", DataType::UInt64, false),
         Field::new("item_index", DataType::UInt32, false),
-        Field::new("request_id", DataType::Utf8, true),
+        Field::new("request", DataType::UInt64, false),
+        Field::new("request_ts", DataType::Int64, true),
+        Field::new("fresh", DataType::Boolean, false),
     ]))
 });
 
-/// The order of [`KEYED_SCHEMA`] that the history pass needs: by the first seven columns.
+/// The order of [`HISTORY_SCHEMA`] that the history pass needs: by the first seven columns.
 pub fn key_order() -> LexOrdering {
     [0, 1, 2, 3, 4, 5, 6]
         .map(|index| PhysicalSortExpr {
-            expr: Arc::new(Column::new(KEYED_SCHEMA.field(index).name(), index)),
+            expr: Arc::new(Column::new(HISTORY_SCHEMA.field(index).name(), index)),
             options: SortOptions { descending: false, nulls_first: false },
         })
         .into()
 }
 
-/// The columns that the keys are made from.
-pub(super) const INPUT_COLUMNS: [&str; 9] = survey::RECORD_COLUMNS;
+/// "No request id".
+pub(super) const NO_REQUEST: u64 = 0;
 
-/// Drops later copies and filtered actions, and computes the keys of the rest. Memory: one batch.
-#[derive(Debug)]
-pub(super) struct KeySpec {
-    actions: Vec<String>,
-    shards: u64,
-    /// The seed of the `shuffled` order.
-    shuffle: Option<u64>,
-    ranks: HashMap<String, u32>,
-    repeated: Repeated,
-    indexes: HashMap<String, u32>,
-    counts: Arc<Mutex<Counts>>,
-    progress: Mutex<Progress>,
+/// A request's id as a number. Two requests of one user have the same with a probability of 2⁻⁶⁴.
+pub(super) fn request_hash(id: Option<&str>) -> u64 {
+    id.map_or(NO_REQUEST, |id| hash64(id.as_bytes()).max(1))
 }
 
-impl KeySpec {
-    /// Keys under `config`, with the answers of the survey; the counts are added to `counts`.
-    pub(super) fn new(
-        config: &Sequences,
-        survey: Survey,
-        indexes: HashMap<String, u32>,
-        counts: Arc<Mutex<Counts>>,
-        progress: Progress,
-    ) -> Self {
-        Self {
-            actions: config.actions.clone(),
-            shards: config.shards as u64,
-            shuffle: (config.ties == Ties::Shuffled).then_some(config.tie_seed),
-            ranks: survey.sources.into_iter().zip(0..).collect(),
-            repeated: survey.repeated,
-            indexes,
-            counts,
-            progress: Mutex::new(progress),
-        }
-    }
+/// What the scan learns about the whole log, shared by its streams.
+#[derive(Debug)]
+pub(super) struct Learned {
+    pub sources: Codes,
+    pub items: ItemCodes,
+    pub suspects: Arc<Suspects>,
+    pub counts: Mutex<Counts>,
+    pub progress: Mutex<Progress>,
 }
 
-/// [`KeySpec`], shared by the passes over all partitions.
+/// The pass over scanned events: filters actions (and, for a refresh, users), and computes the keys.
+/// Memory: one batch.
 #[derive(Debug)]
-pub(super) struct Keys(pub Arc<KeySpec>);
+pub(super) struct Keys {
+    pub learned: Arc<Learned>,
+    pub actions: Vec<String>,
+    pub shards: u64,
+    /// `build-sequences --since`: what is fresh.
+    pub since: Option<Arc<Fresh>>,
+    /// Whether the histories of users without fresh events are wanted too.
+    pub all_users: bool,
+    /// Whether all events of this scan are fresh.
+    pub fresh: bool,
+}
 
 impl PassSpec for Keys {
     fn name(&self) -> &'static str {
@@ -109,67 +188,93 @@ impl PassSpec for Keys {
     }
 
     fn start(&self) -> Box<dyn Pass> {
-        Box::new(KeyPass { spec: Arc::clone(&self.0), counts: Counts::default() })
+        Box::new(KeyPass {
+            learned: Arc::clone(&self.learned),
+            handfuls: Handfuls::new(Arc::clone(&self.learned.suspects)),
+            actions: self.actions.clone(),
+            shards: self.shards,
+            since: self.since.clone(),
+            all_users: self.all_users,
+            fresh: self.fresh,
+            counts: Counts::default(),
+        })
     }
 }
 
 struct KeyPass {
-    spec: Arc<KeySpec>,
+    learned: Arc<Learned>,
+    handfuls: Handfuls,
+    actions: Vec<String>,
+    shards: u64,
+    since: Option<Arc<Fresh>>,
+    all_users: bool,
+    fresh: bool,
     counts: Counts,
+}
+
+impl KeyPass {
+    fn is_wanted(&self, action: &str) -> bool {
+        self.actions.is_empty() || self.actions.iter().any(|a| a == action)
+    }
+
+    fn is_wanted_user(&self, user: u64) -> bool {
+        self.all_users || self.since.as_ref().is_none_or(|since| since.has_user(user))
+    }
+
+    fn is_fresh(&self, date: i32, event: u64) -> bool {
+        self.fresh || self.since.as_ref().is_some_and(|since| since.moved(date, event) > 0)
+    }
 }
 
 impl Pass for KeyPass {
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         let records = Records::of(batch)?;
-        let mut keyed = Keyed::with_capacity(batch.num_rows());
-        let mut rank = 0;
-        for row in 0..batch.num_rows() {
+        let rows = batch.num_rows();
+        let mut keyed = Keyed::with_capacity(rows);
+        let mut source = 0;
+        for row in 0..rows {
             let event = hash64(records.event.value(row).as_bytes());
+            self.handfuls.push(records.date.value(row), event)?;
+            // Neighbours nearly always share their source.
             if row == 0 || records.source.value(row) != records.source.value(row - 1) {
-                rank = self.spec.rank(records.source.value(row))?;
+                source = self.learned.sources.code(records.source.value(row));
             }
-            if self.spec.repeated.is_later_copy(&records, row, event) {
-                self.counts.duplicates += 1;
-                continue;
-            }
-            let action = records.action.value(row);
-            if !self.spec.actions.is_empty() && !self.spec.actions.iter().any(|a| a == action) {
+            let item = self.learned.items.code(records.item.value(row));
+            if !self.is_wanted(records.action.value(row)) {
                 self.counts.filtered += 1;
                 continue;
             }
             let user = records.user.value(row);
-            keyed.bucket.push((hash64(user.as_bytes()) % self.spec.shards) as u32);
+            let user_hash = hash64(user.as_bytes());
+            if !self.is_wanted_user(user_hash) {
+                self.counts.other_users += 1;
+                continue;
+            }
+            keyed.bucket.push((user_hash % self.shards) as u32);
             keyed.user.append_value(user);
             keyed.ts.push(records.ts.value(row));
-            keyed.tie.push(self.spec.shuffle.map_or(0, |seed| mix64(seed, event)));
-            keyed.source.push(rank);
+            keyed.source.push(source);
             keyed.position.push(records.position.value(row));
             keyed.event.push(event);
-            keyed.item.push(self.spec.index(records.item.value(row))?);
-            keyed.request.append_option(records.request.is_valid(row).then(|| records.request.value(row)));
+            keyed.item.push(item);
+            keyed
+                .request
+                .push(request_hash(records.request.is_valid(row).then(|| records.request.value(row))));
+            keyed.fresh.append_value(self.is_fresh(records.date.value(row), event));
+            keyed
+                .request_ts
+                .append_option(records.request_ts.is_valid(row).then(|| records.request_ts.value(row)));
         }
-        self.spec.progress.lock().unwrap_or_else(PoisonError::into_inner).add(batch.num_rows() as u64);
+        self.counts.events += rows as u64;
+        self.learned.progress.lock().unwrap_or_else(PoisonError::into_inner).add(rows as u64);
         Ok(if keyed.bucket.is_empty() { Vec::new() } else { vec![keyed.finish()?] })
     }
 
     fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        self.handfuls.finish()?;
         let counts = std::mem::take(&mut self.counts);
-        self.spec.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
+        self.learned.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
         Ok(Vec::new())
-    }
-}
-
-impl KeySpec {
-    fn rank(&self, source: &str) -> Result<u32> {
-        self.ranks.get(source).copied().ok_or_else(|| {
-            DataFusionError::Internal(format!("source `{source}` appeared between two scans of one version"))
-        })
-    }
-
-    fn index(&self, item: &str) -> Result<u32> {
-        self.indexes.get(item).copied().ok_or_else(|| {
-            BuildError::Items { problem: format!("item `{item}` of an event has no index") }.into()
-        })
     }
 }
 
@@ -178,12 +283,13 @@ struct Keyed {
     bucket: Vec<u32>,
     user: StringBuilder,
     ts: Vec<i64>,
-    tie: Vec<u64>,
     source: Vec<u32>,
     position: Vec<i64>,
     event: Vec<u64>,
     item: Vec<u32>,
-    request: StringBuilder,
+    request: Vec<u64>,
+    request_ts: Int64Builder,
+    fresh: BooleanBuilder,
 }
 
 impl Keyed {
@@ -192,12 +298,13 @@ impl Keyed {
             bucket: Vec::with_capacity(rows),
             user: StringBuilder::with_capacity(rows, rows * 8),
             ts: Vec::with_capacity(rows),
-            tie: Vec::with_capacity(rows),
             source: Vec::with_capacity(rows),
             position: Vec::with_capacity(rows),
             event: Vec::with_capacity(rows),
             item: Vec::with_capacity(rows),
-            request: StringBuilder::new(),
+            request: Vec::with_capacity(rows),
+            request_ts: Int64Builder::with_capacity(rows),
+            fresh: BooleanBuilder::with_capacity(rows),
         }
     }
 
@@ -206,13 +313,129 @@ impl Keyed {
             Arc::new(UInt32Array::from(self.bucket)),
             Arc::new(self.user.finish()),
             Arc::new(Int64Array::from(self.ts)),
-            Arc::new(UInt64Array::from(self.tie)),
             Arc::new(UInt32Array::from(self.source)),
             Arc::new(Int64Array::from(self.position)),
             Arc::new(UInt64Array::from(self.event)),
             Arc::new(UInt32Array::from(self.item)),
-            Arc::new(self.request.finish()) as Arc<StringArray>,
+            Arc::new(UInt64Array::from(self.request)),
+            Arc::new(self.request_ts.finish()),
+            Arc::new(self.fresh.finish()),
         ];
         Ok(RecordBatch::try_new(KEYED_SCHEMA.clone(), columns)?)
+    }
+}
+
+/// What the whole scan has told, for the passes over its buckets.
+#[derive(Debug)]
+pub(super) struct Resolution {
+    /// Code of a source → its rank.
+    pub ranks: Vec<u32>,
+    pub items: ResolvedItems,
+    pub repeated: Repeated,
+    /// The seed of the `shuffled` order.
+    pub shuffle: Option<u64>,
+    /// Where copies are counted.
+    pub counts: Mutex<Counts>,
+}
+
+impl Resolution {
+    /// The seed of the configured tie policy.
+    pub(super) fn shuffle(config: &Sequences) -> Option<u64> {
+        (config.ties == Ties::Shuffled).then_some(config.tie_seed)
+    }
+}
+
+/// The pass from [`KEYED_SCHEMA`] to [`HISTORY_SCHEMA`]. Memory: one batch.
+#[derive(Debug)]
+pub(super) struct Resolve(pub Arc<Resolution>);
+
+impl PassSpec for Resolve {
+    fn name(&self) -> &'static str {
+        "Resolve"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        HISTORY_SCHEMA.clone()
+    }
+
+    fn start(&self) -> Box<dyn Pass> {
+        Box::new(ResolvePass { resolution: Arc::clone(&self.0), duplicates: 0 })
+    }
+}
+
+struct ResolvePass {
+    resolution: Arc<Resolution>,
+    duplicates: u64,
+}
+
+impl Pass for ResolvePass {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let Resolution { ranks, items, repeated, shuffle, .. } = &*self.resolution;
+        let source = as_uint32_array(batch.column(3))?;
+        let event = as_uint64_array(batch.column(5))?;
+        let item = as_uint32_array(batch.column(6))?;
+        let tie: UInt64Array = match *shuffle {
+            Some(seed) => event.values().iter().map(|&event| mix64(seed, event)).collect(),
+            None => UInt64Array::from(vec![0; batch.num_rows()]),
+        };
+        let rank = |&code: &u32| {
+            let rank = ranks.get(code as usize).copied();
+            rank.ok_or_else(|| DataFusionError::Internal(format!("source code {code} stands for nothing")))
+        };
+        let rank = source.values().iter().map(rank).collect::<Result<Vec<_>>>()?;
+        let index: UInt32Array = item.values().iter().map(|&code| items.index(code)).collect();
+        let mut columns = batch.columns().to_vec();
+        columns[3] = Arc::new(UInt32Array::from(rank));
+        columns[6] = Arc::new(index);
+        columns.insert(3, Arc::new(tie));
+        if repeated.is_empty() {
+            return Ok(vec![RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?]);
+        }
+        let (kept, fresh) = self.without_copies(batch)?;
+        columns[10] = Arc::new(fresh);
+        let resolved = RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?;
+        Ok(vec![filter_record_batch(&resolved, &kept)?])
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        let mut counts = self.resolution.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.duplicates += std::mem::take(&mut self.duplicates);
+        Ok(Vec::new())
+    }
+}
+
+impl ResolvePass {
+    /// Which rows are no later copies, and which are fresh.
+    fn without_copies(&mut self, batch: &RecordBatch) -> Result<(BooleanArray, BooleanArray)> {
+        let repeated = &self.resolution.repeated;
+        let user = as_string_array(batch.column(1))?;
+        let ts = as_int64_array(batch.column(2))?;
+        let source = as_uint32_array(batch.column(3))?;
+        let position = as_int64_array(batch.column(4))?;
+        let event = as_uint64_array(batch.column(5))?;
+        let item = as_uint32_array(batch.column(6))?;
+        let request = as_uint64_array(batch.column(7))?;
+        let was_fresh = as_boolean_array(batch.column(9))?;
+        let rows = 0..batch.num_rows();
+        let kept: BooleanArray = rows
+            .clone()
+            .map(|row| {
+                let place = Place {
+                    event: event.value(row),
+                    ts: ts.value(row),
+                    source: source.value(row),
+                    position: position.value(row),
+                    item: item.value(row),
+                    request: request.value(row),
+                    user: hash64(user.value(row).as_bytes()),
+                };
+                Some(!repeated.is_later_copy(&place))
+            })
+            .collect();
+        self.duplicates += kept.false_count() as u64;
+        let fresh = rows
+            .map(|row| Some(was_fresh.value(row) && !repeated.is_stale(event.value(row), ts.value(row))))
+            .collect();
+        Ok((kept, fresh))
     }
 }

@@ -10,22 +10,26 @@
 //! batches. When the next user begins, the open one's history is complete: the functions of
 //! [`schemas::history`] compute its lists, and its windows become rows, oldest first.
 //!
-//! **Memory.** One input batch, the open user's history (about 40 bytes an event and its request ids) with
-//! its windows (8 bytes an event), and the rows of that user. Nothing grows with the number of users; a user
-//! with a million events costs about 120 MB while it is open.
+//! **Memory.** One input batch, the open user's history (about 90 bytes an event with its lists and windows),
+//! and a batch of rows. Nothing grows with the number of users; a user with a million events costs about
+//! 100 MB while it is open.
 //!
 //! **What lies beneath is free.** The pass needs a partition in [`key_order`] that has all events of the
 //! users it has: one sorted stream, one sorted bucket, or a shuffled partition of a distributed engine. It
 //! gives batches of one bucket each, buckets in the order in which they came.
+//!
+//! **Refresh.** With [`Histories::refresh`] the pass gives the rows that own a fresh event, as they are but for
+//! the role of every other position, which is context: what was learned before is not a target again.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, Int64Array, StringArray, UInt32Array, UInt64Array};
+use arrow::array::{Array, BooleanArray, Int64Array, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::common::cast::{as_int64_array, as_string_array, as_uint32_array, as_uint64_array};
+use datafusion::common::cast::{
+    as_boolean_array, as_int64_array, as_string_array, as_uint32_array, as_uint64_array,
+};
 use datafusion::physical_expr::LexOrdering;
 use schemas::config::{ConfigError, Sequences};
 use schemas::hash::hash64;
@@ -35,10 +39,11 @@ use schemas::history::{
 };
 
 use super::BuildError;
-use super::keys::key_order;
-use super::operator::{Pass, PassSpec};
+use super::intervals::Intervals;
+use super::keys::{NO_REQUEST, key_order};
 use super::report::Counts;
 use super::rows::{History, ROWS_SCHEMA, Rows};
+use crate::engine::{Pass, PassSpec};
 
 /// The settings that decide a user's rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,14 +56,13 @@ pub struct Settings {
     sft_share: f64,
 }
 
-impl TryFrom<&Sequences> for Settings {
-    type Error = ConfigError;
-
-    fn try_from(config: &Sequences) -> Result<Self, ConfigError> {
+impl Settings {
+    /// The configured settings, with `Δτ` as it was configured or measured.
+    pub fn new(config: &Sequences, delta_tau: DeltaTau) -> std::result::Result<Self, ConfigError> {
         Ok(Self {
             session_gap_ms: config.session_gap.ms,
             batch_gap_ms: config.batch_gap.ms,
-            delta_tau: config.delta_tau.0,
+            delta_tau,
             max_len: config.max_len,
             split: config.split()?,
             sft_share: config.sft_share,
@@ -70,8 +74,10 @@ impl TryFrom<&Sequences> for Settings {
 #[derive(Debug)]
 pub(super) struct Histories {
     pub settings: Settings,
-    /// What each pass counted is added here when it ends.
-    pub counts: Arc<Mutex<Counts>>,
+    /// Whether only rows with fresh events are wanted.
+    pub refresh: bool,
+    /// What each pass counted and measured is added here when it ends.
+    pub total: Arc<Mutex<(Counts, Intervals)>>,
 }
 
 impl PassSpec for Histories {
@@ -90,8 +96,10 @@ impl PassSpec for Histories {
     fn start(&self) -> Box<dyn Pass> {
         Box::new(HistoryPass {
             settings: self.settings,
-            total: Arc::clone(&self.counts),
+            refresh: self.refresh,
+            total: Arc::clone(&self.total),
             counts: Counts::default(),
+            intervals: Intervals::default(),
             open: OpenUser::default(),
             rows: Rows::of_bucket(0),
         })
@@ -100,8 +108,10 @@ impl PassSpec for Histories {
 
 struct HistoryPass {
     settings: Settings,
-    total: Arc<Mutex<Counts>>,
+    refresh: bool,
+    total: Arc<Mutex<(Counts, Intervals)>>,
     counts: Counts,
+    intervals: Intervals,
     open: OpenUser,
     rows: Rows,
 }
@@ -114,35 +124,15 @@ struct OpenUser {
     ts: Vec<i64>,
     item: Vec<u32>,
     event: Vec<u64>,
-    requests: RequestIds,
+    request: Vec<Option<u64>>,
+    request_ts: Vec<Option<i64>>,
+    fresh: Vec<bool>,
     /// Where the newest event came from.
     place: (u32, i64),
 }
 
-/// One text for all request ids of a history: a `String` each would cost more than the ids.
-#[derive(Debug, Default)]
-struct RequestIds {
-    text: String,
-    spans: Vec<Option<Range<usize>>>,
-}
-
-impl RequestIds {
-    fn push(&mut self, id: Option<&str>) {
-        let span = id.map(|id| {
-            let start = self.text.len();
-            self.text.push_str(id);
-            start..self.text.len()
-        });
-        self.spans.push(span);
-    }
-
-    fn ids(&self) -> Vec<Option<&str>> {
-        self.spans.iter().map(|span| span.clone().map(|span| &self.text[span])).collect()
-    }
-}
-
-/// The columns of a batch of keyed events.
-struct Columns<'a> {
+/// The columns of a batch of [`HISTORY_SCHEMA`](super::keys::HISTORY_SCHEMA).
+pub(super) struct HistoryColumns<'a> {
     bucket: &'a UInt32Array,
     user: &'a StringArray,
     ts: &'a Int64Array,
@@ -150,11 +140,13 @@ struct Columns<'a> {
     position: &'a Int64Array,
     event: &'a UInt64Array,
     item: &'a UInt32Array,
-    request: &'a StringArray,
+    request: &'a UInt64Array,
+    request_ts: &'a Int64Array,
+    fresh: &'a BooleanArray,
 }
 
-impl<'a> Columns<'a> {
-    fn of(batch: &'a RecordBatch) -> Result<Self> {
+impl<'a> HistoryColumns<'a> {
+    pub(super) fn of(batch: &'a RecordBatch) -> Result<Self> {
         Ok(Self {
             bucket: as_uint32_array(batch.column(0))?,
             user: as_string_array(batch.column(1))?,
@@ -163,8 +155,30 @@ impl<'a> Columns<'a> {
             position: as_int64_array(batch.column(5))?,
             event: as_uint64_array(batch.column(6))?,
             item: as_uint32_array(batch.column(7))?,
-            request: as_string_array(batch.column(8))?,
+            request: as_uint64_array(batch.column(8))?,
+            request_ts: as_int64_array(batch.column(9))?,
+            fresh: as_boolean_array(batch.column(10))?,
         })
+    }
+
+    pub(super) fn user(&self, row: usize) -> &str {
+        self.user.value(row)
+    }
+
+    pub(super) fn ts(&self, row: usize) -> i64 {
+        self.ts.value(row)
+    }
+
+    pub(super) fn request_ts(&self, row: usize) -> Option<i64> {
+        self.request_ts.is_valid(row).then(|| self.request_ts.value(row))
+    }
+
+    fn request(&self, row: usize) -> Option<u64> {
+        Some(self.request.value(row)).filter(|&id| id != NO_REQUEST)
+    }
+
+    fn place(&self, row: usize) -> (u32, i64) {
+        (self.source.value(row), self.position.value(row))
     }
 }
 
@@ -176,30 +190,33 @@ impl OpenUser {
         self.ts.clear();
         self.item.clear();
         self.event.clear();
-        self.requests.text.clear();
-        self.requests.spans.clear();
+        self.request.clear();
+        self.request_ts.clear();
+        self.fresh.clear();
     }
 
     /// Whether the row is the newest event once more. Copies that are equal in everything have equal keys, so
     /// they are neighbours.
-    fn ends_with(&self, columns: &Columns<'_>, row: usize) -> bool {
+    fn ends_with(&self, columns: &HistoryColumns<'_>, row: usize) -> bool {
         self.ts.last() == Some(&columns.ts.value(row))
             && self.event.last() == Some(&columns.event.value(row))
-            && self.place == (columns.source.value(row), columns.position.value(row))
+            && self.place == columns.place(row)
     }
 
-    fn push(&mut self, columns: &Columns<'_>, row: usize) {
+    fn push(&mut self, columns: &HistoryColumns<'_>, row: usize) {
         self.ts.push(columns.ts.value(row));
         self.item.push(columns.item.value(row));
         self.event.push(columns.event.value(row));
-        self.requests.push(columns.request.is_valid(row).then(|| columns.request.value(row)));
-        self.place = (columns.source.value(row), columns.position.value(row));
+        self.request.push(columns.request(row));
+        self.request_ts.push(columns.request_ts(row));
+        self.fresh.push(columns.fresh.value(row));
+        self.place = columns.place(row);
     }
 }
 
 impl Pass for HistoryPass {
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
-        let columns = Columns::of(batch)?;
+        let columns = HistoryColumns::of(batch)?;
         let mut done = Vec::new();
         for row in 0..batch.num_rows() {
             let user = columns.user.value(row);
@@ -219,8 +236,9 @@ impl Pass for HistoryPass {
         let mut done = Vec::new();
         self.close_user(&mut done)?;
         done.extend(self.rows.take()?);
-        let counts = std::mem::take(&mut self.counts);
-        self.total.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
+        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.0.add(&std::mem::take(&mut self.counts));
+        total.1.add(std::mem::take(&mut self.intervals));
         Ok(done)
     }
 }
@@ -228,7 +246,7 @@ impl Pass for HistoryPass {
 impl HistoryPass {
     /// The open user's history is complete: its rows.
     fn close_user(&mut self, done: &mut Vec<RecordBatch>) -> Result<()> {
-        let OpenUser { bucket, user, ts, item, event, requests, .. } = &self.open;
+        let OpenUser { bucket, user, ts, item, event, request, request_ts, fresh, .. } = &self.open;
         if ts.is_empty() {
             return Ok(());
         }
@@ -238,15 +256,20 @@ impl HistoryPass {
         }
         let Settings { session_gap_ms, batch_gap_ms, delta_tau, max_len, split, sft_share } = self.settings;
         let session = session_ordinals(ts, session_gap_ms);
-        let requests = request_batches(ts, &requests.ids(), batch_gap_ms);
+        let requests = request_batches(ts, request, batch_gap_ms);
         let visible = visible_lengths(ts, &requests, delta_tau);
         let mut roles = held_out_roles(ts, hash64(user.as_bytes()), split).unwrap_or_else(|| {
             self.counts.users_too_few += 1;
             vec![Role::Pretrain; ts.len()]
         });
         with_sft_share(&mut roles, event, sft_share);
-        let windows = windows(&visible, max_len, first_held_out(&roles, split))
+        let mut windows = windows(&visible, max_len, first_held_out(&roles, split))
             .map_err(|source| BuildError::Window { user: user.clone(), source })?;
+        if self.refresh {
+            windows.retain(|w| w.positions[w.target_from..].iter().any(|&t| fresh[t as usize]));
+            roles.iter_mut().zip(fresh).filter(|(_, fresh)| !**fresh).for_each(|(r, _)| *r = Role::Context);
+        }
+        self.intervals.add_history(&session, request_ts);
 
         let history = History {
             user,
@@ -257,7 +280,7 @@ impl HistoryPass {
             visible: &visible,
             roles: &roles,
         };
-        self.counts.users += 1;
+        self.counts.users += u64::from(!windows.is_empty());
         for window in &windows {
             self.counts.row(window, &roles, &visible);
             self.rows.push(&history, window);

@@ -5,6 +5,8 @@ use std::fmt;
 use schemas::history::{Role, Window};
 use serde::Serialize;
 
+use super::intervals::RequestIntervals;
+
 /// What was counted on the way from events to rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -14,6 +16,8 @@ pub struct Counts {
     pub duplicates: u64,
     /// Events whose action `sequences.actions` leaves out.
     pub filtered: u64,
+    /// Events of users who have no fresh one, passed over by a refresh.
+    pub other_users: u64,
     /// Items that only events knew and that were given an index.
     pub new_items: u64,
     /// Users with at least one row.
@@ -28,6 +32,8 @@ pub struct Counts {
     pub rows_short_context: u64,
     /// Positions of all rows.
     pub positions: u64,
+    /// Positions that a row owns; in a refresh, not all of them are targets.
+    pub owned: u64,
     /// Targets by role.
     pub targets: Targets,
     /// Targets that see nothing; every user's first event is one.
@@ -75,6 +81,7 @@ impl Counts {
         self.events += other.events;
         self.duplicates += other.duplicates;
         self.filtered += other.filtered;
+        self.other_users += other.other_users;
         self.new_items += other.new_items;
         self.users += other.users;
         self.users_too_few += other.users_too_few;
@@ -82,6 +89,7 @@ impl Counts {
         self.rows_leave_out += other.rows_leave_out;
         self.rows_short_context += other.rows_short_context;
         self.positions += other.positions;
+        self.owned += other.owned;
         self.targets.pretrain += other.targets.pretrain;
         self.targets.sft += other.targets.sft;
         self.targets.validation += other.targets.validation;
@@ -98,6 +106,10 @@ impl Counts {
         self.rows_leave_out += u64::from(window.leaves_out());
         self.rows_short_context += u64::from(window.short_context);
         for (k, &t) in window.positions.iter().enumerate().skip(window.target_from) {
+            self.owned += 1;
+            if roles[t as usize] == Role::Context {
+                continue;
+            }
             let seen = window.visible_len(visible[t as usize]);
             self.targets.count(roles[t as usize]);
             self.nothing_visible += u64::from(seen == 0);
@@ -115,9 +127,14 @@ impl Counts {
 /// The outcome of a build.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BuildReport {
+    /// `sequences`, or `refresh`.
+    pub table: &'static str,
+    /// `refresh`: events committed after this version of `events` are fresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// The table already described these versions under this configuration: nothing was written.
     pub unchanged: bool,
-    /// The version of `sequences` that holds the rows.
+    /// The version of the table that holds the rows.
     pub version: u64,
     /// The version of `events` that was read.
     pub events_version: u64,
@@ -129,7 +146,12 @@ pub struct BuildReport {
     pub tie_policy: String,
     /// `Δτ` as configured.
     pub delta_tau: String,
-    /// Rows of `sequences`.
+    /// `Δτ` in milliseconds; absent where it is off.
+    pub delta_tau_ms: Option<i64>,
+    /// The request intervals of the log, where it has any. A refresh measures those of the users it reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_intervals: Option<RequestIntervals>,
+    /// Rows of the table.
     pub rows: u64,
     /// Shards.
     pub shards: u64,
@@ -141,6 +163,9 @@ pub struct BuildReport {
     /// Share of a target's earlier positions in its row that `Δτ` and its request hide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden_share: Option<f64>,
+    /// Bytes that the build wrote to its scratch file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spilled_bytes: Option<u64>,
     /// Wall time.
     pub seconds: f64,
     /// Events read per second.
@@ -150,24 +175,32 @@ pub struct BuildReport {
 
 impl fmt::Display for BuildReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.since.map_or_else(String::new, |version| format!(" after version {version}"));
+        let measured = match (self.delta_tau.as_str(), self.delta_tau_ms) {
+            ("auto", Some(ms)) => format!(" (measured: {ms} ms)"),
+            _ => String::new(),
+        };
         let read = format!(
-            "events version {}, items version {}, ties {}, delta_tau {}",
+            "events version {}{since}, items version {}, ties {}, delta_tau {}{measured}",
             self.events_version, self.items_version, self.tie_policy, self.delta_tau
         );
         let Some(counts) = &self.counts else {
             return write!(
                 f,
-                "sequences  unchanged at version {}: {} rows already describe {read}",
-                self.version, self.rows
+                "{}  unchanged at version {}: {} rows already describe {read}",
+                self.table, self.version, self.rows
             );
         };
         let line = |f: &mut fmt::Formatter<'_>, label: &str, value: u64, note: &str| {
             writeln!(f, "  {label:<28}{value:>14}{}{note}", if note.is_empty() { "" } else { "  " })
         };
-        writeln!(f, "sequences  version {} from {read}", self.version)?;
+        writeln!(f, "{}  version {} from {read}", self.table, self.version)?;
         line(f, "events read", counts.events, "")?;
         line(f, "  duplicates", counts.duplicates, "")?;
         line(f, "  filtered by action", counts.filtered, "")?;
+        if self.since.is_some() {
+            line(f, "  of users with nothing new", counts.other_users, "")?;
+        }
         line(f, "items given an index", counts.new_items, "")?;
         line(f, "users", counts.users, "")?;
         line(f, "  too few events to hold out", counts.users_too_few, "")?;
@@ -181,12 +214,17 @@ impl fmt::Display for BuildReport {
         line(f, "  test", counts.targets.test, "")?;
         line(f, "  with nothing visible", counts.nothing_visible, "")?;
         writeln!(f, "  {:<28}{:>13.2}%", "earlier positions hidden", 100.0 * counts.hidden_share())?;
+        if let Some(intervals) = &self.request_intervals {
+            let ms = intervals.delta_tau_ms();
+            writeln!(f, "  request intervals           {intervals}; they suggest delta_tau = \"{ms}ms\"")?;
+        }
         write!(
             f,
-            "  {:<28}{:>14.2}  {:.0} events/s",
+            "  {:<28}{:>14.2}  {:.0} events/s, {} bytes spilled",
             "seconds",
             self.seconds,
-            self.events_per_second.unwrap_or_default()
+            self.events_per_second.unwrap_or_default(),
+            self.spilled_bytes.unwrap_or_default()
         )
     }
 }

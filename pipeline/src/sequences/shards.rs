@@ -1,73 +1,159 @@
 //! Batches of rows → one shard for each bucket.
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt32Type;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
+use datafusion::common::{DataFusionError, Result};
+use schemas::cli::Progress;
 use schemas::delta::Root;
-use schemas::tables::{SEQUENCES, SEQUENCES_SCHEMA};
+use schemas::tables::SEQUENCES_SCHEMA;
 
-use crate::commit::{CommitError, NewShard, ShardWriter, discard};
+use super::BuildError;
+use crate::commit::{NewShard, ShardWriter, discard};
+use crate::engine::{Pass, PassSpec, bucket_field};
 
-/// Writes `part-<bucket>-<uuid>.parquet` for every bucket that has rows. The rows of a bucket come together,
-/// so one file is open at a time. Dropped before [`finish`](Self::finish), it deletes what it wrote.
-pub(super) struct BucketShards<'a> {
-    root: &'a Root,
-    open: Option<(u32, ShardWriter)>,
-    done: Vec<NewShard>,
+/// One row describes one finished shard: what a driver needs for the commit and for its sums.
+pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        bucket_field(),
+        Field::new("path", DataType::Utf8, false),
+        Field::new("bytes", DataType::UInt64, false),
+        Field::new("rows", DataType::UInt64, false),
+        Field::new("owned", DataType::UInt64, false),
+    ]))
+});
+
+/// Writes `part-<bucket>-<uuid>.parquet` for every bucket of its input and yields [`SHARDS_SCHEMA`]. The rows
+/// of a bucket come together, so a partition has one file open at a time. Memory: one row group.
+#[derive(Debug)]
+pub(super) struct WriteShards {
+    pub written: Arc<Written>,
+    pub progress: Arc<Mutex<Progress>>,
 }
 
-impl<'a> BucketShards<'a> {
-    pub(super) fn new(root: &'a Root) -> Self {
-        Self { root, open: None, done: Vec::new() }
+/// The finished shards that no commit has named yet. Dropped, it deletes them.
+#[derive(Debug)]
+pub(super) struct Written {
+    table: &'static str,
+    root: Root,
+    shards: Mutex<Vec<NewShard>>,
+}
+
+impl Written {
+    pub(super) fn new(table: &'static str, root: &Root) -> Self {
+        Self { table, root: root.clone(), shards: Mutex::default() }
     }
 
-    /// Appends rows; gives the number of events that they own.
-    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<u64, CommitError> {
+    /// The shards, by path; from here on they are the caller's.
+    pub(super) fn take(&self) -> Vec<NewShard> {
+        let mut shards = std::mem::take(&mut *self.shards.lock().unwrap_or_else(PoisonError::into_inner));
+        shards.sort_by(|a, b| a.path.cmp(&b.path));
+        shards
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        discard(&self.root, self.table, &self.take());
+    }
+}
+
+impl PassSpec for WriteShards {
+    fn name(&self) -> &'static str {
+        "WriteShards"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        SHARDS_SCHEMA.clone()
+    }
+
+    fn start(&self) -> Box<dyn Pass> {
+        Box::new(WritePass {
+            written: Arc::clone(&self.written),
+            progress: Arc::clone(&self.progress),
+            open: None,
+        })
+    }
+}
+
+struct WritePass {
+    written: Arc<Written>,
+    progress: Arc<Mutex<Progress>>,
+    open: Option<Open>,
+}
+
+struct Open {
+    bucket: u32,
+    writer: ShardWriter,
+    owned: u64,
+}
+
+impl Pass for WritePass {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let mut done = Vec::new();
         let buckets = batch.column(0).as_primitive::<UInt32Type>();
         let mut start = 0;
-        while start < buckets.len() {
-            let bucket = buckets.value(start);
-            let end = (start..buckets.len()).find(|&row| buckets.value(row) != bucket);
-            let end = end.unwrap_or(buckets.len());
-            self.shard(bucket)?.write(&batch.slice(start, end - start))?;
-            start = end;
+        for run in buckets.values().chunk_by(|a, b| a == b) {
+            done.extend(self.write(run[0], &batch.slice(start, run.len()))?);
+            start += run.len();
         }
-        let lists = batch.column(2).as_list::<i32>();
-        let from = batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>();
-        let positions = lists.value_offsets().last().zip(lists.value_offsets().first());
-        let positions = positions.map_or(0, |(last, first)| (last - first) as u64);
-        Ok(positions - from.values().iter().map(|&from| u64::from(from)).sum::<u64>())
+        Ok(done)
     }
 
-    /// Completes the last file.
-    pub(super) fn finish(mut self) -> Result<Vec<NewShard>, CommitError> {
-        self.close()?;
-        Ok(std::mem::take(&mut self.done))
-    }
-
-    fn shard(&mut self, bucket: u32) -> Result<&mut ShardWriter, CommitError> {
-        if self.open.as_ref().is_some_and(|(open, _)| *open != bucket) {
-            self.close()?;
-        }
-        let writer = match self.open.take() {
-            Some((_, writer)) => writer,
-            None => {
-                let prefix = format!("part-{bucket:05}");
-                ShardWriter::create(self.root, SEQUENCES, &prefix, &SEQUENCES_SCHEMA, &[])?
-            }
-        };
-        Ok(&mut self.open.insert((bucket, writer)).1)
-    }
-
-    fn close(&mut self) -> Result<(), CommitError> {
-        if let Some((_, writer)) = self.open.take() {
-            self.done.push(writer.finish()?);
-        }
-        Ok(())
+    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        Ok(self.close()?.into_iter().collect())
     }
 }
 
-impl Drop for BucketShards<'_> {
-    fn drop(&mut self) {
-        discard(self.root, SEQUENCES, &self.done);
+impl WritePass {
+    /// Appends rows of one bucket; describes the shard before, if this is another bucket's first.
+    fn write(&mut self, bucket: u32, rows: &RecordBatch) -> Result<Option<RecordBatch>> {
+        let done = match &self.open {
+            Some(open) if open.bucket != bucket => self.close()?,
+            _ => None,
+        };
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let prefix = format!("part-{bucket:05}");
+                let writer = ShardWriter::create(
+                    &self.written.root,
+                    self.written.table,
+                    &prefix,
+                    &SEQUENCES_SCHEMA,
+                    &[],
+                )
+                .map_err(BuildError::from)?;
+                none.insert(Open { bucket, writer, owned: 0 })
+            }
+        };
+        open.writer.write(rows).map_err(BuildError::from)?;
+        let owned = owned(rows);
+        open.owned += owned;
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).add(owned);
+        Ok(done)
     }
+
+    fn close(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(Open { bucket, writer, owned }) = self.open.take() else { return Ok(None) };
+        let shard = writer.finish().map_err(BuildError::from)?;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(vec![bucket])),
+            Arc::new(StringArray::from(vec![shard.path.as_str()])),
+            Arc::new(UInt64Array::from(vec![shard.bytes])),
+            Arc::new(UInt64Array::from(vec![shard.rows])),
+            Arc::new(UInt64Array::from(vec![owned])),
+        ];
+        self.written.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+        Ok(Some(RecordBatch::try_new(SHARDS_SCHEMA.clone(), columns).map_err(DataFusionError::from)?))
+    }
+}
+
+/// Positions that the rows own.
+fn owned(rows: &RecordBatch) -> u64 {
+    let offsets = rows.column(2).as_list::<i32>().value_offsets();
+    let positions = offsets.last().zip(offsets.first()).map_or(0, |(last, first)| (last - first) as u64);
+    let from = rows.column(rows.num_columns() - 1).as_primitive::<UInt32Type>();
+    positions - from.values().iter().map(|&from| u64::from(from)).sum::<u64>()
 }

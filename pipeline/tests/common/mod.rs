@@ -90,9 +90,14 @@ pub(crate) struct Row {
     pub(crate) target_from: usize,
 }
 
-/// The rows of every shard, by the part of its name before the UUID.
+/// The rows of every shard of `sequences`, by the part of its name before the UUID.
 pub(crate) async fn rows(root: &Root) -> BTreeMap<String, Vec<Row>> {
-    let snapshot = root.require(SEQUENCES, "pipeline build-sequences").await.unwrap();
+    rows_of(root, SEQUENCES).await
+}
+
+/// The rows of every shard of a table with the columns of `sequences`.
+pub(crate) async fn rows_of(root: &Root, table: &str) -> BTreeMap<String, Vec<Row>> {
+    let snapshot = root.require(table, "pipeline build-sequences").await.unwrap();
     let columns: Vec<&str> = SEQUENCES_SCHEMA.fields().iter().map(|f| f.name().as_str()).collect();
     let mut shards = BTreeMap::new();
     for shard in snapshot.shards() {

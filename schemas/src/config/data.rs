@@ -249,7 +249,8 @@ pub struct Sequences {
     pub session_gap: Span,
     /// Where no request is logged, events no further apart than this form one request batch.
     pub batch_gap: Span,
-    /// The safe margin of the time-aware mask: a duration, or `"off"`.
+    /// The safe margin of the time-aware mask: a duration, `"off"`, or `"auto"`: the mean of the logged
+    /// request intervals.
     pub delta_tau: DeltaTauSetting,
     /// Longest row, in positions.
     pub max_len: usize,
@@ -283,7 +284,7 @@ impl Default for Sequences {
             actions: Vec::new(),
             session_gap: Span::minutes(30),
             batch_gap: Span::seconds(1),
-            delta_tau: DeltaTauSetting(DeltaTau::Margin(Span::minutes(15).ms)),
+            delta_tau: DeltaTauSetting::Fixed(DeltaTau::Margin(Span::minutes(15).ms)),
             max_len: 200,
             ties: Ties::FileOrder,
             tie_seed: 0,
@@ -332,30 +333,47 @@ pub enum SplitKind {
     None,
 }
 
-/// [`DeltaTau`] as configured: `"15m"` or `"off"`.
+/// [`DeltaTau`] as configured: `"15m"`, `"off"`, or `"auto"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DeltaTauSetting(pub DeltaTau);
+pub enum DeltaTauSetting {
+    /// The mean of the logged request intervals, measured by every build. An error where the log has too few.
+    Auto,
+    /// As given.
+    Fixed(DeltaTau),
+}
+
+impl DeltaTauSetting {
+    /// The margin that needs no measuring.
+    pub fn fixed(self) -> Option<DeltaTau> {
+        match self {
+            Self::Auto => None,
+            Self::Fixed(delta_tau) => Some(delta_tau),
+        }
+    }
+}
 
 impl TryFrom<String> for DeltaTauSetting {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
-            "off" => Ok(Self(DeltaTau::Off)),
-            "auto" => Err("`auto` needs logged request intervals, which are not measured yet; \
-                give a duration such as \"15m\", or \"off\""
-                .into()),
-            _ => Span::try_from(text).map(|span| Self(DeltaTau::Margin(span.ms))),
+            "off" => Ok(Self::Fixed(DeltaTau::Off)),
+            "auto" => Ok(Self::Auto),
+            _ => match Span::try_from(text) {
+                Ok(span) => Ok(Self::Fixed(DeltaTau::Margin(span.ms))),
+                Err(problem) => Err(format!("{problem}; or `off`, or `auto`")),
+            },
         }
     }
 }
 
 impl From<DeltaTauSetting> for String {
     fn from(setting: DeltaTauSetting) -> Self {
-        match setting.0 {
-            DeltaTau::Off => "off".into(),
-            DeltaTau::Margin(ms) => Span { ms }.to_string(),
+        match setting {
+            DeltaTauSetting::Auto => "auto".into(),
+            DeltaTauSetting::Fixed(DeltaTau::Off) => "off".into(),
+            DeltaTauSetting::Fixed(DeltaTau::Margin(ms)) => Span { ms }.to_string(),
         }
     }
 }

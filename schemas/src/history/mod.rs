@@ -5,6 +5,7 @@
 //! ```text
 //! times, request ids ──► sessions        session.rs   a gap longer than `session_gap` starts a new one
 //!                   ├──► request batches request.rs   equal request ids, or runs within `batch_gap`
+//!                   ├──► request intervals interval.rs  the gaps that suggest `Δτ`
 //!                   ├──► visible lengths visible.rs   v_t: the prefix a target may see (Eq. 1)
 //!                   ├──► roles           role.rs      pre-training, SFT, validation, test
 //!                   └──► windows         window.rs    rows of at most `max_len`, each event owned once
@@ -14,12 +15,14 @@
 //! that the pipeline, the trainer, `inspect --verify` and the tests can all call the same functions.
 //! Positions, ordinals and lengths count from zero; times are epoch milliseconds.
 
+mod interval;
 mod request;
 mod role;
 mod session;
 mod visible;
 mod window;
 
+pub use interval::request_intervals;
 pub use request::{RequestBatches, request_batches};
 pub use role::{MIN_EVENTS_LEAVE_ONE_OUT, Role, Split, first_held_out, held_out_roles, with_sft_share};
 pub use session::session_ordinals;

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::hash::Hash;
 
 /// The request batches of one history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,21 +16,24 @@ pub struct RequestBatches {
 ///
 /// Events with equal request ids form one batch, wherever they stand. Events without one form runs: such an
 /// event joins the event before it when that one has no request id either and is at most `batch_gap_ms`
-/// older. `ts` is sorted, in epoch milliseconds, and as long as `request_ids`.
-pub fn request_batches<S: AsRef<str>>(
+/// older. `ts` is sorted, in epoch milliseconds, and as long as `request_ids`, which may be anything that tells
+/// requests of one user apart.
+pub fn request_batches<Id: Eq + Hash>(
     ts: &[i64],
-    request_ids: &[Option<S>],
+    request_ids: &[Option<Id>],
     batch_gap_ms: i64,
 ) -> RequestBatches {
     debug_assert_eq!(ts.len(), request_ids.len());
     let mut batches =
         RequestBatches { ordinal: Vec::with_capacity(ts.len()), start: Vec::with_capacity(ts.len()) };
-    let mut logged: HashMap<&str, (u32, u32)> = HashMap::new();
+    let mut logged: HashMap<&Id, (u32, u32)> = HashMap::new();
     let mut next = 0;
     for (t, id) in request_ids.iter().enumerate() {
         let position = t as u32;
         let (ordinal, start) = match id {
-            Some(id) => *logged.entry(id.as_ref()).or_insert_with(|| {
+            // The items of a request mostly stand together.
+            Some(_) if t > 0 && request_ids[t - 1] == *id => (batches.ordinal[t - 1], batches.start[t - 1]),
+            Some(id) => *logged.entry(id).or_insert_with(|| {
                 next += 1;
                 (next - 1, position)
             }),

@@ -1,0 +1,21 @@
+//! The operators that move events: ours where DataFusion's do not do what a build of histories needs.
+//!
+//! ```text
+//!   stage 1, as many streams as threads          stage 2, one stream for each bucket
+//!   scan ─▶ PassExec ─▶ Scatter ══▶ Buckets ══▶ BucketExec ─▶ PassExec ─▶ BucketSortExec ─▶ PassExec …
+//!                          (memory, then one scratch file)
+//! ```
+//!
+//! Stage 1 hashes rows into buckets, stage 2 works on each bucket by itself: a bucket is the unit of
+//! parallelism, of memory and of a retry. `Scatter` and `BucketExec` are the two ends of a local shuffle. A
+//! distributed engine has its own shuffle, which can take their place: what lies before needs nothing but
+//! batches, what lies behind nothing but the batches of one bucket.
+
+mod pass;
+mod scatter;
+mod scratch;
+
+pub use pass::{Pass, PassExec, PassSpec};
+pub(crate) use scatter::bucket_field;
+pub use scatter::{BucketExec, Buckets, Scatter};
+pub(crate) use scratch::{Chunk, Scratch};

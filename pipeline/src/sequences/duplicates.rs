@@ -1,0 +1,331 @@
+//! Events that stand in the table more than once, and which of their copies counts.
+//!
+//! Ingestion stores an event once; what a consumer's window of days let through is found here, in two steps:
+//!
+//! 1. While the log is read, [`Suspects`] collects 8 bytes an event: its date and a hash of its id. Equal
+//!    ones are suspects. They are dealt by hash to partitions that are sorted one by one, and that go to a
+//!    scratch file beyond their share of the memory.
+//! 2. The dates that have suspects are read once more, and the suspects compared by their ids themselves
+//!    ([`Repeated`]). Nearly always there are none, and nothing is read.
+//!
+//! The smallest copy by source, position and content counts. Copies that are equal in all of it lie side by
+//! side in every history, and the history pass keeps one. An event is fresh (`build-sequences --since`) only
+//! if all of its copies are: then it was never a target before.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::Array;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::StreamExt;
+use schemas::delta::Shard;
+use schemas::hash::hash64;
+use schemas::tables::EVENT_DATE;
+
+use super::codes::{Codes, ItemCodes};
+use super::keys::{MS_PER_DAY, Records, request_hash};
+use crate::engine::{Chunk, Scratch};
+
+const PARTITIONS: usize = 256;
+/// Hashes that a stream collects for a partition before it hands them over.
+const HANDFUL: usize = 512;
+
+/// An event's date and id in 64 bits: the date's low 16 bits and 48 of the hash.
+fn suspect(date: i32, event: u64) -> u64 {
+    (u64::from(date as u16) << 48) | (event >> 16)
+}
+
+/// All events' dates and ids, to find the equal ones.
+#[derive(Debug)]
+pub(super) struct Suspects {
+    /// Numbers that a partition may hold in memory.
+    share: usize,
+    scratch: Scratch,
+    partitions: Vec<Mutex<Partition>>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    held: Vec<u64>,
+    chunks: Vec<Chunk>,
+}
+
+impl Suspects {
+    /// None yet; about `memory_bytes` of them are held.
+    pub(super) fn new(memory_bytes: usize) -> Self {
+        let share = (memory_bytes / 8 / PARTITIONS).max(HANDFUL);
+        let partitions = (0..PARTITIONS).map(|_| Mutex::default()).collect();
+        Self { share, scratch: Scratch::default(), partitions }
+    }
+
+    fn add(&self, partition: usize, handful: &mut Vec<u64>) -> Result<()> {
+        let mut to = self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner);
+        to.held.append(handful);
+        if to.held.len() > self.share {
+            let bytes: Vec<u8> = to.held.drain(..).flat_map(u64::to_le_bytes).collect();
+            let chunk = self.scratch.append(&bytes).map_err(external)?;
+            to.chunks.push(chunk);
+        }
+        Ok(())
+    }
+
+    /// The suspects of one of the [`PARTITIONS`]; empties it.
+    fn equal(&self, partition: usize) -> Result<Vec<u64>> {
+        let Partition { mut held, chunks } =
+            std::mem::take(&mut *self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner));
+        for chunk in chunks {
+            let bytes = self.scratch.read(chunk).map_err(external)?;
+            held.extend(bytes.as_chunks().0.iter().map(|&number| u64::from_le_bytes(number)));
+        }
+        held.sort_unstable();
+        let mut equal: Vec<u64> =
+            held.array_windows().filter(|[one, two]| one == two).map(|&[one, _]| one).collect();
+        equal.dedup();
+        Ok(equal)
+    }
+
+    /// All suspects, found by `threads` at once.
+    pub(super) fn find(&self, threads: usize) -> Result<HashSet<u64>> {
+        let threads = threads.clamp(1, PARTITIONS);
+        std::thread::scope(|scope| {
+            let found: Vec<_> = (0..threads)
+                .map(|thread| {
+                    scope.spawn(move || {
+                        let mine = (thread..PARTITIONS).step_by(threads);
+                        mine.map(|partition| self.equal(partition)).collect::<Result<Vec<_>>>()
+                    })
+                })
+                .collect();
+            let mut all = HashSet::new();
+            for part in found {
+                let part = part.join().map_err(|_| DataFusionError::Internal("a thread panicked".into()))?;
+                all.extend(part?.into_iter().flatten());
+            }
+            Ok(all)
+        })
+    }
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// One stream's way into [`Suspects`].
+#[derive(Debug)]
+pub(super) struct Handfuls {
+    all: Arc<Suspects>,
+    handfuls: Vec<Vec<u64>>,
+}
+
+impl Handfuls {
+    /// An empty stream's.
+    pub(super) fn new(all: Arc<Suspects>) -> Self {
+        Self { all, handfuls: vec![Vec::new(); PARTITIONS] }
+    }
+
+    /// Adds an event of `date` with the hash of its id.
+    pub(super) fn push(&mut self, date: i32, event: u64) -> Result<()> {
+        let suspect = suspect(date, event);
+        let partition = suspect as usize % PARTITIONS;
+        let handful = &mut self.handfuls[partition];
+        handful.push(suspect);
+        if handful.len() < HANDFUL { Ok(()) } else { self.all.add(partition, handful) }
+    }
+
+    /// Hands over what is left.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        for (partition, handful) in self.handfuls.iter_mut().enumerate() {
+            self.all.add(partition, handful)?;
+        }
+        Ok(())
+    }
+}
+
+/// The shards that can hold copies of the `suspects`.
+pub(super) fn of_suspects<'a>(shards: &'a [Shard], suspects: &HashSet<u64>) -> Vec<&'a Shard> {
+    let dates: HashSet<u16> = suspects.iter().map(|suspect| (suspect >> 48) as u16).collect();
+    let date = |shard: &&Shard| shard_date(shard).is_none_or(|date| dates.contains(&(date as u16)));
+    shards.iter().filter(date).collect()
+}
+
+fn shard_date(shard: &Shard) -> Option<i32> {
+    days(shard.partition.get(EVENT_DATE).and_then(Option::as_deref)?)
+}
+
+/// A date as days since 1970.
+pub(super) fn days(date: &str) -> Option<i32> {
+    let date: chrono::NaiveDate = date.parse().ok()?;
+    i32::try_from(date.signed_duration_since(chrono::DateTime::UNIX_EPOCH.date_naive()).num_days()).ok()
+}
+
+/// An event as the table has it. The first of equal ids is the smallest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Record {
+    source: String,
+    position: i64,
+    ts: i64,
+    user: String,
+    item: String,
+    action: String,
+    request: Option<String>,
+}
+
+impl Record {
+    fn of(records: &Records<'_>, row: usize) -> Self {
+        Self {
+            source: records.source.value(row).into(),
+            position: records.position.value(row),
+            ts: records.ts.value(row),
+            user: records.user.value(row).into(),
+            item: records.item.value(row).into(),
+            action: records.action.value(row).into(),
+            request: records.request.is_valid(row).then(|| records.request.value(row).into()),
+        }
+    }
+}
+
+/// An event as a bucket has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub event: u64,
+    pub ts: i64,
+    pub source: u32,
+    pub position: i64,
+    pub item: u32,
+    pub request: u64,
+    pub user: u64,
+}
+
+/// What is known of events with several copies.
+#[derive(Debug, Default)]
+pub(super) struct Repeated {
+    /// Every copy but the first, by its codes.
+    later: HashSet<Place>,
+    /// The ids (and dates) of events of which a copy is not fresh.
+    stale: HashSet<u64>,
+}
+
+/// The copies of one event.
+#[derive(Debug, Default)]
+struct Copies {
+    records: Vec<Record>,
+    /// How many of them lie in shards that are not fresh.
+    elsewhere: u64,
+}
+
+impl Repeated {
+    /// Compares the `suspects` among the rows of the plans, each with whether its rows are fresh; `moved` says
+    /// how many of the others are.
+    pub(super) async fn among(
+        suspects: &HashSet<u64>,
+        plans: Vec<(Arc<dyn ExecutionPlan>, bool)>,
+        context: &Arc<TaskContext>,
+        sources: &Codes,
+        items: &ItemCodes,
+        moved: impl Fn(i32, u64) -> u64,
+    ) -> Result<Self> {
+        let mut events: HashMap<(i32, String), Copies> = HashMap::new();
+        for (plan, fresh) in plans {
+            for partition in 0..plan.properties().output_partitioning().partition_count() {
+                let mut stream = plan.execute(partition, Arc::clone(context))?;
+                while let Some(batch) = stream.next().await {
+                    let batch = batch?;
+                    let records = Records::of(&batch)?;
+                    for row in 0..batch.num_rows() {
+                        let (date, id) = (records.date.value(row), records.event.value(row));
+                        let event = hash64(id.as_bytes());
+                        if suspects.contains(&suspect(date, event)) {
+                            let copies = events.entry((date, id.to_owned())).or_default();
+                            copies.records.push(Record::of(&records, row));
+                            copies.elsewhere += u64::from(!fresh);
+                        }
+                    }
+                }
+            }
+        }
+        let mut repeated = Self::default();
+        for ((date, id), Copies { records, elsewhere }) in events {
+            // An event that only shares its hash with another.
+            if records.len() < 2 {
+                continue;
+            }
+            let event = hash64(id.as_bytes());
+            if elsewhere > moved(date, event) {
+                repeated.stale.insert(suspect(date, event));
+            }
+            let distinct: BTreeSet<Record> = records.into_iter().collect();
+            for copy in distinct.into_iter().skip(1) {
+                let source = sources.known(&copy.source);
+                repeated.later.insert(Place {
+                    event,
+                    ts: copy.ts,
+                    source: source.ok_or_else(|| DataFusionError::Internal("a version changed".into()))?,
+                    position: copy.position,
+                    item: items.code(&copy.item),
+                    request: request_hash(copy.request.as_deref()),
+                    user: hash64(copy.user.as_bytes()),
+                });
+            }
+        }
+        Ok(repeated)
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.later.is_empty() && self.stale.is_empty()
+    }
+
+    /// Whether the row is another copy of an event that counts elsewhere.
+    pub(super) fn is_later_copy(&self, place: &Place) -> bool {
+        self.later.contains(place)
+    }
+
+    /// Whether a copy of the event was there before.
+    pub(super) fn is_stale(&self, event: u64, ts: i64) -> bool {
+        self.stale.contains(&suspect(ts.div_euclid(MS_PER_DAY) as i32, event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_dates_and_ids_are_suspects_in_memory_and_beyond() {
+        for memory in [8 << 20, 0] {
+            let all = Arc::new(Suspects::new(memory));
+            let mut streams = [Handfuls::new(Arc::clone(&all)), Handfuls::new(Arc::clone(&all))];
+            for n in 0..200_000u64 {
+                streams[n as usize % 2].push(-3, hash64(&n.to_le_bytes())).unwrap();
+            }
+            for (date, n) in [(-3, 7u64), (-2, 8), (-3, 99_999), (-3, 7)] {
+                streams[1].push(date, hash64(&n.to_le_bytes())).unwrap();
+            }
+            streams.iter_mut().for_each(|stream| stream.finish().unwrap());
+            let expected = [7u64, 99_999].map(|n| suspect(-3, hash64(&n.to_le_bytes())));
+            assert_eq!(all.scratch.bytes() > 0, memory == 0);
+            assert_eq!(all.find(3).unwrap(), HashSet::from(expected));
+        }
+    }
+
+    #[test]
+    fn only_the_dates_of_suspects_are_read_again() {
+        let shard = |path: &str, date: &str| Shard {
+            path: path.into(),
+            bytes: 1,
+            rows: None,
+            partition: [(EVENT_DATE.to_owned(), Some(date.to_owned()))].into(),
+        };
+        let shards = [shard("a", "2020-01-02"), shard("b", "1969-12-31"), shard("c", "2020-01-03")];
+        assert_eq!(shard_date(&shards[0]), Some(18_263));
+        let paths = |dates: &[i32]| -> Vec<String> {
+            let suspects = dates.iter().map(|&date| suspect(date, 1)).collect();
+            of_suspects(&shards, &suspects).into_iter().map(|shard| shard.path.clone()).collect()
+        };
+        assert_eq!(paths(&[18_263]), ["a"]);
+        assert_eq!(paths(&[-1, 18_264]), ["b", "c"]);
+        assert_eq!(paths(&[5]), [""; 0]);
+    }
+}

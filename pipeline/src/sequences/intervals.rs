@@ -1,0 +1,198 @@
+//! Measuring the request intervals of a log, from which `Δτ` is chosen (§3.2.2).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
+use datafusion::physical_expr::LexOrdering;
+use schemas::history::{request_intervals, session_ordinals};
+use serde::Serialize;
+
+use super::keys::{HISTORY_SCHEMA, key_order};
+use super::pass::HistoryColumns;
+use crate::engine::{Pass, PassSpec};
+
+/// Fewer intervals than this say too little for `delta_tau = "auto"`.
+pub const INTERVALS_MIN: u64 = 1_000;
+
+/// The distribution of the request intervals: exact, with one counter for each interval that occurs. A session
+/// ends after minutes, so these are some million counters at most.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Intervals {
+    counts: HashMap<i64, u64, foldhash::fast::FixedState>,
+}
+
+impl Intervals {
+    /// Adds those of one user's history.
+    pub(super) fn add_history(&mut self, session: &[u32], request_ts: &[Option<i64>]) {
+        for interval in request_intervals(session, request_ts) {
+            *self.counts.entry(interval).or_default() += 1;
+        }
+    }
+
+    /// Adds what another pass measured.
+    pub(super) fn add(&mut self, other: Self) {
+        for (interval, n) in other.counts {
+            *self.counts.entry(interval).or_default() += n;
+        }
+    }
+
+    /// What they say, where there are any.
+    pub(super) fn summary(&self) -> Option<RequestIntervals> {
+        let mut intervals: Vec<(i64, u64)> = self.counts.iter().map(|(&ms, &n)| (ms, n)).collect();
+        intervals.sort_unstable();
+        let count: u64 = intervals.iter().map(|(_, n)| n).sum();
+        // The smallest interval that at least this share of them does not exceed.
+        let quantile = |share: f64| {
+            let rank = ((share * count as f64).ceil() as u64).max(1);
+            let mut below = 0;
+            intervals.iter().find(|(_, n)| {
+                below += n;
+                below >= rank
+            })
+        };
+        let sum: i128 = intervals.iter().map(|&(ms, n)| i128::from(ms) * i128::from(n)).sum();
+        Some(RequestIntervals {
+            count,
+            mean_ms: sum as f64 / count as f64,
+            median_ms: quantile(0.5)?.0,
+            p90_ms: quantile(0.9)?.0,
+        })
+    }
+}
+
+/// The gaps between consecutive requests of one user inside a session.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RequestIntervals {
+    /// How many.
+    pub count: u64,
+    /// Their mean, the `Δτ` that they suggest.
+    pub mean_ms: f64,
+    /// Their median.
+    pub median_ms: i64,
+    /// Their 90th percentile.
+    pub p90_ms: i64,
+}
+
+impl RequestIntervals {
+    /// `Δτ` in milliseconds.
+    pub fn delta_tau_ms(&self) -> i64 {
+        self.mean_ms.round() as i64
+    }
+}
+
+impl fmt::Display for RequestIntervals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} measured, mean {}, median {}, p90 {}",
+            self.count,
+            duration(self.delta_tau_ms()),
+            duration(self.median_ms),
+            duration(self.p90_ms)
+        )
+    }
+}
+
+/// `14m 59s`, `1.250s`.
+fn duration(ms: i64) -> String {
+    match ms {
+        ..60_000 => format!("{}.{:03}s", ms / 1_000, ms % 1_000),
+        60_000..3_600_000 => format!("{}m {}s", ms / 60_000, ms / 1_000 % 60),
+        _ => format!("{}h {}m", ms / 3_600_000, ms / 60_000 % 60),
+    }
+}
+
+/// The pass that measures and gives no rows: `delta_tau = "auto"` needs its answer before the first row.
+#[derive(Debug)]
+pub(super) struct Measure {
+    pub session_gap_ms: i64,
+    pub total: Arc<Mutex<Intervals>>,
+}
+
+impl PassSpec for Measure {
+    fn name(&self) -> &'static str {
+        "RequestIntervals"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        HISTORY_SCHEMA.clone()
+    }
+
+    fn input_order(&self) -> Option<LexOrdering> {
+        Some(key_order())
+    }
+
+    fn start(&self) -> Box<dyn Pass> {
+        Box::new(MeasurePass {
+            session_gap_ms: self.session_gap_ms,
+            total: Arc::clone(&self.total),
+            intervals: Intervals::default(),
+            user: String::new(),
+            ts: Vec::new(),
+            request_ts: Vec::new(),
+        })
+    }
+}
+
+struct MeasurePass {
+    session_gap_ms: i64,
+    total: Arc<Mutex<Intervals>>,
+    intervals: Intervals,
+    user: String,
+    ts: Vec<i64>,
+    request_ts: Vec<Option<i64>>,
+}
+
+impl MeasurePass {
+    fn close_user(&mut self) {
+        self.intervals.add_history(&session_ordinals(&self.ts, self.session_gap_ms), &self.request_ts);
+        self.ts.clear();
+        self.request_ts.clear();
+    }
+}
+
+impl Pass for MeasurePass {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let columns = HistoryColumns::of(batch)?;
+        for row in 0..batch.num_rows() {
+            if columns.user(row) != self.user {
+                self.close_user();
+                self.user = columns.user(row).to_owned();
+            }
+            // A second copy of an event has the same times, and changes nothing.
+            self.ts.push(columns.ts(row));
+            self.request_ts.push(columns.request_ts(row));
+        }
+        Ok(Vec::new())
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        self.close_user();
+        let measured = std::mem::take(&mut self.intervals);
+        self.total.lock().unwrap_or_else(PoisonError::into_inner).add(measured);
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_exact() {
+        let mut intervals = Intervals::default();
+        assert_eq!(intervals.summary(), None);
+        intervals.add_history(&[0; 5], &[0, 1_000, 2_000, 4_000, 100_000].map(Some));
+        let mut other = Intervals::default();
+        other.add_history(&[0, 0, 1, 1], &[Some(5), None, Some(7), Some(1_007)]);
+        intervals.add(other);
+        let summary = intervals.summary().unwrap();
+        let expected = RequestIntervals { count: 5, mean_ms: 20_200.0, median_ms: 1_000, p90_ms: 96_000 };
+        assert_eq!(summary, expected);
+        assert_eq!(summary.to_string(), "5 measured, mean 20.200s, median 1.000s, p90 1m 36s");
+    }
+}

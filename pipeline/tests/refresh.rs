@@ -1,0 +1,226 @@
+//! `build-sequences --since`: whatever the commits, each new event is a target of one refresh, in the row that
+//! a full build has.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::record_batch::RecordBatch;
+use common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
+use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
+use pipeline::scan::Resources;
+use pipeline::sequences::{BuildError, build_with, refresh};
+use proptest::prelude::*;
+use schemas::config::{Config, Ties};
+use schemas::delta::{Root, TableError};
+use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, REFRESH, properties};
+
+const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
+
+/// Compacts the table: all events of a date in one new shard.
+async fn rewrite(root: &Root) {
+    let snapshot = root.require(EVENTS, "").await.unwrap();
+    let mut dates: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+    let columns: Vec<&str> = EVENTS_SCHEMA.fields().iter().map(|f| f.name().as_str()).collect();
+    let columns: Vec<&str> = columns.into_iter().filter(|&name| name != EVENT_DATE).collect();
+    for shard in snapshot.shards() {
+        let date = shard.partition[EVENT_DATE].clone().unwrap();
+        dates.entry(date).or_default().extend(snapshot.read_shard(shard, &columns).await.unwrap());
+    }
+    let mut shards = Vec::new();
+    for (date, batches) in dates {
+        let partition = [(EVENT_DATE, date.as_str())];
+        let mut writer = ShardWriter::create(root, EVENTS, "part", &EVENTS_SCHEMA, &partition).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        shards.push(writer.finish().unwrap());
+    }
+    let change = Change {
+        table: EVENTS,
+        schema: &EVENTS_SCHEMA,
+        partition_by: &[EVENT_DATE],
+        mode: CommitMode::Replace,
+        shards: &shards,
+        properties: BTreeMap::new(),
+        read_version: Some(snapshot.version()),
+    };
+    commit(root, change).await.unwrap();
+}
+
+/// An event's user, item and time: these logs have no two events with the same.
+type Target = (String, String, i64);
+
+fn owned(row: &Row, items: &std::collections::HashMap<u32, String>, roles: fn(u8) -> bool) -> Vec<Target> {
+    (row.target_from..row.item.len())
+        .filter(|&k| roles(row.role[k]))
+        .map(|k| (row.user.clone(), items[&row.item[k]].clone(), row.ts[k]))
+        .collect()
+}
+
+/// The refresh after `since` against the full build of the same version; gives its targets.
+async fn check(root: &Root, config: &Config, since: u64) -> Vec<Target> {
+    build_with(config, root, RESOURCES).await.unwrap();
+    let report = refresh(config, root, since, RESOURCES).await.unwrap();
+    let (full, new) = (rows(root).await, rows_of(root, REFRESH).await);
+    let items = item_ids(root).await;
+    let mut targets = Vec::new();
+    for (shard, new) in &new {
+        let mut rest = full[shard].iter();
+        for row in new {
+            assert!(row.role[..row.target_from].iter().all(|&role| role == 4));
+            let fresh: Vec<usize> = (0..row.role.len()).filter(|&k| row.role[k] != 4).collect();
+            assert!(!fresh.is_empty(), "a row without a new event: {row:?}");
+            // The same row of the full build, but for the roles; in the same order.
+            let mut as_built =
+                rest.find(|full| full.user == row.user && full.ts == row.ts && full.item == row.item);
+            let as_built = as_built.take().unwrap_or_else(|| panic!("not in the full build: {row:?}"));
+            for k in fresh {
+                assert_eq!(row.role[k], as_built.role[k]);
+            }
+            assert_eq!(Row { role: as_built.role.clone(), ..row.clone() }, *as_built);
+            targets.extend(owned(row, &items, |role| role != 4));
+        }
+    }
+    assert_eq!(report.counts.unwrap().targets.total(), targets.len() as u64);
+    let again = refresh(config, root, since, RESOURCES).await.unwrap();
+    assert!(again.unchanged && again.version == report.version);
+    targets
+}
+
+fn logs() -> impl Strategy<Value = Vec<Event>> {
+    let event = (0usize..6, 0i64..400, prop::option::weighted(0.3, 0u8..4), any::<bool>(), 0usize..100);
+    prop::collection::vec(event, 2..90).prop_map(|steps| {
+        let mut log: Vec<Event> = Vec::new();
+        for (i, (user, ts, request, copy, of)) in steps.into_iter().enumerate() {
+            let mut event = Event {
+                event_id: format!("e{i}"),
+                user: format!("u{user}"),
+                item: format!("i{i}"),
+                // Late events, and two dates.
+                ts: 20_000 * DAY_MS - 200 + ts,
+                request: request.map(|r| format!("r{r}")),
+                action: "play".into(),
+                source: format!("part-{}", i / 20),
+                position: i as i64,
+            };
+            if copy && of % 5 == 0 && !log.is_empty() {
+                // What a consumer's window let through.
+                event = log[of % log.len()].clone();
+                event.source = format!("late-{}", i % 2);
+            }
+            log.push(event);
+        }
+        log
+    })
+}
+
+async fn check_cuts(log: Vec<Event>, cuts: BTreeSet<usize>, config: Config, compact_after: Option<usize>) {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+    let mut covered: Vec<Target> = Vec::new();
+    let ends = cuts.iter().copied().filter(|&end| end < log.len()).chain([log.len()]);
+    let (mut start, mut since) = (0, 0);
+    for (n, end) in ends.enumerate() {
+        if end == start {
+            continue;
+        }
+        append(&root, &log[start..end]).await;
+        start = end;
+        if compact_after == Some(n) {
+            rewrite(&root).await;
+        }
+        let version = root.require(EVENTS, "").await.unwrap().version();
+        if n == 0 {
+            // What a first full training learned.
+            build_with(&config, &root, RESOURCES).await.unwrap();
+            let items = item_ids(&root).await;
+            for row in rows(&root).await.values().flatten() {
+                covered.extend(owned(row, &items, |_| true));
+            }
+        } else {
+            covered.extend(check(&root, &config, since).await);
+        }
+        since = version;
+    }
+    let distinct: BTreeSet<Target> = covered.iter().cloned().collect();
+    assert_eq!(distinct.len(), covered.len(), "an event was covered twice");
+    let wanted: BTreeSet<Target> = log.iter().map(|e| (e.user.clone(), e.item.clone(), e.ts)).collect();
+    assert_eq!(distinct, wanted);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn refreshes_cover_each_new_event_once(
+        log in logs(),
+        cuts in prop::collection::btree_set(1usize..90, 0..4),
+        max_len in 4usize..20,
+        shuffled in any::<bool>(),
+        compact_after in prop::option::of(0usize..4),
+    ) {
+        let mut config = Config::default();
+        config.sequences.max_len = max_len;
+        config.sequences.shards = 3;
+        config.sequences.session_gap.ms = 20;
+        config.sequences.delta_tau = "10ms".to_owned().try_into().unwrap();
+        config.sequences.ties = if shuffled { Ties::Shuffled } else { Ties::FileOrder };
+        tokio::runtime::Runtime::new().unwrap().block_on(check_cuts(log, cuts, config, compact_after));
+    }
+}
+
+fn event(n: i64, user: &str) -> Event {
+    Event {
+        event_id: format!("e{n}"),
+        user: user.into(),
+        item: format!("i{n}"),
+        ts: 20_000 * DAY_MS + n * 60_000,
+        request: None,
+        action: "play".into(),
+        source: "log.csv".into(),
+        position: n,
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_known_any_more_is_an_error_that_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+    for n in 0..4 {
+        append(&root, &[event(n, "u")]).await;
+    }
+    let config = Config::default();
+    let error = refresh(&config, &root, 9, RESOURCES).await.unwrap_err();
+    assert_eq!(error.to_string(), "table `events` has no version 9 yet; its newest is 3");
+
+    // Delta's clean-up: a checkpoint of the log stands for the entries before it.
+    let events = root.require(EVENTS, "").await.unwrap();
+    deltalake::checkpoints::create_checkpoint(events.delta(), None).await.unwrap();
+    for version in 0..3 {
+        let entry = root.table_path(EVENTS).join(format!("_delta_log/{version:020}.json"));
+        std::fs::remove_file(entry).unwrap();
+    }
+    let fresh = refresh(&config, &root, 2, RESOURCES).await.unwrap();
+    assert_eq!(fresh.counts.unwrap().targets.total(), 1);
+    let error = refresh(&config, &root, 0, RESOURCES).await.unwrap_err();
+    let expired = TableError::Expired { table: EVENTS.into(), since: 0, version: 1 };
+    assert_eq!(error.to_string(), BuildError::Table(expired).to_string());
+}
+
+#[tokio::test]
+async fn nothing_new_is_an_empty_table_that_says_since_when() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+    append(&root, &[event(0, "a"), event(1, "b")]).await;
+    append(&root, &[event(2, "b")]).await;
+    let config = Config::default();
+    let report = refresh(&config, &root, 0, RESOURCES).await.unwrap();
+    let counts = report.counts.unwrap();
+    assert_eq!((report.rows, counts.other_users, counts.users, counts.targets.total()), (1, 1, 1, 1));
+    let report = refresh(&config, &root, 1, RESOURCES).await.unwrap();
+    assert_eq!((report.rows, report.unchanged, report.version), (0, false, 1));
+    let table = root.require(REFRESH, "").await.unwrap();
+    assert_eq!(table.properties().get(properties::SINCE_VERSION).map(String::as_str), Some("1"));
+    let mapped: BTreeMap<String, Vec<Row>> = rows_of(&root, REFRESH).await;
+    assert!(mapped.is_empty());
+}
