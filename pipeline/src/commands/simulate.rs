@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// Days to write side by side; 0 takes one for each core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Replace an earlier simulation in the directory; other files stay.
+    /// Replace an earlier simulation in the directory; other files stay, and so do tables that were made of it.
     #[arg(long)]
     force: bool,
 }

@@ -13,7 +13,8 @@
 //!   length of what was played before; off the theme more is skipped. 6 % of the plays are liked.
 //! - *Items* have 1 to 3 neighbouring genres and a language. In its genre and language an item has a rank
 //!   with Zipf's law (exponent 1); 40 % of the offers are recent releases instead, of an age of 10 days on
-//!   average, so that releases become popular and fade.
+//!   average, so that releases become popular and fade. The catalogue reaches back 720 days; a quarter of it
+//!   is released from 30 days before the log on.
 //! - What one item is followed by depends on user, day, theme and rank only: no item calls for another.
 //!
 //! **The log.** A file holds what arrived on its day. Some sessions are handed in 1 to 3 days late, some
