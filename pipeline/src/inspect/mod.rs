@@ -11,12 +11,14 @@ mod histories;
 mod log;
 mod print;
 mod user;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
+use schemas::config::ConfigError;
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{
     DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA,
@@ -41,6 +43,9 @@ pub enum InspectError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The configuration's split is incomplete.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The root holds no table at all.
     #[error("{root} holds no tables; `pipeline ingest` writes the first ones")]
     NoTables {
