@@ -8,8 +8,12 @@ mod catalogue;
 mod dead_letters;
 mod distribution;
 mod histories;
+mod html;
 mod log;
+mod popularity;
 mod print;
+mod spans;
+mod timeline;
 mod user;
 pub mod verify;
 
@@ -31,8 +35,11 @@ pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};
 pub use distribution::{Bin, Distribution};
 pub use histories::SequencesContents;
-pub use log::{Count, EventsContents};
-pub use user::{Entry, Timeline, draw_user};
+pub use log::{Count, EventsContents, Period};
+pub use popularity::{Popularity, Rank, TopShare};
+pub use spans::{SpanBin, SpanDistribution};
+pub use timeline::{Entry, Mark, Timeline};
+pub use user::draw_user;
 
 /// The rows that `build-sequences --since` writes have the columns of `sequences`.
 const REFRESH: &str = "refresh";
@@ -71,6 +78,16 @@ pub enum InspectError {
         table: String,
         /// Its version.
         version: u64,
+    },
+    /// The user has no event at that position.
+    #[error("user `{user}` has no position {target}; the history has the positions 0 to {}", events - 1)]
+    UnknownTarget {
+        /// The user.
+        user: String,
+        /// As asked for.
+        target: u64,
+        /// Events of the history.
+        events: u64,
     },
     /// A user was asked for of a table whose rows are not histories.
     #[error("table `{table}` holds no histories; --user draws those of `{SEQUENCES}`")]
