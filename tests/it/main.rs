@@ -4,5 +4,6 @@
 
 mod bad_input;
 mod daily;
+mod inspect;
 mod programs;
 mod resume;

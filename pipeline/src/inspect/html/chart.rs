@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::{Escaped, number, short};
+use super::{Escaped, number, percent, short};
 
 const WIDTH: f64 = 520.0;
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 10.0;
-const TOP: f64 = 14.0;
+const TOP: f64 = 28.0;
 const PLOT_HEIGHT: f64 = 180.0;
 
 /// What stands around a chart.
@@ -28,9 +28,18 @@ pub(super) struct Bar {
     pub label: String,
     /// Its name in the tooltip.
     pub name: String,
-    pub count: u64,
-    /// Behind the count in the tooltip.
-    pub note: String,
+    pub height: f64,
+    /// The exact number, for the tooltip or the end of the bar.
+    pub value: String,
+}
+
+impl Bar {
+    /// A bar for `count`, with its share of `total`.
+    pub(super) fn share(name: impl Into<String>, count: u64, total: u64) -> Self {
+        let name = name.into();
+        let value = format!("{} ({})", number(count), percent(count, total));
+        Self { label: name.clone(), name, height: count as f64, value }
+    }
 }
 
 impl Frame<'_> {
@@ -47,7 +56,8 @@ impl Frame<'_> {
 }
 
 /// Round numbers from 0 to at least `most`, about four of them.
-fn ticks(most: u64) -> Vec<u64> {
+fn ticks(most: f64) -> Vec<u64> {
+    let most = most.ceil() as u64;
     let rough = most.div_ceil(4).max(1);
     let decade = 10u64.pow(rough.ilog10());
     let step = [1, 2, 5, 10].map(|n| n * decade).into_iter().find(|&step| step >= rough).unwrap_or(rough);
@@ -64,14 +74,14 @@ pub(super) fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
     let slanted = !sparse && longest * 6.2 > slot - 4.0;
     let below = if slanted { (longest * 4.4).max(16.0) + 8.0 } else { 18.0 };
     let (bottom, height) = (TOP + PLOT_HEIGHT, TOP + PLOT_HEIGHT + below + 20.0);
-    let ticks = ticks(bars.iter().map(|bar| bar.count).max().unwrap_or(0));
+    let ticks = ticks(bars.iter().map(|bar| bar.height).fold(0.0, f64::max));
     let top = ticks.last().copied().unwrap_or(1) as f64;
-    let y = |count: u64| bottom - PLOT_HEIGHT * count as f64 / top;
+    let y = |height: f64| bottom - PLOT_HEIGHT * height / top;
 
     let mut svg = String::new();
     for &tick in &ticks {
         let class = if tick == 0 { "base" } else { "grid" };
-        let (y, right) = (y(tick), width - RIGHT);
+        let (y, right) = (y(tick as f64), width - RIGHT);
         let _ = write!(
             svg,
             "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
@@ -81,19 +91,18 @@ pub(super) fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
             short(tick)
         );
     }
-    let thick = (slot * 0.78).max(slot - 6.0);
+    let thick = (slot * 0.78).max(slot - 6.0).min(56.0);
     for (i, bar) in bars.iter().enumerate() {
         let x = LEFT + slot * i as f64;
         // What is there at all is seen.
-        let high = if bar.count > 0 { (bottom - y(bar.count)).max(1.0) } else { 0.0 };
+        let high = if bar.height > 0.0 { (bottom - y(bar.height)).max(1.0) } else { 0.0 };
         let _ = write!(
             svg,
-            "<g><title>{}: {}{}</title>\
+            "<g><title>{}: {}</title>\
              <rect class=\"hit\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{slot:.1}\" height=\"{PLOT_HEIGHT}\"/>\
              <rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{thick:.1}\" height=\"{high:.1}\" rx=\"{:.1}\"/></g>",
             Escaped(&bar.name),
-            number(bar.count),
-            Escaped(&bar.note),
+            Escaped(&bar.value),
             x + (slot - thick) / 2.0,
             bottom - high,
             (thick / 6.0).min(2.0)
@@ -115,7 +124,7 @@ pub(super) fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
     }
     let _ = write!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"9\">{}</text>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"11\">{}</text>",
         (LEFT + width - RIGHT) / 2.0,
         height - 5.0,
         Escaped(frame.x),
@@ -127,7 +136,7 @@ pub(super) fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
 /// Lying bars with their names in front and their counts behind.
 pub(super) fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
     const STEP: f64 = 24.0;
-    let most = bars.iter().map(|bar| bar.count).max().unwrap_or(0).max(1);
+    let most = bars.iter().map(|bar| bar.height).fold(1.0, f64::max);
     let longest = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0).min(28) as f64;
     let left = (longest * 6.4 + 10.0).max(60.0);
     let room = WIDTH - left - 118.0;
@@ -135,7 +144,7 @@ pub(super) fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
     let mut svg = String::new();
     for (i, bar) in bars.iter().enumerate() {
         let y = STEP * i as f64 + 2.0;
-        let long = if bar.count > 0 { (room * bar.count as f64 / most as f64).max(1.0) } else { 0.0 };
+        let long = if bar.height > 0.0 { (room * bar.height / most).max(1.0) } else { 0.0 };
         let mut label: String = bar.label.chars().take(28).collect();
         if label.len() < bar.label.len() {
             label.pop();
@@ -143,14 +152,13 @@ pub(super) fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
         }
         let _ = write!(
             svg,
-            "<g><title>{}: {}{}</title>\
+            "<g><title>{}: {}</title>\
              <rect class=\"hit\" x=\"0\" y=\"{y:.1}\" width=\"{WIDTH}\" height=\"{STEP}\"/>\
              <text class=\"strong\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
              <rect class=\"bar\" x=\"{left:.1}\" y=\"{:.1}\" width=\"{long:.1}\" height=\"{:.1}\" rx=\"2\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}{}</text></g>",
+             <text x=\"{:.1}\" y=\"{:.1}\">{}</text></g>",
             Escaped(&bar.name),
-            number(bar.count),
-            Escaped(&bar.note),
+            Escaped(&bar.value),
             left - 8.0,
             y + 16.0,
             Escaped(&label),
@@ -158,8 +166,7 @@ pub(super) fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
             STEP - 8.0,
             left + long + 6.0,
             y + 16.0,
-            number(bar.count),
-            Escaped(&bar.note)
+            Escaped(&bar.value)
         );
     }
     let _ = write!(svg, "<text x=\"{left:.1}\" y=\"{:.1}\">{}</text>", height - 6.0, Escaped(frame.x));
@@ -172,10 +179,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_reach_the_top() {
-        assert_eq!(ticks(0), [0, 1]);
-        assert_eq!(ticks(3), [0, 1, 2, 3]);
-        assert_eq!(ticks(97), [0, 50, 100]);
-        assert_eq!(ticks(61_000), [0, 20_000, 40_000, 60_000, 80_000]);
+        assert_eq!(ticks(0.0), [0, 1]);
+        assert_eq!(ticks(2.5), [0, 1, 2, 3]);
+        assert_eq!(ticks(97.0), [0, 50, 100]);
+        assert_eq!(ticks(61_000.0), [0, 20_000, 40_000, 60_000, 80_000]);
         assert!(ticks(u32::MAX.into()).last() >= Some(&u32::MAX.into()));
     }
 }

@@ -6,11 +6,11 @@ use super::chart::Frame;
 use super::{Escaped, number, short};
 
 const WIDTH: f64 = 520.0;
-const HEIGHT: f64 = 232.0;
+const HEIGHT: f64 = 246.0;
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 194.0;
+const TOP: f64 = 28.0;
+const BOTTOM: f64 = 208.0;
 
 /// A curve through points with coordinates from 1 on; `names` of the two are for the tooltips.
 pub(super) fn log_log(frame: &Frame<'_>, names: [&str; 2], points: &[(u64, u64)]) -> String {
@@ -65,7 +65,7 @@ pub(super) fn log_log(frame: &Frame<'_>, names: [&str; 2], points: &[(u64, u64)]
     }
     let _ = write!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"9\">{}</text>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"11\">{}</text>",
         (LEFT + right) / 2.0,
         HEIGHT - 5.0,
         Escaped(frame.x),

@@ -20,12 +20,16 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
     html
 }
 
-/// A table; columns whose heading begins with `#` hold numbers.
+/// A table; columns whose heading begins with `#` hold numbers, those with `=` short texts of one line.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let class = |i: usize| if headings[i].starts_with('#') { " class=\"n\"" } else { "" };
+    let class = |i: usize| match headings[i].chars().next() {
+        Some('#') => " class=\"n\"",
+        Some('=') => " class=\"one\"",
+        _ => "",
+    };
     let mut html = String::from("<div class=\"scroll\"><table><thead><tr>");
     for (i, heading) in headings.iter().enumerate() {
-        html.push_str(&format!("<th{}>{}</th>", class(i), Escaped(heading.trim_start_matches('#'))));
+        html.push_str(&format!("<th{}>{}</th>", class(i), Escaped(heading.trim_start_matches(['#', '=']))));
     }
     html.push_str("</tr></thead><tbody>");
     for row in rows {
@@ -41,9 +45,9 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --page: #f6f6f3; --card: #ffffff; --line: #e3e3dd; --ink: #1d1d1b;
-  --soft: #6a6a64; --bar: #2a6fc4; --bar-hover: #174f96; --hidden: #c9c7bf; --target: #c8501e; }
+  --soft: #6a6a64; --bar: #2a6fc4; --bar-hover: #174f96; --hidden: #b4b1a6; --target: #c8501e; }
 @media (prefers-color-scheme: dark) { :root { --page: #161614; --card: #201f1d; --line: #393834;
-  --ink: #eeede8; --soft: #a5a39b; --bar: #5c9fe8; --bar-hover: #8fc0f5; --hidden: #55534d; --target: #f08a55; } }
+  --ink: #eeede8; --soft: #a5a39b; --bar: #5c9fe8; --bar-hover: #8fc0f5; --hidden: #6a6860; --target: #f08a55; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 14px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
@@ -57,7 +61,7 @@ a { color: var(--bar); }
 .facts { display: flex; flex-wrap: wrap; gap: 12px 32px; margin: 14px 0 18px; }
 .facts dt { color: var(--soft); font-size: 12.5px; }
 .facts dd { margin: 0; font-size: 19px; font-weight: 600; overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 16px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 16px; }
 figure, .card { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 14px 16px 8px; min-width: 0; }
 figure.wide { grid-column: 1 / -1; }
@@ -78,6 +82,7 @@ th { text-align: left; font-weight: 500; color: var(--soft); }
 th, td { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.one { white-space: nowrap; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 0 32px;
   margin-top: 20px; }
 .visible { fill: var(--bar); }

@@ -1,6 +1,7 @@
 //! The page of all tables.
 
 use chrono::Datelike as _;
+use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
 
 use super::super::print::{bytes, duration};
 use super::super::{
@@ -14,17 +15,21 @@ use super::{Escaped, number, percent};
 
 pub(super) fn page(inspection: &Inspection) -> String {
     let mut body = format!("<h1>Tables</h1>\n<p class=\"soft\">{}</p>\n", Escaped(&inspection.root));
+    // In the order in which they are made.
+    let order = [EVENTS, ITEMS, DEAD_LETTERS, SEQUENCES];
+    let mut tables: Vec<&TableReport> = inspection.tables.iter().collect();
+    tables.sort_by_key(|table| order.iter().position(|name| *name == table.table).unwrap_or(order.len()));
     let headings = ["table", "#version", "#rows", "#shards", "#size"];
     body.push_str("<div class=\"card\" style=\"margin-top:16px\">");
     body.push_str(&table(
         &headings,
-        inspection.tables.iter().map(|t| {
+        tables.iter().map(|t| {
             let (rows, shards) = (number(t.rows), number(t.shards));
             vec![t.table.clone(), t.version.to_string(), rows, shards, bytes(t.bytes)]
         }),
     ));
     body.push_str("</div>\n");
-    inspection.tables.iter().for_each(|table| body.push_str(&section(table)));
+    tables.iter().for_each(|table| body.push_str(&section(table)));
     whole("Tables", &body)
 }
 
@@ -66,12 +71,6 @@ fn charts(charts: impl IntoIterator<Item = String>) -> String {
     format!("<div class=\"charts\">\n{}</div>\n", charts.into_iter().collect::<String>())
 }
 
-/// A bar with its share of `total` in the tooltip.
-fn bar(name: impl Into<String>, count: u64, total: u64) -> Bar {
-    let name = name.into();
-    Bar { label: name.clone(), name, count, note: format!(" ({})", percent(count, total)) }
-}
-
 fn events(contents: &EventsContents) -> String {
     let time = |time: Option<chrono::DateTime<chrono::Utc>>| {
         time.map_or_else(|| "–".into(), |time| time.format("%Y-%m-%d %H:%M").to_string())
@@ -88,8 +87,8 @@ fn events(contents: &EventsContents) -> String {
     let top = popularity.top.iter().map(|top| Bar {
         label: format!("top {}%", 100.0 * top.of_items),
         name: format!("the {} most popular items", number(top.items)),
-        count: top.events,
-        note: format!(" ({:.1}%)", 100.0 * top.of_events),
+        height: top.events as f64,
+        value: format!("{} ({:.1}%)", number(top.events), 100.0 * top.of_events),
     });
     let curve: Vec<(u64, u64)> = popularity.curve.iter().map(|point| (point.rank, point.events)).collect();
     html.push_str(&charts([
@@ -122,37 +121,40 @@ fn events(contents: &EventsContents) -> String {
 
 fn per_day(contents: &EventsContents) -> String {
     let days = contents.periods.first().map_or(1, |period| period.days);
-    let mut labelled = None;
     let years = contents.periods.first().zip(contents.periods.last());
     let years = years.map_or(0, |(first, last)| last.from.year() - first.from.year());
+    // A label at the first bar of each year, or month where there are few; every so many where there are many.
+    let (monthly, apart) = if years <= 1 { (true, 1) } else { (false, years / 12 + 1) };
+    let mut labelled = None;
+    let mut label = |from: chrono::NaiveDate| {
+        let month = from.year() * 12 + from.month0() as i32;
+        let unit = if monthly { month } else { from.year() };
+        let new = labelled.replace(unit).is_some_and(|before| before != unit);
+        let format = if monthly { "%Y-%m" } else { "%Y" };
+        if new && unit % apart == 0 { from.format(format).to_string() } else { String::new() }
+    };
     let bars: Vec<Bar> = contents
         .periods
         .iter()
         .map(|period| {
-            // A label at the first bar of each year, or of each month where there are few.
-            let (unit, label) = match years {
-                0..=2 => (period.from.month0() as i32 + 12 * period.from.year(), period.from.format("%Y-%m")),
-                _ => (period.from.year(), period.from.format("%Y")),
-            };
-            let new = labelled.replace(unit) != Some(unit);
             let last = period.from + chrono::TimeDelta::days(i64::from(period.days) - 1);
-            Bar {
-                label: if new { label.to_string() } else { String::new() },
-                name: if days == 1 { period.from.to_string() } else { format!("{} to {last}", period.from) },
-                count: period.events,
-                note: if days == 1 {
-                    String::new()
-                } else {
-                    format!(" events, {:.1} a day", period.events as f64 / f64::from(days))
-                },
-            }
+            let mean = period.events as f64 / f64::from(period.days);
+            let (name, value) = match period.days {
+                1 => (period.from.to_string(), number(period.events)),
+                _ => (
+                    format!("{} to {last}", period.from),
+                    format!("{mean:.1} a day, {} in all", number(period.events)),
+                ),
+            };
+            Bar { label: label(period.from), name, height: mean, value }
         })
         .collect();
     let d = &contents.per_day;
     let busiest = contents.busiest_day.map_or_else(String::new, |day| format!(" on {day}"));
+    let mean = if days == 1 { String::new() } else { format!(", mean of {days} days a bar") };
     upright(
         &Frame {
-            title: if days == 1 { "Events a day" } else { "Events over time" },
+            title: "Events a day",
             note: format!(
                 "{} days with events: median {}, mean {:.1}, most {}{busiest}",
                 number(d.count),
@@ -161,29 +163,11 @@ fn per_day(contents: &EventsContents) -> String {
                 number(d.max)
             ),
             x: "date (UTC)",
-            y: &if days == 1 { "events a day".to_owned() } else { format!("events in {days} days") },
+            y: &format!("events a day{mean}"),
             wide: true,
         },
-        &thinned(bars),
+        &bars,
     )
-}
-
-/// Drops labels that would touch the one before.
-fn thinned(mut bars: Vec<Bar>) -> Vec<Bar> {
-    let apart = (bars.len() / 16).max(1);
-    let mut last = None;
-    for (i, bar) in bars.iter_mut().enumerate() {
-        if bar.label.is_empty() {
-            continue;
-        }
-        // The first period may begin late in its year; the next label is then the better one.
-        if last.is_some_and(|last| i - last < apart) {
-            bar.label.clear();
-        } else {
-            last = Some(i);
-        }
-    }
-    bars
 }
 
 fn items(contents: &ItemsContents) -> String {
@@ -202,7 +186,7 @@ fn items(contents: &ItemsContents) -> String {
 }
 
 fn counts(title: &str, note: &str, x: &str, counts: &[Count], total: u64) -> String {
-    let bars: Vec<Bar> = counts.iter().map(|count| bar(&count.value, count.count, total)).collect();
+    let bars: Vec<Bar> = counts.iter().map(|count| Bar::share(&count.value, count.count, total)).collect();
     lying(&Frame { title, note: note.into(), x, y: "", wide: false }, &bars)
 }
 
@@ -239,7 +223,7 @@ fn sequences(contents: &SequencesContents) -> String {
             &hidden
                 .iter()
                 .zip(contents.hidden)
-                .map(|(label, count)| bar(*label, count, with_earlier))
+                .map(|(label, count)| Bar::share(*label, count, with_earlier))
                 .collect::<Vec<_>>(),
         ),
         lying(
@@ -250,7 +234,7 @@ fn sequences(contents: &SequencesContents) -> String {
                 y: "",
                 wide: false,
             },
-            &roles.map(|(label, count)| bar(label, count, t.total())),
+            &roles.map(|(label, count)| Bar::share(label, count, t.total())),
         ),
     ]));
     html
@@ -259,7 +243,8 @@ fn sequences(contents: &SequencesContents) -> String {
 fn distribution(title: &str, x: &str, y: &str, d: &Distribution) -> String {
     let label =
         |from, to| if from == to { number(from) } else { format!("{}–{}", number(from), number(to)) };
-    let bars: Vec<Bar> = d.bins.iter().map(|bin| bar(label(bin.from, bin.to), bin.count, d.count)).collect();
+    let bars: Vec<Bar> =
+        d.bins.iter().map(|bin| Bar::share(label(bin.from, bin.to), bin.count, d.count)).collect();
     let note = format!(
         "mean {:.1}, median {}, p90 {}, p99 {}, from {} to {}",
         d.mean,
@@ -274,7 +259,7 @@ fn distribution(title: &str, x: &str, y: &str, d: &Distribution) -> String {
 
 fn spans(d: &SpanDistribution) -> String {
     let text = |ms: u64| duration(i64::try_from(ms).unwrap_or(i64::MAX));
-    let bars: Vec<Bar> = d.bins.iter().map(|bin| bar(&bin.label, bin.count, d.count)).collect();
+    let bars: Vec<Bar> = d.bins.iter().map(|bin| Bar::share(&bin.label, bin.count, d.count)).collect();
     let note = format!(
         "mean {}, median {}, p90 {}, p99 {}, longest {}",
         text(d.mean_ms as u64),
@@ -299,7 +284,7 @@ fn dead_letters(contents: &DeadLettersContents) -> String {
     }
     let total = contents.reasons.iter().map(|reason| reason.count).sum();
     let bars: Vec<Bar> =
-        contents.reasons.iter().map(|reason| bar(&reason.reason, reason.count, total)).collect();
+        contents.reasons.iter().map(|reason| Bar::share(&reason.reason, reason.count, total)).collect();
     let frame = Frame {
         title: "Rejected records by reason",
         note: "the first of each is below".into(),

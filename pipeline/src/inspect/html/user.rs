@@ -173,13 +173,13 @@ fn sessions(timeline: &Timeline) -> String {
             svg,
             "<rect class=\"session\" x=\"{:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"{height:.1}\" rx=\"6\"/>\
              <text class=\"strong\" x=\"0\" y=\"{:.1}\">session {}  {}</text>\
-             <text x=\"0\" y=\"{:.1}\">{} events in {length}</text>",
+             <text x=\"0\" y=\"{:.1}\">{} in {length}</text>",
             LABEL - 4.0,
             y + 14.0,
             first.session,
             first.ts.format("%Y-%m-%d %H:%M:%S"),
             y + 28.0,
-            session.len()
+            if session.len() == 1 { "1 event".to_owned() } else { format!("{} events", session.len()) }
         );
         for (i, entry) in session.iter().enumerate() {
             let (line, column) = (i / a_line, i % a_line);
@@ -216,15 +216,15 @@ fn events(timeline: &Timeline) -> String {
     let headings = [
         "#position",
         "",
-        "time (UTC)",
-        "item",
+        "=time (UTC)",
+        "=item",
         "title",
         "#session",
         "#batch",
         "#row",
         "#sees",
-        "role",
-        "mask",
+        "=role",
+        "=mask",
     ];
     table(
         &headings,
