@@ -27,7 +27,7 @@ fn log(seed: u64, n: u64) -> Vec<Event> {
             user: format!("user{user}"),
             item: format!("item{}", r / 10_000 % 12),
             ts: now[user],
-            request: (r % 3 != 0).then(|| format!("request{}-{}", user, i / 40 + r / 100_000 % 2)),
+            request: (!r.is_multiple_of(3)).then(|| format!("request{}-{}", user, i / 40 + r / 100_000 % 2)),
             action: ["play", "play", "skip"][(r / 1_000_000 % 3) as usize].into(),
             source: format!("file{}", r / 10_000_000 % 3),
             position: (i % 50) as i64,

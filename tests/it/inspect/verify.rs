@@ -7,6 +7,7 @@ use arrow::datatypes::{Int64Type, TimestampMillisecondType, UInt32Type};
 use pipeline::inspect::verify::{verify, verify_within};
 use schemas::config::Config;
 use schemas::delta::Root;
+use schemas::hash::mix64;
 use schemas::tables::{
     DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, items_schema, properties,
 };
@@ -91,15 +92,15 @@ async fn slices_prove_the_same() {
     assert_eq!(whole.violation, None);
 }
 
-/// The first user with two rows, as (shard, row of its first).
+/// The last two rows of the first user with several, as (shard, the older of them).
 fn two_rows(shards: &[Vec<Row>]) -> (usize, usize) {
-    let found = shards.iter().enumerate().find_map(|(s, rows)| {
-        rows.windows(2).position(|pair| pair[0].user == pair[1].user).map(|row| (s, row))
-    });
-    found.unwrap()
+    let same = |rows: &[Row], a: usize| rows.get(a + 1).is_some_and(|next| next.user == rows[a].user);
+    let last_two = |rows: &Vec<Row>| (0..rows.len()).find(|&a| same(rows, a) && !same(rows, a + 1));
+    shards.iter().enumerate().find_map(|(s, rows)| Some((s, last_two(rows)?))).unwrap()
 }
 
 type Tamper = fn(&mut Vec<Vec<Row>>, &mut Properties);
+type TamperStored = fn(&mut Stored);
 
 /// Changes that break a claim of a row by itself, or of the shards.
 const OWN: [(&str, Option<&str>, Tamper); 14] = [
@@ -213,6 +214,37 @@ async fn each_tampered_row_is_named() {
 }
 
 #[tokio::test]
+async fn no_single_change_goes_unnoticed() {
+    let (workspace, root) = built();
+    let config = Config::load(&workspace.path("config.toml"), &[]).unwrap();
+    let (shards, properties) = rows(&root, SEQUENCES).await;
+    for change in 0..48 {
+        let pick = |salt: u64, n: usize| (mix64(change, salt) % n as u64) as usize;
+        let mut changed = shards.clone();
+        let s = pick(1, changed.len());
+        let r = pick(2, changed[s].len());
+        let row = &mut changed[s][r];
+        let k = pick(3, row.item.len());
+        let by = 1 + pick(4, 2) as u32;
+        match change % 7 {
+            0 => row.item[k] = row.item[k] % 30 + by,
+            1 => row.ts[k] += i64::from(by),
+            2 => row.session[k] += by,
+            3 => row.request[k] += by,
+            4 => row.visible[k] = if row.visible[k] == 0 { by } else { row.visible[k] - 1 },
+            5 => row.role[k] = (row.role[k] + by as u8) % 5,
+            _ => row.target_from = (row.target_from + by) % 12,
+        }
+        if changed == shards {
+            continue;
+        }
+        write_rows(&root, SEQUENCES, &changed, &properties).await;
+        let found = verify(&config, &root, Some(SEQUENCES)).await.unwrap().violation;
+        assert!(found.is_some(), "change {change} of row {r} of shard {s}, position {k}");
+    }
+}
+
+#[tokio::test]
 async fn the_place_is_exact() {
     let (workspace, root) = built();
     let (mut shards, properties) = rows(&root, SEQUENCES).await;
@@ -278,7 +310,7 @@ async fn refresh_may_skip_rows_and_old_targets() {
 #[tokio::test]
 async fn tampered_events_are_named() {
     let (workspace, root) = built();
-    let tampers: [(&str, Option<&str>, fn(&mut Stored)); 5] = [
+    let tampers: [(&str, Option<&str>, TamperStored); 5] = [
         ("unique within its event_date", Some("event_id"), |events| {
             let mut ids = events.texts("event_id");
             ids[1] = ids[0].clone();
