@@ -5,7 +5,7 @@
 //! | all of the contract | columns and their types, required columns filled, as many rows as the log counts |
 //! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it |
 //! | `items` | indexes are dense from 1, ids unique |
-//! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`history.rs`) |
+//! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
 //! | `dead_letters` | reasons are of the list, (`source`, `position`) is unique |
 //!
 //! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
@@ -20,7 +20,9 @@ mod dead_letters;
 mod events;
 mod history;
 mod items;
+mod log;
 mod print;
+mod properties;
 mod reader;
 mod row;
 mod sequences;
