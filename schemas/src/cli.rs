@@ -19,6 +19,11 @@ pub const EXIT_USAGE: u8 = 2;
 /// `inspect --verify` found a violation.
 pub const EXIT_VIOLATION: u8 = 3;
 
+/// A claim of a table that does not hold; exit code 3.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violated(pub String);
+
 /// Arguments that every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CommonArgs {
@@ -69,7 +74,13 @@ pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
         }
     }
     eprintln!("{program}: {text}");
-    if causes.iter().any(|cause| cause.is::<ConfigError>()) { EXIT_USAGE } else { EXIT_FAILED }
+    if causes.iter().any(|cause| cause.is::<ConfigError>()) {
+        EXIT_USAGE
+    } else if causes.iter().any(|cause| cause.is::<Violated>()) {
+        EXIT_VIOLATION
+    } else {
+        EXIT_FAILED
+    }
 }
 
 /// Writes one JSON object to stdout. A reader that has gone away is no error.

@@ -119,6 +119,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order above.
+    pub const ALL: [Self; 7] = [
+        Self::MissingField,
+        Self::InvalidTime,
+        Self::TimeOutOfRange,
+        Self::WrongType,
+        Self::MalformedJson,
+        Self::InvalidUtf8,
+        Self::TooLong,
+    ];
+
     /// The code as stored.
     pub fn code(self) -> &'static str {
         match self {

@@ -1,29 +1,59 @@
 //! `pipeline inspect`.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use pipeline::inspect::verify::verify;
 use pipeline::inspect::{draw_user, inspect};
-use schemas::cli::{CommonArgs, print_json};
+use schemas::cli::{CommonArgs, Violated, print_json};
 use schemas::delta::Root;
 
-/// Show what the tables hold, or draw one user's history.
+/// Show what the tables hold, draw one user's history, or prove what the tables claim.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The table; all tables of the root where none is named.
     table: Option<String>,
+    /// Prove what the tables claim; exits with 3 and names the first row that breaks a claim.
+    #[arg(long, conflicts_with_all = ["user", "html"])]
+    verify: bool,
     /// Draw this user's history.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// How many of the user's newest events to draw.
+    /// How many of the user's events to draw, the newest where the target is among them.
     #[arg(long, value_name = "N", default_value_t = 40, requires = "user")]
     last: usize,
+    /// Mark what is hidden from the event at this position of the history, instead of the newest.
+    #[arg(long, value_name = "POSITION", requires = "user")]
+    target: Option<u64>,
+    /// Also write the report to this file, as one HTML page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
     let table = args.table.as_deref();
+    if args.verify {
+        let verification = verify(&config, &root, table).await?;
+        show(common, &verification)?;
+        return match verification.violation {
+            None => Ok(()),
+            Some(violation) => Err(Violated(violation.to_string()).into()),
+        };
+    }
+    let html = args.html.as_deref();
     match &args.user {
-        Some(user) => show(common, &draw_user(&root, table, user, args.last).await?),
-        None => show(common, &inspect(&root, table).await?),
+        Some(user) => {
+            let timeline = draw_user(&root, table, user, args.last, args.target).await?;
+            write_html(html, || timeline.to_html())?;
+            show(common, &timeline)
+        }
+        None => {
+            let inspection = inspect(&root, table).await?;
+            write_html(html, || inspection.to_html())?;
+            show(common, &inspection)
+        }
     }
 }
 
@@ -33,4 +63,9 @@ fn show(common: &CommonArgs, report: &(impl std::fmt::Display + serde::Serialize
         print_json(report)?;
     }
     Ok(())
+}
+
+fn write_html(file: Option<&Path>, html: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    std::fs::write(file, html()).with_context(|| format!("cannot write {}", file.display()))
 }

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 
 use arrow::array::{AsArray, UInt32Array};
-use arrow::datatypes::{UInt8Type, UInt32Type};
+use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use schemas::delta::Snapshot;
 use schemas::history::Role;
+use schemas::tables::SEQUENCES;
 use serde::Serialize;
 
 use super::distribution::Collector;
-use super::{Distribution, InspectError};
+use super::spans::SpanCollector;
+use super::{Distribution, InspectError, SpanDistribution};
 use crate::sequences::Targets;
 
 /// What the histories look like. Sessions, request batches and targets are counted over owned positions, so
@@ -29,6 +31,8 @@ pub struct SequencesContents {
     pub session_length: Distribution,
     /// Events a request batch.
     pub request_size: Distribution,
+    /// Time from one event of a user to the next.
+    pub inter_event: SpanDistribution,
     /// Share of a target's earlier positions in its row that it may not see.
     pub hidden_share: f64,
     /// Targets by how much is hidden from them: nothing, up to a quarter, half, three quarters, less than all,
@@ -38,10 +42,11 @@ pub struct SequencesContents {
     pub nothing_visible: u64,
 }
 
-const COLUMNS: [&str; 6] = ["user_id", "session", "request", "visible_len", "role", "target_from"];
+const COLUMNS: [&str; 7] = ["user_id", "session", "request", "visible_len", "role", "target_from", "ts"];
 
 pub(super) async fn read(snapshot: &Snapshot) -> Result<SequencesContents, InspectError> {
-    let mut reader = Reader::default();
+    // Rows of `refresh` do not follow each other without a gap.
+    let mut reader = Reader { whole: snapshot.name() == SEQUENCES, ..Reader::default() };
     for shard in snapshot.shards() {
         for batch in snapshot.read_shard(shard, &COLUMNS).await? {
             reader.batch(&batch);
@@ -55,6 +60,7 @@ pub(super) async fn read(snapshot: &Snapshot) -> Result<SequencesContents, Inspe
     contents.history_length = reader.history_length.finish();
     contents.session_length = reader.session_length.finish();
     contents.request_size = reader.request_size.finish();
+    contents.inter_event = reader.inter_event.finish();
     Ok(contents)
 }
 
@@ -65,11 +71,15 @@ struct Reader {
     history_length: Collector,
     session_length: Collector,
     request_size: Collector,
+    inter_event: SpanCollector,
+    whole: bool,
     earlier: u64,
     hidden: u64,
     /// The user whose rows are being read, and the sizes of that user's sessions and request batches.
     user: String,
     events: u64,
+    /// The user's newest event so far, in epoch milliseconds.
+    newest: Option<i64>,
     sessions: HashMap<u32, u64>,
     requests: HashMap<u32, u64>,
 }
@@ -90,9 +100,17 @@ impl Reader {
             let visible = visible.as_primitive::<UInt32Type>().values();
             let roles = list(4, row);
             let roles = roles.as_primitive::<UInt8Type>().values();
+            let times = list(6, row);
+            let times = times.as_primitive::<TimestampMillisecondType>().values();
             self.row_length.add(sessions.len() as u64);
+            if !self.whole {
+                self.newest = None;
+            }
             for k in from.value(row) as usize..sessions.len() {
                 self.events += 1;
+                if let Some(before) = self.newest.replace(times[k]) {
+                    self.inter_event.add(times[k].saturating_sub(before).max(0) as u64);
+                }
                 *self.sessions.entry(sessions[k]).or_default() += 1;
                 *self.requests.entry(requests[k]).or_default() += 1;
                 self.target(k as u64, u64::from(visible[k]), roles[k]);
@@ -123,6 +141,7 @@ impl Reader {
             return;
         }
         self.contents.users += 1;
+        self.newest = None;
         self.history_length.add(std::mem::take(&mut self.events));
         self.sessions.drain().for_each(|(_, size)| self.session_length.add(size));
         self.requests.drain().for_each(|(_, size)| self.request_size.add(size));

@@ -12,6 +12,7 @@ use schemas::tables::{EVENTS, EVENTS_SCHEMA};
 use serde::Serialize;
 
 use super::distribution::Collector;
+use super::popularity::{Popularity, popularity};
 use super::{Distribution, InspectError, query};
 use crate::scan::{Resources, SnapshotTable};
 
@@ -34,8 +35,23 @@ pub struct EventsContents {
     pub per_day: Distribution,
     /// The day with the most events.
     pub busiest_day: Option<NaiveDate>,
+    /// The log from the first day to the last, in at most a few hundred periods of equal length.
+    pub periods: Vec<Period>,
     /// The most frequent actions.
     pub actions: Vec<Count>,
+    /// How the items share the events.
+    pub popularity: Popularity,
+}
+
+/// The events of some consecutive days.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Period {
+    /// The first day.
+    pub from: NaiveDate,
+    /// How many days.
+    pub days: u32,
+    /// Events on these days.
+    pub events: u64,
 }
 
 /// A value and how often it occurs.
@@ -64,15 +80,21 @@ pub(super) async fn read(snapshot: Snapshot) -> Result<EventsContents, InspectEr
 
     let mut per_day = Collector::default();
     let mut busiest: Option<(i64, i64)> = None;
+    let mut by_day = Vec::new();
     let days = "SELECT CAST(CAST(event_date AS INT) AS BIGINT), count(*) FROM events GROUP BY 1 ORDER BY 1";
     for (_, day) in rows(&context, days).await.map_err(&fail)? {
         per_day.add(day[1] as u64);
+        by_day.push((day[0], day[1] as u64));
         if busiest.is_none_or(|(_, most)| day[1] > most) {
             busiest = Some((day[0], day[1]));
         }
     }
     let actions = "SELECT count(*) AS n, action FROM events GROUP BY action ORDER BY n DESC, action LIMIT 10";
     let actions = rows(&context, actions).await.map_err(&fail)?;
+    let counts = "SELECT n, count(*) FROM (SELECT count(*) AS n FROM events GROUP BY item_id) \
+         GROUP BY n ORDER BY n DESC";
+    let counts = rows(&context, counts).await.map_err(&fail)?;
+    let counts: Vec<(u64, u64)> = counts.iter().map(|(_, row)| (row[0] as u64, row[1] as u64)).collect();
     Ok(EventsContents {
         events: total(0) as u64,
         users: total(1) as u64,
@@ -81,13 +103,34 @@ pub(super) async fn read(snapshot: Snapshot) -> Result<EventsContents, InspectEr
         first: time(total(4)),
         last: time(total(5)),
         per_day: per_day.finish(),
-        busiest_day: busiest
-            .and_then(|(day, _)| DateTime::UNIX_EPOCH.date_naive().checked_add_signed(TimeDelta::days(day))),
+        busiest_day: busiest.and_then(|(day, _)| date(day)),
+        periods: periods(&by_day),
+        popularity: popularity(&counts),
         actions: actions
             .into_iter()
             .map(|(text, numbers)| Count { value: text, count: numbers[0] as u64 })
             .collect(),
     })
+}
+
+fn date(days: i64) -> Option<NaiveDate> {
+    DateTime::UNIX_EPOCH.date_naive().checked_add_signed(TimeDelta::try_days(days)?)
+}
+
+/// Sums days (since the epoch, ascending) to periods; days without events are part of them.
+fn periods(by_day: &[(i64, u64)]) -> Vec<Period> {
+    let (Some(&(first, _)), Some(&(last, _))) = (by_day.first(), by_day.last()) else { return Vec::new() };
+    let span = last - first + 1;
+    let days = [1, 7, 30, 90].into_iter().find(|days| span <= days * 100).unwrap_or(365);
+    let mut periods: Vec<Period> = (0..(span + days - 1) / days)
+        .filter_map(|p| Some(Period { from: date(first + p * days)?, days: days as u32, events: 0 }))
+        .collect();
+    for &(day, events) in by_day {
+        if let Some(period) = periods.get_mut(((day - first) / days) as usize) {
+            period.events += events;
+        }
+    }
+    periods
 }
 
 /// The rows of a query: a text column, if there is one, and the numbers in front of it.
@@ -106,4 +149,21 @@ async fn rows(context: &SessionContext, sql: &str) -> datafusion::common::Result
         }
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_cover_every_day_once() {
+        let day = |day: i64| date(day).unwrap();
+        let found = periods(&[(10, 1), (12, 2)]);
+        let expected = [(10, 1), (11, 0), (12, 2)];
+        assert_eq!(found, expected.map(|(d, events)| Period { from: day(d), days: 1, events }));
+        let found = periods(&[(0, 1), (150, 2), (300, 3)]);
+        assert_eq!((found.len(), found[0].days, found.last().unwrap().events), (43, 7, 3));
+        assert_eq!(found.iter().map(|period| period.events).sum::<u64>(), 6);
+        assert_eq!(periods(&[]), []);
+    }
 }

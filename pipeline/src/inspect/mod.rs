@@ -8,18 +8,24 @@ mod catalogue;
 mod dead_letters;
 mod distribution;
 mod histories;
+mod html;
 mod log;
+mod popularity;
 mod print;
+mod spans;
+mod timeline;
 mod user;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
+use schemas::config::ConfigError;
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{
-    DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA,
+    DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, REFRESH, SEQUENCES, SEQUENCES_SCHEMA,
 };
 use serde::Serialize;
 
@@ -29,11 +35,11 @@ pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};
 pub use distribution::{Bin, Distribution};
 pub use histories::SequencesContents;
-pub use log::{Count, EventsContents};
-pub use user::{Entry, Timeline, draw_user};
-
-/// The rows that `build-sequences --since` writes have the columns of `sequences`.
-const REFRESH: &str = "refresh";
+pub use log::{Count, EventsContents, Period};
+pub use popularity::{Popularity, Rank, TopShare};
+pub use spans::{SpanBin, SpanDistribution};
+pub use timeline::{Entry, Mark, Timeline};
+pub use user::draw_user;
 
 /// Tables that cannot be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,9 @@ pub enum InspectError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The configuration's split is incomplete.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The root holds no table at all.
     #[error("{root} holds no tables; `pipeline ingest` writes the first ones")]
     NoTables {
@@ -66,6 +75,16 @@ pub enum InspectError {
         table: String,
         /// Its version.
         version: u64,
+    },
+    /// The user has no event at that position.
+    #[error("user `{user}` has no position {target}; the history has the positions 0 to {}", events - 1)]
+    UnknownTarget {
+        /// The user.
+        user: String,
+        /// As asked for.
+        target: u64,
+        /// Events of the history.
+        events: u64,
     },
     /// A user was asked for of a table whose rows are not histories.
     #[error("table `{table}` holds no histories; --user draws those of `{SEQUENCES}`")]

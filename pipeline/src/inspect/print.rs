@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Contents, Distribution, Inspection, TableReport};
+use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
 use super::{DeadLettersContents, EventsContents, ItemsContents, SequencesContents};
 
 const BAR: usize = 32;
@@ -67,7 +67,12 @@ impl fmt::Display for EventsContents {
         }
         let most = self.actions.first().map_or(0, |action| action.count);
         writeln!(f, "  actions")?;
-        self.actions.iter().try_for_each(|action| bar(f, &action.value, action.count, most, self.events))
+        self.actions.iter().try_for_each(|action| bar(f, &action.value, action.count, most, self.events))?;
+        writeln!(f, "  events of the most popular of {} items", self.popularity.items)?;
+        self.popularity.top.iter().try_for_each(|top| {
+            let label = format!("top {}% ({})", 100.0 * top.of_items, top.items);
+            bar(f, &label, top.events, self.events, self.events)
+        })
     }
 }
 
@@ -98,6 +103,7 @@ impl fmt::Display for SequencesContents {
         distribution(f, "positions a row", &self.row_length)?;
         distribution(f, "events a session", &self.session_length)?;
         distribution(f, "events a request batch", &self.request_size)?;
+        spans(f, "time between events", &self.inter_event)?;
         let t = &self.targets;
         let targets = [
             ("pre-training", t.pretrain),
@@ -140,6 +146,23 @@ fn distribution(f: &mut fmt::Formatter<'_>, label: &str, d: &Distribution) -> fm
     let label = |from, to| if from == to { format!("{from}") } else { format!("{from}–{to}") };
     let most = d.bins.iter().map(|bin| bin.count).max().unwrap_or(0);
     d.bins.iter().try_for_each(|bin| bar(f, &label(bin.from, bin.to), bin.count, most, d.count))
+}
+
+fn spans(f: &mut fmt::Formatter<'_>, label: &str, d: &SpanDistribution) -> fmt::Result {
+    let text = |ms: u64| duration(i64::try_from(ms).unwrap_or(i64::MAX));
+    writeln!(
+        f,
+        "  {label}: {} in all, mean {}, median {}, p90 {}, p99 {}, from {} to {}",
+        d.count,
+        text(d.mean_ms as u64),
+        text(d.median_ms),
+        text(d.p90_ms),
+        text(d.p99_ms),
+        text(d.min_ms),
+        text(d.max_ms)
+    )?;
+    let bins: Vec<_> = d.bins.iter().map(|bin| (bin.label.as_str(), bin.count)).collect();
+    bars(f, &bins)
 }
 
 fn bars(f: &mut fmt::Formatter<'_>, values: &[(&str, u64)]) -> fmt::Result {
@@ -185,7 +208,7 @@ pub(super) fn duration(ms: i64) -> String {
     text
 }
 
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.iter().find(|(_, shift)| bytes >> shift > 0) {
         Some((name, shift)) => format!("{:.1} {name}", bytes as f64 / (1u64 << shift) as f64),

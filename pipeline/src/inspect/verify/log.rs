@@ -1,0 +1,271 @@
+//! The users' events once more, slice by slice, in the order of a history.
+//!
+//! Events are sorted in memory by (time, tie, source, position, hash of the event id), where the tie is 0 for
+//! `file-order` and `mix64(tie_seed, hash64(event_id))` for `shuffled`. Of equal event ids of one date the
+//! smallest record counts, whoever its user is; which ids those are is found first, date by date.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, TimestampMillisecondType, UInt32Type};
+use schemas::delta::Snapshot;
+use schemas::hash::{hash64, hash128, mix64};
+use schemas::tables::EVENTS_SCHEMA;
+
+use super::events::by_date;
+use super::history::{History, Rules};
+use super::reader;
+use super::violation::{Stop, Violation};
+
+/// The log that the rows were made from.
+pub(super) struct Log {
+    pub events: Snapshot,
+    /// Item → index.
+    pub indexes: HashMap<String, u32>,
+    pub rules: Rules,
+    repeated: Repeated,
+}
+
+const COLUMNS: [&str; 8] =
+    ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position"];
+
+/// The events of which a date has several: the smallest record of each id.
+#[derive(Default)]
+struct Repeated {
+    ids: HashSet<(String, u128)>,
+    first: HashMap<(String, String), Record>,
+}
+
+/// (source, position, ts, user, item, action, request)
+type Record = (String, i64, i64, String, String, String, Option<String>);
+
+/// The texts and numbers of a batch with [`COLUMNS`].
+struct Fields<'a>(&'a RecordBatch);
+
+impl<'a> Fields<'a> {
+    fn text(&self, column: usize, row: usize) -> &'a str {
+        self.0.column(column).as_string::<i32>().value(row)
+    }
+
+    fn ts(&self, row: usize) -> i64 {
+        self.0.column(3).as_primitive::<TimestampMillisecondType>().value(row)
+    }
+
+    fn position(&self, row: usize) -> i64 {
+        self.0.column(7).as_primitive::<Int64Type>().value(row)
+    }
+
+    fn request(&self, row: usize) -> Option<&'a str> {
+        self.0.column(4).is_valid(row).then(|| self.text(4, row))
+    }
+
+    fn record(&self, row: usize) -> Record {
+        let text = |column| self.text(column, row).to_owned();
+        let request = self.request(row).map(str::to_owned);
+        (text(6), self.position(row), self.ts(row), text(1), text(2), text(5), request)
+    }
+}
+
+impl Repeated {
+    async fn find(events: &Snapshot) -> Result<Self, Stop> {
+        let mut repeated = Self::default();
+        for (date, shards) in by_date(events) {
+            let date = date.unwrap_or_default();
+            let (mut seen, mut again) = (HashSet::new(), false);
+            for shard in &shards {
+                for batch in reader::read(events, shard, &EVENTS_SCHEMA, &["event_id"]).await? {
+                    for id in batch.column(0).as_string::<i32>().iter().flatten() {
+                        let id = hash128(id.as_bytes());
+                        if !seen.insert(id) {
+                            again = true;
+                            repeated.ids.insert((date.to_owned(), id));
+                        }
+                    }
+                }
+            }
+            if !again {
+                continue;
+            }
+            for shard in &shards {
+                for batch in reader::read(events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
+                    let fields = Fields(&batch);
+                    for row in 0..batch.num_rows() {
+                        repeated.note(date, &fields, row);
+                    }
+                }
+            }
+        }
+        Ok(repeated)
+    }
+
+    fn key(&self, date: &str, id: &str) -> Option<(String, String)> {
+        let repeats = !self.ids.is_empty() && self.ids.contains(&(date.to_owned(), hash128(id.as_bytes())));
+        repeats.then(|| (date.to_owned(), id.to_owned()))
+    }
+
+    fn note(&mut self, date: &str, fields: &Fields<'_>, row: usize) {
+        if let Some(key) = self.key(date, fields.text(0, row)) {
+            let record = fields.record(row);
+            let first = self.first.entry(key).or_insert_with(|| record.clone());
+            if record < *first {
+                *first = record;
+            }
+        }
+    }
+
+    /// Whether the row counts; of records that are equal in everything, the first that is asked about.
+    fn counts(
+        &self,
+        date: &str,
+        fields: &Fields<'_>,
+        row: usize,
+        taken: &mut HashSet<(String, String)>,
+    ) -> bool {
+        match self.key(date, fields.text(0, row)) {
+            None => true,
+            Some(key) => self.first.get(&key) == Some(&fields.record(row)) && taken.insert(key),
+        }
+    }
+}
+
+/// One event of a history.
+struct Event {
+    ts: i64,
+    tie: u64,
+    source: u32,
+    position: i64,
+    hash: u64,
+    item: u32,
+    /// Place in [`Slice::requests`].
+    request: Option<Range<usize>>,
+}
+
+/// The users of one slice with their events.
+#[derive(Default)]
+pub(super) struct Slice {
+    users: HashMap<String, Vec<Event>>,
+    sources: Vec<String>,
+    requests: String,
+    /// Events of all users.
+    pub events: u64,
+}
+
+/// The slice that a user belongs to.
+pub(super) fn slice_of(user: &str, slices: u64) -> u64 {
+    hash64(user.as_bytes()) % slices
+}
+
+impl Log {
+    pub(super) async fn open(events: Snapshot, items: &Snapshot, rules: Rules) -> Result<Self, Stop> {
+        let mut indexes = HashMap::new();
+        for batch in items.read(&["item_id", "item_index"]).await? {
+            let ids = batch.column(0).as_string::<i32>().iter().flatten();
+            let numbers = batch.column(1).as_primitive::<UInt32Type>().values();
+            indexes.extend(ids.zip(numbers).map(|(id, &index)| (id.to_owned(), index)));
+        }
+        let repeated = Repeated::find(&events).await?;
+        Ok(Self { events, indexes, rules, repeated })
+    }
+
+    /// The events of the users of slice `number` of `slices`.
+    pub(super) async fn slice(&self, number: u64, slices: u64) -> Result<Slice, Stop> {
+        let mut slice = Slice::default();
+        let (mut places, mut taken) = (HashMap::new(), HashSet::new());
+        for (date, shards) in by_date(&self.events) {
+            for shard in shards {
+                let mut first_row = 0;
+                for batch in reader::read(&self.events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
+                    let fields = Fields(&batch);
+                    for row in 0..batch.num_rows() {
+                        let (user, action) = (fields.text(1, row), fields.text(5, row));
+                        let actions = &self.rules.actions;
+                        if slice_of(user, slices) != number
+                            || !self.repeated.counts(date.unwrap_or_default(), &fields, row, &mut taken)
+                            || !(actions.is_empty() || actions.iter().any(|known| known == action))
+                        {
+                            continue;
+                        }
+                        let item = fields.text(2, row);
+                        let Some(&item) = self.indexes.get(item) else {
+                            let found = format!("`{item}`, which has no index");
+                            let expected = "an item of the catalogue that the rows were built with";
+                            let violation = Violation::new(&self.events, super::row::ITEMS, found, expected);
+                            let row = first_row + row as u64;
+                            return Err(violation.shard(shard).row(row).column("item_id").into());
+                        };
+                        slice.add(&self.rules, &mut places, &fields, row, item);
+                    }
+                    first_row += batch.num_rows() as u64;
+                }
+            }
+        }
+        Ok(slice)
+    }
+}
+
+impl Slice {
+    fn add(
+        &mut self,
+        rules: &Rules,
+        places: &mut HashMap<String, u32>,
+        fields: &Fields<'_>,
+        row: usize,
+        item: u32,
+    ) {
+        let source = fields.text(6, row);
+        let source = match places.get(source) {
+            Some(&place) => place,
+            None => {
+                let place = self.sources.len() as u32;
+                self.sources.push(source.to_owned());
+                places.insert(source.to_owned(), place);
+                place
+            }
+        };
+        let request = fields.request(row).map(|id| {
+            let start = self.requests.len();
+            self.requests.push_str(id);
+            start..self.requests.len()
+        });
+        let hash = hash64(fields.text(0, row).as_bytes());
+        let event = Event {
+            ts: fields.ts(row),
+            tie: rules.shuffle.map_or(0, |seed| mix64(seed, hash)),
+            source,
+            position: fields.position(row),
+            hash,
+            item,
+            request,
+        };
+        let user = fields.text(1, row);
+        match self.users.get_mut(user) {
+            Some(events) => events.push(event),
+            None => _ = self.users.insert(user.to_owned(), vec![event]),
+        }
+        self.events += 1;
+    }
+
+    /// Takes a user's history out; `None` where the user has no events, or was taken before.
+    pub(super) fn take(&mut self, user: &str, rules: &Rules) -> Option<History> {
+        let mut events = self.users.remove(user)?;
+        let sources = &self.sources;
+        events.sort_by(|a, b| {
+            (a.ts, a.tie)
+                .cmp(&(b.ts, b.tie))
+                .then_with(|| sources[a.source as usize].cmp(&sources[b.source as usize]))
+                .then_with(|| (a.position, a.hash).cmp(&(b.position, b.hash)))
+        });
+        let ts: Vec<i64> = events.iter().map(|event| event.ts).collect();
+        let ids: Vec<Option<&str>> =
+            events.iter().map(|event| event.request.clone().map(|span| &self.requests[span])).collect();
+        let hashes: Vec<u64> = events.iter().map(|event| event.hash).collect();
+        let item = events.iter().map(|event| event.item).collect();
+        Some(History::new(user, ts, item, &ids, &hashes, rules))
+    }
+
+    /// The first (by name) of the users that were not taken, and how many events it has.
+    pub(super) fn left(&self) -> Option<(&str, usize)> {
+        self.users.iter().map(|(user, events)| (user.as_str(), events.len())).min()
+    }
+}

@@ -1,0 +1,80 @@
+//! The builder and the second opinion agree, whatever the log and the settings.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
+
+#[expect(dead_code, reason = "other tests read the rows")]
+mod common;
+
+use common::{DAY_MS, Event, append};
+use pipeline::inspect::verify::{verify, verify_within};
+use pipeline::sequences::build;
+use schemas::config::{Config, DeltaTauSetting, SplitKind, Ties};
+use schemas::delta::Root;
+use schemas::hash::mix64;
+use schemas::history::DeltaTau;
+use schemas::tables::{EVENTS, SEQUENCES};
+
+/// A log with bursts, ties, interleaved requests, several actions and, every so often, a copy of an event.
+fn log(seed: u64, n: u64) -> Vec<Event> {
+    let mut now = vec![20_000 * DAY_MS; 30];
+    let mut events: Vec<Event> = Vec::new();
+    for i in 0..n {
+        let r = mix64(seed, i);
+        let user = (r % 30).min(r / 30 % 30) as usize;
+        now[user] += [0, 0, 400, 5_000, 60_000, 1_000_000, 40_000_000][(r / 1_000 % 7) as usize];
+        let event = Event {
+            event_id: format!("e{i}"),
+            user: format!("user{user}"),
+            item: format!("item{}", r / 10_000 % 12),
+            ts: now[user],
+            request: (!r.is_multiple_of(3)).then(|| format!("request{}-{}", user, i / 40 + r / 100_000 % 2)),
+            action: ["play", "play", "skip"][(r / 1_000_000 % 3) as usize].into(),
+            source: format!("file{}", r / 10_000_000 % 3),
+            position: (i % 50) as i64,
+        };
+        events.push(event.clone());
+        match i % 40 {
+            // The same record twice, the same id elsewhere, the same id for another user.
+            13 => events.push(event),
+            26 => events.push(Event { source: "file0".into(), ..event }),
+            39 => events.push(Event { user: "user1".into(), source: "file9".into(), ..event }),
+            _ => {}
+        }
+    }
+    events
+}
+
+#[tokio::test]
+async fn what_is_built_verifies() {
+    let margins = [DeltaTau::Off, DeltaTau::Margin(0), DeltaTau::Margin(900_000), DeltaTau::Margin(30_000)];
+    for (seed, margin) in (0..).zip(margins) {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        for part in log(seed, 1_500).chunks(700) {
+            append(&root, part).await;
+        }
+        let mut config = Config::default();
+        config.sequences.delta_tau = DeltaTauSetting::Fixed(margin);
+        config.sequences.max_len = [200, 8, 20, 30][seed as usize];
+        config.sequences.sft_share = 0.2;
+        config.sequences.shards = 3;
+        for (ties, actions, split) in [
+            (Ties::FileOrder, vec![], SplitKind::LeaveOneOut),
+            (Ties::Shuffled, vec!["play".to_owned()], SplitKind::None),
+        ] {
+            config.sequences.ties = ties;
+            config.sequences.tie_seed = 7;
+            config.sequences.actions = actions;
+            config.sequences.split = split;
+            config.sequences.guard_share = (split == SplitKind::None).then_some(0.2);
+            build(&config, &root).await.unwrap();
+            let found = verify_within(&config, &root, Some(SEQUENCES), 400).await.unwrap();
+            assert_eq!(found.violation, None, "seed {seed}, {ties:?}");
+            assert!(found.tables[0].skipped.is_empty(), "{found}");
+            assert_eq!(found, verify(&config, &root, Some(SEQUENCES)).await.unwrap());
+        }
+        // The copies are a violation of `events`, not of what was made from it.
+        let found = verify(&config, &root, Some(EVENTS)).await.unwrap();
+        assert!(found.violation.unwrap().to_string().contains("unique within its event_date"));
+    }
+}
