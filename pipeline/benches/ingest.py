@@ -6,7 +6,8 @@
 Writes one log of `--rows` events as CSV and JSON Lines into `--directory` (kept, and used again by the next
 run), and reads each into an empty root; then the Parquet shards of the first root into another one. Prints for
 each format the median of `--repeats` runs: seconds of wall time, rows and megabytes (of the input as stored) a
-second, cores in use, and the largest peak of resident memory. Give `--pipeline` twice to compare two builds:
+second, processor seconds (which other work on the
+machine changes less), and the largest peak of resident memory. Give `--pipeline` twice to compare two builds:
 they take turns on the same files, and the ratio of rows a second is printed. Input comes from the file cache
 once the first run has read it.
 """
@@ -57,7 +58,7 @@ def write_logs(directory, rows, days):
 
 
 def ingest(program, paths, root, options, rows):
-    """One run into an empty root: seconds, cores in use, peak resident bytes."""
+    """One run into an empty root: wall seconds, processor seconds, peak resident bytes."""
     shutil.rmtree(root, ignore_errors=True)
     command = [program, "ingest", "--root", root, "--json", *options, "--events", *map(str, paths)]
     started = time.perf_counter()
@@ -71,7 +72,7 @@ def ingest(program, paths, root, options, rows):
     accepted = json.loads(output)["events"]["accepted"]
     if accepted != rows:
         sys.exit(f"{accepted} events were accepted, not {rows}")
-    return seconds, (usage.ru_utime + usage.ru_stime) / seconds, usage.ru_maxrss * 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def main():
@@ -103,7 +104,7 @@ def main():
         ingest(args.pipeline[-1], paths["csv"], shards, [], args.rows)
         paths["parquet"] = sorted(shards.glob("events/*/*.parquet"))
 
-    header = f"{'format':8} {'program':>8} {'s':>7} {'rows/s':>11} {'MB/s':>7} {'cores':>6} {'peak MB':>8}"
+    header = f"{'format':8} {'program':>8} {'s':>7} {'rows/s':>11} {'MB/s':>7} {'CPU s':>6} {'peak MB':>8}"
     print(header)
     for kind in args.formats.split(","):
         megabytes = sum(path.stat().st_size for path in paths[kind]) / 1e6
@@ -114,12 +115,12 @@ def main():
                 runs[number].append(run)
         medians = []
         for number, _ in programs:
-            seconds, cores = (statistics.median(run[i] for run in runs[number]) for i in (0, 1))
+            seconds, cpu = (statistics.median(run[i] for run in runs[number]) for i in (0, 1))
             peak = max(run[2] for run in runs[number]) / 1e6
             medians.append(seconds)
             print(
                 f"{kind:8} {number:>8} {seconds:7.2f} {args.rows / seconds:11,.0f} {megabytes / seconds:7.1f} "
-                f"{cores:6.2f} {peak:8.0f}"
+                f"{cpu:6.2f} {peak:8.0f}"
             )
         if len(medians) == 2:
             print(f"{kind:8} {'ratio':>8} {medians[0] / medians[1]:7.2f}")

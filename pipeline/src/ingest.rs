@@ -45,6 +45,7 @@ mod mapping;
 mod parquet;
 mod publish;
 mod read;
+mod record;
 mod report;
 mod source;
 mod spill;
@@ -71,7 +72,8 @@ use jsonl::Seen;
 use mapping::Mapping;
 use publish::{Before, Pending, commit_all};
 use read::{Delivered, Log};
-use source::{Carry, Kept, Reading, Records, Rejected, Rejection, Source, Visit, Walked, Wanted};
+use record::{Kept, Records, Rejection, Wanted};
+use source::{Carry, Reading, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
 use schemas::cli::Interrupt;

@@ -8,7 +8,7 @@ use schemas::tables::Reason;
 
 use super::items::Item;
 use super::mapping::{identity, missing};
-use super::source::{Need, Records, Rejection, Value, Wanted};
+use super::record::{Need, Records, Rejection, Value, Wanted};
 use super::time;
 
 /// `[items]` as slots and rules.

@@ -17,7 +17,8 @@ use schemas::tables::Reason;
 use super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
-use super::source::{Reading, Records, Rejection, Step, Value, Wanted, locate, trim_line_end};
+use super::record::{Records, Rejection, Step, Value, Wanted, locate, trim_line_end};
+use super::source::Reading;
 
 /// Room for the fields of one record to begin with.
 const PARSED_BYTES: usize = 1 << 10;

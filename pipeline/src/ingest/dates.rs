@@ -61,7 +61,7 @@ pub(super) struct Written {
     /// File → how many of its events were duplicates.
     pub(super) duplicates: Vec<u64>,
     /// Items of the new events → file and position of the first.
-    pub(super) items: HashMap<String, Place>,
+    pub(super) items: KeyMap<String, Place>,
 }
 
 /// File and position.
@@ -133,7 +133,7 @@ struct Date<'a> {
 struct Done {
     shard: Option<NewShard>,
     duplicates: HashMap<u32, u64>,
-    items: HashMap<String, Place>,
+    items: KeyMap<String, Place>,
 }
 
 impl Done {
@@ -229,7 +229,7 @@ impl Date<'_> {
     fn repeats(&self, staged: &Rows<'_>, rows: usize, slices: u64) -> Result<Repeats, IngestError> {
         let mut repeats = Repeats { rows, before: Vec::new() };
         for slice in 0..slices {
-            let (mut seen, mut file, mut at): (KeyMap<u32>, _, _) = (KeyMap::default(), None, 0);
+            let (mut seen, mut file, mut at): (KeyMap<u128, u32>, _, _) = (KeyMap::default(), None, 0);
             let mut any = false;
             for batch in staged.walk() {
                 self.check_interrupt()?;

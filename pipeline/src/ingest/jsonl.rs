@@ -9,7 +9,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use super::blocks::{LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
-use super::source::{Need, Reading, Records, Rejection, Step, Value, Wanted, no_such_column, trim_line_end};
+use super::record::{Need, Records, Rejection, Step, Value, Wanted, no_such_column, trim_line_end};
+use super::source::Reading;
 
 /// A required field that so many objects do not have is not in the file at all.
 const RECORDS_WITHOUT_FIELD_MAX: u64 = 1_000;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemas::config::{Events, TimeUnit};
 use schemas::tables::Reason;
 
-use super::source::{Need, Records, Rejection, Value, Wanted};
+use super::record::{Need, Records, Rejection, Value, Wanted};
 use super::time::{parse, shortened};
 
 /// The action of events whose source has no action and whose configuration gives none.

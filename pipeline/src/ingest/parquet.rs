@@ -19,7 +19,8 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, Packing, open_parquet};
-use super::source::{Reading, Records, Step, Value, Wanted, locate};
+use super::record::{Records, Step, Value, Wanted, locate};
+use super::source::Reading;
 
 const BATCH_ROWS: usize = 8_192;
 

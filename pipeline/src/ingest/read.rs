@@ -19,7 +19,8 @@ use super::columns::{Batch, Columns};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile};
 use super::mapping::Mapping;
-use super::source::{Block, Carry, Kept, Layout, Reading, Records, Rejection, Source, Visit, Walked};
+use super::record::{Kept, Records, Rejection};
+use super::source::{Block, Carry, Layout, Reading, Source, Visit, Walked};
 
 /// What comes of reading, in the order of the files and their records.
 pub(super) enum Delivered {
