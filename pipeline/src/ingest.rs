@@ -23,10 +23,14 @@
 //! half-done, and what was read is checked again against the tables as they are now, so a run can always be
 //! repeated.
 //!
+//! **Threads.** One reads, several take records apart ([`read`]), several write ([`dates`]); what is stored does
+//! not depend on how many.
+//!
 //! **Memory.** The raw files are streamed. [`stage`] keeps accepted events up to half of the limit and the
 //! rest in a temporary file, and [`dates`] writes them within a quarter of it. [`items`], the catalogue with
 //! the items seen in events, stays in memory whatever the limit.
 
+mod blocks;
 mod catalogue;
 mod columns;
 mod csv;
@@ -35,12 +39,13 @@ mod dead;
 mod error;
 mod files;
 mod identity;
-mod input;
 mod items;
 mod jsonl;
 mod mapping;
 mod parquet;
 mod publish;
+mod read;
+mod record;
 mod report;
 mod source;
 mod spill;
@@ -59,23 +64,22 @@ use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 
 use catalogue::{Catalogue, Touched};
-use columns::Columns;
 use dates::{Dates, Written};
 use dead::{DeadLetters, Tally};
 use files::{ByteCount, InputFile};
 use items::{Item, Items};
+use jsonl::Seen;
 use mapping::Mapping;
 use publish::{Before, Pending, commit_all};
-use source::{RecordSource, Rejection, Step, Wanted};
-use stage::{BATCH_ROWS, Stage, Staged};
+use read::{Delivered, Log};
+use record::{Kept, Records, Rejection, Wanted};
+use source::{Carry, Reading, Rejected, Source, Visit, Walked};
+use stage::{Stage, Staged};
 
 use schemas::cli::Interrupt;
 
 pub use error::IngestError;
 pub use report::{CatalogueReport, Counts, FileReport, IngestReport, Versions};
-
-/// Records between two looks at the clock and at the request to stop.
-const RECORDS_PER_LOOK: u64 = 4_096;
 
 /// Reads the configured catalogue and interaction log into the tables of `root`.
 ///
@@ -91,15 +95,17 @@ pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<
 pub struct Limits {
     /// For events between reading and writing. The catalogue and some 10 MiB a thread come on top.
     pub memory: MemorySize,
-    /// Threads that read and write.
+    /// Threads that take records apart, and dates that are written at a time.
     pub threads: usize,
+    /// Bytes of a text file that one thread takes apart at a time.
+    pub block_bytes: usize,
 }
 
 impl Default for Limits {
     /// Every core, and half of the machine's memory.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { memory: MemorySize::half_of_machine(), threads }
+        Self { memory: MemorySize::half_of_machine(), threads, block_bytes: 512 << 10 }
     }
 }
 
@@ -231,59 +237,111 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Reads the catalogue into `items`.
+    fn reading(&self) -> Reading {
+        Reading {
+            max_record_bytes: self.config.events.max_record_bytes,
+            block_bytes: self.limits.block_bytes,
+        }
+    }
+
+    /// Reads the catalogue into `items`, on one thread: each record may change the item of the one before.
     fn read_items(&mut self, items: &mut Items) -> Result<Touched, IngestError> {
         let catalogue = Catalogue::new(&self.config.items);
-        let mut touched = Touched::default();
+        let mut upsert = Upsert { catalogue: &catalogue, items, touched: Touched::default() };
         let mut totals = Counts::default();
         let mut tally = Tally::default();
         for file in std::mem::take(&mut self.item_files) {
-            let counts = self.read_file(&file, &catalogue.wanted, ITEMS, &mut tally, |record, _| {
-                let (id, item) = match catalogue.item(record, |id| items.get(id).cloned()) {
-                    Ok(item) => item,
-                    Err(rejection) => return Ok(Err(rejection)),
-                };
-                let first = touched.first(&id, items.get(&id));
-                items.put(&id, item)?;
-                Ok(Ok(if first { Kept::Accepted } else { Kept::Duplicate }))
-            })?;
+            let mut source = Source::open(&file, &catalogue.wanted, self.reading(), &self.count)?;
+            let (mut carry, mut state) = (Carry::default(), FileState::default());
+            while let Some(block) = source.next()? {
+                let block = carry.join(block);
+                let walked = source.layout.walk(&block, &mut upsert)?;
+                carry.keep(&block, &walked);
+                self.count_block(&file, &catalogue.wanted, &mut state, walked, &mut tally)?;
+            }
+            let counts = self.end_file(&file, &catalogue.wanted, state, ITEMS)?;
             if counts.read == 0 {
                 self.warnings.push(format!("no record in {}", file.source));
             }
             totals.add(counts);
         }
         self.check_dead_letter_rate("item", totals, tally)?;
-        Ok(touched)
+        Ok(upsert.touched)
     }
 
     /// Reads the interaction log. What is accepted here may still be a duplicate.
     fn read_events(&mut self) -> Result<Staged, IngestError> {
         let mapping = Mapping::new(&self.config.events);
         let mut stage = Stage::new(usize::try_from(self.limits.memory.bytes / 2).unwrap_or(usize::MAX));
-        let mut columns = Columns::new();
         let mut totals = Counts::default();
         let mut tally = Tally::default();
-        let files = self.event_files.clone();
-        for (at, file) in (0..).zip(&files) {
-            let counts = self.read_file(file, &mapping.wanted, EVENTS, &mut tally, |record, position| {
-                let event = match mapping.event(record) {
-                    Ok(event) => event,
-                    Err(rejection) => return Ok(Err(rejection)),
-                };
-                columns.push(&event, i64::try_from(position).unwrap_or(i64::MAX))?;
-                if columns.len() == BATCH_ROWS {
-                    stage.push(columns.finish(at)?)?;
+        let files = std::mem::take(&mut self.event_files);
+        let count = self.count.clone();
+        let log = Log {
+            files: &files,
+            mapping: &mapping,
+            reading: self.reading(),
+            threads: self.limits.threads,
+            count: &count,
+        };
+        let mut state = FileState::default();
+        log.read(|delivered| {
+            match delivered {
+                Delivered::Block { file, walked, batch } => {
+                    stage.push(batch.moved_by(state.counts.read)?)?;
+                    self.count_block(&files[file], &mapping.wanted, &mut state, walked, &mut tally)?;
                 }
-                Ok(Ok(Kept::Accepted))
-            })?;
-            stage.push(columns.finish(at)?)?;
-            totals.add(counts);
-        }
+                Delivered::End { file } => {
+                    let state = std::mem::take(&mut state);
+                    totals.add(self.end_file(&files[file], &mapping.wanted, state, EVENTS)?);
+                }
+            }
+            Ok(())
+        })?;
         if totals.read == 0 && !files.is_empty() {
             return Err(IngestError::Empty { paths: files.into_iter().map(|f| f.source).collect() });
         }
+        self.event_files = files;
         self.check_dead_letter_rate("event", totals, tally)?;
         stage.finish()
+    }
+
+    /// Counts the records of a file's next block, and keeps the rejected ones.
+    fn count_block(
+        &mut self,
+        file: &InputFile,
+        wanted: &[Wanted],
+        state: &mut FileState,
+        walked: Walked,
+        tally: &mut Tally,
+    ) -> Result<(), IngestError> {
+        for Rejected { at, raw, rejection } in walked.rejected {
+            let position = state.counts.read + at;
+            tally.add(&file.source, position, &rejection);
+            self.dead.push(&file.source, position, &raw, &rejection)?;
+        }
+        state.counts.add(walked.counts);
+        state.seen.add(walked.seen);
+        state.seen.check(file, wanted, false)?;
+        self.progress.add(self.count.take());
+        if self.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
+    }
+
+    fn end_file(
+        &mut self,
+        file: &InputFile,
+        wanted: &[Wanted],
+        state: FileState,
+        table: &'static str,
+    ) -> Result<Counts, IngestError> {
+        let FileState { counts, seen } = state;
+        counts.check(&file.source);
+        seen.check(file, wanted, true)?;
+        for Wanted { key, column, .. } in seen.never(wanted) {
+            self.warnings.push(format!("{}: no record has `{column}`, which `{key}` names", file.source));
+        }
+        self.reports.push(FileReport { table, source: file.source.clone(), counts });
+        Ok(counts)
     }
 
     fn write_events(&self, staged: &Staged, items: &Items, written: &mut Written) -> Result<(), IngestError> {
@@ -298,56 +356,6 @@ impl<'a> Run<'a> {
             interrupt: self.interrupt,
         };
         dates.write(&|id| items.get(id).is_some(), written)
-    }
-
-    /// Reads one file record by record; `take` gets each whole one with its position.
-    fn read_file(
-        &mut self,
-        file: &InputFile,
-        wanted: &[Wanted],
-        table: &'static str,
-        tally: &mut Tally,
-        mut take: impl FnMut(&dyn RecordSource, u64) -> Result<Result<Kept, Rejection>, IngestError>,
-    ) -> Result<Counts, IngestError> {
-        let mut record = source::open(file, wanted, self.config.events.max_record_bytes, &self.count)?;
-        let mut counts = Counts::default();
-        loop {
-            let rejection = match record.advance()? {
-                Step::End => break,
-                Step::Rejected(rejection) => Some(rejection),
-                Step::Record => match take(&*record, counts.read)? {
-                    Ok(Kept::Accepted) => {
-                        counts.accepted += 1;
-                        None
-                    }
-                    Ok(Kept::Duplicate) => {
-                        counts.duplicates += 1;
-                        None
-                    }
-                    Err(rejection) => Some(rejection),
-                },
-            };
-            if let Some(rejection) = rejection {
-                counts.dead_letters += 1;
-                tally.add(&file.source, counts.read, &rejection);
-                self.dead.push(&file.source, counts.read, &record.raw()?, &rejection)?;
-            }
-            counts.read += 1;
-            if counts.read.is_multiple_of(RECORDS_PER_LOOK) {
-                self.progress.add(self.count.take());
-                if self.interrupt.requested() {
-                    return Err(IngestError::Interrupted);
-                }
-            }
-        }
-        self.progress.add(self.count.take());
-        counts.check(&file.source);
-        for slot in record.never_seen() {
-            let Wanted { key, column, .. } = &wanted[slot];
-            self.warnings.push(format!("{}: no record has `{column}`, which `{key}` names", file.source));
-        }
-        self.reports.push(FileReport { table, source: file.source.clone(), counts });
-        Ok(counts)
     }
 
     fn check_dead_letter_rate(
@@ -385,8 +393,28 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a record that is none of the rejected came to.
-enum Kept {
-    Accepted,
-    Duplicate,
+/// A file that is being read.
+#[derive(Default)]
+struct FileState {
+    counts: Counts,
+    seen: Seen,
+}
+
+/// Puts items into the catalogue.
+struct Upsert<'a> {
+    catalogue: &'a Catalogue<'a>,
+    items: &'a mut Items,
+    touched: Touched,
+}
+
+impl Visit for Upsert<'_> {
+    fn record(&mut self, record: &impl Records, _: u64) -> Result<Result<Kept, Rejection>, IngestError> {
+        let (id, item) = match self.catalogue.item(record, |id| self.items.get(id).cloned()) {
+            Ok(item) => item,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let first = self.touched.first(&id, self.items.get(&id));
+        self.items.put(&id, item)?;
+        Ok(Ok(if first { Kept::Accepted } else { Kept::Duplicate }))
+    }
 }

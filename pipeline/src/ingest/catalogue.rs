@@ -8,7 +8,7 @@ use schemas::tables::Reason;
 
 use super::items::Item;
 use super::mapping::{identity, missing};
-use super::source::{Need, RecordSource, Rejection, Value, Wanted};
+use super::record::{Need, Records, Rejection, Value, Wanted};
 use super::time;
 
 /// `[items]` as slots and rules.
@@ -54,7 +54,7 @@ impl<'a> Catalogue<'a> {
     /// configured any more.
     pub(super) fn item<'r>(
         &self,
-        record: &'r dyn RecordSource,
+        record: &'r impl Records,
         stored: impl Fn(&str) -> Option<Item>,
     ) -> Result<(Cow<'r, str>, Item), Rejection> {
         let name = |slot: usize| self.wanted[slot].column.as_str();

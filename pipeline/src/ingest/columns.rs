@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, RecordBatch, StringArray,
-    StringBuilder, TimestampMillisecondBuilder, UInt32Array,
+    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Builder, Int64Array, Int64Builder, RecordBatch,
+    StringArray, StringBuilder, TimestampMillisecondBuilder, UInt32Array,
 };
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMillisecondType, UInt32Type,
@@ -52,6 +52,19 @@ pub(super) struct Batch {
     pub(super) dates: Vec<i32>,
 }
 
+impl Batch {
+    /// The same events `records` further back in their file.
+    pub(super) fn moved_by(self, records: u64) -> Result<Self, IngestError> {
+        let records = i64::try_from(records).unwrap_or(i64::MAX);
+        let positions = StagedRows(&self.rows).positions().iter().map(|at| at.saturating_add(records));
+        let positions: ArrayRef = Arc::new(Int64Array::from_iter_values(positions));
+        let mut columns = self.rows.columns().to_vec();
+        columns[POSITION] = positions;
+        let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns).map_err(build)?;
+        Ok(Self { rows, dates: self.dates })
+    }
+}
+
 /// A batch under construction.
 pub(super) struct Columns {
     event_id: StringBuilder,
@@ -70,25 +83,36 @@ pub(super) struct Columns {
 
 impl Columns {
     pub(super) fn new() -> Self {
-        let time = || TimestampMillisecondBuilder::new().with_timezone("UTC");
+        Self::with_capacity(0, [0; 5])
+    }
+
+    /// Room for so many rows, and for the texts of the five columns that hold text.
+    fn with_capacity(rows: usize, bytes: [usize; 5]) -> Self {
+        let [event_id, user_id, item_id, request_id, action] =
+            bytes.map(|bytes| StringBuilder::with_capacity(rows, bytes));
+        let time = || TimestampMillisecondBuilder::with_capacity(rows).with_timezone("UTC");
         Self {
-            event_id: StringBuilder::new(),
-            user_id: StringBuilder::new(),
-            item_id: StringBuilder::new(),
+            event_id,
+            user_id,
+            item_id,
             ts: time(),
-            request_id: StringBuilder::new(),
+            request_id,
             request_ts: time(),
-            action: StringBuilder::new(),
-            value: Float64Builder::new(),
-            position: Int64Builder::new(),
-            key: FixedSizeBinaryBuilder::new(16),
-            dates: Vec::new(),
+            action,
+            value: Float64Builder::with_capacity(rows),
+            position: Int64Builder::with_capacity(rows),
+            key: FixedSizeBinaryBuilder::with_capacity(rows, 16),
+            dates: Vec::with_capacity(rows),
             content: Content::default(),
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.dates.len()
+    /// An empty builder with room for a batch like this one, so that columns neither grow often nor keep much
+    /// that they do not use.
+    fn like_this(&self) -> Self {
+        let texts = [&self.event_id, &self.user_id, &self.item_id, &self.request_id, &self.action];
+        let room = |used: usize| used + used / 32;
+        Self::with_capacity(room(self.dates.len()), texts.map(|text| room(text.values_slice().len())))
     }
 
     pub(super) fn push(&mut self, event: &Event<'_>, position: i64) -> Result<(), IngestError> {
@@ -112,22 +136,23 @@ impl Columns {
 
     /// The events so far, as those of `file`; the builder is empty afterwards.
     pub(super) fn finish(&mut self, file: u32) -> Result<Batch, IngestError> {
-        let dates = std::mem::take(&mut self.dates);
+        let next = self.like_this();
+        let mut done = std::mem::replace(self, next);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.event_id.finish()),
-            Arc::new(self.user_id.finish()),
-            Arc::new(self.item_id.finish()),
-            Arc::new(self.ts.finish()),
-            Arc::new(self.request_id.finish()),
-            Arc::new(self.request_ts.finish()),
-            Arc::new(self.action.finish()),
-            Arc::new(self.value.finish()),
-            Arc::new(self.position.finish()),
-            Arc::new(UInt32Array::from(vec![file; dates.len()])),
-            Arc::new(self.key.finish()),
+            Arc::new(done.event_id.finish()),
+            Arc::new(done.user_id.finish()),
+            Arc::new(done.item_id.finish()),
+            Arc::new(done.ts.finish()),
+            Arc::new(done.request_id.finish()),
+            Arc::new(done.request_ts.finish()),
+            Arc::new(done.action.finish()),
+            Arc::new(done.value.finish()),
+            Arc::new(done.position.finish()),
+            Arc::new(UInt32Array::from(vec![file; done.dates.len()])),
+            Arc::new(done.key.finish()),
         ];
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns).map_err(build)?;
-        Ok(Batch { rows, dates })
+        Ok(Batch { rows, dates: done.dates })
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
 use arrow::compute::filter_record_batch;
@@ -28,6 +28,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemas::cli::Interrupt;
 use schemas::delta::{Root, Shard, Snapshot, TableError};
+use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
 use super::columns::{StagedRows, build};
@@ -61,7 +62,7 @@ pub(super) struct Written {
     /// File → how many of its events were duplicates.
     pub(super) duplicates: Vec<u64>,
     /// Items of the new events → file and position of the first.
-    pub(super) items: HashMap<String, Place>,
+    pub(super) items: KeyMap<String, Place>,
 }
 
 /// File and position.
@@ -89,17 +90,26 @@ impl Dates<'_> {
         let stored = self.stored.map(shards_by_date).unwrap_or_default();
         let dates = self.staged.dates();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let results = Mutex::new((written, Ok(())));
+        // Most items of a date are known from the table or from an earlier date: only the others are kept.
+        let items = RwLock::new(std::mem::take(&mut written.items));
+        let is_known = |id: &str, place: Place| {
+            let items = items.read().unwrap_or_else(PoisonError::into_inner);
+            items.get(id).is_some_and(|first| *first <= place) || is_item(id)
+        };
+        let results = Mutex::new((&mut *written, Ok(())));
         let work = || {
             while !stopped.load(Ordering::Relaxed) {
                 let Some(&date) = dates.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let text = date_text(date);
                 let stored = stored.get(text.as_str()).map(Vec::as_slice).unwrap_or_default();
-                let result = Date { dates: self, date, text: &text, stored }.write();
+                let result = Date { dates: self, date, text: &text, stored, is_known: &is_known }.write();
                 let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                 let (written, first_error) = &mut *results;
                 match result {
-                    Ok(done) => done.add_to(date, written, is_item),
+                    Ok(done) => {
+                        let mut items = items.write().unwrap_or_else(PoisonError::into_inner);
+                        done.add_to(date, written, &mut items);
+                    }
                     Err(error) => {
                         stopped.store(true, Ordering::Relaxed);
                         if first_error.is_ok() {
@@ -116,7 +126,9 @@ impl Dates<'_> {
             });
             work();
         });
-        results.into_inner().unwrap_or_else(PoisonError::into_inner).1
+        let result = results.into_inner().unwrap_or_else(PoisonError::into_inner).1;
+        written.items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result
     }
 }
 
@@ -126,6 +138,8 @@ struct Date<'a> {
     date: i32,
     text: &'a str,
     stored: &'a [&'a Shard],
+    /// Whether an item needs no index, or is known to have an event that comes no later.
+    is_known: &'a (dyn Fn(&str, Place) -> bool + Sync),
 }
 
 /// What became of a date.
@@ -133,20 +147,19 @@ struct Date<'a> {
 struct Done {
     shard: Option<NewShard>,
     duplicates: HashMap<u32, u64>,
-    items: HashMap<String, Place>,
+    /// Items that may need an index, with their first event in the date.
+    items: Vec<(String, Place)>,
 }
 
 impl Done {
-    fn add_to(self, date: i32, written: &mut Written, is_item: &dyn Fn(&str) -> bool) {
+    fn add_to(self, date: i32, written: &mut Written, items: &mut KeyMap<String, Place>) {
         written.shards.extend(self.shard.map(|shard| (date, shard)));
         for (file, n) in self.duplicates {
             written.duplicates[file as usize] += n;
         }
         for (id, place) in self.items {
-            if !is_item(&id) {
-                let first = written.items.entry(id).or_insert(place);
-                *first = place.min(*first);
-            }
+            let first = items.entry(id).or_insert(place);
+            *first = place.min(*first);
         }
     }
 }
@@ -229,7 +242,7 @@ impl Date<'_> {
     fn repeats(&self, staged: &Rows<'_>, rows: usize, slices: u64) -> Result<Repeats, IngestError> {
         let mut repeats = Repeats { rows, before: Vec::new() };
         for slice in 0..slices {
-            let (mut seen, mut file, mut at): (KeyMap<u32>, _, _) = (KeyMap::default(), None, 0);
+            let (mut seen, mut file, mut at): (KeyMap<u128, u32>, _, _) = (KeyMap::default(), None, 0);
             let mut any = false;
             for batch in staged.walk() {
                 self.check_interrupt()?;
@@ -314,7 +327,7 @@ impl Date<'_> {
         done: &mut Done,
     ) -> Result<(), IngestError> {
         let mut writer = None;
-        let (mut content, mut at) = (Content::default(), 0);
+        let (mut content, mut at, mut seen) = (Content::default(), 0, KeySet::default());
         for batch in staged.walk() {
             self.check_interrupt()?;
             let batch = batch?;
@@ -333,8 +346,8 @@ impl Date<'_> {
             let staged = StagedRows(&batch);
             let places = staged.files().iter().zip(staged.positions());
             for (item, (&file, &position)) in staged.items().iter().flatten().zip(places) {
-                if !done.items.contains_key(item) {
-                    done.items.insert(item.to_owned(), (file, position));
+                if seen.insert(hash128(item.as_bytes())) && !(self.is_known)(item, (file, position)) {
+                    done.items.push((item.to_owned(), (file, position)));
                 }
             }
             let writer = match &mut writer {

@@ -15,7 +15,7 @@ use schemas::delta::{Root, Snapshot};
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
 
 use super::error::IngestError;
-use super::source::Rejection;
+use super::record::Rejection;
 use crate::commit::{NewShard, ShardWriter};
 
 const BATCH_BYTES: usize = 4 << 20;

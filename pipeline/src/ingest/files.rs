@@ -142,7 +142,7 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
 /// The decompressed bytes of `file`, once its first bytes are what its name says. An empty file has none.
-pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read>, IngestError> {
+pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read + Send>, IngestError> {
     let path = &file.source;
     let fail = |e: std::io::Error| IngestError::read(path, e);
     let not = |problem: &str| IngestError::NotTheFormat { path: path.clone(), problem: problem.into() };

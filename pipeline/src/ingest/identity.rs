@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use schemas::hash::{hash128, mix64};
+use schemas::hash::{hash64, hash128, mix64};
 
 use super::mapping::Event;
 
@@ -42,15 +42,17 @@ pub(super) fn id_key(id: &str) -> u128 {
     number.unwrap_or_else(|| hash128(id.as_bytes()))
 }
 
-/// Keys that are as good as random need no other hash; a producer's hexadecimal numbers need a little mixing.
+/// A cheap hash for keys, which are nearly random already, and for the ids of items.
 #[derive(Default)]
 pub(super) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = mix64(self.0, u64::from(byte));
-        }
+        self.0 = mix64(self.0, hash64(bytes));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.0 = self.0.rotate_left(8) ^ u64::from(byte);
     }
 
     fn write_u128(&mut self, key: u128) {
@@ -67,7 +69,7 @@ fn mixed(key: u128) -> u64 {
 }
 
 pub(super) type KeySet = HashSet<u128, BuildHasherDefault<KeyHasher>>;
-pub(super) type KeyMap<V> = HashMap<u128, V, BuildHasherDefault<KeyHasher>>;
+pub(super) type KeyMap<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
 /// Which of `slices` equal parts of all keys this one is in.
 pub(super) fn slice_of(key: u128, slices: u64) -> u64 {

@@ -1,272 +1,357 @@
-//! One JSON object a line.
+//! One JSON object a line. Text without escapes is not copied.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use schemas::tables::Reason;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::blocks::{LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
-use super::input::Input;
-use super::source::{Need, RecordSource, Rejection, Step, Value, Wanted, no_such_column, trim_line_end};
+use super::record::{Need, Records, Rejection, Step, Value, Wanted, no_such_column, trim_line_end};
+use super::source::Reading;
 
-/// A required field that so many objects in a row do not have is not in the file at all.
+/// A required field that so many objects do not have is not in the file at all.
 const RECORDS_WITHOUT_FIELD_MAX: u64 = 1_000;
 
-pub(super) struct JsonlSource {
-    file: InputFile,
-    input: Input,
-    wanted: Vec<Wanted>,
-    values: Vec<Option<serde_json::Value>>,
-    seen: Vec<bool>,
-    /// Objects so far.
-    objects: u64,
-    /// The keys of the first object, for messages.
-    first_keys: Vec<String>,
-    /// Bytes of the current line, line end included, at the start of the input.
-    raw_len: usize,
-    /// The beginning of a line whose rest is gone from the input.
-    kept: Option<Vec<u8>>,
+/// Which fields of the objects are read.
+pub(super) struct JsonlLayout {
+    /// Each wanted field once: two slots may be read from one.
+    fields: Vec<String>,
+    /// Slot → field.
+    slots: Vec<usize>,
     max_record_bytes: usize,
 }
 
-impl JsonlSource {
-    pub(super) fn open(
-        file: &InputFile,
-        wanted: &[Wanted],
-        max_record_bytes: usize,
-        count: &ByteCount,
-    ) -> Result<Self, IngestError> {
-        let input = Input::new(open(file, count)?).map_err(|e| IngestError::read(&file.source, e))?;
-        let mut source = Self {
-            file: file.clone(),
-            input,
-            wanted: wanted.to_vec(),
-            values: vec![None; wanted.len()],
-            seen: vec![false; wanted.len()],
-            objects: 0,
-            first_keys: Vec::new(),
-            raw_len: 0,
-            kept: None,
-            max_record_bytes,
-        };
-        source.skip_empty_lines()?;
-        let line_end = source.input.data().iter().position(|&b| b == b'\n');
-        let line = &source.input.data()[..line_end.unwrap_or(source.input.data().len())];
-        if trim_line_end(line).trim_ascii_end() == b"[" || line.starts_with(b"[{") {
-            return Err(IngestError::NotTheFormat {
-                path: file.source.clone(),
-                problem: "is one JSON array and not JSON Lines; write one object a line".into(),
-            });
-        }
-        Ok(source)
+/// Opens `file`; its first block comes with the others.
+pub(super) fn open_jsonl(
+    file: &InputFile,
+    wanted: &[Wanted],
+    reading: Reading,
+    count: &ByteCount,
+) -> Result<(JsonlLayout, TextBlock, TextBlocks), IngestError> {
+    let Reading { max_record_bytes, block_bytes } = reading;
+    let mut blocks = TextBlocks::new(open(file, count)?, LineEnd::LineFeed, block_bytes, max_record_bytes);
+    let first = blocks.next().map_err(|e| IngestError::read(&file.source, e))?;
+    let first = first.unwrap_or(TextBlock { bytes: Vec::new(), last: true });
+    let line = first.bytes.trim_ascii_start();
+    let line = &line[..memchr::memchr(b'\n', line).unwrap_or(line.len())];
+    if line.trim_ascii_end() == b"[" || line.starts_with(b"[{") {
+        return Err(IngestError::NotTheFormat {
+            path: file.source.clone(),
+            problem: "is one JSON array and not JSON Lines; write one object a line".into(),
+        });
     }
+    let mut fields: Vec<String> = Vec::new();
+    let slots = wanted.iter().map(|wanted| {
+        fields.iter().position(|field| *field == wanted.column).unwrap_or_else(|| {
+            fields.push(wanted.column.clone());
+            fields.len() - 1
+        })
+    });
+    let slots = slots.collect();
+    Ok((JsonlLayout { fields, slots, max_record_bytes }, first, blocks))
+}
 
-    /// Moves to the first line with something in it; false at the end of the file.
-    fn skip_empty_lines(&mut self) -> Result<bool, IngestError> {
-        loop {
-            let blank = self.input.data().iter().take_while(|b| b.is_ascii_whitespace()).count();
-            self.input.consume(blank);
-            if !self.input.data().is_empty() {
-                return Ok(true);
-            }
-            if !self.input.more().map_err(|e| IngestError::read(&self.file.source, e))? {
-                return Ok(false);
-            }
-        }
-    }
+/// What the objects of a file had so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    objects: u64,
+    /// Slot → whether an object had the field.
+    slots: Vec<bool>,
+    /// The keys of the first object, for messages.
+    first_keys: Vec<String>,
+}
 
-    /// Finds the end of the line; false if it is too long, in which case the rest of it is passed over.
-    fn find_line(&mut self) -> Result<bool, IngestError> {
-        let mut searched = 0;
-        loop {
-            let data = self.input.data();
-            if let Some(at) = data[searched..].iter().position(|&b| b == b'\n') {
-                self.raw_len = searched + at + 1;
-                return Ok(trim_line_end(&data[..self.raw_len]).len() <= self.max_record_bytes);
-            }
-            searched = data.len();
-            // Two bytes more: a carriage return and a line feed.
-            if searched > self.max_record_bytes.saturating_add(2) {
-                self.kept = Some(data[..self.max_record_bytes].to_vec());
-                self.input.skip_line().map_err(|e| IngestError::read(&self.file.source, e))?;
-                self.raw_len = 0;
-                return Ok(false);
-            }
-            if !self.input.more().map_err(|e| IngestError::read(&self.file.source, e))? {
-                self.raw_len = searched;
-                return Ok(trim_line_end(self.input.data()).len() <= self.max_record_bytes);
-            }
+impl Seen {
+    /// Adds what the next block had.
+    pub(super) fn add(&mut self, next: Seen) {
+        if self.objects == 0 {
+            *self = next;
+            return;
         }
+        self.objects += next.objects;
+        self.slots.iter_mut().zip(next.slots).for_each(|(seen, next)| *seen |= next);
     }
 
     /// A required field that was in no object is an error of the configuration, not of each record.
-    fn check_fields(&self) -> Result<(), IngestError> {
-        let missing = self
-            .wanted
-            .iter()
-            .zip(&self.seen)
-            .find(|(wanted, seen)| wanted.need == Need::Required && !**seen);
-        match missing {
-            Some((wanted, _)) => Err(no_such_column(&self.file, "field", wanted, self.first_keys.clone())),
+    pub(super) fn check(&self, file: &InputFile, wanted: &[Wanted], ended: bool) -> Result<(), IngestError> {
+        if self.objects == 0 || (!ended && self.objects < RECORDS_WITHOUT_FIELD_MAX) {
+            return Ok(());
+        }
+        let mut missing =
+            wanted.iter().zip(&self.slots).filter(|(w, seen)| w.need == Need::Required && !**seen);
+        match missing.next() {
+            Some((wanted, _)) => Err(no_such_column(file, "field", wanted, self.first_keys.clone())),
             None => Ok(()),
         }
     }
+
+    /// Fields that the configuration names and no object of the file had.
+    pub(super) fn never<'w>(&self, wanted: &'w [Wanted]) -> impl Iterator<Item = &'w Wanted> {
+        let named = wanted.iter().zip(&self.slots).filter(|(w, seen)| w.need == Need::Named && !**seen);
+        named.map(|(wanted, _)| wanted)
+    }
 }
 
-impl RecordSource for JsonlSource {
-    fn advance(&mut self) -> Result<Step, IngestError> {
-        self.input.consume(std::mem::take(&mut self.raw_len));
-        self.kept = None;
-        if !self.skip_empty_lines()? {
-            if self.objects > 0 {
-                self.check_fields()?;
-            }
-            return Ok(Step::End);
+/// The objects of a block.
+pub(super) struct JsonlRecords<'a> {
+    layout: &'a JsonlLayout,
+    data: &'a [u8],
+    /// The block as text, if it is.
+    text: Option<&'a str>,
+    /// Where the line begins and ends, line end included.
+    start: usize,
+    end: usize,
+    values: Vec<Value<'a>>,
+    /// The field at each place of the last object: the next one mostly has the same order.
+    order: Vec<Option<usize>>,
+    seen: Seen,
+}
+
+impl<'a> JsonlRecords<'a> {
+    pub(super) fn new(layout: &'a JsonlLayout, block: &'a TextBlock) -> Self {
+        Self {
+            layout,
+            data: &block.bytes,
+            text: std::str::from_utf8(&block.bytes).ok(),
+            start: 0,
+            end: 0,
+            values: vec![Value::Absent; layout.fields.len()],
+            order: Vec::new(),
+            seen: Seen { slots: vec![false; layout.slots.len()], ..Seen::default() },
         }
-        let reject = |reason, message: String| Ok(Step::Rejected(Rejection::new(reason, message)));
-        if !self.find_line()? {
-            let message = format!("the line is longer than {} bytes", self.max_record_bytes);
-            return reject(Reason::TooLong, message);
+    }
+
+    pub(super) fn into_seen(self) -> Seen {
+        self.seen
+    }
+
+    fn line(&self) -> &'a [u8] {
+        trim_line_end(&self.data[self.start..self.end])
+    }
+
+    /// The line as text.
+    fn line_text(&self) -> Option<&'a str> {
+        let len = self.line().len();
+        match self.text {
+            Some(text) => text.get(self.start..self.start + len),
+            None => std::str::from_utf8(self.line()).ok(),
         }
-        let Ok(line) = std::str::from_utf8(trim_line_end(&self.input.data()[..self.raw_len])) else {
+    }
+
+    fn parse(&mut self, line: &'a str) -> Result<(), serde_json::Error> {
+        self.values.fill(Value::Absent);
+        let mut keys = (self.seen.objects == 0).then(Vec::new);
+        let mut parser = serde_json::Deserializer::from_str(line);
+        let object = Object {
+            fields: &self.layout.fields,
+            values: &mut self.values,
+            order: &mut self.order,
+            keys: &mut keys,
+        };
+        object.deserialize(&mut parser)?;
+        parser.end()?;
+        self.seen.objects += 1;
+        if let Some(keys) = keys {
+            self.seen.first_keys = keys;
+        }
+        for (seen, &field) in self.seen.slots.iter_mut().zip(&self.layout.slots) {
+            *seen |= self.values[field] != Value::Absent;
+        }
+        Ok(())
+    }
+}
+
+impl Records for JsonlRecords<'_> {
+    fn advance(&mut self) -> Step {
+        let rest = &self.data[self.end..];
+        let blank = rest.iter().take_while(|b| b.is_ascii_whitespace()).count();
+        self.start = self.end + blank;
+        let rest = &rest[blank..];
+        self.end = self.start + memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        if rest.is_empty() {
+            return Step::End;
+        }
+        let reject = |reason, message: String| Step::Rejected(Rejection::new(reason, message));
+        let max = self.layout.max_record_bytes;
+        if self.line().len() > max {
+            return reject(Reason::TooLong, format!("the line is longer than {max} bytes"));
+        }
+        let Some(line) = self.line_text() else {
             return reject(Reason::InvalidUtf8, "the line is not UTF-8".into());
         };
-        self.values.fill(None);
-        let mut keys = (self.objects == 0).then(Vec::new);
-        let mut parser = serde_json::Deserializer::from_str(line);
-        let object = Fields { wanted: &self.wanted, values: &mut self.values, keys: &mut keys };
-        if let Err(error) = object.deserialize(&mut parser).and_then(|()| parser.end()) {
-            // serde_json counts lines; here there is always one.
-            let message = error.to_string().replace(" at line 1 column ", " at byte ");
-            return reject(Reason::MalformedJson, message);
+        match self.parse(line) {
+            Ok(()) => Step::Record,
+            Err(error) => {
+                // serde_json counts lines; here there is always one.
+                let message = error.to_string().replace(" at line 1 column ", " at byte ");
+                reject(Reason::MalformedJson, message)
+            }
         }
-        self.objects += 1;
-        if let Some(keys) = keys {
-            self.first_keys = keys;
-        }
-        for (seen, value) in self.seen.iter_mut().zip(&self.values) {
-            *seen |= value.is_some();
-        }
-        if self.objects == RECORDS_WITHOUT_FIELD_MAX {
-            self.check_fields()?;
-        }
-        Ok(Step::Record)
     }
 
     fn value(&self, slot: usize) -> Value<'_> {
-        use serde_json::Value as Json;
-        match &self.values[slot] {
-            None => Value::Absent,
-            Some(Json::Null) => Value::Null,
-            Some(Json::String(text)) if text.is_empty() => Value::Null,
-            Some(Json::String(text)) => Value::Text(Cow::Borrowed(text)),
-            Some(Json::Bool(value)) => Value::Bool(*value),
-            Some(Json::Number(number)) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-                (Some(value), _, _) => Value::Int(value),
-                (None, Some(value), _) => Value::Text(Cow::Owned(value.to_string())),
-                (None, None, Some(value)) => Value::Float(value),
-                (None, None, None) => Value::Other("a number out of range"),
-            },
-            Some(Json::Object(_)) => Value::Other("an object"),
-            Some(Json::Array(elements)) => {
-                let texts = elements.iter().filter(|e| !e.is_null()).map(|element| match element {
-                    Json::String(text) => Some(Cow::Borrowed(text.as_str())),
-                    Json::Number(_) | Json::Bool(_) => Some(Cow::Owned(element.to_string())),
-                    _ => None,
-                });
-                texts
-                    .collect::<Option<Vec<_>>>()
-                    .map_or(Value::Other("a list of lists or objects"), Value::List)
-            }
+        match &self.values[self.layout.slots[slot]] {
+            Value::Text(text) if text.is_empty() => Value::Null,
+            Value::Text(text) => Value::Text(Cow::Borrowed(text)),
+            other => other.clone(),
         }
     }
 
     fn raw(&mut self) -> Result<Vec<u8>, IngestError> {
-        match &self.kept {
-            Some(kept) => Ok(kept.clone()),
-            None => {
-                let bytes = trim_line_end(&self.input.data()[..self.raw_len]);
-                Ok(bytes[..bytes.len().min(self.max_record_bytes)].to_vec())
-            }
-        }
+        let line = self.line();
+        Ok(line[..line.len().min(self.layout.max_record_bytes)].to_vec())
     }
 
-    fn never_seen(&self) -> Vec<usize> {
-        let named = |slot: &usize| self.wanted[*slot].need == Need::Named && !self.seen[*slot];
-        if self.objects == 0 { Vec::new() } else { (0..self.wanted.len()).filter(named).collect() }
+    fn done(&self) -> usize {
+        self.end
     }
 }
 
 /// Takes the wanted fields out of an object and passes over the others.
-struct Fields<'a> {
-    wanted: &'a [Wanted],
-    values: &'a mut [Option<serde_json::Value>],
-    keys: &'a mut Option<Vec<String>>,
+struct Object<'o, 'a> {
+    fields: &'o [String],
+    values: &'o mut [Value<'a>],
+    order: &'o mut Vec<Option<usize>>,
+    keys: &'o mut Option<Vec<String>>,
 }
 
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
+impl<'a> DeserializeSeed<'a> for Object<'_, 'a> {
     type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Fields<'_> {
+impl<'a> Visitor<'a> for Object<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(slots) = map.next_key_seed(Key { wanted: self.wanted, keys: &mut *self.keys })? {
-            // Two fields may be read from one key.
-            let mut slots = slots.into_iter();
-            match slots.next() {
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut place = 0;
+        loop {
+            let guess = self.order.get(place).copied().flatten();
+            let key = Key { fields: self.fields, guess, keys: &mut *self.keys };
+            let Some(field) = map.next_key_seed(key)? else { return Ok(()) };
+            match self.order.get_mut(place) {
+                Some(known) => *known = field,
+                None => self.order.push(field),
+            }
+            match field {
+                Some(field) => self.values[field] = map.next_value_seed(AnyValue)?,
                 None => {
                     map.next_value::<IgnoredAny>()?;
                 }
-                Some(first) => {
-                    let value: serde_json::Value = map.next_value()?;
-                    for slot in slots {
-                        self.values[slot] = Some(value.clone());
-                    }
-                    self.values[first] = Some(value);
-                }
             }
+            place += 1;
         }
-        Ok(())
     }
 }
 
-/// A key, as the slots that want it.
-struct Key<'a> {
-    wanted: &'a [Wanted],
-    keys: &'a mut Option<Vec<String>>,
+/// A key, as the field that it names.
+struct Key<'o> {
+    fields: &'o [String],
+    guess: Option<usize>,
+    keys: &'o mut Option<Vec<String>>,
 }
 
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Vec<usize>;
+impl<'a> DeserializeSeed<'a> for Key<'_> {
+    type Value = Option<usize>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<usize>, D::Error> {
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key<'_> {
-    type Value = Vec<usize>;
+    type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Vec<usize>, E> {
+    fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
         if let Some(keys) = self.keys {
             keys.push(key.to_owned());
         }
-        Ok((0..self.wanted.len()).filter(|&slot| self.wanted[slot].column == key).collect())
+        let guessed = self.guess.filter(|&guess| self.fields[guess] == key);
+        Ok(guessed.or_else(|| self.fields.iter().position(|field| field == key)))
+    }
+}
+
+/// Any JSON value, as far as a field can be read from it.
+struct AnyValue;
+
+impl<'a> DeserializeSeed<'a> for AnyValue {
+    type Value = Value<'a>;
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Value<'a>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'a> Visitor<'a> for AnyValue {
+    type Value = Value<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value<'a>, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value<'a>, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value<'a>, E> {
+        Ok(Value::Int(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value<'a>, E> {
+        Ok(i64::try_from(value).map_or_else(|_| Value::Text(Cow::Owned(value.to_string())), Value::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value<'a>, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'a str) -> Result<Value<'a>, E> {
+        Ok(Value::Text(Cow::Borrowed(value)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value<'a>, E> {
+        Ok(Value::Text(Cow::Owned(value.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut elements: A) -> Result<Value<'a>, A::Error> {
+        let mut texts = Some(Vec::new());
+        while let Some(element) = elements.next_element::<serde_json::Value>()? {
+            let text = match element {
+                serde_json::Value::Null => continue,
+                serde_json::Value::String(text) => Some(text),
+                number @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                    Some(number.to_string())
+                }
+                _ => None,
+            };
+            texts = texts.zip(text).map(|(mut texts, text)| {
+                texts.push(Cow::Owned(text));
+                texts
+            });
+        }
+        Ok(texts.map_or(Value::Other("a list of lists or objects"), Value::List))
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Value<'a>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Other("an object"))
     }
 }

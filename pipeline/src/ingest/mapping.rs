@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemas::config::{Events, TimeUnit};
 use schemas::tables::Reason;
 
-use super::source::{Need, RecordSource, Rejection, Value, Wanted};
+use super::record::{Need, Records, Rejection, Value, Wanted};
 use super::time::{parse, shortened};
 
 /// The action of events whose source has no action and whose configuration gives none.
@@ -83,7 +83,7 @@ impl Mapping {
     }
 
     /// The event in the current record.
-    pub(super) fn event<'a>(&self, record: &'a dyn RecordSource) -> Result<Event<'a>, Rejection> {
+    pub(super) fn event<'a>(&'a self, record: &'a impl Records) -> Result<Event<'a>, Rejection> {
         let name = |slot: usize| self.wanted[slot].column.as_str();
         let id = |slot| identity(record.value(slot), name(slot));
         let required = |slot: usize| id(slot)?.ok_or_else(|| missing(name(slot)));
@@ -97,7 +97,7 @@ impl Mapping {
             (Value::Absent, None) if !self.action_named => Cow::Borrowed(DEFAULT_ACTION),
             (value, constant) => match (identity(value, name(ACTION))?, constant) {
                 (Some(action), _) => action,
-                (None, Some(constant)) => Cow::Owned(constant.clone()),
+                (None, Some(constant)) => Cow::Borrowed(constant.as_str()),
                 (None, None) => return Err(missing(name(ACTION))),
             },
         };

@@ -4,7 +4,7 @@ use chrono::DateTime;
 use schemas::config::TimeUnit;
 use schemas::tables::Reason;
 
-use super::source::{Rejection, Value};
+use super::record::{Rejection, Value};
 
 /// The instant in `value`, or `None` where there is no value. `what` names the field in messages.
 pub(super) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Option<i64>, Rejection> {

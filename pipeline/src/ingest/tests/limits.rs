@@ -62,11 +62,12 @@ proptest! {
         second in prop::collection::vec(prop::collection::vec(row(), 1..80), 1..4),
         kib in 1u64..16,
         threads in 1usize..4,
+        block_bytes in 1usize..300,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let roomy = Limits { memory: MemorySize::bytes(1 << 30), threads: 1 };
-            let tight = Limits { memory: MemorySize::bytes(kib << 10), threads };
+            let roomy = Limits { memory: MemorySize::bytes(1 << 30), threads: 1, block_bytes: 1 << 20 };
+            let tight = Limits { memory: MemorySize::bytes(kib << 10), threads, block_bytes };
             let (mut one, mut other) = (Place::new(), Place::new());
             let mut stored = HashSet::new();
             for files in [&first, &second] {
@@ -91,7 +92,12 @@ async fn shards_keep_the_order_of_the_files() {
     let files: Vec<Vec<Row>> = rows.chunks(60).map(<[Row]>::to_vec).collect();
     for memory in [1 << 30, 1 << 14] {
         let mut place = Place::new();
-        ingest(&mut place, &files, Limits { memory: MemorySize::bytes(memory), threads: 2 }).await;
+        ingest(
+            &mut place,
+            &files,
+            Limits { memory: MemorySize::bytes(memory), threads: 2, block_bytes: 100 },
+        )
+        .await;
         let table = place.table(EVENTS).await;
         for shard in table.shards() {
             let mut places = Vec::new();

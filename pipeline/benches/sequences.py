@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""Compares `pipeline build-sequences` with the same job written in Polars and in DuckDB.
+
+    pip install polars duckdb pyarrow numpy
+    python3 pipeline/benches/sequences.py --config FILE --pipeline PATH [--root DIR] [--rounds 3]
+
+Each runs as a process of its own, in turn, with two threads: from the Parquet files of `events` and `items` to
+Parquet files with the columns of `sequences`. Prints the medians of wall time, CPU time and peak resident
+memory, and whether all answers are equal, list by list. Exits with 1 where they are not or one failed.
+
+The settings are fixed: all actions, session_gap 30m, batch_gap 1s, delta_tau 15m, max_len 200, ties in file
+order, leave-one-out, no SFT share. `--set` passes further settings (such as sequences.shards) to ours.
+
+In the peers' favour: they neither read `event_id` nor drop duplicates, they keep everything in memory, do not
+group users into shards, write no statistics of the build, and give no item an index. ROOT/sequences is
+deleted before each of our runs.
+
+This module also holds what both peers share, in numpy: with events as sorted integers, that was faster
+than the window functions of either. `Events.parts` is the entry.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+
+SESSION_GAP = 30 * 60 * 1000
+BATCH_GAP = 1000
+MARGIN = 15 * 60 * 1000
+MAX_LEN = 200
+HALF = MAX_LEN // 2
+THREADS = 2
+# Users are cut in parts of about so many events: two at a time, arrays that stay near the caches.
+PART_EVENTS = 1_000_000
+# Long histories are searched so many at a time.
+CUT_USERS = 2048
+LISTS = ["item_index", "ts", "session", "request", "visible_len", "role"]
+SETTINGS = ["sequences.actions=[]", 'sequences.session_gap="30m"', 'sequences.batch_gap="1s"',
+            'sequences.delta_tau="15m"', "sequences.max_len=200", 'sequences.ties="file-order"',
+            'sequences.split="leave-one-out"', "sequences.sft_share=0.0"]
+
+
+def snapshot(root, table):
+    """The files of the table's newest version, replayed from its log."""
+    directory = pathlib.Path(root, table)
+    files = {}
+    log = sorted(path for path in directory.glob("_delta_log/*.json") if path.stem.isdigit())
+    if not log or int(log[0].stem) != 0:
+        sys.exit(f"the log of {directory} does not begin at version 0; this script reads no checkpoints")
+    for entry in log:
+        for line in entry.read_text().splitlines():
+            action = json.loads(line)
+            if "add" in action:
+                files[action["add"]["path"]] = True
+            elif "remove" in action:
+                files.pop(action["remove"]["path"], None)
+    return sorted(str(directory / urllib.parse.unquote(path)) for path in files)
+
+
+# What both peers share.
+
+
+class Events:
+    """All events as numpy columns, in any order.
+
+    `user` numbers the users, `request` is 0 where none was logged and otherwise a hash (two requests of one
+    user are told apart by 63 bits or more), `source_rank` says how the values of `source` order as text.
+    """
+
+    def __init__(self, user, ts, item, request, source, position, source_rank, horizon=None):
+        import numpy as np
+
+        self.user, self.ts, self.item, self.request = user, ts, item, request
+        self.source, self.position, self.source_rank = source, position, source_rank
+        self.first_ts = int(ts.min()) - MARGIN - 1
+        self.ts_bits = (int(ts.max()) - self.first_ts).bit_length()
+        if int(user.max()).bit_length() + self.ts_bits > 63:
+            sys.exit("users and times do not fit into one 64-bit key")
+        # How many of the sorted keys lie before each of the sorted bounds.
+        self.horizon = horizon or (lambda keys, bounds: np.searchsorted(keys, bounds))
+
+    def parts(self, write):
+        """Calls `write(part, user, lists, offsets, target_from)` for each part of the users, two at a time."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        parts = THREADS
+        while parts * PART_EVENTS < len(self.user):
+            parts *= 2
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda part: write(part, *self.part(part, parts)), range(parts)))
+
+    def part(self, part, parts):
+        """The rows of the users whose number is `part`, modulo a power of two: values of lists, and offsets."""
+        import numpy as np
+
+        chosen = np.flatnonzero((self.user & (parts - 1)) == part)
+        if len(chosen) == 0:
+            empty = np.zeros(0, np.uint32)
+            return empty, {name: empty for name in LISTS}, np.zeros(1, np.int32), empty
+        order, key = self.sorted(chosen)
+        del chosen
+        n = len(key)
+        user = (key >> self.ts_bits).astype(np.int32)
+        new_user = np.empty(n, bool)
+        new_user[0] = True
+        np.not_equal(user[1:], user[:-1], out=new_user[1:])
+        begin = np.flatnonzero(new_user).astype(np.int32)
+        end = np.append(begin[1:], np.int32(n))
+        own_begin = np.repeat(begin, end - begin)
+        gap = np.empty(n, np.int64)
+        gap[0] = 0
+        np.subtract(key[1:], key[:-1], out=gap[1:])
+
+        session = np.cumsum(new_user | (gap > SESSION_GAP), dtype=np.int32)
+        session -= session[own_begin]
+        request, first = batches(self.request[order], user, new_user, gap)
+        request -= request[own_begin]
+        del gap, new_user, own_begin
+        # Positions in the part: the keys of all users before lie before the bound too.
+        visible = self.horizon(key, key - MARGIN).astype(np.int32)
+        np.minimum(visible, first, out=visible)
+        del first
+        ts = (key & ((1 << self.ts_bits) - 1)) + self.first_ts
+        del key
+        role = np.zeros(n, np.uint8)
+        held_out = end[end - begin >= 3]
+        role[held_out - 1] = 3
+        role[held_out - 2] = 2
+
+        own, segments = cut(begin, end, visible)
+        lengths = segments[:, :, 1] - segments[:, :, 0]
+        row_lengths = lengths.sum(axis=1)
+        offsets = np.zeros(len(own) + 1, np.int32)
+        np.cumsum(row_lengths, out=offsets[1:])
+        target_from = row_lengths - lengths[:, 2]
+
+        flat = lengths.ravel()
+        starts = segments[:, :, 0].ravel() - (np.cumsum(flat) - flat)
+        taken = np.repeat(starts.astype(np.int32), flat)
+        taken += np.arange(len(taken), dtype=np.int32)
+        # In a row without a hole what is visible is one stretch; the others are put right after.
+        row_visible = visible[taken]
+        row_visible -= np.repeat(segments[:, :, 0].min(axis=1, where=lengths > 0, initial=n), row_lengths)
+        np.maximum(row_visible, 0, out=row_visible)
+        spans = segments[:, :, 1].max(axis=1) - segments[:, :, 0].min(axis=1, where=lengths > 0, initial=n)
+        holed = np.flatnonzero(spans > row_lengths)
+        if len(holed):
+            places = np.repeat(offsets[holed] - (np.cumsum(row_lengths[holed]) - row_lengths[holed]),
+                               row_lengths[holed])
+            places += np.arange(len(places), dtype=np.int32)
+            bound = visible[taken[places]]
+            seen = np.zeros(len(places), np.int32)
+            for segment in range(3):
+                start = np.repeat(segments[holed, segment, 0], row_lengths[holed])
+                length = np.repeat(lengths[holed, segment], row_lengths[holed])
+                seen += np.clip(bound - start, 0, length)
+            row_visible[places] = seen
+        row_role = role[taken]
+        row_role[taken < np.repeat(own, row_lengths)] = 4
+        lists = {"item_index": self.item[order[taken]], "ts": ts[taken],
+                 "session": session[taken].view(np.uint32), "request": request[taken].view(np.uint32),
+                 "visible_len": row_visible.view(np.uint32), "role": row_role}
+        return user[own], lists, offsets, target_from.astype(np.uint32)
+
+    def sorted(self, chosen):
+        """The chosen events by user, time, source and position, and their keys of user and time."""
+        import numpy as np
+
+        key = self.user[chosen].astype(np.int64)
+        key <<= self.ts_bits
+        key += self.ts[chosen]
+        key -= self.first_ts
+        order = np.argsort(key)
+        key = key[order]
+        order = chosen[order]
+        # Equal times of one user are few: only those need the rest of the order.
+        equal = key[1:] == key[:-1]
+        if equal.any():
+            tied = np.zeros(len(key), bool)
+            tied[1:] = equal
+            tied[:-1] |= equal
+            tied = np.flatnonzero(tied)
+            events = order[tied]
+            source = self.source_rank[self.source[events]]
+            order[tied] = events[np.lexsort((self.position[events], source, key[tied]))]
+        return order, key
+
+
+def batches(request, user, new_user, gap):
+    """For sorted events: the batches begun up to each one's own, and the first event of its logged request
+    (of any other event: itself)."""
+    import numpy as np
+
+    n = len(request)
+    logged = request != 0
+    changes = np.empty(n, bool)
+    changes[0] = True
+    np.not_equal(request[1:], request[:-1], out=changes[1:])
+    changes |= new_user
+    first = np.arange(n, dtype=np.int32)
+    # The items of a request mostly stand together: it is enough to look at where a stretch begins.
+    heads = np.flatnonzero(changes & logged).astype(np.int32)
+    begins = ~logged
+    begins[1:] &= changes[1:] | logged[:-1] | (gap[1:] > BATCH_GAP)
+    if len(heads):
+        mixed = request[heads] ^ (user[heads].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        order = np.argsort(mixed)
+        mixed = mixed[order]
+        group = np.flatnonzero(np.append(True, mixed[1:] != mixed[:-1]))
+        firsts = np.minimum.reduceat(heads[order], group)
+        head_first = np.empty(len(heads), np.int32)
+        head_first[order] = np.repeat(firsts, np.diff(np.append(group, len(heads))))
+        stretch = np.cumsum(changes & logged, dtype=np.int32)
+        np.copyto(first, head_first[stretch - 1], where=logged)
+        begins[firsts] = True
+    begun = np.cumsum(begins, dtype=np.int32)
+    return begun[first], first
+
+
+def cut(begin, end, visible):
+    """Cuts histories [begin, end) into rows of at most MAX_LEN, in order.
+
+    Gives where each row's own positions begin, and three segments of positions: two of context, the older of
+    them mostly empty, and the row's own. In rounds, from the newest end of all long histories at once.
+    """
+    import numpy as np
+
+    short = end - begin <= MAX_LEN
+    rows = [np.stack([begin[short]] * 5 + [end[short]], axis=1)]
+    long_begin, long_end = begin[~short], end[~short]
+    # Histories of about one length end in about the same round.
+    by_length = np.argsort(long_begin - long_end, kind="stable")
+    for at in range(0, len(by_length), CUT_USERS):
+        block = by_length[at:at + CUT_USERS]
+        rows.extend(cut_block(long_begin[block], long_end[block], visible))
+    rows = np.concatenate(rows)
+    rows = rows[np.argsort(rows[:, 4])]
+    return rows[:, 4].copy(), rows.reshape(-1, 3, 2)
+
+
+def cut_block(begin, end, visible):
+    import numpy as np
+
+    back = np.arange(1, MAX_LEN + 1, dtype=np.int32)[:, None]
+    length = back
+    newest = True
+    while len(begin):
+        # The candidates of all histories: line k owns k + 1 positions.
+        a = end - back
+        v = visible[a]
+        start = v - HALF
+        np.minimum.accumulate(start, axis=0, out=start)
+        np.maximum(start, begin, out=start)
+        context_end = np.maximum.accumulate(v, axis=0, out=v)
+        np.minimum(context_end, a, out=context_end)
+        # Owning one position more never needs less, so what fits is counted.
+        whole = np.count_nonzero(end - np.minimum(start, a) <= MAX_LEN, axis=0)
+        holed = np.count_nonzero(context_end - np.minimum(start, context_end) + length <= MAX_LEN, axis=0)
+        must = 2 if newest else 1
+        take_whole = (whole >= must) & ((whole >= MAX_LEN // 4) | (end - whole == begin))
+        take_holed = ~take_whole & (holed >= must)
+        owned = np.where(take_whole, whole, np.where(take_holed, holed, must)).astype(np.int32)
+        each = np.arange(len(begin))
+        own = end - owned
+        until = np.where(take_whole, own, context_end[owned - 1, each])
+        since = np.minimum(start[owned - 1, each], until)
+        older = np.stack([since, since], axis=1)
+        rest = np.flatnonzero(~take_whole & ~take_holed)
+        if len(rest):
+            # The held-out positions stand on both sides of a burst: what each needs, newest first.
+            first, last = end[rest] - 2, begin[rest]
+            sees = np.sort(np.stack([visible[first], visible[first + 1]]), axis=0)
+            low = np.maximum(sees - HALF, last)
+            high = np.maximum(np.minimum(sees, first), low)
+            low_end = np.minimum(high[0], low[1])
+            surplus = np.maximum(low_end - low[0] + high[1] - low[1] + 2 - MAX_LEN, 0)
+            dropped = np.minimum(surplus, low_end - low[0])
+            older[rest] = np.stack([low[0] + dropped, low_end], axis=1)
+            since[rest], until[rest] = low[1] + surplus - dropped, high[1]
+        yield np.column_stack([older, since, until, own, end]).astype(np.int32)
+        # What is left of a history may fit into one row.
+        left = own - begin
+        last = (left > 0) & (left <= MAX_LEN)
+        if last.any():
+            yield np.stack([begin[last]] * 5 + [own[last]], axis=1)
+        more = left > MAX_LEN
+        begin, end = begin[more], own[more]
+        newest = False
+
+
+def arrow_table(user_id, lists, offsets, target_from):
+    """One part's rows as a table of Arrow; `user_id` is an array of Arrow, the rest are numpy's."""
+    import pyarrow as pa
+
+    columns = {"user_id": user_id}
+    for name in LISTS:
+        values = pa.array(lists[name])
+        if name == "ts":
+            values = values.view(pa.timestamp("ms", "UTC"))
+        columns[name] = pa.ListArray.from_arrays(pa.array(offsets), values)
+    columns["target_from"] = pa.array(target_from)
+    return pa.table(columns)
+
+
+def peer_arguments(doc):
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--root", required=True, help="directory of the tables")
+    parser.add_argument("--out", required=True, help="directory for the answer; created, and emptied")
+    args = parser.parse_args()
+    out = pathlib.Path(args.out)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    return snapshot(args.root, "events"), snapshot(args.root, "items"), out
