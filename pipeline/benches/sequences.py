@@ -2,18 +2,20 @@
 """Compares `pipeline build-sequences` with the same job written in Polars and in DuckDB.
 
     pip install polars duckdb pyarrow numpy
-    python3 pipeline/benches/sequences.py --config FILE --pipeline PATH [--root DIR] [--rounds 3]
+    python3 pipeline/benches/sequences.py --root DIR --config FILE --pipeline PATH [--rounds 3]
 
-Each runs as a process of its own, in turn, with two threads: from the Parquet files of `events` and `items` to
-Parquet files with the columns of `sequences`. Prints the medians of wall time, CPU time and peak resident
-memory, and whether all answers are equal, list by list. Exits with 1 where they are not or one failed.
+Each runs as a process of its own, in turn, on the same two cores with two threads: from the Parquet files of
+`events` and `items`, read once before, to Parquet files with the columns of `sequences`. Prints the medians of
+wall time, CPU time and peak resident memory, and whether all answers are equal, list by list. Exits with 1
+where they are not or one failed.
 
 The settings are fixed: all actions, session_gap 30m, batch_gap 1s, delta_tau 15m, max_len 200, ties in file
 order, leave-one-out, no SFT share. `--set` passes further settings (such as sequences.shards) to ours.
 
-In the peers' favour: they neither read `event_id` nor drop duplicates, they keep everything in memory, do not
-group users into shards, write no statistics of the build, and give no item an index. ROOT/sequences is
-deleted before each of our runs.
+In the peers' favour: they neither read `event_id` nor drop duplicates, keep everything in memory, do not group
+users into shards, commit to no table, count nothing, write no column statistics, and give no item an index. Where
+a log holds duplicates across commits, the answers differ for that reason. ROOT/sequences is deleted before
+each of our runs. Ours must be a release build: a development build is no comparison.
 
 This module also holds what both peers share, in numpy: with events as sorted integers, that was faster
 than the window functions of either. `Events.parts` is the entry.
@@ -74,7 +76,7 @@ class Events:
     """All events as numpy columns, in any order.
 
     `user` numbers the users, `request` is 0 where none was logged and otherwise a hash (two requests of one
-    user are told apart by 63 bits or more), `source_rank` says how the values of `source` order as text.
+    user are told apart by 63 bits), `source_rank` says how the values of `source` order as text.
     """
 
     def __init__(self, user, ts, item, request, source, position, source_rank, horizon=None):
@@ -267,7 +269,7 @@ def cut_block(begin, end, visible):
         whole = np.count_nonzero(end - np.minimum(start, a) <= MAX_LEN, axis=0)
         holed = np.count_nonzero(context_end - np.minimum(start, context_end) + length <= MAX_LEN, axis=0)
         must = 2 if newest else 1
-        take_whole = (whole >= must) & ((whole >= MAX_LEN // 4) | (end - whole == begin))
+        take_whole = whole >= MAX_LEN // 4
         take_holed = ~take_whole & (holed >= must)
         owned = np.where(take_whole, whole, np.where(take_holed, holed, must)).astype(np.int32)
         each = np.arange(len(begin))
@@ -321,3 +323,218 @@ def peer_arguments(doc):
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     return snapshot(args.root, "events"), snapshot(args.root, "items"), out
+
+
+# The runner.
+
+
+def answer(paths, column):
+    """One column of a table's files, as one array of Arrow."""
+    import pyarrow.parquet as pq
+    import pyarrow as pa
+
+    chunks = [chunk for path in paths for chunk in pq.ParquetFile(path).read(columns=[column]).column(0).chunks]
+    return pa.concat_arrays(chunks)
+
+
+class Answer:
+    """The rows of one answer, in an order that does not depend on its files: by user, and by the times of the
+    newest and the oldest position; among equal times as in the files."""
+
+    def __init__(self, paths):
+        import numpy as np
+
+        self.paths = paths
+        users = answer(paths, "user_id").dictionary_encode()
+        names = users.dictionary.to_numpy(zero_copy_only=False).astype(str)
+        rank = np.empty(len(names), np.int64)
+        rank[np.argsort(names)] = np.arange(len(names))
+        ts = answer(paths, "ts")
+        offsets, values = lists(ts)
+        self.order = np.lexsort((values[offsets[:-1]], values[offsets[1:] - 1], rank[users.indices.to_numpy()]))
+        self.users = names[users.indices.to_numpy()][self.order]
+        self.lengths = np.diff(offsets)[self.order]
+
+    def column(self, name):
+        """The type and the values of a column in the order of the rows."""
+        import numpy as np
+
+        column = answer(self.paths, name)
+        if name == "target_from":
+            return column.type, column.to_numpy()[self.order]
+        offsets, values = lists(column)
+        starts = offsets[:-1][self.order] - (np.cumsum(self.lengths) - self.lengths)
+        taken = np.repeat(starts, self.lengths) + np.arange(self.lengths.sum())
+        return column.type.value_type, values[taken]
+
+    def disagreement(self, other):
+        """What first differs from another answer, or None."""
+        import numpy as np
+
+        if len(self.users) != len(other.users):
+            return f"{len(other.users)} rows instead of {len(self.users)}"
+        for what in ["users", "lengths"]:
+            wrong = np.flatnonzero(getattr(self, what) != getattr(other, what))
+            if len(wrong):
+                return f"{what}: {len(wrong)} rows, first near user {self.users[wrong[0]]}"
+        ends = np.cumsum(self.lengths)
+        for name in LISTS + ["target_from"]:
+            (kind, values), (other_kind, other_values) = self.column(name), other.column(name)
+            if kind != other_kind:
+                return f"{name}: of type {other_kind} instead of {kind}"
+            wrong = np.flatnonzero(values != other_values)
+            if len(wrong):
+                row = wrong[0] if name == "target_from" else np.searchsorted(ends, wrong[0], side="right")
+                return (f"{name}: {len(wrong)} of {len(values)} values, first of user {self.users[row]}:"
+                        f" {other_values[wrong[0]]} instead of {values[wrong[0]]}")
+        return None
+
+
+def lists(column):
+    """Offsets and values of an array of lists as numpy's, times as numbers."""
+    import pyarrow as pa
+
+    values = column.flatten()
+    if pa.types.is_timestamp(values.type):
+        values = values.view(pa.int64())
+    offsets = column.offsets.to_numpy()
+    return (offsets - offsets[0]).astype("int64"), values.to_numpy()
+
+
+def measured(command, environment):
+    """Runs a command to its end: wall and CPU seconds, peak resident MiB, and its error where it failed."""
+    with tempfile.TemporaryFile() as said:
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        result = {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+        if process.returncode != 0:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit {process.returncode}"
+            result["failed"] = f"{how}: {lines[-1] if lines else 'said nothing'}"
+        return result
+
+
+def cpu_model():
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--root", required=True, help="directory of the tables")
+    parser.add_argument("--config", required=True, help="configuration for ours")
+    parser.add_argument("--pipeline", required=True, help="the program, as it is released")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", default="1GiB", help="budget for ours")
+    parser.add_argument("--only", default="ours,polars,duckdb")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for ours; may be repeated")
+    parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where the peers write")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    names = args.only.split(",")
+    if not set(names) <= {"ours", "polars", "duckdb"} or args.rounds < 1:
+        parser.error("--only takes ours, polars and duckdb; --rounds at least 1")
+
+    here = pathlib.Path(__file__).parent
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    development = "debug" in pathlib.Path(args.pipeline).resolve().parts
+    if development:
+        print("NOT A COMPARISON: --pipeline lies in a directory of development builds")
+    version = subprocess.run([args.pipeline, "--version"], capture_output=True, text=True, check=True)
+    about = {"pipeline": version.stdout.strip(), "python": platform.python_version(), "cpu": cpu_model(),
+             "cores": os.cpu_count(), "threads": THREADS, "memory": args.memory, "rounds": args.rounds,
+             "development_build": development}
+    about |= {name: importlib.metadata.version(name) for name in ["polars", "duckdb", "pyarrow", "numpy"]}
+    for key, value in about.items():
+        print(f"{key:18} {value}")
+
+    ours = [args.pipeline, "build-sequences", "--config", args.config, "--root", args.root,
+            "--threads", str(THREADS), "--memory", args.memory]
+    for setting in SETTINGS + args.set:
+        ours += ["--set", setting]
+    with tempfile.TemporaryDirectory(dir=args.scratch, prefix="sequences-") as scratch:
+        out = {name: pathlib.Path(scratch, name) for name in ["polars", "duckdb"]}
+        commands = {name: [sys.executable, str(here / f"sequences_{name}.py"), "--root", args.root,
+                           "--out", str(out[name])] for name in out} | {"ours": ours}
+        environment = os.environ | {"POLARS_MAX_THREADS": str(THREADS), "TMPDIR": args.scratch}
+        # Nobody pays for the first read of the disk.
+        for path in snapshot(args.root, "events") + snapshot(args.root, "items"):
+            with open(path, "rb") as file:
+                while file.read(1 << 24):
+                    pass
+        runs = {name: [] for name in names}
+        for turn in range(args.rounds):
+            for name in names[turn % len(names):] + names[:turn % len(names)]:
+                if name == "ours":
+                    shutil.rmtree(pathlib.Path(args.root, "sequences"), ignore_errors=True)
+                run = measured(commands[name], environment)
+                runs[name].append(run)
+                print(f"  round {turn + 1} {name:7} " + (f"FAILED, {run['failed']}" if "failed" in run else
+                      f"{run['wall_s']:8.2f} s {run['cpu_s']:8.2f} s CPU {run['peak_mib']:8.0f} MiB"), flush=True)
+        good = [name for name in names if not any("failed" in run for run in runs[name])]
+        failed = [name for name in names if name not in good]
+        result = report(args, names, good, runs)
+        differences = compare(args.root, good, out)
+    result |= {"about": about, "runs": runs, "failed": failed, "differences": differences}
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+    if failed or any(differences.values()):
+        sys.exit(1)
+
+
+def report(args, names, good, runs):
+    import pyarrow.parquet as pq
+
+    events = sum(pq.read_metadata(path).num_rows for path in snapshot(args.root, "events"))
+    print(f"\n{events} events, medians of {args.rounds}; "
+          "the peers read no event_id, drop no duplicates, and write no shards"
+          f"\n{'':9}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}{'events/s':>12}")
+    medians = {}
+    for name in names:
+        if name not in good:
+            count = sum("failed" in run for run in runs[name])
+            print(f"{name:9}FAILED in {count} of {args.rounds} rounds: "
+                  f"{next(run['failed'] for run in runs[name] if 'failed' in run)}")
+            continue
+        middle = {key: statistics.median(run[key] for run in runs[name]) for key in ["wall_s", "cpu_s", "peak_mib"]}
+        medians[name] = middle | {"events_per_s": events / middle["wall_s"]}
+        print(f"{name:9}{middle['wall_s']:9.2f}{middle['cpu_s']:9.2f}{middle['peak_mib']:10.0f}"
+              f"{events / middle['wall_s']:12.0f}")
+    ratios = {}
+    peers = [name for name in good if name != "ours"]
+    if "ours" in good and peers:
+        faster = min(peers, key=lambda name: medians[name]["wall_s"])
+        ratios["wall"] = medians[faster]["wall_s"] / medians["ours"]["wall_s"]
+        print(f"wall: {faster} / ours = {ratios['wall']:.2f}")
+        for name in peers:
+            ratios[f"memory_{name}"] = medians["ours"]["peak_mib"] / medians[name]["peak_mib"]
+            print(f"memory: ours / {name} = {ratios[f'memory_{name}']:.2f}")
+    return {"events": events, "medians": medians, "ratios": ratios}
+
+
+def compare(root, good, out):
+    """Compares the last answers with the first of them, exactly; says so, and gives what differs."""
+    paths = {name: snapshot(root, "sequences") if name == "ours" else sorted(map(str, out[name].glob("*.parquet")))
+             for name in good}
+    if len(good) < 2:
+        print("answers: nothing to compare")
+        return {}
+    first = Answer(paths[good[0]])
+    differences = {}
+    for name in good[1:]:
+        differences[name] = first.disagreement(Answer(paths[name]))
+        print(f"answers: {name} and {good[0]} " + (f"DISAGREE: {differences[name]}" if differences[name] else
+              f"are equal, {len(first.users)} rows of {first.lengths.sum()} positions"))
+    return differences
+
+
+if __name__ == "__main__":
+    main()

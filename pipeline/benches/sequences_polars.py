@@ -37,7 +37,9 @@ def main():
     sources = pl.Categorical(pl.Categories("source"))
     item_ids = pl.Categorical(pl.Categories("item"))
     catalogue = pl.read_parquet(items, columns=["item_id", "item_index"])
-    codes = catalogue["item_id"].cast(item_ids).to_physical().to_numpy()
+    # Kept until the events are read: the codes of a category live as long as some column of it.
+    coded = catalogue["item_id"].cast(item_ids)
+    codes = coded.to_physical().to_numpy()
     index = np.zeros(int(codes.max(initial=0)) + 1, np.uint32)
     index[codes] = catalogue["item_index"].to_numpy()
 
@@ -59,11 +61,12 @@ def main():
     columns = {name: frame[name].to_physical().to_numpy() for name in frame.columns}
     all_events = Events(columns["user_id"], columns["ts"], index[columns["item_id"]], columns["request"],
                         columns["source"], columns["position"], source_rank, horizon)
-    del frame, columns
+    del frame, columns, coded, codes, catalogue
 
     def write(part, user, lists, offsets, target_from):
         table = arrow_table(names.gather(user).to_arrow(), lists, offsets, target_from)
-        pl.from_arrow(table).write_parquet(out / f"{part}.parquet", compression="zstd", compression_level=1)
+        pl.from_arrow(table).write_parquet(out / f"{part}.parquet", compression="zstd", compression_level=1,
+                                         statistics=False)
 
     all_events.parts(write)
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array, StringArray, UInt32Array, UInt64Array};
+use arrow::array::{Array, StringArray};
 use arrow::compute::interleave_record_batch;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
@@ -148,9 +148,13 @@ impl Sorted {
         let mut start = 0;
         for end in ends {
             let rows = &mut order[start..end];
-            let key = |&(batch, row): &At| columns[batch as usize].key(row as usize);
-            if !rows.is_sorted_by_key(key) {
-                rows.sort_unstable_by_key(key);
+            let compare = |one: &At, two: &At| {
+                let (a, b) = (&columns[one.0 as usize], &columns[two.0 as usize]);
+                let (one, two) = (one.1 as usize, two.1 as usize);
+                a.ts[one].cmp(&b.ts[two]).then_with(|| a.rest(one).cmp(&b.rest(two)))
+            };
+            if !rows.is_sorted_by(|one, two| compare(one, two).is_le()) {
+                rows.sort_unstable_by(compare);
             }
             start = end;
         }
@@ -207,35 +211,30 @@ fn by_user(columns: &[Key<'_>]) -> (Vec<At>, Vec<usize>) {
     (order, ends)
 }
 
-/// The key columns of a batch behind the user.
+/// The key columns of a batch.
 struct Key<'a> {
     user: &'a StringArray,
-    ts: &'a Int64Array,
-    tie: &'a UInt64Array,
-    source: &'a UInt32Array,
-    position: &'a Int64Array,
-    event: &'a UInt64Array,
+    ts: &'a [i64],
+    tie: &'a [u64],
+    source: &'a [u32],
+    position: &'a [i64],
+    event: &'a [u64],
 }
 
 impl<'a> Key<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Self> {
         Ok(Self {
             user: as_string_array(batch.column(1))?,
-            ts: as_int64_array(batch.column(2))?,
-            tie: as_uint64_array(batch.column(3))?,
-            source: as_uint32_array(batch.column(4))?,
-            position: as_int64_array(batch.column(5))?,
-            event: as_uint64_array(batch.column(6))?,
+            ts: as_int64_array(batch.column(2))?.values(),
+            tie: as_uint64_array(batch.column(3))?.values(),
+            source: as_uint32_array(batch.column(4))?.values(),
+            position: as_int64_array(batch.column(5))?.values(),
+            event: as_uint64_array(batch.column(6))?.values(),
         })
     }
 
-    fn key(&self, row: usize) -> (i64, u64, u32, i64, u64) {
-        (
-            self.ts.value(row),
-            self.tie.value(row),
-            self.source.value(row),
-            self.position.value(row),
-            self.event.value(row),
-        )
+    /// What orders events at the same time.
+    fn rest(&self, row: usize) -> (u64, u32, i64, u64) {
+        (self.tie[row], self.source[row], self.position[row], self.event[row])
     }
 }

@@ -21,6 +21,7 @@
 //! **Refresh.** With [`Histories::refresh`] the pass gives the rows that own a fresh event, as they are but for
 //! the role of every other position, which is context: what was learned before is not a target again.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, BooleanArray, Int64Array, StringArray, UInt32Array, UInt64Array};
@@ -195,22 +196,28 @@ impl OpenUser {
         self.fresh.clear();
     }
 
-    /// Whether the row is the newest event once more. Copies that are equal in everything have equal keys, so
-    /// they are neighbours.
-    fn ends_with(&self, columns: &HistoryColumns<'_>, row: usize) -> bool {
-        self.ts.last() == Some(&columns.ts.value(row))
-            && self.event.last() == Some(&columns.event.value(row))
-            && self.place == columns.place(row)
-    }
-
-    fn push(&mut self, columns: &HistoryColumns<'_>, row: usize) {
-        self.ts.push(columns.ts.value(row));
-        self.item.push(columns.item.value(row));
-        self.event.push(columns.event.value(row));
-        self.request.push(columns.request(row));
-        self.request_ts.push(columns.request_ts(row));
-        self.fresh.push(columns.fresh.value(row));
-        self.place = columns.place(row);
+    /// Appends the rows, all of the open user; gives how many of them were an event once more. Copies that are
+    /// equal in everything have equal keys, so they are neighbours.
+    fn extend(&mut self, columns: &HistoryColumns<'_>, rows: Range<usize>) -> u64 {
+        let mut copies = 0;
+        self.ts.reserve(rows.len());
+        for row in rows {
+            if self.ts.last() == Some(&columns.ts.value(row))
+                && self.event.last() == Some(&columns.event.value(row))
+                && self.place == columns.place(row)
+            {
+                copies += 1;
+                continue;
+            }
+            self.ts.push(columns.ts.value(row));
+            self.item.push(columns.item.value(row));
+            self.event.push(columns.event.value(row));
+            self.request.push(columns.request(row));
+            self.request_ts.push(columns.request_ts(row));
+            self.fresh.push(columns.fresh.value(row));
+            self.place = columns.place(row);
+        }
+        copies
     }
 }
 
@@ -218,16 +225,17 @@ impl Pass for HistoryPass {
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         let columns = HistoryColumns::of(batch)?;
         let mut done = Vec::new();
-        for row in 0..batch.num_rows() {
-            let user = columns.user.value(row);
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let user = columns.user.value(start);
+            let end = (start..batch.num_rows()).find(|&row| columns.user.value(row) != user);
+            let end = end.unwrap_or(batch.num_rows());
             if self.open.ts.is_empty() || self.open.user != user {
                 self.close_user(&mut done)?;
-                self.open.begin(columns.bucket.value(row), user);
-            } else if self.open.ends_with(&columns, row) {
-                self.counts.duplicates += 1;
-                continue;
+                self.open.begin(columns.bucket.value(start), user);
             }
-            self.open.push(&columns, row);
+            self.counts.duplicates += self.open.extend(&columns, start..end);
+            start = end;
         }
         Ok(done)
     }
