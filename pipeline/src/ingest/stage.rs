@@ -118,10 +118,15 @@ impl Kept {
 
     fn rows(&self, date: i32) -> impl Iterator<Item = Result<RecordBatch, IngestError>> {
         let places = self.by_date.get(&date).map(Vec::as_slice).unwrap_or_default();
-        places.chunks(BATCH_ROWS).map(|places| self.gather(places))
+        chunks(places).map(|places| self.gather(places))
     }
 
     fn gather(&self, places: &[Place]) -> Result<RecordBatch, IngestError> {
+        if let [(batch, row), ..] = *places
+            && run_len(places) == places.len()
+        {
+            return Ok(self.batches[batch as usize].slice(row as usize, places.len()));
+        }
         // Only the batches that are needed: there may be thousands.
         let mut batches: Vec<&RecordBatch> = Vec::new();
         let mut last = None;
@@ -133,13 +138,36 @@ impl Kept {
             }
             indexes.push((batches.len() - 1, row as usize));
         }
-        if let ([batch], Some(&(_, first)), Some(&(_, end))) = (&batches[..], indexes.first(), indexes.last())
-            && end - first + 1 == indexes.len()
-        {
-            return Ok(batch.slice(first, indexes.len()));
-        }
         interleave_record_batch(&batches, &indexes).map_err(build)
     }
+}
+
+/// How many of the first places are neighbours in one batch.
+fn run_len(places: &[Place]) -> usize {
+    places.windows(2).take_while(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1).count()
+        + usize::from(!places.is_empty())
+}
+
+/// Cuts places into chunks of at most [`BATCH_ROWS`]. Neighbours that are many, as in a log in the order of
+/// time, are a chunk of their own, which need not be copied.
+fn chunks(mut places: &[Place]) -> impl Iterator<Item = &[Place]> {
+    const SLICE_ROWS: usize = 1 << 10;
+    std::iter::from_fn(move || {
+        let mut end = 0;
+        while end < places.len().min(BATCH_ROWS) {
+            let run = run_len(&places[end..]);
+            if run >= SLICE_ROWS && end > 0 {
+                break;
+            }
+            end += run;
+            if run >= SLICE_ROWS {
+                break;
+            }
+        }
+        let chunk;
+        (chunk, places) = places.split_at(end.min(BATCH_ROWS));
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 /// The accepted events of a run, by date.
@@ -187,6 +215,28 @@ impl Staged {
                     batches.into_iter().flatten().chain(error)
                 }))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn chunks_are_the_places_in_order(
+            runs in prop::collection::vec((0..3u32, 1..3_000u32), 0..40),
+        ) {
+            let mut places: Vec<Place> = Vec::new();
+            for (n, (skip, len)) in (0..).zip(runs) {
+                places.extend((skip..skip + len).map(|row| (n, row)));
+            }
+            let cut: Vec<&[Place]> = chunks(&places).collect();
+            prop_assert!(cut.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= BATCH_ROWS));
+            prop_assert_eq!(cut.concat(), places);
         }
     }
 }
