@@ -308,8 +308,13 @@ async fn check(log: Vec<Event>, commits: usize, config: Config) {
     }
 }
 
+/// How many cases of a property to try: `few`, or what PROPTEST_CASES says.
+fn cases(few: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(few)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
     #[test]
     fn sequences_are_what_sql_says(log in logs(), commits in 1usize..4, config in configs()) {
         tokio::runtime::Builder::new_multi_thread()

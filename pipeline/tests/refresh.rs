@@ -149,8 +149,13 @@ async fn check_cuts(log: Vec<Event>, cuts: BTreeSet<usize>, config: Config, comp
     assert_eq!(distinct, wanted);
 }
 
+/// How many cases of a property to try: `few`, or what PROPTEST_CASES says.
+fn cases(few: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(few)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
     #[test]
     fn refreshes_cover_each_new_event_once(
         log in logs(),

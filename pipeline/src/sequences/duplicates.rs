@@ -3,7 +3,7 @@
 //! Ingestion stores an event once; what a consumer's window of days let through is found here, in two steps:
 //!
 //! 1. While the log is read, [`Suspects`] collects 8 bytes an event: its date and a hash of its id. Equal
-//!    ones are suspects. They are dealt by hash to partitions that are sorted one by one, and that go to a
+//!    ones are suspects. They are dealt by hash to partitions that are looked through one by one, and that go to a
 //!    scratch file beyond their share of the memory.
 //! 2. The dates that have suspects are read once more, and the suspects compared by their ids themselves
 //!    ([`Repeated`]). Nearly always there are none, and nothing is read.
@@ -79,11 +79,7 @@ impl Suspects {
             let bytes = self.scratch.read(chunk).map_err(external)?;
             held.extend(bytes.as_chunks().0.iter().map(|&number| u64::from_le_bytes(number)));
         }
-        held.sort_unstable();
-        let mut equal: Vec<u64> =
-            held.array_windows().filter(|[one, two]| one == two).map(|&[one, _]| one).collect();
-        equal.dedup();
-        Ok(equal)
+        Ok(repeats(&held))
     }
 
     /// All suspects, found by `threads` at once.
@@ -110,6 +106,36 @@ impl Suspects {
 
 fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+/// The numbers that occur more than once. They go into a table with open places, where equal ones meet: a
+/// partition's fits into a core's cache, and takes a fraction of the time of a sort.
+fn repeats(numbers: &[u64]) -> Vec<u64> {
+    const FREE: u64 = 0;
+    let size = (numbers.len() * 2).next_power_of_two();
+    let mut table = vec![FREE; size];
+    let mut repeats = Vec::new();
+    let mut free_met = false;
+    for &number in numbers {
+        if number == FREE {
+            if std::mem::replace(&mut free_met, true) {
+                repeats.push(number);
+            }
+            continue;
+        }
+        // The low bits are the partition's; the middle ones are the best mixed.
+        let mut place = (number >> 8) as usize & (size - 1);
+        while table[place] != FREE && table[place] != number {
+            place = (place + 1) & (size - 1);
+        }
+        if table[place] == number {
+            repeats.push(number);
+        }
+        table[place] = number;
+    }
+    repeats.sort_unstable();
+    repeats.dedup();
+    repeats
 }
 
 /// One stream's way into [`Suspects`].
@@ -307,6 +333,18 @@ mod tests {
             let expected = [7u64, 99_999].map(|n| suspect(-3, hash64(&n.to_le_bytes())));
             assert_eq!(all.scratch.bytes() > 0, memory == 0);
             assert_eq!(all.find(3).unwrap(), HashSet::from(expected));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn repeats_are_what_a_sort_says(numbers in proptest::collection::vec(0u64..200, 0..300)) {
+            let mut sorted = numbers.clone();
+            sorted.sort_unstable();
+            let mut expected: Vec<u64> =
+                sorted.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+            expected.dedup();
+            proptest::prop_assert_eq!(repeats(&numbers), expected);
         }
     }
 

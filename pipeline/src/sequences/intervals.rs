@@ -1,17 +1,15 @@
 //! Measuring the request intervals of a log, from which `Δτ` is chosen (§3.2.2).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::physical_expr::LexOrdering;
 use schemas::history::{request_intervals, session_ordinals};
 use serde::Serialize;
 
-use super::keys::{HISTORY_SCHEMA, key_order};
+use super::order::HISTORY_SCHEMA;
 use super::pass::HistoryColumns;
 use crate::engine::{Pass, PassSpec};
 
@@ -22,28 +20,57 @@ pub const INTERVALS_MIN: u64 = 1_000;
 /// ends after minutes, so these are some million counters at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Intervals {
-    counts: HashMap<i64, u64, foldhash::fast::FixedState>,
+    /// Not counted yet.
+    new: Vec<i64>,
+    /// Interval and how often, ascending.
+    counts: Vec<(i64, u64)>,
 }
+
+/// New intervals are counted when there are so many, all at once.
+const NEW_MAX: usize = 1 << 20;
 
 impl Intervals {
     /// Adds those of one user's history.
     pub(super) fn add_history(&mut self, session: &[u32], request_ts: &[Option<i64>]) {
-        for interval in request_intervals(session, request_ts) {
-            *self.counts.entry(interval).or_default() += 1;
+        request_intervals(session, request_ts, &mut self.new);
+        if self.new.len() > NEW_MAX {
+            self.count();
         }
     }
 
     /// Adds what another pass measured.
-    pub(super) fn add(&mut self, other: Self) {
-        for (interval, n) in other.counts {
-            *self.counts.entry(interval).or_default() += n;
+    pub(super) fn add(&mut self, mut other: Self) {
+        other.count();
+        self.merge(other.counts);
+    }
+
+    fn count(&mut self) {
+        let mut new = std::mem::take(&mut self.new);
+        new.sort_unstable();
+        let counted = new.chunk_by(|a, b| a == b).map(|equal| (equal[0], equal.len() as u64)).collect();
+        self.merge(counted);
+        new.clear();
+        self.new = new;
+    }
+
+    /// Adds counters; both are ascending.
+    fn merge(&mut self, other: Vec<(i64, u64)>) {
+        let mut merged = Vec::with_capacity(self.counts.len() + other.len());
+        let (mut one, mut two) = (self.counts.iter().peekable(), other.iter().peekable());
+        while let (Some(&&(a, n)), Some(&&(b, m))) = (one.peek(), two.peek()) {
+            merged.push((a.min(b), if a <= b { n } else { 0 } + if b <= a { m } else { 0 }));
+            one.next_if(|_| a <= b);
+            two.next_if(|_| b <= a);
         }
+        merged.extend(one);
+        merged.extend(two);
+        self.counts = merged;
     }
 
     /// What they say, where there are any.
-    pub(super) fn summary(&self) -> Option<RequestIntervals> {
-        let mut intervals: Vec<(i64, u64)> = self.counts.iter().map(|(&ms, &n)| (ms, n)).collect();
-        intervals.sort_unstable();
+    pub(super) fn summary(&mut self) -> Option<RequestIntervals> {
+        self.count();
+        let intervals = &self.counts;
         let count: u64 = intervals.iter().map(|(_, n)| n).sum();
         // The smallest interval that at least this share of them does not exceed.
         let quantile = |share: f64| {
@@ -122,10 +149,6 @@ impl PassSpec for Measure {
         HISTORY_SCHEMA.clone()
     }
 
-    fn input_order(&self) -> Option<LexOrdering> {
-        Some(key_order())
-    }
-
     fn start(&self) -> Box<dyn Pass> {
         Box::new(MeasurePass {
             session_gap_ms: self.session_gap_ms,
@@ -158,14 +181,13 @@ impl MeasurePass {
 impl Pass for MeasurePass {
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         let columns = HistoryColumns::of(batch)?;
-        for row in 0..batch.num_rows() {
-            if columns.user(row) != self.user {
+        for (user, rows) in columns.users() {
+            if user != self.user {
                 self.close_user();
-                self.user = columns.user(row).to_owned();
+                self.user = user.to_owned();
             }
-            // A second copy of an event has the same times, and changes nothing.
-            self.ts.push(columns.ts(row));
-            self.request_ts.push(columns.request_ts(row));
+            self.ts.extend_from_slice(columns.ts(rows.clone()));
+            self.request_ts.extend(columns.request_ts(rows));
         }
         Ok(Vec::new())
     }

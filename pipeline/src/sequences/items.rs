@@ -11,7 +11,6 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::cast::{as_string_array, as_uint32_array};
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot, TableError};
-use schemas::hash::hash128;
 use schemas::tables::{ITEM_COLUMNS, ITEMS, NO_ITEM, items_schema};
 
 use super::BuildError;
@@ -44,7 +43,7 @@ impl Catalogue {
                 let indexes = as_uint32_array(batch.column(1))?;
                 for (id, index) in ids.iter().flatten().zip(indexes.iter().flatten()) {
                     catalogue.last = catalogue.last.max(index);
-                    if known.insert(hash128(id.as_bytes()), index).is_some() {
+                    if !known.insert(id, index) {
                         return Err(BuildError::Items { problem: format!("item `{id}` has two rows") });
                     }
                 }

@@ -19,17 +19,17 @@
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, BooleanBuilder, Date32Array, Int64Array, Int64Builder, StringBuilder,
-    StringViewArray, TimestampMillisecondArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, Date32Array, Int64Array, StringBuilder, StringViewArray,
+    TimestampMillisecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
 use arrow::compute::{SortOptions, filter_record_batch};
 use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
 use datafusion::common::cast::{
-    as_boolean_array, as_int64_array, as_primitive_array, as_string_array, as_string_view_array,
+    as_int64_array, as_primitive_array, as_string_array, as_string_view_array, as_uint8_array,
     as_uint32_array, as_uint64_array,
 };
-use datafusion::common::{DataFusionError, Result};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use schemas::cli::Progress;
@@ -110,16 +110,16 @@ pub(super) static KEYED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("event", DataType::UInt64, false),
         Field::new("item", DataType::UInt32, false),
         Field::new("request", DataType::UInt64, false),
-        Field::new("request_ts", DataType::Int64, true),
-        Field::new("fresh", DataType::Boolean, false),
+        Field::new("request_ts", DataType::Int64, false),
+        Field::new("fresh", DataType::UInt8, false),
     ]))
 });
 
 /// About the bytes of a keyed event.
 pub(super) const KEYED_ROW_BYTES: usize = 64;
 
-/// The columns of an event of a history: the sort key first, in this order.
-pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+/// The columns of an event that can be sorted: the key first, in its order.
+pub(super) static SORTABLE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         bucket_field(),
         Field::new("user_id", DataType::Utf8, false),
@@ -130,20 +130,23 @@ pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("event", DataType::UInt64, false),
         Field::new("item_index", DataType::UInt32, false),
         Field::new("request", DataType::UInt64, false),
-        Field::new("request_ts", DataType::Int64, true),
-        Field::new("fresh", DataType::Boolean, false),
+        Field::new("request_ts", DataType::Int64, false),
+        Field::new("fresh", DataType::UInt8, false),
     ]))
 });
 
-/// The order of [`HISTORY_SCHEMA`] that the history pass needs: by the first seven columns.
-pub fn key_order() -> LexOrdering {
+/// The order of [`SORTABLE_SCHEMA`] that makes histories: by the first seven columns.
+pub(super) fn key_order() -> LexOrdering {
     [0, 1, 2, 3, 4, 5, 6]
         .map(|index| PhysicalSortExpr {
-            expr: Arc::new(Column::new(HISTORY_SCHEMA.field(index).name(), index)),
+            expr: Arc::new(Column::new(SORTABLE_SCHEMA.field(index).name(), index)),
             options: SortOptions { descending: false, nulls_first: false },
         })
         .into()
 }
+
+/// "No request time", an instant that no log may have.
+pub(super) const NO_TIME: i64 = i64::MIN;
 
 /// "No request id".
 pub(super) const NO_REQUEST: u64 = 0;
@@ -231,6 +234,7 @@ impl Pass for KeyPass {
         let records = Records::of(batch)?;
         let rows = batch.num_rows();
         let mut keyed = Keyed::with_capacity(rows);
+        let items = self.learned.items.codes(records.item);
         let mut source = 0;
         for row in 0..rows {
             let event = hash64(records.event.value(row).as_bytes());
@@ -239,7 +243,6 @@ impl Pass for KeyPass {
             if row == 0 || records.source.value(row) != records.source.value(row - 1) {
                 source = self.learned.sources.code(records.source.value(row));
             }
-            let item = self.learned.items.code(records.item.value(row));
             if !self.is_wanted(records.action.value(row)) {
                 self.counts.filtered += 1;
                 continue;
@@ -256,14 +259,13 @@ impl Pass for KeyPass {
             keyed.source.push(source);
             keyed.position.push(records.position.value(row));
             keyed.event.push(event);
-            keyed.item.push(item);
+            keyed.item.push(items[row]);
             keyed
                 .request
                 .push(request_hash(records.request.is_valid(row).then(|| records.request.value(row))));
-            keyed.fresh.append_value(self.is_fresh(records.date.value(row), event));
-            keyed
-                .request_ts
-                .append_option(records.request_ts.is_valid(row).then(|| records.request_ts.value(row)));
+            let request_ts = records.request_ts.is_valid(row).then(|| records.request_ts.value(row));
+            keyed.request_ts.push(request_ts.unwrap_or(NO_TIME));
+            keyed.fresh.push(u8::from(self.is_fresh(records.date.value(row), event)));
         }
         self.counts.events += rows as u64;
         self.learned.progress.lock().unwrap_or_else(PoisonError::into_inner).add(rows as u64);
@@ -288,8 +290,8 @@ struct Keyed {
     event: Vec<u64>,
     item: Vec<u32>,
     request: Vec<u64>,
-    request_ts: Int64Builder,
-    fresh: BooleanBuilder,
+    request_ts: Vec<i64>,
+    fresh: Vec<u8>,
 }
 
 impl Keyed {
@@ -303,8 +305,8 @@ impl Keyed {
             event: Vec::with_capacity(rows),
             item: Vec::with_capacity(rows),
             request: Vec::with_capacity(rows),
-            request_ts: Int64Builder::with_capacity(rows),
-            fresh: BooleanBuilder::with_capacity(rows),
+            request_ts: Vec::with_capacity(rows),
+            fresh: Vec::with_capacity(rows),
         }
     }
 
@@ -318,8 +320,8 @@ impl Keyed {
             Arc::new(UInt64Array::from(self.event)),
             Arc::new(UInt32Array::from(self.item)),
             Arc::new(UInt64Array::from(self.request)),
-            Arc::new(self.request_ts.finish()),
-            Arc::new(self.fresh.finish()),
+            Arc::new(Int64Array::from(self.request_ts)),
+            Arc::new(UInt8Array::from(self.fresh)),
         ];
         Ok(RecordBatch::try_new(KEYED_SCHEMA.clone(), columns)?)
     }
@@ -345,7 +347,7 @@ impl Resolution {
     }
 }
 
-/// The pass from [`KEYED_SCHEMA`] to [`HISTORY_SCHEMA`]. Memory: one batch.
+/// The pass from [`KEYED_SCHEMA`] to [`SORTABLE_SCHEMA`]. Memory: one batch.
 #[derive(Debug)]
 pub(super) struct Resolve(pub Arc<Resolution>);
 
@@ -355,7 +357,7 @@ impl PassSpec for Resolve {
     }
 
     fn schema(&self) -> SchemaRef {
-        HISTORY_SCHEMA.clone()
+        SORTABLE_SCHEMA.clone()
     }
 
     fn start(&self) -> Box<dyn Pass> {
@@ -378,22 +380,21 @@ impl Pass for ResolvePass {
             Some(seed) => event.values().iter().map(|&event| mix64(seed, event)).collect(),
             None => UInt64Array::from(vec![0; batch.num_rows()]),
         };
-        let rank = |&code: &u32| {
-            let rank = ranks.get(code as usize).copied();
-            rank.ok_or_else(|| DataFusionError::Internal(format!("source code {code} stands for nothing")))
-        };
-        let rank = source.values().iter().map(rank).collect::<Result<Vec<_>>>()?;
-        let index: UInt32Array = item.values().iter().map(|&code| items.index(code)).collect();
         let mut columns = batch.columns().to_vec();
-        columns[3] = Arc::new(UInt32Array::from(rank));
-        columns[6] = Arc::new(index);
+        // The scan gave these codes, so each has a rank and an index.
+        let rank: UInt32Array = source.values().iter().map(|&code| ranks[code as usize]).collect();
+        columns[3] = Arc::new(rank);
+        if !items.all_known() {
+            let index: UInt32Array = item.values().iter().map(|&code| items.index(code)).collect();
+            columns[6] = Arc::new(index);
+        }
         columns.insert(3, Arc::new(tie));
         if repeated.is_empty() {
-            return Ok(vec![RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?]);
+            return Ok(vec![RecordBatch::try_new(SORTABLE_SCHEMA.clone(), columns)?]);
         }
         let (kept, fresh) = self.without_copies(batch)?;
         columns[10] = Arc::new(fresh);
-        let resolved = RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?;
+        let resolved = RecordBatch::try_new(SORTABLE_SCHEMA.clone(), columns)?;
         Ok(vec![filter_record_batch(&resolved, &kept)?])
     }
 
@@ -406,7 +407,7 @@ impl Pass for ResolvePass {
 
 impl ResolvePass {
     /// Which rows are no later copies, and which are fresh.
-    fn without_copies(&mut self, batch: &RecordBatch) -> Result<(BooleanArray, BooleanArray)> {
+    fn without_copies(&mut self, batch: &RecordBatch) -> Result<(BooleanArray, UInt8Array)> {
         let repeated = &self.resolution.repeated;
         let user = as_string_array(batch.column(1))?;
         let ts = as_int64_array(batch.column(2))?;
@@ -415,7 +416,7 @@ impl ResolvePass {
         let event = as_uint64_array(batch.column(5))?;
         let item = as_uint32_array(batch.column(6))?;
         let request = as_uint64_array(batch.column(7))?;
-        let was_fresh = as_boolean_array(batch.column(9))?;
+        let was_fresh = as_uint8_array(batch.column(9))?;
         let rows = 0..batch.num_rows();
         let kept: BooleanArray = rows
             .clone()
@@ -433,9 +434,8 @@ impl ResolvePass {
             })
             .collect();
         self.duplicates += kept.false_count() as u64;
-        let fresh = rows
-            .map(|row| Some(was_fresh.value(row) && !repeated.is_stale(event.value(row), ts.value(row))))
-            .collect();
+        let still = |row: usize| u8::from(!repeated.is_stale(event.value(row), ts.value(row)));
+        let fresh = rows.map(|row| was_fresh.value(row) & still(row)).collect();
         Ok((kept, fresh))
     }
 }

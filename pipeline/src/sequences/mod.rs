@@ -62,7 +62,7 @@ use crate::scan::{Groups, Resources, SnapshotTable, balanced};
 pub use error::BuildError;
 pub use intervals::{INTERVALS_MIN, RequestIntervals};
 pub(crate) use items::stored_schema as stored_items_schema;
-pub use keys::{HISTORY_SCHEMA, key_order};
+pub use order::HISTORY_SCHEMA;
 pub use pass::Settings;
 pub use report::{BuildReport, Counts, Targets};
 pub use rows::ROWS_SCHEMA;
@@ -132,6 +132,7 @@ async fn run(
     let mut builder = Builder { config, resources, context: resources.session()?, fresh };
     let log = SnapshotTable::new(events.clone(), &scan_schema());
     let (buckets, learned) = builder.scatter(&log, item_codes).await?;
+    let seconds_reading = started.elapsed().as_secs_f64();
     let mut counts = std::mem::take(&mut *learned.counts.lock().unwrap_or_else(PoisonError::into_inner));
     if counts.events == 0 {
         return Err(BuildError::NoEvents { version: events.version() });
@@ -177,7 +178,8 @@ async fn run(
     let committed = commit(root, change).await?;
     let written = root.snapshot_at(table, committed.version).await?;
     let written = written.ok_or(BuildError::Vanished { table, version: committed.version })?;
-    Ok(reporter.report(items_version, &written, Some((counts, buckets.spilled_bytes()))))
+    let built = Built { counts, spilled_bytes: buckets.spilled_bytes(), seconds_reading };
+    Ok(reporter.report(items_version, &written, Some(built)))
 }
 
 /// The stages of a build.
@@ -274,7 +276,7 @@ impl Builder<'_> {
     fn histories(&self, buckets: &Arc<Buckets>, resolution: &Arc<Resolution>) -> Arc<dyn ExecutionPlan> {
         let leaf = Arc::new(BucketExec::new(Arc::clone(buckets)));
         let resolved = Arc::new(PassExec::new(Arc::new(Resolve(Arc::clone(resolution))), leaf));
-        Arc::new(BucketSortExec::new(resolved, self.resources.bucket_bytes()))
+        Arc::new(BucketSortExec::new(resolved, self.resources.bucket_bytes(), Arc::clone(resolution)))
     }
 
     /// `delta_tau = "auto"`: stage 2 up to the histories, to measure the request intervals of all users.
@@ -316,7 +318,7 @@ impl Builder<'_> {
         let shards = self.each_partition(&[Arc::new(plan)], collect).await?;
 
         counts.add(&resolution.counts.lock().unwrap_or_else(PoisonError::into_inner));
-        let (passed, intervals) = &*total.lock().unwrap_or_else(PoisonError::into_inner);
+        let (passed, intervals) = &mut *total.lock().unwrap_or_else(PoisonError::into_inner);
         counts.add(passed);
         let sum = |column: usize| -> u64 {
             let column = shards.iter().map(|batch| batch.column(column).as_primitive::<UInt64Type>());
@@ -434,6 +436,13 @@ fn told(table: &Snapshot) -> Option<RequestIntervals> {
     })
 }
 
+/// What is known of a build that was made now.
+struct Built {
+    counts: Counts,
+    spilled_bytes: u64,
+    seconds_reading: f64,
+}
+
 struct Reporter<'a> {
     config: &'a Config,
     events: &'a Snapshot,
@@ -442,11 +451,13 @@ struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
-    /// The report on `table`, which was built now (then with counts and spilled bytes) or before.
-    fn report(&self, items_version: u64, table: &Snapshot, built: Option<(Counts, u64)>) -> BuildReport {
+    /// The report on `table`, which was built now or before.
+    fn report(&self, items_version: u64, table: &Snapshot, built: Option<Built>) -> BuildReport {
         let seconds = self.started.elapsed().as_secs_f64();
         let sequences = &self.config.sequences;
-        let (counts, spilled_bytes) = built.unzip();
+        let spilled_bytes = built.as_ref().map(|built| built.spilled_bytes);
+        let seconds_reading = built.as_ref().map(|built| built.seconds_reading);
+        let counts = built.map(|built| built.counts);
         BuildReport {
             table: if self.since.is_some() { REFRESH } else { SEQUENCES },
             since: self.since,
@@ -466,6 +477,7 @@ impl Reporter<'_> {
             events_per_second: counts.as_ref().map(|counts| counts.events as f64 / seconds),
             counts,
             spilled_bytes,
+            seconds_reading,
             seconds,
         }
     }

@@ -10,46 +10,74 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, PoisonError};
 
-use arrow::array::{Array, StringArray};
-use arrow::compute::interleave_record_batch;
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, StringArray, StringBuilder,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::cast::{as_int64_array, as_string_array, as_uint32_array, as_uint64_array};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
-use super::keys::{HISTORY_SCHEMA, key_order};
+use super::keys::{Resolution, key_order};
+use crate::engine::{Pass, PassExec, PassSpec, bucket_field};
 
 /// Rows of a batch in order.
 const BATCH_ROWS: usize = 8_192;
 
-/// Sorts every partition of `input`, each one bucket of [`HISTORY_SCHEMA`], by [`key_order`].
+/// The columns of an event of a history. A user's events stand together, in their order and each once; users
+/// come in text order.
+pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        bucket_field(),
+        Field::new("user_id", DataType::Utf8, false),
+        Field::new("ts", DataType::Int64, false),
+        Field::new("event", DataType::UInt64, false),
+        Field::new("item_index", DataType::UInt32, false),
+        Field::new("request", DataType::UInt64, false),
+        Field::new("request_ts", DataType::Int64, false),
+        Field::new("fresh", DataType::UInt8, false),
+    ]))
+});
+
+/// Where the columns of [`HISTORY_SCHEMA`] are in [`SORTABLE_SCHEMA`](super::keys::SORTABLE_SCHEMA).
+const FROM_SORTABLE: [usize; 8] = [0, 1, 2, 6, 7, 8, 9, 10];
+
+/// From every partition of `input`, each one bucket of sortable events, the histories
+/// ([`HISTORY_SCHEMA`]) by [`key_order`].
 #[derive(Debug)]
 pub(super) struct BucketSortExec {
     input: Arc<dyn ExecutionPlan>,
     /// Bytes that a bucket may have in memory.
     memory_bytes: usize,
+    /// Where copies are counted.
+    resolution: Arc<Resolution>,
     properties: Arc<PlanProperties>,
 }
 
 impl BucketSortExec {
-    pub(super) fn new(input: Arc<dyn ExecutionPlan>, memory_bytes: usize) -> Self {
-        let orders = [key_order()];
+    pub(super) fn new(
+        input: Arc<dyn ExecutionPlan>,
+        memory_bytes: usize,
+        resolution: Arc<Resolution>,
+    ) -> Self {
         let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(HISTORY_SCHEMA.clone(), orders),
+            EquivalenceProperties::new(HISTORY_SCHEMA.clone()),
             input.properties().output_partitioning().clone(),
             EmissionType::Final,
             input.properties().boundedness,
         ));
-        Self { input, memory_bytes, properties }
+        Self { input, memory_bytes, resolution, properties }
     }
 }
 
@@ -88,18 +116,19 @@ impl ExecutionPlan for BucketSortExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.memory_bytes)))
+        Ok(Arc::new(Self::new(children.swap_remove(0), self.memory_bytes, Arc::clone(&self.resolution))))
     }
 
     fn with_new_children(
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.memory_bytes)))
+        Ok(Arc::new(Self::new(children.swap_remove(0), self.memory_bytes, Arc::clone(&self.resolution))))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let (input, memory_bytes) = (Arc::clone(&self.input), self.memory_bytes);
+        let resolution = Arc::clone(&self.resolution);
         let sorted = async move {
             let mut rows = input.execute(partition, Arc::clone(&context))?;
             let (mut batches, mut bytes) = (Vec::new(), 0);
@@ -111,19 +140,20 @@ impl ExecutionPlan for BucketSortExec {
                     // Let go of what is there, and start again with the sort that spills.
                     drop((rows, batches));
                     let sort = SortExec::new(key_order(), input).with_preserve_partitioning(true);
-                    return sort.execute(partition, context);
+                    let once = PassExec::new(Arc::new(DropCopies(resolution)), Arc::new(sort));
+                    return once.execute(partition, context);
                 }
             }
             drop(rows);
             let sorted = Sorted::new(batches)?;
+            resolution.counts.lock().unwrap_or_else(PoisonError::into_inner).duplicates += sorted.copies;
             let batches = stream::try_unfold(sorted, |mut sorted| async move {
                 Ok(sorted.next()?.map(|batch| (batch, sorted)))
             });
             Ok(Box::pin(RecordBatchStreamAdapter::new(HISTORY_SCHEMA.clone(), batches))
                 as SendableRecordBatchStream)
         };
-        let stream = stream::once(sorted);
-        let stream = futures::TryStreamExt::try_flatten(stream);
+        let stream = stream::once(sorted).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(HISTORY_SCHEMA.clone(), stream)))
     }
 }
@@ -138,27 +168,47 @@ type At = (u32, u32);
 struct Sorted {
     batches: Vec<RecordBatch>,
     order: Vec<At>,
+    /// Where each user's rows end.
+    ends: Vec<usize>,
+    /// Rows that were an event once more, and are not in the order.
+    copies: u64,
     given: usize,
+    given_users: usize,
 }
 
 impl Sorted {
     fn new(batches: Vec<RecordBatch>) -> Result<Self> {
         let columns = batches.iter().map(Key::of).collect::<Result<Vec<_>>>()?;
-        let (mut order, ends) = by_user(&columns);
-        let mut start = 0;
-        for end in ends {
+        let (mut order, mut ends) = by_user(&columns);
+        let at = |at: &At| (&columns[at.0 as usize], at.1 as usize);
+        let compare = |one: &At, two: &At| {
+            let ((a, one), (b, two)) = (at(one), at(two));
+            a.ts[one].cmp(&b.ts[two]).then_with(|| a.rest(one).cmp(&b.rest(two)))
+        };
+        let (mut start, mut copies) = (0, false);
+        for &end in &ends {
             let rows = &mut order[start..end];
-            let compare = |one: &At, two: &At| {
-                let (a, b) = (&columns[one.0 as usize], &columns[two.0 as usize]);
-                let (one, two) = (one.1 as usize, two.1 as usize);
-                a.ts[one].cmp(&b.ts[two]).then_with(|| a.rest(one).cmp(&b.rest(two)))
-            };
-            if !rows.is_sorted_by(|one, two| compare(one, two).is_le()) {
+            // Nearly always in order, and without equal neighbours.
+            if !rows.is_sorted_by(|one, two| compare(one, two).is_lt()) {
                 rows.sort_unstable_by(compare);
+                copies |= rows.windows(2).any(|pair| compare(&pair[0], &pair[1]).is_eq());
             }
             start = end;
         }
-        Ok(Self { batches, order, given: 0 })
+        let all = order.len();
+        if copies {
+            let (mut kept, mut start) = (Vec::with_capacity(all), 0);
+            for end in &mut ends {
+                let mut rows = order[start..*end].to_vec();
+                start = *end;
+                rows.dedup_by(|two, one| compare(one, two).is_eq());
+                kept.extend(rows);
+                *end = kept.len();
+            }
+            order = kept;
+        }
+        let copies = (all - order.len()) as u64;
+        Ok(Self { batches, order, ends, copies, given: 0, given_users: 0 })
     }
 
     /// The next rows, or nothing at the end.
@@ -168,11 +218,37 @@ impl Sorted {
         if rows.is_empty() {
             return Ok(None);
         }
+        let mut users = StringBuilder::with_capacity(rows.len(), rows.len() * 8);
+        let mut at = self.given;
+        while at < end {
+            let (batch, row) = self.order[at];
+            let user = self.batches[batch as usize].column(1).as_string::<i32>().value(row as usize);
+            let until = self.ends[self.given_users].min(end);
+            (at..until).for_each(|_| users.append_value(user));
+            self.given_users += usize::from(until == self.ends[self.given_users]);
+            at = until;
+        }
+        let columns: Vec<ArrayRef> = vec![
+            gather::<UInt32Type>(&self.batches, FROM_SORTABLE[0], rows),
+            Arc::new(users.finish()),
+            gather::<Int64Type>(&self.batches, FROM_SORTABLE[2], rows),
+            gather::<UInt64Type>(&self.batches, FROM_SORTABLE[3], rows),
+            gather::<UInt32Type>(&self.batches, FROM_SORTABLE[4], rows),
+            gather::<UInt64Type>(&self.batches, FROM_SORTABLE[5], rows),
+            gather::<Int64Type>(&self.batches, FROM_SORTABLE[6], rows),
+            gather::<UInt8Type>(&self.batches, FROM_SORTABLE[7], rows),
+        ];
         self.given = end;
-        let at: Vec<(usize, usize)> = rows.iter().map(|&(b, r)| (b as usize, r as usize)).collect();
-        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        Ok(Some(interleave_record_batch(&batches, &at)?))
+        Ok(Some(RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?))
     }
+}
+
+/// The values of a column at `rows`.
+fn gather<T: ArrowPrimitiveType>(batches: &[RecordBatch], column: usize, rows: &[At]) -> ArrayRef {
+    let values: Vec<&[T::Native]> =
+        batches.iter().map(|batch| &batch.column(column).as_primitive::<T>().values()[..]).collect();
+    let gathered: Vec<T::Native> = rows.iter().map(|&(b, row)| values[b as usize][row as usize]).collect();
+    Arc::new(PrimitiveArray::<T>::new(gathered.into(), None))
 }
 
 /// The rows dealt to their users, users in text order; where each user's rows end.
@@ -236,5 +312,142 @@ impl<'a> Key<'a> {
     /// What orders events at the same time.
     fn rest(&self, row: usize) -> (u64, u32, i64, u64) {
         (self.tie[row], self.source[row], self.position[row], self.event[row])
+    }
+}
+
+/// The pass from sorted events to [`HISTORY_SCHEMA`]: copies that are equal in everything have
+/// equal keys, so they are neighbours, and the first stays.
+#[derive(Debug)]
+struct DropCopies(Arc<Resolution>);
+
+impl PassSpec for DropCopies {
+    fn name(&self) -> &'static str {
+        "DropCopies"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        HISTORY_SCHEMA.clone()
+    }
+
+    fn input_order(&self) -> Option<LexOrdering> {
+        Some(key_order())
+    }
+
+    fn start(&self) -> Box<dyn Pass> {
+        Box::new(DropCopiesPass { resolution: Arc::clone(&self.0), last: None, copies: 0 })
+    }
+}
+
+struct DropCopiesPass {
+    resolution: Arc<Resolution>,
+    /// The last row of the batch before, by itself.
+    last: Option<RecordBatch>,
+    copies: u64,
+}
+
+impl Pass for DropCopiesPass {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let keys = Key::of(batch)?;
+        let before = self.last.as_ref().map(Key::of).transpose()?;
+        let equal = |a: &Key<'_>, one: usize, two: usize| {
+            a.ts[one] == keys.ts[two]
+                && a.rest(one) == keys.rest(two)
+                && a.user.value(one) == keys.user.value(two)
+        };
+        let kept: arrow::array::BooleanArray = (0..batch.num_rows())
+            .map(|row| match (row, &before) {
+                (0, None) => Some(true),
+                (0, Some(before)) => Some(!equal(before, 0, 0)),
+                (row, _) => Some(!equal(&keys, row - 1, row)),
+            })
+            .collect();
+        self.copies += kept.false_count() as u64;
+        let rows = filter_record_batch(&batch.project(&FROM_SORTABLE)?, &kept)?;
+        if batch.num_rows() > 0 {
+            self.last = Some(batch.slice(batch.num_rows() - 1, 1));
+        }
+        Ok(vec![RecordBatch::try_new(HISTORY_SCHEMA.clone(), rows.columns().to_vec())?])
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        let mut counts = self.resolution.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.duplicates += std::mem::take(&mut self.copies);
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use arrow::array::{Int64Array, UInt8Array, UInt32Array, UInt64Array};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use proptest::prelude::*;
+
+    use super::super::codes::ResolvedItems;
+    use super::super::duplicates::Repeated;
+    use super::super::keys::SORTABLE_SCHEMA;
+    use super::*;
+
+    type Event = (u8, i64, u64, u32, i64, u64);
+
+    fn batch(events: &[Event]) -> RecordBatch {
+        let users = events.iter().map(|e| format!("user{}", e.0));
+        let numbers = 0..events.len() as u32;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(vec![3; events.len()])),
+            Arc::new(StringArray::from_iter_values(users)),
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.1))),
+            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.2))),
+            Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.3))),
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.4))),
+            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.5))),
+            Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.5 as u32 + 1))),
+            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.5 * 3))),
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.1 - 5))),
+            Arc::new(UInt8Array::from_iter_values(numbers.map(|_| 0))),
+        ];
+        RecordBatch::try_new(SORTABLE_SCHEMA.clone(), columns).unwrap()
+    }
+
+    /// The rows in order, and how many were copies.
+    async fn sorted(batches: Vec<RecordBatch>, memory_bytes: usize) -> (RecordBatch, u64) {
+        let resolution = Arc::new(Resolution {
+            ranks: Vec::new(),
+            items: ResolvedItems::default(),
+            repeated: Repeated::default(),
+            shuffle: None,
+            counts: Mutex::default(),
+        });
+        let input = MemorySourceConfig::try_new_exec(&[batches], SORTABLE_SCHEMA.clone(), None).unwrap();
+        let sort = BucketSortExec::new(input, memory_bytes, Arc::clone(&resolution));
+        let rows: Vec<RecordBatch> = sort.execute(0, Arc::default()).unwrap().try_collect().await.unwrap();
+        let copies = resolution.counts.lock().unwrap().duplicates;
+        (arrow::compute::concat_batches(&HISTORY_SCHEMA, &rows).unwrap(), copies)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_sort_in_memory_and_the_one_that_spills_agree(
+            batches in prop::collection::vec(
+                prop::collection::vec((0u8..12, 0i64..6, 0u64..2, 0u32..2, 0i64..4, 0u64..3), 1..40), 1..6),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let input: Vec<RecordBatch> = batches.iter().map(|events| batch(events)).collect();
+                let (rows, copies) = sorted(input.clone(), usize::MAX).await;
+                let mut expected: Vec<(String, Event)> =
+                    batches.concat().into_iter().map(|e| (format!("user{}", e.0), e)).collect();
+                expected.sort();
+                expected.dedup();
+                let wanted = batch(&expected.into_iter().map(|(_, e)| e).collect::<Vec<_>>());
+                let wanted = wanted.project(&FROM_SORTABLE).unwrap();
+                prop_assert_eq!(rows.columns(), wanted.columns());
+                prop_assert_eq!(copies as usize, batches.concat().len() - rows.num_rows());
+                prop_assert_eq!(sorted(input, 0).await, (rows, copies));
+                Ok(())
+            })?;
+        }
     }
 }

@@ -14,8 +14,8 @@
 //! and a batch of rows. Nothing grows with the number of users; a user with a million events costs about
 //! 100 MB while it is open.
 //!
-//! **What lies beneath is free.** The pass needs a partition in [`key_order`] that has all events of the
-//! users it has: one sorted stream, one sorted bucket, or a shuffled partition of a distributed engine. It
+//! **What lies beneath is free.** The pass needs a partition of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA) that
+//! has all events of the users it has: one sorted stream, one sorted bucket, or a shuffled partition of a distributed engine. It
 //! gives batches of one bucket each, buckets in the order in which they came.
 //!
 //! **Refresh.** With [`Histories::refresh`] the pass gives the rows that own a fresh event, as they are but for
@@ -24,14 +24,13 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, BooleanArray, Int64Array, StringArray, UInt32Array, UInt64Array};
+use arrow::array::{Array, StringArray};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::cast::{
-    as_boolean_array, as_int64_array, as_string_array, as_uint32_array, as_uint64_array,
+    as_int64_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
 };
-use datafusion::physical_expr::LexOrdering;
 use schemas::config::{ConfigError, Sequences};
 use schemas::hash::hash64;
 use schemas::history::{
@@ -41,7 +40,7 @@ use schemas::history::{
 
 use super::BuildError;
 use super::intervals::Intervals;
-use super::keys::{NO_REQUEST, key_order};
+use super::keys::{NO_REQUEST, NO_TIME};
 use super::report::Counts;
 use super::rows::{History, ROWS_SCHEMA, Rows};
 use crate::engine::{Pass, PassSpec};
@@ -71,7 +70,7 @@ impl Settings {
     }
 }
 
-/// The history pass as an operator over events in [`key_order`].
+/// The history pass as an operator over [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA).
 #[derive(Debug)]
 pub(super) struct Histories {
     pub settings: Settings,
@@ -88,10 +87,6 @@ impl PassSpec for Histories {
 
     fn schema(&self) -> SchemaRef {
         ROWS_SCHEMA.clone()
-    }
-
-    fn input_order(&self) -> Option<LexOrdering> {
-        Some(key_order())
     }
 
     fn start(&self) -> Box<dyn Pass> {
@@ -128,58 +123,50 @@ struct OpenUser {
     request: Vec<Option<u64>>,
     request_ts: Vec<Option<i64>>,
     fresh: Vec<bool>,
-    /// Where the newest event came from.
-    place: (u32, i64),
 }
 
-/// The columns of a batch of [`HISTORY_SCHEMA`](super::keys::HISTORY_SCHEMA).
+/// The columns of a batch of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA).
 pub(super) struct HistoryColumns<'a> {
-    bucket: &'a UInt32Array,
+    bucket: &'a [u32],
     user: &'a StringArray,
-    ts: &'a Int64Array,
-    source: &'a UInt32Array,
-    position: &'a Int64Array,
-    event: &'a UInt64Array,
-    item: &'a UInt32Array,
-    request: &'a UInt64Array,
-    request_ts: &'a Int64Array,
-    fresh: &'a BooleanArray,
+    ts: &'a [i64],
+    event: &'a [u64],
+    item: &'a [u32],
+    request: &'a [u64],
+    request_ts: &'a [i64],
+    fresh: &'a [u8],
 }
 
 impl<'a> HistoryColumns<'a> {
     pub(super) fn of(batch: &'a RecordBatch) -> Result<Self> {
         Ok(Self {
-            bucket: as_uint32_array(batch.column(0))?,
+            bucket: as_uint32_array(batch.column(0))?.values(),
             user: as_string_array(batch.column(1))?,
-            ts: as_int64_array(batch.column(2))?,
-            source: as_uint32_array(batch.column(4))?,
-            position: as_int64_array(batch.column(5))?,
-            event: as_uint64_array(batch.column(6))?,
-            item: as_uint32_array(batch.column(7))?,
-            request: as_uint64_array(batch.column(8))?,
-            request_ts: as_int64_array(batch.column(9))?,
-            fresh: as_boolean_array(batch.column(10))?,
+            ts: as_int64_array(batch.column(2))?.values(),
+            event: as_uint64_array(batch.column(3))?.values(),
+            item: as_uint32_array(batch.column(4))?.values(),
+            request: as_uint64_array(batch.column(5))?.values(),
+            request_ts: as_int64_array(batch.column(6))?.values(),
+            fresh: as_uint8_array(batch.column(7))?.values(),
         })
     }
 
-    pub(super) fn user(&self, row: usize) -> &str {
-        self.user.value(row)
+    /// The users of the batch, each with the rows of that user.
+    pub(super) fn users(&self) -> impl Iterator<Item = (&'a str, Range<usize>)> {
+        let (user, mut start) = (self.user, 0);
+        std::iter::from_fn(move || {
+            let name = (start < user.len()).then(|| user.value(start))?;
+            let end = (start + 1..user.len()).find(|&row| user.value(row) != name).unwrap_or(user.len());
+            Some((name, std::mem::replace(&mut start, end)..end))
+        })
     }
 
-    pub(super) fn ts(&self, row: usize) -> i64 {
-        self.ts.value(row)
+    pub(super) fn ts(&self, rows: Range<usize>) -> &'a [i64] {
+        &self.ts[rows]
     }
 
-    pub(super) fn request_ts(&self, row: usize) -> Option<i64> {
-        self.request_ts.is_valid(row).then(|| self.request_ts.value(row))
-    }
-
-    fn request(&self, row: usize) -> Option<u64> {
-        Some(self.request.value(row)).filter(|&id| id != NO_REQUEST)
-    }
-
-    fn place(&self, row: usize) -> (u32, i64) {
-        (self.source.value(row), self.position.value(row))
+    pub(super) fn request_ts(&self, rows: Range<usize>) -> impl Iterator<Item = Option<i64>> {
+        self.request_ts[rows].iter().map(|&ts| (ts != NO_TIME).then_some(ts))
     }
 }
 
@@ -196,28 +183,15 @@ impl OpenUser {
         self.fresh.clear();
     }
 
-    /// Appends the rows, all of the open user; gives how many of them were an event once more. Copies that are
-    /// equal in everything have equal keys, so they are neighbours.
-    fn extend(&mut self, columns: &HistoryColumns<'_>, rows: Range<usize>) -> u64 {
-        let mut copies = 0;
-        self.ts.reserve(rows.len());
-        for row in rows {
-            if self.ts.last() == Some(&columns.ts.value(row))
-                && self.event.last() == Some(&columns.event.value(row))
-                && self.place == columns.place(row)
-            {
-                copies += 1;
-                continue;
-            }
-            self.ts.push(columns.ts.value(row));
-            self.item.push(columns.item.value(row));
-            self.event.push(columns.event.value(row));
-            self.request.push(columns.request(row));
-            self.request_ts.push(columns.request_ts(row));
-            self.fresh.push(columns.fresh.value(row));
-            self.place = columns.place(row);
-        }
-        copies
+    /// Appends rows, all of the open user.
+    fn extend(&mut self, columns: &HistoryColumns<'_>, rows: Range<usize>) {
+        self.ts.extend_from_slice(&columns.ts[rows.clone()]);
+        self.item.extend_from_slice(&columns.item[rows.clone()]);
+        self.event.extend_from_slice(&columns.event[rows.clone()]);
+        let request = |&id: &u64| (id != NO_REQUEST).then_some(id);
+        self.request.extend(columns.request[rows.clone()].iter().map(request));
+        self.request_ts.extend(columns.request_ts(rows.clone()));
+        self.fresh.extend(columns.fresh[rows].iter().map(|&fresh| fresh == 1));
     }
 }
 
@@ -225,17 +199,12 @@ impl Pass for HistoryPass {
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         let columns = HistoryColumns::of(batch)?;
         let mut done = Vec::new();
-        let mut start = 0;
-        while start < batch.num_rows() {
-            let user = columns.user.value(start);
-            let end = (start..batch.num_rows()).find(|&row| columns.user.value(row) != user);
-            let end = end.unwrap_or(batch.num_rows());
+        for (user, rows) in columns.users() {
             if self.open.ts.is_empty() || self.open.user != user {
                 self.close_user(&mut done)?;
-                self.open.begin(columns.bucket.value(start), user);
+                self.open.begin(columns.bucket[rows.start], user);
             }
-            self.counts.duplicates += self.open.extend(&columns, start..end);
-            start = end;
+            self.open.extend(&columns, rows);
         }
         Ok(done)
     }

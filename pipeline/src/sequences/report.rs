@@ -166,6 +166,9 @@ pub struct BuildReport {
     /// Bytes that the build wrote to its scratch file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spilled_bytes: Option<u64>,
+    /// Wall time until all events were in their buckets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_reading: Option<f64>,
     /// Wall time.
     pub seconds: f64,
     /// Events read per second.
@@ -220,9 +223,10 @@ impl fmt::Display for BuildReport {
         }
         write!(
             f,
-            "  {:<28}{:>14.2}  {:.0} events/s, {} bytes spilled",
+            "  {:<28}{:>14.2}  {:.2} until all was read; {:.0} events/s, {} bytes spilled",
             "seconds",
             self.seconds,
+            self.seconds_reading.unwrap_or_default(),
             self.events_per_second.unwrap_or_default(),
             self.spilled_bytes.unwrap_or_default()
         )

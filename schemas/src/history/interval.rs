@@ -3,20 +3,20 @@
 ///
 /// `session` and `request_ts` are parallel, in event-time order; events without a logged request are passed
 /// over. A session's requests are taken in the order of their own times, which need not be that of the events.
-pub fn request_intervals(session: &[u32], request_ts: &[Option<i64>]) -> Vec<i64> {
+/// The gaps are appended to `intervals`.
+pub fn request_intervals(session: &[u32], request_ts: &[Option<i64>], intervals: &mut Vec<i64>) {
     debug_assert_eq!(session.len(), request_ts.len());
-    let mut intervals = Vec::new();
     let mut times: Vec<i64> = Vec::new();
     let mut start = 0;
     for events in session.chunk_by(|a, b| a == b) {
         times.clear();
         times.extend(request_ts[start..start + events.len()].iter().flatten());
+        times.dedup();
         times.sort_unstable();
         times.dedup();
         intervals.extend(times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])));
         start += events.len();
     }
-    intervals
 }
 
 #[cfg(test)]
@@ -26,8 +26,10 @@ mod tests {
     #[test]
     fn only_distinct_requests_of_one_session_have_an_interval() {
         let request_ts = [Some(10), Some(10), None, Some(4), Some(30), Some(95), Some(90), None];
-        assert_eq!(request_intervals(&[0, 0, 0, 0, 0, 1, 1, 1], &request_ts), [6, 20, 5]);
-        assert_eq!(request_intervals(&[0, 1], &[Some(1), Some(2)]), [0; 0]);
-        assert_eq!(request_intervals(&[], &[]), [0; 0]);
+        let mut intervals = Vec::new();
+        request_intervals(&[0, 0, 0, 0, 0, 1, 1, 1], &request_ts, &mut intervals);
+        request_intervals(&[0, 1], &[Some(1), Some(2)], &mut intervals);
+        request_intervals(&[], &[], &mut intervals);
+        assert_eq!(intervals, [6, 20, 5]);
     }
 }

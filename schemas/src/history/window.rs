@@ -43,6 +43,9 @@ impl Window {
     /// `visible_len` of a row position: how many positions of the row come before `v_t`, the visible length
     /// of that position in the whole history.
     pub fn visible_len(&self, visible_in_history: u32) -> u32 {
+        if let (Some(&first), false) = (self.positions.first(), self.leaves_out()) {
+            return visible_in_history.saturating_sub(first).min(self.positions.len() as u32);
+        }
         self.positions.partition_point(|&p| p < visible_in_history) as u32
     }
 }
