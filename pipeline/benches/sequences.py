@@ -358,14 +358,19 @@ class Answer:
     def column(self, name):
         """The type and the values of a column in the order of the rows."""
         import numpy as np
+        import pyarrow as pa
 
         column = answer(self.paths, name)
         if name == "target_from":
             return column.type, column.to_numpy()[self.order]
+        kind = column.type.value_type
+        if pa.types.is_timestamp(kind):
+            # DuckDB's only type with a time zone has microseconds: without one, UTC is meant.
+            kind = pa.timestamp(kind.unit, kind.tz or "UTC")
         offsets, values = lists(column)
         starts = offsets[:-1][self.order] - (np.cumsum(self.lengths) - self.lengths)
         taken = np.repeat(starts, self.lengths) + np.arange(self.lengths.sum())
-        return column.type.value_type, values[taken]
+        return kind, values[taken]
 
     def disagreement(self, other):
         """What first differs from another answer, or None."""

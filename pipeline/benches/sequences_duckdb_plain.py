@@ -40,9 +40,17 @@ def read(db, events, items):
 def histories(db, first, bits):
     """`history`: one row for each user, with the lists of the whole history."""
     db.execute(f"""
-        -- A piece is of one request, or is a run without one; no piece begins within another batch's.
+        -- How many events lie before each bound: both in one sort. Sorted bounds are in the order of the events.
+        CREATE TABLE visible AS
+            SELECT before FROM (
+                SELECT key & 1 = 0 AS is_bound,
+                       sum(key & 1) OVER (ROWS UNBOUNDED PRECEDING)::INTEGER AS before
+                FROM (SELECT key FROM (SELECT key * 2 + 1 AS key FROM event
+                      UNION ALL SELECT (key - {MARGIN}) * 2 FROM event) ORDER BY key)
+            ) WHERE is_bound;
+        -- A piece is a stretch of one request, or a run without one. Batches begin where pieces do.
         CREATE TABLE flagged AS
-            SELECT key, item_index, pos::INTEGER AS pos, (key >> {bits})::INTEGER AS u, request, new, piece_begins,
+            SELECT key, item_index, before, pos::INTEGER AS pos, (key >> {bits})::INTEGER AS u, request, new, piece_begins,
                    sum((new OR gap > {SESSION_GAP})::INTEGER) OVER (ROWS UNBOUNDED PRECEDING)::INTEGER AS session,
                    sum(piece_begins::INTEGER) OVER (ROWS UNBOUNDED PRECEDING)::INTEGER AS piece
             FROM (
@@ -52,7 +60,7 @@ def histories(db, first, bits):
                     FROM (
                         SELECT *, row_number() OVER () - 1 AS pos, lag(key) OVER () AS key_before,
                                lag(request) OVER () AS request_before
-                        FROM event
+                        FROM event POSITIONAL JOIN visible
                     )
                 )
             );
@@ -72,21 +80,13 @@ def histories(db, first, bits):
         CREATE TABLE known AS
             SELECT p.piece, p.first - b.begin AS first, f.batch - batch_begin AS request, begin, until, session_begin
             FROM piece p JOIN piece f ON p.first = f.pos JOIN bounds b ON p.u = b.u;
-        -- How many events lie before each bound: both in one sort, and the bounds come in the events' order.
-        CREATE TABLE visible AS
-            SELECT before FROM (
-                SELECT key & 1 = 0 AS is_bound,
-                       sum(key & 1) OVER (ROWS UNBOUNDED PRECEDING)::INTEGER AS before
-                FROM (SELECT key FROM (SELECT key * 2 + 1 AS key FROM event
-                      UNION ALL SELECT (key - {MARGIN}) * 2 FROM event) ORDER BY key)
-            ) WHERE is_bound;
         CREATE TABLE placed AS
             SELECT u, pos, item_index, make_timestamp_ms((key & {(1 << bits) - 1}) + {first})::TIMESTAMP_MS AS ts,
                    (session - session_begin)::UINTEGER AS session, k.request::UINTEGER AS request,
                    least(before - begin, first)::UINTEGER AS v,
                    CASE WHEN until - begin < 3 OR pos < until - 2 THEN 0 WHEN pos = until - 1 THEN 3 ELSE 2
                         END::UTINYINT AS role
-            FROM (SELECT * FROM flagged POSITIONAL JOIN visible) f JOIN known k ON f.piece = k.piece;
+            FROM flagged f JOIN known k ON f.piece = k.piece;
     """)
     lists = ["item_index", "ts", "session", "request", "v", "role"]
     # Lists of a sorted table are in order but where two threads shared a user: those few are sorted.
@@ -210,7 +210,8 @@ def write(db, out):
             FROM (SELECT *, older_until - older + until - since AS target_from FROM cuts
                   WHERE NOT (until = own AND older = older_until))
                 JOIN history USING (u) JOIN users USING (u)
-        ) TO '{out}/0.parquet' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2);
+        ) TO '{out}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2,
+                         ROW_GROUP_SIZE 8192, PER_THREAD_OUTPUT, OVERWRITE_OR_IGNORE);
     """)
 
 

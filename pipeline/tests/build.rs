@@ -6,7 +6,7 @@ mod common;
 
 use common::{DAY_MS, Event, append, item_ids, rows};
 use pipeline::scan::Resources;
-use pipeline::sequences::{BuildError, build, build_with};
+use pipeline::sequences::{BuildError, build, build_with, refresh};
 use schemas::config::{Config, SplitKind, Ties};
 use schemas::delta::Root;
 use schemas::hash::{hash64, mix64};
@@ -26,6 +26,7 @@ fn event(n: u64, user: &str, item: &str, ts: i64) -> Event {
         item: item.into(),
         ts,
         request: None,
+        request_ts: None,
         action: "play".into(),
         source: "log.csv".into(),
         position: n as i64,
@@ -191,4 +192,65 @@ async fn one_user_may_have_a_long_history() {
     let owned: usize = shards.values().flatten().map(|row| row.item.len() - row.target_from).sum();
     assert_eq!(owned as u64, n);
     assert_eq!(report.counts.unwrap().users, 1);
+}
+
+#[tokio::test]
+async fn auto_takes_the_mean_request_interval_of_all_users() {
+    let (_directory, root) = fresh();
+    let mut config = Config::default();
+    config.sequences.delta_tau = "auto".to_owned().try_into().unwrap();
+    // Two requests a user, 1 to 5 minutes apart; and a third one in a later session.
+    let log = |users: std::ops::Range<u64>| -> Vec<Event> {
+        users
+            .flat_map(|user| {
+                let apart = (1 + user as i64 % 5) * 60_000;
+                [0, apart, 100 * 60_000].into_iter().zip(0..).map(move |(at, n)| {
+                    let mut event = event(user * 3 + n, &format!("u{user}"), &format!("i{n}"), 0);
+                    event.ts = 20_000 * DAY_MS + at + 5_000;
+                    event.request = Some(format!("r{user}-{n}"));
+                    event.request_ts = Some(20_000 * DAY_MS + at);
+                    event
+                })
+            })
+            .collect()
+    };
+    append(&root, &log(0..999)).await;
+    let error = build(&config, &root).await.unwrap_err();
+    assert!(matches!(error, BuildError::TooFewIntervals { count: 999 }), "{error}");
+    append(&root, &log(999..1_000)).await;
+    let report = build(&config, &root).await.unwrap();
+    let measured = report.request_intervals.unwrap();
+    assert_eq!((measured.count, measured.median_ms, measured.p90_ms), (1_000, 180_000, 300_000));
+    assert_eq!(report.delta_tau_ms, Some(180_000));
+    // The second request sees the first one only if it is more than the mean later.
+    let seen: usize = rows(&root).await.values().flatten().filter(|row| row.visible[1] == 1).count();
+    assert_eq!(seen, 400);
+    assert!(build(&config, &root).await.unwrap().unchanged);
+    let stored = root.require(SEQUENCES, "").await.unwrap();
+    let stored = |key| stored.properties().get(key).cloned().unwrap_or_default();
+    assert_eq!(stored(properties::DELTA_TAU_MS), "180000");
+    assert_eq!(stored(properties::REQUEST_INTERVAL_MEAN_MS), "180000.000");
+
+    // A refresh measures all users, not only those with new events.
+    append(&root, &log(2_000..2_001)).await;
+    let report = refresh(&config, &root, 1, Resources::default()).await.unwrap();
+    assert_eq!((report.delta_tau_ms, report.counts.unwrap().users), (Some(179_880), 1));
+}
+
+#[tokio::test]
+async fn many_users_may_have_one_event_each() {
+    let (_directory, root) = fresh();
+    let n = 100_000;
+    let events: Vec<Event> = (0..n)
+        .map(|i| event(i, &format!("u{i}"), &format!("i{}", i % 97), 20_000 * DAY_MS + i as i64))
+        .collect();
+    append(&root, &events).await;
+    let resources = Resources { threads: 2, memory_bytes: 8 << 20 };
+    let report = build_with(&Config::default(), &root, resources).await.unwrap();
+    let counts = report.counts.unwrap();
+    assert_eq!((counts.users, counts.rows, counts.users_too_few), (n, n, n));
+    assert!(report.spilled_bytes.unwrap() > 0);
+    for (name, rows) in rows(&root).await {
+        assert!(rows.is_sorted_by(|a, b| a.user < b.user), "{name}");
+    }
 }

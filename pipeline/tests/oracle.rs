@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringArray, UInt64Array};
@@ -189,6 +189,36 @@ fn compare(
     assert!(short_context <= counts.rows_short_context);
 }
 
+/// The request intervals against their definition, from the oracle's sessions.
+fn compare_intervals(log: &[Event], histories: &BTreeMap<String, Vec<Expected>>, report: &BuildReport) {
+    let request_ts: HashMap<&str, i64> =
+        log.iter().filter_map(|e| Some((e.item.as_str(), e.request_ts?))).collect();
+    let mut sessions: BTreeMap<(&str, u32), BTreeSet<i64>> = BTreeMap::new();
+    for (user, history) in histories {
+        for event in history {
+            if let Some(&ts) = request_ts.get(event.item.as_str()) {
+                sessions.entry((user, event.session)).or_default().insert(ts);
+            }
+        }
+    }
+    let mut intervals: Vec<i64> = Vec::new();
+    for times in sessions.into_values() {
+        intervals.extend(times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a));
+    }
+    intervals.sort_unstable();
+    let n = intervals.len();
+    let Some(measured) = report.request_intervals else {
+        assert_eq!(n, 0);
+        return;
+    };
+    assert_eq!(measured.count, n as u64);
+    assert!((measured.mean_ms - intervals.iter().sum::<i64>() as f64 / n as f64).abs() < 1e-3);
+    assert_eq!(
+        (measured.median_ms, measured.p90_ms),
+        (intervals[(n - 1) / 2], intervals[(n * 9).div_ceil(10) - 1])
+    );
+}
+
 /// The report's counts against the log and the oracle.
 fn compare_counts(log: &[Event], histories: &BTreeMap<String, Vec<Expected>>, report: &BuildReport) {
     let counts = report.counts.as_ref().unwrap();
@@ -227,6 +257,8 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
                 item: format!("i{i}"),
                 ts: now,
                 request: request.map(|r| format!("r{}-{r}", i / 16)),
+                // Some requests have no time, and some items come before the request that is said to have shown them.
+                request_ts: request.filter(|r| *r > 0).map(|r| now / 16 * 16 + i64::from(r) * 3),
                 action: action.into(),
                 source: source.into(),
                 position: i as i64,
@@ -295,6 +327,7 @@ async fn check(log: Vec<Event>, commits: usize, config: Config) {
         Ok(report) => {
             compare(&rows(&root).await, &item_ids(&root).await, &histories, &config.sequences, &report);
             compare_counts(&log, &histories, &report);
+            compare_intervals(&log, &histories, &report);
         }
         Err(BuildError::NoActions { .. }) => assert!(histories.is_empty()),
         Err(BuildError::Window { user, .. }) => {

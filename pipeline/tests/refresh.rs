@@ -100,6 +100,7 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
                 // Late events, and two dates.
                 ts: 20_000 * DAY_MS - 200 + ts,
                 request: request.map(|r| format!("r{r}")),
+                request_ts: None,
                 action: "play".into(),
                 source: format!("part-{}", i / 20),
                 position: i as i64,
@@ -181,6 +182,7 @@ fn event(n: i64, user: &str) -> Event {
         item: format!("i{n}"),
         ts: 20_000 * DAY_MS + n * 60_000,
         request: None,
+        request_ts: None,
         action: "play".into(),
         source: "log.csv".into(),
         position: n,

@@ -28,6 +28,7 @@ fn log(seed: u64, n: u64) -> Vec<Event> {
             item: format!("item{}", r / 10_000 % 12),
             ts: now[user],
             request: (!r.is_multiple_of(3)).then(|| format!("request{}-{}", user, i / 40 + r / 100_000 % 2)),
+            request_ts: None,
             action: ["play", "play", "skip"][(r / 1_000_000 % 3) as usize].into(),
             source: format!("file{}", r / 10_000_000 % 3),
             position: (i % 50) as i64,

@@ -22,6 +22,7 @@ pub(crate) struct Event {
     pub(crate) item: String,
     pub(crate) ts: i64,
     pub(crate) request: Option<String>,
+    pub(crate) request_ts: Option<i64>,
     pub(crate) action: String,
     pub(crate) source: String,
     pub(crate) position: i64,
@@ -40,7 +41,9 @@ pub(crate) fn batch(events: &[Event]) -> RecordBatch {
             TimestampMillisecondArray::from_iter_values(events.iter().map(|e| e.ts)).with_timezone("UTC"),
         ),
         Arc::new(StringArray::from_iter(events.iter().map(|e| e.request.as_deref()))),
-        Arc::new(TimestampMillisecondArray::from(vec![None; events.len()]).with_timezone("UTC")),
+        Arc::new(
+            TimestampMillisecondArray::from_iter(events.iter().map(|e| e.request_ts)).with_timezone("UTC"),
+        ),
         text(|e| &e.action),
         Arc::new(Float64Array::from(vec![None; events.len()])),
         text(|e| &e.source),
