@@ -15,10 +15,11 @@ order, leave-one-out, no SFT share. `--set` passes further settings (such as seq
 In the peers' favour: they neither read `event_id` nor drop duplicates, keep everything in memory, do not group
 users into shards, commit to no table, count nothing, write no column statistics, and give no item an index. Where
 a log holds duplicates across commits, the answers differ for that reason. ROOT/sequences is deleted before
-each of our runs. Ours must be a release build: a development build is no comparison.
+each of our runs. The name of the directory that the program lies in is printed: it says which profile built it.
 
-This module also holds what both peers share, in numpy: with events as sorted integers, that was faster
-than the window functions of either. `Events.parts` is the entry.
+There are two peers of each system. "Polars" and "DuckDB" are written in expressions and in SQL alone, from reading
+to writing. "Polars + numpy" and "DuckDB + numpy" read, encode and write with the system, and share a middle part
+in numpy, on integers. This module holds it; `Events.parts` is the entry.
 """
 
 import argparse
@@ -47,6 +48,9 @@ PART_EVENTS = 1_000_000
 # Long histories are searched so many at a time.
 CUT_USERS = 2048
 LISTS = ["item_index", "ts", "session", "request", "visible_len", "role"]
+TITLES = {"ours": "ours", "polars-plain": "Polars", "duckdb-plain": "DuckDB",
+          "polars": "Polars + numpy", "duckdb": "DuckDB + numpy"}
+PLAIN = ["polars-plain", "duckdb-plain"]
 SETTINGS = ["sequences.actions=[]", 'sequences.session_gap="30m"', 'sequences.batch_gap="1s"',
             'sequences.delta_tau="15m"', "sequences.max_len=200", 'sequences.ties="file-order"',
             'sequences.split="leave-one-out"', "sequences.sft_share=0.0"]
@@ -69,7 +73,7 @@ def snapshot(root, table):
     return sorted(str(directory / urllib.parse.unquote(path)) for path in files)
 
 
-# What both peers share.
+# What the peers with numpy share.
 
 
 class Events:
@@ -438,25 +442,22 @@ def main():
     parser.add_argument("--pipeline", required=True, help="the program, as it is released")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", default="1GiB", help="budget for ours")
-    parser.add_argument("--only", default="ours,polars,duckdb")
+    parser.add_argument("--only", default=",".join(TITLES), help="which to run, of: %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for ours; may be repeated")
     parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where the peers write")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     names = args.only.split(",")
-    if not set(names) <= {"ours", "polars", "duckdb"} or args.rounds < 1:
-        parser.error("--only takes ours, polars and duckdb; --rounds at least 1")
+    if not set(names) <= set(TITLES) or args.rounds < 1:
+        parser.error(f"--only takes {', '.join(TITLES)}; --rounds at least 1")
 
     here = pathlib.Path(__file__).parent
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    development = "debug" in pathlib.Path(args.pipeline).resolve().parts
-    if development:
-        print("NOT A COMPARISON: --pipeline lies in a directory of development builds")
     version = subprocess.run([args.pipeline, "--version"], capture_output=True, text=True, check=True)
     about = {"pipeline": version.stdout.strip(), "python": platform.python_version(), "cpu": cpu_model(),
              "cores": os.cpu_count(), "threads": THREADS, "memory": args.memory, "rounds": args.rounds,
-             "development_build": development}
+             "profile": pathlib.Path(args.pipeline).resolve().parent.name}
     about |= {name: importlib.metadata.version(name) for name in ["polars", "duckdb", "pyarrow", "numpy"]}
     for key, value in about.items():
         print(f"{key:18} {value}")
@@ -466,8 +467,8 @@ def main():
     for setting in SETTINGS + args.set:
         ours += ["--set", setting]
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="sequences-") as scratch:
-        out = {name: pathlib.Path(scratch, name) for name in ["polars", "duckdb"]}
-        commands = {name: [sys.executable, str(here / f"sequences_{name}.py"), "--root", args.root,
+        out = {name: pathlib.Path(scratch, name) for name in TITLES if name != "ours"}
+        commands = {name: [sys.executable, str(here / f"sequences_{name.replace('-', '_')}.py"), "--root", args.root,
                            "--out", str(out[name])] for name in out} | {"ours": ours}
         environment = os.environ | {"POLARS_MAX_THREADS": str(THREADS), "TMPDIR": args.scratch}
         # Nobody pays for the first read of the disk.
@@ -482,7 +483,7 @@ def main():
                     shutil.rmtree(pathlib.Path(args.root, "sequences"), ignore_errors=True)
                 run = measured(commands[name], environment)
                 runs[name].append(run)
-                print(f"  round {turn + 1} {name:7} " + (f"FAILED, {run['failed']}" if "failed" in run else
+                print(f"  round {turn + 1} {TITLES[name]:15} " + (f"FAILED, {run['failed']}" if "failed" in run else
                       f"{run['wall_s']:8.2f} s {run['cpu_s']:8.2f} s CPU {run['peak_mib']:8.0f} MiB"), flush=True)
         good = [name for name in names if not any("failed" in run for run in runs[name])]
         failed = [name for name in names if name not in good]
@@ -501,27 +502,31 @@ def report(args, names, good, runs):
     events = sum(pq.read_metadata(path).num_rows for path in snapshot(args.root, "events"))
     print(f"\n{events} events, medians of {args.rounds}; "
           "the peers read no event_id, drop no duplicates, and write no shards"
-          f"\n{'':9}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}{'events/s':>12}")
+          f"\n{'':15}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}{'events/s':>12}")
     medians = {}
     for name in names:
         if name not in good:
             count = sum("failed" in run for run in runs[name])
-            print(f"{name:9}FAILED in {count} of {args.rounds} rounds: "
+            print(f"{TITLES[name]:15}FAILED in {count} of {args.rounds} rounds: "
                   f"{next(run['failed'] for run in runs[name] if 'failed' in run)}")
             continue
         middle = {key: statistics.median(run[key] for run in runs[name]) for key in ["wall_s", "cpu_s", "peak_mib"]}
         medians[name] = middle | {"events_per_s": events / middle["wall_s"]}
-        print(f"{name:9}{middle['wall_s']:9.2f}{middle['cpu_s']:9.2f}{middle['peak_mib']:10.0f}"
+        print(f"{TITLES[name]:15}{middle['wall_s']:9.2f}{middle['cpu_s']:9.2f}{middle['peak_mib']:10.0f}"
               f"{events / middle['wall_s']:12.0f}")
     ratios = {}
     peers = [name for name in good if name != "ours"]
     if "ours" in good and peers:
-        faster = min(peers, key=lambda name: medians[name]["wall_s"])
-        ratios["wall"] = medians[faster]["wall_s"] / medians["ours"]["wall_s"]
-        print(f"wall: {faster} / ours = {ratios['wall']:.2f}")
+        plain = [name for name in peers if name in PLAIN]
+        for key, what, among in [("wall_plain", "the faster of expressions and SQL alone", plain),
+                                 ("wall", "the fastest of all", peers)]:
+            if among:
+                faster = min(among, key=lambda name: medians[name]["wall_s"])
+                ratios[key] = medians[faster]["wall_s"] / medians["ours"]["wall_s"]
+                print(f"wall: {TITLES[faster]} / ours = {ratios[key]:.2f} ({what})")
         for name in peers:
             ratios[f"memory_{name}"] = medians["ours"]["peak_mib"] / medians[name]["peak_mib"]
-            print(f"memory: ours / {name} = {ratios[f'memory_{name}']:.2f}")
+            print(f"memory: ours / {TITLES[name]} = {ratios[f'memory_{name}']:.2f}")
     return {"events": events, "medians": medians, "ratios": ratios}
 
 
@@ -536,8 +541,9 @@ def compare(root, good, out):
     differences = {}
     for name in good[1:]:
         differences[name] = first.disagreement(Answer(paths[name]))
-        print(f"answers: {name} and {good[0]} " + (f"DISAGREE: {differences[name]}" if differences[name] else
-              f"are equal, {len(first.users)} rows of {first.lengths.sum()} positions"))
+        print(f"answers: {TITLES[name]} and {TITLES[good[0]]} " +
+              (f"DISAGREE: {differences[name]}" if differences[name] else
+               f"are equal, {len(first.users)} rows of {first.lengths.sum()} positions"))
     return differences
 
 

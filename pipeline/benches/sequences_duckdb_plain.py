@@ -6,9 +6,6 @@ stream, and need no further sort: what begins with a user, a session or a batch 
 prefix is counted in one sort of times and bounds together, and lists are aggregated per user and sliced per row.
 """
 
-import os
-import time
-
 import duckdb
 
 from sequences import BATCH_GAP, HALF, MARGIN, MAX_LEN, SESSION_GAP, THREADS, peer_arguments
@@ -50,7 +47,8 @@ def histories(db, first, bits):
             ) WHERE is_bound;
         -- A piece is a stretch of one request, or a run without one. Batches begin where pieces do.
         CREATE TABLE flagged AS
-            SELECT key, item_index, before, pos::INTEGER AS pos, (key >> {bits})::INTEGER AS u, request, new, piece_begins,
+            SELECT key, item_index, before, pos::INTEGER AS pos, (key >> {bits})::INTEGER AS u,
+                   request, new, piece_begins,
                    sum((new OR gap > {SESSION_GAP})::INTEGER) OVER (ROWS UNBOUNDED PRECEDING)::INTEGER AS session,
                    sum(piece_begins::INTEGER) OVER (ROWS UNBOUNDED PRECEDING)::INTEGER AS piece
             FROM (
@@ -91,15 +89,16 @@ def histories(db, first, bits):
     lists = ["item_index", "ts", "session", "request", "v", "role"]
     # Lists of a sorted table are in order but where two threads shared a user: those few are sorted.
     db.execute(f"""
-        CREATE TABLE history AS
+        CREATE TABLE small.history AS
             SELECT u, {", ".join(f"list({name}) AS {name}" for name in lists)}, list(pos) AS pos
             FROM placed GROUP BY u;
-        CREATE TABLE shared AS SELECT u FROM history JOIN bounds USING (u) WHERE pos <> range(begin, until)::INTEGER[];
+        CREATE TABLE shared AS
+            SELECT u FROM small.history JOIN bounds USING (u) WHERE pos <> range(begin, until)::INTEGER[];
     """)
     if db.execute("SELECT count(*) FROM shared").fetchone()[0]:
         db.execute(f"""
-            DELETE FROM history WHERE u IN (SELECT u FROM shared);
-            INSERT INTO history
+            DELETE FROM small.history WHERE u IN (SELECT u FROM shared);
+            INSERT INTO small.history
                 SELECT u, {", ".join(f"list({name} ORDER BY pos)" for name in lists)}, list(pos ORDER BY pos)
                 FROM placed WHERE u IN (SELECT u FROM shared) GROUP BY u;
         """)
@@ -109,35 +108,36 @@ def cut(db):
     """`cuts`: the rows of histories of more than MAX_LEN: two stretches of context, the older of them mostly
     empty, and the row's own. In rounds, from the newest end of all histories at once."""
     db.execute(f"""
-        CREATE TABLE long AS SELECT u, v, len(v)::INTEGER AS until_own FROM history WHERE len(v) > {MAX_LEN};
+        CREATE TABLE small.long AS
+            SELECT u, v, len(v)::INTEGER AS until_own FROM small.history WHERE len(v) > {MAX_LEN};
         CREATE TABLE cuts (u INTEGER, older INTEGER, older_until INTEGER, since INTEGER, until INTEGER,
                            own INTEGER, until_own INTEGER);
     """)
     must = 2
-    while db.execute("SELECT count(*) FROM long").fetchone()[0]:
+    while db.execute("SELECT count(*) FROM small.long").fetchone()[0]:
         # The last position that sees less than `until_own - HALF` is too old to be owned without a hole.
         db.execute(f"""
-            CREATE OR REPLACE TABLE found AS
+            CREATE OR REPLACE TABLE small.found AS
                 SELECT u, v, until_own, until_own - coalesce(list_position(list_reverse(list_transform(
                        v[until_own - {HALF - 1}:until_own], lambda x: x < until_own - {HALF})), true) - 1,
                        {HALF})::INTEGER AS own
-                FROM long;
+                FROM small.long;
             INSERT INTO cuts
                 SELECT u, since, since, since, own, own, until_own FROM (
                     SELECT u, own, until_own,
                            least(greatest(list_min(v[own + 1:until_own])::INTEGER - {HALF}, 0), own) AS since
-                    FROM found WHERE until_own - own >= {MAX_LEN // 4});
-            CREATE OR REPLACE TABLE rest AS
-                SELECT u, v, until_own FROM found WHERE until_own - own < {MAX_LEN // 4};
+                    FROM small.found WHERE until_own - own >= {MAX_LEN // 4});
+            CREATE OR REPLACE TABLE small.rest AS
+                SELECT u, v, until_own FROM small.found WHERE until_own - own < {MAX_LEN // 4};
         """)
-        if db.execute("SELECT count(*) FROM rest").fetchone()[0]:
+        if db.execute("SELECT count(*) FROM small.rest").fetchone()[0]:
             holed(db, must)
-            db.execute("UPDATE found SET own = h.own FROM holes h WHERE found.u = h.u; "
+            db.execute("UPDATE small.found SET own = h.own FROM holes h WHERE small.found.u = h.u; "
                        "INSERT INTO cuts SELECT * FROM holes")
         # What is left of a history may fit into one row.
         db.execute(f"""
-            INSERT INTO cuts SELECT u, 0, 0, 0, 0, 0, own FROM found WHERE own BETWEEN 1 AND {MAX_LEN};
-            CREATE OR REPLACE TABLE long AS SELECT u, v, own AS until_own FROM found WHERE own > {MAX_LEN};
+            INSERT INTO cuts SELECT u, 0, 0, 0, 0, 0, own FROM small.found WHERE own BETWEEN 1 AND {MAX_LEN};
+            CREATE OR REPLACE TABLE small.long AS SELECT u, v, own AS until_own FROM small.found WHERE own > {MAX_LEN};
         """)
         must = 1
 
@@ -154,7 +154,7 @@ def holed(db, must):
                                least(max(v) OVER w, own) AS until
                         FROM (SELECT u, until_own,
                                      unnest(range(until_own - {MAX_LEN}, until_own))::INTEGER AS own,
-                                     unnest(v[until_own - {MAX_LEN - 1}:until_own])::INTEGER AS v FROM rest)
+                                     unnest(v[until_own - {MAX_LEN - 1}:until_own])::INTEGER AS v FROM small.rest)
                         WINDOW w AS (PARTITION BY u ORDER BY own DESC)
                     )
                 ) WHERE until - since + until_own - own <= {MAX_LEN}
@@ -172,7 +172,7 @@ def holed(db, must):
                                 FROM (SELECT u, until_own, until_own - {must} AS own,
                                              list_min(v[until_own - {must - 1}:until_own])::INTEGER AS v_older,
                                              list_max(v[until_own - {must - 1}:until_own])::INTEGER AS v_newer
-                                      FROM rest WHERE u NOT IN (SELECT u FROM holes))
+                                      FROM small.rest WHERE u NOT IN (SELECT u FROM holes))
                             )
                         )
                     )
@@ -196,22 +196,22 @@ def write(db, out):
     db.execute(f"""
         COPY (
             SELECT user_id, {", ".join(columns)}, v AS visible_len, role, 0::UINTEGER AS target_from
-            FROM history JOIN users USING (u) WHERE len(v) <= {MAX_LEN}
+            FROM small.history JOIN users USING (u) WHERE len(v) <= {MAX_LEN}
             UNION ALL
             SELECT user_id, {", ".join(plain)},
                    list_transform(v[since + 1:until_own], lambda x: greatest(x::INTEGER - since, 0)::UINTEGER)
                        AS visible_len, {context}, target_from::UINTEGER
             FROM (SELECT *, own - since AS target_from FROM cuts WHERE until = own AND older = older_until)
-                JOIN history USING (u) JOIN users USING (u)
+                JOIN small.history USING (u) JOIN users USING (u)
             UNION ALL
             SELECT user_id, {", ".join(hole)},
                    list_transform(v[older + 1:older_until] || v[since + 1:until] || v[own + 1:until_own],
                                   lambda x: ({seen})::UINTEGER) AS visible_len, {context}, target_from::UINTEGER
             FROM (SELECT *, older_until - older + until - since AS target_from FROM cuts
                   WHERE NOT (until = own AND older = older_until))
-                JOIN history USING (u) JOIN users USING (u)
+                JOIN small.history USING (u) JOIN users USING (u)
         ) TO '{out}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2,
-                         ROW_GROUP_SIZE 8192, PER_THREAD_OUTPUT, OVERWRITE_OR_IGNORE);
+                         ROW_GROUP_SIZE 8192, DICTIONARY_SIZE_LIMIT 1, PER_THREAD_OUTPUT, OVERWRITE_OR_IGNORE);
     """)
 
 
@@ -219,18 +219,12 @@ def main():
     events, items, out = peer_arguments(__doc__)
     db = duckdb.connect()
     db.execute(f"SET threads = {THREADS}; SET TimeZone = 'UTC'")
-    T=time.time()
-    def tick(n):
-        nonlocal T
-        if os.environ.get("TICK"): print(n, round(time.time()-T,3)); T=time.time()
+    # Threads share a table by groups of rows: those of lists are too few at the usual 122880.
+    db.execute("ATTACH ':memory:' AS small (ROW_GROUP_SIZE 2048)")
     first, bits = read(db, events, items)
-    tick('read')
     histories(db, first, bits)
-    tick('hist')
     cut(db)
-    tick('cut')
     write(db, out)
-    tick('write')
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def cut(long, visible):
     blocks = visible.to_frame("v").select(until=pl.max_horizontal(pl.col("v") + HALF + 1, at + 1), at=at)
     if not blocks["until"].is_sorted():
         blocks = blocks.sort("until").with_columns(pl.col("at").cum_max())
-    rows = []
+    columns = ["begin", "end", "own", "since", "until", "older", "older_end"]
+    rows = [pl.DataFrame(schema=dict.fromkeys(columns, pl.Int32))]
     must = 2
     while len(long):
         found = blocks["until"].search_sorted(long["end"], side="right").cast(pl.Int64) - 1
@@ -140,7 +141,7 @@ def cut(long, visible):
                                              older=begin, older_end=begin))
         long = left.filter(~fits)
         must = 1
-    rows = pl.concat(rows, how="diagonal").with_columns(since=pl.col("since") if "since" in rows[-1].columns else None)
+    rows = pl.concat(rows, how="diagonal")
     # The rows without a hole: the oldest position that some owned one is to see.
     least = visible.reverse().cum_min().reverse()
     whole = rows.filter(pl.col("since").is_null()).select("begin", "end", "own")
@@ -156,7 +157,7 @@ def cut(long, visible):
     since = pl.min_horizontal(pl.max_horizontal(pl.col("v") - HALF, "begin"), "own")
     whole = pl.concat([clear, unclear]).select("begin", "end", "own", since=since, until="own",
                                                older=since, older_end=since)
-    return pl.concat([whole, rows.filter(pl.col("since").is_not_null()).select(whole.columns)])
+    return pl.concat([whole.select(columns), rows.filter(pl.col("since").is_not_null()).select(columns)])
 
 
 def holed(rows, visible, must):
@@ -210,7 +211,8 @@ def main():
         "user", "end", own="begin", since="begin", until="begin", older="begin", older_end="begin")
     rows = rows.lazy().join(histories.lazy().select("begin", "user"), on="begin").select(short.collect_schema().names())
     rows = pl.concat([short, rows]).join(names.lazy(), on="user").drop("user").sort("own").with_columns(
-        length=pl.col("older_end") - pl.col("older") + pl.col("until") - pl.col("since") + pl.col("end") - pl.col("own"),
+        length=pl.col("older_end") - pl.col("older") + pl.col("until") - pl.col("since")
+        + pl.col("end") - pl.col("own"),
     ).with_columns(part=(pl.col("length").cast(pl.Int64).cum_sum() // PART_POSITIONS)).collect()
     for number, part in enumerate(rows.partition_by("part", maintain_order=True, include_key=False)):
         write(part, frame, out / f"{number}.parquet")

@@ -9,15 +9,14 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Result, ScalarValue, config::SpillCompression};
+use datafusion::common::{Result, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -60,25 +59,11 @@ impl Resources {
         self.memory_bytes / 8 * 3 / self.threads.max(1)
     }
 
-    /// A DataFusion session whose sorts have a quarter of the budget (and what they need at least), spilling to
-    /// the system's temporary directory.
-    pub fn session(self) -> Result<SessionContext> {
-        let threads = self.threads.max(1);
-        let pool = (self.memory_bytes / 4).max(threads * SORT_BYTES_MIN);
-        let runtime =
-            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(pool))).build_arc()?;
-        // A merge reserves its share before it starts; a small pool must have some left for the sort itself.
-        let reservation = (pool / threads / 8).min(10 << 20);
-        let config = SessionConfig::new()
-            .with_target_partitions(threads)
-            .with_sort_spill_reservation_bytes(reservation)
-            .with_spill_compression(SpillCompression::Lz4Frame);
-        Ok(SessionContext::new_with_config_rt(config, runtime))
+    /// A DataFusion session with as many partitions as there are threads.
+    pub fn session(self) -> SessionContext {
+        SessionContext::new_with_config(SessionConfig::new().with_target_partitions(self.threads.max(1)))
     }
 }
-
-/// A sort with less memory fails before it spills.
-const SORT_BYTES_MIN: usize = 8 << 20;
 
 /// Whether a group of shards is a promise or a suggestion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,4 +18,5 @@ mod scratch;
 pub use pass::{Pass, PassExec, PassSpec};
 pub(crate) use scatter::bucket_field;
 pub use scatter::{BucketExec, Buckets, Scatter};
+pub use scratch::ScratchError;
 pub(crate) use scratch::{Chunk, Scratch};

@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
@@ -34,11 +34,6 @@ pub trait PassSpec: fmt::Debug + Send + Sync + 'static {
 
     /// Columns of the output.
     fn schema(&self) -> SchemaRef;
-
-    /// The order in which the input must come, if any.
-    fn input_order(&self) -> Option<LexOrdering> {
-        None
-    }
 
     /// A fresh pass over one partition.
     fn start(&self) -> Box<dyn Pass>;
@@ -78,10 +73,6 @@ impl<S: PassSpec> ExecutionPlan for PassExec<S> {
 
     fn properties(&self) -> &Arc<PlanProperties> {
         &self.properties
-    }
-
-    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        vec![self.spec.input_order().map(OrderingRequirements::from)]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {

@@ -12,7 +12,7 @@ use arrow::buffer::MutableBuffer;
 /// A scratch file that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("scratch file in {directory}: cannot {action} {bytes} bytes; TMPDIR names another directory")]
-pub(crate) struct ScratchError {
+pub struct ScratchError {
     directory: String,
     action: &'static str,
     bytes: usize,

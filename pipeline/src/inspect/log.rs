@@ -65,7 +65,7 @@ pub struct Count {
 
 pub(super) async fn read(snapshot: Snapshot) -> Result<EventsContents, InspectError> {
     let fail = query(EVENTS);
-    let context = Resources::default().session().map_err(&fail)?;
+    let context = Resources::default().session();
     let table = Arc::new(SnapshotTable::new(snapshot, &EVENTS_SCHEMA));
     context.register_table(EVENTS, table).map_err(&fail)?;
 

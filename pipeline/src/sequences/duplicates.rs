@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::Array;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use schemas::delta::Shard;
 use schemas::hash::hash64;
@@ -246,7 +245,7 @@ impl Repeated {
     /// how many of the others are.
     pub(super) async fn among(
         suspects: &HashSet<u64>,
-        plans: Vec<(Arc<dyn ExecutionPlan>, bool)>,
+        plans: Vec<super::Scan>,
         context: &Arc<TaskContext>,
         sources: &Codes,
         items: &ItemCodes,

@@ -9,6 +9,7 @@ use schemas::history::WindowError;
 use super::intervals::INTERVALS_MIN;
 use super::report::Counts;
 use crate::commit::CommitError;
+use crate::engine::ScratchError;
 
 /// Sequences that could not be built. Nothing was committed to `sequences`.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum BuildError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// What does not fit into memory cannot be kept elsewhere.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// A table cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -97,9 +101,12 @@ impl From<DataFusionError> for BuildError {
         match error {
             DataFusionError::External(inner) => match inner.downcast::<Self>() {
                 Ok(ours) => *ours,
-                Err(other) => match other.downcast::<DataFusionError>() {
-                    Ok(inner) => (*inner).into(),
-                    Err(other) => Self::query(DataFusionError::External(other)),
+                Err(other) => match other.downcast::<ScratchError>() {
+                    Ok(scratch) => (*scratch).into(),
+                    Err(other) => match other.downcast::<DataFusionError>() {
+                        Ok(inner) => (*inner).into(),
+                        Err(other) => Self::query(DataFusionError::External(other)),
+                    },
                 },
             },
             DataFusionError::ArrowError(inner, trace) => match *inner {

@@ -22,7 +22,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, Date32Array, Int64Array, StringBuilder, StringViewArray,
     TimestampMillisecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
-use arrow::compute::{SortOptions, filter_record_batch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
@@ -30,8 +30,6 @@ use datafusion::common::cast::{
     as_int64_array, as_primitive_array, as_string_array, as_string_view_array, as_uint8_array,
     as_uint32_array, as_uint64_array,
 };
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use schemas::cli::Progress;
 use schemas::config::{Sequences, Ties};
 use schemas::hash::{hash64, mix64};
@@ -135,16 +133,6 @@ pub(super) static SORTABLE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The order of [`SORTABLE_SCHEMA`] that makes histories: by the first seven columns.
-pub(super) fn key_order() -> LexOrdering {
-    [0, 1, 2, 3, 4, 5, 6]
-        .map(|index| PhysicalSortExpr {
-            expr: Arc::new(Column::new(SORTABLE_SCHEMA.field(index).name(), index)),
-            options: SortOptions { descending: false, nulls_first: false },
-        })
-        .into()
-}
-
 /// "No request time", an instant that no log may have.
 pub(super) const NO_TIME: i64 = i64::MIN;
 
@@ -236,7 +224,7 @@ impl Pass for KeyPass {
         let mut keyed = Keyed::with_capacity(rows);
         let items = self.learned.items.codes(records.item);
         let mut source = 0;
-        for row in 0..rows {
+        for (row, item) in items.into_iter().enumerate() {
             let event = hash64(records.event.value(row).as_bytes());
             self.handfuls.push(records.date.value(row), event)?;
             // Neighbours nearly always share their source.
@@ -259,7 +247,7 @@ impl Pass for KeyPass {
             keyed.source.push(source);
             keyed.position.push(records.position.value(row));
             keyed.event.push(event);
-            keyed.item.push(items[row]);
+            keyed.item.push(item);
             keyed
                 .request
                 .push(request_hash(records.request.is_valid(row).then(|| records.request.value(row))));

@@ -129,7 +129,7 @@ async fn run(
         None => None,
     };
     let (mut catalogue, item_codes) = Catalogue::read(items).await?;
-    let mut builder = Builder { config, resources, context: resources.session()?, fresh };
+    let mut builder = Builder { config, resources, context: resources.session(), fresh };
     let log = SnapshotTable::new(events.clone(), &scan_schema());
     let (buckets, learned) = builder.scatter(&log, item_codes).await?;
     let seconds_reading = started.elapsed().as_secs_f64();
@@ -181,6 +181,9 @@ async fn run(
     let built = Built { counts, spilled_bytes: buckets.spilled_bytes(), seconds_reading };
     Ok(reporter.report(items_version, &written, Some(built)))
 }
+
+/// A scan of shards, and whether their events are fresh.
+type Scan = (Arc<dyn ExecutionPlan>, bool);
 
 /// The stages of a build.
 struct Builder<'a> {
@@ -241,12 +244,8 @@ impl Builder<'_> {
         Ok((buckets, learned))
     }
 
-    /// Scans of the shards, each with whether its events are fresh.
-    fn scans(
-        &self,
-        log: &SnapshotTable,
-        shards: Vec<&Shard>,
-    ) -> Result<Vec<(Arc<dyn ExecutionPlan>, bool)>, BuildError> {
+    /// Scans of the shards, the fresh ones apart from the others.
+    fn scans(&self, log: &SnapshotTable, shards: Vec<&Shard>) -> Result<Vec<Scan>, BuildError> {
         let is_fresh = |shard: &&Shard| self.fresh.as_ref().is_some_and(|fresh| fresh.has_shard(shard));
         let (fresh, stale): (Vec<&Shard>, Vec<&Shard>) = shards.into_iter().partition(is_fresh);
         let runtime = self.context.runtime_env();

@@ -5,32 +5,32 @@
 //! text), each user's rows are put in order by their keys where they are not already, and the batches are
 //! gathered once, in the final order.
 //!
-//! **Memory.** The bucket, 16 bytes a row, and one batch. A bucket that does not fit into its share is left to
-//! DataFusion's external sort instead, which spills sorted runs and merges them: slower, with the same rows.
+//! **Memory.** The bucket, 16 bytes a row, and one batch. A bucket that does not fit into its share is read
+//! several times instead: a sample of its rows cuts the users, in text order, into ranges that fit, and each
+//! range is sorted by itself, one after the other. Only the longest single history has to fit.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError};
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, StringArray, StringBuilder,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, StringArray, StringBuilder,
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::Result;
 use datafusion::common::cast::{as_int64_array, as_string_array, as_uint32_array, as_uint64_array};
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
-use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
-use super::keys::{Resolution, key_order};
-use crate::engine::{Pass, PassExec, PassSpec, bucket_field};
+use super::keys::Resolution;
+use crate::engine::bucket_field;
 
 /// Rows of a batch in order.
 const BATCH_ROWS: usize = 8_192;
@@ -53,8 +53,7 @@ pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 /// Where the columns of [`HISTORY_SCHEMA`] are in [`SORTABLE_SCHEMA`](super::keys::SORTABLE_SCHEMA).
 const FROM_SORTABLE: [usize; 8] = [0, 1, 2, 6, 7, 8, 9, 10];
 
-/// From every partition of `input`, each one bucket of sortable events, the histories
-/// ([`HISTORY_SCHEMA`]) by [`key_order`].
+/// From every partition of `input`, each one bucket of sortable events, the histories ([`HISTORY_SCHEMA`]).
 #[derive(Debug)]
 pub(super) struct BucketSortExec {
     input: Arc<dyn ExecutionPlan>,
@@ -127,35 +126,131 @@ impl ExecutionPlan for BucketSortExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (input, memory_bytes) = (Arc::clone(&self.input), self.memory_bytes);
-        let resolution = Arc::clone(&self.resolution);
-        let sorted = async move {
-            let mut rows = input.execute(partition, Arc::clone(&context))?;
-            let (mut batches, mut bytes) = (Vec::new(), 0);
-            while let Some(batch) = rows.next().await {
-                let batch = batch?;
-                bytes += batch.get_array_memory_size() + ORDER_ROW_BYTES * batch.num_rows();
-                batches.push(batch);
-                if bytes > memory_bytes {
-                    // Let go of what is there, and start again with the sort that spills.
-                    drop((rows, batches));
-                    let sort = SortExec::new(key_order(), input).with_preserve_partitioning(true);
-                    let once = PassExec::new(Arc::new(DropCopies(resolution)), Arc::new(sort));
-                    return once.execute(partition, context);
-                }
-            }
-            drop(rows);
-            let sorted = Sorted::new(batches)?;
-            resolution.counts.lock().unwrap_or_else(PoisonError::into_inner).duplicates += sorted.copies;
-            let batches = stream::try_unfold(sorted, |mut sorted| async move {
-                Ok(sorted.next()?.map(|batch| (batch, sorted)))
-            });
-            Ok(Box::pin(RecordBatchStreamAdapter::new(HISTORY_SCHEMA.clone(), batches))
-                as SendableRecordBatchStream)
+        let bucket = Bucket {
+            input: Arc::clone(&self.input),
+            partition,
+            context,
+            memory_bytes: self.memory_bytes,
+            resolution: Arc::clone(&self.resolution),
         };
-        let stream = stream::once(sorted).try_flatten();
+        let histories = async move {
+            let (ranges, all) = match bucket.read(&Range::default(), bucket.memory_bytes).await? {
+                Some(batches) => (Vec::new(), Some(bucket.sort(batches)?)),
+                None => (bucket.ranges().await?, None),
+            };
+            let bucket = Arc::new(bucket);
+            let ranges = stream::iter(ranges).then(move |range| {
+                let bucket = Arc::clone(&bucket);
+                async move { bucket.sort(bucket.read(&range, usize::MAX).await?.unwrap_or_default()) }
+            });
+            let parts = stream::iter(all).map(Ok).chain(ranges);
+            Ok::<_, DataFusionError>(parts.map_ok(Sorted::into_stream).try_flatten())
+        };
+        let stream = stream::once(histories).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(HISTORY_SCHEMA.clone(), stream)))
     }
+}
+
+/// A range of users in text order: from the first on, up to but without the second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Range {
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl Range {
+    fn is_all(&self) -> bool {
+        self.from.is_none() && self.to.is_none()
+    }
+
+    fn has(&self, user: &str) -> bool {
+        self.from.as_deref().is_none_or(|from| user >= from) && self.to.as_deref().is_none_or(|to| user < to)
+    }
+}
+
+/// Users in a sample.
+const SAMPLE_MAX: usize = 1 << 14;
+
+/// One partition of the input, which can be read again and again.
+struct Bucket {
+    input: Arc<dyn ExecutionPlan>,
+    partition: usize,
+    context: Arc<TaskContext>,
+    memory_bytes: usize,
+    resolution: Arc<Resolution>,
+}
+
+impl Bucket {
+    /// The rows of the users in `range`, or nothing where they have more than `bytes_max`.
+    async fn read(&self, range: &Range, bytes_max: usize) -> Result<Option<Vec<RecordBatch>>> {
+        let mut rows = self.input.execute(self.partition, Arc::clone(&self.context))?;
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some(batch) = rows.next().await {
+            let mut batch = batch?;
+            if !range.is_all() {
+                let users = as_string_array(batch.column(1))?;
+                let mine: BooleanArray = users.iter().map(|user| user.map(|user| range.has(user))).collect();
+                batch = filter_record_batch(&batch, &mine)?;
+            }
+            bytes += memory_bytes(&batch)?;
+            if bytes > bytes_max {
+                return Ok(None);
+            }
+            batches.push(batch);
+        }
+        Ok(Some(batches))
+    }
+
+    /// Ranges whose rows fit into the memory, by a sample of all rows.
+    async fn ranges(&self) -> Result<Vec<Range>> {
+        let mut rows = self.input.execute(self.partition, Arc::clone(&self.context))?;
+        let (mut sample, mut stride, mut at, mut bytes) = (Vec::new(), 1, 0, 0);
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            bytes += memory_bytes(&batch)?;
+            for user in as_string_array(batch.column(1))?.iter().flatten() {
+                if at % stride == 0 {
+                    sample.push(user.to_owned());
+                }
+                at += 1;
+                if sample.len() == SAMPLE_MAX {
+                    // Every second one stays, so that all parts of the bucket weigh the same.
+                    let mut keep = false;
+                    sample.retain(|_| {
+                        keep = !keep;
+                        keep
+                    });
+                    stride *= 2;
+                }
+            }
+        }
+        sample.sort_unstable();
+        // Room for what a sample can be wrong by.
+        let count = (bytes as f64 * 1.25 / self.memory_bytes.max(1) as f64).ceil() as usize;
+        let count = count.clamp(1, sample.len().max(1));
+        let mut ends: Vec<String> = (1..count).map(|n| sample[n * sample.len() / count].clone()).collect();
+        ends.dedup();
+        let starts = std::iter::once(None).chain(ends.iter().cloned().map(Some));
+        let ends = ends.iter().cloned().map(Some).chain([None]);
+        Ok(starts.zip(ends).map(|(from, to)| Range { from, to }).collect())
+    }
+
+    fn sort(&self, batches: Vec<RecordBatch>) -> Result<Sorted> {
+        let sorted = Sorted::new(batches)?;
+        let mut counts = self.resolution.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.duplicates += sorted.copies;
+        Ok(sorted)
+    }
+}
+
+/// What a batch takes while its bucket is sorted. Its columns share buffers with their neighbours, so their
+/// capacities would count those again and again.
+fn memory_bytes(batch: &RecordBatch) -> Result<usize> {
+    let mut bytes = ORDER_ROW_BYTES * batch.num_rows();
+    for column in batch.columns() {
+        bytes += column.to_data().get_slice_memory_size()?;
+    }
+    Ok(bytes)
 }
 
 /// What the order of a row costs.
@@ -209,6 +304,10 @@ impl Sorted {
         }
         let copies = (all - order.len()) as u64;
         Ok(Self { batches, order, ends, copies, given: 0, given_users: 0 })
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Result<RecordBatch>> + Send {
+        stream::try_unfold(self, |mut sorted| async move { Ok(sorted.next()?.map(|batch| (batch, sorted))) })
     }
 
     /// The next rows, or nothing at the end.
@@ -315,67 +414,6 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The pass from sorted events to [`HISTORY_SCHEMA`]: copies that are equal in everything have
-/// equal keys, so they are neighbours, and the first stays.
-#[derive(Debug)]
-struct DropCopies(Arc<Resolution>);
-
-impl PassSpec for DropCopies {
-    fn name(&self) -> &'static str {
-        "DropCopies"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        HISTORY_SCHEMA.clone()
-    }
-
-    fn input_order(&self) -> Option<LexOrdering> {
-        Some(key_order())
-    }
-
-    fn start(&self) -> Box<dyn Pass> {
-        Box::new(DropCopiesPass { resolution: Arc::clone(&self.0), last: None, copies: 0 })
-    }
-}
-
-struct DropCopiesPass {
-    resolution: Arc<Resolution>,
-    /// The last row of the batch before, by itself.
-    last: Option<RecordBatch>,
-    copies: u64,
-}
-
-impl Pass for DropCopiesPass {
-    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
-        let keys = Key::of(batch)?;
-        let before = self.last.as_ref().map(Key::of).transpose()?;
-        let equal = |a: &Key<'_>, one: usize, two: usize| {
-            a.ts[one] == keys.ts[two]
-                && a.rest(one) == keys.rest(two)
-                && a.user.value(one) == keys.user.value(two)
-        };
-        let kept: arrow::array::BooleanArray = (0..batch.num_rows())
-            .map(|row| match (row, &before) {
-                (0, None) => Some(true),
-                (0, Some(before)) => Some(!equal(before, 0, 0)),
-                (row, _) => Some(!equal(&keys, row - 1, row)),
-            })
-            .collect();
-        self.copies += kept.false_count() as u64;
-        let rows = filter_record_batch(&batch.project(&FROM_SORTABLE)?, &kept)?;
-        if batch.num_rows() > 0 {
-            self.last = Some(batch.slice(batch.num_rows() - 1, 1));
-        }
-        Ok(vec![RecordBatch::try_new(HISTORY_SCHEMA.clone(), rows.columns().to_vec())?])
-    }
-
-    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
-        let mut counts = self.resolution.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.duplicates += std::mem::take(&mut self.copies);
-        Ok(Vec::new())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -429,7 +467,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn the_sort_in_memory_and_the_one_that_spills_agree(
+        fn the_sort_at_once_and_the_one_by_ranges_agree(
             batches in prop::collection::vec(
                 prop::collection::vec((0u8..12, 0i64..6, 0u64..2, 0u32..2, 0i64..4, 0u64..3), 1..40), 1..6),
         ) {
@@ -445,7 +483,11 @@ mod tests {
                 let wanted = wanted.project(&FROM_SORTABLE).unwrap();
                 prop_assert_eq!(rows.columns(), wanted.columns());
                 prop_assert_eq!(copies as usize, batches.concat().len() - rows.num_rows());
-                prop_assert_eq!(sorted(input, 0).await, (rows, copies));
+                for memory_bytes in [0, 500, 2_000] {
+                    let (again, copies_again) = sorted(input.clone(), memory_bytes).await;
+                    prop_assert_eq!(again.columns(), rows.columns());
+                    prop_assert_eq!(copies_again, copies);
+                }
                 Ok(())
             })?;
         }
