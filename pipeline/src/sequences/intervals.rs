@@ -1,5 +1,6 @@
 //! Measuring the request intervals of a log, from which `Δτ` is chosen (§3.2.2).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,15 +17,19 @@ use crate::engine::{Pass, PassSpec};
 /// Fewer intervals than this say too little for `delta_tau = "auto"`.
 pub const INTERVALS_MIN: u64 = 1_000;
 
-/// The distribution of the request intervals: exact, with one counter for each interval that occurs. A session
-/// ends after minutes, so these are some million counters at most.
+/// The distribution of the request intervals, exact. A session ends after minutes, so nearly all intervals are
+/// short: those have a counter for every millisecond (16 MiB once there are some), the few others one for each
+/// that occurs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Intervals {
     /// Not counted yet.
     new: Vec<i64>,
-    /// Interval and how often, ascending.
-    counts: Vec<(i64, u64)>,
+    short: Vec<u64>,
+    long: BTreeMap<i64, u64>,
 }
+
+/// Intervals below this many milliseconds, some 35 minutes, are short.
+const SHORT: usize = 1 << 21;
 
 /// New intervals are counted when there are so many, all at once.
 const NEW_MAX: usize = 1 << 20;
@@ -40,37 +45,33 @@ impl Intervals {
 
     /// Adds what another pass measured.
     pub(super) fn add(&mut self, mut other: Self) {
-        other.count();
-        self.merge(other.counts);
+        self.new.append(&mut other.new);
+        self.count();
+        if self.short.is_empty() {
+            self.short = std::mem::take(&mut other.short);
+        }
+        self.short.iter_mut().zip(&other.short).for_each(|(count, more)| *count += more);
+        other.long.into_iter().for_each(|(interval, n)| *self.long.entry(interval).or_default() += n);
     }
 
     fn count(&mut self) {
-        let mut new = std::mem::take(&mut self.new);
-        new.sort_unstable();
-        let counted = new.chunk_by(|a, b| a == b).map(|equal| (equal[0], equal.len() as u64)).collect();
-        self.merge(counted);
-        new.clear();
-        self.new = new;
-    }
-
-    /// Adds counters; both are ascending.
-    fn merge(&mut self, other: Vec<(i64, u64)>) {
-        let mut merged = Vec::with_capacity(self.counts.len() + other.len());
-        let (mut one, mut two) = (self.counts.iter().peekable(), other.iter().peekable());
-        while let (Some(&&(a, n)), Some(&&(b, m))) = (one.peek(), two.peek()) {
-            merged.push((a.min(b), if a <= b { n } else { 0 } + if b <= a { m } else { 0 }));
-            one.next_if(|_| a <= b);
-            two.next_if(|_| b <= a);
+        if self.new.is_empty() {
+            return;
         }
-        merged.extend(one);
-        merged.extend(two);
-        self.counts = merged;
+        self.short.resize(SHORT, 0);
+        for interval in self.new.drain(..) {
+            match usize::try_from(interval).ok().and_then(|ms| self.short.get_mut(ms)) {
+                Some(count) => *count += 1,
+                None => *self.long.entry(interval).or_default() += 1,
+            }
+        }
     }
 
     /// What they say, where there are any.
     pub(super) fn summary(&mut self) -> Option<RequestIntervals> {
         self.count();
-        let intervals = &self.counts;
+        let short = (0..).zip(&self.short).filter(|(_, n)| **n > 0).map(|(ms, &n)| (ms, n));
+        let intervals: Vec<(i64, u64)> = short.chain(self.long.iter().map(|(&ms, &n)| (ms, n))).collect();
         let count: u64 = intervals.iter().map(|(_, n)| n).sum();
         // The smallest interval that at least this share of them does not exceed.
         let quantile = |share: f64| {
@@ -208,13 +209,13 @@ mod tests {
     fn the_summary_is_exact() {
         let mut intervals = Intervals::default();
         assert_eq!(intervals.summary(), None);
-        intervals.add_history(&[0; 5], &[0, 1_000, 2_000, 4_000, 100_000].map(Some));
+        intervals.add_history(&[0; 6], &[0, 1_000, 2_000, 4_000, 100_000, 3_100_000].map(Some));
         let mut other = Intervals::default();
         other.add_history(&[0, 0, 1, 1], &[Some(5), None, Some(7), Some(1_007)]);
         intervals.add(other);
         let summary = intervals.summary().unwrap();
         let expected = RequestIntervals { count: 5, mean_ms: 20_200.0, median_ms: 1_000, p90_ms: 96_000 };
         assert_eq!(summary, expected);
-        assert_eq!(summary.to_string(), "5 measured, mean 20.200s, median 1.000s, p90 1m 36s");
+        assert_eq!(summary.to_string(), "6 measured, mean 8m 36s, median 1.000s, p90 50m 0s");
     }
 }

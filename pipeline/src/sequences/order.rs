@@ -2,10 +2,9 @@
 //!
 //! Most of what a sort does is known before: events come in almost the order in which they happened, and a
 //! bucket has few users. So the rows are dealt to their users (a counting sort by the rank of the user's
-//! text), each user's rows are put in order by their keys where they are not already, and the batches are
-//! gathered once, in the final order.
+//! text), a cache line each, and each user's rows are put in order by their keys where they are not already.
 //!
-//! **Memory.** The bucket, 16 bytes a row, and one batch. A bucket that does not fit into its share is read
+//! **Memory.** The bucket as it comes and once more in order, and one batch. A bucket that does not fit into its share is read
 //! several times instead: a sample of its rows cuts the users, in text order, into ranges that fit, and each
 //! range is sorted by itself, one after the other. Only the longest single history has to fit.
 
@@ -14,12 +13,14 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError};
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, StringArray, StringBuilder,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringBuilder, UInt8Array, UInt32Array, UInt64Array,
 };
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::cast::{as_int64_array, as_string_array, as_uint32_array, as_uint64_array};
+use datafusion::common::cast::{
+    as_int64_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
+};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -49,9 +50,6 @@ pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("fresh", DataType::UInt8, false),
     ]))
 });
-
-/// Where the columns of [`HISTORY_SCHEMA`] are in [`SORTABLE_SCHEMA`](super::keys::SORTABLE_SCHEMA).
-const FROM_SORTABLE: [usize; 8] = [0, 1, 2, 6, 7, 8, 9, 10];
 
 /// From every partition of `input`, each one bucket of sortable events, the histories ([`HISTORY_SCHEMA`]).
 #[derive(Debug)]
@@ -253,19 +251,36 @@ fn memory_bytes(batch: &RecordBatch) -> Result<usize> {
     Ok(bytes)
 }
 
-/// What the order of a row costs.
-const ORDER_ROW_BYTES: usize = 16;
+/// What a row in order costs, with the number of its user.
+const ORDER_ROW_BYTES: usize = size_of::<Event>() + size_of::<u32>();
 
-/// Where a row is: batch and row.
-type At = (u32, u32);
+/// An event without its user: one cache line, so that dealing the rows to their users touches one for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Event {
+    ts: i64,
+    tie: u64,
+    position: i64,
+    event: u64,
+    request: u64,
+    request_ts: i64,
+    source: u32,
+    item: u32,
+    fresh: u8,
+}
 
-/// A bucket's rows and their order.
+impl Event {
+    fn key(&self) -> (i64, u64, u32, i64, u64) {
+        (self.ts, self.tie, self.source, self.position, self.event)
+    }
+}
+
+/// A bucket's events in order.
 struct Sorted {
-    batches: Vec<RecordBatch>,
-    order: Vec<At>,
-    /// Where each user's rows end.
-    ends: Vec<usize>,
-    /// Rows that were an event once more, and are not in the order.
+    bucket: u32,
+    events: Vec<Event>,
+    /// Every user, and where that user's events end.
+    users: Vec<(String, usize)>,
+    /// Events that stood there once more, and are dropped.
     copies: u64,
     given: usize,
     given_users: usize,
@@ -273,37 +288,24 @@ struct Sorted {
 
 impl Sorted {
     fn new(batches: Vec<RecordBatch>) -> Result<Self> {
-        let columns = batches.iter().map(Key::of).collect::<Result<Vec<_>>>()?;
-        let (mut order, mut ends) = by_user(&columns);
-        let at = |at: &At| (&columns[at.0 as usize], at.1 as usize);
-        let compare = |one: &At, two: &At| {
-            let ((a, one), (b, two)) = (at(one), at(two));
-            a.ts[one].cmp(&b.ts[two]).then_with(|| a.rest(one).cmp(&b.rest(two)))
-        };
-        let (mut start, mut copies) = (0, false);
-        for &end in &ends {
-            let rows = &mut order[start..end];
+        let bucket = batches.iter().find(|batch| batch.num_rows() > 0);
+        let bucket = bucket.map_or(0, |batch| batch.column(0).as_primitive::<UInt32Type>().value(0));
+        let (mut events, mut users) = by_user(&batches)?;
+        drop(batches);
+        let (mut start, mut copies) = (0, 0);
+        for (_, end) in &users {
+            let events = &mut events[start..*end];
             // Nearly always in order, and without equal neighbours.
-            if !rows.is_sorted_by(|one, two| compare(one, two).is_lt()) {
-                rows.sort_unstable_by(compare);
-                copies |= rows.windows(2).any(|pair| compare(&pair[0], &pair[1]).is_eq());
+            if !events.is_sorted_by(|one, two| one.key() < two.key()) {
+                events.sort_unstable_by_key(Event::key);
+                copies += events.windows(2).filter(|pair| pair[0].key() == pair[1].key()).count() as u64;
             }
-            start = end;
+            start = *end;
         }
-        let all = order.len();
-        if copies {
-            let (mut kept, mut start) = (Vec::with_capacity(all), 0);
-            for end in &mut ends {
-                let mut rows = order[start..*end].to_vec();
-                start = *end;
-                rows.dedup_by(|two, one| compare(one, two).is_eq());
-                kept.extend(rows);
-                *end = kept.len();
-            }
-            order = kept;
+        if copies > 0 {
+            drop_copies(&mut events, &mut users);
         }
-        let copies = (all - order.len()) as u64;
-        Ok(Self { batches, order, ends, copies, given: 0, given_users: 0 })
+        Ok(Self { bucket, events, users, copies, given: 0, given_users: 0 })
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<RecordBatch>> + Send {
@@ -312,113 +314,107 @@ impl Sorted {
 
     /// The next rows, or nothing at the end.
     fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let end = (self.given + BATCH_ROWS).min(self.order.len());
-        let rows = &self.order[self.given..end];
-        if rows.is_empty() {
+        let end = (self.given + BATCH_ROWS).min(self.events.len());
+        let events = &self.events[self.given..end];
+        if events.is_empty() {
             return Ok(None);
         }
-        let mut users = StringBuilder::with_capacity(rows.len(), rows.len() * 8);
-        let mut at = self.given;
-        while at < end {
-            let (batch, row) = self.order[at];
-            let user = self.batches[batch as usize].column(1).as_string::<i32>().value(row as usize);
-            let until = self.ends[self.given_users].min(end);
-            (at..until).for_each(|_| users.append_value(user));
-            self.given_users += usize::from(until == self.ends[self.given_users]);
-            at = until;
+        let mut users = StringBuilder::with_capacity(events.len(), events.len() * 8);
+        while self.given < end {
+            let (user, user_end) = &self.users[self.given_users];
+            let until = end.min(*user_end);
+            (self.given..until).for_each(|_| users.append_value(user));
+            self.given_users += usize::from(until == *user_end);
+            self.given = until;
         }
         let columns: Vec<ArrayRef> = vec![
-            gather::<UInt32Type>(&self.batches, FROM_SORTABLE[0], rows),
+            Arc::new(UInt32Array::from_value(self.bucket, events.len())),
             Arc::new(users.finish()),
-            gather::<Int64Type>(&self.batches, FROM_SORTABLE[2], rows),
-            gather::<UInt64Type>(&self.batches, FROM_SORTABLE[3], rows),
-            gather::<UInt32Type>(&self.batches, FROM_SORTABLE[4], rows),
-            gather::<UInt64Type>(&self.batches, FROM_SORTABLE[5], rows),
-            gather::<Int64Type>(&self.batches, FROM_SORTABLE[6], rows),
-            gather::<UInt8Type>(&self.batches, FROM_SORTABLE[7], rows),
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.ts))),
+            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.event))),
+            Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.item))),
+            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.request))),
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.request_ts))),
+            Arc::new(UInt8Array::from_iter_values(events.iter().map(|e| e.fresh))),
         ];
-        self.given = end;
         Ok(Some(RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?))
     }
 }
 
-/// The values of a column at `rows`.
-fn gather<T: ArrowPrimitiveType>(batches: &[RecordBatch], column: usize, rows: &[At]) -> ArrayRef {
-    let values: Vec<&[T::Native]> =
-        batches.iter().map(|batch| &batch.column(column).as_primitive::<T>().values()[..]).collect();
-    let gathered: Vec<T::Native> = rows.iter().map(|&(b, row)| values[b as usize][row as usize]).collect();
-    Arc::new(PrimitiveArray::<T>::new(gathered.into(), None))
+/// Leaves one of each user's equal neighbours.
+fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)]) {
+    let (mut kept, mut start) = (Vec::with_capacity(events.len()), 0);
+    for (_, end) in users {
+        let of_user = &events[start..*end];
+        start = *end;
+        kept.extend(of_user.chunk_by(|one, two| one.key() == two.key()).map(|equal| equal[0]));
+        *end = kept.len();
+    }
+    *events = kept;
 }
 
-/// The rows dealt to their users, users in text order; where each user's rows end.
-fn by_user(columns: &[Key<'_>]) -> (Vec<At>, Vec<usize>) {
-    let rows = columns.iter().map(|c| c.user.len()).sum();
+/// The rows dealt to their users, users in text order, with where each user's rows end.
+fn by_user(batches: &[RecordBatch]) -> Result<(Vec<Event>, Vec<(String, usize)>)> {
+    let rows = batches.iter().map(RecordBatch::num_rows).sum();
     let mut numbers: HashMap<&str, u32, foldhash::fast::FixedState> = HashMap::default();
     let mut counts: Vec<usize> = Vec::new();
-    let mut users: Vec<u32> = Vec::with_capacity(rows);
-    for columns in columns {
-        for row in 0..columns.user.len() {
+    let mut number_of: Vec<u32> = Vec::with_capacity(rows);
+    for batch in batches {
+        for user in as_string_array(batch.column(1))?.iter().flatten() {
             let next = counts.len() as u32;
-            let number = *numbers.entry(columns.user.value(row)).or_insert(next);
+            let number = *numbers.entry(user).or_insert(next);
             if number == next {
                 counts.push(0);
             }
             counts[number as usize] += 1;
-            users.push(number);
+            number_of.push(number);
         }
     }
     let mut sorted: Vec<(&str, u32)> = numbers.into_iter().collect();
     sorted.sort_unstable();
-    let (mut starts, mut ends, mut start) = (vec![0; counts.len()], Vec::with_capacity(counts.len()), 0);
-    for (_, number) in sorted {
-        starts[number as usize] = start;
+    let (mut next, mut users, mut start) = (vec![0; counts.len()], Vec::with_capacity(counts.len()), 0);
+    for (user, number) in sorted {
+        next[number as usize] = start;
         start += counts[number as usize];
-        ends.push(start);
-    }
-    let mut order = vec![(0, 0); rows];
-    let all =
-        columns.iter().zip(0..).flat_map(|(c, batch)| (0..c.user.len() as u32).map(move |r| (batch, r)));
-    for (number, at) in users.into_iter().zip(all) {
-        let place = &mut starts[number as usize];
-        order[*place] = at;
-        *place += 1;
-    }
-    (order, ends)
-}
-
-/// The key columns of a batch.
-struct Key<'a> {
-    user: &'a StringArray,
-    ts: &'a [i64],
-    tie: &'a [u64],
-    source: &'a [u32],
-    position: &'a [i64],
-    event: &'a [u64],
-}
-
-impl<'a> Key<'a> {
-    fn of(batch: &'a RecordBatch) -> Result<Self> {
-        Ok(Self {
-            user: as_string_array(batch.column(1))?,
-            ts: as_int64_array(batch.column(2))?.values(),
-            tie: as_uint64_array(batch.column(3))?.values(),
-            source: as_uint32_array(batch.column(4))?.values(),
-            position: as_int64_array(batch.column(5))?.values(),
-            event: as_uint64_array(batch.column(6))?.values(),
-        })
+        users.push((user.to_owned(), start));
     }
 
-    /// What orders events at the same time.
-    fn rest(&self, row: usize) -> (u64, u32, i64, u64) {
-        (self.tie[row], self.source[row], self.position[row], self.event[row])
+    let mut events = vec![Event::default(); rows];
+    let mut number_of = number_of.into_iter();
+    for batch in batches {
+        let ts = as_int64_array(batch.column(2))?.values();
+        let tie = as_uint64_array(batch.column(3))?.values();
+        let source = as_uint32_array(batch.column(4))?.values();
+        let position = as_int64_array(batch.column(5))?.values();
+        let event = as_uint64_array(batch.column(6))?.values();
+        let item = as_uint32_array(batch.column(7))?.values();
+        let request = as_uint64_array(batch.column(8))?.values();
+        let request_ts = as_int64_array(batch.column(9))?.values();
+        let fresh = as_uint8_array(batch.column(10))?.values();
+        for (row, number) in (0..batch.num_rows()).zip(&mut number_of) {
+            let place = &mut next[number as usize];
+            events[*place] = Event {
+                ts: ts[row],
+                tie: tie[row],
+                position: position[row],
+                event: event[row],
+                request: request[row],
+                request_ts: request_ts[row],
+                source: source[row],
+                item: item[row],
+                fresh: fresh[row],
+            };
+            *place += 1;
+        }
     }
+    Ok((events, users))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
-    use arrow::array::{Int64Array, UInt8Array, UInt32Array, UInt64Array};
+    use arrow::array::StringArray;
     use datafusion::datasource::memory::MemorySourceConfig;
     use proptest::prelude::*;
 
@@ -427,9 +423,9 @@ mod tests {
     use super::super::keys::SORTABLE_SCHEMA;
     use super::*;
 
-    type Event = (u8, i64, u64, u32, i64, u64);
+    type Row = (u8, i64, u64, u32, i64, u64);
 
-    fn batch(events: &[Event]) -> RecordBatch {
+    fn batch(events: &[Row]) -> RecordBatch {
         let users = events.iter().map(|e| format!("user{}", e.0));
         let numbers = 0..events.len() as u32;
         let columns: Vec<ArrayRef> = vec![
@@ -475,12 +471,12 @@ mod tests {
             runtime.block_on(async {
                 let input: Vec<RecordBatch> = batches.iter().map(|events| batch(events)).collect();
                 let (rows, copies) = sorted(input.clone(), usize::MAX).await;
-                let mut expected: Vec<(String, Event)> =
+                let mut expected: Vec<(String, Row)> =
                     batches.concat().into_iter().map(|e| (format!("user{}", e.0), e)).collect();
                 expected.sort();
                 expected.dedup();
                 let wanted = batch(&expected.into_iter().map(|(_, e)| e).collect::<Vec<_>>());
-                let wanted = wanted.project(&FROM_SORTABLE).unwrap();
+                let wanted = wanted.project(&[0, 1, 2, 6, 7, 8, 9, 10]).unwrap();
                 prop_assert_eq!(rows.columns(), wanted.columns());
                 prop_assert_eq!(copies as usize, batches.concat().len() - rows.num_rows());
                 for memory_bytes in [0, 500, 2_000] {
