@@ -274,12 +274,14 @@ impl Event {
     }
 }
 
+/// Users in text order, and where each one's events end.
+type Users = Vec<(String, usize)>;
+
 /// A bucket's events in order.
 struct Sorted {
     bucket: u32,
     events: Vec<Event>,
-    /// Every user, and where that user's events end.
-    users: Vec<(String, usize)>,
+    users: Users,
     /// Events that stood there once more, and are dropped.
     copies: u64,
     given: usize,
@@ -354,7 +356,7 @@ fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)]) {
 }
 
 /// The rows dealt to their users, users in text order, with where each user's rows end.
-fn by_user(batches: &[RecordBatch]) -> Result<(Vec<Event>, Vec<(String, usize)>)> {
+fn by_user(batches: &[RecordBatch]) -> Result<(Vec<Event>, Users)> {
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
     let mut numbers: HashMap<&str, u32, foldhash::fast::FixedState> = HashMap::default();
     let mut counts: Vec<usize> = Vec::new();
