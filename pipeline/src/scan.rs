@@ -61,9 +61,13 @@ impl Resources {
 
     /// A DataFusion session with as many partitions as there are threads.
     pub fn session(self) -> SessionContext {
-        SessionContext::new_with_config(SessionConfig::new().with_target_partitions(self.threads.max(1)))
+        let config = SessionConfig::new().with_target_partitions(self.threads.max(1));
+        SessionContext::new_with_config(config.with_batch_size(BATCH_ROWS))
     }
 }
+
+/// Rows of a scanned batch: enough that each of many buckets gets a fair slice of it.
+const BATCH_ROWS: usize = 1 << 15;
 
 /// Whether a group of shards is a promise or a suggestion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
