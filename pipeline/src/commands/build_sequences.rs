@@ -3,8 +3,12 @@
 use pipeline::scan::Resources;
 use pipeline::sequences::{build_with, refresh};
 use schemas::cli::{CommonArgs, Interrupt, print_json};
+use schemas::config::ConfigError;
 use schemas::delta::Root;
 use schemas::memory::MemorySize;
+
+/// With less, nearly every event would be written out by itself: surely a forgotten unit.
+const MEMORY_MIN: MemorySize = MemorySize::bytes(1 << 20);
 
 /// Build the table sequences from events and items; with --since, the table refresh.
 ///
@@ -29,6 +33,10 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let root = Root::new(&config.root)?;
     let mut resources = Resources::default();
     if let Some(memory) = args.memory {
+        if memory.bytes < MEMORY_MIN.bytes {
+            let problem = format!("{memory} is too little for anything; give at least {MEMORY_MIN}");
+            return Err(ConfigError::Invalid { key: "--memory".into(), problem }.into());
+        }
         resources.memory_bytes = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
     }
     if let Some(threads) = args.threads {

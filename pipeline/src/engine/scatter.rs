@@ -14,9 +14,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
 use datafusion::common::cast::as_uint32_array;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
@@ -105,15 +105,14 @@ impl Buckets {
                 writer.write(&batch)?;
             }
             to.held_bytes = 0;
-            let chunk = self.scratch.append(&writer.into_inner()?);
-            to.chunks.push(chunk.map_err(external)?);
+            to.chunks.push(self.scratch.append(&writer.into_inner()?)?);
         }
         Ok(())
     }
 
     /// A chunk's batches.
     fn read(&self, chunk: Chunk) -> Result<Vec<RecordBatch>> {
-        let mut bytes = self.scratch.read(chunk).map_err(external)?;
+        let mut bytes = self.scratch.read(chunk)?;
         let mut decoder = StreamDecoder::new();
         let mut batches = Vec::new();
         while !bytes.is_empty() {
@@ -128,10 +127,6 @@ impl Buckets {
         columns.extend(batch.columns().iter().cloned());
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
-}
-
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }
 
 /// One stream's way into the buckets.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::buffer::Buffer;
 use arrow::buffer::MutableBuffer;
+use datafusion::common::DataFusionError;
 
 /// A scratch file that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,12 @@ pub struct ScratchError {
     action: &'static str,
     bytes: usize,
     source: std::io::Error,
+}
+
+impl From<ScratchError> for DataFusionError {
+    fn from(error: ScratchError) -> Self {
+        Self::External(Box::new(error))
+    }
 }
 
 /// Where a piece of the file lies.

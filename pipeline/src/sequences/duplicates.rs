@@ -64,7 +64,7 @@ impl Suspects {
         to.held.append(handful);
         if to.held.len() > self.share {
             let bytes: Vec<u8> = to.held.drain(..).flat_map(u64::to_le_bytes).collect();
-            let chunk = self.scratch.append(&bytes).map_err(external)?;
+            let chunk = self.scratch.append(&bytes)?;
             to.chunks.push(chunk);
         }
         Ok(())
@@ -75,7 +75,7 @@ impl Suspects {
         let Partition { mut held, chunks } =
             std::mem::take(&mut *self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner));
         for chunk in chunks {
-            let bytes = self.scratch.read(chunk).map_err(external)?;
+            let bytes = self.scratch.read(chunk)?;
             held.extend(bytes.as_chunks().0.iter().map(|&number| u64::from_le_bytes(number)));
         }
         Ok(repeats(&held))
@@ -101,10 +101,6 @@ impl Suspects {
             Ok(all)
         })
     }
-}
-
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }
 
 /// The numbers that occur more than once. They go into a table with open places, where equal ones meet: a

@@ -240,9 +240,9 @@ mod tests {
 
     #[test]
     fn the_shipped_configurations_are_valid() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
         let mut loaded = 0;
-        for entry in std::fs::read_dir(directory).unwrap() {
+        // Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
+        for entry in std::fs::read_dir("../config").unwrap() {
             let path = entry.unwrap().path();
             Config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
             loaded += 1;
