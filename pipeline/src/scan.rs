@@ -69,15 +69,6 @@ impl Resources {
 /// Rows of a scanned batch: enough that each of many buckets gets a fair slice of it.
 const BATCH_ROWS: usize = 1 << 15;
 
-/// Whether a group of shards is a promise or a suggestion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Groups {
-    /// Every partition reads exactly the shards of its group, in their order.
-    Pinned,
-    /// All partitions share the work.
-    Shared,
-}
-
 /// A snapshot as a DataFusion table.
 #[derive(Debug, Clone)]
 pub struct SnapshotTable {
@@ -102,19 +93,18 @@ impl SnapshotTable {
         &self.snapshot
     }
 
-    /// A scan of `columns`, one output partition for each of `groups`. With [`Groups::Shared`] a partition
-    /// that has finished takes shards over from the others.
+    /// A scan of `columns`, one output partition for each of `groups`; one that has finished takes shards over
+    /// from the others.
     pub fn plan<'a>(
         &self,
         runtime: &RuntimeEnv,
         columns: &[&str],
         groups: impl IntoIterator<Item = Vec<&'a Shard>>,
-        kind: Groups,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = self.files.table_schema();
         let indexes =
             columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<Vec<usize>>>()?;
-        self.scan_columns(runtime, Some(indexes), groups, kind)
+        self.scan_columns(runtime, Some(indexes), groups)
     }
 
     fn scan_columns<'a>(
@@ -122,7 +112,6 @@ impl SnapshotTable {
         runtime: &RuntimeEnv,
         columns: Option<Vec<usize>>,
         groups: impl IntoIterator<Item = Vec<&'a Shard>>,
-        kind: Groups,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let store = self.snapshot.delta().object_store();
         let location = self.snapshot.delta().table_url();
@@ -139,7 +128,6 @@ impl SnapshotTable {
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
             .with_projection_indices(columns)?
-            .with_preserve_order(kind == Groups::Pinned)
             .build();
         Ok(DataSourceExec::from_data_source(scan))
     }
@@ -176,7 +164,7 @@ impl TableProvider for SnapshotTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let groups = balanced(self.snapshot.shards().iter(), state.config().target_partitions());
-        self.scan_columns(state.runtime_env(), projection.cloned(), groups, Groups::Shared)
+        self.scan_columns(state.runtime_env(), projection.cloned(), groups)
     }
 }
 

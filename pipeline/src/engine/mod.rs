@@ -16,7 +16,7 @@ mod scatter;
 mod scratch;
 
 pub use pass::{Pass, PassExec, PassSpec};
-pub(crate) use scatter::bucket_field;
 pub use scatter::{BucketExec, Buckets, Scatter};
+pub(crate) use scatter::{bucket_field, bucket_schema, scattered_schema};
 pub use scratch::ScratchError;
 pub(crate) use scratch::{Chunk, Scratch};

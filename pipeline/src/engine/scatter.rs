@@ -1,22 +1,22 @@
 //! A local shuffle: rows to buckets, in memory while they fit and in one scratch file beyond.
 //!
-//! **Memory.** Rows that wait in memory are at most the limit given to [`Buckets::new`]: half of it in full
-//! batches of a bucket, half in the batches that the streams are filling. A bucket that holds its share of
-//! the former writes all of it to the scratch file as one Arrow IPC stream, so what is read back is
-//! contiguous.
+//! A row is a key text and a packed record of fixed size, so that dealing it touches one place, what lies in
+//! the file lies in memory just so, and reading it back copies nothing.
+//!
+//! **Memory.** Rows that wait in memory are at most the limit given to [`Buckets::new`]: half of it in the
+//! buckets, half in what the streams are filling. What comes when a bucket holds its share goes to the scratch
+//! file.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{ArrayRef, UInt32Array};
-use arrow::compute::{BatchCoalescer, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::ipc::reader::StreamDecoder;
-use arrow::ipc::writer::StreamWriter;
+use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray, StringArray, UInt32Array};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, ToByteSlice};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::Result;
-use datafusion::common::cast::as_uint32_array;
+use datafusion::common::cast::{as_fixed_size_binary_array, as_string_view_array, as_uint32_array};
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
@@ -26,19 +26,43 @@ use futures::stream;
 
 use super::{Chunk, Scratch};
 
-/// The rows of a full batch.
+/// The most rows of a batch.
 const BATCH_ROWS: usize = 8_192;
+/// A batch is full at this many bytes of texts, too.
+const BATCH_TEXT_BYTES: usize = 1 << 20;
+
+/// The columns of what is scattered: the bucket, a key text, a record of `record_bytes`.
+pub(crate) fn scattered_schema(key: &str, record: &str, record_bytes: usize) -> SchemaRef {
+    row_schema(key, DataType::Utf8View, record, record_bytes)
+}
+
+/// The columns of what a bucket gives back.
+pub(crate) fn bucket_schema(key: &str, record: &str, record_bytes: usize) -> SchemaRef {
+    row_schema(key, DataType::Utf8, record, record_bytes)
+}
+
+fn row_schema(key: &str, text: DataType, record: &str, record_bytes: usize) -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        bucket_field(),
+        Field::new(key, text, false),
+        Field::new(record, DataType::FixedSizeBinary(record_bytes as i32), false),
+    ]))
+}
+
+/// The column that every batch of a shuffle begins with.
+pub(crate) fn bucket_field() -> Field {
+    Field::new("bucket", DataType::UInt32, false)
+}
 
 /// Rows by bucket.
 #[derive(Debug)]
 pub struct Buckets {
-    /// Of the rows, `bucket` first.
+    /// Of what a bucket gives back.
     schema: SchemaRef,
-    /// Of what is held: without `bucket`.
-    stored: SchemaRef,
+    record_bytes: usize,
     /// Bytes that a bucket may hold in memory.
     share: usize,
-    /// Rows of a batch under construction.
+    /// Rows of a full batch.
     batch_rows: usize,
     scratch: Scratch,
     buckets: Vec<Mutex<Bucket>>,
@@ -46,28 +70,45 @@ pub struct Buckets {
 
 #[derive(Debug, Default)]
 struct Bucket {
-    held: Vec<RecordBatch>,
+    held: Vec<Rows>,
     held_bytes: usize,
-    chunks: Vec<Chunk>,
+    spilled: Vec<Spilled>,
     rows: u64,
 }
 
+/// Rows side by side: their records, and their texts behind one another with `i32` offsets.
+#[derive(Debug, Clone)]
+struct Rows {
+    records: Buffer,
+    offsets: Buffer,
+    texts: Buffer,
+}
+
+/// [`Rows`] in the scratch file.
+#[derive(Debug, Clone, Copy)]
+struct Spilled {
+    chunk: Chunk,
+    record_bytes: usize,
+    offset_bytes: usize,
+}
+
 impl Buckets {
-    /// `count` empty buckets for rows of `schema`, whose first column is the `bucket`. `streams` scatter into
-    /// them at once and together with them hold about `memory_bytes`; a row is taken to have `row_bytes`.
-    pub fn new(
+    /// `count` empty buckets, which give rows of [`bucket_schema`] back. `streams` scatter into them at once, and
+    /// together with them hold about `memory_bytes`.
+    pub(crate) fn new(
         schema: SchemaRef,
+        record_bytes: usize,
         count: usize,
         streams: usize,
         memory_bytes: usize,
-        row_bytes: usize,
     ) -> Self {
-        let stored = Arc::new(Schema::new(schema.fields()[1..].to_vec()));
+        // With a short text and its offset.
+        let row_bytes = record_bytes + 16;
         let count = count.max(1);
-        let filling = memory_bytes / 2 / (count * streams.max(1) * row_bytes.max(1));
+        let filling = memory_bytes / 2 / (count * streams.max(1) * row_bytes);
         Self {
             schema,
-            stored,
+            record_bytes,
             share: memory_bytes / 2 / count,
             batch_rows: filling.clamp(16, BATCH_ROWS),
             scratch: Scratch::default(),
@@ -94,99 +135,137 @@ impl Buckets {
         self.buckets[bucket].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, bucket: usize, batch: RecordBatch) -> Result<()> {
+    /// Takes what `filling` has, and leaves it empty.
+    fn add(&self, bucket: usize, filling: &mut Filling) -> Result<()> {
+        let bytes = filling.bytes();
         let mut to = self.lock(bucket);
-        to.rows += batch.num_rows() as u64;
-        to.held_bytes += batch.get_array_memory_size();
-        to.held.push(batch);
-        if to.held_bytes > self.share {
-            let mut writer = StreamWriter::try_new(Vec::with_capacity(to.held_bytes + 4096), &self.stored)?;
-            for batch in to.held.drain(..) {
-                writer.write(&batch)?;
-            }
-            to.held_bytes = 0;
-            to.chunks.push(self.scratch.append(&writer.into_inner()?)?);
+        to.rows += filling.rows() as u64;
+        if to.held_bytes + bytes <= self.share {
+            to.held_bytes += bytes;
+            to.held.push(std::mem::take(filling).into_rows());
+            return Ok(());
         }
+        drop(to);
+        let offsets = filling.offsets[..].to_byte_slice();
+        let spilled = Spilled {
+            chunk: self.scratch.append(&[&filling.records, offsets, &filling.texts])?,
+            record_bytes: filling.records.len(),
+            offset_bytes: offsets.len(),
+        };
+        self.lock(bucket).spilled.push(spilled);
+        filling.clear();
         Ok(())
     }
 
-    /// A chunk's batches.
-    fn read(&self, chunk: Chunk) -> Result<Vec<RecordBatch>> {
-        let mut bytes = self.scratch.read(chunk)?;
-        let mut decoder = StreamDecoder::new();
-        let mut batches = Vec::new();
-        while !bytes.is_empty() {
-            batches.extend(decoder.decode(&mut bytes)?);
-        }
-        Ok(batches)
+    fn read(&self, spilled: Spilled) -> Result<Rows> {
+        let bytes = self.scratch.read(spilled.chunk)?;
+        let texts = spilled.record_bytes + spilled.offset_bytes;
+        Ok(Rows {
+            records: bytes.slice_with_length(0, spilled.record_bytes),
+            offsets: bytes.slice_with_length(spilled.record_bytes, spilled.offset_bytes),
+            texts: bytes.slice(texts),
+        })
     }
 
-    /// Puts the `bucket` back in front.
-    fn whole(&self, bucket: u32, batch: &RecordBatch) -> Result<RecordBatch> {
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from_value(bucket, batch.num_rows()))];
-        columns.extend(batch.columns().iter().cloned());
+    /// Rows as a batch.
+    fn batch(&self, bucket: u32, rows: Rows) -> Result<RecordBatch> {
+        let records = FixedSizeBinaryArray::try_new(self.record_bytes as i32, rows.records, None)?;
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(rows.offsets));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from_value(bucket, records.len())),
+            Arc::new(StringArray::try_new(offsets, rows.texts, None)?),
+            Arc::new(records),
+        ];
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
 
-/// One stream's way into the buckets.
-pub struct Scatter {
-    buckets: Arc<Buckets>,
-    filling: Vec<Option<BatchCoalescer>>,
+/// A batch of one stream for one bucket in the making.
+#[derive(Debug, Default)]
+struct Filling {
+    records: Vec<u8>,
+    /// Where each text ends, behind a 0.
+    offsets: Vec<i32>,
+    texts: Vec<u8>,
 }
 
-impl fmt::Debug for Scatter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scatter").field("buckets", &self.buckets.count()).finish_non_exhaustive()
+impl Filling {
+    fn rows(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
     }
+
+    fn bytes(&self) -> usize {
+        self.records.len() + self.offsets.len() * size_of::<i32>() + self.texts.len()
+    }
+
+    fn reserve(&mut self, rows: usize, record_bytes: usize) {
+        self.records.reserve_exact(rows * record_bytes);
+        self.offsets.reserve_exact(rows + 1);
+        self.offsets.push(0);
+    }
+
+    fn push(&mut self, text: &str, record: &[u8]) -> Result<()> {
+        self.records.extend_from_slice(record);
+        self.texts.extend_from_slice(text.as_bytes());
+        let end = i32::try_from(self.texts.len());
+        self.offsets.push(end.map_err(|e| DataFusionError::External(e.into()))?);
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.offsets.truncate(1);
+        self.texts.clear();
+    }
+
+    fn into_rows(self) -> Rows {
+        Rows {
+            records: self.records.into(),
+            offsets: Buffer::from_vec(self.offsets),
+            texts: self.texts.into(),
+        }
+    }
+}
+
+/// One stream's way into the buckets.
+#[derive(Debug)]
+pub struct Scatter {
+    buckets: Arc<Buckets>,
+    filling: Vec<Filling>,
 }
 
 impl Scatter {
-    /// An empty stream's.
+    /// Into `buckets`.
     pub fn new(buckets: Arc<Buckets>) -> Self {
-        let filling = (0..buckets.count()).map(|_| None).collect();
+        let filling = (0..buckets.count()).map(|_| Filling::default()).collect();
         Self { buckets, filling }
     }
 
-    /// Deals the rows of a batch.
+    /// Deals the rows of a batch of [`scattered_schema`].
     pub fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let bucket = as_uint32_array(batch.column(0))?.values();
-        let count = self.buckets.count();
-        let mut starts = vec![0u32; count + 1];
-        bucket.iter().for_each(|&b| starts[b as usize + 1] += 1);
-        for b in 0..count {
-            starts[b + 1] += starts[b];
-        }
-        let (mut next, mut order) = (starts.clone(), vec![0u32; bucket.len()]);
-        for (row, &b) in bucket.iter().enumerate() {
-            order[next[b as usize] as usize] = row as u32;
-            next[b as usize] += 1;
-        }
-        let rows: Vec<usize> = (1..batch.num_columns()).collect();
-        let dealt = take_record_batch(&batch.project(&rows)?, &UInt32Array::from(order))?;
-        for b in 0..count {
-            let (start, end) = (starts[b] as usize, starts[b + 1] as usize);
-            if start == end {
-                continue;
+        let texts = as_string_view_array(batch.column(1))?;
+        let records = as_fixed_size_binary_array(batch.column(2))?;
+        let record_bytes = self.buckets.record_bytes;
+        let records = records.value_data().chunks_exact(record_bytes);
+        for ((row, &bucket), record) in bucket.iter().enumerate().zip(records) {
+            let filling = &mut self.filling[bucket as usize];
+            if filling.offsets.is_empty() {
+                filling.reserve(self.buckets.batch_rows, record_bytes);
             }
-            let filling = self.filling[b].get_or_insert_with(|| {
-                BatchCoalescer::new(Arc::clone(&self.buckets.stored), self.buckets.batch_rows)
-            });
-            filling.push_batch(dealt.slice(start, end - start))?;
-            while let Some(full) = filling.next_completed_batch() {
-                self.buckets.add(b, full)?;
+            filling.push(texts.value(row), record)?;
+            if filling.rows() >= self.buckets.batch_rows || filling.texts.len() >= BATCH_TEXT_BYTES {
+                self.buckets.add(bucket as usize, filling)?;
             }
         }
         Ok(())
     }
 
     /// Hands over what is left.
-    pub fn finish(self) -> Result<()> {
-        for (b, filling) in self.filling.into_iter().enumerate() {
-            let Some(mut filling) = filling else { continue };
-            filling.finish_buffered_batch()?;
-            while let Some(rest) = filling.next_completed_batch() {
-                self.buckets.add(b, rest)?;
+    pub fn finish(mut self) -> Result<()> {
+        for (bucket, filling) in self.filling.iter_mut().enumerate() {
+            if filling.rows() > 0 {
+                self.buckets.add(bucket, filling)?;
             }
         }
         Ok(())
@@ -253,39 +332,31 @@ impl ExecutionPlan for BucketExec {
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let buckets = Arc::clone(&self.buckets);
-        let (chunks, held) = {
+        let (spilled, held) = {
             let bucket = buckets.lock(partition);
-            (bucket.chunks.clone(), bucket.held.clone())
+            (bucket.spilled.clone(), bucket.held.clone())
         };
-        let parts = chunks.into_iter().map(Part::Chunk).chain([Part::Held(held)]);
-        let batches = parts.flat_map(move |part| {
-            let batches = match part {
-                Part::Chunk(chunk) => buckets.read(chunk),
-                Part::Held(held) => Ok(held),
+        let schema = Arc::clone(&buckets.schema);
+        let parts = held.into_iter().map(Part::Held).chain(spilled.into_iter().map(Part::Spilled));
+        let batches = parts.map(move |part| {
+            let rows = match part {
+                Part::Held(rows) => rows,
+                Part::Spilled(spilled) => buckets.read(spilled)?,
             };
-            let whole = |batches: Vec<RecordBatch>| -> Vec<_> {
-                batches.iter().map(|batch| buckets.whole(partition as u32, batch)).collect()
-            };
-            batches.map_or_else(|error| vec![Err(error)], whole)
+            buckets.batch(partition as u32, rows)
         });
-        let schema = Arc::clone(&self.buckets.schema);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter(batches))))
     }
 }
 
 enum Part {
-    Chunk(Chunk),
-    Held(Vec<RecordBatch>),
-}
-
-/// The column that every batch of a shuffle begins with.
-pub(crate) fn bucket_field() -> Field {
-    Field::new("bucket", DataType::UInt32, false)
+    Held(Rows),
+    Spilled(Spilled),
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, StringArray};
+    use arrow::array::{AsArray, StringViewArray};
     use arrow::datatypes::UInt32Type;
     use futures::TryStreamExt;
 
@@ -293,15 +364,16 @@ mod tests {
 
     /// Every row comes back once, in its bucket, whether it was spilled or not.
     async fn round_trip(memory_bytes: usize) -> u64 {
-        let schema = Arc::new(Schema::new(vec![bucket_field(), Field::new("text", DataType::Utf8, false)]));
-        let buckets = Arc::new(Buckets::new(Arc::clone(&schema), 7, 2, memory_bytes, 20));
+        let schema = scattered_schema("text", "number", 4);
+        let buckets = Arc::new(Buckets::new(bucket_schema("text", "number", 4), 4, 7, 2, memory_bytes));
         for stream in 0..2u32 {
             let mut scatter = Scatter::new(Arc::clone(&buckets));
             for start in (0..5_000u32).step_by(1_000) {
                 let numbers = (start..start + 1_000).map(|n| n * 2 + stream);
                 let bucket = UInt32Array::from_iter_values(numbers.clone().map(|n| n % 5));
-                let text = StringArray::from_iter_values(numbers.map(|n| n.to_string()));
-                let columns: Vec<ArrayRef> = vec![Arc::new(bucket), Arc::new(text)];
+                let text = StringViewArray::from_iter_values(numbers.clone().map(|n| n.to_string()));
+                let record = FixedSizeBinaryArray::try_from_iter(numbers.map(u32::to_le_bytes)).unwrap();
+                let columns: Vec<ArrayRef> = vec![Arc::new(bucket), Arc::new(text), Arc::new(record)];
                 scatter.push(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).unwrap();
             }
             scatter.finish().unwrap();
@@ -316,10 +388,13 @@ mod tests {
                 assert!(
                     batch.column(0).as_primitive::<UInt32Type>().values().iter().all(|&b| b == bucket as u32)
                 );
-                let numbers = batch.column(1).as_string::<i32>().iter().flatten();
-                let numbers: Vec<u32> = numbers.map(|text| text.parse().unwrap()).collect();
-                assert!(numbers.iter().all(|n| n % 5 == bucket as u32));
-                seen.extend(numbers);
+                let texts = batch.column(1).as_string::<i32>().iter().flatten();
+                let numbers = batch.column(2).as_fixed_size_binary().iter().flatten();
+                for (text, number) in texts.zip(numbers) {
+                    let number = u32::from_le_bytes(number.try_into().unwrap());
+                    assert_eq!((text, number % 5), (number.to_string().as_str(), bucket as u32));
+                    seen.push(number);
+                }
             }
         }
         seen.sort_unstable();

@@ -44,9 +44,10 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Writes `bytes` behind what is there.
-    pub(crate) fn append(&self, bytes: &[u8]) -> Result<Chunk, ScratchError> {
-        let fail = |source| error("write", bytes.len(), source);
+    /// Writes `parts`, one after the other, behind what is there.
+    pub(crate) fn append(&self, parts: &[&[u8]]) -> Result<Chunk, ScratchError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let fail = |source| error("write", len, source);
         let file = match self.file.get() {
             Some(file) => file,
             None => {
@@ -54,9 +55,13 @@ impl Scratch {
                 self.file.get_or_init(|| file)
             }
         };
-        let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        file.write_all_at(bytes, offset).map_err(fail)?;
-        Ok(Chunk { offset, len: bytes.len() })
+        let offset = self.end.fetch_add(len as u64, Ordering::Relaxed);
+        let mut at = offset;
+        for part in parts {
+            file.write_all_at(part, at).map_err(fail)?;
+            at += part.len() as u64;
+        }
+        Ok(Chunk { offset, len })
     }
 
     /// Reads a chunk back.
@@ -88,9 +93,9 @@ mod tests {
     #[test]
     fn chunks_come_back_as_they_were() {
         let scratch = Scratch::default();
-        let one = scratch.append(b"one").unwrap();
-        let two = scratch.append(b"").unwrap();
-        let three = scratch.append(b"three").unwrap();
+        let one = scratch.append(&[b"one"]).unwrap();
+        let two = scratch.append(&[]).unwrap();
+        let three = scratch.append(&[b"th", b"ree"]).unwrap();
         assert_eq!(scratch.read(three).unwrap().as_slice(), b"three");
         assert_eq!(scratch.read(one).unwrap().as_slice(), b"one");
         assert_eq!(scratch.read(two).unwrap().as_slice(), b"");

@@ -103,13 +103,21 @@ impl ItemCodes {
         self.indexes.get(hash128(item.as_bytes())).unwrap_or_else(|| self.unknown_code(item))
     }
 
-    /// The indexes or codes of a column. All hashes first, so that the probes do not wait for one another.
+    /// The indexes or codes of a column. Hashes first, some at a time, so that the probes do not wait for one
+    /// another.
     pub(super) fn codes(&self, items: &StringViewArray) -> Vec<u32> {
-        let hashes: Vec<u128> = (0..items.len()).map(|row| hash128(items.value(row).as_bytes())).collect();
-        let code = |(row, &hash): (usize, &u128)| {
-            self.indexes.get(hash).unwrap_or_else(|| self.unknown_code(items.value(row)))
-        };
-        hashes.iter().enumerate().map(code).collect()
+        let mut codes = Vec::with_capacity(items.len());
+        let mut hashes = [0; 256];
+        for start in (0..items.len()).step_by(hashes.len()) {
+            let rows = start..items.len().min(start + hashes.len());
+            for (hash, row) in hashes.iter_mut().zip(rows.clone()) {
+                *hash = hash128(items.value(row).as_bytes());
+            }
+            codes.extend(hashes.iter().zip(rows).map(|(&hash, row)| {
+                self.indexes.get(hash).unwrap_or_else(|| self.unknown_code(items.value(row)))
+            }));
+        }
+        codes
     }
 
     fn unknown_code(&self, item: &str) -> u32 {
@@ -137,11 +145,6 @@ pub(super) struct ResolvedItems {
 }
 
 impl ResolvedItems {
-    /// Whether all items had an index, so that every code is one.
-    pub(super) fn all_known(&self) -> bool {
-        self.indexes.is_empty()
-    }
-
     /// The index that `code` stands for.
     pub(super) fn index(&self, code: u32) -> u32 {
         if code <= self.last { code } else { self.indexes[(u32::MAX - code) as usize] }

@@ -24,7 +24,7 @@ use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
 
 use super::codes::{Codes, ItemCodes};
-use super::keys::{MS_PER_DAY, Records, request_hash};
+use super::keys::{Records, date, request_hash};
 use crate::engine::{Chunk, Scratch};
 
 const PARTITIONS: usize = 256;
@@ -64,7 +64,7 @@ impl Suspects {
         to.held.append(handful);
         if to.held.len() > self.share {
             let bytes: Vec<u8> = to.held.drain(..).flat_map(u64::to_le_bytes).collect();
-            let chunk = self.scratch.append(&bytes)?;
+            let chunk = self.scratch.append(&[&bytes])?;
             to.chunks.push(chunk);
         }
         Ok(())
@@ -255,7 +255,7 @@ impl Repeated {
                     let batch = batch?;
                     let records = Records::of(&batch)?;
                     for row in 0..batch.num_rows() {
-                        let (date, id) = (records.date.value(row), records.event.value(row));
+                        let (date, id) = (records.date(row), records.event.value(row));
                         let event = hash64(id.as_bytes());
                         if suspects.contains(&suspect(date, event)) {
                             let copies = events.entry((date, id.to_owned())).or_default();
@@ -305,7 +305,7 @@ impl Repeated {
 
     /// Whether a copy of the event was there before.
     pub(super) fn is_stale(&self, event: u64, ts: i64) -> bool {
-        self.stale.contains(&suspect(ts.div_euclid(MS_PER_DAY) as i32, event))
+        !self.stale.is_empty() && self.stale.contains(&suspect(date(ts), event))
     }
 }
 

@@ -47,8 +47,9 @@ impl Intervals {
     pub(super) fn add(&mut self, mut other: Self) {
         self.new.append(&mut other.new);
         self.count();
-        if self.short.is_empty() {
-            self.short = std::mem::take(&mut other.short);
+        // A pass with few intervals has counted none itself, and needs no counters.
+        if !other.short.is_empty() {
+            self.short.resize(SHORT, 0);
         }
         self.short.iter_mut().zip(&other.short).for_each(|(count, more)| *count += more);
         other.long.into_iter().for_each(|(interval, n)| *self.long.entry(interval).or_default() += n);

@@ -7,7 +7,7 @@
 //!  between the stages
 //!    items (one commit, if any is new) ─▶ Resolution ◀─ duplicates (only dates that have suspects are read again)
 //!  stage 2, one stream a bucket
-//!    bucket ─▶ Resolve ─▶ BucketSort ─▶ Histories ─▶ WriteShards ─▶ (bucket, path, bytes, rows, owned)
+//!    bucket ─▶ BucketSort ─▶ Histories ─▶ WriteShards ─▶ (bucket, path, bytes, rows, owned)
 //!  at the end
 //!    the driver checks the sums and makes one commit
 //! ```
@@ -27,6 +27,7 @@
 mod codes;
 mod duplicates;
 mod error;
+mod event;
 mod intervals;
 mod items;
 mod keys;
@@ -34,6 +35,7 @@ mod order;
 mod pass;
 mod refresh;
 mod report;
+mod resolve;
 mod rows;
 mod shards;
 
@@ -57,7 +59,7 @@ use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES, SEQUENCES_SCHEMA, prope
 
 use crate::commit::{Change, CommitMode, commit};
 use crate::engine::{BucketExec, Buckets, PassExec, Scatter};
-use crate::scan::{Groups, Resources, SnapshotTable, balanced};
+use crate::scan::{Resources, SnapshotTable, balanced};
 
 pub use error::BuildError;
 pub use intervals::{INTERVALS_MIN, RequestIntervals};
@@ -70,12 +72,14 @@ pub use shards::SHARDS_SCHEMA;
 
 use codes::Codes;
 use duplicates::{Repeated, Suspects, of_suspects};
+use event::Event;
 use intervals::{Intervals, Measure};
 use items::Catalogue;
-use keys::{INPUT_COLUMNS, KEYED_ROW_BYTES, KEYED_SCHEMA, Keys, Learned, Resolution, Resolve, scan_schema};
+use keys::{BUCKET_SCHEMA, INPUT_COLUMNS, Keys, Learned, scan_schema};
 use order::BucketSortExec;
 use pass::Histories;
 use refresh::Fresh;
+use resolve::Resolution;
 use shards::{WriteShards, Written};
 
 /// Builds `sequences` from the newest versions of `events` and `items`, with the default resources.
@@ -211,11 +215,11 @@ impl Builder<'_> {
             progress: Mutex::new(Progress::start("read", log.snapshot().rows(), "events")),
         });
         let buckets = Arc::new(Buckets::new(
-            KEYED_SCHEMA.clone(),
+            BUCKET_SCHEMA.clone(),
+            Event::BYTES,
             sequences.shards,
             threads,
             self.resources.scatter_bytes(),
-            KEYED_ROW_BYTES,
         ));
         let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         for (plan, fresh) in self.scans(log, log.snapshot().shards().iter().collect())? {
@@ -253,7 +257,7 @@ impl Builder<'_> {
         for (shards, fresh) in [(stale, false), (fresh, true)] {
             if !shards.is_empty() {
                 let groups = balanced(shards.into_iter(), self.resources.threads);
-                plans.push((log.plan(&runtime, &INPUT_COLUMNS, groups, Groups::Shared)?, fresh));
+                plans.push((log.plan(&runtime, &INPUT_COLUMNS, groups)?, fresh));
             }
         }
         Ok(plans)
@@ -274,8 +278,7 @@ impl Builder<'_> {
     /// Every bucket's events in the order of their histories.
     fn histories(&self, buckets: &Arc<Buckets>, resolution: &Arc<Resolution>) -> Arc<dyn ExecutionPlan> {
         let leaf = Arc::new(BucketExec::new(Arc::clone(buckets)));
-        let resolved = Arc::new(PassExec::new(Arc::new(Resolve(Arc::clone(resolution))), leaf));
-        Arc::new(BucketSortExec::new(resolved, self.resources.bucket_bytes(), Arc::clone(resolution)))
+        Arc::new(BucketSortExec::new(leaf, self.resources.bucket_bytes(), Arc::clone(resolution)))
     }
 
     /// `delta_tau = "auto"`: stage 2 up to the histories, to measure the request intervals of all users.

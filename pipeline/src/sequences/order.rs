@@ -13,14 +13,13 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringBuilder, UInt8Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RunArray, StringBuilder, UInt8Array,
+    UInt32Array, UInt64Array,
 };
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::cast::{
-    as_int64_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
-};
+use datafusion::common::cast::{as_fixed_size_binary_array, as_string_array};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -30,7 +29,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
-use super::keys::Resolution;
+use super::event::Event;
+use super::resolve::{Key, Resolution};
 use crate::engine::bucket_field;
 
 /// Rows of a batch in order.
@@ -41,7 +41,7 @@ const BATCH_ROWS: usize = 8_192;
 pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         bucket_field(),
-        Field::new("user_id", DataType::Utf8, false),
+        Field::new("user_id", users_type(), false),
         Field::new("ts", DataType::Int64, false),
         Field::new("event", DataType::UInt64, false),
         Field::new("item_index", DataType::UInt32, false),
@@ -51,7 +51,13 @@ pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// From every partition of `input`, each one bucket of sortable events, the histories ([`HISTORY_SCHEMA`]).
+/// A run for each user.
+fn users_type() -> DataType {
+    let run_ends = Field::new("run_ends", DataType::Int32, false);
+    DataType::RunEndEncoded(Arc::new(run_ends), Arc::new(Field::new("values", DataType::Utf8, true)))
+}
+
+/// From every partition of `input`, each one bucket of keyed events, the histories ([`HISTORY_SCHEMA`]).
 #[derive(Debug)]
 pub(super) struct BucketSortExec {
     input: Arc<dyn ExecutionPlan>,
@@ -234,7 +240,7 @@ impl Bucket {
     }
 
     fn sort(&self, batches: Vec<RecordBatch>) -> Result<Sorted> {
-        let sorted = Sorted::new(batches)?;
+        let sorted = Sorted::new(batches, &self.resolution)?;
         let mut counts = self.resolution.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.duplicates += sorted.copies;
         Ok(sorted)
@@ -254,26 +260,6 @@ fn memory_bytes(batch: &RecordBatch) -> Result<usize> {
 /// What a row in order costs, with the number of its user.
 const ORDER_ROW_BYTES: usize = size_of::<Event>() + size_of::<u32>();
 
-/// An event without its user: one cache line, so that dealing the rows to their users touches one for each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Event {
-    ts: i64,
-    tie: u64,
-    position: i64,
-    event: u64,
-    request: u64,
-    request_ts: i64,
-    source: u32,
-    item: u32,
-    fresh: u8,
-}
-
-impl Event {
-    fn key(&self) -> (i64, u64, u32, i64, u64) {
-        (self.ts, self.tie, self.source, self.position, self.event)
-    }
-}
-
 /// Users in text order, and where each one's events end.
 type Users = Vec<(String, usize)>;
 
@@ -289,24 +275,27 @@ struct Sorted {
 }
 
 impl Sorted {
-    fn new(batches: Vec<RecordBatch>) -> Result<Self> {
+    fn new(batches: Vec<RecordBatch>, resolution: &Resolution) -> Result<Self> {
         let bucket = batches.iter().find(|batch| batch.num_rows() > 0);
         let bucket = bucket.map_or(0, |batch| batch.column(0).as_primitive::<UInt32Type>().value(0));
-        let (mut events, mut users) = by_user(&batches)?;
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let (mut events, mut users) = by_user(&batches, resolution)?;
         drop(batches);
-        let (mut start, mut copies) = (0, 0);
+        let key = |event: &Event| resolution.key(event);
+        let (mut start, mut equal) = (0, false);
         for (_, end) in &users {
             let events = &mut events[start..*end];
             // Nearly always in order, and without equal neighbours.
-            if !events.is_sorted_by(|one, two| one.key() < two.key()) {
-                events.sort_unstable_by_key(Event::key);
-                copies += events.windows(2).filter(|pair| pair[0].key() == pair[1].key()).count() as u64;
+            if !events.is_sorted_by(|one, two| key(one) < key(two)) {
+                events.sort_unstable_by_key(key);
+                equal |= events.windows(2).any(|pair| key(&pair[0]) == key(&pair[1]));
             }
             start = *end;
         }
-        if copies > 0 {
-            drop_copies(&mut events, &mut users);
+        if equal {
+            drop_copies(&mut events, &mut users, key);
         }
+        let copies = (rows - events.len()) as u64;
         Ok(Self { bucket, events, users, copies, given: 0, given_users: 0 })
     }
 
@@ -321,48 +310,57 @@ impl Sorted {
         if events.is_empty() {
             return Ok(None);
         }
-        let mut users = StringBuilder::with_capacity(events.len(), events.len() * 8);
-        while self.given < end {
+        let (mut users, mut run_ends) = (StringBuilder::new(), Vec::new());
+        let start = std::mem::replace(&mut self.given, end);
+        while run_ends.last().is_none_or(|&last| last < (end - start) as i32) {
             let (user, user_end) = &self.users[self.given_users];
-            let until = end.min(*user_end);
-            (self.given..until).for_each(|_| users.append_value(user));
-            self.given_users += usize::from(until == *user_end);
-            self.given = until;
+            users.append_value(user);
+            run_ends.push((end.min(*user_end) - start) as i32);
+            self.given_users += usize::from(*user_end <= end);
         }
+        let users = RunArray::<Int32Type>::try_new(&Int32Array::from(run_ends), &users.finish())?;
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from_value(self.bucket, events.len())),
-            Arc::new(users.finish()),
+            Arc::new(users),
             Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.ts))),
             Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.event))),
             Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.item))),
             Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.request))),
             Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.request_ts))),
-            Arc::new(UInt8Array::from_iter_values(events.iter().map(|e| e.fresh))),
+            Arc::new(UInt8Array::from_iter_values(events.iter().map(|e| u8::from(e.is_fresh())))),
         ];
         Ok(Some(RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?))
     }
 }
 
 /// Leaves one of each user's equal neighbours.
-fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)]) {
+fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)], key: impl Fn(&Event) -> Key) {
     let (mut kept, mut start) = (Vec::with_capacity(events.len()), 0);
     for (_, end) in users {
         let of_user = &events[start..*end];
         start = *end;
-        kept.extend(of_user.chunk_by(|one, two| one.key() == two.key()).map(|equal| equal[0]));
+        kept.extend(of_user.chunk_by(|one, two| key(one) == key(two)).map(|equal| equal[0]));
         *end = kept.len();
     }
     *events = kept;
 }
 
+/// A row that is a copy of another, and so has no user.
+const COPY: u32 = u32::MAX;
+
 /// The rows dealt to their users, users in text order, with where each user's rows end.
-fn by_user(batches: &[RecordBatch]) -> Result<(Vec<Event>, Users)> {
+fn by_user(batches: &[RecordBatch], resolution: &Resolution) -> Result<(Vec<Event>, Users)> {
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
     let mut numbers: HashMap<&str, u32, foldhash::fast::FixedState> = HashMap::default();
     let mut counts: Vec<usize> = Vec::new();
     let mut number_of: Vec<u32> = Vec::with_capacity(rows);
     for batch in batches {
-        for user in as_string_array(batch.column(1))?.iter().flatten() {
+        let users = as_string_array(batch.column(1))?.iter().flatten();
+        for (user, event) in users.zip(packed(batch)?) {
+            if resolution.is_later_copy(user, &Event::unpacked(event)) {
+                number_of.push(COPY);
+                continue;
+            }
             let next = counts.len() as u32;
             let number = *numbers.entry(user).or_insert(next);
             if number == next {
@@ -381,85 +379,101 @@ fn by_user(batches: &[RecordBatch]) -> Result<(Vec<Event>, Users)> {
         users.push((user.to_owned(), start));
     }
 
-    let mut events = vec![Event::default(); rows];
+    let mut events = vec![Event::default(); start];
     let mut number_of = number_of.into_iter();
     for batch in batches {
-        let ts = as_int64_array(batch.column(2))?.values();
-        let tie = as_uint64_array(batch.column(3))?.values();
-        let source = as_uint32_array(batch.column(4))?.values();
-        let position = as_int64_array(batch.column(5))?.values();
-        let event = as_uint64_array(batch.column(6))?.values();
-        let item = as_uint32_array(batch.column(7))?.values();
-        let request = as_uint64_array(batch.column(8))?.values();
-        let request_ts = as_int64_array(batch.column(9))?.values();
-        let fresh = as_uint8_array(batch.column(10))?.values();
-        for (row, number) in (0..batch.num_rows()).zip(&mut number_of) {
-            let place = &mut next[number as usize];
-            events[*place] = Event {
-                ts: ts[row],
-                tie: tie[row],
-                position: position[row],
-                event: event[row],
-                request: request[row],
-                request_ts: request_ts[row],
-                source: source[row],
-                item: item[row],
-                fresh: fresh[row],
-            };
-            *place += 1;
+        for (event, number) in packed(batch)?.zip(&mut number_of) {
+            if number != COPY {
+                let place = &mut next[number as usize];
+                events[*place] = resolution.resolved(Event::unpacked(event));
+                *place += 1;
+            }
         }
     }
     Ok((events, users))
+}
+
+/// The events of a batch of a bucket.
+fn packed(batch: &RecordBatch) -> Result<impl Iterator<Item = &[u8; Event::BYTES]>> {
+    Ok(as_fixed_size_binary_array(batch.column(2))?.value_data().as_chunks().0.iter())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
-    use arrow::array::StringArray;
+    use arrow::array::{FixedSizeBinaryArray, StringArray};
+    use arrow::datatypes::{Int64Type, UInt8Type, UInt64Type};
     use datafusion::datasource::memory::MemorySourceConfig;
     use proptest::prelude::*;
+    use schemas::hash::mix64;
 
-    use super::super::codes::ResolvedItems;
+    use super::super::codes::{ItemCodes, ItemIndexes};
     use super::super::duplicates::Repeated;
-    use super::super::keys::SORTABLE_SCHEMA;
+    use super::super::keys::BUCKET_SCHEMA;
+    use super::super::pass::HistoryColumns;
     use super::*;
 
-    type Row = (u8, i64, u64, u32, i64, u64);
+    /// User, time, source, position, id.
+    type Row = (u8, i64, u32, i64, u64);
 
-    fn batch(events: &[Row]) -> RecordBatch {
-        let users = events.iter().map(|e| format!("user{}", e.0));
-        let numbers = 0..events.len() as u32;
+    /// Ranks of the sources 0 and 1.
+    const RANKS: [u32; 2] = [1, 0];
+
+    fn event(&(_, ts, source, position, event): &Row) -> Event {
+        let rest =
+            Event { item: event as u32 + 1, request: event * 3, request_ts: ts - 5, ..Event::default() };
+        Event { ts, position, event, ..rest }.from_source(source, event == 2)
+    }
+
+    fn batch(rows: &[Row]) -> RecordBatch {
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt32Array::from(vec![3; events.len()])),
-            Arc::new(StringArray::from_iter_values(users)),
-            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.1))),
-            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.2))),
-            Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.3))),
-            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.4))),
-            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.5))),
-            Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.5 as u32 + 1))),
-            Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.5 * 3))),
-            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.1 - 5))),
-            Arc::new(UInt8Array::from_iter_values(numbers.map(|_| 0))),
+            Arc::new(UInt32Array::from(vec![3; rows.len()])),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| format!("user{}", row.0)))),
+            Arc::new(
+                FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| event(row).packed())).unwrap(),
+            ),
         ];
-        RecordBatch::try_new(SORTABLE_SCHEMA.clone(), columns).unwrap()
+        RecordBatch::try_new(BUCKET_SCHEMA.clone(), columns).unwrap()
     }
 
     /// The rows in order, and how many were copies.
-    async fn sorted(batches: Vec<RecordBatch>, memory_bytes: usize) -> (RecordBatch, u64) {
+    async fn sorted(
+        batches: Vec<RecordBatch>,
+        memory_bytes: usize,
+        shuffle: Option<u64>,
+    ) -> (Vec<(String, Event)>, u64) {
         let resolution = Arc::new(Resolution {
-            ranks: Vec::new(),
-            items: ResolvedItems::default(),
+            ranks: RANKS.to_vec(),
+            items: ItemCodes::new(ItemIndexes::default(), 9).resolve(10),
             repeated: Repeated::default(),
-            shuffle: None,
+            shuffle,
             counts: Mutex::default(),
         });
-        let input = MemorySourceConfig::try_new_exec(&[batches], SORTABLE_SCHEMA.clone(), None).unwrap();
+        let input = MemorySourceConfig::try_new_exec(&[batches], BUCKET_SCHEMA.clone(), None).unwrap();
         let sort = BucketSortExec::new(input, memory_bytes, Arc::clone(&resolution));
-        let rows: Vec<RecordBatch> = sort.execute(0, Arc::default()).unwrap().try_collect().await.unwrap();
+        let batches: Vec<RecordBatch> = sort.execute(0, Arc::default()).unwrap().try_collect().await.unwrap();
+        let mut rows = Vec::new();
+        for batch in batches {
+            let numbers = |column: usize| batch.column(column).as_primitive::<UInt64Type>().values();
+            let times = |column: usize| batch.column(column).as_primitive::<Int64Type>().values();
+            for (user, range) in HistoryColumns::of(&batch).unwrap().users() {
+                rows.extend(range.map(|row| {
+                    let event = Event {
+                        ts: times(2)[row],
+                        event: numbers(3)[row],
+                        item: batch.column(4).as_primitive::<UInt32Type>().value(row),
+                        request: numbers(5)[row],
+                        request_ts: times(6)[row],
+                        ..Event::default()
+                    };
+                    let fresh = batch.column(7).as_primitive::<UInt8Type>().value(row) == 1;
+                    (user.to_owned(), event.from_source(0, fresh))
+                }));
+            }
+        }
         let copies = resolution.counts.lock().unwrap().duplicates;
-        (arrow::compute::concat_batches(&HISTORY_SCHEMA, &rows).unwrap(), copies)
+        (rows, copies)
     }
 
     proptest! {
@@ -467,24 +481,30 @@ mod tests {
         #[test]
         fn the_sort_at_once_and_the_one_by_ranges_agree(
             batches in prop::collection::vec(
-                prop::collection::vec((0u8..12, 0i64..6, 0u64..2, 0u32..2, 0i64..4, 0u64..3), 1..40), 1..6),
+                prop::collection::vec((0u8..12, 0i64..6, 0u32..2, 0i64..4, 0u64..3), 1..40), 1..6),
+            shuffle in prop::option::of(0u64..3),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let input: Vec<RecordBatch> = batches.iter().map(|events| batch(events)).collect();
-                let (rows, copies) = sorted(input.clone(), usize::MAX).await;
-                let mut expected: Vec<(String, Row)> =
-                    batches.concat().into_iter().map(|e| (format!("user{}", e.0), e)).collect();
-                expected.sort();
+                let input: Vec<RecordBatch> = batches.iter().map(|rows| batch(rows)).collect();
+                let mut expected = batches.concat();
+                expected.sort_by_key(|&(user, ts, source, position, event)| {
+                    let tie = shuffle.map_or(0, |seed| mix64(seed, event));
+                    (format!("user{user}"), ts, tie, RANKS[source as usize], position, event)
+                });
                 expected.dedup();
-                let wanted = batch(&expected.into_iter().map(|(_, e)| e).collect::<Vec<_>>());
-                let wanted = wanted.project(&[0, 1, 2, 6, 7, 8, 9, 10]).unwrap();
-                prop_assert_eq!(rows.columns(), wanted.columns());
-                prop_assert_eq!(copies as usize, batches.concat().len() - rows.num_rows());
-                for memory_bytes in [0, 500, 2_000] {
-                    let (again, copies_again) = sorted(input.clone(), memory_bytes).await;
-                    prop_assert_eq!(again.columns(), rows.columns());
-                    prop_assert_eq!(copies_again, copies);
+                let expected: Vec<(String, Event)> = expected
+                    .iter()
+                    .map(|row| {
+                        let event = event(row);
+                        let given = Event { position: 0, ..event }.from_source(0, event.is_fresh());
+                        (format!("user{}", row.0), given)
+                    })
+                    .collect();
+                for memory_bytes in [usize::MAX, 0, 500, 2_000] {
+                    let (rows, copies) = sorted(input.clone(), memory_bytes, shuffle).await;
+                    prop_assert_eq!(&rows, &expected);
+                    prop_assert_eq!(copies as usize, batches.concat().len() - rows.len());
                 }
                 Ok(())
             })?;

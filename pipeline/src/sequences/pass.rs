@@ -24,12 +24,12 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, StringArray};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, RunArray, StringArray};
+use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::cast::{
-    as_int64_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
+    as_int64_array, as_run_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
 };
 use schemas::config::{ConfigError, Sequences};
 use schemas::hash::hash64;
@@ -39,8 +39,8 @@ use schemas::history::{
 };
 
 use super::BuildError;
+use super::event::{NO_REQUEST, NO_TIME};
 use super::intervals::Intervals;
-use super::keys::{NO_REQUEST, NO_TIME};
 use super::report::Counts;
 use super::rows::{History, ROWS_SCHEMA, Rows};
 use crate::engine::{Pass, PassSpec};
@@ -128,7 +128,8 @@ struct OpenUser {
 /// The columns of a batch of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA).
 pub(super) struct HistoryColumns<'a> {
     bucket: &'a [u32],
-    user: &'a StringArray,
+    users: &'a StringArray,
+    runs: &'a RunArray<Int32Type>,
     ts: &'a [i64],
     event: &'a [u64],
     item: &'a [u32],
@@ -139,9 +140,11 @@ pub(super) struct HistoryColumns<'a> {
 
 impl<'a> HistoryColumns<'a> {
     pub(super) fn of(batch: &'a RecordBatch) -> Result<Self> {
+        let runs = as_run_array::<Int32Type>(batch.column(1))?;
         Ok(Self {
             bucket: as_uint32_array(batch.column(0))?.values(),
-            user: as_string_array(batch.column(1))?,
+            users: as_string_array(runs.values())?,
+            runs,
             ts: as_int64_array(batch.column(2))?.values(),
             event: as_uint64_array(batch.column(3))?.values(),
             item: as_uint32_array(batch.column(4))?.values(),
@@ -153,11 +156,12 @@ impl<'a> HistoryColumns<'a> {
 
     /// The users of the batch, each with the rows of that user.
     pub(super) fn users(&self) -> impl Iterator<Item = (&'a str, Range<usize>)> {
-        let (user, mut start) = (self.user, 0);
-        std::iter::from_fn(move || {
-            let name = (start < user.len()).then(|| user.value(start))?;
-            let end = (start + 1..user.len()).find(|&row| user.value(row) != name).unwrap_or(user.len());
-            Some((name, std::mem::replace(&mut start, end)..end))
+        let (users, ends, len) = (self.users, self.runs.run_ends(), self.runs.len());
+        let mut start = 0;
+        (self.runs.get_start_physical_index()..).map_while(move |run| {
+            // A slice of a batch keeps the ends that its runs had before.
+            let end = (*ends.values().get(run)? as usize - ends.offset()).min(len);
+            (start < len).then(|| (users.value(run), std::mem::replace(&mut start, end)..end))
         })
     }
 
