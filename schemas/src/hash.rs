@@ -3,16 +3,19 @@
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// 64-bit hash of a key: which bucket, which split, which rows of a hashed table.
+#[inline]
 pub fn hash64(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
 /// 128-bit hash of a key, for identities: collisions are not expected in any log.
+#[inline]
 pub fn hash128(bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot(bytes)
 }
 
 /// A well-mixed 64-bit number from two others (the SplitMix64 finaliser).
+#[inline]
 pub fn mix64(seed: u64, value: u64) -> u64 {
     let mut z =
         seed.wrapping_add(value.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);

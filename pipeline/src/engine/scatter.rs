@@ -3,9 +3,9 @@
 //! A row is a key text and a packed record of fixed size, so that dealing it touches one place, what lies in
 //! the file lies in memory just so, and reading it back copies nothing.
 //!
-//! **Memory.** Rows that wait in memory are at most the limit given to [`Buckets::new`]: half of it in the
-//! buckets, half in what the streams are filling. What comes when a bucket holds its share goes to the scratch
-//! file.
+//! **Memory.** Rows that wait in memory are at most the limit given to [`Buckets::new`]: at most half of it in
+//! what the streams are filling, the rest in the buckets. What comes when a bucket holds its share goes to the
+//! scratch file.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,13 +104,13 @@ impl Buckets {
     ) -> Self {
         // With a short text and its offset.
         let row_bytes = record_bytes + 16;
-        let count = count.max(1);
-        let filling = memory_bytes / 2 / (count * streams.max(1) * row_bytes);
+        let (count, streams) = (count.max(1), streams.max(1));
+        let batch_rows = (memory_bytes / 2 / (count * streams * row_bytes)).clamp(16, BATCH_ROWS);
         Self {
             schema,
             record_bytes,
-            share: memory_bytes / 2 / count,
-            batch_rows: filling.clamp(16, BATCH_ROWS),
+            share: memory_bytes.saturating_sub(batch_rows * count * streams * row_bytes) / count,
+            batch_rows,
             scratch: Scratch::default(),
             buckets: (0..count).map(|_| Mutex::default()).collect(),
         }

@@ -14,7 +14,7 @@ pub(super) struct Event {
     pub request_ts: i64,
     /// The item's index, or a code for it while the log is read.
     pub item: u32,
-    /// The source and a mark ([`Event::from_source`]).
+    /// The source and a mark ([`Event::sourced`]).
     pub marked_source: u32,
 }
 
@@ -32,7 +32,7 @@ impl Event {
     pub(super) const BYTES: usize = 48;
 
     /// With the code or rank of its source, and marked where it is fresh.
-    pub(super) fn from_source(self, source: u32, fresh: bool) -> Self {
+    pub(super) fn sourced(self, source: u32, fresh: bool) -> Self {
         Self { marked_source: source | if fresh { FRESH } else { 0 }, ..self }
     }
 
@@ -95,7 +95,7 @@ mod tests {
             ..Event::default()
         };
         for fresh in [false, true] {
-            let event = event.from_source(9, fresh);
+            let event = event.sourced(9, fresh);
             let back = Event::unpacked(&event.packed());
             assert_eq!(back, event);
             assert_eq!((back.source(), back.is_fresh()), (9, fresh));

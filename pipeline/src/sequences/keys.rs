@@ -226,7 +226,7 @@ impl Pass for KeyPass {
                 item,
                 ..Event::default()
             };
-            events.extend_from_slice(&event.from_source(source, self.is_fresh(date, event.event)).packed());
+            events.extend_from_slice(&event.sourced(source, self.is_fresh(date, event.event)).packed());
         }
         self.counts.events += rows as u64;
         self.learned.progress.lock().unwrap_or_else(PoisonError::into_inner).add(rows as u64);

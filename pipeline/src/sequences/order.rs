@@ -423,7 +423,7 @@ mod tests {
     fn event(&(_, ts, source, position, event): &Row) -> Event {
         let rest =
             Event { item: event as u32 + 1, request: event * 3, request_ts: ts - 5, ..Event::default() };
-        Event { ts, position, event, ..rest }.from_source(source, event == 2)
+        Event { ts, position, event, ..rest }.sourced(source, event == 2)
     }
 
     fn batch(rows: &[Row]) -> RecordBatch {
@@ -468,7 +468,7 @@ mod tests {
                         ..Event::default()
                     };
                     let fresh = batch.column(7).as_primitive::<UInt8Type>().value(row) == 1;
-                    (user.to_owned(), event.from_source(0, fresh))
+                    (user.to_owned(), event.sourced(0, fresh))
                 }));
             }
         }
@@ -497,7 +497,7 @@ mod tests {
                     .iter()
                     .map(|row| {
                         let event = event(row);
-                        let given = Event { position: 0, ..event }.from_source(0, event.is_fresh());
+                        let given = Event { position: 0, ..event }.sourced(0, event.is_fresh());
                         (format!("user{}", row.0), given)
                     })
                     .collect();

@@ -53,7 +53,7 @@ impl Resolution {
         // The scan gave these codes, so each has a rank and an index.
         let rank = self.ranks[event.source() as usize];
         let fresh = event.is_fresh() && !self.repeated.is_stale(event.event, event.ts);
-        Event { item: self.items.index(event.item), ..event }.from_source(rank, fresh)
+        Event { item: self.items.index(event.item), ..event }.sourced(rank, fresh)
     }
 
     /// The place of a resolved event in its user's history.
