@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   stage 1, as many streams as threads          stage 2, one stream for each bucket
-//!   scan ─▶ PassExec ─▶ Scatter ══▶ Buckets ══▶ BucketExec ─▶ PassExec ─▶ BucketSortExec ─▶ PassExec …
+//!   scan ─▶ PassExec ─▶ Scatter ══▶ Buckets ══▶ BucketExec ─▶ BucketSortExec ─▶ PassExec …
 //!                          (memory, then one scratch file)
 //! ```
 //!
@@ -16,7 +16,7 @@ mod scatter;
 mod scratch;
 
 pub use pass::{Pass, PassExec, PassSpec};
-pub use scatter::{BucketExec, Buckets, Scatter};
+pub(crate) use scatter::{BucketExec, Buckets, Scatter};
 pub(crate) use scatter::{bucket_field, bucket_schema, scattered_schema};
 pub use scratch::ScratchError;
 pub(crate) use scratch::{Chunk, Scratch};

@@ -28,8 +28,10 @@ use super::{Chunk, Scratch};
 
 /// The most rows of a batch.
 const BATCH_ROWS: usize = 8_192;
-/// A batch is full at this many bytes of texts, too.
-const BATCH_TEXT_BYTES: usize = 1 << 20;
+/// A batch is made of at least so many rows, however little memory there is.
+const BATCH_ROWS_MIN: usize = 16;
+/// What a row has besides its record: an offset, and a text of a usual length.
+const ROW_BYTES: usize = 16;
 
 /// The columns of what is scattered: the bucket, a key text, a record of `record_bytes`.
 pub(crate) fn scattered_schema(key: &str, record: &str, record_bytes: usize) -> SchemaRef {
@@ -56,13 +58,13 @@ pub(crate) fn bucket_field() -> Field {
 
 /// Rows by bucket.
 #[derive(Debug)]
-pub struct Buckets {
+pub(crate) struct Buckets {
     /// Of what a bucket gives back.
     schema: SchemaRef,
     record_bytes: usize,
     /// Bytes that a bucket may hold in memory.
     share: usize,
-    /// Rows of a full batch.
+    /// About the rows of a full batch.
     batch_rows: usize,
     scratch: Scratch,
     buckets: Vec<Mutex<Bucket>>,
@@ -102,10 +104,11 @@ impl Buckets {
         streams: usize,
         memory_bytes: usize,
     ) -> Self {
-        // With a short text and its offset.
-        let row_bytes = record_bytes + 16;
+        let row_bytes = record_bytes + ROW_BYTES;
         let (count, streams) = (count.max(1), streams.max(1));
-        let batch_rows = (memory_bytes / 2 / (count * streams * row_bytes)).clamp(16, BATCH_ROWS);
+        let batch_rows = (memory_bytes / 2 / (count * streams * row_bytes)).clamp(BATCH_ROWS_MIN, BATCH_ROWS);
+        // Records lie before the offsets, which must be aligned.
+        assert!(record_bytes > 0 && record_bytes.is_multiple_of(align_of::<i32>()));
         Self {
             schema,
             record_bytes,
@@ -117,17 +120,17 @@ impl Buckets {
     }
 
     /// The number of buckets.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.buckets.len()
     }
 
     /// Rows of all buckets.
-    pub fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         (0..self.count()).map(|bucket| self.lock(bucket).rows).sum()
     }
 
     /// Bytes that went to the scratch file.
-    pub fn spilled_bytes(&self) -> u64 {
+    pub(crate) fn spilled_bytes(&self) -> u64 {
         self.scratch.bytes()
     }
 
@@ -199,8 +202,8 @@ impl Filling {
     }
 
     fn reserve(&mut self, rows: usize, record_bytes: usize) {
-        self.records.reserve_exact(rows * record_bytes);
-        self.offsets.reserve_exact(rows + 1);
+        self.records.reserve(rows * record_bytes);
+        self.offsets.reserve(rows + 1);
         self.offsets.push(0);
     }
 
@@ -229,20 +232,20 @@ impl Filling {
 
 /// One stream's way into the buckets.
 #[derive(Debug)]
-pub struct Scatter {
+pub(crate) struct Scatter {
     buckets: Arc<Buckets>,
     filling: Vec<Filling>,
 }
 
 impl Scatter {
     /// Into `buckets`.
-    pub fn new(buckets: Arc<Buckets>) -> Self {
+    pub(crate) fn new(buckets: Arc<Buckets>) -> Self {
         let filling = (0..buckets.count()).map(|_| Filling::default()).collect();
         Self { buckets, filling }
     }
 
     /// Deals the rows of a batch of [`scattered_schema`].
-    pub fn push(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let bucket = as_uint32_array(batch.column(0))?.values();
         let texts = as_string_view_array(batch.column(1))?;
         let records = as_fixed_size_binary_array(batch.column(2))?;
@@ -254,7 +257,7 @@ impl Scatter {
                 filling.reserve(self.buckets.batch_rows, record_bytes);
             }
             filling.push(texts.value(row), record)?;
-            if filling.rows() >= self.buckets.batch_rows || filling.texts.len() >= BATCH_TEXT_BYTES {
+            if filling.bytes() >= self.buckets.batch_rows * (record_bytes + ROW_BYTES) {
                 self.buckets.add(bucket as usize, filling)?;
             }
         }
@@ -262,7 +265,7 @@ impl Scatter {
     }
 
     /// Hands over what is left.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         for (bucket, filling) in self.filling.iter_mut().enumerate() {
             if filling.rows() > 0 {
                 self.buckets.add(bucket, filling)?;
@@ -274,14 +277,14 @@ impl Scatter {
 
 /// Reads the buckets: a leaf with one partition for each. It can be run again.
 #[derive(Debug)]
-pub struct BucketExec {
+pub(crate) struct BucketExec {
     buckets: Arc<Buckets>,
     properties: Arc<PlanProperties>,
 }
 
 impl BucketExec {
     /// All of `buckets`, which are complete.
-    pub fn new(buckets: Arc<Buckets>) -> Self {
+    pub(crate) fn new(buckets: Arc<Buckets>) -> Self {
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&buckets.schema)),
             Partitioning::UnknownPartitioning(buckets.count()),

@@ -124,14 +124,13 @@ impl ItemCodes {
         u32::MAX - self.unknown.code(item)
     }
 
-    /// The items that had no index, in text order.
-    pub(super) fn missing(&self) -> BTreeSet<String> {
-        self.unknown.ranks().0
+    /// The items that had no index, in text order, and for the code of each its place among them.
+    pub(super) fn missing(&self) -> (BTreeSet<String>, Vec<u32>) {
+        self.unknown.ranks()
     }
 
     /// What turns codes into indexes, once the missing items have got theirs from `first` on, in text order.
-    pub(super) fn resolve(&self, first: u32) -> ResolvedItems {
-        let (_, ranks) = self.unknown.ranks();
+    pub(super) fn resolve(&self, ranks: Vec<u32>, first: u32) -> ResolvedItems {
         ResolvedItems { last: self.last, indexes: ranks.into_iter().map(|rank| first + rank).collect() }
     }
 }
@@ -183,8 +182,9 @@ mod tests {
         let log = StringViewArray::from(vec!["y", "new b", "x", "new a"]);
         let codes = items.codes(&log);
         assert_eq!(codes, log.iter().flatten().map(|item| items.code(item)).collect::<Vec<_>>());
-        assert_eq!(items.missing().into_iter().collect::<Vec<_>>(), ["new a", "new b"]);
-        let resolved = items.resolve(3);
+        let (missing, ranks) = items.missing();
+        assert_eq!(missing.into_iter().collect::<Vec<_>>(), ["new a", "new b"]);
+        let resolved = items.resolve(ranks, 3);
         assert_eq!(codes.iter().map(|&code| resolved.index(code)).collect::<Vec<_>>(), [2, 4, 1, 3]);
     }
 }

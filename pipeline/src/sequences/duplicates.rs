@@ -3,14 +3,16 @@
 //! Ingestion stores an event once; what a consumer's window of days let through is found here, in two steps:
 //!
 //! 1. While the log is read, [`Suspects`] collects 8 bytes an event: its date and a hash of its id. Equal
-//!    ones are suspects. They are dealt by hash to partitions that are looked through one by one, and that go to a
-//!    scratch file beyond their share of the memory.
-//! 2. The dates that have suspects are read once more, and the suspects compared by their ids themselves
-//!    ([`Repeated`]). Nearly always there are none, and nothing is read.
+//!    ones are suspects. They are dealt by hash to partitions that are looked through one by one, and that go
+//!    to a scratch file beyond their share of the memory.
+//! 2. The dates that have suspects are read once more, one after the other, and the suspects compared by their
+//!    ids themselves ([`Repeated`]). Nearly always there are none, and nothing is read. Memory: the repeated
+//!    events of one date (some 350 bytes each), and 64 bytes for every copy that does not count.
 //!
-//! The smallest copy by source, position and content counts. Copies that are equal in all of it lie side by
-//! side in every history, and the history pass keeps one. An event is fresh (`build-sequences --since`) only
-//! if all of its copies are: then it was never a target before.
+//! The smallest copy by source, position and content counts. Copies that a bucket cannot tell apart (they may
+//! differ in their action or their request's time) lie side by side there, and the sort keeps the one with the
+//! earliest request. An event is fresh (`build-sequences --since`) only if all of its copies are: then it was
+//! never a target before.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,13 +25,15 @@ use schemas::delta::Shard;
 use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
 
-use super::codes::{Codes, ItemCodes};
-use super::keys::{Records, date, request_hash};
+use super::keys::{Learned, Records, date, request_hash};
+use super::refresh::Fresh;
 use crate::engine::{Chunk, Scratch};
 
-const PARTITIONS: usize = 256;
-/// Hashes that a stream collects for a partition before it hands them over.
-const HANDFUL: usize = 512;
+/// The fewest partitions. More where there are so many events that a partition would outgrow a core's cache.
+const PARTITIONS_MIN: usize = 256;
+const PARTITION_EVENTS: u64 = 1 << 17;
+/// What a stream collects for all partitions before it hands some over: 1 MiB of numbers.
+const HANDFULS: usize = 1 << 17;
 
 /// An event's date and id in 64 bits: the date's low 16 bits and 48 of the hash.
 fn suspect(date: i32, event: u64) -> u64 {
@@ -52,11 +56,12 @@ struct Partition {
 }
 
 impl Suspects {
-    /// None yet; about `memory_bytes` of them are held.
-    pub(super) fn new(memory_bytes: usize) -> Self {
-        let share = (memory_bytes / 8 / PARTITIONS).max(HANDFUL);
-        let partitions = (0..PARTITIONS).map(|_| Mutex::default()).collect();
-        Self { share, scratch: Scratch::default(), partitions }
+    /// None yet, of `events` that are to come; about `memory_bytes` of them are held.
+    pub(super) fn new(events: u64, memory_bytes: usize) -> Self {
+        let count = usize::try_from((events / PARTITION_EVENTS).next_power_of_two()).unwrap_or(usize::MAX);
+        let count = count.clamp(PARTITIONS_MIN, 1 << 14);
+        let partitions = (0..count).map(|_| Mutex::default()).collect();
+        Self { share: memory_bytes / 8 / count, scratch: Scratch::default(), partitions }
     }
 
     fn add(&self, partition: usize, handful: &mut Vec<u64>) -> Result<()> {
@@ -70,7 +75,7 @@ impl Suspects {
         Ok(())
     }
 
-    /// The suspects of one of the [`PARTITIONS`]; empties it.
+    /// The suspects of one partition; empties it.
     fn equal(&self, partition: usize) -> Result<Vec<u64>> {
         let Partition { mut held, chunks } =
             std::mem::take(&mut *self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner));
@@ -83,12 +88,12 @@ impl Suspects {
 
     /// All suspects, found by `threads` at once.
     pub(super) fn find(&self, threads: usize) -> Result<HashSet<u64>> {
-        let threads = threads.clamp(1, PARTITIONS);
+        let threads = threads.clamp(1, self.partitions.len());
         std::thread::scope(|scope| {
             let found: Vec<_> = (0..threads)
                 .map(|thread| {
                     scope.spawn(move || {
-                        let mine = (thread..PARTITIONS).step_by(threads);
+                        let mine = (thread..self.partitions.len()).step_by(threads);
                         mine.map(|partition| self.equal(partition)).collect::<Result<Vec<_>>>()
                     })
                 })
@@ -118,8 +123,8 @@ fn repeats(numbers: &[u64]) -> Vec<u64> {
             }
             continue;
         }
-        // The low bits are the partition's; the middle ones are the best mixed.
-        let mut place = (number >> 8) as usize & (size - 1);
+        // The low bits are the partition's, the high ones the date's.
+        let mut place = (number >> 16) as usize & (size - 1);
         while table[place] != FREE && table[place] != number {
             place = (place + 1) & (size - 1);
         }
@@ -138,21 +143,25 @@ fn repeats(numbers: &[u64]) -> Vec<u64> {
 pub(super) struct Handfuls {
     all: Arc<Suspects>,
     handfuls: Vec<Vec<u64>>,
+    /// Numbers that are handed over together.
+    handful: usize,
 }
 
 impl Handfuls {
     /// An empty stream's.
     pub(super) fn new(all: Arc<Suspects>) -> Self {
-        Self { all, handfuls: vec![Vec::new(); PARTITIONS] }
+        let count = all.partitions.len();
+        Self { all, handfuls: vec![Vec::new(); count], handful: HANDFULS / count }
     }
 
     /// Adds an event of `date` with the hash of its id.
     pub(super) fn push(&mut self, date: i32, event: u64) -> Result<()> {
         let suspect = suspect(date, event);
-        let partition = suspect as usize % PARTITIONS;
+        // As many as a power of two.
+        let partition = suspect as usize & (self.handfuls.len() - 1);
         let handful = &mut self.handfuls[partition];
         handful.push(suspect);
-        if handful.len() < HANDFUL { Ok(()) } else { self.all.add(partition, handful) }
+        if handful.len() < self.handful { Ok(()) } else { self.all.add(partition, handful) }
     }
 
     /// Hands over what is left.
@@ -164,11 +173,12 @@ impl Handfuls {
     }
 }
 
-/// The shards that can hold copies of the `suspects`.
-pub(super) fn of_suspects<'a>(shards: &'a [Shard], suspects: &HashSet<u64>) -> Vec<&'a Shard> {
-    let dates: HashSet<u16> = suspects.iter().map(|suspect| (suspect >> 48) as u16).collect();
-    let date = |shard: &&Shard| shard_date(shard).is_none_or(|date| dates.contains(&(date as u16)));
-    shards.iter().filter(date).collect()
+/// The shards that can hold copies of the `suspects`, by date: those of one date are to be looked through
+/// together.
+pub(super) fn by_date<'a>(shards: &'a [Shard], suspects: &HashSet<u64>) -> Vec<Vec<&'a Shard>> {
+    let dates: BTreeSet<u16> = suspects.iter().map(|suspect| (suspect >> 48) as u16).collect();
+    let of = |shard: &Shard, date| shard_date(shard).is_none_or(|d| d as u16 == date);
+    dates.into_iter().map(|date| shards.iter().filter(|shard| of(shard, date)).collect()).collect()
 }
 
 fn shard_date(shard: &Shard) -> Option<i32> {
@@ -228,6 +238,34 @@ pub(super) struct Repeated {
     stale: HashSet<u64>,
 }
 
+/// What the comparison of copies must know of the scan.
+pub(super) struct Known<'a> {
+    pub learned: &'a Learned,
+    /// `sequences.actions`.
+    pub actions: &'a [String],
+    /// `build-sequences --since`: what is fresh.
+    pub fresh: Option<&'a Fresh>,
+}
+
+impl Known<'_> {
+    fn is_wanted(&self, action: &str) -> bool {
+        self.actions.is_empty() || self.actions.iter().any(|a| a == action)
+    }
+
+    fn place(&self, event: u64, record: &Record) -> Result<Place> {
+        let source = self.learned.sources.known(&record.source);
+        Ok(Place {
+            event,
+            ts: record.ts,
+            source: source.ok_or_else(|| DataFusionError::Internal("a version changed".into()))?,
+            position: record.position,
+            item: self.learned.items.code(&record.item),
+            request: request_hash(record.request.as_deref()),
+            user: hash64(record.user.as_bytes()),
+        })
+    }
+}
+
 /// The copies of one event.
 #[derive(Debug, Default)]
 struct Copies {
@@ -237,16 +275,15 @@ struct Copies {
 }
 
 impl Repeated {
-    /// Compares the `suspects` among the rows of the plans, each with whether its rows are fresh; `moved` says
-    /// how many of the others are.
-    pub(super) async fn among(
-        suspects: &HashSet<u64>,
+    /// Compares the `suspects` among the rows of the plans, each with whether its rows are fresh, and remembers
+    /// what it finds. The plans have all events of their dates.
+    pub(super) async fn look_through(
+        &mut self,
         plans: Vec<super::Scan>,
         context: &Arc<TaskContext>,
-        sources: &Codes,
-        items: &ItemCodes,
-        moved: impl Fn(i32, u64) -> u64,
-    ) -> Result<Self> {
+        suspects: &HashSet<u64>,
+        known: &Known<'_>,
+    ) -> Result<()> {
         let mut events: HashMap<(i32, String), Copies> = HashMap::new();
         for (plan, fresh) in plans {
             for partition in 0..plan.properties().output_partitioning().partition_count() {
@@ -266,31 +303,27 @@ impl Repeated {
                 }
             }
         }
-        let mut repeated = Self::default();
         for ((date, id), Copies { records, elsewhere }) in events {
             // An event that only shares its hash with another.
             if records.len() < 2 {
                 continue;
             }
             let event = hash64(id.as_bytes());
-            if elsewhere > moved(date, event) {
-                repeated.stale.insert(suspect(date, event));
+            if elsewhere > known.fresh.map_or(0, |fresh| fresh.moved(date, event)) {
+                self.stale.insert(suspect(date, event));
             }
-            let distinct: BTreeSet<Record> = records.into_iter().collect();
-            for copy in distinct.into_iter().skip(1) {
-                let source = sources.known(&copy.source);
-                repeated.later.insert(Place {
-                    event,
-                    ts: copy.ts,
-                    source: source.ok_or_else(|| DataFusionError::Internal("a version changed".into()))?,
-                    position: copy.position,
-                    item: items.code(&copy.item),
-                    request: request_hash(copy.request.as_deref()),
-                    user: hash64(copy.user.as_bytes()),
-                });
+            let mut distinct = records.into_iter().collect::<BTreeSet<_>>().into_iter();
+            let Some(first) = distinct.next() else { continue };
+            let place = known.place(event, &first)?;
+            for copy in distinct {
+                let other = known.place(event, &copy)?;
+                // Of two in one place the sort keeps one, if the first takes part at all.
+                if other != place || !known.is_wanted(&first.action) {
+                    self.later.insert(other);
+                }
             }
         }
-        Ok(repeated)
+        Ok(())
     }
 
     /// Whether there are none.
@@ -315,8 +348,8 @@ mod tests {
 
     #[test]
     fn equal_dates_and_ids_are_suspects_in_memory_and_beyond() {
-        for memory in [8 << 20, 0] {
-            let all = Arc::new(Suspects::new(memory));
+        for (events, memory) in [(0, 8 << 20), (0, 0), (1 << 40, 0)] {
+            let all = Arc::new(Suspects::new(events, memory));
             let mut streams = [Handfuls::new(Arc::clone(&all)), Handfuls::new(Arc::clone(&all))];
             for n in 0..200_000u64 {
                 streams[n as usize % 2].push(-3, hash64(&n.to_le_bytes())).unwrap();
@@ -355,10 +388,11 @@ mod tests {
         assert_eq!(shard_date(&shards[0]), Some(18_263));
         let paths = |dates: &[i32]| -> Vec<String> {
             let suspects = dates.iter().map(|&date| suspect(date, 1)).collect();
-            of_suspects(&shards, &suspects).into_iter().map(|shard| shard.path.clone()).collect()
+            let by_date = by_date(&shards, &suspects).into_iter();
+            by_date.map(|shards| shards.iter().map(|shard| shard.path.as_str()).collect()).collect()
         };
         assert_eq!(paths(&[18_263]), ["a"]);
-        assert_eq!(paths(&[-1, 18_264]), ["b", "c"]);
-        assert_eq!(paths(&[5]), [""; 0]);
+        assert_eq!(paths(&[-1, 18_264]), ["c", "b"]);
+        assert_eq!(paths(&[5]), [""]);
     }
 }

@@ -22,8 +22,6 @@ pub const INTERVALS_MIN: u64 = 1_000;
 /// that occurs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Intervals {
-    /// Not counted yet.
-    new: Vec<i64>,
     short: Vec<u64>,
     long: BTreeMap<i64, u64>,
 }
@@ -31,36 +29,13 @@ pub(super) struct Intervals {
 /// Intervals below this many milliseconds, some 35 minutes, are short.
 const SHORT: usize = 1 << 21;
 
-/// New intervals are counted when there are so many, all at once.
-const NEW_MAX: usize = 1 << 20;
-
 impl Intervals {
-    /// Adds those of one user's history.
-    pub(super) fn add_history(&mut self, session: &[u32], request_ts: &[Option<i64>]) {
-        request_intervals(session, request_ts, &mut self.new);
-        if self.new.len() > NEW_MAX {
-            self.count();
-        }
-    }
-
-    /// Adds what another pass measured.
-    pub(super) fn add(&mut self, mut other: Self) {
-        self.new.append(&mut other.new);
-        self.count();
-        // A pass with few intervals has counted none itself, and needs no counters.
-        if !other.short.is_empty() {
-            self.short.resize(SHORT, 0);
-        }
-        self.short.iter_mut().zip(&other.short).for_each(|(count, more)| *count += more);
-        other.long.into_iter().for_each(|(interval, n)| *self.long.entry(interval).or_default() += n);
-    }
-
-    fn count(&mut self) {
-        if self.new.is_empty() {
+    fn count(&mut self, new: &mut Vec<i64>) {
+        if new.is_empty() {
             return;
         }
         self.short.resize(SHORT, 0);
-        for interval in self.new.drain(..) {
+        for interval in new.drain(..) {
             match usize::try_from(interval).ok().and_then(|ms| self.short.get_mut(ms)) {
                 Some(count) => *count += 1,
                 None => *self.long.entry(interval).or_default() += 1,
@@ -69,8 +44,7 @@ impl Intervals {
     }
 
     /// What they say, where there are any.
-    pub(super) fn summary(&mut self) -> Option<RequestIntervals> {
-        self.count();
+    pub(super) fn summary(&self) -> Option<RequestIntervals> {
         let short = (0..).zip(&self.short).filter(|(_, n)| **n > 0).map(|(ms, &n)| (ms, n));
         let intervals: Vec<(i64, u64)> = short.chain(self.long.iter().map(|(&ms, &n)| (ms, n))).collect();
         let count: u64 = intervals.iter().map(|(_, n)| n).sum();
@@ -90,6 +64,35 @@ impl Intervals {
             median_ms: quantile(0.5)?.0,
             p90_ms: quantile(0.9)?.0,
         })
+    }
+}
+
+/// The intervals that one pass meets, handed over to those of all now and then.
+#[derive(Debug)]
+pub(super) struct Measured {
+    new: Vec<i64>,
+    all: Arc<Mutex<Intervals>>,
+}
+
+/// Intervals that are handed over together.
+const NEW_MAX: usize = 1 << 16;
+
+impl Measured {
+    pub(super) fn new(all: Arc<Mutex<Intervals>>) -> Self {
+        Self { new: Vec::new(), all }
+    }
+
+    /// Adds those of one user's history.
+    pub(super) fn add_history(&mut self, session: &[u32], request_ts: &[Option<i64>]) {
+        request_intervals(session, request_ts, &mut self.new);
+        if self.new.len() >= NEW_MAX {
+            self.hand_over();
+        }
+    }
+
+    /// Hands over what is left.
+    pub(super) fn hand_over(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).count(&mut self.new);
     }
 }
 
@@ -154,8 +157,7 @@ impl PassSpec for Measure {
     fn start(&self) -> Box<dyn Pass> {
         Box::new(MeasurePass {
             session_gap_ms: self.session_gap_ms,
-            total: Arc::clone(&self.total),
-            intervals: Intervals::default(),
+            measured: Measured::new(Arc::clone(&self.total)),
             user: String::new(),
             ts: Vec::new(),
             request_ts: Vec::new(),
@@ -165,8 +167,7 @@ impl PassSpec for Measure {
 
 struct MeasurePass {
     session_gap_ms: i64,
-    total: Arc<Mutex<Intervals>>,
-    intervals: Intervals,
+    measured: Measured,
     user: String,
     ts: Vec<i64>,
     request_ts: Vec<Option<i64>>,
@@ -174,7 +175,7 @@ struct MeasurePass {
 
 impl MeasurePass {
     fn close_user(&mut self) {
-        self.intervals.add_history(&session_ordinals(&self.ts, self.session_gap_ms), &self.request_ts);
+        self.measured.add_history(&session_ordinals(&self.ts, self.session_gap_ms), &self.request_ts);
         self.ts.clear();
         self.request_ts.clear();
     }
@@ -196,8 +197,7 @@ impl Pass for MeasurePass {
 
     fn finish(&mut self) -> Result<Vec<RecordBatch>> {
         self.close_user();
-        let measured = std::mem::take(&mut self.intervals);
-        self.total.lock().unwrap_or_else(PoisonError::into_inner).add(measured);
+        self.measured.hand_over();
         Ok(Vec::new())
     }
 }
@@ -208,13 +208,14 @@ mod tests {
 
     #[test]
     fn the_summary_is_exact() {
-        let mut intervals = Intervals::default();
-        assert_eq!(intervals.summary(), None);
-        intervals.add_history(&[0; 6], &[0, 1_000, 2_000, 4_000, 100_000, 3_100_000].map(Some));
-        let mut other = Intervals::default();
-        other.add_history(&[0, 0, 1, 1], &[Some(5), None, Some(7), Some(1_007)]);
-        intervals.add(other);
-        let summary = intervals.summary().unwrap();
+        let all = Arc::new(Mutex::new(Intervals::default()));
+        let mut passes = [Measured::new(Arc::clone(&all)), Measured::new(Arc::clone(&all))];
+        passes.iter_mut().for_each(Measured::hand_over);
+        assert_eq!(all.lock().unwrap().summary(), None);
+        passes[0].add_history(&[0; 6], &[0, 1_000, 2_000, 4_000, 100_000, 3_100_000].map(Some));
+        passes[1].add_history(&[0, 0, 1, 1], &[Some(5), None, Some(7), Some(1_007)]);
+        passes.iter_mut().for_each(Measured::hand_over);
+        let summary = all.lock().unwrap().summary().unwrap();
         let mean_ms = 3_101_000.0 / 6.0;
         let expected = RequestIntervals { count: 6, mean_ms, median_ms: 1_000, p90_ms: 3_000_000 };
         assert_eq!(summary, expected);

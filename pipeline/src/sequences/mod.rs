@@ -19,7 +19,7 @@
 //! **Memory.** [`Resources`] divides a budget among what grows: rows waiting in buckets, the buckets being
 //! sorted, the suspected duplicates; the rest of the budget is for a row group in each reader and writer, and
 //! for the catalogue's indexes (about 32 bytes an item). What does not fit goes to disk. Two things must fit:
-//! the catalogue, and the longest single history (about 90 bytes an event).
+//! the catalogue, and the longest single history (about 110 bytes an event).
 //!
 //! **A distributed engine** replaces `Scatter` and the buckets by its shuffle. What it must add is what the
 //! scan learns for all streams at once (`Learned`): codes for sources and new items, and the suspects.
@@ -71,7 +71,7 @@ pub use rows::ROWS_SCHEMA;
 pub use shards::SHARDS_SCHEMA;
 
 use codes::Codes;
-use duplicates::{Repeated, Suspects, of_suspects};
+use duplicates::{Known, Repeated, Suspects, by_date};
 use event::Event;
 use intervals::{Intervals, Measure};
 use items::Catalogue;
@@ -142,16 +142,15 @@ async fn run(
         return Err(BuildError::NoEvents { version: events.version() });
     }
     let repeated = builder.repeated(&log, &learned).await?;
-    let missing = learned.items.missing();
+    let (missing, ranks) = learned.items.missing();
     counts.new_items = missing.len() as u64;
     let first = catalogue.assign(config, root, &missing).await?;
     let items_version = catalogue.version().unwrap_or_default();
     let resolution = Arc::new(Resolution {
         ranks: learned.sources.ranks().1,
-        items: learned.items.resolve(first),
+        items: learned.items.resolve(ranks, first),
         repeated,
         shuffle: Resolution::shuffle(&config.sequences),
-        counts: Mutex::default(),
     });
 
     let delta_tau = match config.sequences.delta_tau.fixed() {
@@ -210,7 +209,7 @@ impl Builder<'_> {
         let learned = Arc::new(Learned {
             sources: Codes::default(),
             items,
-            suspects: Arc::new(Suspects::new(self.resources.suspects_bytes())),
+            suspects: Arc::new(Suspects::new(log.snapshot().rows(), self.resources.suspects_bytes())),
             counts: Mutex::default(),
             progress: Mutex::new(Progress::start("read", log.snapshot().rows(), "events")),
         });
@@ -265,18 +264,19 @@ impl Builder<'_> {
 
     /// Which events have copies.
     async fn repeated(&self, log: &SnapshotTable, learned: &Learned) -> Result<Repeated, BuildError> {
+        let mut repeated = Repeated::default();
         let suspects = learned.suspects.find(self.resources.threads)?;
-        if suspects.is_empty() {
-            return Ok(Repeated::default());
+        let actions = &self.config.sequences.actions;
+        let known = Known { learned, actions, fresh: self.fresh.as_deref() };
+        for shards in by_date(log.snapshot().shards(), &suspects) {
+            let plans = self.scans(log, shards)?;
+            repeated.look_through(plans, &self.context.task_ctx(), &suspects, &known).await?;
         }
-        let plans = self.scans(log, of_suspects(log.snapshot().shards(), &suspects))?;
-        let moved = |date, event| self.fresh.as_ref().map_or(0, |fresh| fresh.moved(date, event));
-        let context = self.context.task_ctx();
-        Ok(Repeated::among(&suspects, plans, &context, &learned.sources, &learned.items, moved).await?)
+        Ok(repeated)
     }
 
     /// Every bucket's events in the order of their histories.
-    fn histories(&self, buckets: &Arc<Buckets>, resolution: &Arc<Resolution>) -> Arc<dyn ExecutionPlan> {
+    fn histories(&self, buckets: &Arc<Buckets>, resolution: &Arc<Resolution>) -> Arc<BucketSortExec> {
         let leaf = Arc::new(BucketExec::new(Arc::clone(buckets)));
         Arc::new(BucketSortExec::new(leaf, self.resources.bucket_bytes(), Arc::clone(resolution)))
     }
@@ -292,8 +292,6 @@ impl Builder<'_> {
             Measure { session_gap_ms: self.config.sequences.session_gap.ms, total: Arc::clone(&total) };
         let plan = PassExec::new(Arc::new(measure), self.histories(buckets, resolution));
         self.each_partition(&[Arc::new(plan)], collect).await?;
-        // The copies will be counted when the rows are written.
-        *resolution.counts.lock().unwrap_or_else(PoisonError::into_inner) = Counts::default();
         let measured = total.lock().unwrap_or_else(PoisonError::into_inner).summary();
         let count = measured.map_or(0, |measured| measured.count);
         match measured {
@@ -311,17 +309,18 @@ impl Builder<'_> {
         written: &Arc<Written>,
         counts: &mut Counts,
     ) -> Result<Option<RequestIntervals>, BuildError> {
-        let total = Arc::new(Mutex::new((Counts::default(), Intervals::default())));
+        let (passed, intervals) = (Arc::<Mutex<Counts>>::default(), Arc::<Mutex<Intervals>>::default());
         let refresh = self.fresh.is_some();
-        let pass = Histories { settings, refresh, total: Arc::clone(&total) };
-        let rows = Arc::new(PassExec::new(Arc::new(pass), self.histories(buckets, resolution)));
+        let pass =
+            Histories { settings, refresh, counts: Arc::clone(&passed), intervals: Arc::clone(&intervals) };
+        let histories = self.histories(buckets, resolution);
+        let rows = Arc::new(PassExec::new(Arc::new(pass), Arc::clone(&histories) as _));
         let progress = Arc::new(Mutex::new(Progress::start("write", buckets.rows(), "events")));
         let plan = PassExec::new(Arc::new(WriteShards { written: Arc::clone(written), progress }), rows);
         let shards = self.each_partition(&[Arc::new(plan)], collect).await?;
 
-        counts.add(&resolution.counts.lock().unwrap_or_else(PoisonError::into_inner));
-        let (passed, intervals) = &mut *total.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.add(passed);
+        counts.duplicates += histories.copies();
+        counts.add(&passed.lock().unwrap_or_else(PoisonError::into_inner));
         let sum = |column: usize| -> u64 {
             let column = shards.iter().map(|batch| batch.column(column).as_primitive::<UInt64Type>());
             column.flat_map(|column| column.values()).sum()
@@ -331,7 +330,7 @@ impl Builder<'_> {
         if rows != counts.rows || owned != counts.owned || (!refresh && owned != all) {
             return Err(BuildError::Sums { rows, owned, counts: Box::new(counts.clone()) });
         }
-        Ok(intervals.summary())
+        Ok(intervals.lock().unwrap_or_else(PoisonError::into_inner).summary())
     }
 
     /// Runs every partition of the plans, as many at a time as there are threads, and collects what `consume`

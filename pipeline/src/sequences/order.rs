@@ -2,15 +2,18 @@
 //!
 //! Most of what a sort does is known before: events come in almost the order in which they happened, and a
 //! bucket has few users. So the rows are dealt to their users (a counting sort by the rank of the user's
-//! text), a cache line each, and each user's rows are put in order by their keys where they are not already.
+//! text), whole, and each user's rows are put in order by their keys where they are not already.
 //!
-//! **Memory.** The bucket as it comes and once more in order, and one batch. A bucket that does not fit into its share is read
-//! several times instead: a sample of its rows cuts the users, in text order, into ranges that fit, and each
-//! range is sorted by itself, one after the other. Only the longest single history has to fit.
+//! **Memory.** The bucket as it comes and once more in order, the names of its users, and one batch. A bucket
+//! that does not fit into its share is read several times instead: a sample of its rows cuts the users, in text
+//! order, into ranges that fit, and each range is sorted by itself, one after the other. Only the longest single
+//! history has to fit. (A bucket of more than some hundred times its share gets fewer ranges than it needs,
+//! because a sample cannot cut so finely: such a log wants more `sequences.shards`.)
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RunArray, StringBuilder, UInt8Array,
@@ -63,8 +66,9 @@ pub(super) struct BucketSortExec {
     input: Arc<dyn ExecutionPlan>,
     /// Bytes that a bucket may have in memory.
     memory_bytes: usize,
-    /// Where copies are counted.
     resolution: Arc<Resolution>,
+    /// Copies that were dropped, in all partitions.
+    copies: Arc<AtomicU64>,
     properties: Arc<PlanProperties>,
 }
 
@@ -80,7 +84,12 @@ impl BucketSortExec {
             EmissionType::Final,
             input.properties().boundedness,
         ));
-        Self { input, memory_bytes, resolution, properties }
+        Self { input, memory_bytes, resolution, copies: Arc::default(), properties }
+    }
+
+    /// Copies that were dropped so far.
+    pub(super) fn copies(&self) -> u64 {
+        self.copies.load(Ordering::Relaxed)
     }
 }
 
@@ -136,6 +145,7 @@ impl ExecutionPlan for BucketSortExec {
             context,
             memory_bytes: self.memory_bytes,
             resolution: Arc::clone(&self.resolution),
+            copies: Arc::clone(&self.copies),
         };
         let histories = async move {
             let (ranges, all) = match bucket.read(&Range::default(), bucket.memory_bytes).await? {
@@ -174,6 +184,8 @@ impl Range {
 
 /// Users in a sample.
 const SAMPLE_MAX: usize = 1 << 14;
+/// Users of the sample in a range: enough that its size is near the others'.
+const RANGE_SAMPLE_MIN: usize = 64;
 
 /// One partition of the input, which can be read again and again.
 struct Bucket {
@@ -182,6 +194,7 @@ struct Bucket {
     context: Arc<TaskContext>,
     memory_bytes: usize,
     resolution: Arc<Resolution>,
+    copies: Arc<AtomicU64>,
 }
 
 impl Bucket {
@@ -231,7 +244,7 @@ impl Bucket {
         sample.sort_unstable();
         // Room for what a sample can be wrong by.
         let count = (bytes as f64 * 1.25 / self.memory_bytes.max(1) as f64).ceil() as usize;
-        let count = count.clamp(1, sample.len().max(1));
+        let count = count.clamp(1, (sample.len() / RANGE_SAMPLE_MIN).max(1));
         let mut ends: Vec<String> = (1..count).map(|n| sample[n * sample.len() / count].clone()).collect();
         ends.dedup();
         let starts = std::iter::once(None).chain(ends.iter().cloned().map(Some));
@@ -241,8 +254,7 @@ impl Bucket {
 
     fn sort(&self, batches: Vec<RecordBatch>) -> Result<Sorted> {
         let sorted = Sorted::new(batches, &self.resolution)?;
-        let mut counts = self.resolution.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.duplicates += sorted.copies;
+        self.copies.fetch_add(sorted.copies, Ordering::Relaxed);
         Ok(sorted)
     }
 }
@@ -333,13 +345,15 @@ impl Sorted {
     }
 }
 
-/// Leaves one of each user's equal neighbours.
+/// Leaves one of each user's equal neighbours: that with the earliest request, because it depends on nothing
+/// but the log.
 fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)], key: impl Fn(&Event) -> Key) {
     let (mut kept, mut start) = (Vec::with_capacity(events.len()), 0);
     for (_, end) in users {
         let of_user = &events[start..*end];
         start = *end;
-        kept.extend(of_user.chunk_by(|one, two| key(one) == key(two)).map(|equal| equal[0]));
+        let equal = of_user.chunk_by(|one, two| key(one) == key(two));
+        kept.extend(equal.filter_map(|equal| equal.iter().min_by_key(|event| event.request_ts)));
         *end = kept.len();
     }
     *events = kept;
@@ -400,8 +414,6 @@ fn packed(batch: &RecordBatch) -> Result<impl Iterator<Item = &[u8; Event::BYTES
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use arrow::array::{FixedSizeBinaryArray, StringArray};
     use arrow::datatypes::{Int64Type, UInt8Type, UInt64Type};
     use datafusion::datasource::memory::MemorySourceConfig;
@@ -414,16 +426,15 @@ mod tests {
     use super::super::pass::HistoryColumns;
     use super::*;
 
-    /// User, time, source, position, id.
-    type Row = (u8, i64, u32, i64, u64);
+    /// User, time, source, position, id, time of the request.
+    type Row = (u8, i64, u32, i64, u64, i64);
 
     /// Ranks of the sources 0 and 1.
     const RANKS: [u32; 2] = [1, 0];
 
-    fn event(&(_, ts, source, position, event): &Row) -> Event {
-        let rest =
-            Event { item: event as u32 + 1, request: event * 3, request_ts: ts - 5, ..Event::default() };
-        Event { ts, position, event, ..rest }.sourced(source, event == 2)
+    fn event(&(_, ts, source, position, event, request_ts): &Row) -> Event {
+        let rest = Event { item: event as u32 + 1, request: event * 3, ..Event::default() };
+        Event { ts, position, event, request_ts, ..rest }.sourced(source, event == 2)
     }
 
     fn batch(rows: &[Row]) -> RecordBatch {
@@ -445,13 +456,12 @@ mod tests {
     ) -> (Vec<(String, Event)>, u64) {
         let resolution = Arc::new(Resolution {
             ranks: RANKS.to_vec(),
-            items: ItemCodes::new(ItemIndexes::default(), 9).resolve(10),
+            items: ItemCodes::new(ItemIndexes::default(), 9).resolve(Vec::new(), 10),
             repeated: Repeated::default(),
             shuffle,
-            counts: Mutex::default(),
         });
         let input = MemorySourceConfig::try_new_exec(&[batches], BUCKET_SCHEMA.clone(), None).unwrap();
-        let sort = BucketSortExec::new(input, memory_bytes, Arc::clone(&resolution));
+        let sort = BucketSortExec::new(input, memory_bytes, resolution);
         let batches: Vec<RecordBatch> = sort.execute(0, Arc::default()).unwrap().try_collect().await.unwrap();
         let mut rows = Vec::new();
         for batch in batches {
@@ -472,8 +482,7 @@ mod tests {
                 }));
             }
         }
-        let copies = resolution.counts.lock().unwrap().duplicates;
-        (rows, copies)
+        (rows, sort.copies())
     }
 
     proptest! {
@@ -481,18 +490,20 @@ mod tests {
         #[test]
         fn the_sort_at_once_and_the_one_by_ranges_agree(
             batches in prop::collection::vec(
-                prop::collection::vec((0u8..12, 0i64..6, 0u32..2, 0i64..4, 0u64..3), 1..40), 1..6),
+                prop::collection::vec((0u8..12, 0i64..6, 0u32..2, 0i64..4, 0u64..3, 0i64..2), 1..40), 1..6),
             shuffle in prop::option::of(0u64..3),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let input: Vec<RecordBatch> = batches.iter().map(|rows| batch(rows)).collect();
                 let mut expected = batches.concat();
-                expected.sort_by_key(|&(user, ts, source, position, event)| {
+                expected.sort_by_key(|&(user, ts, source, position, event, request_ts)| {
                     let tie = shuffle.map_or(0, |seed| mix64(seed, event));
-                    (format!("user{user}"), ts, tie, RANKS[source as usize], position, event)
+                    (format!("user{user}"), ts, tie, RANKS[source as usize], position, event, request_ts)
                 });
-                expected.dedup();
+                expected.dedup_by_key(|&mut (user, ts, source, position, event, _)| {
+                    (user, ts, source, position, event)
+                });
                 let expected: Vec<(String, Event)> = expected
                     .iter()
                     .map(|row| {

@@ -1,7 +1,7 @@
 //! The history pass: sorted events in, rows of `sequences` out.
 //!
 //! ```text
-//!  sorted batches   │ a a a b b │ b b b b b │ b c d d d │          bucket, user, time, tie …
+//!  sorted batches   │ a a a b b │ b b b b b │ b c d d d │          bucket, user, in order of time …
 //!                         ▲ open user ────────▶ ▲
 //!  close `a`: sessions, request batches, v_t, roles, windows ──▶ rows ──▶ batches of rows
 //! ```
@@ -15,8 +15,8 @@
 //! 100 MB while it is open.
 //!
 //! **What lies beneath is free.** The pass needs a partition of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA) that
-//! has all events of the users it has: one sorted stream, one sorted bucket, or a shuffled partition of a distributed engine. It
-//! gives batches of one bucket each, buckets in the order in which they came.
+//! has all events of the users it has: one sorted stream, one sorted bucket, or a shuffled partition of a
+//! distributed engine. It gives batches of one bucket each, buckets in the order in which they came.
 //!
 //! **Refresh.** With [`Histories::refresh`] the pass gives the rows that own a fresh event, as they are but for
 //! the role of every other position, which is context: what was learned before is not a target again.
@@ -40,7 +40,7 @@ use schemas::history::{
 
 use super::BuildError;
 use super::event::{NO_REQUEST, NO_TIME};
-use super::intervals::Intervals;
+use super::intervals::{Intervals, Measured};
 use super::report::Counts;
 use super::rows::{History, ROWS_SCHEMA, Rows};
 use crate::engine::{Pass, PassSpec};
@@ -76,8 +76,10 @@ pub(super) struct Histories {
     pub settings: Settings,
     /// Whether only rows with fresh events are wanted.
     pub refresh: bool,
-    /// What each pass counted and measured is added here when it ends.
-    pub total: Arc<Mutex<(Counts, Intervals)>>,
+    /// What each pass counted is added here when it ends.
+    pub counts: Arc<Mutex<Counts>>,
+    /// The request intervals of all histories.
+    pub intervals: Arc<Mutex<Intervals>>,
 }
 
 impl PassSpec for Histories {
@@ -93,9 +95,9 @@ impl PassSpec for Histories {
         Box::new(HistoryPass {
             settings: self.settings,
             refresh: self.refresh,
-            total: Arc::clone(&self.total),
+            all_counts: Arc::clone(&self.counts),
             counts: Counts::default(),
-            intervals: Intervals::default(),
+            measured: Measured::new(Arc::clone(&self.intervals)),
             open: OpenUser::default(),
             rows: Rows::of_bucket(0),
         })
@@ -105,9 +107,9 @@ impl PassSpec for Histories {
 struct HistoryPass {
     settings: Settings,
     refresh: bool,
-    total: Arc<Mutex<(Counts, Intervals)>>,
+    all_counts: Arc<Mutex<Counts>>,
     counts: Counts,
-    intervals: Intervals,
+    measured: Measured,
     open: OpenUser,
     rows: Rows,
 }
@@ -217,9 +219,9 @@ impl Pass for HistoryPass {
         let mut done = Vec::new();
         self.close_user(&mut done)?;
         done.extend(self.rows.take()?);
-        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
-        total.0.add(&std::mem::take(&mut self.counts));
-        total.1.add(std::mem::take(&mut self.intervals));
+        self.measured.hand_over();
+        let counts = std::mem::take(&mut self.counts);
+        self.all_counts.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
         Ok(done)
     }
 }
@@ -250,7 +252,7 @@ impl HistoryPass {
             windows.retain(|w| w.positions[w.target_from..].iter().any(|&t| fresh[t as usize]));
             roles.iter_mut().zip(fresh).filter(|(_, fresh)| !**fresh).for_each(|(r, _)| *r = Role::Context);
         }
-        self.intervals.add_history(&session, request_ts);
+        self.measured.add_history(&session, request_ts);
 
         let history = History {
             user,

@@ -1,14 +1,11 @@
 //! What only the end of the scan can tell of an event.
 
-use std::sync::Mutex;
-
 use schemas::config::{Sequences, Ties};
 use schemas::hash::{hash64, mix64};
 
 use super::codes::ResolvedItems;
 use super::duplicates::{Place, Repeated};
 use super::event::Event;
-use super::report::Counts;
 
 /// Ranks and indexes for the scan's codes, and which events are copies of others.
 #[derive(Debug)]
@@ -19,8 +16,6 @@ pub(super) struct Resolution {
     pub repeated: Repeated,
     /// The seed of the `shuffled` order.
     pub shuffle: Option<u64>,
-    /// Where copies are counted.
-    pub counts: Mutex<Counts>,
 }
 
 /// What orders the events of a user (`keys.rs`).

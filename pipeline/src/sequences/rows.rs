@@ -63,16 +63,17 @@ impl Rows {
     /// Appends one window of a history.
     pub(super) fn push(&mut self, history: &History<'_>, window: &Window) {
         self.user.append_value(history.user);
-        for (k, &position) in window.positions.iter().enumerate() {
-            let t = position as usize;
-            self.item.push(history.item[t]);
-            self.ts.push(history.ts[t]);
-            self.session.push(history.session[t]);
-            self.request.push(history.request[t]);
-            self.visible.push(window.visible_len(history.visible[t]));
-            let role = if k < window.target_from { Role::Context } else { history.roles[t] };
-            self.role.push(role as u8);
+        let owned = self.role.len() + window.target_from;
+        for run in window.runs() {
+            self.item.extend_from_slice(&history.item[run.clone()]);
+            self.ts.extend_from_slice(&history.ts[run.clone()]);
+            self.session.extend_from_slice(&history.session[run.clone()]);
+            self.request.extend_from_slice(&history.request[run.clone()]);
+            self.visible.extend(history.visible[run.clone()].iter().map(|&v| window.visible_len(v)));
+            self.role.extend(history.roles[run].iter().map(|&role| role as u8));
         }
+        let context = owned - window.target_from..owned;
+        self.role[context].fill(Role::Context as u8);
         self.target_from.push(window.target_from as u32);
         // A row has at most `max_len` positions and a batch little more than BATCH_POSITIONS.
         self.offsets.push(self.item.len() as i32);

@@ -19,6 +19,8 @@
 //! Held-out positions must share the last row. Where they stand on both sides of a burst, that row keeps the
 //! guaranteed context of each, and leaves out what lies between.
 
+use std::ops::Range;
+
 /// One row: which positions of the history it shows, and from where on it owns them as targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
@@ -33,6 +35,7 @@ pub struct Window {
 
 impl Window {
     /// Whether events between the first and the last position are missing from the row.
+    #[inline]
     pub fn leaves_out(&self) -> bool {
         match (self.positions.first(), self.positions.last()) {
             (Some(first), Some(last)) => (last - first) as usize + 1 > self.positions.len(),
@@ -40,8 +43,15 @@ impl Window {
         }
     }
 
+    /// The positions as runs without a gap.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let runs = self.positions.chunk_by(|one, next| one + 1 == *next);
+        runs.map(|run| run[0] as usize..run[0] as usize + run.len())
+    }
+
     /// `visible_len` of a row position: how many positions of the row come before `v_t`, the visible length
     /// of that position in the whole history.
+    #[inline]
     pub fn visible_len(&self, visible_in_history: u32) -> u32 {
         if let (Some(&first), false) = (self.positions.first(), self.leaves_out()) {
             return visible_in_history.saturating_sub(first).min(self.positions.len() as u32);
