@@ -3,7 +3,7 @@
 //! ```text
 //!   stage 1, as many streams as threads          stage 2, one stream for each bucket
 //!   scan ─▶ PassExec ─▶ Scatter ══▶ Buckets ══▶ BucketExec ─▶ BucketSortExec ─▶ PassExec …
-//!                          (memory, then one scratch file)
+//!                          (memory, then scratch files)
 //! ```
 //!
 //! Stage 1 hashes rows into buckets, stage 2 works on each bucket by itself: a bucket is the unit of

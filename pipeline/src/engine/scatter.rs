@@ -1,11 +1,11 @@
-//! A local shuffle: rows to buckets, in memory while they fit and in one scratch file beyond.
+//! A local shuffle: rows to buckets, in memory while they fit and in scratch files beyond.
 //!
 //! A row is a key text and a packed record of fixed size, so that dealing it touches one place, what lies in
 //! the file lies in memory just so, and reading it back copies nothing.
 //!
 //! **Memory.** Rows that wait in memory are at most the limit given to [`Buckets::new`]: at most half of it in
-//! what the streams are filling, the rest in the buckets. What comes when a bucket holds its share goes to the
-//! scratch file.
+//! what the streams are filling, the rest in the buckets. What comes when a bucket holds its share goes to
+//! scratch files.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,7 +114,7 @@ impl Buckets {
             record_bytes,
             share: memory_bytes.saturating_sub(batch_rows * count * streams * row_bytes) / count,
             batch_rows,
-            scratch: Scratch::default(),
+            scratch: Scratch::new(streams),
             buckets: (0..count).map(|_| Mutex::default()).collect(),
         }
     }

@@ -1,10 +1,10 @@
-//! One temporary file for everything that does not fit into memory.
+//! Temporary files for everything that does not fit into memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use arrow::buffer::Buffer;
 use arrow::buffer::MutableBuffer;
@@ -29,46 +29,72 @@ impl From<ScratchError> for DataFusionError {
 /// Where a piece of the file lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chunk {
+    lane: usize,
     offset: u64,
     len: usize,
 }
 
-/// A file without a name in the system's temporary directory, written by many threads at once.
+/// Files without a name in the system's temporary directory, written by many threads at once.
 ///
-/// It is made when the first chunk is written, and gone when this is dropped or the process ends, however it
-/// ends.
-#[derive(Debug, Default)]
+/// There are several, because a file system lets one thread at a time write to a file. Each is made when it is
+/// first needed, and gone when this is dropped or the process ends, however it ends.
+#[derive(Debug)]
 pub(crate) struct Scratch {
+    lanes: Vec<Lane>,
+    bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
     file: OnceLock<File>,
-    end: AtomicU64,
+    /// Where the file ends; locked while somebody writes.
+    end: Mutex<u64>,
 }
 
 impl Scratch {
+    /// Nothing yet, to be written by `threads` at once.
+    pub(crate) fn new(threads: usize) -> Self {
+        Self { lanes: (0..threads.max(1)).map(|_| Lane::default()).collect(), bytes: AtomicU64::new(0) }
+    }
+
+    /// A file that nobody writes to, and its end. With more threads than files, some wait for the first.
+    fn free_lane(&self) -> (usize, MutexGuard<'_, u64>) {
+        for (n, lane) in self.lanes.iter().enumerate() {
+            match lane.end.try_lock() {
+                Ok(end) => return (n, end),
+                Err(TryLockError::Poisoned(end)) => return (n, end.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        (0, self.lanes[0].end.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Writes `parts`, one after the other, behind what is there.
     pub(crate) fn append(&self, parts: &[&[u8]]) -> Result<Chunk, ScratchError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let fail = |source| error("write", len, source);
-        let file = match self.file.get() {
+        let (lane, mut end) = self.free_lane();
+        let file = match self.lanes[lane].file.get() {
             Some(file) => file,
             None => {
                 let file = tempfile::tempfile().map_err(fail)?;
-                self.file.get_or_init(|| file)
+                self.lanes[lane].file.get_or_init(|| file)
             }
         };
-        let offset = self.end.fetch_add(len as u64, Ordering::Relaxed);
-        let mut at = offset;
+        let offset = *end;
         for part in parts {
-            file.write_all_at(part, at).map_err(fail)?;
-            at += part.len() as u64;
+            file.write_all_at(part, *end).map_err(fail)?;
+            *end += part.len() as u64;
         }
-        Ok(Chunk { offset, len })
+        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(Chunk { lane, offset, len })
     }
 
     /// Reads a chunk back.
     pub(crate) fn read(&self, chunk: Chunk) -> Result<Buffer, ScratchError> {
         let fail = |source| error("read", chunk.len, source);
         let mut bytes = MutableBuffer::from_len_zeroed(chunk.len);
-        let Some(file) = self.file.get() else {
+        let Some(file) = self.lanes[chunk.lane].file.get() else {
             return Err(fail(std::io::Error::other("nothing was written")));
         };
         file.read_exact_at(&mut bytes, chunk.offset).map_err(fail)?;
@@ -77,7 +103,7 @@ impl Scratch {
 
     /// Bytes written so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.end.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -92,7 +118,7 @@ mod tests {
 
     #[test]
     fn chunks_come_back_as_they_were() {
-        let scratch = Scratch::default();
+        let scratch = Scratch::new(2);
         let one = scratch.append(&[b"one"]).unwrap();
         let two = scratch.append(&[]).unwrap();
         let three = scratch.append(&[b"th", b"ree"]).unwrap();

@@ -61,7 +61,7 @@ impl Suspects {
         let count = usize::try_from((events / PARTITION_EVENTS).next_power_of_two()).unwrap_or(usize::MAX);
         let count = count.clamp(PARTITIONS_MIN, 1 << 14);
         let partitions = (0..count).map(|_| Mutex::default()).collect();
-        Self { share: memory_bytes / 8 / count, scratch: Scratch::default(), partitions }
+        Self { share: memory_bytes / 8 / count, scratch: Scratch::new(1), partitions }
     }
 
     fn add(&self, partition: usize, handful: &mut Vec<u64>) -> Result<()> {
