@@ -54,7 +54,7 @@ pub fn svg(comparison: &Comparison) -> Option<String> {
     );
     for (i, panel) in panels.iter().enumerate() {
         let down = i as f64 * (TOP + PLOT_HEIGHT + BELOW);
-        let _ = write!(svg, "<g transform=\"translate(0 {down})\">{}</g>\n", panel.draw());
+        let _ = writeln!(svg, "<g transform=\"translate(0 {down})\">{}</g>", panel.draw());
     }
     svg.push_str("</svg>\n");
     Some(svg)

@@ -19,7 +19,7 @@ impl fmt::Display for Comparison {
                 first.targets,
                 first.users
             )?;
-            let heading = ["HR@10", "HR@20", "HR@50", "NDCG@10"].map(|name| format!("{name:<25}")).concat();
+            let heading = ["HR@10", "HR@20", "HR@50", "NDCG@10"].map(|name| format!("{name:<27}")).concat();
             writeln!(f, "  {:width$}  {}", "run", heading.trim_end())?;
             for result in slice {
                 write_result(f, result, width)?;
@@ -53,13 +53,13 @@ fn write_result(f: &mut fmt::Formatter<'_>, result: &GroupResult, width: usize) 
             Some(sd) => format!("{:.4} ± {sd:.4}", spread.mean),
             None => format!("{:.4}", spread.mean),
         };
-        line += &format!("{text:<25}");
+        line += &format!("{text:<27}");
     }
     writeln!(f, "{}", line.trim_end())?;
     if let Some(difference) = &result.difference {
         let mut line = format!("  {:width$}  ", "difference");
         for d in difference.each() {
-            line += &format!("{:<25}", format!("{:+.4} [{:+.4}, {:+.4}]", d.value, d.low, d.high));
+            line += &format!("{:<27}", format!("{:+.4} [{:+.4}, {:+.4}]", d.value, d.low, d.high));
         }
         writeln!(f, "{}", line.trim_end())?;
     }

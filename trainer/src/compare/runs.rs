@@ -25,8 +25,10 @@ impl FromStr for Group {
 
     /// `run`, or `label=run1,run2,run3`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (label, runs) = text.split_once('=').unwrap_or((text, text));
-        let runs: Vec<String> = runs.split(',').map(str::to_owned).collect();
+        let (label, runs): (&str, Vec<String>) = match text.split_once('=') {
+            Some((label, runs)) => (label, runs.split(',').map(str::to_owned).collect()),
+            None => (text, vec![text.to_owned()]),
+        };
         if label.is_empty() {
             return Err("the label before `=` is empty".into());
         }
@@ -125,7 +127,7 @@ mod tests {
             runs: runs.iter().map(|r| (*r).to_owned()).collect(),
         };
         assert_eq!("base".parse(), Ok(group("base", &["base"])));
-        assert_eq!("K = 2=s1,s2".parse::<Group>().is_err(), true, "a label ends at the first `=`");
+        assert!("K = 2=s1,s2".parse::<Group>().is_err(), "a label ends at the first `=`");
         assert_eq!("tamip=s1,s2".parse(), Ok(group("tamip", &["s1", "s2"])));
         for wrong in ["", "=a", "x=", "x=a,", "x=a,a", "../x", "a,b"] {
             assert!(wrong.parse::<Group>().is_err(), "{wrong}");
