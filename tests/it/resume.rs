@@ -128,8 +128,11 @@ fn a_kill_between_records_and_checkpoint_doubles_no_line() {
     assert!(recorded(&workspace, "whole") == recorded(&workspace, "m"));
 }
 
+/// By tag.
+type Scalars = Vec<(String, f32)>;
+
 /// What a run recorded, without what time it took.
-fn recorded(workspace: &Workspace, name: &str) -> (Vec<EpochMetrics>, Vec<(u64, Vec<(String, f32)>)>) {
+fn recorded(workspace: &Workspace, name: &str) -> (Vec<EpochMetrics>, Vec<(u64, Scalars)>) {
     let model = workspace.root().join("models").join(name);
     let mut lines = records::read(&model.join(records::METRICS)).unwrap().unwrap();
     for (line, epoch) in lines.iter_mut().zip(1..) {

@@ -399,8 +399,11 @@ mod tests {
         }
     }
 
+    /// By tag.
+    type Scalars = Vec<(String, f32)>;
+
     /// What a reader finds: lines, and the tags and steps of events.
-    fn found(directory: &Path) -> (Vec<EpochMetrics>, Vec<(u64, Vec<(String, f32)>)>) {
+    fn found(directory: &Path) -> (Vec<EpochMetrics>, Vec<(u64, Scalars)>) {
         let files = event_files(&directory.join(TENSORBOARD)).unwrap();
         assert_eq!(files.len(), 1);
         let bytes = fs::read(&files[0]).unwrap();
