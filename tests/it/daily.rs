@@ -34,14 +34,20 @@ fn one_command_goes_from_log_to_results() {
 
     let model = workspace.root().join("models/2026-01-31");
     let names: Vec<String> = files(&model).into_iter().map(|(name, _)| name).collect();
+    let (events, names): (Vec<String>, Vec<String>) =
+        names.into_iter().partition(|name| name.starts_with("tensorboard/events.out.tfevents."));
+    assert_eq!(events.len(), 1);
     assert_eq!(
         names,
         [
             "config.toml",
+            "evaluation-test.json",
             "lineage.json",
             "metrics.json",
+            "metrics.jsonl",
             "model.safetensors",
             "optimizer.safetensors",
+            "ranks-test.parquet",
             "trainer_state.json",
             "vocabulary.json"
         ]

@@ -6,7 +6,9 @@ use std::process::Stdio;
 use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
+use schemas::failpoint::PAUSE_AT;
 use trainer::pretrain::{self, Options, Outcome, Status};
+use trainer::records::{self, EpochMetrics};
 
 use crate::programs::{Workspace, files, stderr};
 
@@ -83,6 +85,7 @@ async fn a_kill_between_publishing_and_tidying_up_is_repaired() {
     let latest = workspace.root().join("models/.training/m/latest");
     std::fs::create_dir_all(&latest).unwrap();
     for (name, contents) in &before {
+        std::fs::create_dir_all(latest.join(name).parent().unwrap()).unwrap();
         std::fs::write(latest.join(name), contents).unwrap();
     }
     assert_eq!(pretrain(&config, "m", None).await.status, Status::Unchanged);
@@ -104,6 +107,46 @@ fn a_killed_run_resumes_from_its_last_epoch() {
     workspace.succeed("trainer", &args);
     workspace.succeed("trainer", &[&["pretrain", "--name", "whole"][..], &long].concat());
     assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
+    assert!(recorded(&workspace, "whole") == recorded(&workspace, "m"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_kill_between_records_and_checkpoint_doubles_no_line() {
+    let workspace = tables();
+    let args = ["pretrain", "--name", "m", "--set", "pretrain.checkpoint_steps=1"];
+    // The records of a step, or of an epoch, are on the disk, the checkpoint that follows them is not.
+    let mut command = workspace.command("trainer", &args);
+    command.env(PAUSE_AT, "pretrain:recorded@9").stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at pretrain:recorded"))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    workspace.succeed("trainer", &args);
+    workspace.succeed("trainer", &["pretrain", "--name", "whole", "--set", "pretrain.checkpoint_steps=1"]);
+    assert!(recorded(&workspace, "whole") == recorded(&workspace, "m"));
+}
+
+/// By tag.
+type Scalars = Vec<(String, f32)>;
+
+/// What a run recorded, without what time it took.
+fn recorded(workspace: &Workspace, name: &str) -> (Vec<EpochMetrics>, Vec<(u64, Scalars)>) {
+    let model = workspace.root().join("models").join(name);
+    let mut lines = records::read(&model.join(records::METRICS)).unwrap().unwrap();
+    for (line, epoch) in lines.iter_mut().zip(1..) {
+        assert_eq!(line.epoch, epoch);
+        (line.seconds, line.targets_per_s) = (0.0, 0.0);
+    }
+    let events: Vec<_> = std::fs::read_dir(model.join(records::TENSORBOARD)).unwrap().collect();
+    assert_eq!(events.len(), 1);
+    let events = records::read_events(&events[0].as_ref().unwrap().path()).unwrap().into_iter();
+    let scalars = events.map(|event| {
+        let timeless = event.scalars.into_iter().filter(|(tag, _)| tag != "epoch/targets_per_s");
+        (event.step, timeless.collect())
+    });
+    (lines, scalars.collect())
 }
 
 #[cfg(unix)]

@@ -8,6 +8,9 @@
 //! config.toml             the resolved configuration
 //! lineage.json            table versions, parent, code version
 //! metrics.json            what validation said
+//! metrics.jsonl           one line an epoch, and
+//! tensorboard/            the same for TensorBoard: of the whole run (`records`)
+//! *-test.parquet, .json   what `trainer evaluate` found (`evaluate::stored`)
 //! ```
 //!
 //! A checkpoint is written under a temporary name, flushed to disk and renamed: what bears a checkpoint's name
@@ -83,6 +86,15 @@ pub struct TrainerState {
     pub steps: u64,
     /// Sum of the step losses of the current epoch.
     pub loss_sum: f64,
+    /// Sum of the gradient norms of the current epoch.
+    #[serde(default)]
+    pub gradient_norm_sum: f64,
+    /// Targets learned in the current epoch.
+    #[serde(default)]
+    pub epoch_targets: u64,
+    /// Seconds of the steps of the current epoch; 0 between epochs, so that equal runs have equal files.
+    #[serde(default)]
+    pub epoch_seconds: f64,
     /// Targets learned so far.
     pub targets: u64,
     /// Validation looks since the best one.

@@ -1,6 +1,7 @@
 //! The Climber-Pilot model: training and evaluation.
 
 pub mod checkpoint;
+pub mod compare;
 pub mod data;
 pub mod evaluate;
 pub mod loss;
@@ -9,6 +10,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod pretrain;
 pub mod random;
+pub mod records;
 pub mod vocabulary;
 
 /// Gives all threads to this crate's own operations; call it first in `main`.

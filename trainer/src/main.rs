@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{evaluate::EvaluateArgs, pretrain::PretrainArgs};
+use commands::{compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs};
 use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
@@ -27,6 +27,7 @@ struct Cli {
 enum Command {
     Pretrain(PretrainArgs),
     Evaluate(EvaluateArgs),
+    Compare(CompareArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +44,7 @@ async fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Pretrain(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
+        Command::Compare(args) => args.run(&cli.common),
     };
     match result {
         Ok(code) => code.into(),

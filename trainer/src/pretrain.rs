@@ -2,7 +2,8 @@
 //!
 //! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an
 //! interruption, and `best`, the one validation selected. At the end `best` becomes `models/<name>`; until then
-//! whatever is published under that name stays.
+//! whatever is published under that name stays. The run's records ([`crate::records`]) grow beside the two and are
+//! published with `best`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use rand::seq::SliceRandom;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, ConfigError, Pretrain, Schedule, Selection};
 use schemas::delta::Root;
+use schemas::failpoint;
 use schemas::history::Role;
 use serde::Serialize;
 
@@ -25,7 +27,11 @@ use crate::model::ClimberPilot;
 use crate::ops::Dropout;
 use crate::optimizer::Adam;
 use crate::random;
+use crate::records::{self, EpochMetrics, Records, RecordsError, StepMetrics};
 use crate::vocabulary::Vocabulary;
+
+/// Steps of an epoch that are recorded one by one, at most.
+const STEPS_RECORDED: usize = 100;
 
 /// A training run that failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,9 @@ pub enum TrainError {
     /// A checkpoint cannot be written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The run's records cannot be written.
+    #[error("the records of the run cannot be written")]
+    Records(#[from] RecordsError),
     /// Validation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
@@ -175,6 +184,8 @@ struct Run<'a> {
     /// By row, the weight of its targets.
     weights: Vec<f32>,
     loss: TamipLoss,
+    /// `models/.training/<name>`: the two checkpoints and the records.
+    training: PathBuf,
     latest: PathBuf,
     best: PathBuf,
 }
@@ -205,11 +216,13 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         loss: TamipLoss::new(&config.pretrain, &counts, config.seed),
         latest: training.join("latest"),
         best: training.join("best"),
+        training,
     };
     let published = root.model_path(options.name);
     if options.fresh {
         checkpoint::discard(&run.latest)?;
         checkpoint::discard(&run.best)?;
+        records::discard(&run.training)?;
     } else if let Some(outcome) = run.unchanged(&published)? {
         return Ok(outcome);
     }
@@ -221,8 +234,10 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
     let (state, targets) = run.train(&counts)?;
     let status = match state {
         (state, true) => {
+            records::copy_into(&run.training, &run.best)?;
             checkpoint::rename_over(&run.best, &published)?;
             checkpoint::discard(&run.latest)?;
+            records::discard(&run.training)?;
             (state, Status::Trained)
         }
         (state, false) => (state, Status::Interrupted),
@@ -278,6 +293,7 @@ impl Run<'_> {
         let same = self.difference(&checkpoint).is_none();
         if same {
             checkpoint::discard(&self.latest)?;
+            records::discard(&self.training)?;
         }
         Ok(same.then(|| Outcome {
             model: self.options.name.into(),
@@ -313,7 +329,7 @@ impl Run<'_> {
     }
 
     /// A new model, or the unfinished one.
-    fn begin(&self, counts: &[u32]) -> Result<(ClimberPilot, Adam, TrainerState), TrainError> {
+    fn begin(&self, counts: &[u32]) -> Result<(ClimberPilot, Adam, TrainerState, Records), TrainError> {
         if checkpoint::find(&self.latest).is_some() {
             let checkpoint = checkpoint::load(&self.latest, self.catalogue)?;
             if let Some(difference) = self.difference(&checkpoint) {
@@ -325,8 +341,9 @@ impl Run<'_> {
             }
             let optimizer = checkpoint.optimizer()?;
             let state = checkpoint.state;
+            let records = Records::resume(&self.training, self.options.name, state.epoch, state.steps)?;
             eprintln!("resuming `{}` after epoch {}, step {}", self.options.name, state.epoch, state.steps);
-            return Ok((checkpoint.model, optimizer, state));
+            return Ok((checkpoint.model, optimizer, state, records));
         }
         let config = self.config;
         let vocabulary = Arc::new(Vocabulary::new(&config.model, self.catalogue, counts));
@@ -334,13 +351,14 @@ impl Run<'_> {
         let model = ClimberPilot::new(&config.model, vocabulary, config.seed, &Device::Cpu).map_err(step)?;
         let optimizer =
             Adam::new(&model, config.pretrain.weight_decay, config.pretrain.clip_norm).map_err(step)?;
-        Ok((model, optimizer, TrainerState { seed: config.seed, ..TrainerState::default() }))
+        let records = Records::create(&self.training, self.options.name)?;
+        Ok((model, optimizer, TrainerState { seed: config.seed, ..TrainerState::default() }, records))
     }
 
     /// Trains to the end (`true`) or to an interruption (`false`); also the targets learned in this run.
     fn train(&self, counts: &[u32]) -> Result<((TrainerState, bool), u64), TrainError> {
         let pretrain = &self.config.pretrain;
-        let (model, mut optimizer, mut state) = self.begin(counts)?;
+        let (model, mut optimizer, mut state, mut records) = self.begin(counts)?;
         let validation = Evaluation::new(
             self.sequences,
             self.catalogue,
@@ -350,6 +368,7 @@ impl Run<'_> {
         );
         let (first_step, first_target) = (state.steps, state.targets);
         let batches = self.rows.len().div_ceil(pretrain.batch_size);
+        let recorded_every = batches.div_ceil(STEPS_RECORDED) as u64;
         while state.epoch < pretrain.epochs && state.without_improvement < pretrain.patience {
             let order = self.order(state.epoch);
             let label = format!("epoch {}/{}", state.epoch + 1, pretrain.epochs);
@@ -358,24 +377,27 @@ impl Run<'_> {
             while state.batch < batches {
                 let rows = &order[state.batch * pretrain.batch_size..];
                 let rows = &rows[..rows.len().min(pretrain.batch_size)];
-                let loss = self
+                let step = self
                     .step(&model, &mut optimizer, &mut state, rows)
                     .map_err(|source| TrainError::Step { step: state.steps, source })?;
                 progress.add(rows.len() as u64);
-                progress.message(format!("loss {loss:.4}"));
+                progress.message(format!("loss {:.4}", step.loss));
+                if state.steps.is_multiple_of(recorded_every) {
+                    records.step(state.steps, step)?;
+                }
                 let enough = self.options.stop_after.is_some_and(|n| state.steps - first_step >= n);
                 if enough || self.options.interrupt.requested() {
-                    self.save(&self.latest, &model, &optimizer, &state, &[])?;
+                    self.save_latest(&model, &optimizer, &state, &records)?;
                     return Ok(((state.clone(), false), state.targets - first_target));
                 }
                 if pretrain.checkpoint_steps > 0
                     && state.steps.is_multiple_of(pretrain.checkpoint_steps as u64)
                 {
-                    self.save(&self.latest, &model, &optimizer, &state, &[])?;
+                    self.save_latest(&model, &optimizer, &state, &records)?;
                 }
             }
             drop(progress);
-            self.end_epoch(&model, &optimizer, &mut state, &validation, batches)?;
+            self.end_epoch(&model, &optimizer, &mut state, &validation, &mut records)?;
         }
         Ok(((state.clone(), true), state.targets - first_target))
     }
@@ -387,14 +409,15 @@ impl Run<'_> {
         order
     }
 
-    /// One step on `rows`; returns its loss.
+    /// One step on `rows`.
     fn step(
         &self,
         model: &ClimberPilot,
         optimizer: &mut Adam,
         state: &mut TrainerState,
         rows: &[u32],
-    ) -> candle_core::Result<f64> {
+    ) -> candle_core::Result<StepMetrics> {
+        let started = Instant::now();
         let (config, pretrain) = (&self.config.model, &self.config.pretrain);
         let batch = Batch::pretrain(
             self.sequences,
@@ -408,42 +431,68 @@ impl Run<'_> {
             Dropout { p: config.dropout, seed: random::derived(self.config.seed, "dropout", state.steps) };
         let step = self.loss.compute(model, &batch, Some(dropout), state.steps)?;
         let gradients = step.loss.backward()?;
-        let last = (pretrain.epochs * self.rows.len().div_ceil(pretrain.batch_size)) as u64;
-        let rate = learning_rate(pretrain, state.steps, last);
-        optimizer.step(model, &step.touched, &gradients, rate)?;
+        let learning_rate = self.learning_rate(state.steps);
+        let gradient_norm = optimizer.step(model, &step.touched, &gradients, learning_rate)?;
         let loss = f64::from(step.loss.to_scalar::<f32>()?);
+        let targets = batch.targets() as u64;
         state.batch += 1;
         state.steps += 1;
         state.loss_sum += loss;
-        state.targets += batch.targets() as u64;
-        Ok(loss)
+        state.gradient_norm_sum += gradient_norm;
+        state.targets += targets;
+        state.epoch_targets += targets;
+        state.epoch_seconds += started.elapsed().as_secs_f64();
+        Ok(StepMetrics { loss, gradient_norm, learning_rate })
     }
 
-    /// Validates where it is time, keeps the best, and checkpoints.
+    /// The learning rate of step `step`, from 0.
+    fn learning_rate(&self, step: u64) -> f64 {
+        let pretrain = &self.config.pretrain;
+        let last = (pretrain.epochs * self.rows.len().div_ceil(pretrain.batch_size)) as u64;
+        learning_rate(pretrain, step, last)
+    }
+
+    /// Validates where it is time, records the epoch, keeps the best, and checkpoints.
     fn end_epoch(
         &self,
         model: &ClimberPilot,
         optimizer: &Adam,
         state: &mut TrainerState,
         validation: &Evaluation<'_>,
-        batches: usize,
+        records: &mut Records,
     ) -> Result<(), TrainError> {
         let pretrain = &self.config.pretrain;
+        let batches = state.batch as f64;
         state.epoch += 1;
-        let loss = state.loss_sum / batches as f64;
-        (state.batch, state.loss_sum) = (0, 0.0);
+        let loss = state.loss_sum / batches;
+        let mut metrics = EpochMetrics {
+            epoch: state.epoch,
+            step: state.steps,
+            loss,
+            learning_rate: self.learning_rate(state.steps - 1),
+            gradient_norm: state.gradient_norm_sum / batches,
+            targets: state.targets,
+            seconds: state.epoch_seconds,
+            targets_per_s: state.epoch_targets as f64 / state.epoch_seconds.max(1e-9),
+            validation: None,
+        };
+        (state.batch, state.loss_sum, state.gradient_norm_sum) = (0, 0.0, 0.0);
+        (state.epoch_targets, state.epoch_seconds) = (0, 0.0);
         let due = state.epoch.is_multiple_of(pretrain.validate_every) || state.epoch == pretrain.epochs;
         let mut record = EpochRecord { epoch: state.epoch, loss, validation: None };
         let mut line = format!("epoch {:>3}: loss {loss:.4}", state.epoch);
         if due && !validation.is_empty() {
             let (protocol, pick) = selector(pretrain.select_by);
             let results = validation.model(self.options.name, model, self.config.model.mask, &[protocol])?;
-            let Some(value) = results.iter().find(|m| m.filter_seen && m.targets > 0).map(pick) else {
+            let Some(headline) = results.iter().find(|m| m.filter_seen && m.targets > 0) else {
                 return Err(TrainError::NoValidation {
                     protocol: protocol.name(),
                     targets: validation.len(),
                 });
             };
+            let value = pick(headline);
+            metrics.validation = Some(headline.into());
+            records.epoch(&metrics)?;
             record.validation = Some(value);
             line += &format!(", validation {value:.4}");
             state.without_improvement += 1;
@@ -457,6 +506,7 @@ impl Run<'_> {
                 self.save(&self.best, model, optimizer, state, &results)?;
             }
         } else {
+            records.epoch(&metrics)?;
             state.history.push(record);
             // Without validation targets the last model is the selected one.
             if validation.is_empty() {
@@ -464,8 +514,20 @@ impl Run<'_> {
             }
         }
         eprintln!("{line}");
-        self.save(&self.latest, model, optimizer, state, &[])?;
-        Ok(())
+        self.save_latest(model, optimizer, state, records)
+    }
+
+    /// Saves the checkpoint to resume from. The records are on the disk before it: they must not be behind it.
+    fn save_latest(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &Adam,
+        state: &TrainerState,
+        records: &Records,
+    ) -> Result<(), TrainError> {
+        records.sync()?;
+        failpoint::reach("pretrain:recorded");
+        Ok(self.save(&self.latest, model, optimizer, state, &[])?)
     }
 
     fn save(

@@ -8,7 +8,8 @@ use trainer::evaluate;
 /// Rank every held-out target over the whole catalogue: HR@{10,20,50} and NDCG@10.
 ///
 /// Two protocols: `standard` (all earlier items are context) and `as-served` (the last Δτ before the target
-/// is hidden, as in production). The popularity and co-occurrence baselines stand in the same table.
+/// is hidden, as in production). The popularity and co-occurrence baselines stand in the same table. The rank of every target is stored in models/NAME, for
+/// `trainer compare`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  trainer evaluate --config config/movielens.toml --model base --json")]
 pub(crate) struct EvaluateArgs {
@@ -21,9 +22,18 @@ pub(crate) struct EvaluateArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum SplitArg {
+pub(crate) enum SplitArg {
     Validation,
     Test,
+}
+
+impl SplitArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
 }
 
 impl EvaluateArgs {

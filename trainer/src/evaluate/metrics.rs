@@ -32,6 +32,13 @@ pub struct Ranks {
     pub unseen: Option<u32>,
 }
 
+impl Ranks {
+    /// The one with seen items left out, or the one among all.
+    pub fn among(self, filter_seen: bool) -> Option<u32> {
+        if filter_seen { self.unseen } else { self.all }
+    }
+}
+
 /// One line of the results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -67,17 +74,20 @@ pub struct Metrics {
     pub ndcg_10: f64,
 }
 
+/// HR@10, HR@20, HR@50 (Eq. 7) and NDCG@10 of one target; without a rank it is a miss.
+pub(crate) fn gains(rank: Option<u32>) -> [f64; 4] {
+    let Some(rank) = rank else { return [0.0; 4] };
+    let hit = |k: u32| f64::from(u8::from(rank <= k));
+    [hit(10), hit(20), hit(50), hit(10) / f64::from(rank + 1).log2()]
+}
+
 /// The four means over ranks; a target without a rank is a miss.
 pub(super) fn means(ranks: impl Iterator<Item = Option<u32>>) -> (usize, [f64; 4]) {
     let (mut n, mut sums) = (0usize, [0f64; 4]);
     for rank in ranks {
         n += 1;
-        let Some(rank) = rank else { continue };
-        for (sum, k) in sums.iter_mut().zip([10, 20, 50]) {
-            *sum += f64::from(u8::from(rank <= k));
-        }
-        if rank <= 10 {
-            sums[3] += 1.0 / f64::from(rank + 1).log2();
+        for (sum, gain) in sums.iter_mut().zip(gains(rank)) {
+            *sum += gain;
         }
     }
     (n, sums.map(|sum| if n > 0 { sum / n as f64 } else { 0.0 }))

@@ -2,9 +2,11 @@
 //! and without the items a user has seen.
 
 mod baselines;
+mod horizon;
 mod metrics;
 mod rank;
 mod report;
+pub mod stored;
 mod targets;
 
 use std::sync::Arc;
@@ -15,9 +17,12 @@ use schemas::delta::Root;
 use schemas::history::Role;
 
 pub use baselines::{CoOccurrence, Popularity};
+pub use horizon::{HORIZON, HorizonMetrics};
+pub(crate) use metrics::gains;
 pub use metrics::{Metrics, Protocol, Ranks};
 pub use rank::{NotFinite, Query, rank};
 pub use report::Report;
+pub use stored::{StoredError, TargetRank};
 pub use targets::{Target, targets};
 
 use crate::checkpoint::{self, CheckpointError};
@@ -26,7 +31,8 @@ use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
 
 /// Evaluates `models/<name>` and, where configured, the baselines, on the held-out targets of `role`, under
-/// both protocols. No results where the split holds none of them out.
+/// both protocols, and stores the results beside the model ([`stored`]). No results where the split holds none of
+/// them out.
 pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result<Report, EvaluateError> {
     let directory = root.model_path(name);
     let attributes = checkpoint::attributes(&directory)?;
@@ -34,18 +40,36 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
     let checkpoint = checkpoint::load(&directory, &catalogue)?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
-    let mut report = Report { source: sequences.source.clone(), trained_on: None, results: Vec::new() };
+    let mut report = Report {
+        source: sequences.source.clone(),
+        trained_on: None,
+        results: Vec::new(),
+        horizon: Vec::new(),
+    };
     if checkpoint.lineage.sequences != sequences.source {
         report.trained_on = Some(checkpoint.lineage.sequences.clone());
     }
     if evaluation.is_empty() {
         return Ok(report);
     }
-    report.results =
-        evaluation.model(name, &checkpoint.model, checkpoint.config.model.mask, &Protocol::ALL)?;
+    let mask = checkpoint.config.model.mask;
+    let encoded = Encoded::new(&checkpoint.model, mask, &catalogue)?;
+    let mut ranks = evaluation.rows();
+    for (i, &protocol) in Protocol::ALL.iter().enumerate() {
+        let found = evaluation.ranks(&encoded, protocol)?;
+        report.results.extend(evaluation.metrics(name, protocol, &found));
+        let asked = evaluation.targets.iter().zip(&mut ranks);
+        for ((_, row), ranks) in asked.filter(|(target, _)| target.takes_part(protocol)).zip(found) {
+            row.ranks[i] = Some(ranks);
+        }
+    }
+    let (curves, horizon) = evaluation.horizon(name, &encoded)?;
+    report.horizon = curves;
     if config.evaluate.baselines {
         report.results.extend(evaluation.baselines(&Protocol::ALL)?);
     }
+    let directory = checkpoint::find(&directory).unwrap_or(directory);
+    stored::store(&directory, evaluation.split, &report, &ranks, &horizon)?;
     Ok(report)
 }
 
@@ -58,12 +82,47 @@ pub enum EvaluateError {
     /// The model cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The results cannot be stored.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
     /// The model diverged.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+/// A model with the vectors of all items, ready to score them.
+struct Encoded<'a> {
+    model: &'a ClimberPilot,
+    mask: MaskMode,
+    /// `[items, d]`.
+    vectors: Tensor,
+    /// The same, flat.
+    item_rows: Vec<f32>,
+    d: usize,
+}
+
+impl<'a> Encoded<'a> {
+    fn new(
+        model: &'a ClimberPilot,
+        mask: MaskMode,
+        catalogue: &Catalogue,
+    ) -> Result<Self, candle_core::Error> {
+        let items: Vec<u32> = (1..=catalogue.items() as u32).collect();
+        let vectors = model.item_vectors(&items)?.vectors.detach();
+        let item_rows = vectors.flatten_all()?.to_vec1::<f32>()?;
+        let d = vectors.dim(1)?;
+        Ok(Self { model, mask, vectors, item_rows, d })
+    }
+
+    /// `φ(h, e) = hᵀe` of all items for `hidden` (`[rows, d]`, flat): `scores` is `[rows, items]`.
+    fn score(&self, hidden: &[f32], scores: &mut [f32]) {
+        let (n, d) = (self.item_rows.len() / self.d, self.d);
+        let hidden = Mat::new(hidden, hidden.len() / d, d, d);
+        gemm(scores, n, false, hidden, Mat::new(&self.item_rows, n, d, d).t());
+    }
 }
 
 /// The held-out targets of one split, ready to be asked.
@@ -108,21 +167,94 @@ impl<'a> Evaluation<'a> {
         mask: MaskMode,
         protocols: &[Protocol],
     ) -> Result<Vec<Metrics>, EvaluateError> {
-        let items: Vec<u32> = (1..=self.catalogue.items() as u32).collect();
-        let vectors = model.item_vectors(&items)?.vectors.detach();
-        let item_rows = vectors.flatten_all()?.to_vec1::<f32>()?;
-        let (d, n) = (vectors.dim(1)?, items.len());
+        let encoded = Encoded::new(model, mask, self.catalogue)?;
         let mut results = Vec::new();
         for &protocol in protocols {
-            let asked = self.asked(protocol);
-            let hidden = self.hidden(model, mask, &vectors, &asked)?;
-            results.extend(self.results(name, protocol, &asked, |first, scores| {
-                let rows = scores.len() / n;
-                let hidden = Mat::new(&hidden[first * d..(first + rows) * d], rows, d, d);
-                gemm(scores, n, false, hidden, Mat::new(&item_rows, n, d, d).t());
-            })?);
+            results.extend(self.metrics(name, protocol, &self.ranks(&encoded, protocol)?));
         }
         Ok(results)
+    }
+
+    /// The ranks of the targets that take part under `protocol`, in their order.
+    fn ranks(&self, encoded: &Encoded<'_>, protocol: Protocol) -> Result<Vec<Ranks>, EvaluateError> {
+        let asked = self.asked(protocol);
+        let (hidden, d, n) = (self.hidden(encoded, &asked)?, encoded.d, self.catalogue.items());
+        self.rank(protocol, &asked, |first, scores| {
+            encoded.score(&hidden[first * d..(first + scores.len() / n) * d], scores);
+        })
+    }
+
+    /// The horizon curves (Figure 3) and the ranks behind them; none where the split does not hold out each
+    /// user's last [`HORIZON`] events.
+    fn horizon(
+        &self,
+        name: &str,
+        encoded: &Encoded<'_>,
+    ) -> Result<(Vec<HorizonMetrics>, Vec<TargetRank>), EvaluateError> {
+        let groups = horizon::groups(self.sequences, &self.targets);
+        let (mut curves, mut rows) = (Vec::new(), Vec::new());
+        if groups.is_empty() {
+            return Ok((curves, rows));
+        }
+        rows = self.rows();
+        for (row, h) in rows.iter_mut().zip((1..=HORIZON as u8).cycle()) {
+            row.horizon = h;
+        }
+        for (i, &protocol) in Protocol::ALL.iter().enumerate() {
+            let takes_part = |group: &[Target]| group[0].takes_part(protocol);
+            let asked: Vec<&[Target]> = groups.iter().copied().filter(|g| takes_part(g)).collect();
+            let anchors: Vec<(&Target, usize)> =
+                asked.iter().filter_map(|g| g[0].context(protocol).map(|context| (&g[0], context))).collect();
+            let (hidden, d, n) = (self.hidden(encoded, &anchors)?, encoded.d, self.catalogue.items());
+            let queries: Vec<Query> = asked
+                .iter()
+                .flat_map(|group| {
+                    let seen = group[0].seen(self.sequences, protocol);
+                    group.iter().map(move |target| Query { item: target.item, seen: seen.clone() })
+                })
+                .collect();
+            let ranks = rank(&queries, &self.catalogue.active, self.seed, |first, scores| {
+                // Neighbouring queries share an anchor: its scores are computed once.
+                let last = first + scores.len() / n - 1;
+                let (from, to) = (first / HORIZON, last / HORIZON + 1);
+                let mut of_anchors = vec![0f32; (to - from) * n];
+                encoded.score(&hidden[from * d..to * d], &mut of_anchors);
+                for (query, scores) in (first..).zip(scores.chunks_exact_mut(n)) {
+                    let anchor = query / HORIZON - from;
+                    scores.copy_from_slice(&of_anchors[anchor * n..(anchor + 1) * n]);
+                }
+            })?;
+            curves.extend([true, false].map(|filter_seen| HorizonMetrics {
+                model: name.into(),
+                split: self.split.into(),
+                protocol,
+                filter_seen,
+                users: asked.len(),
+                hr_10: horizon::hit_rates(&ranks, filter_seen),
+            }));
+            let rows = rows.chunks_exact_mut(HORIZON).zip(&groups).filter(|(_, g)| takes_part(g));
+            for (row, ranks) in rows.flat_map(|(rows, _)| rows).zip(ranks) {
+                row.ranks[i] = Some(ranks);
+            }
+        }
+        Ok((curves, rows))
+    }
+
+    /// The targets as rows to be stored, without ranks.
+    fn rows(&self) -> Vec<TargetRank> {
+        let sequences = self.sequences;
+        let row = |target: &Target| {
+            let position = sequences.row(target.row).start + target.t;
+            TargetRank {
+                user_id: sequences.users[sequences.user[target.row] as usize].clone(),
+                position: sequences.places[position],
+                ts: sequences.ts[position],
+                item_id: self.catalogue.item_ids[target.item as usize].clone(),
+                horizon: 1,
+                ranks: [None; Protocol::ALL.len()],
+            }
+        };
+        self.targets.iter().map(row).collect()
     }
 
     /// Results of the baselines, from the training events of the same rows.
@@ -134,16 +266,18 @@ impl<'a> Evaluation<'a> {
         let mut results = Vec::new();
         for &protocol in protocols {
             let asked = self.asked(protocol);
-            results.extend(self.results("popularity", protocol, &asked, |_, scores| {
+            let ranks = self.rank(protocol, &asked, |_, scores| {
                 scores.chunks_exact_mut(n).for_each(|scores| popularity.score(scores));
-            })?);
-            results.extend(self.results("co-occurrence", protocol, &asked, |first, scores| {
+            })?;
+            results.extend(self.metrics("popularity", protocol, &ranks));
+            let ranks = self.rank(protocol, &asked, |first, scores| {
                 for (scores, (target, context)) in scores.chunks_exact_mut(n).zip(&asked[first..]) {
                     let start = self.sequences.row(target.row).start;
                     let last = context.checked_sub(1).map(|last| self.sequences.items[start + last]);
                     co_occurrence.score(last, scores);
                 }
-            })?);
+            })?;
+            results.extend(self.metrics("co-occurrence", protocol, &ranks));
         }
         Ok(results)
     }
@@ -156,54 +290,50 @@ impl<'a> Evaluation<'a> {
             .collect()
     }
 
-    fn results(
+    fn rank(
         &self,
-        name: &str,
         protocol: Protocol,
         asked: &[(&Target, usize)],
         score: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Result<Vec<Metrics>, EvaluateError> {
+    ) -> Result<Vec<Ranks>, EvaluateError> {
         let queries: Vec<Query> = asked
             .iter()
             .map(|(target, _)| Query { item: target.item, seen: target.seen(self.sequences, protocol) })
             .collect();
-        let ranks = rank(&queries, &self.catalogue.active, self.seed, score)?;
+        Ok(rank(&queries, &self.catalogue.active, self.seed, score)?)
+    }
+
+    /// The means over the ranks of all targets that take part under `protocol`: seen items filtered, and kept.
+    fn metrics(&self, name: &str, protocol: Protocol, ranks: &[Ranks]) -> [Metrics; 2] {
         let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
-        Ok([true, false]
-            .map(|filter_seen| {
-                let ranks = ranks.iter().map(|r| if filter_seen { r.unseen } else { r.all });
-                let (targets, [hr_10, hr_20, hr_50, ndcg_10]) = metrics::means(ranks);
-                Metrics {
-                    model: name.into(),
-                    split: self.split.into(),
-                    protocol,
-                    filter_seen,
-                    condition: None,
-                    condition_from: None,
-                    targets,
-                    no_history: self.targets.len() - asked.len() - left_out,
-                    left_out,
-                    hr_10,
-                    hr_20,
-                    hr_50,
-                    ndcg_10,
-                }
-            })
-            .into())
+        [true, false].map(|filter_seen| {
+            let (targets, [hr_10, hr_20, hr_50, ndcg_10]) =
+                metrics::means(ranks.iter().map(|r| r.among(filter_seen)));
+            Metrics {
+                model: name.into(),
+                split: self.split.into(),
+                protocol,
+                filter_seen,
+                condition: None,
+                condition_from: None,
+                targets,
+                no_history: self.targets.len() - ranks.len() - left_out,
+                left_out,
+                hr_10,
+                hr_20,
+                hr_50,
+                ndcg_10,
+            }
+        })
     }
 
     /// Branch 1's state for each asked target, flat `[asked, d]`.
-    fn hidden(
-        &self,
-        model: &ClimberPilot,
-        mask: MaskMode,
-        vectors: &Tensor,
-        asked: &[(&Target, usize)],
-    ) -> Result<Vec<f32>, EvaluateError> {
-        let mut hidden = Vec::with_capacity(asked.len() * vectors.dim(1)?);
+    fn hidden(&self, encoded: &Encoded<'_>, asked: &[(&Target, usize)]) -> Result<Vec<f32>, EvaluateError> {
+        let model = encoded.model;
+        let mut hidden = Vec::with_capacity(asked.len() * encoded.d);
         for chunk in asked.chunks(self.config.batch_size) {
-            let (tokens, reads) = self.tokens(chunk, mask);
-            let backbone = model.backbone(&tokens, vectors, None)?;
+            let (tokens, reads) = self.tokens(chunk, encoded.mask);
+            let backbone = model.backbone(&tokens, &encoded.vectors, None)?;
             let rows = model.branch(1, &backbone, &tokens.layout, &reads, None)?.detach();
             hidden.extend(rows.flatten_all()?.to_vec1::<f32>()?);
         }

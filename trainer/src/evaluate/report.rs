@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Metrics;
+use super::{HorizonMetrics, Metrics};
 use crate::data::SequencesSource;
 
 /// Results, and what they were measured on.
@@ -10,6 +10,9 @@ use crate::data::SequencesSource;
 pub struct Report {
     /// One entry for each model, protocol and filter.
     pub results: Vec<Metrics>,
+    /// One curve for each protocol and filter, where the split holds out what it needs (Figure 3).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub horizon: Vec<HorizonMetrics>,
     /// The rows that were asked, with the order of ties and `Δτ`.
     pub source: SequencesSource,
     /// The rows that the model was trained on, where they are others: it may have learned what is held out here.
@@ -67,6 +70,18 @@ impl fmt::Display for Report {
                     m.model, m.hr_10, m.hr_20, m.hr_50, m.ndcg_10
                 )?;
             }
+        }
+        for curve in self.horizon.iter().filter(|curve| curve.filter_seen) {
+            let rates: Vec<String> = curve.hr_10.iter().map(|rate| format!("{rate:.4}")).collect();
+            writeln!(
+                f,
+                "{}, {}, seen items filtered: HR@10 for the next {} events of {} users, by one prediction\n  {}",
+                curve.split,
+                curve.protocol.name(),
+                rates.len(),
+                curve.users,
+                rates.join("  ")
+            )?;
         }
         Ok(())
     }

@@ -30,6 +30,11 @@ impl Target {
         }
     }
 
+    /// Whether the target is in the means of `protocol`: it has a context there, and something is in it.
+    pub fn takes_part(&self, protocol: Protocol) -> bool {
+        self.context(protocol).is_some_and(|context| context > 0)
+    }
+
     /// Every item that `protocol` shows, also from before the row: sorted, each once.
     pub fn seen(&self, sequences: &Sequences, protocol: Protocol) -> Vec<u32> {
         let Some(context) = self.context(protocol) else { return Vec::new() };

@@ -1,0 +1,58 @@
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
+use schemas::delta::Root;
+use trainer::compare::{self, Group, Options, RESAMPLES};
+
+use super::evaluate::SplitArg;
+
+/// Compare runs that were evaluated on the same targets.
+///
+/// Prints HR@{10,20,50} and NDCG@10 of each run and its difference to the first one, with the 95 % interval of the
+/// paired bootstrap over users. Several seeds of one setting are one run: LABEL=RUN1,RUN2,RUN3 gives mean and
+/// standard deviation.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  trainer compare --config config/movielens.toml nip=n1,n2,n3 tamip=t1,t2,t3 --plot curves.svg"
+)]
+pub(crate) struct CompareArgs {
+    /// Models, as NAME or LABEL=NAME,NAME; each evaluated with `trainer evaluate` before.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<Group>,
+    /// Which held-out targets.
+    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
+    split: SplitArg,
+    /// Resamples of the bootstrap; its seed is the configuration's.
+    #[arg(long, default_value_t = RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(100..))]
+    resamples: u32,
+    /// Draw the learning curves, and the horizon curve where there is one.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+impl CompareArgs {
+    pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let config = common.load()?;
+        let root = Root::new(&config.root)?;
+        let options =
+            Options { split: self.split.name(), resamples: self.resamples as usize, seed: config.seed };
+        let comparison = compare::run(&root, &self.runs, options)?;
+        eprint!("{comparison}");
+        if let Some(path) = &self.plot {
+            match compare::svg(&comparison) {
+                Some(svg) => std::fs::write(path, svg).with_context(|| path.display().to_string())?,
+                None => eprintln!(
+                    "{}: nothing to draw: no run recorded its validation (metrics.jsonl), and there is no horizon \
+                     curve",
+                    path.display()
+                ),
+            }
+        }
+        if common.json {
+            print_json(&comparison)?;
+        }
+        Ok(EXIT_DONE)
+    }
+}

@@ -1,0 +1,85 @@
+//! The horizon curve (Figure 3): one prediction at an anchor `t`, asked for each of the user's next ten events.
+//!
+//! The anchors are the first test events of users whose last [`HORIZON`] events are the test
+//! (`sequences.split = "last-n"`, `last_n = 10`): the list for `i_t` is looked through for
+//! `i_t … i_{t+9}`, horizon 1 to 10. Nothing after the anchor is context, and what counts as seen is what was
+//! visible at the anchor.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Protocol, Ranks, Target, metrics};
+use crate::data::Sequences;
+
+/// Events that one prediction is asked for.
+pub const HORIZON: usize = 10;
+
+/// One curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HorizonMetrics {
+    /// The model.
+    pub model: String,
+    /// `validation` or `test`.
+    pub split: String,
+    /// What the prediction may build on.
+    pub protocol: Protocol,
+    /// Whether items that the user has seen are left out of the ranking.
+    pub filter_seen: bool,
+    /// Users, each with one prediction.
+    pub users: usize,
+    /// Hit rate at 10 for the event 1, 2, … [`HORIZON`] steps ahead.
+    #[serde(rename = "hr@10")]
+    pub hr_10: Vec<f64>,
+}
+
+/// The users' targets, [`HORIZON`] consecutive ones each, in the order of `targets`. Empty where the split is
+/// another: some user has more or fewer, or they are not neighbours in one row.
+pub(super) fn groups<'a>(sequences: &Sequences, targets: &'a [Target]) -> Vec<&'a [Target]> {
+    let user = |target: &Target| sequences.user[target.row];
+    let groups: Vec<&[Target]> = targets.chunk_by(|a, b| user(a) == user(b)).collect();
+    let whole = |group: &&[Target]| {
+        group.len() == HORIZON
+            && group.windows(2).all(|pair| pair[0].row == pair[1].row && pair[0].t + 1 == pair[1].t)
+    };
+    if groups.iter().all(whole) { groups } else { Vec::new() }
+}
+
+/// Hit rates at 10 by horizon, from the ranks of users one after another, [`HORIZON`] each.
+pub(super) fn hit_rates(ranks: &[Ranks], filter_seen: bool) -> Vec<f64> {
+    (0..HORIZON)
+        .map(|h| {
+            let ahead = ranks.iter().skip(h).step_by(HORIZON);
+            metrics::means(ahead.map(|r| r.among(filter_seen))).1[0]
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(row: usize, t: usize) -> Target {
+        Target { row, t, item: 1, visible: t, left_out: false }
+    }
+
+    #[test]
+    fn a_curve_needs_ten_neighbours_of_every_user() {
+        let sequences = Sequences { user: vec![0, 0, 1], ..Sequences::default() };
+        let row = |row, first: usize| (first..first + HORIZON).map(move |t| target(row, t));
+        let targets: Vec<Target> = row(1, 5).chain(row(2, 0)).collect();
+        let found = groups(&sequences, &targets);
+        assert_eq!(found.iter().map(|g| (g[0].row, g[0].t)).collect::<Vec<_>>(), [(1, 5), (2, 0)]);
+        assert!(groups(&sequences, &targets[1..]).is_empty());
+        // Ten of one user, but in two rows.
+        let split: Vec<Target> = row(0, 5).take(5).chain(row(1, 10).take(5)).collect();
+        assert!(groups(&sequences, &split).is_empty());
+    }
+
+    #[test]
+    fn each_horizon_is_a_mean_over_users() {
+        let hit = Ranks { all: Some(11), unseen: Some(10) };
+        let miss = Ranks { all: Some(12), unseen: Some(11) };
+        let ranks: Vec<Ranks> = (0..2 * HORIZON).map(|i| if i < 12 { hit } else { miss }).collect();
+        assert_eq!(hit_rates(&ranks, true), [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
+        assert_eq!(hit_rates(&ranks, false), [0.0; HORIZON]);
+    }
+}
