@@ -1,5 +1,5 @@
-//! HSTU (Zhai et al. 2024, "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
-//! Recommendations", §3.1) for comparison: hierarchical sequential transduction units.
+//! HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", §3.1 and 3.2) for comparison: hierarchical
+//! sequential transduction units.
 //!
 //! ```text
 //! U, V, Q, K = SiLU(f₁(norm(X)))                                    Eq. 1
@@ -7,8 +7,8 @@
 //! Y          = X + f₂(norm(A V) ∘ U)                                 Eq. 3
 //! ```
 //!
-//! `rab_pos` and `rab_time` are the tables of the other layers' attention, over clipped distances and over half octaves
-//! of the time between two events; `n` is the number of keys that a row attends to (see
+//! `rab_pos` and `rab_time` are tables like those of Climber-Pilot's layer, over clipped distances and over half
+//! octaves of the time between two events; `n` is the number of keys that a row attends to (see
 //! [`ops::pointwise_attention`]). There are no feed-forward layers.
 
 use std::sync::Arc;

@@ -119,7 +119,8 @@ mod tests {
         assert!(check::distance(&gelu(&x).unwrap(), &x.gelu().unwrap()) < 1e-5);
         assert!(check::distance(&silu(&x).unwrap(), &x.silu().unwrap()) < 1e-5);
         let weight = check::random((5, 7), 2);
-        check::gradients(&[x.clone()], |t| (gelu(&t[0])? * &weight)?.sum_all());
-        check::gradients(&[x], |t| (silu(&t[0])? * &weight)?.sum_all());
+        let x = [x];
+        check::gradients(&x, |t| (gelu(&t[0])? * &weight)?.sum_all());
+        check::gradients(&x, |t| (silu(&t[0])? * &weight)?.sum_all());
     }
 }
