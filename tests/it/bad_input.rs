@@ -120,10 +120,10 @@ fn a_checkpoint_of_another_vocabulary_is_refused() {
     let root = ["--root", other.to_str().unwrap()];
     workspace.succeed("pipeline", &[&["ingest"][..], &root].concat());
     workspace.succeed("pipeline", &[&["build-sequences"][..], &root].concat());
-    let copy = other.join("models/m");
-    std::fs::create_dir_all(&copy).unwrap();
     for (name, contents) in crate::programs::files(&workspace.root().join("models/m")) {
-        std::fs::write(copy.join(name), contents).unwrap();
+        let copy = other.join("models/m").join(name);
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::write(copy, contents).unwrap();
     }
     let text = workspace.fail("trainer", &[&["evaluate", "--model", "m"][..], &root].concat(), 1);
     assert_mentions(&text, &["models/m", "another catalogue"]);

@@ -16,7 +16,7 @@ pub use data::{
     TimeUnit,
 };
 pub use duration::Span;
-pub use model::{Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
+pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 
 use crate::hash::hash64;
 
@@ -147,7 +147,7 @@ impl Config {
         self.items.validate()?;
         self.sequences.validate()?;
         let attributes: Vec<_> = self.items.attributes.keys().map(String::as_str).collect();
-        self.model.validate(&attributes)?;
+        self.model.validate(&attributes, self.sequences.max_len)?;
         self.pretrain.validate()?;
         self.evaluate.validate()
     }
@@ -271,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn architectures_go_by_their_names() {
+        for architecture in [Architecture::ClimberPilot, Architecture::Sasrec, Architecture::Hstu] {
+            let name = format!("model.architecture={}", architecture.name());
+            let config = load("", &["model.branches=1", &name]).unwrap();
+            assert_eq!(config.model.architecture, architecture);
+            assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+        }
+    }
+
+    #[test]
     fn overrides_are_typed() {
         let config =
             load("", &["model.d=128", "sequences.delta_tau=1h", "events.paths=[\"a\", \"b\"]"]).unwrap();
@@ -299,6 +309,12 @@ mod tests {
     fn broken_rules_name_the_key() {
         for (text, key) in [
             ("[model]\nheads = 3\n", "model.heads"),
+            ("[model]\narchitecture = \"sasrec\"\n", "model.branches"),
+            ("[model]\narchitecture = \"hstu\"\nbranches = 3\n", "model.branches"),
+            (
+                "[model]\narchitecture = \"sasrec\"\nbranches = 1\nmax_positions = 199\n",
+                "model.max_positions",
+            ),
             ("[model]\nattributes = [\"genre\"]\n", "model.attributes"),
             ("[sequences]\nsplit = \"last-n\"\n", "sequences.last_n"),
             ("[sequences]\nguard_share = 0.1\n", "sequences.guard_share"),

@@ -5,9 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, invalid};
 
 /// `[model]`: the architecture. Field names are the paper's symbols where it has them.
+///
+/// Only `climber-pilot` has more than one branch. `sasrec` reads `max_positions`, and neither `max_distance` nor
+/// `time_bias`; `hstu` has no feed-forward layers. At least `sequences.max_len` positions make a `sasrec`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
+    /// What the layers are; everything around them is shared.
+    pub architecture: Architecture,
     /// Embedding width `d`.
     pub d: usize,
     /// Backbone layers `L`.
@@ -24,6 +29,8 @@ pub struct Model {
     pub attributes: Vec<String>,
     /// Distances from this one on share one position bias.
     pub max_distance: usize,
+    /// `sasrec`: rows of the table of learned positions.
+    pub max_positions: usize,
     /// Whether attention is biased by the time between two events (`b_time`).
     pub time_bias: bool,
     /// Dropout on embeddings and on each residual branch.
@@ -37,6 +44,7 @@ pub struct Model {
 impl Default for Model {
     fn default() -> Self {
         Self {
+            architecture: Architecture::ClimberPilot,
             d: 64,
             layers: 3,
             heads: 2,
@@ -45,10 +53,35 @@ impl Default for Model {
             mask: MaskMode::Gather,
             attributes: Vec::new(),
             max_distance: 128,
+            max_positions: 200,
             time_bias: true,
             dropout: 0.2,
             min_count: 1,
             hash_buckets: 1024,
+        }
+    }
+}
+
+/// The layers of the model. The others are there for comparison: data, loss, negatives, optimiser and evaluation
+/// stay the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Architecture {
+    /// The paper's (§3.2): a Transformer with temperatures, position and time bias, and TAMIP branches.
+    ClimberPilot,
+    /// Self-attentive sequential recommendation (Kang and McAuley 2018), as a pre-norm Transformer.
+    Sasrec,
+    /// Hierarchical sequential transduction units (Zhai et al. 2024): gated pointwise attention.
+    Hstu,
+}
+
+impl Architecture {
+    /// The name as configured and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClimberPilot => "climber-pilot",
+            Self::Sasrec => "sasrec",
+            Self::Hstu => "hstu",
         }
     }
 }
@@ -78,7 +111,8 @@ impl MaskMode {
 }
 
 impl Model {
-    pub(super) fn validate(&self, known_attributes: &[&str]) -> Result<(), ConfigError> {
+    /// `max_len` is the length of the longest row.
+    pub(super) fn validate(&self, known_attributes: &[&str], max_len: usize) -> Result<(), ConfigError> {
         for (key, value) in [
             ("d", self.d),
             ("layers", self.layers),
@@ -86,6 +120,7 @@ impl Model {
             ("branches", self.branches),
             ("feed_forward", self.feed_forward),
             ("max_distance", self.max_distance),
+            ("max_positions", self.max_positions),
             ("hash_buckets", self.hash_buckets),
         ] {
             if value == 0 {
@@ -94,6 +129,19 @@ impl Model {
         }
         if !self.d.is_multiple_of(self.heads) {
             return invalid("model.heads", format!("{} heads do not divide d = {}", self.heads, self.d));
+        }
+        if self.architecture != Architecture::ClimberPilot && self.branches != 1 {
+            let name = self.architecture.name();
+            return invalid(
+                "model.branches",
+                format!("`{name}` has one output head, not {}; use branches = 1", self.branches),
+            );
+        }
+        if self.architecture == Architecture::Sasrec && self.max_positions < max_len {
+            return invalid(
+                "model.max_positions",
+                format!("{} are too few for rows of sequences.max_len = {max_len}", self.max_positions),
+            );
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("model.dropout", "must be at least 0 and below 1");

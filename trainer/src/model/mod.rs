@@ -2,17 +2,23 @@
 //!
 //! ```text
 //! items i_1 … i_n ─► e_1 … e_n            items.rs    id and attribute embeddings, fused
-//!          [start] + e ─► H                block.rs    L causal layers, position and time bias
-//!                      ├─► branch 1 ─► h¹  block.rs    one layer each, then a norm
+//!          [start] + e ─► H                climber.rs  L causal layers, position and time bias
+//!                      ├─► branch 1 ─► h¹  climber.rs  one layer each, then a norm
 //!                      └─► branch K ─► hᴷ              φ(h, e) = hᵀe
 //! ```
+//!
+//! For comparison, `[model] architecture` puts other layers in their place: `sasrec.rs`, with positions added to the
+//! items, and `hstu.rs`. They have one branch, which is a norm without a layer.
 //!
 //! Each sequence begins with a learned start-of-sequence token, so that row `p` of a sequence represents its
 //! first `p` items, and row 0 a user of whom nothing is visible.
 
-mod block;
+mod climber;
+mod hstu;
 mod items;
+mod layer;
 mod parameters;
+mod sasrec;
 #[cfg(test)]
 mod tests;
 
@@ -20,15 +26,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use schemas::config::Model;
+use schemas::config::{Architecture, Model};
 
 pub use items::{ID_TABLE, IdTable, ItemVectors, TouchedRows};
 pub use parameters::Parameters;
 
 use crate::ops::{self, AttentionLayout, Dropout};
 use crate::vocabulary::Vocabulary;
-use block::{Block, Norm};
 use items::ItemEncoder;
+use layer::{Layer, Norm};
+use sasrec::Positions;
 
 /// The model with its parameters.
 #[derive(Debug, Clone)]
@@ -37,9 +44,31 @@ pub struct ClimberPilot {
     vocabulary: Arc<Vocabulary>,
     items: ItemEncoder,
     start: Tensor,
-    backbone: Vec<Block>,
-    branches: Vec<(Block, Norm)>,
+    /// SASRec's; the others' attention knows distances.
+    positions: Option<Positions>,
+    backbone: Vec<Layer>,
+    branches: Vec<Branch>,
     d: usize,
+}
+
+/// What stands between the backbone and `φ`.
+#[derive(Debug, Clone)]
+struct Branch {
+    /// A TAMIP branch has one (§3.2.2); the only head of the other architectures has none.
+    layer: Option<Layer>,
+    norm: Norm,
+}
+
+impl Branch {
+    /// Branch `k`, from 1.
+    fn new(parameters: &mut Parameters, k: usize, model: &Model) -> Result<Self> {
+        let name = format!("branch.{k}");
+        let layer = match model.architecture {
+            Architecture::ClimberPilot => Some(Layer::new(parameters, &name, model)?),
+            Architecture::Sasrec | Architecture::Hstu => None,
+        };
+        Ok(Self { layer, norm: Norm::new(parameters, &format!("{name}.norm"), model.d)? })
+    }
 }
 
 /// The tokens of a ragged batch.
@@ -58,19 +87,16 @@ impl ClimberPilot {
         let mut parameters = Parameters::new(seed, device.clone());
         let items = ItemEncoder::new(&mut parameters, model, &vocabulary, seed, device)?;
         let start = parameters.normal("start", &[1, model.d], 0.02)?;
+        let positions = match model.architecture {
+            Architecture::Sasrec => Some(Positions::new(&mut parameters, model)?),
+            Architecture::ClimberPilot | Architecture::Hstu => None,
+        };
         let backbone = (0..model.layers)
-            .map(|l| Block::new(&mut parameters, &format!("backbone.{l}"), model))
+            .map(|l| Layer::new(&mut parameters, &format!("backbone.{l}"), model))
             .collect::<Result<_>>()?;
-        let branches = (0..model.branches)
-            .map(|k| {
-                let name = format!("branch.{}", k + 1);
-                Ok((
-                    Block::new(&mut parameters, &name, model)?,
-                    Norm::new(&mut parameters, &format!("{name}.norm"), model.d)?,
-                ))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { parameters, vocabulary, items, start, backbone, branches, d: model.d })
+        let branches =
+            (1..=model.branches).map(|k| Branch::new(&mut parameters, k, model)).collect::<Result<_>>()?;
+        Ok(Self { parameters, vocabulary, items, start, positions, backbone, branches, d: model.d })
     }
 
     /// The dense parameters.
@@ -103,10 +129,13 @@ impl ClimberPilot {
         let index = Tensor::from_slice(&tokens.embedding, tokens.embedding.len(), items.device())?;
         let embedded = Tensor::cat(&[&self.start, items], 0)?.index_select(&index, 0)?;
         // As in the Transformer: embeddings are small, the layers' outputs are not.
-        let embedded = (embedded * (self.d as f64).sqrt())?;
-        let mut x = ops::add_dropped(&embedded.zeros_like()?, &embedded, block::at(dropout, "embedding"))?;
-        for block in &self.backbone {
-            x = block.forward(&x, &tokens.layout, dropout)?;
+        let mut embedded = (embedded * (self.d as f64).sqrt())?;
+        if let Some(positions) = &self.positions {
+            embedded = positions.add(&embedded, &tokens.layout)?;
+        }
+        let mut x = ops::add_dropped(&embedded.zeros_like()?, &embedded, layer::at(dropout, "embedding"))?;
+        for layer in &self.backbone {
+            x = layer.forward(&x, &tokens.layout, dropout)?;
         }
         Ok(x)
     }
@@ -120,10 +149,13 @@ impl ClimberPilot {
         rows: &[u32],
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let (block, norm) = &self.branches[k - 1];
-        let hidden = block.forward(backbone, layout, dropout)?;
-        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
-        norm.forward(&hidden.index_select(&rows, 0)?)
+        let Branch { layer, norm } = &self.branches[k - 1];
+        let rows = Tensor::from_slice(rows, rows.len(), backbone.device())?;
+        let hidden = match layer {
+            Some(layer) => layer.forward(backbone, layout, dropout)?.index_select(&rows, 0)?,
+            None => backbone.index_select(&rows, 0)?,
+        };
+        norm.forward(&hidden)
     }
 
     /// All values by name, the id table included.

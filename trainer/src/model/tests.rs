@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-use schemas::config::{Loss, MaskMode, Model, Pretrain};
+use schemas::config::{Architecture, Loss, MaskMode, Model, Pretrain};
 use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
 
 use super::*;
@@ -14,16 +14,22 @@ use crate::optimizer::Adam;
 
 const ITEMS: u32 = 12;
 
-fn config(mask: MaskMode) -> Model {
+const ARCHITECTURES: [Architecture; 3] =
+    [Architecture::ClimberPilot, Architecture::Sasrec, Architecture::Hstu];
+
+fn config(architecture: Architecture, mask: MaskMode) -> Model {
     Model {
+        architecture,
         d: 8,
         layers: 2,
         heads: 2,
-        branches: 2,
+        branches: if architecture == Architecture::ClimberPilot { 2 } else { 1 },
         feed_forward: 2,
         mask,
         attributes: vec!["genre".into()],
         max_distance: 8,
+        // Shorter than many of the rows.
+        max_positions: 40,
         hash_buckets: 3,
         min_count: 2,
         dropout: 0.1,
@@ -39,16 +45,21 @@ fn catalogue() -> Catalogue {
 }
 
 /// A model whose values are all random: at their initial ones biases are zero and hide what they do.
-fn model(mask: MaskMode) -> ClimberPilot {
+fn random_model(architecture: Architecture, mask: MaskMode) -> ClimberPilot {
+    let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
-    let vocabulary = Vocabulary::new(&config(mask), &catalogue(), &counts);
-    let model = ClimberPilot::new(&config(mask), Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+    let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
+    let model = ClimberPilot::new(&config, Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
     for (name, var) in model.parameters().iter() {
         let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
         let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
         var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
     }
     model
+}
+
+fn model(mask: MaskMode) -> ClimberPilot {
+    random_model(Architecture::ClimberPilot, mask)
 }
 
 /// One row per history of (item, seconds since the last); everything is a pre-training target.
@@ -81,7 +92,7 @@ fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
 /// Logits over the catalogue of branch `k` for each of its targets, with the target's position.
 fn logits(model: &ClimberPilot, data: &Sequences, mask: MaskMode, k: usize) -> Vec<(u32, Vec<f32>)> {
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
-    let batch = Batch::pretrain(data, &rows, mask, 2, true, None);
+    let batch = Batch::pretrain(data, &rows, mask, model.branches(), true, None);
     let items: Vec<u32> = (1..=ITEMS).collect();
     let vectors = model.item_vectors(&items).unwrap().vectors;
     let tokens = Tokens { embedding: batch.items.clone(), layout: batch.layout.clone() };
@@ -102,7 +113,6 @@ proptest! {
     /// Eq. 1 holds for `gather`: no hidden item, and none after the target, can reach its prediction.
     #[test]
     fn hidden_items_cannot_change_a_gather_prediction(history in histories(), replaced in prop::collection::vec(1..=ITEMS, 90), at in any::<prop::sample::Index>()) {
-        let model = model(MaskMode::Gather);
         let data = sequences(std::slice::from_ref(&history), 900_000);
         let t = at.index(history.len());
         let visible = data.visible[t] as usize;
@@ -111,16 +121,19 @@ proptest! {
             *item = *other;
         }
         let other = sequences(&[changed], 900_000);
-        for k in [1, 2] {
-            let of = |data| logits(&model, data, MaskMode::Gather, k).into_iter().find(|(p, _)| *p as usize == t);
-            prop_assert_eq!(of(&data), of(&other), "branch {}", k);
+        for architecture in ARCHITECTURES {
+            let model = random_model(architecture, MaskMode::Gather);
+            for k in 1..=model.branches() {
+                let of = |data| logits(&model, data, MaskMode::Gather, k).into_iter().find(|(p, _)| *p as usize == t);
+                prop_assert_eq!(of(&data), of(&other), "{:?}, branch {}", architecture, k);
+            }
         }
     }
 
     /// `gather` equals encoding each target's visible prefix on its own, to rounding.
     #[test]
-    fn gather_equals_encoding_the_visible_prefix(history in histories()) {
-        let model = model(MaskMode::Gather);
+    fn gather_equals_encoding_the_visible_prefix(history in histories(), architecture in prop::sample::select(&ARCHITECTURES[..])) {
+        let model = random_model(architecture, MaskMode::Gather);
         let data = sequences(std::slice::from_ref(&history), 900_000);
         for (position, together) in logits(&model, &data, MaskMode::Gather, 1) {
             let visible = data.visible[position as usize] as usize;
@@ -139,12 +152,27 @@ proptest! {
 #[test]
 fn row_mode_leaks_through_the_residual_stream() {
     // The ablation's known property: at row t − 1 the hidden item is its own query.
-    let model = model(MaskMode::Row);
-    let of = |item| {
-        let data = sequences(&[vec![(1, 0), (item, 5000), (3, 1)]], 900_000);
-        logits(&model, &data, MaskMode::Row, 1).pop().unwrap()
-    };
-    assert_ne!(of(2), of(5));
+    for architecture in ARCHITECTURES {
+        let model = random_model(architecture, MaskMode::Row);
+        let of = |item| {
+            let data = sequences(&[vec![(1, 0), (item, 5000), (3, 1)]], 900_000);
+            logits(&model, &data, MaskMode::Row, 1).pop().unwrap()
+        };
+        assert_ne!(of(2), of(5), "{architecture:?}");
+    }
+}
+
+#[test]
+fn every_architecture_knows_the_order_of_the_items() {
+    for architecture in ARCHITECTURES {
+        let model = random_model(architecture, MaskMode::None);
+        let last = |history: &[u32]| {
+            let history: Vec<_> = history.iter().map(|&item| (item, 0)).collect();
+            logits(&model, &sequences(&[history], 0), MaskMode::None, 1).pop().unwrap().1
+        };
+        let (a, b) = (last(&[1, 2, 3, 4, 1]), last(&[2, 1, 3, 4, 1]));
+        assert!(a.iter().zip(&b).any(|(a, b)| (a - b).abs() > 1e-3), "{architecture:?}: {a:?} {b:?}");
+    }
 }
 
 fn pretrain(loss: Loss) -> Pretrain {
@@ -161,18 +189,20 @@ fn long_histories() -> Vec<Vec<(u32, i64)>> {
 fn every_parameter_receives_a_gradient() {
     let data = sequences(&long_histories(), 900_000);
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
-    for mask in [MaskMode::Gather, MaskMode::Row, MaskMode::None] {
+    let masks = [MaskMode::Gather, MaskMode::Row, MaskMode::None];
+    for (architecture, mask) in ARCHITECTURES.into_iter().flat_map(|a| masks.map(|mask| (a, mask))) {
         for loss in [Loss::Full, Loss::Sampled] {
-            let model = model(mask);
-            let batch = Batch::pretrain(&data, &rows, mask, 2, true, None);
+            let what = format!("{architecture:?}, {mask:?}");
+            let model = random_model(architecture, mask);
+            let batch = Batch::pretrain(&data, &rows, mask, model.branches(), true, None);
             let loss = TamipLoss::new(&pretrain(loss), &data.training_counts(ITEMS as usize), 1);
             let step = loss.compute(&model, &batch, None, 0).unwrap();
             let gradients = step.loss.backward().unwrap();
             for (name, var) in model.parameters().iter() {
                 let gradient =
-                    gradients.get(var).unwrap_or_else(|| panic!("{mask:?}: no gradient reaches {name}"));
+                    gradients.get(var).unwrap_or_else(|| panic!("{what}: no gradient reaches {name}"));
                 let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-                assert!(size > 0.0 && size.is_finite(), "{mask:?}: the gradient of {name} is {size}");
+                assert!(size > 0.0 && size.is_finite(), "{what}: the gradient of {name} is {size}");
             }
             let ids = gradients.get(&step.touched.values).unwrap().abs().unwrap().sum(1).unwrap();
             assert!(ids.to_vec1::<f32>().unwrap().iter().all(|&g| g > 0.0));

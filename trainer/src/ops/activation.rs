@@ -1,3 +1,5 @@
+use std::marker::PhantomData;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -10,19 +12,71 @@ const B: f32 = 0.044_715;
 
 /// GELU in its tanh form: `x · σ(2 √(2/π) (x + 0.044715 x³))`, element by element.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1(Gelu) } else { x.gelu() }
+    if x.device().is_cpu() { apply::<Gelu>(x) } else { x.gelu() }
+}
+
+/// SiLU: `x · σ(x)`, element by element.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() { apply::<Silu>(x) } else { x.silu() }
+}
+
+/// A function of one number, and its derivative.
+trait Activation: Send + Sync + 'static {
+    const NAME: &'static str;
+    fn value(x: f32) -> f32;
+    fn slope(x: f32) -> f32;
 }
 
 struct Gelu;
 
-#[inline(always)]
-fn gate(x: f32) -> f32 {
-    1.0 / (1.0 + vector::exp(-2.0 * A * (B * x * x * x + x)))
+impl Gelu {
+    #[inline(always)]
+    fn gate(x: f32) -> f32 {
+        vector::sigmoid(2.0 * A * (B * x * x * x + x))
+    }
 }
 
-impl CustomOp1 for Gelu {
+impl Activation for Gelu {
+    const NAME: &'static str = "gelu";
+
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x * Self::gate(x)
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let g = Self::gate(x);
+        g + x * g * (1.0 - g) * 2.0 * A * (3.0 * B * x * x + 1.0)
+    }
+}
+
+struct Silu;
+
+impl Activation for Silu {
+    const NAME: &'static str = "silu";
+
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x * vector::sigmoid(x)
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let g = vector::sigmoid(x);
+        g * (x * (1.0 - g) + 1.0)
+    }
+}
+
+fn apply<A: Activation>(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Elementwise::<A>(PhantomData))
+}
+
+struct Elementwise<A>(PhantomData<A>);
+
+impl<A: Activation> CustomOp1 for Elementwise<A> {
     fn name(&self) -> &'static str {
-        "gelu"
+        A::NAME
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -30,7 +84,7 @@ impl CustomOp1 for Gelu {
         let mut y = vec![0f32; x.len()];
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = x * gate(x);
+                *y = A::value(x);
             }
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
@@ -43,8 +97,7 @@ impl CustomOp1 for Gelu {
                 dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
                     |((dx, x), dy)| {
                         for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                            let g = gate(x);
-                            *dx = dy * (g + x * g * (1.0 - g) * 2.0 * A * (3.0 * B * x * x + 1.0));
+                            *dx = dy * A::slope(x);
                         }
                     },
                 );
@@ -64,7 +117,10 @@ mod tests {
     fn agrees_with_stock_and_finite_differences() {
         let x = (check::random((5, 7), 1) * 3.0).unwrap();
         assert!(check::distance(&gelu(&x).unwrap(), &x.gelu().unwrap()) < 1e-5);
+        assert!(check::distance(&silu(&x).unwrap(), &x.silu().unwrap()) < 1e-5);
         let weight = check::random((5, 7), 2);
-        check::gradients(&[x], |t| (gelu(&t[0])? * &weight)?.sum_all());
+        let x = [x];
+        check::gradients(&x, |t| (gelu(&t[0])? * &weight)?.sum_all());
+        check::gradients(&x, |t| (silu(&t[0])? * &weight)?.sum_all());
     }
 }

@@ -6,51 +6,17 @@
 //! s_ij = q_i · k_j / T_h + b_pos(i − j) + b_time(τ_i − τ_j)
 //! ```
 //!
-//! Rows are worked through in blocks of [`BLOCK`]: one block of scores is all that is ever held, for one
-//! sequence and one head a thread. The backward pass keeps `log Σ exp s` of each row from the forward pass
-//! and computes the scores again.
+//! Rows are worked through in blocks: one block of scores is all that is ever held, for one sequence and one
+//! head a thread. The backward pass keeps `log Σ exp s` of each row from the forward pass and computes the
+//! scores again.
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::ragged::{AttentionLayout, Ragged, Scratch, Sequence};
 use super::{Mat, cpu_tensor, f32_slice, gemm, reference, vector, with_f32};
-
-/// Buckets of `b_time`: 0 for the start-of-sequence key, then half octaves of the seconds between two events.
-pub const TIME_BUCKETS: usize = 64;
-
-const BLOCK: usize = 64;
-
-/// The shape of a ragged batch, as attention needs it; shared by all layers.
-#[derive(Debug, Clone, Default)]
-pub struct AttentionLayout {
-    /// Where each sequence's tokens begin, and the end of the last: `B + 1` numbers.
-    pub offsets: Vec<usize>,
-    /// Time of each token in epoch milliseconds; the first token of a sequence is the start-of-sequence
-    /// token and has none.
-    pub times: Vec<i64>,
-    /// How many keys of its sequence each token may attend to, from the first on; `None` is causal: a token
-    /// attends to itself and everything before it.
-    pub keys: Option<Vec<u32>>,
-}
-
-impl AttentionLayout {
-    /// Keys of row `i` of the sequence whose tokens begin at `start`.
-    #[inline]
-    pub(super) fn keys(&self, start: usize, i: usize) -> usize {
-        self.keys.as_ref().map_or(i + 1, |keys| keys[start + i] as usize)
-    }
-}
-
-/// The bucket of `b_time` for an event at `later` that looks at one at `earlier` (epoch milliseconds).
-#[inline]
-pub fn time_bucket(later: i64, earlier: i64) -> u8 {
-    let seconds = later.wrapping_sub(earlier).max(0) as f32 / 1000.0;
-    // Exponent and first mantissa bit of 1 + seconds: two buckets an octave.
-    let half_octaves = ((seconds + 1.0).to_bits() >> 22) - (127 << 1);
-    (1 + half_octaves).min(TIME_BUCKETS as u32 - 1) as u8
-}
 
 /// Attention over a ragged batch of `T` tokens.
 ///
@@ -64,112 +30,33 @@ pub fn attention(
     layout: &Arc<AttentionLayout>,
     max_distance: usize,
 ) -> Result<Tensor> {
-    let (tokens, width) = qkv.dims2()?;
-    let (heads, columns) = bias.dims2()?;
-    if width % (3 * heads) != 0 || layout.offsets.last() != Some(&tokens) || layout.times.len() != tokens {
-        candle_core::bail!("attention: {heads} heads over {tokens}×{width} do not fit the layout");
-    }
-    if columns != max_distance && columns != max_distance + TIME_BUCKETS {
-        candle_core::bail!("attention: a bias of {columns} columns for max_distance {max_distance}");
-    }
+    let ragged = Ragged::new("attention", qkv, bias, layout, max_distance)?;
     if !qkv.device().is_cpu() {
         return reference::attention(qkv, bias, log_temperature, layout, max_distance);
     }
-    let op = Attention {
-        layout: layout.clone(),
-        heads,
-        max_distance,
-        time: columns > max_distance,
-        log_sum: OnceLock::new(),
-    };
-    qkv.contiguous()?.apply_op3(bias, log_temperature, op)
+    qkv.contiguous()?.apply_op3(bias, log_temperature, Attention { ragged, log_sum: OnceLock::new() })
 }
 
 struct Attention {
-    layout: Arc<AttentionLayout>,
-    heads: usize,
-    max_distance: usize,
-    time: bool,
+    ragged: Ragged,
     /// `log Σ_j exp s_ij`, `[T, H]`.
     log_sum: OnceLock<Vec<f32>>,
 }
 
-/// One thread's working memory.
-#[derive(Default)]
-struct Scratch {
-    scores: Vec<f32>,
-    weights: Vec<f32>,
-    /// `b_pos` by key for the last row of the sequence: row `i` reads it from `n − 1 − i` on.
-    positions: Vec<f32>,
-    dpositions: Vec<f32>,
-    buckets: Vec<u8>,
-}
-
-impl Scratch {
-    /// For a sequence of `n` tokens. Buffers only grow; every use writes before it reads.
-    fn fit(&mut self, n: usize) {
-        let block = BLOCK * n;
-        if self.scores.len() < block {
-            self.scores.resize(block, 0.0);
-            self.weights.resize(block, 0.0);
-            self.buckets.resize(block, 0);
-        }
-        if self.positions.len() < n {
-            self.positions.resize(n, 0.0);
-            self.dpositions.resize(n, 0.0);
-        }
-    }
-}
-
-/// One sequence: where it lies, and the parameters.
-struct Sequence<'a> {
-    op: &'a Attention,
-    start: usize,
-    n: usize,
-    /// Head width `d / H`.
-    width: usize,
-    qkv: &'a [f32],
-    bias: &'a [f32],
-    scale: &'a [f32],
-}
-
 impl Attention {
-    fn columns(&self) -> usize {
-        self.max_distance + if self.time { TIME_BUCKETS } else { 0 }
-    }
-
-    fn sequence<'a>(&'a self, b: usize, qkv: &'a [f32], bias: &'a [f32], scale: &'a [f32]) -> Sequence<'a> {
-        let (start, end) = (self.layout.offsets[b], self.layout.offsets[b + 1]);
-        let d = qkv.len() / self.layout.times.len() / 3;
-        let qkv = &qkv[start * 3 * d..end * 3 * d];
-        Sequence { op: self, start, n: end - start, width: d / self.heads, qkv, bias, scale }
-    }
-
-    /// Cuts a `[T, width]` slice into one piece a sequence.
-    fn pieces<'a>(&self, mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
-        self.layout
-            .offsets
-            .windows(2)
-            .map(|ends| {
-                let (piece, rest) = std::mem::take(&mut data).split_at_mut((ends[1] - ends[0]) * width);
-                data = rest;
-                piece
-            })
-            .collect()
-    }
-
     fn forward(&self, qkv: &[f32], bias: &[f32], log_temperature: &[f32]) -> Vec<f32> {
-        let (tokens, heads) = (self.layout.times.len(), self.heads);
+        let (tokens, heads) = (self.ragged.tokens(), self.ragged.heads);
         let d = qkv.len() / 3 / tokens.max(1);
         let scale: Vec<f32> = log_temperature.iter().map(|t| (-t).exp()).collect();
         let mut out = vec![0f32; tokens * d];
         let mut log_sum = vec![0f32; tokens * heads];
-        self.pieces(&mut out, d)
+        self.ragged
+            .pieces(&mut out, d)
             .into_par_iter()
-            .zip(self.pieces(&mut log_sum, heads))
+            .zip(self.ragged.pieces(&mut log_sum, heads))
             .enumerate()
             .for_each_init(Scratch::default, |scratch, (b, (out, log_sum))| {
-                self.sequence(b, qkv, bias, &scale).forward(scratch, out, log_sum);
+                forward(&self.ragged.sequence(b, qkv, bias), &scale, scratch, out, log_sum);
             });
         // The op is applied once; a second application would find the first one's sums.
         let _ = self.log_sum.set(log_sum);
@@ -188,25 +75,21 @@ impl Attention {
         let Some(log_sum) = self.log_sum.get() else {
             candle_core::bail!("attention: backward before forward");
         };
-        let (tokens, heads) = (self.layout.times.len(), self.heads);
+        let (tokens, heads) = (self.ragged.tokens(), self.ragged.heads);
         let d = out.len() / tokens.max(1);
         let scale: Vec<f32> = log_temperature.iter().map(|t| (-t).exp()).collect();
         let mut dqkv = vec![0f32; qkv.len()];
         let partial: Vec<(Vec<f32>, Vec<f32>)> = self
+            .ragged
             .pieces(&mut dqkv, 3 * d)
             .into_par_iter()
             .enumerate()
             .map_init(Scratch::default, |scratch, (b, dqkv)| {
-                let sequence = self.sequence(b, qkv, bias, &scale);
+                let sequence = self.ragged.sequence(b, qkv, bias);
                 let (start, end) = (sequence.start, sequence.start + sequence.n);
                 let rows = |x: &'_ [f32], width: usize| start * width..(end * width).min(x.len());
-                sequence.backward(
-                    scratch,
-                    &out[rows(out, d)],
-                    &dout[rows(dout, d)],
-                    &log_sum[rows(log_sum, heads)],
-                    dqkv,
-                )
+                let forward = Forward { out: &out[rows(out, d)], log_sum: &log_sum[rows(log_sum, heads)] };
+                backward(&sequence, &scale, scratch, forward, &dout[rows(dout, d)], dqkv)
             })
             .collect();
         let mut dbias = vec![0f32; bias.len()];
@@ -219,209 +102,129 @@ impl Attention {
     }
 }
 
-impl Sequence<'_> {
-    /// Queries (0), keys (1) or values (2) of `rows` rows from `from` on, for one head.
-    fn part(&self, which: usize, head: usize, from: usize, rows: usize) -> Mat<'_> {
-        let d = self.op.heads * self.width;
-        let data = &self.qkv[from * 3 * d + which * d + head * self.width..];
-        Mat::new(data, rows, self.width, 3 * d)
+/// Scores of a block without bias: `scaled` gets `q·k / T_h`, rows `keys` apart.
+fn scaled_products(
+    sequence: &Sequence<'_>,
+    scaled: &mut [f32],
+    scale: f32,
+    head: usize,
+    (from, to, keys): (usize, usize, usize),
+) {
+    sequence.products(scaled, head, from, to, keys);
+    for s in &mut scaled[..(to - from) * keys] {
+        *s *= scale;
     }
+}
 
-    /// The row blocks: first row, end, and the largest number of keys of any of its rows.
-    fn blocks(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-        (0..self.n).step_by(BLOCK).map(|from| {
-            let to = (from + BLOCK).min(self.n);
-            let keys = (from..to).map(|i| self.op.layout.keys(self.start, i)).max().unwrap_or(0);
-            (from, to, keys)
-        })
-    }
-
-    /// Fills the time buckets of a block, rows `keys` apart.
-    fn time_buckets(&self, buckets: &mut [u8], from: usize, to: usize, keys: usize) {
-        let times = &self.op.layout.times[self.start..self.start + self.n];
-        for i in from..to {
-            let row = &mut buckets[(i - from) * keys..][..keys];
-            for (bucket, &earlier) in row.iter_mut().zip(&times[..keys]) {
-                *bucket = time_bucket(times[i], earlier);
-            }
-            if let Some(first) = row.first_mut() {
-                *first = 0;
-            }
-        }
-    }
-
-    /// Fills `positions` with `b_pos` of `head` by key, for the last row.
-    fn position_biases(&self, positions: &mut [f32], head: usize) {
-        let table = &self.bias[head * self.op.columns()..][..self.op.max_distance];
-        for (m, p) in positions[..self.n].iter_mut().enumerate() {
-            *p = table[(self.n - 1 - m).min(self.op.max_distance - 1)];
-        }
-    }
-
-    fn time_biases(&self, head: usize) -> Option<&[f32; TIME_BUCKETS]> {
-        let columns = self.op.columns();
-        self.bias[head * columns..(head + 1) * columns][self.op.max_distance..].first_chunk()
-    }
-
-    /// Scores of a block: `scaled` gets `q·k / T_h`, rows `keys` apart.
-    fn scaled_products(&self, scaled: &mut [f32], head: usize, from: usize, to: usize, keys: usize) {
-        gemm(scaled, keys, false, self.part(0, head, from, to - from), self.part(1, head, 0, keys).t());
-        for s in &mut scaled[..(to - from) * keys] {
-            *s *= self.scale[head];
-        }
-    }
-
-    fn add_bias(
-        &self,
-        row: &mut [f32],
-        i: usize,
-        positions: &[f32],
-        time: Option<&[f32; TIME_BUCKETS]>,
-        buckets: &[u8],
-    ) {
-        for (s, p) in row.iter_mut().zip(&positions[self.n - 1 - i..]) {
-            *s += p;
-        }
-        if let Some(time) = time {
-            for (s, &bucket) in row.iter_mut().zip(buckets) {
-                *s += time[usize::from(bucket) % TIME_BUCKETS];
-            }
-        }
-    }
-
-    fn forward(&self, scratch: &mut Scratch, out: &mut [f32], log_sum: &mut [f32]) {
-        scratch.fit(self.n);
-        let (heads, d) = (self.op.heads, self.op.heads * self.width);
-        for (from, to, keys) in self.blocks() {
-            if self.op.time {
-                self.time_buckets(&mut scratch.buckets, from, to, keys);
-            }
-            for head in 0..heads {
-                self.position_biases(&mut scratch.positions, head);
-                let time = self.time_biases(head);
-                self.scaled_products(&mut scratch.scores, head, from, to, keys);
-                for i in from..to {
-                    let visible = self.op.layout.keys(self.start, i);
-                    let at = (i - from) * keys;
-                    let (row, hidden) = scratch.scores[at..at + keys].split_at_mut(visible);
-                    self.add_bias(row, i, &scratch.positions, time, &scratch.buckets[at..at + keys]);
-                    let max = vector::max(row);
-                    vector::exp_shifted(row, max);
-                    let sum = vector::sum(row);
-                    for weight in row {
-                        *weight /= sum;
-                    }
-                    hidden.fill(0.0);
-                    log_sum[i * heads + head] = max + sum.ln();
-                }
-                let weights = Mat::new(&scratch.scores, to - from, keys, keys);
-                gemm(
-                    &mut out[from * d + head * self.width..],
-                    d,
-                    false,
-                    weights,
-                    self.part(2, head, 0, keys),
-                );
-            }
-        }
-    }
-
-    /// Fills `dqkv`, and gives this sequence's share of the gradients of the biases and temperatures.
-    fn backward(
-        &self,
-        scratch: &mut Scratch,
-        out: &[f32],
-        dout: &[f32],
-        log_sum: &[f32],
-        dqkv: &mut [f32],
-    ) -> (Vec<f32>, Vec<f32>) {
-        scratch.fit(self.n);
-        let (heads, width, d) = (self.op.heads, self.width, self.op.heads * self.width);
-        let columns = self.op.columns();
-        let mut dbias = vec![0f32; heads * columns];
-        let mut dlog_temperature = vec![0f32; heads];
-        // Several tables, because consecutive keys often share a bucket and would wait for each other.
-        let mut dtime = [[0f32; TIME_BUCKETS]; 4];
+fn forward(
+    sequence: &Sequence<'_>,
+    scale: &[f32],
+    scratch: &mut Scratch,
+    out: &mut [f32],
+    log_sum: &mut [f32],
+) {
+    scratch.fit(sequence.n);
+    let (heads, d) = (scale.len(), scale.len() * sequence.width);
+    for (from, to, keys) in sequence.blocks() {
+        sequence.time_buckets(&mut scratch.buckets, from, to, keys);
         for head in 0..heads {
-            self.position_biases(&mut scratch.positions, head);
-            let time = self.time_biases(head);
-            scratch.dpositions[..self.n].fill(0.0);
-            dtime.as_flattened_mut().fill(0.0);
-            for (from, to, keys) in self.blocks() {
-                let rows = to - from;
-                if self.op.time {
-                    self.time_buckets(&mut scratch.buckets, from, to, keys);
+            sequence.position_biases(&mut scratch.positions, head);
+            let time = sequence.time_biases(head);
+            scaled_products(sequence, &mut scratch.scores, scale[head], head, (from, to, keys));
+            for i in from..to {
+                let at = (i - from) * keys;
+                let (row, hidden) = scratch.scores[at..at + keys].split_at_mut(sequence.visible(i));
+                sequence.add_bias(row, i, &scratch.positions, time, &scratch.buckets[at..at + keys]);
+                let max = vector::max(row);
+                vector::exp_shifted(row, max);
+                let sum = vector::sum(row);
+                for weight in row {
+                    *weight /= sum;
                 }
-                // The attention weights again, from the kept normalisers.
-                self.scaled_products(&mut scratch.weights, head, from, to, keys);
-                for i in from..to {
-                    let visible = self.op.layout.keys(self.start, i);
-                    let at = (i - from) * keys;
-                    let (row, hidden) = scratch.weights[at..at + keys].split_at_mut(visible);
-                    self.add_bias(row, i, &scratch.positions, time, &scratch.buckets[at..at + keys]);
-                    vector::exp_shifted(row, log_sum[i * heads + head]);
-                    hidden.fill(0.0);
-                }
-                let weights = Mat::new(&scratch.weights, rows, keys, keys);
-                let dout_block = Mat::new(&dout[from * d + head * width..], rows, width, d);
-                gemm(&mut dqkv[2 * d + head * width..], 3 * d, true, weights.t(), dout_block);
-
-                // dS = P ∘ (dP − rowsum(dO ∘ O)), into `scores`.
-                gemm(&mut scratch.scores, keys, false, dout_block, self.part(2, head, 0, keys).t());
-                for i in from..to {
-                    let at = (i - from) * keys;
-                    let of_row = i * d + head * width..i * d + (head + 1) * width;
-                    let mean = vector::dot(&dout[of_row.clone()], &out[of_row]);
-                    let dscores = &mut scratch.scores[at..at + keys];
-                    for (ds, &p) in dscores.iter_mut().zip(&scratch.weights[at..at + keys]) {
-                        *ds = p * (*ds - mean);
-                    }
-                    let visible = self.op.layout.keys(self.start, i);
-                    vector::add_scaled(
-                        &mut scratch.dpositions[self.n - 1 - i..][..visible],
-                        1.0,
-                        &dscores[..visible],
-                    );
-                    if self.op.time {
-                        for (j, (&ds, &bucket)) in
-                            dscores[..visible].iter().zip(&scratch.buckets[at..at + visible]).enumerate()
-                        {
-                            dtime[j % 4][usize::from(bucket) % TIME_BUCKETS] += ds;
-                        }
-                    }
-                }
-                let dscores = Mat::new(&scratch.scores, rows, keys, keys);
-                gemm(
-                    &mut dqkv[from * 3 * d + head * width..],
-                    3 * d,
-                    false,
-                    dscores,
-                    self.part(1, head, 0, keys),
-                );
-                gemm(&mut dqkv[d + head * width..], 3 * d, true, dscores.t(), self.part(0, head, from, rows));
+                hidden.fill(0.0);
+                log_sum[i * heads + head] = max + sum.ln();
             }
-            let table = &mut dbias[head * columns..(head + 1) * columns];
-            for (m, dp) in scratch.dpositions[..self.n].iter().enumerate() {
-                table[(self.n - 1 - m).min(self.op.max_distance - 1)] += dp;
-            }
-            for (bucket, d) in table[self.op.max_distance..].iter_mut().enumerate() {
-                *d = dtime.iter().map(|t| t[bucket]).sum();
-            }
-            // Scores are (q · k) / T_h: so far the gradients of q and k lack the factor 1/T_h, and
-            // Σ q · dq of the finished ones is −∂/∂ log T_h.
-            for i in 0..self.n {
-                let token = &mut dqkv[i * 3 * d..(i + 1) * 3 * d];
-                for part in [0, d] {
-                    for x in &mut token[part + head * width..][..width] {
-                        *x *= self.scale[head];
-                    }
-                }
-                let query = i * 3 * d + head * width..i * 3 * d + (head + 1) * width;
-                dlog_temperature[head] -= vector::dot(&token[head * width..][..width], &self.qkv[query]);
-            }
+            let weights = Mat::new(&scratch.scores, to - from, keys, keys);
+            let out = &mut out[from * d + head * sequence.width..];
+            gemm(out, d, false, weights, sequence.part(2, head, 0, keys));
         }
-        (dbias, dlog_temperature)
     }
+}
+
+/// What the forward pass left of one sequence: `[n, d]` and `[n, H]`.
+struct Forward<'a> {
+    out: &'a [f32],
+    log_sum: &'a [f32],
+}
+
+/// Fills `dqkv`, and gives this sequence's share of the gradients of the biases and temperatures.
+fn backward(
+    sequence: &Sequence<'_>,
+    scale: &[f32],
+    scratch: &mut Scratch,
+    Forward { out, log_sum }: Forward<'_>,
+    dout: &[f32],
+    dqkv: &mut [f32],
+) -> (Vec<f32>, Vec<f32>) {
+    scratch.fit(sequence.n);
+    let (heads, width) = (scale.len(), sequence.width);
+    let (d, columns) = (heads * width, sequence.columns());
+    let mut dbias = vec![0f32; heads * columns];
+    let mut dlog_temperature = vec![0f32; heads];
+    for head in 0..heads {
+        sequence.position_biases(&mut scratch.positions, head);
+        let time = sequence.time_biases(head);
+        scratch.gradient.clear(sequence.n);
+        for (from, to, keys) in sequence.blocks() {
+            let rows = to - from;
+            sequence.time_buckets(&mut scratch.buckets, from, to, keys);
+            // The attention weights again, from the kept normalisers.
+            scaled_products(sequence, &mut scratch.weights, scale[head], head, (from, to, keys));
+            for i in from..to {
+                let at = (i - from) * keys;
+                let (row, hidden) = scratch.weights[at..at + keys].split_at_mut(sequence.visible(i));
+                sequence.add_bias(row, i, &scratch.positions, time, &scratch.buckets[at..at + keys]);
+                vector::exp_shifted(row, log_sum[i * heads + head]);
+                hidden.fill(0.0);
+            }
+            let weights = Mat::new(&scratch.weights, rows, keys, keys);
+            let dout_block = Mat::new(&dout[from * d + head * width..], rows, width, d);
+            gemm(&mut dqkv[2 * d + head * width..], 3 * d, true, weights.t(), dout_block);
+
+            // dS = P ∘ (dP − rowsum(dO ∘ O)), into `scores`.
+            gemm(&mut scratch.scores, keys, false, dout_block, sequence.part(2, head, 0, keys).t());
+            for i in from..to {
+                let at = (i - from) * keys;
+                let of_row = i * d + head * width..i * d + (head + 1) * width;
+                let mean = vector::dot(&dout[of_row.clone()], &out[of_row]);
+                let dscores = &mut scratch.scores[at..at + keys];
+                for (ds, &p) in dscores.iter_mut().zip(&scratch.weights[at..at + keys]) {
+                    *ds = p * (*ds - mean);
+                }
+                let visible = sequence.visible(i);
+                let buckets = &scratch.buckets[at..at + visible];
+                scratch.gradient.add(sequence, i, &dscores[..visible], buckets);
+            }
+            let dscores = Mat::new(&scratch.scores, rows, keys, keys);
+            let dqueries = &mut dqkv[from * 3 * d + head * width..];
+            gemm(dqueries, 3 * d, false, dscores, sequence.part(1, head, 0, keys));
+            let dkeys = &mut dqkv[d + head * width..];
+            gemm(dkeys, 3 * d, true, dscores.t(), sequence.part(0, head, from, rows));
+        }
+        scratch.gradient.store(sequence, &mut dbias[head * columns..(head + 1) * columns]);
+        // Scores are (q · k) / T_h: so far the gradients of q and k lack the factor 1/T_h, and
+        // Σ q · dq of the finished ones is −∂/∂ log T_h.
+        for i in 0..sequence.n {
+            let token = &mut dqkv[i * 3 * d..(i + 1) * 3 * d];
+            for part in [0, d] {
+                for x in &mut token[part + head * width..][..width] {
+                    *x *= scale[head];
+                }
+            }
+            dlog_temperature[head] -= vector::dot(&token[head * width..][..width], sequence.query(head, i));
+        }
+    }
+    (dbias, dlog_temperature)
 }
 
 impl CustomOp3 for Attention {
@@ -470,7 +273,7 @@ impl CustomOp3 for Attention {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check;
+    use super::super::{TIME_BUCKETS, check};
     use super::*;
 
     fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<AttentionLayout> {
@@ -489,17 +292,6 @@ mod tests {
             check::random((heads, columns), 2),
             check::random(heads, 3),
         ]
-    }
-
-    #[test]
-    fn time_buckets_are_half_octaves() {
-        assert_eq!(time_bucket(0, 0), 1);
-        assert_eq!(time_bucket(400, 0), 1);
-        assert_eq!(time_bucket(500, 0), 2);
-        assert_eq!(time_bucket(1_000, 0), 3);
-        assert_eq!(time_bucket(900_000, 0), time_bucket(1_000_000, 0));
-        assert!(time_bucket(i64::MAX, 0) < TIME_BUCKETS as u8);
-        assert_eq!(time_bucket(0, 5), 1);
     }
 
     #[test]

@@ -16,19 +16,23 @@ mod dropout;
 mod layer_norm;
 mod linear;
 mod matrix;
+mod pointwise_attention;
+mod ragged;
 pub mod reference;
 mod vector;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
-pub use activation::gelu;
-pub use attention::{AttentionLayout, TIME_BUCKETS, attention, time_bucket};
+pub use activation::{gelu, silu};
+pub use attention::attention;
 pub use bag::{Bags, bag_mean};
 pub use cross_entropy::{Candidates, Targets, cross_entropy};
 pub use dropout::{Dropout, add_dropped};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub(crate) use matrix::{Mat, gemm};
+pub use pointwise_attention::pointwise_attention;
+pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 
 /// The elements of a contiguous `f32` tensor on the CPU.
 fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax;
 
-use super::attention::{AttentionLayout, TIME_BUCKETS, time_bucket};
 use super::bag::Bags;
 use super::cross_entropy::{Candidates, Targets};
 use super::layer_norm::EPSILON;
+use super::ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 
 /// See [`super::layer_norm`]. Candle's fused one cuts the gradient.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
@@ -43,10 +43,46 @@ pub fn attention(
     layout: &AttentionLayout,
     max_distance: usize,
 ) -> Result<Tensor> {
+    let scale = log_temperature.neg()?.exp()?.reshape(((), 1, 1))?;
+    dense(qkv, bias, layout, max_distance, |products, bias, keys| {
+        let n = keys.len();
+        let mask = by_key(keys, |visible| if visible { 0.0 } else { f32::NEG_INFINITY });
+        let scores = products.broadcast_mul(&scale)?.add(bias)?;
+        softmax(&scores.broadcast_add(&Tensor::from_vec(mask, (1, n, n), qkv.device())?)?, 2)
+    })
+}
+
+/// See [`super::pointwise_attention`]: one dense attention for each sequence.
+pub fn pointwise_attention(
+    qkv: &Tensor,
+    bias: &Tensor,
+    layout: &AttentionLayout,
+    max_distance: usize,
+) -> Result<Tensor> {
+    dense(qkv, bias, layout, max_distance, |products, bias, keys| {
+        let n = keys.len();
+        let mask = by_key(keys, |visible| if visible { 1.0 } else { 0.0 });
+        let share: Vec<f32> = keys.iter().map(|&visible| 1.0 / visible as f32).collect();
+        products
+            .add(bias)?
+            .silu()?
+            .broadcast_mul(&Tensor::from_vec(mask, (1, n, n), qkv.device())?)?
+            .broadcast_mul(&Tensor::from_vec(share, (1, n, 1), qkv.device())?)
+    })
+}
+
+/// `weights(q kᵀ, bias, keys) v` for each sequence; the arguments are `[H, n, n]`, twice, and the number of keys
+/// of each row.
+fn dense(
+    qkv: &Tensor,
+    bias: &Tensor,
+    layout: &AttentionLayout,
+    max_distance: usize,
+    weights: impl Fn(&Tensor, &Tensor, &[usize]) -> Result<Tensor>,
+) -> Result<Tensor> {
     let device = qkv.device();
     let (heads, columns) = bias.dims2()?;
     let d = qkv.dim(1)? / 3;
-    let scale = log_temperature.neg()?.exp()?.reshape((heads, 1, 1))?;
     let mut outputs = Vec::new();
     for ends in layout.offsets.windows(2) {
         let (start, n) = (ends[0], ends[1] - ends[0]);
@@ -58,14 +94,13 @@ pub fn attention(
             rows.narrow(1, which * d, d)?.reshape((n, heads, d / heads))?.transpose(0, 1)?.contiguous()
         };
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let (mut distances, mut buckets, mut mask) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut distances, mut buckets) = (Vec::new(), Vec::new());
         for i in 0..n {
             for j in 0..n {
                 distances.push((i.saturating_sub(j)).min(max_distance - 1) as u32);
                 let bucket =
                     if j == 0 { 0 } else { time_bucket(layout.times[start + i], layout.times[start + j]) };
                 buckets.push(max_distance as u32 + u32::from(bucket));
-                mask.push(if j < layout.keys(start, i) { 0.0 } else { f32::NEG_INFINITY });
             }
         }
         let lookup = |columns: Vec<u32>| {
@@ -73,18 +108,23 @@ pub fn attention(
                 .index_select(&Tensor::from_vec(columns, n * n, device)?, 1)?
                 .reshape((heads, n, n))
         };
-        let mut scores = q.matmul(&k.t()?)?.broadcast_mul(&scale)?.add(&lookup(distances)?)?;
+        let mut biases = lookup(distances)?;
         if columns == max_distance + TIME_BUCKETS {
-            scores = scores.add(&lookup(buckets)?)?;
+            biases = biases.add(&lookup(buckets)?)?;
         }
-        let scores = scores.broadcast_add(&Tensor::from_vec(mask, (1, n, n), device)?)?;
-        let out = softmax(&scores, 2)?.matmul(&v)?;
+        let keys: Vec<usize> = (0..n).map(|i| layout.keys(start, i)).collect();
+        let out = weights(&q.matmul(&k.t()?)?, &biases, &keys)?.matmul(&v)?;
         outputs.push(out.transpose(0, 1)?.reshape((n, d))?);
     }
     if outputs.is_empty() {
         return Tensor::zeros((0, d), DType::F32, device);
     }
     Tensor::cat(&outputs, 0)
+}
+
+/// For each row and key the value of whether the row may attend to the key.
+fn by_key(keys: &[usize], value: impl Fn(bool) -> f32) -> Vec<f32> {
+    keys.iter().flat_map(|&visible| (0..keys.len()).map(move |j| j < visible)).map(value).collect()
 }
 
 /// See [`super::cross_entropy`], with the whole matrix of logits in memory.

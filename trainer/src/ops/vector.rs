@@ -24,6 +24,12 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { y * scale }
 }
 
+/// `1 / (1 + e^−x)`.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// The largest element; −∞ for none.
 #[inline]
 pub(super) fn max(x: &[f32]) -> f32 {

@@ -1,0 +1,309 @@
+//! What attention over ragged rows has in common, whatever becomes of its scores: the shape of the batch, the
+//! position and time bias, and the blocks of rows that one thread works through.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use super::{Mat, gemm};
+
+/// Buckets of `b_time`: 0 for the start-of-sequence key, then half octaves of the seconds between two events.
+pub const TIME_BUCKETS: usize = 64;
+
+const BLOCK: usize = 64;
+
+/// The shape of a ragged batch, as attention needs it; shared by all layers.
+#[derive(Debug, Clone, Default)]
+pub struct AttentionLayout {
+    /// Where each sequence's tokens begin, and the end of the last: `B + 1` numbers.
+    pub offsets: Vec<usize>,
+    /// Time of each token in epoch milliseconds; the first token of a sequence is the start-of-sequence
+    /// token and has none.
+    pub times: Vec<i64>,
+    /// How many keys of its sequence each token may attend to, from the first on; `None` is causal: a token
+    /// attends to itself and everything before it.
+    pub keys: Option<Vec<u32>>,
+}
+
+impl AttentionLayout {
+    /// Keys of row `i` of the sequence whose tokens begin at `start`.
+    #[inline]
+    pub(super) fn keys(&self, start: usize, i: usize) -> usize {
+        self.keys.as_ref().map_or(i + 1, |keys| keys[start + i] as usize)
+    }
+
+    /// For each token its position in its sequence; the start-of-sequence token is at 0.
+    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        self.offsets.windows(2).flat_map(|ends| 0..ends[1] - ends[0])
+    }
+}
+
+/// The bucket of `b_time` for an event at `later` that looks at one at `earlier` (epoch milliseconds).
+#[inline]
+pub fn time_bucket(later: i64, earlier: i64) -> u8 {
+    let seconds = later.wrapping_sub(earlier).max(0) as f32 / 1000.0;
+    // Exponent and first mantissa bit of 1 + seconds: two buckets an octave.
+    let half_octaves = ((seconds + 1.0).to_bits() >> 22) - (127 << 1);
+    (1 + half_octaves).min(TIME_BUCKETS as u32 - 1) as u8
+}
+
+/// A ragged batch under one attention with relative bias.
+#[derive(Debug)]
+pub(super) struct Ragged {
+    pub(super) layout: Arc<AttentionLayout>,
+    pub(super) heads: usize,
+    pub(super) max_distance: usize,
+    /// Whether there is a time bias.
+    pub(super) time: bool,
+}
+
+impl Ragged {
+    /// For `qkv` `[T, 3 d]` and `bias` `[H, P]` or `[H, P + TIME_BUCKETS]` with `P = max_distance`. An error
+    /// where shapes and layout do not fit each other; `operation` names who asks.
+    pub(super) fn new(
+        operation: &str,
+        qkv: &Tensor,
+        bias: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        max_distance: usize,
+    ) -> Result<Self> {
+        let (tokens, width) = qkv.dims2()?;
+        let (heads, columns) = bias.dims2()?;
+        if width % (3 * heads) != 0 || layout.offsets.last() != Some(&tokens) || layout.times.len() != tokens
+        {
+            candle_core::bail!("{operation}: {heads} heads over {tokens}×{width} do not fit the layout");
+        }
+        if columns != max_distance && columns != max_distance + TIME_BUCKETS {
+            candle_core::bail!("{operation}: a bias of {columns} columns for max_distance {max_distance}");
+        }
+        Ok(Self { layout: layout.clone(), heads, max_distance, time: columns > max_distance })
+    }
+
+    /// Tokens of the batch.
+    pub(super) fn tokens(&self) -> usize {
+        self.layout.times.len()
+    }
+
+    /// Columns of the bias.
+    pub(super) fn columns(&self) -> usize {
+        self.max_distance + if self.time { TIME_BUCKETS } else { 0 }
+    }
+
+    /// The `b`-th sequence, with its share of `qkv`.
+    pub(super) fn sequence<'a>(&'a self, b: usize, qkv: &'a [f32], bias: &'a [f32]) -> Sequence<'a> {
+        let (start, end) = (self.layout.offsets[b], self.layout.offsets[b + 1]);
+        let d = qkv.len() / self.tokens() / 3;
+        let qkv = &qkv[start * 3 * d..end * 3 * d];
+        Sequence { ragged: self, start, n: end - start, width: d / self.heads, qkv, bias }
+    }
+
+    /// Cuts a `[T, width]` slice into one piece a sequence.
+    pub(super) fn pieces<'a>(&self, mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        self.layout
+            .offsets
+            .windows(2)
+            .map(|ends| {
+                let (piece, rest) = std::mem::take(&mut data).split_at_mut((ends[1] - ends[0]) * width);
+                data = rest;
+                piece
+            })
+            .collect()
+    }
+}
+
+/// One thread's working memory. Buffers only grow; every use writes before it reads.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Two blocks of scores, or of what is computed from them.
+    pub(super) scores: Vec<f32>,
+    pub(super) weights: Vec<f32>,
+    /// `b_pos` by key for the last row of the sequence: row `i` reads it from `n − 1 − i` on.
+    pub(super) positions: Vec<f32>,
+    /// Time buckets of a block.
+    pub(super) buckets: Vec<u8>,
+    pub(super) gradient: BiasGradient,
+}
+
+impl Scratch {
+    /// For a sequence of `n` tokens.
+    pub(super) fn fit(&mut self, n: usize) {
+        let block = BLOCK * n;
+        if self.scores.len() < block {
+            self.scores.resize(block, 0.0);
+            self.weights.resize(block, 0.0);
+            self.buckets.resize(block, 0);
+        }
+        if self.positions.len() < n {
+            self.positions.resize(n, 0.0);
+            self.gradient.positions.resize(n, 0.0);
+        }
+    }
+}
+
+/// The gradient of one head's biases, while it is summed up over the rows of a sequence.
+pub(super) struct BiasGradient {
+    /// By key as seen from the last row, like [`Scratch::positions`].
+    positions: Vec<f32>,
+    /// Several tables, because consecutive keys often share a bucket and would wait for each other.
+    time: [[f32; TIME_BUCKETS]; 4],
+}
+
+impl Default for BiasGradient {
+    fn default() -> Self {
+        Self { positions: Vec::new(), time: [[0.0; TIME_BUCKETS]; 4] }
+    }
+}
+
+impl BiasGradient {
+    /// Begins a head of a sequence of `n` tokens.
+    pub(super) fn clear(&mut self, n: usize) {
+        self.positions[..n].fill(0.0);
+        self.time.as_flattened_mut().fill(0.0);
+    }
+
+    /// Adds the gradient of the scores of row `i` of `sequence`, over its visible keys.
+    pub(super) fn add(&mut self, sequence: &Sequence<'_>, i: usize, dscores: &[f32], buckets: &[u8]) {
+        let positions = &mut self.positions[sequence.n - 1 - i..][..dscores.len()];
+        super::vector::add_scaled(positions, 1.0, dscores);
+        if sequence.ragged.time {
+            for (j, (&ds, &bucket)) in dscores.iter().zip(buckets).enumerate() {
+                self.time[j % 4][usize::from(bucket) % TIME_BUCKETS] += ds;
+            }
+        }
+    }
+
+    /// Adds what was summed up to one head's row of the bias's gradient.
+    pub(super) fn store(&self, sequence: &Sequence<'_>, table: &mut [f32]) {
+        let (n, max_distance) = (sequence.n, sequence.ragged.max_distance);
+        for (m, dp) in self.positions[..n].iter().enumerate() {
+            table[(n - 1 - m).min(max_distance - 1)] += dp;
+        }
+        for (bucket, d) in table[max_distance..].iter_mut().enumerate() {
+            *d += self.time.iter().map(|t| t[bucket]).sum::<f32>();
+        }
+    }
+}
+
+/// One sequence of the batch: where it lies, and what is known of it.
+pub(super) struct Sequence<'a> {
+    ragged: &'a Ragged,
+    /// Its first token.
+    pub(super) start: usize,
+    /// Its tokens.
+    pub(super) n: usize,
+    /// Head width `d / H`.
+    pub(super) width: usize,
+    qkv: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl Sequence<'_> {
+    /// Queries (0), keys (1) or values (2) of `rows` rows from `from` on, for one head.
+    pub(super) fn part(&self, which: usize, head: usize, from: usize, rows: usize) -> Mat<'_> {
+        let d = self.ragged.heads * self.width;
+        let data = &self.qkv[from * 3 * d + which * d + head * self.width..];
+        Mat::new(data, rows, self.width, 3 * d)
+    }
+
+    /// Columns of the bias.
+    pub(super) fn columns(&self) -> usize {
+        self.ragged.columns()
+    }
+
+    /// The query of row `i` for one head.
+    pub(super) fn query(&self, head: usize, i: usize) -> &[f32] {
+        &self.qkv[i * 3 * self.ragged.heads * self.width + head * self.width..][..self.width]
+    }
+
+    /// Keys that row `i` may attend to.
+    pub(super) fn visible(&self, i: usize) -> usize {
+        self.ragged.layout.keys(self.start, i)
+    }
+
+    /// The row blocks: first row, end, and the largest number of keys of any of its rows.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        (0..self.n).step_by(BLOCK).map(|from| {
+            let to = (from + BLOCK).min(self.n);
+            let keys = (from..to).map(|i| self.visible(i)).max().unwrap_or(0);
+            (from, to, keys)
+        })
+    }
+
+    /// Where there is a time bias, fills the time buckets of a block, rows `keys` apart.
+    pub(super) fn time_buckets(&self, buckets: &mut [u8], from: usize, to: usize, keys: usize) {
+        if !self.ragged.time {
+            return;
+        }
+        let times = &self.ragged.layout.times[self.start..self.start + self.n];
+        for i in from..to {
+            let row = &mut buckets[(i - from) * keys..][..keys];
+            for (bucket, &earlier) in row.iter_mut().zip(&times[..keys]) {
+                *bucket = time_bucket(times[i], earlier);
+            }
+            if let Some(first) = row.first_mut() {
+                *first = 0;
+            }
+        }
+    }
+
+    /// Fills `positions` with `b_pos` of `head` by key, for the last row.
+    pub(super) fn position_biases(&self, positions: &mut [f32], head: usize) {
+        let max_distance = self.ragged.max_distance;
+        let table = &self.bias[head * self.ragged.columns()..][..max_distance];
+        for (m, p) in positions[..self.n].iter_mut().enumerate() {
+            *p = table[(self.n - 1 - m).min(max_distance - 1)];
+        }
+    }
+
+    /// `b_time` of `head`, where there is one.
+    pub(super) fn time_biases(&self, head: usize) -> Option<&[f32; TIME_BUCKETS]> {
+        let columns = self.ragged.columns();
+        self.bias[head * columns..(head + 1) * columns][self.ragged.max_distance..].first_chunk()
+    }
+
+    /// Products `q · k` of a block, rows `keys` apart.
+    pub(super) fn products(&self, products: &mut [f32], head: usize, from: usize, to: usize, keys: usize) {
+        gemm(products, keys, false, self.part(0, head, from, to - from), self.part(1, head, 0, keys).t());
+    }
+
+    /// Adds the biases to the scores of row `i`, over its visible keys.
+    pub(super) fn add_bias(
+        &self,
+        row: &mut [f32],
+        i: usize,
+        positions: &[f32],
+        time: Option<&[f32; TIME_BUCKETS]>,
+        buckets: &[u8],
+    ) {
+        for (s, p) in row.iter_mut().zip(&positions[self.n - 1 - i..]) {
+            *s += p;
+        }
+        if let Some(time) = time {
+            for (s, &bucket) in row.iter_mut().zip(buckets) {
+                *s += time[usize::from(bucket) % TIME_BUCKETS];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_buckets_are_half_octaves() {
+        assert_eq!(time_bucket(0, 0), 1);
+        assert_eq!(time_bucket(400, 0), 1);
+        assert_eq!(time_bucket(500, 0), 2);
+        assert_eq!(time_bucket(1_000, 0), 3);
+        assert_eq!(time_bucket(900_000, 0), time_bucket(1_000_000, 0));
+        assert!(time_bucket(i64::MAX, 0) < TIME_BUCKETS as u8);
+        assert_eq!(time_bucket(0, 5), 1);
+    }
+
+    #[test]
+    fn positions_begin_anew_with_each_sequence() {
+        let layout = AttentionLayout { offsets: vec![0, 3, 3, 5], ..AttentionLayout::default() };
+        assert_eq!(layout.positions().collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
+    }
+}
