@@ -38,6 +38,11 @@ impl fmt::Display for Comparison {
                 writeln!(f, "  {:>2}  {:.4} [{:.4}, {:.4}]", h + 1, rate.value, rate.low, rate.high)?;
             }
         }
+        // One run alone differs from nothing; only its horizon curve has intervals.
+        if self.results.iter().all(|result| result.label == self.results[0].label) && self.horizon.is_empty()
+        {
+            return Ok(());
+        }
         writeln!(
             f,
             "differences to the first run, [95 % interval] of the paired bootstrap over users ({} resamples, seed {})",

@@ -273,18 +273,9 @@ impl CustomOp3 for Attention {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{TIME_BUCKETS, check};
+    use super::super::TIME_BUCKETS;
+    use super::super::check::{self, layout};
     use super::*;
-
-    fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<AttentionLayout> {
-        let mut offsets = vec![0];
-        let mut times = Vec::new();
-        for &n in lengths {
-            offsets.push(offsets[offsets.len() - 1] + n);
-            times.extend((0..n as i64).map(|i| i * i * 1_700));
-        }
-        Arc::new(AttentionLayout { offsets, times, keys })
-    }
 
     fn inputs(tokens: usize, heads: usize, columns: usize) -> [Tensor; 3] {
         [

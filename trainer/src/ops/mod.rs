@@ -60,7 +60,22 @@ fn cpu_tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
 mod check {
     //! Finite differences: the judge of every hand-written gradient.
 
+    use std::sync::Arc;
+
     use candle_core::{Result, Tensor, Var};
+
+    use super::AttentionLayout;
+
+    /// Sequences of these lengths, with growing gaps between their tokens.
+    pub(super) fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<AttentionLayout> {
+        let mut offsets = vec![0];
+        let mut times = Vec::new();
+        for &n in lengths {
+            offsets.push(offsets[offsets.len() - 1] + n);
+            times.extend((0..n as i64).map(|i| i * i * 1_700));
+        }
+        Arc::new(AttentionLayout { offsets, times, keys })
+    }
 
     /// Compares the gradients of the scalar `f(inputs)` with central differences at every element.
     pub(super) fn gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
