@@ -59,7 +59,7 @@ impl TamipLoss {
             None => (1..=self.items as u32).collect(),
             Some(negatives) => {
                 let inputs = batch.items.iter().filter(|&&item| item != schemas::tables::NO_ITEM);
-                unique(inputs.chain(&negatives.items).copied())
+                unique(inputs.copied().chain(negatives.candidates()))
             }
         };
         let place = |item: u32| items.partition_point(|&i| i < item) as u32;
@@ -74,9 +74,9 @@ impl TamipLoss {
         let candidates = match &negatives {
             None => vectors.vectors.clone(),
             Some(negatives) => {
-                let index: Vec<u32> = negatives.items.iter().map(|&item| place(item)).collect();
-                let index = Tensor::from_vec(index, negatives.items.len(), vectors.vectors.device())?;
-                vectors.vectors.index_select(&index, 0)?
+                let index: Vec<u32> = negatives.candidates().map(place).collect();
+                let n = index.len();
+                vectors.vectors.index_select(&Tensor::from_vec(index, n, vectors.vectors.device())?, 0)?
             }
         };
         let mut total: Option<Tensor> = None;
@@ -112,23 +112,24 @@ impl TamipLoss {
 
     /// The step's negatives (one set for all targets and branches), and every target as a candidate.
     fn negatives(&self, batch: &Batch, step: u64) -> Negatives {
-        let targets: Vec<u32> = batch.branches.iter().flat_map(|b| b.items.iter().copied()).collect();
+        let targets = unique(batch.branches.iter().flat_map(|b| b.items.iter().copied()));
         let mut generator = random::generator(self.seed, "negatives", step);
         let uniform = self.config.uniform_negatives;
         let drawn: Vec<u32> = (0..uniform).map(|_| generator.random_range(1..=self.items as u32)).collect();
-        let drawn = unique(drawn.into_iter());
-        let items = unique(targets.iter().chain(&drawn).copied());
-        // Branches predict the same positions again: each is one draw.
-        let positions =
-            batch.branches.iter().zip(0..).flat_map(|(b, k)| b.positions.iter().map(move |t| t + k));
-        let in_batch = if self.config.in_batch_negatives { unique(positions).len() } else { 0 };
+        let mut items = unique(drawn.into_iter());
+        let (mut in_batch, mut targets_only) = (0, Vec::new());
+        if self.config.in_batch_negatives {
+            // Branches predict the same positions again: each is one draw.
+            let positions =
+                batch.branches.iter().zip(0..).flat_map(|(b, k)| b.positions.iter().map(move |t| t + k));
+            in_batch = unique(positions).len();
+            items = unique(items.iter().chain(&targets).copied());
+        } else {
+            targets_only = targets.into_iter().filter(|item| items.binary_search(item).is_err()).collect();
+        }
         let shift = items
             .iter()
             .map(|item| {
-                let negative = self.config.in_batch_negatives || drawn.binary_search(item).is_ok();
-                if !negative {
-                    return f32::NEG_INFINITY;
-                }
                 if !self.config.sampling_correction {
                     return 0.0;
                 }
@@ -139,24 +140,41 @@ impl TamipLoss {
                 -(1.0 - missed).max(1e-12).ln() as f32
             })
             .collect();
-        Negatives { items, shift }
+        Negatives { items, targets_only, shift }
     }
 }
 
-/// Candidates of a sampled softmax: item indexes, ascending, and what is added to their logits as negatives.
+/// Candidates of a sampled softmax.
 struct Negatives {
+    /// Item indexes of the negatives, ascending.
     items: Vec<u32>,
+    /// Of the targets that are no negatives, ascending: the candidates behind the negatives.
+    targets_only: Vec<u32>,
+    /// What is added to the logits of the negatives.
     shift: Vec<f32>,
 }
 
 impl Negatives {
+    /// The candidates' item indexes.
+    fn candidates(&self) -> impl Iterator<Item = u32> + '_ {
+        self.items.iter().chain(&self.targets_only).copied()
+    }
+
+    /// The candidate that `item`, a negative or a target, is.
+    fn candidate(&self, item: u32) -> u32 {
+        let place = self
+            .items
+            .binary_search(&item)
+            .unwrap_or_else(|_| self.items.len() + self.targets_only.partition_point(|&other| other < item));
+        place as u32
+    }
+
     /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
     fn targets(&self, batch: &Batch, anchors: &Anchors) -> (Vec<u32>, Targets, Candidates) {
-        let candidate = |item: u32| self.items.partition_point(|&i| i < item) as u32;
         let mut at_anchor: std::collections::HashMap<u32, Vec<u32>> = std::collections::HashMap::new();
         for branch in &batch.branches {
             for (&position, &item) in branch.positions.iter().zip(&branch.items) {
-                at_anchor.entry(position).or_default().push(candidate(item));
+                at_anchor.entry(position).or_default().push(self.candidate(item));
             }
         }
         let (mut excluded_offsets, mut excluded) = (vec![0], Vec::new());
@@ -166,7 +184,7 @@ impl Negatives {
         }
         let targets = Targets {
             offsets: (0..=anchors.items.len() as u32).collect(),
-            candidates: anchors.items.iter().map(|&item| candidate(item)).collect(),
+            candidates: anchors.items.iter().map(|&item| self.candidate(item)).collect(),
             weights: (0..anchors.items.len()).map(|i| anchors.share(i)).collect(),
         };
         let candidates = Candidates::Sampled { shift: self.shift.clone(), excluded_offsets, excluded };

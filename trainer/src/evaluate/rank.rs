@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use schemas::hash::mix64;
 
 use super::metrics::Ranks;
+use crate::ops::vector;
 
 /// Questions scored together: one block of scores a thread is all that is held.
 const BLOCK: usize = 32;
@@ -52,8 +53,12 @@ pub fn rank(
 
 fn rank_one(query: &Query, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
     let own = scores[query.item as usize - 1];
+    let (sum, better, equal) = vector::widest(
+        #[inline(always)]
+        || count(scores, &active[1..], own),
+    );
     // A NaN anywhere makes the sum one.
-    if !scores.iter().sum::<f32>().is_finite() {
+    if !sum.is_finite() {
         return Err(NotFinite);
     }
     if !active[query.item as usize] {
@@ -64,14 +69,25 @@ fn rank_one(query: &Query, active: &[bool], seed: u64, scores: &[f32]) -> Result
         let score = scores[item as usize - 1];
         active[item as usize] && (score > own || (score == own && order(item) < order(query.item)))
     };
-    // Almost no item is before a good target, so comparing first keeps the hash out of the loop.
-    let ahead = (1u32..)
-        .zip(scores)
-        .filter(|&(item, &score)| score >= own && item != query.item && before(item))
-        .count() as u32;
+    let mut ahead = better;
+    if equal > 1 {
+        ahead += (1u32..).zip(scores).filter(|&(item, &score)| score == own && before(item)).count() as u32;
+    }
     let seen_ahead = query.seen.iter().filter(|&&item| item != query.item && before(item)).count() as u32;
     let unseen = query.seen.binary_search(&query.item).is_err().then_some(ahead - seen_ahead + 1);
     Ok(Ranks { all: Some(ahead + 1), unseen })
+}
+
+/// The sum of all scores, and how many of the active items have more than `own` and how many just that.
+#[inline(always)]
+fn count(scores: &[f32], active: &[bool], own: f32) -> (f32, u32, u32) {
+    let (mut better, mut equal) = (0u32, 0u32);
+    for (&score, &active) in scores.iter().zip(active) {
+        // Wrapping, because the check for overflow would keep the loop from becoming vector instructions.
+        better = better.wrapping_add(u32::from(active & (score > own)));
+        equal = equal.wrapping_add(u32::from(active & (score == own)));
+    }
+    (vector::sum(scores), better, equal)
 }
 
 #[cfg(test)]

@@ -83,9 +83,14 @@ impl<A: Activation> CustomOp1 for Elementwise<A> {
         let x = f32_slice(storage, layout)?;
         let mut y = vec![0f32; x.len()];
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = A::value(x);
-            }
+            vector::widest(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = A::value(x);
+                    }
+                },
+            );
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -96,9 +101,14 @@ impl<A: Activation> CustomOp1 for Elementwise<A> {
                 let mut dx = vec![0f32; x.len()];
                 dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
                     |((dx, x), dy)| {
-                        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                            *dx = dy * A::slope(x);
-                        }
+                        vector::widest(
+                            #[inline(always)]
+                            || {
+                                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                                    *dx = dy * A::slope(x);
+                                }
+                            },
+                        );
                     },
                 );
                 Ok(dx)

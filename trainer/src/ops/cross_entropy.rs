@@ -5,10 +5,13 @@
 //!
 //! ```text
 //! for each group of rows                                     shared out to threads by
-//!   logits = H Eᵀ                                            candidate columns
-//!   loss, softmax − targets (in place), dH = (…) E           rows
-//!   dE += (…)ᵀ H                                             candidate columns
+//!   Z = H Eᵀ                                                 candidate columns
+//!   P = exp(Z − max) in place, loss, dH = s (P E)            rows
+//!   dE += Pᵀ (s H)                                           candidate columns
 //! ```
+//!
+//! `s` is each row's weight over its sum of `P`: the softmax itself is never written. What the gradient owes to
+//! the targets is added to `dH` and `dE` row by row.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,7 +22,7 @@ use super::matrix::ColumnBlocks;
 use super::{Mat, cpu_tensor, f32_slice, gemm, reference, vector};
 
 const ROWS: usize = 256;
-const ROWS_A_TASK: usize = 16;
+const ROWS_A_TASK: usize = 32;
 const COLUMNS_A_TASK: usize = 512;
 
 /// What each row is to predict: any number of weighted targets, each a candidate.
@@ -52,8 +55,8 @@ pub enum Candidates {
     All,
     /// Sampled softmax: the negatives, shared by all rows. Each row has one target.
     Sampled {
-        /// Added to a negative's logit: `−log Q`, or 0, or −∞ for a candidate that is no negative. A
-        /// target's own logit is never shifted.
+        /// Added to the logits of the first candidates, which are the negatives: `−log Q`, or 0. Those behind them
+        /// are targets only. A target's own logit is never shifted.
         shift: Vec<f32>,
         /// For each row, candidates that are no negatives of it: all items that the row's position
         /// predicts. Offsets into `excluded`.
@@ -69,28 +72,29 @@ impl Candidates {
         match self {
             Self::All => 0.0,
             Self::Sampled { .. } if candidate == target => 0.0,
-            Self::Sampled { shift, excluded_offsets, excluded } => {
-                let range = excluded_offsets[row] as usize..excluded_offsets[row + 1] as usize;
-                if excluded[range].contains(&candidate) {
-                    f32::NEG_INFINITY
-                } else {
-                    shift[candidate as usize]
-                }
+            Self::Sampled { .. } if self.excluded(row).contains(&candidate) => f32::NEG_INFINITY,
+            Self::Sampled { shift, .. } => {
+                shift.get(candidate as usize).copied().unwrap_or(f32::NEG_INFINITY)
             }
         }
     }
 
-    /// Turns the logits of `row` into those that compete with `target`.
-    fn apply(&self, row: usize, logits: &mut [f32], target: Option<u32>) {
-        let (Self::Sampled { shift, excluded_offsets, excluded }, Some(target)) = (self, target) else {
-            return;
-        };
-        let own = logits[target as usize];
-        vector::add_scaled(logits, 1.0, shift);
-        for &candidate in &excluded[excluded_offsets[row] as usize..excluded_offsets[row + 1] as usize] {
-            logits[candidate as usize] = f32::NEG_INFINITY;
+    /// Candidates that are no negatives of `row`.
+    fn excluded(&self, row: usize) -> &[u32] {
+        match self {
+            Self::All => &[],
+            Self::Sampled { excluded_offsets, excluded, .. } => {
+                &excluded[excluded_offsets[row] as usize..excluded_offsets[row + 1] as usize]
+            }
         }
-        logits[target as usize] = own;
+    }
+
+    /// How many of the `candidates`, from the first on, compete with the targets.
+    fn competing(&self, candidates: usize) -> usize {
+        match self {
+            Self::All => candidates,
+            Self::Sampled { shift, .. } => shift.len(),
+        }
     }
 }
 
@@ -115,8 +119,7 @@ pub fn cross_entropy(
     }
     if let Candidates::Sampled { shift, excluded_offsets, .. } = &**candidates {
         let one_each = targets.offsets.windows(2).all(|ends| ends[1] - ends[0] <= 1);
-        if label_smoothing > 0.0 || shift.len() != columns || excluded_offsets.len() != rows + 1 || !one_each
-        {
+        if label_smoothing > 0.0 || shift.len() > columns || excluded_offsets.len() != rows + 1 || !one_each {
             candle_core::bail!("cross_entropy: the sampled candidates do not fit the rows");
         }
     }
@@ -140,87 +143,200 @@ struct CrossEntropy {
     gradients: OnceLock<(Tensor, Tensor)>,
 }
 
+/// The tensors that all rows share.
+struct Shared<'a> {
+    d: usize,
+    items: &'a [f32],
+    /// Candidates that compete.
+    columns: usize,
+    /// The mean item vector, for label smoothing.
+    mean: Vec<f32>,
+}
+
 impl CrossEntropy {
     fn compute(&self, hidden: &[f32], items: &[f32], d: usize) -> (f64, Vec<f32>, Vec<f32>) {
-        let (rows, columns) = (hidden.len() / d, items.len() / d);
+        let rows = hidden.len() / d;
+        let columns = self.candidates.competing(items.len() / d);
+        let shared = Shared { d, items, columns, mean: self.mean(items, d) };
+        // Without competitors there are no logits, but rows.
+        let stride = columns.max(1);
         let mut dhidden = vec![0f32; hidden.len()];
         let mut ditems = vec![0f32; items.len()];
-        let mut logits = vec![0f32; ROWS.min(rows) * columns];
+        let mut logits = vec![0f32; ROWS.min(rows) * stride];
+        let mut scaled = vec![0f32; ROWS.min(rows) * d];
         let items_of = |task: usize| {
             let from = task * COLUMNS_A_TASK;
             (from, (from + COLUMNS_A_TASK).min(columns))
         };
         let mut loss = 0f64;
+        // What each target adds to the gradient of its own logit.
+        let mut own: Vec<f32> = Vec::with_capacity(self.targets.candidates.len());
         for (group, (hidden, dhidden)) in
             hidden.chunks(ROWS * d).zip(dhidden.chunks_mut(ROWS * d)).enumerate()
         {
             let n = hidden.len() / d;
-            let h = Mat::new(hidden, n, d, d);
-            let logits = &mut logits[..n * columns];
+            let logits = &mut logits[..n * stride];
+            let scaled = &mut scaled[..n * d];
             // Threads own columns here: disjoint, though not contiguous in memory.
-            let block = ColumnBlocks::new(logits, columns);
+            let block = ColumnBlocks::new(logits, stride);
             (0..columns.div_ceil(COLUMNS_A_TASK)).into_par_iter().for_each(|task| {
                 let (from, to) = items_of(task);
                 let e = Mat::new(&items[from * d..to * d], to - from, d, d);
                 // SAFETY: the tasks' column ranges are disjoint.
-                unsafe { block.product(from, h, e.t()) };
+                unsafe { block.product(from, Mat::new(hidden, n, d, d), e.t()) };
             });
-            let losses: Vec<f64> = logits
-                .par_chunks_mut(ROWS_A_TASK * columns)
+            let tasks: Vec<(f64, Vec<f32>)> = (logits.par_chunks_mut(ROWS_A_TASK * stride))
+                .zip(hidden.par_chunks(ROWS_A_TASK * d))
                 .zip(dhidden.par_chunks_mut(ROWS_A_TASK * d))
+                .zip(scaled.par_chunks_mut(ROWS_A_TASK * d))
                 .enumerate()
-                .map(|(task, (logits, dhidden))| {
+                .map(|(task, (((logits, hidden), dhidden), scaled))| {
                     let first = group * ROWS + task * ROWS_A_TASK;
-                    let loss = logits
-                        .chunks_exact_mut(columns)
-                        .enumerate()
-                        .map(|(i, logits)| self.row(first + i, logits))
-                        .sum();
-                    let dlogits = Mat::new(logits, logits.len() / columns, columns, columns);
-                    gemm(dhidden, d, false, dlogits, Mat::new(items, columns, d, d));
-                    loss
+                    self.rows(first, &shared, logits, hidden, dhidden, scaled)
                 })
                 .collect();
-            loss += losses.iter().sum::<f64>();
-            let dlogits = &*logits;
-            ditems.par_chunks_mut(COLUMNS_A_TASK * d).enumerate().for_each(|(task, ditems)| {
-                let (from, to) = items_of(task);
-                gemm(ditems, d, true, Mat::new(&dlogits[from..], n, to - from, columns).t(), h);
-            });
+            for (part, targets) in tasks {
+                loss += part;
+                own.extend(targets);
+            }
+            let (exponentials, scaled) = (&*logits, &*scaled);
+            ditems[..columns * d].par_chunks_mut(COLUMNS_A_TASK * d).enumerate().for_each(
+                |(task, ditems)| {
+                    let (from, to) = items_of(task);
+                    let p = Mat::new(&exponentials[from..], n, to - from, stride);
+                    gemm(ditems, d, true, p.t(), Mat::new(scaled, n, d, d));
+                },
+            );
         }
+        self.add_own(hidden, &own, &mut ditems, d);
         (loss, dhidden, ditems)
     }
 
-    /// The loss of one row; its logits become their gradients.
-    fn row(&self, row: usize, logits: &mut [f32]) -> f64 {
+    /// The mean item vector; nothing where no label is smoothed.
+    fn mean(&self, items: &[f32], d: usize) -> Vec<f32> {
+        let mut mean = vec![0f32; d];
+        if self.label_smoothing > 0.0 {
+            items.chunks_exact(d).for_each(|item| vector::add_scaled(&mut mean, 1.0, item));
+            vector::scale(&mut mean, d as f32 / items.len() as f32);
+        }
+        mean
+    }
+
+    /// The rows from `first` on: their logits become exponentials, `scaled` gets the hidden states times what turns
+    /// those into the gradient of the logits, `dhidden` the whole gradient. Gives the loss, and for each target what
+    /// it adds to the gradient of its own logit.
+    fn rows(
+        &self,
+        first: usize,
+        shared: &Shared<'_>,
+        logits: &mut [f32],
+        hidden: &[f32],
+        dhidden: &mut [f32],
+        scaled: &mut [f32],
+    ) -> (f64, Vec<f32>) {
+        let &Shared { d, items, columns, ref mean } = shared;
+        let n = hidden.len() / d;
+        let stride = logits.len() / n;
+        let (mut loss, mut own, mut scales) = (0f64, Vec::new(), Vec::with_capacity(n));
+        for (i, (logits, hidden)) in logits.chunks_exact_mut(stride).zip(hidden.chunks_exact(d)).enumerate() {
+            let (part, scale) = self.row(first + i, shared, &mut logits[..columns], hidden, &mut own);
+            loss += part;
+            scales.push(scale);
+        }
+        let e = Mat::new(items, columns, d, d);
+        gemm(dhidden, d, false, Mat::new(logits, n, columns, stride), e);
+        let mut target = 0;
+        for (i, &scale) in scales.iter().enumerate() {
+            let of_row = i * d..(i + 1) * d;
+            let dhidden = &mut dhidden[of_row.clone()];
+            vector::scale(dhidden, scale);
+            let mut weight = 0.0;
+            for (candidate, w) in self.targets.row(first + i) {
+                vector::add_scaled(dhidden, own[target], &items[candidate as usize * d..][..d]);
+                weight += w;
+                target += 1;
+            }
+            if self.label_smoothing > 0.0 {
+                vector::add_scaled(dhidden, -weight * self.label_smoothing, mean);
+            }
+            let scaled = &mut scaled[of_row.clone()];
+            scaled.copy_from_slice(&hidden[of_row]);
+            vector::scale(scaled, scale);
+        }
+        (loss, own)
+    }
+
+    /// One row: its loss, and the factor that turns the exponentials, which its logits become, into their gradients
+    /// but for the targets' own part, which is appended to `own`.
+    fn row(
+        &self,
+        row: usize,
+        shared: &Shared<'_>,
+        logits: &mut [f32],
+        hidden: &[f32],
+        own: &mut Vec<f32>,
+    ) -> (f64, f32) {
         let weight: f32 = self.targets.row(row).map(|(_, weight)| weight).sum();
         if weight == 0.0 {
             logits.fill(0.0);
-            return 0.0;
+            own.extend(self.targets.row(row).map(|_| 0.0));
+            return (0.0, 0.0);
         }
-        self.candidates.apply(row, logits, self.targets.row(row).next().map(|(target, _)| target));
         let smoothing = self.label_smoothing;
-        let max = vector::max(logits);
-        let mut hit = 0f64;
-        for (target, weight) in self.targets.row(row) {
-            hit += f64::from(weight) * f64::from(logits[target as usize]);
+        let item = |candidate: u32| &shared.items[candidate as usize * shared.d..][..shared.d];
+        // The logit of a target that is not among the competitors.
+        let mut apart = None;
+        if let Candidates::Sampled { shift, .. } = &*self.candidates
+            && let Some((target, _)) = self.targets.row(row).next()
+        {
+            let logit = logits.get(target as usize).copied();
+            vector::widest(|| vector::add_scaled(logits, 1.0, shift));
+            for &candidate in self.candidates.excluded(row) {
+                if let Some(logit) = logits.get_mut(candidate as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+            match logit {
+                Some(logit) => logits[target as usize] = logit,
+                None => apart = Some(vector::dot(hidden, item(target))),
+            }
         }
-        let mut expected = f64::from(1.0 - smoothing) * hit;
+        let mut expected = 0f64;
+        for (target, weight) in self.targets.row(row) {
+            let logit = apart.unwrap_or_else(|| logits[target as usize]);
+            expected += f64::from((1.0 - smoothing) * weight) * f64::from(logit);
+        }
         if smoothing > 0.0 {
-            let mean = f64::from(vector::sum(logits)) / logits.len() as f64;
-            expected += f64::from(smoothing * weight) * mean;
+            expected += f64::from(smoothing * weight) * f64::from(vector::dot(hidden, &shared.mean));
         }
-        vector::exp_shifted(logits, max);
-        let sum = vector::sum(logits);
+        let (max, mut sum) = vector::widest(
+            #[inline(always)]
+            || {
+                let max = vector::max(logits).max(apart.unwrap_or(f32::NEG_INFINITY));
+                (max, vector::exp_shifted(logits, max))
+            },
+        );
+        let apart = apart.map_or(0.0, |logit| vector::exp(logit - max));
+        sum += apart;
         let scale = weight / sum;
-        let uniform = smoothing * weight / logits.len() as f32;
-        for p in logits.iter_mut() {
-            *p = p.mul_add(scale, -uniform);
+        own.extend(self.targets.row(row).map(|(_, weight)| apart * scale - weight * (1.0 - smoothing)));
+        (f64::from(weight) * f64::from(max + sum.ln()) - expected, scale)
+    }
+
+    /// Adds to the items' gradient what the targets' own logits and label smoothing owe.
+    fn add_own(&self, hidden: &[f32], own: &[f32], ditems: &mut [f32], d: usize) {
+        let mut uniform = vec![0f32; d];
+        for (row, hidden) in hidden.chunks_exact(d).enumerate() {
+            let first = self.targets.offsets[row] as usize;
+            for ((target, weight), own) in self.targets.row(row).zip(&own[first..]) {
+                vector::add_scaled(&mut ditems[target as usize * d..][..d], *own, hidden);
+                vector::add_scaled(&mut uniform, weight, hidden);
+            }
         }
-        for (target, weight) in self.targets.row(row) {
-            logits[target as usize] -= weight * (1.0 - smoothing);
+        if self.label_smoothing > 0.0 {
+            let share = -self.label_smoothing * d as f32 / ditems.len() as f32;
+            ditems.chunks_exact_mut(d).for_each(|ditem| vector::add_scaled(ditem, share, &uniform));
         }
-        f64::from(weight) * f64::from(max + sum.ln()) - expected
     }
 }
 
@@ -274,11 +390,11 @@ mod tests {
         })
     }
 
-    fn single() -> (Arc<Targets>, Arc<Candidates>) {
+    fn single(shift: &[f32]) -> (Arc<Targets>, Arc<Candidates>) {
         let targets =
             Targets { offsets: vec![0, 1, 2, 2, 3], candidates: vec![0, 4, 2], weights: vec![1.0, 0.5, 2.0] };
         let candidates = Candidates::Sampled {
-            shift: vec![0.5, f32::NEG_INFINITY, 1.0, -0.5, 0.2, 0.0, 0.3],
+            shift: shift.to_vec(),
             excluded_offsets: vec![0, 2, 3, 3, 4],
             excluded: vec![0, 3, 4, 2],
         };
@@ -301,11 +417,14 @@ mod tests {
     #[test]
     fn sampled_softmax() {
         let inputs = [check::random((4, 5), 1), check::random((7, 5), 2)];
-        let (targets, candidates) = single();
-        let fused = cross_entropy(&inputs[0], &inputs[1], &targets, &candidates, 0.0).unwrap();
-        let stock = reference::cross_entropy(&inputs[0], &inputs[1], &targets, &candidates, 0.0).unwrap();
-        assert!(check::distance(&fused, &stock) < 1e-5);
-        check::gradients(&inputs, |t| cross_entropy(&t[0], &t[1], &targets, &candidates, 0.0));
+        // All candidates are negatives; some are targets only; nothing but the target itself.
+        for shift in [&[0.5, 0.1, 1.0, -0.5, 0.2, 0.0, 0.3][..], &[0.5, 0.1, 1.0, -0.5], &[]] {
+            let (targets, candidates) = single(shift);
+            let fused = cross_entropy(&inputs[0], &inputs[1], &targets, &candidates, 0.0).unwrap();
+            let stock = reference::cross_entropy(&inputs[0], &inputs[1], &targets, &candidates, 0.0).unwrap();
+            assert!(check::distance(&fused, &stock) < 1e-5);
+            check::gradients(&inputs, |t| cross_entropy(&t[0], &t[1], &targets, &candidates, 0.0));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{cpu_tensor, f32_slice, with_f32};
+use super::{cpu_tensor, f32_slice, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
 
@@ -40,15 +40,35 @@ struct AddDropped {
 }
 
 impl AddDropped {
-    /// `out += dropout(y)`.
-    fn apply(&self, out: &mut [f32], y: &[f32]) {
+    /// `x + dropout(y)`, or `dropout(y)` without an `x`.
+    fn apply(&self, x: Option<&[f32]>, y: &[f32]) -> Vec<f32> {
+        let mut out = vec![0f32; y.len()];
         out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).enumerate().for_each(|(c, (out, y))| {
-            let key = schemas::hash::mix64(self.seed, c as u64) as u32;
-            for (i, (out, &y)) in out.iter_mut().zip(y).enumerate() {
-                let kept = mix32(key.wrapping_add(i as u32)) >= self.threshold;
-                *out += if kept { y * self.scale } else { 0.0 };
-            }
+            let x = x.map(|x| &x[c * CHUNK..][..y.len()]);
+            vector::widest(
+                #[inline(always)]
+                || self.chunk(c, x, y, out),
+            );
         });
+        out
+    }
+
+    #[inline(always)]
+    fn chunk(&self, c: usize, x: Option<&[f32]>, y: &[f32], out: &mut [f32]) {
+        let &Self { threshold, scale, seed } = self;
+        let key = schemas::hash::mix64(seed, c as u64) as u32;
+        let dropped = |i: usize, y: f32| {
+            if mix32(key.wrapping_add(i as u32)) >= threshold { y * scale } else { 0.0 }
+        };
+        let n = out.len();
+        let y = &y[..n];
+        match x {
+            None => (0..n).for_each(|i| out[i] = dropped(i, y[i])),
+            Some(x) => {
+                let x = &x[..n];
+                (0..n).for_each(|i| out[i] = x[i] + dropped(i, y[i]));
+            }
+        }
     }
 }
 
@@ -74,8 +94,7 @@ impl CustomOp2 for AddDropped {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let mut out = f32_slice(s1, l1)?.to_vec();
-        self.apply(&mut out, f32_slice(s2, l2)?);
+        let out = self.apply(Some(f32_slice(s1, l1)?), f32_slice(s2, l2)?);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
@@ -89,11 +108,7 @@ impl CustomOp2 for AddDropped {
         if self.threshold == 0 {
             return Ok((Some(dout.clone()), Some(dout.clone())));
         }
-        let dy = with_f32(dout, |dout| {
-            let mut dy = vec![0f32; dout.len()];
-            self.apply(&mut dy, dout);
-            Ok(dy)
-        })?;
+        let dy = with_f32(dout, |dout| Ok(self.apply(None, dout)))?;
         Ok((Some(dout.clone()), Some(cpu_tensor(dy, y.shape())?)))
     }
 }

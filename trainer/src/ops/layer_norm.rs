@@ -21,10 +21,10 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
 struct LayerNorm;
 
 /// Mean and reciprocal standard deviation of a row.
-#[inline]
+#[inline(always)]
 fn moments(x: &[f32]) -> (f32, f32) {
     let mean = vector::sum(x) / x.len() as f32;
-    let variance = x.iter().map(|&v| (v - mean) * (v - mean)).sum::<f32>() / x.len() as f32;
+    let variance = vector::sum_of_squares(x, mean) / x.len() as f32;
     (mean, 1.0 / (variance + EPSILON).sqrt())
 }
 
@@ -46,12 +46,10 @@ impl CustomOp3 for LayerNorm {
         let d = gamma.len();
         let mut y = vec![0f32; x.len()];
         y.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * d)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                let (mean, rstd) = moments(x);
-                for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                    *y = ((x - mean) * rstd).mul_add(g, b);
-                }
-            }
+            vector::widest(
+                #[inline(always)]
+                || forward(x, gamma, beta, y),
+            );
         });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
@@ -71,6 +69,47 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
+#[inline(always)]
+fn forward(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
+    let d = gamma.len();
+    for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+        let (mean, rstd) = moments(x);
+        for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+            *y = ((x - mean) * rstd).mul_add(g, b);
+        }
+    }
+}
+
+/// Fills `dx`; adds to `dgamma` and `dbeta`.
+#[inline(always)]
+fn backward_rows(
+    x: &[f32],
+    gamma: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) {
+    let d = gamma.len();
+    for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+        let (mean, rstd) = moments(x);
+        // `dx` holds γ dy first.
+        for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gamma) {
+            *dx = dy * g;
+        }
+        for (((dgamma, dbeta), &dy), &x) in dgamma.iter_mut().zip(dbeta.iter_mut()).zip(dy).zip(x) {
+            *dgamma = ((x - mean) * rstd).mul_add(dy, *dgamma);
+            *dbeta += dy;
+        }
+        let (sum, product) = (vector::sum(dx), vector::dot(dx, x));
+        let mean_dx = sum / d as f32;
+        let slope = (product - mean * sum) * rstd * rstd / d as f32;
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = rstd * (*dx - mean_dx - (x - mean) * slope);
+        }
+    }
+}
+
 fn backward(x: &[f32], gamma: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let d = gamma.len();
     let mut dx = vec![0f32; x.len()];
@@ -80,23 +119,10 @@ fn backward(x: &[f32], gamma: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f3
         .zip(dy.par_chunks(ROWS * d))
         .map(|((dx, x), dy)| {
             let (mut dgamma, mut dbeta) = (vec![0f32; d], vec![0f32; d]);
-            for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
-                let (mean, rstd) = moments(x);
-                let (mut sum, mut sum_x) = (0f32, 0f32);
-                for i in 0..d {
-                    let normal = (x[i] - mean) * rstd;
-                    let g = dy[i] * gamma[i];
-                    sum += g;
-                    sum_x += g * normal;
-                    dgamma[i] += dy[i] * normal;
-                    dbeta[i] += dy[i];
-                }
-                let (sum, sum_x) = (sum / d as f32, sum_x / d as f32);
-                for i in 0..d {
-                    let normal = (x[i] - mean) * rstd;
-                    dx[i] = rstd * (dy[i] * gamma[i] - sum - normal * sum_x);
-                }
-            }
+            vector::widest(
+                #[inline(always)]
+                || backward_rows(x, gamma, dy, dx, &mut dgamma, &mut dbeta),
+            );
             (dgamma, dbeta)
         })
         .collect();

@@ -19,7 +19,7 @@ mod matrix;
 mod pointwise_attention;
 mod ragged;
 pub mod reference;
-mod vector;
+pub(crate) mod vector;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 

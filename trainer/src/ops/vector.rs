@@ -1,17 +1,28 @@
 //! Loops over slices that the compiler turns into vector instructions.
 
+/// Runs `f` compiled for the widest vectors that the processor has, AVX-512 for example.
+///
+/// Only what is inlined into `f` is: functions and closures that are marked `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn widest<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
 /// `e^x` for 32-bit floats, to about 2 units in the last place; −∞ gives 0.
 ///
 /// `std`'s is a library call, one element at a time; this one is arithmetic only, so that loops over it
 /// vectorise. Range reduction to `[-ln 2 / 2, ln 2 / 2]` in two steps (Cody and Waite), then a polynomial.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Below this the result would be denormal; −∞ ends up here too.
     const LOWEST: f32 = -87.0;
+    // Adding 1.5 · 2²³ rounds to an integer, which is then in the lowest bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(LOWEST, 88.0);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
     let p = 1.987_569_1e-4f32
         .mul_add(r, 1.398_199_9e-3)
@@ -20,23 +31,22 @@ pub(super) fn exp(x: f32) -> f32 {
         .mul_add(r, 1.666_666_6e-1)
         .mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < LOWEST { 0.0 } else { y * scale }
 }
 
 /// `1 / (1 + e^−x)`.
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// The largest element; −∞ for none.
-#[inline]
-pub(super) fn max(x: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
     // Lanes, because a single running maximum is one long dependency chain.
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
+    let mut lanes = [f32::NEG_INFINITY; 64];
+    let (chunks, rest) = x.as_chunks::<64>();
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
             *lane = if v > *lane { v } else { *lane };
@@ -46,49 +56,79 @@ pub(super) fn max(x: &[f32]) -> f32 {
 }
 
 /// The sum, in 16 interleaved partial sums.
-#[inline]
-pub(super) fn sum(x: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().sum();
+    let (chunks, rest) = x.as_chunks::<16>();
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
             *lane += v;
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+/// `Σ (x − mean)²`, in 16 interleaved partial sums.
+#[inline(always)]
+pub(crate) fn sum_of_squares(x: &[f32], mean: f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = (v - mean).mul_add(v - mean, *lane);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>()
 }
 
 /// The inner product, in 16 interleaved partial sums.
-#[inline]
-pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     debug_assert_eq!(x.len(), y.len());
     let mut lanes = [0f32; 16];
-    let (xs, ys) = (x.chunks_exact(16), y.chunks_exact(16));
-    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(a, b)| a * b).sum();
-    for (x, y) in xs.zip(ys) {
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    for (x, y) in xs.iter().zip(ys) {
         for ((lane, &a), &b) in lanes.iter_mut().zip(x).zip(y) {
             *lane = a.mul_add(b, *lane);
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    lanes.iter().sum::<f32>() + x_rest.iter().zip(y_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// `y += a x`.
-#[inline]
-pub(super) fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
+#[inline(always)]
+pub(crate) fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
     debug_assert_eq!(x.len(), y.len());
     for (y, &x) in y.iter_mut().zip(x) {
         *y = a.mul_add(x, *y);
     }
 }
 
-/// Replaces every `x` by `e^(x − shift)`.
-#[inline]
-pub(super) fn exp_shifted(x: &mut [f32], shift: f32) {
-    for v in x {
-        *v = exp(*v - shift);
+/// `x *= a`.
+#[inline(always)]
+pub(crate) fn scale(x: &mut [f32], a: f32) {
+    for x in x {
+        *x *= a;
     }
+}
+
+/// Replaces every `x` by `e^(x − shift)`; gives their sum.
+#[inline(always)]
+pub(crate) fn exp_shifted(x: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; 32];
+    let (chunks, rest) = x.as_chunks_mut::<32>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *v = exp(*v - shift);
+            *lane += *v;
+        }
+    }
+    let mut sum = lanes.iter().sum::<f32>();
+    for v in rest {
+        *v = exp(*v - shift);
+        sum += *v;
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -108,9 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn exp_shifted_gives_the_sum() {
+        let mut x: Vec<f32> = (0..77).map(|i| i as f32 / 77.0).collect();
+        let exact: Vec<f64> = x.iter().map(|&x| f64::from(x - 0.5).exp()).collect();
+        let sum = widest(|| exp_shifted(&mut x, 0.5));
+        assert!(x.iter().zip(&exact).all(|(&x, exact)| (f64::from(x) - exact).abs() < 1e-6));
+        assert!((f64::from(sum) - exact.iter().sum::<f64>()).abs() < 1e-4);
+    }
+
+    #[test]
     fn reductions_take_every_element() {
-        let x: Vec<f32> = (0..37).map(|i| i as f32).collect();
-        assert_eq!((max(&x), sum(&x), dot(&x, &x)), (36.0, 666.0, 16_206.0));
+        let x: Vec<f32> = (0..69).map(|i| i as f32).collect();
+        assert_eq!((max(&x), sum(&x), dot(&x, &x)), (68.0, 2_346.0, 107_134.0));
         assert_eq!((max(&[]), sum(&[])), (f32::NEG_INFINITY, 0.0));
+        assert_eq!(sum_of_squares(&x, 34.0), 27_370.0);
     }
 }
