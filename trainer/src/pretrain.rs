@@ -20,7 +20,7 @@ use schemas::history::Role;
 use serde::Serialize;
 
 use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
-use crate::data::{Batch, Catalogue, DataError, Sequences};
+use crate::data::{Batch, Catalogue, DataError, Loader, Sequences};
 use crate::evaluate::{EvaluateError, Evaluation, Metrics, Protocol};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
@@ -366,40 +366,58 @@ impl Run<'_> {
             self.config.seed,
             Role::Validation,
         );
-        let (first_step, first_target) = (state.steps, state.targets);
-        let batches = self.rows.len().div_ceil(pretrain.batch_size);
-        let recorded_every = batches.div_ceil(STEPS_RECORDED) as u64;
-        while state.epoch < pretrain.epochs && state.without_improvement < pretrain.patience {
-            let order = self.order(state.epoch);
-            let label = format!("epoch {}/{}", state.epoch + 1, pretrain.epochs);
-            let mut progress = Progress::start(&label, self.rows.len() as u64, "rows");
-            progress.add((state.batch * pretrain.batch_size) as u64);
-            while state.batch < batches {
-                let rows = &order[state.batch * pretrain.batch_size..];
-                let rows = &rows[..rows.len().min(pretrain.batch_size)];
+        let (first_target, last_step) = (state.targets, self.options.stop_after.map(|n| state.steps + n));
+        let mut finished = true;
+        while finished && state.epoch < pretrain.epochs && state.without_improvement < pretrain.patience {
+            finished = self.epoch(&model, &mut optimizer, &mut state, &mut records, last_step)?;
+            if finished {
+                self.end_epoch(&model, &optimizer, &mut state, &validation, &mut records)?;
+            }
+        }
+        let targets = state.targets - first_target;
+        Ok(((state, finished), targets))
+    }
+
+    /// The steps of an epoch that are left: to its end (`true`), or to an interruption (`false`), which leaves a
+    /// checkpoint.
+    fn epoch(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &mut Adam,
+        state: &mut TrainerState,
+        records: &mut Records,
+        last_step: Option<u64>,
+    ) -> Result<bool, TrainError> {
+        let pretrain = &self.config.pretrain;
+        let recorded_every = self.rows.len().div_ceil(pretrain.batch_size).div_ceil(STEPS_RECORDED) as u64;
+        let label = format!("epoch {}/{}", state.epoch + 1, pretrain.epochs);
+        let mut progress = Progress::start(&label, self.rows.len() as u64, "rows");
+        progress.add((state.batch * pretrain.batch_size) as u64);
+        let Config { model: architecture, .. } = self.config;
+        let loader =
+            Loader { sequences: self.sequences, model: architecture, pretrain, weights: &self.weights };
+        std::thread::scope(|scope| {
+            for batch in loader.batches(scope, self.order(state.epoch), state.batch) {
                 let step = self
-                    .step(&model, &mut optimizer, &mut state, rows)
+                    .step(model, optimizer, state, &batch)
                     .map_err(|source| TrainError::Step { step: state.steps, source })?;
-                progress.add(rows.len() as u64);
+                progress.add(batch.sequences() as u64);
                 progress.message(format!("loss {:.4}", step.loss));
                 if state.steps.is_multiple_of(recorded_every) {
                     records.step(state.steps, step)?;
                 }
-                let enough = self.options.stop_after.is_some_and(|n| state.steps - first_step >= n);
-                if enough || self.options.interrupt.requested() {
-                    self.save_latest(&model, &optimizer, &state, &records)?;
-                    return Ok(((state.clone(), false), state.targets - first_target));
+                let stop = last_step == Some(state.steps) || self.options.interrupt.requested();
+                let due = pretrain.checkpoint_steps > 0
+                    && state.steps.is_multiple_of(pretrain.checkpoint_steps as u64);
+                if stop || due {
+                    self.save_latest(model, optimizer, state, records)?;
                 }
-                if pretrain.checkpoint_steps > 0
-                    && state.steps.is_multiple_of(pretrain.checkpoint_steps as u64)
-                {
-                    self.save_latest(&model, &optimizer, &state, &records)?;
+                if stop {
+                    return Ok(false);
                 }
             }
-            drop(progress);
-            self.end_epoch(&model, &optimizer, &mut state, &validation, &mut records)?;
-        }
-        Ok(((state.clone(), true), state.targets - first_target))
+            Ok(true)
+        })
     }
 
     /// The rows of one epoch, shuffled by the seed and the epoch.
@@ -409,27 +427,18 @@ impl Run<'_> {
         order
     }
 
-    /// One step on `rows`.
+    /// One step on `batch`.
     fn step(
         &self,
         model: &ClimberPilot,
         optimizer: &mut Adam,
         state: &mut TrainerState,
-        rows: &[u32],
+        batch: &Batch,
     ) -> candle_core::Result<StepMetrics> {
         let started = Instant::now();
-        let (config, pretrain) = (&self.config.model, &self.config.pretrain);
-        let batch = Batch::pretrain(
-            self.sequences,
-            rows,
-            config.mask,
-            config.branches,
-            pretrain.loss_without_history,
-            Some(&self.weights),
-        );
-        let dropout =
-            Dropout { p: config.dropout, seed: random::derived(self.config.seed, "dropout", state.steps) };
-        let step = self.loss.compute(model, &batch, Some(dropout), state.steps)?;
+        let seed = random::derived(self.config.seed, "dropout", state.steps);
+        let dropout = Dropout { p: self.config.model.dropout, seed };
+        let step = self.loss.compute(model, batch, Some(dropout), state.steps)?;
         let gradients = step.loss.backward()?;
         let learning_rate = self.learning_rate(state.steps);
         let gradient_norm = optimizer.step(model, &step.touched, &gradients, learning_rate)?;

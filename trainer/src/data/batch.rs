@@ -127,6 +127,11 @@ impl Batch {
         batch
     }
 
+    /// Rows of the batch.
+    pub fn sequences(&self) -> usize {
+        self.layout.offsets.len() - 1
+    }
+
     /// Targets of all branches.
     pub fn targets(&self) -> usize {
         self.branches.iter().map(|b| b.items.len()).sum()

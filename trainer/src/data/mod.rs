@@ -2,11 +2,13 @@
 
 mod batch;
 mod catalogue;
+mod loader;
 mod sequences;
 
 pub use batch::{Anchors, Batch, context_length};
 pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
+pub use loader::Loader;
 pub use sequences::{Sequences, SequencesSource};
 
 /// Data that cannot be used.
