@@ -63,11 +63,18 @@ class Programs:
         if self.dry_run:
             return None, 0.0
         started = time.monotonic()
-        process = subprocess.run(line, stdout=subprocess.PIPE, env=self.environment)
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, env=self.environment)
+        try:
+            answer = process.stdout.read()
+            process.wait()
+        except KeyboardInterrupt:
+            # The program was told too, and writes its checkpoint.
+            process.wait()
+            sys.exit("interrupted; the same command continues here")
         if process.returncode != 0:
             sys.exit(f"{pathlib.Path(program).name} {command} failed (exit {process.returncode}); what it said stands "
                      "above, and the same command continues here")
-        return json.loads(process.stdout), time.monotonic() - started
+        return json.loads(answer), time.monotonic() - started
 
 
 def prepare(root, out):
@@ -88,6 +95,10 @@ def prepare(root, out):
         shutil.rmtree(out / "items.copying", ignore_errors=True)
         shutil.copytree(root / "items", out / "items.copying")
         (out / "items.copying").rename(out / "items")
+    for version in sorted((root / "items" / "_delta_log").glob("*.json")):
+        copy = out / "items" / "_delta_log" / version.name
+        if not copy.is_file() or copy.read_bytes() != version.read_bytes():
+            sys.exit(f"{out / 'items'} is a copy of other items than {root / 'items'} has now; name another --out")
 
 
 def describe(built):
@@ -185,7 +196,8 @@ def main():
                 best = trained["best"] or {}
                 runs[name] = {"arm": arm, "seed": seed, "branches": branches, "mask": mask, "status": trained["status"],
                               "epoch": best.get("epoch"), "validation_hr_10": best.get("value"),
-                              "steps": trained["steps"], "wall_s": seconds}
+                              "steps": trained["steps"],
+                              "wall_s": seconds if trained["status"] == "trained" else None}
                 print(f"{name}: {trained['status']}, epoch {best.get('epoch')}, validation {best.get('value', 0):.4f}, "
                       f"{seconds:.0f} s", flush=True)
 
