@@ -2,7 +2,8 @@
 //!
 //! A run's numbers are means over targets. The difference of each run to the first one is given with the 95 %
 //! percentile interval of the paired bootstrap over users ([`intervals`]): it says how much the difference owes to
-//! which users were asked, not to the seed of the training. Runs that differ in their seed only are one group,
+//! which users were asked, not to the seed of the training. The horizon curve has such differences too, for each
+//! horizon and for the mean over all. Runs that differ in their seed only are one group,
 //! `label=run1,run2,run3`: its numbers are means over the runs, with their standard deviation.
 
 mod bootstrap;
@@ -180,8 +181,21 @@ pub struct HorizonCurve {
     pub filter_seen: bool,
     /// Users, each with one prediction of each run.
     pub users: usize,
-    /// For the event 1, 2, … [`HORIZON`] steps ahead; a mean over the group's runs.
+    /// The group's own rates.
+    #[serde(flatten)]
+    pub rates: ByHorizon,
+    /// The paired difference to the first group; absent for that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<ByHorizon>,
+}
+
+/// HR@10 by horizon, or a difference of two; means over the group's runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ByHorizon {
+    /// For the event 1, 2, … [`HORIZON`] steps ahead.
     pub hr_10: Vec<Interval>,
+    /// The mean over all horizons; its interval is of that mean, not a mean of theirs.
+    pub mean_hr_10: Interval,
 }
 
 /// One run's training.
@@ -251,6 +265,12 @@ fn same_targets(groups: &[Vec<Run>]) -> Result<(), CompareError> {
     Ok(())
 }
 
+/// One user's hit rates at 10 by horizon.
+type UserHits = [f64; HORIZON];
+
+/// The mean over no user.
+const NOTHING: Interval = Interval { value: 0.0, low: 0.0, high: 0.0 };
+
 /// One protocol and filter.
 struct Slice<'a> {
     /// Place of the protocol in [`Protocol::ALL`].
@@ -301,8 +321,7 @@ impl Slice<'_> {
                     })
                     .collect();
                 let found = intervals(&sums, self.options.resamples, self.options.seed);
-                let nothing = Interval { value: 0.0, low: 0.0, high: 0.0 };
-                PerMetric::from_fn(|m| found.get(m).copied().unwrap_or(nothing))
+                PerMetric::from_fn(|m| found.get(m).copied().unwrap_or(NOTHING))
             });
             first.get_or_insert(means);
             results.push(GroupResult {
@@ -324,27 +343,51 @@ impl Slice<'_> {
         if loaded.iter().flatten().any(|run| run.horizon.is_empty()) {
             return Vec::new();
         }
-        let curve = |(group, runs): (&Group, &Vec<Run>)| {
-            let by_run: Vec<Vec<[f64; 4]>> = runs.iter().map(|run| self.gains(&run.horizon)).collect();
-            let users = by_run.first().map_or(0, Vec::len) / HORIZON;
-            let hit = |target: usize| {
-                by_run.iter().map(|gains| gains[target][0]).sum::<f64>() / by_run.len() as f64
-            };
-            let sums: Vec<UserSums> = (0..users)
-                .map(|user| {
-                    let hits = (0..HORIZON).map(|h| hit(user * HORIZON + h)).collect();
-                    UserSums { targets: 1.0, sums: hits }
-                })
-                .collect();
-            HorizonCurve {
+        let mut first: Option<Vec<UserHits>> = None;
+        let mut curves = Vec::new();
+        for (group, runs) in groups.iter().zip(loaded) {
+            let users = self.hits_ahead(runs);
+            if users.is_empty() {
+                continue;
+            }
+            // Every run has the users of the first one, in the same order.
+            let difference = first.as_ref().map(|first| {
+                let users = users.iter().zip(first);
+                self.by_horizon(users.map(|(ours, theirs)| std::array::from_fn(|h| ours[h] - theirs[h])))
+            });
+            curves.push(HorizonCurve {
                 label: group.label.clone(),
                 protocol: self.protocol,
                 filter_seen: self.filter_seen,
-                users,
-                hr_10: intervals(&sums, self.options.resamples, self.options.seed),
-            }
-        };
-        groups.iter().zip(loaded).map(curve).filter(|curve| curve.users > 0).collect()
+                users: users.len(),
+                rates: self.by_horizon(users.iter().copied()),
+                difference,
+            });
+            first.get_or_insert(users);
+        }
+        curves
+    }
+
+    /// For each user that takes part, its hit rates over `runs`.
+    fn hits_ahead(&self, runs: &[Run]) -> Vec<UserHits> {
+        let by_run: Vec<Vec<[f64; 4]>> = runs.iter().map(|run| self.gains(&run.horizon)).collect();
+        let users = by_run.first().map_or(0, Vec::len) / HORIZON;
+        let hit =
+            |target: usize| by_run.iter().map(|gains| gains[target][0]).sum::<f64>() / by_run.len() as f64;
+        (0..users).map(|user| std::array::from_fn(|h| hit(user * HORIZON + h))).collect()
+    }
+
+    /// Means over `users`, by horizon and over all horizons, with their intervals.
+    fn by_horizon(&self, users: impl Iterator<Item = UserHits>) -> ByHorizon {
+        let sums: Vec<UserSums> = users
+            .map(|hits| {
+                let mean = hits.iter().sum::<f64>() / HORIZON as f64;
+                UserSums { targets: 1.0, sums: hits.into_iter().chain([mean]).collect() }
+            })
+            .collect();
+        let mut found = intervals(&sums, self.options.resamples, self.options.seed);
+        let mean_hr_10 = found.pop().unwrap_or(NOTHING);
+        ByHorizon { hr_10: found, mean_hr_10 }
     }
 }
 
@@ -412,6 +455,96 @@ mod tests {
         assert!(results[1].difference.unwrap().hr_10.value.abs() < 1e-12);
         let ndcg = results[1].metrics.ndcg_10.mean;
         assert!((ndcg - 0.4 / 4f64.log2()).abs() < 1e-12, "{ndcg}");
+    }
+
+    /// `users` users with one prediction each, whose hits at horizon 1, 2, … `hit` gives.
+    fn ahead(name: &str, users: u32, hit: impl Fn(u32, usize) -> bool) -> Run {
+        let row = |user: u32, h: usize| TargetRank {
+            user_id: format!("u{user:04}"),
+            position: h as u32,
+            ts: 0,
+            item_id: "i".into(),
+            horizon: h as u8,
+            ranks: [Some(Ranks { all: Some(if hit(user, h) { 10 } else { 11 }), unseen: None }), None],
+        };
+        let horizon = (0..users).flat_map(|user| (1..=HORIZON).map(move |h| row(user, h))).collect();
+        Run { name: name.into(), ranks: Vec::new(), horizon, epochs: None }
+    }
+
+    #[test]
+    fn a_difference_of_horizon_curves_is_paired_at_each_horizon() {
+        // The first run hits half of the users' events. The second also hits one user in ten at horizon 2, and
+        // the same event 5 for another user as often as it misses it.
+        let base = |user: u32, _| user.is_multiple_of(2);
+        let other = |user: u32, h| match h {
+            2 => base(user, h) || user % 10 == 1,
+            5 => base(user ^ 1, h),
+            _ => base(user, h),
+        };
+        let groups = groups(&[&["a"], &["b"]]);
+        let loaded = vec![vec![ahead("a", 100, base)], vec![ahead("b", 100, other)]];
+        let curves = kept().horizon(&groups, &loaded);
+        assert!(curves[0].difference.is_none());
+        let rates: Vec<f64> = curves[1].rates.hr_10.iter().map(|rate| rate.value).collect();
+        assert_eq!(rates, [0.5, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
+        let difference = curves[1].difference.as_ref().unwrap();
+        // Where both do the same for each user, nothing is left to chance, however uncertain the rates are.
+        for h in [1, 3, 4, 6, 7, 8, 9, 10] {
+            assert_eq!(difference.hr_10[h - 1], NOTHING, "{h}");
+            assert!(curves[1].rates.hr_10[h - 1].high - curves[1].rates.hr_10[h - 1].low > 0.15);
+        }
+        // Binomial(100, 0.1) has the quantiles 5 and 16 at 2.5 and 97.5 %.
+        let [at_2, at_5] = [2, 5].map(|h| difference.hr_10[h - 1]);
+        assert!((at_2.value - 0.1).abs() < 1e-12, "{at_2:?}");
+        assert!((at_2.low - 0.05).abs() < 0.011 && (at_2.high - 0.16).abs() < 0.011, "{at_2:?}");
+        // Equal rates by other users: a sum of 100 draws of ±1, with standard deviation 0.1.
+        assert!(at_5.value == 0.0 && (at_5.low + 0.196).abs() < 0.021 && (at_5.high - 0.196).abs() < 0.021);
+    }
+
+    #[test]
+    fn the_mean_over_horizons_knows_that_a_users_events_go_together() {
+        // One user in five gains at all ten horizons: as uncertain as at one of them.
+        let gains = |user: u32, _| user.is_multiple_of(5);
+        let groups = groups(&[&["a"], &["b"]]);
+        let curves = |other: &dyn Fn(u32, usize) -> bool| {
+            let loaded = [vec![ahead("a", 200, |_, _| false)], vec![ahead("b", 200, other)]];
+            kept().horizon(&groups, &loaded)[1].difference.clone().unwrap()
+        };
+        let together = curves(&gains);
+        assert!(
+            together
+                .hr_10
+                .iter()
+                .all(|at| (at.low, at.high) == (together.hr_10[0].low, together.hr_10[0].high))
+        );
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        let (mean, at_1) = (together.mean_hr_10, together.hr_10[0]);
+        assert!(near(mean.value, 0.2) && near(mean.low, at_1.low) && near(mean.high, at_1.high), "{mean:?}");
+        // One event of every second user, at any horizon: less uncertain in the mean than at each.
+        let apart = curves(&|user, h| user as usize % 20 == h);
+        let width = |i: Interval| i.high - i.low;
+        let mean = apart.mean_hr_10;
+        assert!(near(mean.value, 0.05) && width(mean) < 0.5 * width(apart.hr_10[0]), "{apart:?}");
+        // Swapped, all is the other way round.
+        let loaded = [vec![ahead("b", 200, gains)], vec![ahead("a", 200, |_, _| false)]];
+        let swapped = kept().horizon(&groups, &loaded)[1].difference.clone().unwrap().mean_hr_10;
+        assert!(near(swapped.value, -0.2) && swapped.high < 0.0);
+    }
+
+    #[test]
+    fn a_curve_averages_seeds_user_by_user() {
+        // Two seeds that hit other users have together half the rate for all: certain, where each is not.
+        let seeds = |user: u32, seed: u32| user.is_multiple_of(2) == (seed == 0);
+        let both = vec![ahead("s0", 50, |u, _| seeds(u, 0)), ahead("s1", 50, |u, _| seeds(u, 1))];
+        let loaded = [vec![ahead("a", 50, |_, _| false)], both];
+        let curves = kept().horizon(&groups(&[&["a"], &["s0", "s1"]]), &loaded);
+        let certain = Interval { value: 0.5, low: 0.5, high: 0.5 };
+        let difference = curves[1].difference.as_ref().unwrap();
+        assert!(difference.hr_10.iter().all(|&at| at == certain) && difference.mean_hr_10 == certain);
+        // No curve of some where one run has none.
+        let mut without = loaded;
+        without[0][0].horizon.clear();
+        assert!(kept().horizon(&groups(&[&["a"], &["s0", "s1"]]), &without).is_empty());
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The comparison as one SVG image: learning curves, and the horizon curve where there is one. It follows the
-//! reader's light or dark setting and needs no script.
+//! The comparison as one SVG image: learning curves, and where there is one the horizon curve, with the paired
+//! differences to the first group below. It follows the reader's light or dark setting and needs no script.
 
 use std::fmt::Write as _;
 
-use super::{Comparison, LearningCurve};
+use super::{Comparison, HorizonCurve, Interval, LearningCurve};
 use crate::evaluate::Protocol;
 use crate::records::Validation;
 
@@ -38,6 +38,8 @@ struct Panel {
     note: String,
     x: &'static str,
     series: Vec<Series>,
+    /// Whether the lines are differences: 0 is shown, and numbers have signs.
+    signed: bool,
 }
 
 /// The image; `None` where no run recorded its validation and there is no horizon curve.
@@ -112,6 +114,7 @@ fn learning_panel(comparison: &Comparison, protocol: Protocol) -> Option<Panel> 
         note: format!("{}, seen items filtered; dots: the best epoch{thin}", protocol.name()),
         x: "epoch",
         series,
+        signed: false,
     })
 }
 
@@ -128,34 +131,43 @@ fn mean(parts: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// HR@10 by horizon (Figure 3), a panel for each protocol.
+/// HR@10 by horizon (Figure 3), and its differences to the first group: two panels for each protocol.
 fn horizon(comparison: &Comparison) -> Vec<Panel> {
-    let panel = |&protocol: &Protocol| {
-        let curves: Vec<_> =
-            comparison.horizon.iter().filter(|c| c.filter_seen && c.protocol == protocol).collect();
-        let users = curves.first()?.users;
-        let series = curves
-            .into_iter()
-            .map(|curve| Series {
-                label: curve.label.clone(),
-                points: (1u8..).zip(&curve.hr_10).map(|(h, rate)| (f64::from(h), rate.value)).collect(),
-                band: curve.hr_10.iter().map(|rate| (rate.low, rate.high)).collect(),
-                colour: colour(comparison, &curve.label),
-                ..Series::default()
-            })
-            .collect();
-        Some(Panel {
+    let panels = |&protocol: &Protocol| {
+        let of_protocol = |c: &&HorizonCurve| c.filter_seen && c.protocol == protocol;
+        let curves: Vec<&HorizonCurve> = comparison.horizon.iter().filter(of_protocol).collect();
+        let Some(first) = curves.first() else { return Vec::new() };
+        let series = |curve: &HorizonCurve, rates: &[Interval]| Series {
+            label: curve.label.clone(),
+            points: (1u8..).zip(rates).map(|(h, rate)| (f64::from(h), rate.value)).collect(),
+            band: rates.iter().map(|rate| (rate.low, rate.high)).collect(),
+            colour: colour(comparison, &curve.label),
+            ..Series::default()
+        };
+        let about = format!(
+            "{}, {}, seen items filtered; {} users; bands: 95 % interval of the",
+            comparison.split,
+            protocol.name(),
+            first.users
+        );
+        let x = "events ahead of the anchor";
+        let rates = Panel {
             title: "Horizon curve: HR@10 of one prediction for the events that follow".into(),
-            note: format!(
-                "{}, {}, seen items filtered; {users} users; bands: 95 % interval of the bootstrap over users",
-                comparison.split,
-                protocol.name()
-            ),
-            x: "events ahead of the anchor",
-            series,
-        })
+            note: format!("{about} bootstrap over users"),
+            x,
+            series: curves.iter().map(|curve| series(curve, &curve.rates.hr_10)).collect(),
+            signed: false,
+        };
+        let differences = Panel {
+            title: format!("Horizon curve: difference of HR@10 to `{}`", first.label),
+            note: format!("{about} paired bootstrap over users"),
+            x,
+            series: curves.iter().filter_map(|c| Some(series(c, &c.difference.as_ref()?.hr_10))).collect(),
+            signed: true,
+        };
+        [rates, differences].into_iter().filter(|panel| !panel.series.is_empty()).collect()
     };
-    Protocol::ALL.iter().filter_map(panel).collect()
+    Protocol::ALL.iter().flat_map(panels).collect()
 }
 
 impl Panel {
@@ -172,8 +184,8 @@ impl Panel {
         });
         let (x_low, x_high) = range(xs);
         let (y_low, y_high) = range(ys);
-        // The difference between lines is what is looked for; 0 is shown where it is near.
-        let y_ticks = ticks(if y_low < 0.4 * y_high { 0.0 } else { y_low }, y_high, 5.0, 0.0);
+        let (y_low, y_high) = shown(y_low, y_high, self.signed);
+        let y_ticks = ticks(y_low, y_high, 5.0, 0.0);
         let (y_low, y_high) = (y_ticks[0], y_ticks[y_ticks.len() - 1]);
         let x_ticks: Vec<f64> = ticks(x_low, x_high, 9.0, 1.0);
         let x_ticks: Vec<f64> = x_ticks.into_iter().filter(|t| (x_low..=x_high).contains(t)).collect();
@@ -187,11 +199,12 @@ impl Panel {
         );
         let decimals = decimals(&y_ticks);
         for (i, &tick) in y_ticks.iter().enumerate() {
-            let class = if i == 0 { "base" } else { "grid" };
+            let class = if i == 0 || (self.signed && tick == 0.0) { "base" } else { "grid" };
+            let plus = if self.signed && tick > 0.0 { "+" } else { "" };
             let _ = write!(
                 svg,
                 "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/>\
-                 <text x=\"{1:.1}\" y=\"{2:.1}\" text-anchor=\"end\">{tick:.decimals$}</text>",
+                 <text x=\"{1:.1}\" y=\"{2:.1}\" text-anchor=\"end\">{plus}{tick:.decimals$}</text>",
                 y(tick),
                 LEFT - 8.0,
                 y(tick) + 4.0
@@ -286,6 +299,16 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
+/// What a panel shows of values from `low` to `high`. The difference between lines is what is looked for, so that 0
+/// is shown where it is near; and always where they are differences themselves.
+fn shown(low: f64, high: f64, signed: bool) -> (f64, f64) {
+    match signed {
+        true => (low.min(0.0), high.max(0.0)),
+        false if low < 0.4 * high => (0.0, high),
+        false => (low, high),
+    }
+}
+
 /// Where `value` stands between `low` and `high`; in the middle where they are one.
 fn fraction(value: f64, low: f64, high: f64) -> f64 {
     if high > low { (value - low) / (high - low) } else { 0.5 }
@@ -365,6 +388,16 @@ mod tests {
         let flat = ticks(0.5, 0.5, 5.0, 0.0);
         assert!(flat[0] <= 0.5 && flat[flat.len() - 1] >= 0.5 && flat.len() < 4, "{flat:?}");
         assert_eq!([decimals(&[0.0, 0.02]), decimals(&[0.08, 0.085]), decimals(&[0.0, 5.0])], [2, 3, 0]);
+    }
+
+    #[test]
+    fn differences_show_zero_and_other_lines_only_where_it_is_near() {
+        assert_eq!(shown(0.081, 0.096, false), (0.081, 0.096));
+        assert_eq!(shown(0.03, 0.096, false), (0.0, 0.096));
+        assert_eq!(shown(0.004, 0.012, true), (0.0, 0.012));
+        assert_eq!(shown(-0.012, -0.004, true), (-0.012, 0.0));
+        let around = shown(-0.004, 0.012, true);
+        assert_eq!(ticks(around.0, around.1, 4.0, 0.0), [-0.005, 0.0, 0.005, 0.01, 0.015]);
     }
 
     #[test]

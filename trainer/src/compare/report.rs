@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{Comparison, GroupResult};
+use super::{Comparison, GroupResult, HorizonCurve, Interval};
 
 impl fmt::Display for Comparison {
     /// As a table for people: below each run its difference to the first one.
@@ -25,17 +25,18 @@ impl fmt::Display for Comparison {
                 write_result(f, result, width)?;
             }
         }
-        for curve in self.horizon.iter().filter(|curve| curve.filter_seen) {
+        let mut horizon = self.horizon.iter().filter(|curve| curve.filter_seen).peekable();
+        while let Some(first) = horizon.next() {
             writeln!(
                 f,
-                "{}, {}, seen items filtered, `{}`: HR@10 of the next events of {} users, by one prediction",
+                "{}, {}, seen items filtered: HR@10 of the next events of {} users, by one prediction",
                 self.split,
-                curve.protocol.name(),
-                curve.label,
-                curve.users
+                first.protocol.name(),
+                first.users
             )?;
-            for (h, rate) in curve.hr_10.iter().enumerate() {
-                writeln!(f, "  {:>2}  {:.4} [{:.4}, {:.4}]", h + 1, rate.value, rate.low, rate.high)?;
+            write_curve(f, first, first)?;
+            while let Some(curve) = horizon.next_if(|curve| curve.protocol == first.protocol) {
+                write_curve(f, curve, first)?;
             }
         }
         // One run alone differs from nothing; only its horizon curve has intervals.
@@ -64,9 +65,35 @@ fn write_result(f: &mut fmt::Formatter<'_>, result: &GroupResult, width: usize) 
     if let Some(difference) = &result.difference {
         let mut line = format!("  {:width$}  ", "difference");
         for d in difference.each() {
-            line += &format!("{:<27}", format!("{:+.4} [{:+.4}, {:+.4}]", d.value, d.low, d.high));
+            line += &format!("{:<27}", signed(*d));
         }
         writeln!(f, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// One group's curve, and its difference to that of `first`.
+fn write_curve(f: &mut fmt::Formatter<'_>, curve: &HorizonCurve, first: &HorizonCurve) -> fmt::Result {
+    let heading = match curve.difference {
+        Some(_) => format!("{:<27}difference to `{}`", format!("`{}`", curve.label), first.label),
+        None => format!("`{}`", curve.label),
+    };
+    writeln!(f, "        {heading}")?;
+    let rates = &curve.rates;
+    let names = (1..=rates.hr_10.len()).map(|h| h.to_string()).chain(["mean".into()]);
+    for (h, name) in names.enumerate() {
+        let rate = rates.hr_10.get(h).unwrap_or(&rates.mean_hr_10);
+        let mut line = format!("  {name:>4}  {:.4} [{:.4}, {:.4}]", rate.value, rate.low, rate.high);
+        if let Some(difference) = &curve.difference {
+            let d = difference.hr_10.get(h).unwrap_or(&difference.mean_hr_10);
+            line = format!("{line:<35}{}", signed(*d));
+        }
+        writeln!(f, "{line}")?;
+    }
+    Ok(())
+}
+
+/// A difference with its interval, 25 characters.
+fn signed(d: Interval) -> String {
+    format!("{:+.4} [{:+.4}, {:+.4}]", d.value, d.low, d.high)
 }
