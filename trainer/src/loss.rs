@@ -71,12 +71,13 @@ impl TamipLoss {
             .collect();
         let tokens = Tokens { embedding, layout: batch.layout.clone() };
         let hidden = model.backbone(&tokens, &vectors.vectors, dropout)?;
+        let scored = model.candidates(&vectors.vectors)?;
         let candidates = match &negatives {
-            None => vectors.vectors.clone(),
+            None => scored,
             Some(negatives) => {
                 let index: Vec<u32> = negatives.candidates().map(place).collect();
                 let n = index.len();
-                vectors.vectors.index_select(&Tensor::from_vec(index, n, vectors.vectors.device())?, 0)?
+                scored.index_select(&Tensor::from_vec(index, n, scored.device())?, 0)?
             }
         };
         let mut total: Option<Tensor> = None;

@@ -55,7 +55,9 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
     let mask = checkpoint.config.model.mask;
     let encoded = Encoded::new(&checkpoint.model, mask, &catalogue)?;
     let mut ranks = evaluation.rows();
-    for (i, &protocol) in Protocol::ALL.iter().enumerate() {
+    // Where nothing is hidden, one protocol answers for the other.
+    let protocols = if evaluation.hides_nothing() { &[Protocol::Standard][..] } else { &Protocol::ALL };
+    for (i, &protocol) in protocols.iter().enumerate() {
         let found = evaluation.ranks(&encoded, protocol)?;
         report.results.extend(evaluation.metrics(name, protocol, &found));
         let asked = evaluation.targets.iter().zip(&mut ranks);
@@ -66,7 +68,12 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
     let (curves, horizon) = evaluation.horizon(name, &encoded)?;
     report.horizon = curves;
     if config.evaluate.baselines {
-        report.results.extend(evaluation.baselines(&Protocol::ALL)?);
+        report.results.extend(evaluation.baselines(protocols)?);
+    }
+    if protocols.len() < Protocol::ALL.len() {
+        let as_served = |m: &Metrics| Metrics { protocol: Protocol::AsServed, ..m.clone() };
+        report.results.extend(report.results.iter().map(as_served).collect::<Vec<_>>());
+        ranks.iter_mut().for_each(|row| row.ranks = [row.ranks[0]; Protocol::ALL.len()]);
     }
     let directory = checkpoint::find(&directory).unwrap_or(directory);
     stored::store(&directory, evaluation.split, &report, &ranks, &horizon)?;
@@ -112,7 +119,7 @@ impl<'a> Encoded<'a> {
     ) -> Result<Self, candle_core::Error> {
         let items: Vec<u32> = (1..=catalogue.items() as u32).collect();
         let vectors = model.item_vectors(&items)?.vectors.detach();
-        let item_rows = vectors.flatten_all()?.to_vec1::<f32>()?;
+        let item_rows = model.candidates(&vectors)?.flatten_all()?.to_vec1::<f32>()?;
         let d = vectors.dim(1)?;
         Ok(Self { model, mask, vectors, item_rows, d })
     }
@@ -157,6 +164,11 @@ impl<'a> Evaluation<'a> {
     /// Whether the split holds nothing out.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
+    }
+
+    /// Whether both protocols show the same before every target.
+    fn hides_nothing(&self) -> bool {
+        self.targets.iter().all(|t| t.context(Protocol::Standard) == t.context(Protocol::AsServed))
     }
 
     /// Results of `model`, called `name`, read through branch 1, under each of `protocols`.

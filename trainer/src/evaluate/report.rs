@@ -47,6 +47,10 @@ impl fmt::Display for Report {
         }
         // Headline first: seen items filtered.
         groups.sort_by_key(|&(_, protocol, filtered)| (!filtered, protocol.name() == "as-served"));
+        if delta_tau_ms == "off" {
+            groups.retain(|&(_, protocol, _)| protocol == super::Protocol::Standard);
+            writeln!(f, "nothing is hidden before a target: as served, the numbers are the same")?;
+        }
         for (split, protocol, filtered) in groups {
             let group: Vec<&Metrics> = results
                 .iter()

@@ -48,6 +48,7 @@ pub struct ClimberPilot {
     positions: Option<Positions>,
     backbone: Vec<Layer>,
     branches: Vec<Branch>,
+    temperature: Option<f64>,
     d: usize,
 }
 
@@ -69,6 +70,11 @@ impl Branch {
         };
         Ok(Self { layer, norm: Norm::new(parameters, &format!("{name}.norm"), model.d)? })
     }
+}
+
+/// Every row at length 1.
+fn unit_rows(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)
 }
 
 /// The tokens of a ragged batch.
@@ -96,7 +102,8 @@ impl ClimberPilot {
             .collect::<Result<_>>()?;
         let branches =
             (1..=model.branches).map(|k| Branch::new(&mut parameters, k, model)).collect::<Result<_>>()?;
-        Ok(Self { parameters, vocabulary, items, start, positions, backbone, branches, d: model.d })
+        let &Model { temperature, d, .. } = model;
+        Ok(Self { parameters, vocabulary, items, start, positions, backbone, branches, temperature, d })
     }
 
     /// The dense parameters.
@@ -155,7 +162,16 @@ impl ClimberPilot {
             Some(layer) => layer.forward(backbone, layout, dropout)?.index_select(&rows, 0)?,
             None => backbone.index_select(&rows, 0)?,
         };
-        norm.forward(&hidden)
+        let hidden = norm.forward(&hidden)?;
+        match self.temperature {
+            None => Ok(hidden),
+            Some(temperature) => unit_rows(&hidden)? / temperature,
+        }
+    }
+
+    /// What a hidden state is multiplied with for a score, from the items' vectors: `[items, d]`.
+    pub fn candidates(&self, items: &Tensor) -> Result<Tensor> {
+        if self.temperature.is_some() { unit_rows(items) } else { Ok(items.clone()) }
     }
 
     /// All values by name, the id table included.
