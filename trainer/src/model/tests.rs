@@ -12,6 +12,8 @@ use crate::data::{Batch, Catalogue, Sequences};
 use crate::loss::TamipLoss;
 use crate::optimizer::Adam;
 
+mod devices;
+
 const ITEMS: u32 = 12;
 
 const ARCHITECTURES: [Architecture; 3] =
@@ -46,13 +48,17 @@ fn catalogue() -> Catalogue {
 
 /// A model whose values are all random: at their initial ones biases are zero and hide what they do.
 fn random_model(architecture: Architecture, mask: MaskMode) -> ClimberPilot {
+    random_model_on(architecture, mask, &Device::Cpu)
+}
+
+fn random_model_on(architecture: Architecture, mask: MaskMode, device: &Device) -> ClimberPilot {
     let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
     let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
-    let model = ClimberPilot::new(&config, Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+    let model = ClimberPilot::new(&config, Arc::new(vocabulary), 1, device).unwrap();
     for (name, var) in model.parameters().iter() {
         let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
-        let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
+        let noise = Tensor::from_vec(noise, var.shape(), device).unwrap();
         var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
     }
     model
