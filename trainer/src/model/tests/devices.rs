@@ -70,18 +70,6 @@ fn stock_operations_train_like_the_fused_ones() {
     }
 }
 
-#[test]
-fn a_stock_step_leaves_the_rows_alone_that_it_does_not_touch() {
-    let before = random_model(Architecture::ClimberPilot, MaskMode::Gather);
-    let after = with_stock_operations(|| train(Architecture::ClimberPilot, Loss::Sampled, &Device::Cpu));
-    let rows = |model: &ClimberPilot| model.ids().weight.to_vec2::<f32>().unwrap();
-    let fused = train(Architecture::ClimberPilot, Loss::Sampled, &Device::Cpu);
-    let (before, stock, fused) = (rows(&before), rows(&after.model), rows(&fused.model));
-    for row in 0..before.len() {
-        assert_eq!(before[row] == stock[row], before[row] == fused[row], "row {row}");
-    }
-}
-
 /// A GPU, where there is one.
 #[cfg(feature = "cuda")]
 fn gpu(test: &str) -> Option<Device> {
