@@ -141,15 +141,14 @@ libraries=$(printf %q "$cuda/lib")
 LD_LIBRARY_PATH="\$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
 export LD_LIBRARY_PATH
 missing=\$(LC_ALL=C ldd "\$program" | grep 'not found')
-case \$missing in
-*libcuda.so.1*)
-    # No driver here: with the stub in its place the program starts, trains on the CPU, and says so where asked for a GPU.
-    LD_LIBRARY_PATH="\$LD_LIBRARY_PATH:\$libraries/stubs" ;;
-?*)
+others=\$(echo "\$missing" | grep -v 'libcuda\.so\.1 ')
+if [ -n "\$others" ]; then
     echo "trainer: libraries are missing; run trainer/cuda/build.sh again:" >&2
-    echo "\$missing" >&2
-    exit 1 ;;
-esac
+    echo "\$others" >&2
+    exit 1
+fi
+# Without a driver, the stub in its place: the program starts, computes on the CPU, and says so where asked for a GPU.
+[ -z "\$missing" ] || LD_LIBRARY_PATH="\$LD_LIBRARY_PATH:\$libraries/stubs"
 exec "\$program" "\$@"
 END
 chmod +x "$bin/trainer"
