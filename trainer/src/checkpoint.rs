@@ -245,8 +245,8 @@ pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(load_config(&require(directory)?)?.model.attributes)
 }
 
-/// Reads a checkpoint for use with `catalogue`.
-pub fn load(directory: &Path, catalogue: &Catalogue) -> Result<Checkpoint, CheckpointError> {
+/// Reads a checkpoint for use with `catalogue`, its model on `device`, wherever that was trained.
+pub fn load(directory: &Path, catalogue: &Catalogue, device: &Device) -> Result<Checkpoint, CheckpointError> {
     let found = require(directory)?;
     let config = load_config(&found)?;
     let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
@@ -258,7 +258,7 @@ pub fn load(directory: &Path, catalogue: &Catalogue) -> Result<Checkpoint, Check
     let vocabulary = Vocabulary::restore(saved, rows, catalogue)
         .map_err(|e| damaged(&path, e))?
         .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
-    let mut model = ClimberPilot::new(&config.model, vocabulary.into(), config.seed, &Device::Cpu)
+    let mut model = ClimberPilot::new(&config.model, vocabulary.into(), config.seed, device)
         .map_err(|e| damaged(&path, e))?;
     model.load(&tensors).map_err(|e| damaged(&path, e))?;
     Ok(Checkpoint {
@@ -271,7 +271,7 @@ pub fn load(directory: &Path, catalogue: &Catalogue) -> Result<Checkpoint, Check
 }
 
 impl Checkpoint {
-    /// Restores the optimiser that belongs to the model.
+    /// Restores the optimiser that belongs to the model, on the same device.
     pub fn optimizer(&self) -> Result<Adam, CheckpointError> {
         let path = self.directory.join("optimizer.safetensors");
         let pretrain = &self.config.pretrain;

@@ -3,6 +3,8 @@
 //! Dense parameters are updated whole. Of the id table only the rows that a step touched are: their moments
 //! stand still while nobody looks at them, and the bias correction follows the global step.
 
+mod reference;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Sto
 use rayon::prelude::*;
 
 use crate::model::{ClimberPilot, ID_TABLE, TouchedRows};
+use crate::ops;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -55,7 +58,9 @@ impl Adam {
     pub fn load(&mut self, tensors: &HashMap<String, Tensor>, steps: u64) -> Result<()> {
         for (name, moments) in &mut self.moments {
             match tensors.get(name) {
-                Some(saved) if saved.shape() == moments.shape() => *moments = saved.copy()?,
+                Some(saved) if saved.shape() == moments.shape() => {
+                    *moments = saved.to_device(moments.device())?.copy()?;
+                }
                 _ => candle_core::bail!("the saved optimiser does not fit parameter `{name}`"),
             }
         }
@@ -84,8 +89,13 @@ impl Adam {
         if let Some(gradient) = gradients.get(&touched.values) {
             updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
         }
-        let squares =
-            updates.iter().map(|(_, _, gradient, _)| sum_of_squares(gradient)).sum::<Result<f64>>()?;
+        let fused = ops::fused(&model.ids().weight);
+        let all = updates.iter().map(|(_, _, gradient, _)| gradient);
+        let squares = if fused {
+            all.map(sum_of_squares).sum::<Result<f64>>()
+        } else {
+            reference::sum_of_squares(all)
+        }?;
         let norm = squares.sqrt();
         if !norm.is_finite() {
             candle_core::bail!("the gradient is not finite; lower pretrain.learning_rate");
@@ -99,10 +109,15 @@ impl Adam {
             };
             let columns = matrix(weight).1;
             let decay = self.weight_decay as f32;
-            let op = UpdateMoments { columns, rows: rows.clone(), scale, decay };
-            moments.inplace_op3(&gradient, weight, &op)?;
             let rate = (rate / correction(BETA1)) as f32;
             let root = (1.0 / correction(BETA2).sqrt()) as f32;
+            if !fused {
+                let update = reference::Update { scale, decay, rate, root };
+                update.apply(weight, moments, &gradient, rows.as_deref().map(Vec::as_slice))?;
+                continue;
+            }
+            let op = UpdateMoments { columns, rows: rows.clone(), scale, decay };
+            moments.inplace_op3(&gradient, weight, &op)?;
             weight.inplace_op2(moments, &UpdateWeights { columns, rows, rate, root })?;
         }
         Ok(norm)

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
 use crate::data::{Batch, Catalogue, DataError, Loader, Sequences};
+use crate::device::{self, DeviceError};
 use crate::evaluate::{EvaluateError, Evaluation, Metrics, Protocol};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
@@ -39,6 +40,9 @@ pub enum TrainError {
     /// The model's name cannot be used.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -176,6 +180,7 @@ pub enum Status {
 struct Run<'a> {
     config: &'a Config,
     options: Options<'a>,
+    device: Device,
     sequences: &'a Sequences,
     catalogue: &'a Catalogue,
     lineage: Lineage,
@@ -194,6 +199,7 @@ struct Run<'a> {
 pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
     let started = Instant::now();
     checkpoint::check_name(options.name)?;
+    let device = device::open(config.device)?;
     let catalogue = Catalogue::load(root, &config.model.attributes).await?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let counts = sequences.training_counts(catalogue.items());
@@ -208,6 +214,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
     let run = Run {
         config,
         options,
+        device,
         sequences: &sequences,
         catalogue: &catalogue,
         lineage,
@@ -285,7 +292,7 @@ impl Run<'_> {
         if checkpoint::find(published).is_none() || unfinished {
             return Ok(None);
         }
-        let checkpoint = match checkpoint::load(published, self.catalogue) {
+        let checkpoint = match checkpoint::load(published, self.catalogue, &Device::Cpu) {
             Ok(checkpoint) => checkpoint,
             // Whatever is there, training replaces it.
             Err(_) => return Ok(None),
@@ -331,7 +338,7 @@ impl Run<'_> {
     /// A new model, or the unfinished one.
     fn begin(&self, counts: &[u32]) -> Result<(ClimberPilot, Adam, TrainerState, Records), TrainError> {
         if checkpoint::find(&self.latest).is_some() {
-            let checkpoint = checkpoint::load(&self.latest, self.catalogue)?;
+            let checkpoint = checkpoint::load(&self.latest, self.catalogue, &self.device)?;
             if let Some(difference) = self.difference(&checkpoint) {
                 return Err(TrainError::OtherRun {
                     name: self.options.name.into(),
@@ -348,7 +355,7 @@ impl Run<'_> {
         let config = self.config;
         let vocabulary = Arc::new(Vocabulary::new(&config.model, self.catalogue, counts));
         let step = |source| TrainError::Step { step: 0, source };
-        let model = ClimberPilot::new(&config.model, vocabulary, config.seed, &Device::Cpu).map_err(step)?;
+        let model = ClimberPilot::new(&config.model, vocabulary, config.seed, &self.device).map_err(step)?;
         let optimizer =
             Adam::new(&model, config.pretrain.weight_decay, config.pretrain.clip_norm).map_err(step)?;
         let records = Records::create(&self.training, self.options.name)?;

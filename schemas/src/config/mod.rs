@@ -4,6 +4,7 @@
 //! be printed back ([`Config::to_toml`]); each checkpoint keeps it.
 
 mod data;
+mod device;
 mod duration;
 mod model;
 
@@ -15,6 +16,7 @@ pub use data::{
     Attribute, DeltaTauSetting, EventColumns, Events, Format, ItemColumns, Items, Sequences, SplitKind, Ties,
     TimeUnit,
 };
+pub use device::DeviceSetting;
 pub use duration::Span;
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 
@@ -26,8 +28,9 @@ use crate::hash::hash64;
 pub struct Config {
     /// The directory of the tables and models. Relative paths in the file are relative to the file.
     pub root: String,
-    /// Where the trainer computes: `cpu`.
-    pub device: String,
+    /// Where the trainer computes: `cpu`, or `cuda:N` in a build with CUDA. A model trained on one can be used and
+    /// trained further on the other.
+    pub device: DeviceSetting,
     /// Seed of everything random in training and of the order of equal scores.
     pub seed: u64,
     /// The interaction log.
@@ -48,7 +51,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             root: "runs".into(),
-            device: "cpu".into(),
+            device: DeviceSetting::Cpu,
             seed: 1,
             events: Events::default(),
             items: Items::default(),
@@ -136,12 +139,6 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.root.is_empty() {
             return invalid("root", "must name a directory");
-        }
-        if self.device != "cpu" {
-            return invalid(
-                "device",
-                format!("`{}` is not available in this build; use \"cpu\"", self.device),
-            );
         }
         self.events.validate()?;
         self.items.validate()?;
@@ -320,12 +317,20 @@ mod tests {
             ("[sequences]\nguard_share = 0.1\n", "sequences.guard_share"),
             ("[items.attributes.title]\n", "items.attributes.title"),
             ("[events.constants]\nuser_id = \"1\"\n", "events.constants.user_id"),
-            ("device = \"cuda:0\"\n", "device"),
         ] {
             let message = load(text, &[]).unwrap_err().to_string();
             assert!(message.starts_with(key), "{message}");
         }
         let message = load("[sequences]\ndelta_tau = \"15\"\n", &[]).unwrap_err().to_string();
         assert!(message.contains("15m"), "{message}");
+    }
+
+    #[test]
+    fn the_device_is_a_word_that_is_known() {
+        assert_eq!(load("device = \"cpu\"\n", &["device=cuda:1"]).unwrap().device, DeviceSetting::Cuda(1));
+        let message = load("device = \"gpu\"\n", &[]).unwrap_err().to_string();
+        assert!(message.contains("device = \"gpu\"") && message.contains("cuda:0"), "{message}");
+        let message = load("", &["device=gpu"]).unwrap_err().to_string();
+        assert!(message.starts_with("--set device=gpu") && message.contains("cuda:0"), "{message}");
     }
 }

@@ -27,6 +27,7 @@ pub use targets::{Target, targets};
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys};
+use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
 
@@ -34,10 +35,11 @@ use crate::ops::{AttentionLayout, Mat, gemm};
 /// both protocols, and stores the results beside the model ([`stored`]). No results where the split holds none of
 /// them out.
 pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result<Report, EvaluateError> {
+    let device = device::open(config.device)?;
     let directory = root.model_path(name);
     let attributes = checkpoint::attributes(&directory)?;
     let catalogue = Catalogue::load(root, &attributes).await?;
-    let checkpoint = checkpoint::load(&directory, &catalogue)?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &device)?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
     let mut report = Report {
@@ -83,6 +85,9 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
 /// An evaluation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluateError {
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -104,9 +109,9 @@ pub enum EvaluateError {
 struct Encoded<'a> {
     model: &'a ClimberPilot,
     mask: MaskMode,
-    /// `[items, d]`.
+    /// `[items, d]`, on the model's device.
     vectors: Tensor,
-    /// The same, flat.
+    /// The same, flat: scores are computed on the CPU.
     item_rows: Vec<f32>,
     d: usize,
 }

@@ -182,13 +182,13 @@ impl ClimberPilot {
         tensors
     }
 
-    /// Replaces every value by that of the same name.
+    /// Replaces every value by that of the same name, from whatever device.
     pub fn load(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         self.parameters.load(tensors)?;
         match tensors.get(ID_TABLE) {
             Some(ids) if ids.shape() == self.items.ids.weight.shape() => {
                 // A copy of its own: the optimiser writes into it.
-                self.items.ids.weight = ids.copy()?;
+                self.items.ids.weight = ids.to_device(self.items.ids.weight.device())?.copy()?;
                 Ok(())
             }
             Some(ids) => candle_core::bail!(

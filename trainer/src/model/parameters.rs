@@ -59,7 +59,7 @@ impl Parameters {
                     var.shape()
                 );
             }
-            var.set(value)?;
+            var.set(&value.to_device(var.device())?)?;
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use crate::data::{Batch, Catalogue, Sequences};
 use crate::loss::TamipLoss;
 use crate::optimizer::Adam;
 
+mod devices;
+
 const ITEMS: u32 = 12;
 
 const ARCHITECTURES: [Architecture; 3] =
@@ -34,6 +36,7 @@ fn config(architecture: Architecture, mask: MaskMode) -> Model {
         min_count: 2,
         dropout: 0.1,
         time_bias: true,
+        temperature: None,
     }
 }
 
@@ -46,13 +49,17 @@ fn catalogue() -> Catalogue {
 
 /// A model whose values are all random: at their initial ones biases are zero and hide what they do.
 fn random_model(architecture: Architecture, mask: MaskMode) -> ClimberPilot {
+    random_model_on(architecture, mask, &Device::Cpu)
+}
+
+fn random_model_on(architecture: Architecture, mask: MaskMode, device: &Device) -> ClimberPilot {
     let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
     let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
-    let model = ClimberPilot::new(&config, Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+    let model = ClimberPilot::new(&config, Arc::new(vocabulary), 1, device).unwrap();
     for (name, var) in model.parameters().iter() {
         let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
-        let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
+        let noise = Tensor::from_vec(noise, var.shape(), device).unwrap();
         var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
     }
     model
@@ -60,6 +67,23 @@ fn random_model(architecture: Architecture, mask: MaskMode) -> ClimberPilot {
 
 fn model(mask: MaskMode) -> ClimberPilot {
     random_model(Architecture::ClimberPilot, mask)
+}
+
+#[test]
+fn scores_with_a_temperature_are_cosines() {
+    let inner = model(MaskMode::None);
+    let cosine = ClimberPilot { temperature: Some(0.1), ..inner.clone() };
+    let data = sequences(&[(1..=ITEMS).map(|item| (item, 60)).collect()], 0);
+    let vectors = inner.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
+    let lengths = vectors.sqr().unwrap().sum(1).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
+    let rows = |model| logits(model, &data, MaskMode::None, 1);
+    for ((_, inner), (_, cosine)) in rows(&inner).into_iter().zip(rows(&cosine)) {
+        assert!(cosine.iter().all(|c| c.abs() <= 10.0 + 1e-4));
+        // One factor, the length of the hidden state, is left between the two.
+        let factors: Vec<f32> =
+            inner.iter().zip(&lengths).zip(&cosine).map(|((inner, length), c)| inner / length / c).collect();
+        assert!(factors.iter().all(|f| (f / factors[0] - 1.0).abs() < 1e-2), "{factors:?}");
+    }
 }
 
 /// One row per history of (item, seconds since the last); everything is a pre-training target.
@@ -99,7 +123,8 @@ fn logits(model: &ClimberPilot, data: &Sequences, mask: MaskMode, k: usize) -> V
     let backbone = model.backbone(&tokens, &vectors, None).unwrap();
     let anchors = &batch.branches[k - 1];
     let hidden = model.branch(k, &backbone, &batch.layout, &anchors.tokens, None).unwrap();
-    let logits = hidden.matmul(&vectors.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    let candidates = model.candidates(&vectors).unwrap();
+    let logits = hidden.matmul(&candidates.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
     anchors.positions.iter().copied().zip(logits).collect()
 }
 

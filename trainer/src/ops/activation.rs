@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{cpu_tensor, f32_slice, vector, with_f32};
+use super::{cpu_tensor, f32_slice, fused, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
 /// `√(2/π)` and the cubic coefficient of the tanh form.
@@ -12,12 +12,12 @@ const B: f32 = 0.044_715;
 
 /// GELU in its tanh form: `x · σ(2 √(2/π) (x + 0.044715 x³))`, element by element.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { apply::<Gelu>(x) } else { x.gelu() }
+    if fused(x) { apply::<Gelu>(x) } else { x.gelu() }
 }
 
 /// SiLU: `x · σ(x)`, element by element.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { apply::<Silu>(x) } else { x.silu() }
+    if fused(x) { apply::<Silu>(x) } else { x.silu() }
 }
 
 /// A function of one number, and its derivative.

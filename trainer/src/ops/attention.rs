@@ -16,7 +16,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::ragged::{AttentionLayout, Ragged, Scratch, Sequence};
-use super::{Mat, cpu_tensor, f32_slice, gemm, reference, vector, with_f32};
+use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector, with_f32};
 
 /// Attention over a ragged batch of `T` tokens.
 ///
@@ -31,7 +31,7 @@ pub fn attention(
     max_distance: usize,
 ) -> Result<Tensor> {
     let ragged = Ragged::new("attention", qkv, bias, layout, max_distance)?;
-    if !qkv.device().is_cpu() {
+    if !fused(qkv) {
         return reference::attention(qkv, bias, log_temperature, layout, max_distance);
     }
     qkv.contiguous()?.apply_op3(bias, log_temperature, Attention { ragged, log_sum: OnceLock::new() })

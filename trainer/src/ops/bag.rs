@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{cpu_tensor, f32_slice, reference, vector, with_f32};
+use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 /// A ragged list of table rows for each output: bag `b` is `rows[offsets[b]..offsets[b + 1]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     if let Some(row) = bags.rows.iter().find(|&&row| row as usize >= rows) {
         candle_core::bail!("bag_mean: row {row} of a table with {rows} rows");
     }
-    if table.device().is_cpu() {
+    if fused(table) {
         table.contiguous()?.apply_op1(BagMean { bags: bags.clone() })
     } else {
         reference::bag_mean(table, bags)

@@ -13,13 +13,14 @@
 //! `s` is each row's weight over its sum of `P`: the softmax itself is never written. What the gradient owes to
 //! the targets is added to `dH` and `dE` row by row.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::matrix::ColumnBlocks;
-use super::{Mat, cpu_tensor, f32_slice, gemm, reference, vector};
+use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector};
 
 const ROWS: usize = 256;
 const ROWS_A_TASK: usize = 32;
@@ -67,16 +68,22 @@ pub enum Candidates {
 }
 
 impl Candidates {
-    /// What is added to the logit of `candidate` in the loss of `target` in `row`.
-    pub(super) fn shift(&self, row: usize, candidate: u32, target: u32) -> f32 {
-        match self {
-            Self::All => 0.0,
-            Self::Sampled { .. } if candidate == target => 0.0,
-            Self::Sampled { .. } if self.excluded(row).contains(&candidate) => f32::NEG_INFINITY,
-            Self::Sampled { shift, .. } => {
-                shift.get(candidate as usize).copied().unwrap_or(f32::NEG_INFINITY)
+    /// What is added to the logits of `rows` (`[rows, columns]`, flat) so that each row's compete with its target:
+    /// nothing where the whole catalogue competes, or where a row has no target.
+    pub(super) fn shifts(&self, rows: Range<usize>, columns: usize, targets: &Targets) -> Option<Vec<f32>> {
+        let Self::Sampled { shift, .. } = self else { return None };
+        let mut shifts = vec![0f32; rows.len() * columns];
+        for (row, shifts) in rows.zip(shifts.chunks_exact_mut(columns)) {
+            let Some((target, _)) = targets.row(row).next() else { continue };
+            let (negatives, targets_only) = shifts.split_at_mut(shift.len());
+            negatives.copy_from_slice(shift);
+            targets_only.fill(f32::NEG_INFINITY);
+            for &candidate in self.excluded(row) {
+                shifts[candidate as usize] = f32::NEG_INFINITY;
             }
+            shifts[target as usize] = 0.0;
         }
+        Some(shifts)
     }
 
     /// Candidates that are no negatives of `row`.
@@ -123,7 +130,7 @@ pub fn cross_entropy(
             candle_core::bail!("cross_entropy: the sampled candidates do not fit the rows");
         }
     }
-    if !hidden.device().is_cpu() {
+    if !fused(hidden) {
         return reference::cross_entropy(hidden, items, targets, candidates, label_smoothing);
     }
     let op = CrossEntropy {

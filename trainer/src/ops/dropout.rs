@@ -1,7 +1,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{cpu_tensor, f32_slice, vector, with_f32};
+use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
 
@@ -21,16 +21,15 @@ pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<T
         candle_core::bail!("add_dropped: {:?} and {:?}", x.shape(), y.shape());
     }
     let dropout = dropout.filter(|dropout| dropout.p > 0.0);
-    if !x.device().is_cpu() {
-        return match dropout {
-            None => x + y,
-            Some(_) => candle_core::bail!("seeded dropout is not available on {:?}", x.device()),
-        };
+    if !fused(x) {
+        return reference::add_dropped(x, y, dropout);
     }
-    let Dropout { p, seed } = dropout.unwrap_or(Dropout { p: 0.0, seed: 0 });
-    let op =
-        AddDropped { threshold: (p * f64::from(u32::MAX)) as u32, scale: (1.0 / (1.0 - p)) as f32, seed };
-    x.contiguous()?.apply_op2(&y.contiguous()?, op)
+    x.contiguous()?.apply_op2(&y.contiguous()?, AddDropped::new(dropout))
+}
+
+/// What each of `n` elements is multiplied with: 0 or `1 / (1 − p)`.
+pub(super) fn factors(dropout: Dropout, n: usize) -> Vec<f32> {
+    AddDropped::new(Some(dropout)).apply(None, &vec![1f32; n])
 }
 
 struct AddDropped {
@@ -40,6 +39,11 @@ struct AddDropped {
 }
 
 impl AddDropped {
+    fn new(dropout: Option<Dropout>) -> Self {
+        let Dropout { p, seed } = dropout.unwrap_or(Dropout { p: 0.0, seed: 0 });
+        Self { threshold: (p * f64::from(u32::MAX)) as u32, scale: (1.0 / (1.0 - p)) as f32, seed }
+    }
+
     /// `x + dropout(y)`, or `dropout(y)` without an `x`.
     fn apply(&self, x: Option<&[f32]>, y: &[f32]) -> Vec<f32> {
         let mut out = vec![0f32; y.len()];

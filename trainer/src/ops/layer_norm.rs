@@ -1,7 +1,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{cpu_tensor, f32_slice, reference, vector, with_f32};
+use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 /// Added to the variance.
 pub(super) const EPSILON: f32 = 1e-5;
@@ -11,7 +11,7 @@ const ROWS: usize = 256;
 ///
 /// `x` is `[T, d]`; `gamma` and `beta` are `[d]`.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if fused(x) {
         x.contiguous()?.apply_op3(gamma, beta, LayerNorm)
     } else {
         reference::layer_norm(x, gamma, beta)

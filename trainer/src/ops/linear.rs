@@ -1,7 +1,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Mat, cpu_tensor, f32_slice, gemm, vector, with_f32};
+use super::{Mat, cpu_tensor, f32_slice, fused, gemm, vector, with_f32};
 
 const ROWS: usize = 128;
 /// Rows whose share of the weights' gradient is summed up apart; a large batch has 16 such parts.
@@ -13,7 +13,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if x.dim(1)? != weight.dim(0)? {
         candle_core::bail!("linear: {:?} times {:?}", x.shape(), weight.shape());
     }
-    if x.device().is_cpu() {
+    if fused(x) {
         // Candle's operations take a fixed number of tensors: an absent bias is an empty one.
         let bias = match bias {
             Some(bias) => bias.clone(),

@@ -34,6 +34,33 @@ pub(crate) use matrix::{Mat, gemm};
 pub use pointwise_attention::pointwise_attention;
 pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 
+/// Whether the device of `tensor` has the fused operations; on the others, stock operations take their place.
+pub(crate) fn fused(tensor: &Tensor) -> bool {
+    #[cfg(test)]
+    if STOCK.get() {
+        return false;
+    }
+    tensor.device().is_cpu()
+}
+
+#[cfg(test)]
+thread_local! {
+    static STOCK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Calls `f` with the CPU treated like a device that has no fused operations, on this thread.
+#[cfg(test)]
+pub(crate) fn with_stock_operations<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            STOCK.set(self.0);
+        }
+    }
+    let _restore = Restore(STOCK.replace(true));
+    f()
+}
+
 /// The elements of a contiguous `f32` tensor on the CPU.
 fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {

@@ -20,7 +20,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::ragged::{AttentionLayout, Ragged, Scratch, Sequence};
-use super::{Mat, cpu_tensor, f32_slice, gemm, reference, vector, with_f32};
+use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector, with_f32};
 
 /// Pointwise attention over a ragged batch of `T` tokens.
 ///
@@ -34,7 +34,7 @@ pub fn pointwise_attention(
     max_distance: usize,
 ) -> Result<Tensor> {
     let ragged = Ragged::new("pointwise attention", qkv, bias, layout, max_distance)?;
-    if !qkv.device().is_cpu() {
+    if !fused(qkv) {
         return reference::pointwise_attention(qkv, bias, layout, max_distance);
     }
     qkv.contiguous()?.apply_op2(bias, PointwiseAttention { ragged })

@@ -1,6 +1,7 @@
 //! The same operations from stock ones that keep gradients: the oracle of the fused operations, and the path
 //! on devices that have none.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
@@ -8,6 +9,7 @@ use candle_nn::ops::softmax;
 
 use super::bag::Bags;
 use super::cross_entropy::{Candidates, Targets};
+use super::dropout::{Dropout, factors};
 use super::layer_norm::EPSILON;
 use super::ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 
@@ -127,7 +129,17 @@ fn by_key(keys: &[usize], value: impl Fn(bool) -> f32) -> Vec<f32> {
     keys.iter().flat_map(|&visible| (0..keys.len()).map(move |j| j < visible)).map(value).collect()
 }
 
-/// See [`super::cross_entropy`], with the whole matrix of logits in memory.
+/// See [`super::add_dropped`]: the same elements are dropped as on the CPU.
+pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    let Some(dropout) = dropout else { return x + y };
+    let factors = Tensor::from_vec(factors(dropout, y.elem_count()), y.shape(), y.device())?;
+    x + (y * factors)?
+}
+
+/// Logits in one tensor of [`cross_entropy`], at most.
+const LOGITS: usize = 1 << 24;
+
+/// See [`super::cross_entropy`]: some [`LOGITS`] at a time, all of which are kept for the backward pass.
 pub fn cross_entropy(
     hidden: &Tensor,
     items: &Tensor,
@@ -135,24 +147,46 @@ pub fn cross_entropy(
     candidates: &Candidates,
     label_smoothing: f64,
 ) -> Result<Tensor> {
-    let device = hidden.device();
     let (rows, columns) = (hidden.dim(0)?, items.dim(0)?);
-    let logits = hidden.matmul(&items.t()?)?;
-    let mut total = Tensor::zeros((), DType::F32, device)?;
-    for row in 0..rows {
-        for (target, weight) in targets.row(row) {
-            // Each target has its own set of competitors: everything, or the negatives and itself.
-            let shift: Vec<f32> = (0..columns).map(|c| candidates.shift(row, c as u32, target)).collect();
-            let logits = (logits.get(row)? + Tensor::from_vec(shift, columns, device)?)?;
-            let log_p = candle_nn::ops::log_softmax(&logits, 0)?;
-            let smoothed = if label_smoothing > 0.0 {
-                ((log_p.get(target as usize)? * (1.0 - label_smoothing))?
-                    + (log_p.mean_all()? * label_smoothing)?)?
-            } else {
-                log_p.get(target as usize)?
-            };
-            total = (total - (smoothed * f64::from(weight))?)?;
-        }
+    let mut total = Tensor::zeros((), DType::F32, hidden.device())?;
+    let chunk = (LOGITS / columns.max(1)).max(1);
+    for from in (0..rows).step_by(chunk) {
+        let chunk = from..(from + chunk).min(rows);
+        let logits = hidden.narrow(0, from, chunk.len())?.matmul(&items.t()?)?;
+        total = (total + chunk_loss(logits, chunk, targets, candidates, label_smoothing)?)?;
     }
     Ok(total)
+}
+
+/// `Σ w (log Σ exp s − (1 − ε) s_target − ε mean s)` over the targets of the rows `rows`, whose logits these are.
+fn chunk_loss(
+    mut logits: Tensor,
+    rows: Range<usize>,
+    targets: &Targets,
+    candidates: &Candidates,
+    label_smoothing: f64,
+) -> Result<Tensor> {
+    let device = logits.device().clone();
+    let (n, columns) = logits.dims2()?;
+    if let Some(shifts) = candidates.shifts(rows.clone(), columns, targets) {
+        logits = (logits + Tensor::from_vec(shifts, (n, columns), &device)?)?;
+    }
+    // Each row's targets side by side, filled up with targets that weigh nothing.
+    let most = rows.clone().map(|row| targets.row(row).count()).max().unwrap_or(0).max(1);
+    let (mut index, mut weights) = (vec![0u32; n * most], vec![0f32; n * most]);
+    for (i, row) in rows.enumerate() {
+        for (j, (target, weight)) in targets.row(row).enumerate() {
+            (index[i * most + j], weights[i * most + j]) = (target, weight);
+        }
+    }
+    let own = logits.gather(&Tensor::from_vec(index, (n, most), &device)?, 1)?;
+    let weights = Tensor::from_vec(weights, (n, most), &device)?;
+    // What is subtracted for the sake of range has no gradient: it cancels out.
+    let max = logits.detach().max_keepdim(1)?;
+    let log_sum = (logits.broadcast_sub(&max)?.exp()?.sum_keepdim(1)?.log()? + max)?;
+    let mut expected = (own * (1.0 - label_smoothing))?;
+    if label_smoothing > 0.0 {
+        expected = expected.broadcast_add(&(logits.mean_keepdim(1)? * label_smoothing)?)?;
+    }
+    (log_sum.broadcast_sub(&expected)? * weights)?.sum_all()
 }

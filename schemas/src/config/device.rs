@@ -1,0 +1,64 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the trainer computes, written `cpu` or `cuda:N`. Whether the device is there, only the trainer can say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceSetting {
+    /// The processor, all cores.
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU of this number, from 0, in the order of `nvidia-smi -L` where `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    Cuda(usize),
+}
+
+impl TryFrom<String> for DeviceSetting {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "cpu" {
+            return Ok(Self::Cpu);
+        }
+        let digits = text.strip_prefix("cuda:").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        digits.and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(|| {
+            format!("`{text}` is not a device; write cpu, or cuda:0 (cuda:1, …) for an NVIDIA GPU")
+        })
+    }
+}
+
+impl fmt::Display for DeviceSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => write!(f, "cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl From<DeviceSetting> for String {
+    fn from(device: DeviceSetting) -> Self {
+        device.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_read_and_print() {
+        for (text, device) in [
+            ("cpu", DeviceSetting::Cpu),
+            ("cuda:0", DeviceSetting::Cuda(0)),
+            ("cuda:12", DeviceSetting::Cuda(12)),
+        ] {
+            assert_eq!(DeviceSetting::try_from(text.to_owned()), Ok(device));
+            assert_eq!(device.to_string(), text);
+        }
+        for wrong in ["", "gpu", "CPU", "cuda", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:0 ", "metal:0"]
+        {
+            assert!(DeviceSetting::try_from(wrong.to_owned()).unwrap_err().contains("cuda:0"), "{wrong}");
+        }
+    }
+}

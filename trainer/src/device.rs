@@ -1,0 +1,97 @@
+//! Where the trainer computes: the setting `device` as Candle's device.
+//!
+//! CUDA is a feature of the build (`cuda`). Checkpoints do not know devices: a model that was trained on one is used
+//! and trained further on any other, though not to the same bits.
+
+use candle_core::Device;
+use schemas::config::DeviceSetting;
+
+/// A device that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The program knows the CPU alone.
+    #[error(
+        "device = \"{setting}\": this trainer was built without CUDA; set device = \"cpu\", or build with \
+         `cargo build --release -p trainer --features cuda` (trainer/cuda/build.sh fetches the compiler)"
+    )]
+    WithoutCuda {
+        /// What was asked for.
+        setting: DeviceSetting,
+    },
+    /// The machine has no driver.
+    #[error(
+        "device = \"{setting}\": there is no NVIDIA driver here (libcuda.so.1); install one, let the container see \
+         the GPU, or set device = \"cpu\""
+    )]
+    NoDriver {
+        /// What was asked for.
+        setting: DeviceSetting,
+    },
+    /// The machine has fewer GPUs.
+    #[error(
+        "device = \"{setting}\": the NVIDIA driver shows {count} GPUs, numbered from 0 (`nvidia-smi -L` lists them, \
+         CUDA_VISIBLE_DEVICES can hide them)"
+    )]
+    NoGpu {
+        /// What was asked for.
+        setting: DeviceSetting,
+        /// GPUs that can be seen.
+        count: usize,
+    },
+    /// The driver refused.
+    #[error("device = \"{setting}\" cannot be used")]
+    Failed {
+        /// What was asked for.
+        setting: DeviceSetting,
+        /// The driver's answer.
+        source: candle_core::Error,
+    },
+}
+
+/// The device that `setting` names.
+pub fn open(setting: DeviceSetting) -> Result<Device, DeviceError> {
+    match setting {
+        DeviceSetting::Cpu => Ok(Device::Cpu),
+        DeviceSetting::Cuda(ordinal) => cuda(setting, ordinal),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(setting: DeviceSetting, _ordinal: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::WithoutCuda { setting })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
+    use candle_core::cuda_backend::cudarc::driver::{result, sys::CUresult};
+    // Asked first, because Candle's error does not say which of these it is.
+    match result::init().and_then(|()| result::device::get_count()) {
+        // The stub answers in the place of a driver that is not there.
+        Err(result::DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => Err(DeviceError::NoDriver { setting }),
+        Err(result::DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
+            Err(DeviceError::NoGpu { setting, count: 0 })
+        }
+        Err(error) => Err(DeviceError::Failed { setting, source: candle_core::Error::wrap(error) }),
+        Ok(count) if ordinal >= count as usize => Err(DeviceError::NoGpu { setting, count: count as usize }),
+        Ok(_) => Device::new_cuda(ordinal).map_err(|source| DeviceError::Failed { setting, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_is_always_there() {
+        assert!(open(DeviceSetting::Cpu).unwrap().is_cpu());
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_that_names_the_setting() {
+        // More than any machine has.
+        let setting = DeviceSetting::Cuda(1 << 20);
+        let message = open(setting).unwrap_err().to_string();
+        assert!(message.starts_with("device = \"cuda:1048576\""), "{message}");
+        assert_eq!(message.contains("built without CUDA"), !cfg!(feature = "cuda"), "{message}");
+    }
+}

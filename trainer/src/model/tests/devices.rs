@@ -1,0 +1,113 @@
+//! Training without the fused operations, as on a device that has none.
+
+use super::*;
+use crate::ops::with_stock_operations;
+
+const STEPS: u64 = 4;
+const RATE: f64 = 1e-3;
+
+/// What training came to: the loss of each step, then every parameter and every moment by name.
+struct Trained {
+    losses: Vec<f32>,
+    model: ClimberPilot,
+    adam: Adam,
+}
+
+fn train(architecture: Architecture, loss: Loss, device: &Device) -> Trained {
+    let data = sequences(&long_histories(), 900_000);
+    let model = random_model_on(architecture, MaskMode::Gather, device);
+    let counts = data.training_counts(ITEMS as usize);
+    let config = Pretrain { label_smoothing: if loss == Loss::Full { 0.1 } else { 0.0 }, ..pretrain(loss) };
+    let loss = TamipLoss::new(&config, &counts, 1);
+    // The clipping is at work.
+    let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
+    let mut losses = Vec::new();
+    for step in 0..STEPS {
+        // Few rows, so that a sampled step leaves some of the id table alone.
+        let rows = [step as u32 % 8, (step as u32 + 3) % 8];
+        let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
+        let result = loss.compute(&model, &batch, Some(Dropout { p: 0.2, seed: step }), step).unwrap();
+        let gradients = result.loss.backward().unwrap();
+        let norm = adam.step(&model, &result.touched, &gradients, RATE).unwrap();
+        assert!(norm > 0.5, "{norm}");
+        losses.push(result.loss.to_scalar().unwrap());
+    }
+    Trained { losses, model, adam }
+}
+
+/// That two ways of training agree up to the order of additions.
+fn assert_agree(what: &str, a: &Trained, b: &Trained) {
+    for (step, (a, b)) in a.losses.iter().zip(&b.losses).enumerate() {
+        assert!((a - b).abs() <= 1e-4 * a.abs(), "{what}, step {step}: {a} {b}");
+    }
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (kind, a, b) in
+        [("parameter", a.model.tensors(), b.model.tensors()), ("moments", a.adam.tensors(), b.adam.tensors())]
+    {
+        assert_eq!(a.len(), b.len());
+        for (name, tensor) in &a {
+            for (i, (a, b)) in values(tensor).iter().zip(values(&b[name])).enumerate() {
+                assert!((a - b).abs() <= 1e-4, "{what}, {kind} {name}[{i}]: {a} {b}");
+            }
+        }
+    }
+}
+
+fn cases() -> impl Iterator<Item = (Architecture, Loss, String)> {
+    ARCHITECTURES
+        .into_iter()
+        .flat_map(|a| [Loss::Full, Loss::Sampled].map(|loss| (a, loss, format!("{a:?}, {loss:?}"))))
+}
+
+#[test]
+fn stock_operations_train_like_the_fused_ones() {
+    for (architecture, loss, what) in cases() {
+        let fused = train(architecture, loss, &Device::Cpu);
+        let stock = with_stock_operations(|| train(architecture, loss, &Device::Cpu));
+        assert_agree(&what, &fused, &stock);
+        // They do not agree because they are the same.
+        assert_ne!(fused.losses, stock.losses, "{what}");
+    }
+}
+
+/// A GPU, where there is one.
+#[cfg(feature = "cuda")]
+fn gpu(test: &str) -> Option<Device> {
+    match crate::device::open(schemas::config::DeviceSetting::Cuda(0)) {
+        Ok(device) => Some(device),
+        Err(reason) => {
+            eprintln!("{test} is skipped: {reason}");
+            None
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_trains_like_the_cpu() {
+    let Some(gpu) = gpu("a_gpu_trains_like_the_cpu") else { return };
+    for (architecture, loss, what) in cases() {
+        let on_cpu = train(architecture, loss, &Device::Cpu);
+        let on_gpu = train(architecture, loss, &gpu);
+        assert!(on_gpu.model.ids().weight.device().is_cuda());
+        assert_agree(&what, &on_cpu, &on_gpu);
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_model_moves_between_devices() {
+    let Some(gpu) = gpu("a_model_moves_between_devices") else { return };
+    let trained = train(Architecture::ClimberPilot, Loss::Sampled, &gpu);
+    let mut model = random_model(Architecture::ClimberPilot, MaskMode::Gather);
+    model.load(&trained.model.tensors()).unwrap();
+    let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
+    adam.load(&trained.adam.tensors(), STEPS).unwrap();
+    let moved = Trained { losses: trained.losses.clone(), model, adam };
+    assert_agree("to the CPU", &trained, &moved);
+    let data = sequences(&long_histories(), 900_000);
+    let of = |model: &ClimberPilot| logits(model, &data, MaskMode::Gather, 1);
+    for ((_, a), (_, b)) in of(&trained.model).iter().zip(of(&moved.model)) {
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4));
+    }
+}
