@@ -35,20 +35,17 @@ pub fn rank(
     score: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Result<Vec<Ranks>, NotFinite> {
     let items = active.len() - 1;
-    let ranks: Vec<Result<Ranks, NotFinite>> = queries
+    let ranks: Vec<Result<Vec<Ranks>, NotFinite>> = queries
         .par_chunks(BLOCK)
         .enumerate()
-        .flat_map_iter(|(block, queries)| {
-            let mut scores = vec![0f32; queries.len() * items];
-            score(block * BLOCK, &mut scores);
-            queries
-                .iter()
-                .zip(scores.chunks_exact(items))
-                .map(|(query, scores)| rank_one(query, active, seed, scores))
-                .collect::<Vec<_>>()
+        .map_init(Vec::new, |scores, (block, queries)| {
+            scores.resize(queries.len() * items, 0f32);
+            score(block * BLOCK, scores);
+            let scores = scores.chunks_exact(items);
+            queries.iter().zip(scores).map(|(query, scores)| rank_one(query, active, seed, scores)).collect()
         })
         .collect();
-    ranks.into_iter().collect()
+    Ok(ranks.into_iter().collect::<Result<Vec<Vec<Ranks>>, NotFinite>>()?.concat())
 }
 
 fn rank_one(query: &Query, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
