@@ -47,7 +47,7 @@ struct DailyArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // SAFETY: nothing has started a thread.
-    unsafe { trainer::init_process() };
+    unsafe { trainer::init_threads() };
     let result = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
         runtime.block_on(async {
             match &cli.command {

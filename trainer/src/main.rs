@@ -33,7 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // SAFETY: nothing has started a thread.
-    unsafe { trainer::init_process() };
+    unsafe { trainer::init_threads() };
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(run(&cli)),
         Err(error) => report("trainer", &error).into(),

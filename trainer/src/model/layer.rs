@@ -98,8 +98,14 @@ impl FeedForward {
     }
 
     pub(super) fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-        let inner = ops::linear(&self.norm.forward(x)?, &self.up, Some(&self.up_bias))?;
-        let outer = ops::linear(&ops::gelu(&inner)?, &self.down, Some(&self.down_bias))?;
-        ops::add_dropped(x, &outer, at(dropout, &self.name))
+        let parameters = ops::FeedForwardParameters {
+            gamma: &self.norm.gamma,
+            beta: &self.norm.beta,
+            up: &self.up,
+            up_bias: &self.up_bias,
+            down: &self.down,
+            down_bias: &self.down_bias,
+        };
+        ops::feed_forward(x, parameters, at(dropout, &self.name))
     }
 }

@@ -21,18 +21,25 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// A function of one number, and its derivative.
-trait Activation: Send + Sync + 'static {
+pub(super) trait Activation: Send + Sync + 'static {
     const NAME: &'static str;
     fn value(x: f32) -> f32;
     fn slope(x: f32) -> f32;
 }
 
-struct Gelu;
+pub(super) struct Gelu;
 
 impl Gelu {
     #[inline(always)]
     fn gate(x: f32) -> f32 {
         vector::sigmoid(2.0 * A * (B * x * x * x + x))
+    }
+
+    /// Value and derivative.
+    #[inline(always)]
+    pub(super) fn both(x: f32) -> (f32, f32) {
+        let g = Self::gate(x);
+        (x * g, g + x * g * (1.0 - g) * 2.0 * A * (3.0 * B * x * x + 1.0))
     }
 }
 
@@ -46,8 +53,7 @@ impl Activation for Gelu {
 
     #[inline(always)]
     fn slope(x: f32) -> f32 {
-        let g = Self::gate(x);
-        g + x * g * (1.0 - g) * 2.0 * A * (3.0 * B * x * x + 1.0)
+        Self::both(x).1
     }
 }
 

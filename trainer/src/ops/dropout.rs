@@ -29,38 +29,49 @@ pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<T
 
 /// What each of `n` elements is multiplied with: 0 or `1 / (1 − p)`.
 pub(super) fn factors(dropout: Dropout, n: usize) -> Vec<f32> {
-    AddDropped::new(Some(dropout)).apply(None, &vec![1f32; n])
+    AddDropped::new(Some(dropout)).apply_all(None, &vec![1f32; n])
 }
 
-struct AddDropped {
+pub(super) struct AddDropped {
     threshold: u32,
     scale: f32,
     seed: u64,
 }
 
 impl AddDropped {
-    fn new(dropout: Option<Dropout>) -> Self {
+    pub(super) fn new(dropout: Option<Dropout>) -> Self {
         let Dropout { p, seed } = dropout.unwrap_or(Dropout { p: 0.0, seed: 0 });
         Self { threshold: (p * f64::from(u32::MAX)) as u32, scale: (1.0 / (1.0 - p)) as f32, seed }
     }
 
-    /// `x + dropout(y)`, or `dropout(y)` without an `x`.
-    fn apply(&self, x: Option<&[f32]>, y: &[f32]) -> Vec<f32> {
-        let mut out = vec![0f32; y.len()];
-        out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).enumerate().for_each(|(c, (out, y))| {
-            let x = x.map(|x| &x[c * CHUNK..][..y.len()]);
+    /// `out` becomes `x + dropout(y)`, or `dropout(y)` without an `x`; the first element of all three is element
+    /// `first` of the whole tensor.
+    pub(super) fn apply(&self, first: usize, x: Option<&[f32]>, y: &[f32], out: &mut [f32]) {
+        let mut from = 0;
+        while from < out.len() {
+            let (chunk, place) = ((first + from) / CHUNK, (first + from) % CHUNK);
+            let piece = from..(from + CHUNK - place).min(out.len());
             vector::widest(
                 #[inline(always)]
-                || self.chunk(c, x, y, out),
+                || {
+                    self.piece(
+                        chunk,
+                        place,
+                        x.map(|x| &x[piece.clone()]),
+                        &y[piece.clone()],
+                        &mut out[piece.clone()],
+                    )
+                },
             );
-        });
-        out
+            from = piece.end;
+        }
     }
 
+    /// The elements from `place` on of a chunk.
     #[inline(always)]
-    fn chunk(&self, c: usize, x: Option<&[f32]>, y: &[f32], out: &mut [f32]) {
+    fn piece(&self, chunk: usize, place: usize, x: Option<&[f32]>, y: &[f32], out: &mut [f32]) {
         let &Self { threshold, scale, seed } = self;
-        let key = schemas::hash::mix64(seed, c as u64) as u32;
+        let key = (schemas::hash::mix64(seed, chunk as u64) as u32).wrapping_add(place as u32);
         let dropped = |i: usize, y: f32| {
             if mix32(key.wrapping_add(i as u32)) >= threshold { y * scale } else { 0.0 }
         };
@@ -73,6 +84,16 @@ impl AddDropped {
                 (0..n).for_each(|i| out[i] = x[i] + dropped(i, y[i]));
             }
         }
+    }
+
+    /// The same for a whole tensor.
+    fn apply_all(&self, x: Option<&[f32]>, y: &[f32]) -> Vec<f32> {
+        let mut out = vec![0f32; y.len()];
+        out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).enumerate().for_each(|(c, (out, y))| {
+            let x = x.map(|x| &x[c * CHUNK..][..y.len()]);
+            self.apply(c * CHUNK, x, y, out);
+        });
+        out
     }
 }
 
@@ -98,7 +119,7 @@ impl CustomOp2 for AddDropped {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = self.apply(Some(f32_slice(s1, l1)?), f32_slice(s2, l2)?);
+        let out = self.apply_all(Some(f32_slice(s1, l1)?), f32_slice(s2, l2)?);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
@@ -112,7 +133,7 @@ impl CustomOp2 for AddDropped {
         if self.threshold == 0 {
             return Ok((Some(dout.clone()), Some(dout.clone())));
         }
-        let dy = with_f32(dout, |dout| Ok(self.apply(None, dout)))?;
+        let dy = with_f32(dout, |dout| Ok(self.apply_all(None, dout)))?;
         Ok((Some(dout.clone()), Some(cpu_tensor(dy, y.shape())?)))
     }
 }

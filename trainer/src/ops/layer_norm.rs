@@ -69,8 +69,9 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
+/// Fills `y`, row by row.
 #[inline(always)]
-fn forward(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
+pub(super) fn forward(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
     let d = gamma.len();
     for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
         let (mean, rstd) = moments(x);
@@ -82,7 +83,7 @@ fn forward(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
 
 /// Fills `dx`; adds to `dgamma` and `dbeta`.
 #[inline(always)]
-fn backward_rows(
+pub(super) fn backward_rows(
     x: &[f32],
     gamma: &[f32],
     dy: &[f32],
