@@ -56,10 +56,16 @@ impl Layer {
         layout: &Arc<AttentionLayout>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let qkv = ops::linear(&self.norm.forward(x)?, &self.qkv, None)?;
-        let attended = ops::attention(&qkv, &self.bias, &self.log_temperature, layout, self.max_distance)?;
-        let attended = ops::linear(&attended, &self.out, None)?;
-        let x = ops::add_dropped(x, &attended, at(dropout, &format!("{}.attention", self.name)))?;
+        let parameters = ops::SelfAttentionParameters {
+            gamma: &self.norm.gamma,
+            beta: &self.norm.beta,
+            qkv: &self.qkv,
+            out: &self.out,
+            bias: &self.bias,
+            log_temperature: &self.log_temperature,
+            max_distance: self.max_distance,
+        };
+        let x = ops::self_attention(x, parameters, layout, at(dropout, &format!("{}.attention", self.name)))?;
         self.feed_forward.forward(&x, dropout)
     }
 }

@@ -54,8 +54,8 @@ pub(super) fn linear_std(inputs: usize) -> f64 {
 /// γ and β of a layer norm.
 #[derive(Debug, Clone)]
 pub(super) struct Norm {
-    gamma: Tensor,
-    beta: Tensor,
+    pub(super) gamma: Tensor,
+    pub(super) beta: Tensor,
 }
 
 impl Norm {

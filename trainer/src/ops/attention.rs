@@ -30,7 +30,7 @@ pub fn attention(
     layout: &Arc<AttentionLayout>,
     max_distance: usize,
 ) -> Result<Tensor> {
-    let ragged = Ragged::new("attention", qkv, bias, layout, max_distance)?;
+    let ragged = Ragged::new("attention", qkv.dims2()?, bias, layout, max_distance)?;
     if !fused(qkv) {
         return reference::attention(qkv, bias, log_temperature, layout, max_distance);
     }
@@ -47,7 +47,7 @@ impl Attention {
     fn forward(&self, qkv: &[f32], bias: &[f32], log_temperature: &[f32]) -> Vec<f32> {
         let (tokens, heads) = (self.ragged.tokens(), self.ragged.heads);
         let d = qkv.len() / 3 / tokens.max(1);
-        let scale: Vec<f32> = log_temperature.iter().map(|t| (-t).exp()).collect();
+        let scale = scales(log_temperature);
         let mut out = vec![0f32; tokens * d];
         let mut log_sum = vec![0f32; tokens * heads];
         self.ragged
@@ -77,7 +77,7 @@ impl Attention {
         };
         let (tokens, heads) = (self.ragged.tokens(), self.ragged.heads);
         let d = out.len() / tokens.max(1);
-        let scale: Vec<f32> = log_temperature.iter().map(|t| (-t).exp()).collect();
+        let scale = scales(log_temperature);
         let mut dqkv = vec![0f32; qkv.len()];
         let partial: Vec<(Vec<f32>, Vec<f32>)> = self
             .ragged
@@ -86,10 +86,13 @@ impl Attention {
             .enumerate()
             .map_init(Scratch::default, |scratch, (b, dqkv)| {
                 let sequence = self.ragged.sequence(b, qkv, bias);
-                let (start, end) = (sequence.start, sequence.start + sequence.n);
-                let rows = |x: &'_ [f32], width: usize| start * width..(end * width).min(x.len());
-                let forward = Forward { out: &out[rows(out, d)], log_sum: &log_sum[rows(log_sum, heads)] };
-                backward(&sequence, &scale, scratch, forward, &dout[rows(dout, d)], dqkv)
+                let rows = |width: usize| sequence.start * width..(sequence.start + sequence.n) * width;
+                let forward = Forward { out: &out[rows(d)], log_sum: &log_sum[rows(heads)] };
+                let (mut dbias, mut dlog_temperature) = (vec![0f32; bias.len()], vec![0f32; heads]);
+                let gradients =
+                    Gradients { qkv: dqkv, bias: &mut dbias, log_temperature: &mut dlog_temperature };
+                backward(&sequence, &scale, scratch, forward, &dout[rows(d)], gradients);
+                (dbias, dlog_temperature)
             })
             .collect();
         let mut dbias = vec![0f32; bias.len()];
@@ -102,6 +105,11 @@ impl Attention {
     }
 }
 
+/// `1 / T_h` of every head.
+pub(super) fn scales(log_temperature: &[f32]) -> Vec<f32> {
+    log_temperature.iter().map(|t| (-t).exp()).collect()
+}
+
 /// Scores of a block without bias: `scaled` gets `q·k / T_h`, rows `keys` apart.
 fn scaled_products(
     sequence: &Sequence<'_>,
@@ -111,12 +119,14 @@ fn scaled_products(
     (from, to, keys): (usize, usize, usize),
 ) {
     sequence.products(scaled, head, from, to, keys);
-    for s in &mut scaled[..(to - from) * keys] {
-        *s *= scale;
-    }
+    vector::widest(
+        #[inline(always)]
+        || vector::scale(&mut scaled[..(to - from) * keys], scale),
+    );
 }
 
-fn forward(
+/// Attention of one sequence: fills `out`, `[n, d]`, and `log_sum`, `[n, H]`.
+pub(super) fn forward(
     sequence: &Sequence<'_>,
     scale: &[f32],
     scratch: &mut Scratch,
@@ -131,19 +141,22 @@ fn forward(
             sequence.position_biases(&mut scratch.positions, head);
             let time = sequence.time_biases(head);
             scaled_products(sequence, &mut scratch.scores, scale[head], head, (from, to, keys));
-            for i in from..to {
-                let at = (i - from) * keys;
-                let (row, hidden) = scratch.scores[at..at + keys].split_at_mut(sequence.visible(i));
-                sequence.add_bias(row, i, &scratch.positions, time, &scratch.buckets[at..at + keys]);
-                let max = vector::max(row);
-                vector::exp_shifted(row, max);
-                let sum = vector::sum(row);
-                for weight in row {
-                    *weight /= sum;
-                }
-                hidden.fill(0.0);
-                log_sum[i * heads + head] = max + sum.ln();
-            }
+            let Scratch { scores, positions, buckets, .. } = scratch;
+            vector::widest(
+                #[inline(always)]
+                || {
+                    for i in from..to {
+                        let at = (i - from) * keys;
+                        let (row, hidden) = scores[at..at + keys].split_at_mut(sequence.visible(i));
+                        sequence.add_bias(row, i, positions, time, &buckets[at..at + keys]);
+                        let max = vector::max(row);
+                        let sum = vector::exp_shifted(row, max);
+                        vector::scale(row, 1.0 / sum);
+                        hidden.fill(0.0);
+                        log_sum[i * heads + head] = max + sum.ln();
+                    }
+                },
+            );
             let weights = Mat::new(&scratch.scores, to - from, keys, keys);
             let out = &mut out[from * d + head * sequence.width..];
             gemm(out, d, false, weights, sequence.part(2, head, 0, keys));
@@ -152,25 +165,33 @@ fn forward(
 }
 
 /// What the forward pass left of one sequence: `[n, d]` and `[n, H]`.
-struct Forward<'a> {
-    out: &'a [f32],
-    log_sum: &'a [f32],
+pub(super) struct Forward<'a> {
+    pub(super) out: &'a [f32],
+    pub(super) log_sum: &'a [f32],
 }
 
-/// Fills `dqkv`, and gives this sequence's share of the gradients of the biases and temperatures.
-fn backward(
+/// Where the gradients of one sequence go.
+pub(super) struct Gradients<'a> {
+    /// `[n, 3 d]`, zeros at first.
+    pub(super) qkv: &'a mut [f32],
+    /// Added to.
+    pub(super) bias: &'a mut [f32],
+    /// Added to.
+    pub(super) log_temperature: &'a mut [f32],
+}
+
+/// The gradients of one sequence.
+pub(super) fn backward(
     sequence: &Sequence<'_>,
     scale: &[f32],
     scratch: &mut Scratch,
     Forward { out, log_sum }: Forward<'_>,
     dout: &[f32],
-    dqkv: &mut [f32],
-) -> (Vec<f32>, Vec<f32>) {
+    Gradients { qkv: dqkv, bias: dbias, log_temperature: dlog_temperature }: Gradients<'_>,
+) {
     scratch.fit(sequence.n);
     let (heads, width) = (scale.len(), sequence.width);
     let (d, columns) = (heads * width, sequence.columns());
-    let mut dbias = vec![0f32; heads * columns];
-    let mut dlog_temperature = vec![0f32; heads];
     for head in 0..heads {
         sequence.position_biases(&mut scratch.positions, head);
         let time = sequence.time_biases(head);
@@ -180,31 +201,42 @@ fn backward(
             sequence.time_buckets(&mut scratch.buckets, from, to, keys);
             // The attention weights again, from the kept normalisers.
             scaled_products(sequence, &mut scratch.weights, scale[head], head, (from, to, keys));
-            for i in from..to {
-                let at = (i - from) * keys;
-                let (row, hidden) = scratch.weights[at..at + keys].split_at_mut(sequence.visible(i));
-                sequence.add_bias(row, i, &scratch.positions, time, &scratch.buckets[at..at + keys]);
-                vector::exp_shifted(row, log_sum[i * heads + head]);
-                hidden.fill(0.0);
-            }
+            let Scratch { weights, positions, buckets, .. } = scratch;
+            vector::widest(
+                #[inline(always)]
+                || {
+                    for i in from..to {
+                        let at = (i - from) * keys;
+                        let (row, hidden) = weights[at..at + keys].split_at_mut(sequence.visible(i));
+                        sequence.add_bias(row, i, positions, time, &buckets[at..at + keys]);
+                        vector::exp_shifted(row, log_sum[i * heads + head]);
+                        hidden.fill(0.0);
+                    }
+                },
+            );
             let weights = Mat::new(&scratch.weights, rows, keys, keys);
             let dout_block = Mat::new(&dout[from * d + head * width..], rows, width, d);
             gemm(&mut dqkv[2 * d + head * width..], 3 * d, true, weights.t(), dout_block);
 
             // dS = P ∘ (dP − rowsum(dO ∘ O)), into `scores`.
             gemm(&mut scratch.scores, keys, false, dout_block, sequence.part(2, head, 0, keys).t());
-            for i in from..to {
-                let at = (i - from) * keys;
-                let of_row = i * d + head * width..i * d + (head + 1) * width;
-                let mean = vector::dot(&dout[of_row.clone()], &out[of_row]);
-                let dscores = &mut scratch.scores[at..at + keys];
-                for (ds, &p) in dscores.iter_mut().zip(&scratch.weights[at..at + keys]) {
-                    *ds = p * (*ds - mean);
-                }
-                let visible = sequence.visible(i);
-                let buckets = &scratch.buckets[at..at + visible];
-                scratch.gradient.add(sequence, i, &dscores[..visible], buckets);
-            }
+            let Scratch { weights, scores, buckets, gradient, .. } = scratch;
+            vector::widest(
+                #[inline(always)]
+                || {
+                    for i in from..to {
+                        let at = (i - from) * keys;
+                        let of_row = i * d + head * width..i * d + (head + 1) * width;
+                        let mean = vector::dot(&dout[of_row.clone()], &out[of_row]);
+                        let dscores = &mut scores[at..at + keys];
+                        for (ds, &p) in dscores.iter_mut().zip(&weights[at..at + keys]) {
+                            *ds = p * (*ds - mean);
+                        }
+                        let visible = sequence.visible(i);
+                        gradient.add(sequence, i, &dscores[..visible], &buckets[at..at + visible]);
+                    }
+                },
+            );
             let dscores = Mat::new(&scratch.scores, rows, keys, keys);
             let dqueries = &mut dqkv[from * 3 * d + head * width..];
             gemm(dqueries, 3 * d, false, dscores, sequence.part(1, head, 0, keys));
@@ -217,14 +249,11 @@ fn backward(
         for i in 0..sequence.n {
             let token = &mut dqkv[i * 3 * d..(i + 1) * 3 * d];
             for part in [0, d] {
-                for x in &mut token[part + head * width..][..width] {
-                    *x *= scale[head];
-                }
+                vector::scale(&mut token[part + head * width..][..width], scale[head]);
             }
             dlog_temperature[head] -= vector::dot(&token[head * width..][..width], sequence.query(head, i));
         }
     }
-    (dbias, dlog_temperature)
 }
 
 impl CustomOp3 for Attention {

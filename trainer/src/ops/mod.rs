@@ -21,6 +21,7 @@ mod packed;
 mod pointwise_attention;
 mod ragged;
 pub mod reference;
+mod self_attention;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
@@ -36,6 +37,7 @@ pub use linear::linear;
 pub(crate) use matrix::{Mat, gemm};
 pub use pointwise_attention::pointwise_attention;
 pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
+pub use self_attention::{SelfAttentionParameters, self_attention};
 
 /// Whether the device of `tensor` has the fused operations; on the others, stock operations take their place.
 pub(crate) fn fused(tensor: &Tensor) -> bool {

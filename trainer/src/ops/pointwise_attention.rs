@@ -33,7 +33,7 @@ pub fn pointwise_attention(
     layout: &Arc<AttentionLayout>,
     max_distance: usize,
 ) -> Result<Tensor> {
-    let ragged = Ragged::new("pointwise attention", qkv, bias, layout, max_distance)?;
+    let ragged = Ragged::new("pointwise attention", qkv.dims2()?, bias, layout, max_distance)?;
     if !fused(qkv) {
         return reference::pointwise_attention(qkv, bias, layout, max_distance);
     }

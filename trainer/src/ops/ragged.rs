@@ -1,6 +1,7 @@
 //! What attention over ragged rows has in common, whatever becomes of its scores: the shape of the batch, the
 //! position and time bias, and the blocks of rows that one thread works through.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
@@ -27,7 +28,7 @@ pub struct AttentionLayout {
 
 impl AttentionLayout {
     /// Keys of row `i` of the sequence whose tokens begin at `start`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn keys(&self, start: usize, i: usize) -> usize {
         self.keys.as_ref().map_or(i + 1, |keys| keys[start + i] as usize)
     }
@@ -58,16 +59,15 @@ pub(super) struct Ragged {
 }
 
 impl Ragged {
-    /// For `qkv` `[T, 3 d]` and `bias` `[H, P]` or `[H, P + TIME_BUCKETS]` with `P = max_distance`. An error
+    /// For queries, keys and values `[T, 3 d]` and `bias` `[H, P]` or `[H, P + TIME_BUCKETS]` with `P = max_distance`. An error
     /// where shapes and layout do not fit each other; `operation` names who asks.
     pub(super) fn new(
         operation: &str,
-        qkv: &Tensor,
+        (tokens, width): (usize, usize),
         bias: &Tensor,
         layout: &Arc<AttentionLayout>,
         max_distance: usize,
     ) -> Result<Self> {
-        let (tokens, width) = qkv.dims2()?;
         let (heads, columns) = bias.dims2()?;
         if width % (3 * heads) != 0 || layout.offsets.last() != Some(&tokens) || layout.times.len() != tokens
         {
@@ -91,23 +91,55 @@ impl Ragged {
 
     /// The `b`-th sequence, with its share of `qkv`.
     pub(super) fn sequence<'a>(&'a self, b: usize, qkv: &'a [f32], bias: &'a [f32]) -> Sequence<'a> {
+        let width = qkv.len() / self.tokens();
+        let qkv = &qkv[self.layout.offsets[b] * width..self.layout.offsets[b + 1] * width];
+        self.sequence_of(b, width / 3, qkv, bias)
+    }
+
+    /// The `b`-th sequence, whose share of the queries, keys and values (`[n, 3 d]`) this is.
+    pub(super) fn sequence_of<'a>(
+        &'a self,
+        b: usize,
+        d: usize,
+        qkv: &'a [f32],
+        bias: &'a [f32],
+    ) -> Sequence<'a> {
         let (start, end) = (self.layout.offsets[b], self.layout.offsets[b + 1]);
-        let d = qkv.len() / self.tokens() / 3;
-        let qkv = &qkv[start * 3 * d..end * 3 * d];
         Sequence { ragged: self, start, n: end - start, width: d / self.heads, qkv, bias }
     }
 
+    /// Cuts the sequences `from` to `to` into runs of neighbours with at least `tokens` tokens each, but for the last.
+    pub(super) fn runs(&self, within: Range<usize>, tokens: usize) -> Vec<Range<usize>> {
+        let offsets = &self.layout.offsets;
+        let (mut runs, mut from) = (Vec::new(), within.start);
+        for to in within.start + 1..=within.end {
+            if offsets[to] - offsets[from] >= tokens || to == within.end {
+                runs.push(from..to);
+                from = to;
+            }
+        }
+        runs
+    }
+
+    /// The tokens of a run of sequences.
+    pub(super) fn tokens_of(&self, run: &Range<usize>) -> Range<usize> {
+        self.layout.offsets[run.start]..self.layout.offsets[run.end]
+    }
+
+    /// Cuts a `[T, width]` slice into one piece a run; the runs are all sequences.
+    pub(super) fn pieces_of<'a>(
+        &self,
+        runs: &[Range<usize>],
+        mut data: &'a mut [f32],
+        width: usize,
+    ) -> Vec<&'a mut [f32]> {
+        let piece = |run| data.split_off_mut(..self.tokens_of(run).len() * width).unwrap_or_default();
+        runs.iter().map(piece).collect()
+    }
+
     /// Cuts a `[T, width]` slice into one piece a sequence.
-    pub(super) fn pieces<'a>(&self, mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
-        self.layout
-            .offsets
-            .windows(2)
-            .map(|ends| {
-                let (piece, rest) = std::mem::take(&mut data).split_at_mut((ends[1] - ends[0]) * width);
-                data = rest;
-                piece
-            })
-            .collect()
+    pub(super) fn pieces<'a>(&self, data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        self.pieces_of(&self.runs(0..self.layout.offsets.len() - 1, 0), data, width)
     }
 }
 
@@ -162,6 +194,7 @@ impl BiasGradient {
     }
 
     /// Adds the gradient of the scores of row `i` of `sequence`, over its visible keys.
+    #[inline(always)]
     pub(super) fn add(&mut self, sequence: &Sequence<'_>, i: usize, dscores: &[f32], buckets: &[u8]) {
         let positions = &mut self.positions[sequence.n - 1 - i..][..dscores.len()];
         super::vector::add_scaled(positions, 1.0, dscores);
@@ -216,6 +249,7 @@ impl Sequence<'_> {
     }
 
     /// Keys that row `i` may attend to.
+    #[inline(always)]
     pub(super) fn visible(&self, i: usize) -> usize {
         self.ragged.layout.keys(self.start, i)
     }
@@ -267,6 +301,7 @@ impl Sequence<'_> {
     }
 
     /// Adds the biases to the scores of row `i`, over its visible keys.
+    #[inline(always)]
     pub(super) fn add_bias(
         &self,
         row: &mut [f32],

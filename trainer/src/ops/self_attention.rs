@@ -1,0 +1,326 @@
+//! The attention half of a Transformer layer as one operation: `x + dropout(W_o attention(W_qkv norm(x)))`.
+//!
+//! A run of whole sequences goes through all of it while it is in one core's cache. Between the passes the queries,
+//! keys and values, the output of the attention and its normalisers are kept; the rest is computed again.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::attention::{self, Forward, Gradients, scales};
+use super::dropout::AddDropped;
+use super::packed::{Packed, Parts, rows_a_part, sum};
+use super::ragged::{AttentionLayout, Ragged, Scratch};
+use super::{
+    Dropout, Mat, add_dropped, cpu_tensor, f32_slice, fused, gemm, layer_norm, linear, vector, with_f32,
+};
+
+/// Tokens that go through together, at least.
+const TOKENS: usize = 128;
+
+/// The parameters of [`self_attention`]: `γ` and `β` of the norm `[d]`, `W_qkv` `[d, 3 d]`, `W_o` `[d, d]`, and those
+/// of [`super::attention()`]: biases `[H, P]` or `[H, P + TIME_BUCKETS]`, `log T_h` `[H]`.
+#[derive(Debug, Clone, Copy)]
+pub struct SelfAttentionParameters<'a> {
+    /// `γ`.
+    pub gamma: &'a Tensor,
+    /// `β`.
+    pub beta: &'a Tensor,
+    /// `W_qkv`.
+    pub qkv: &'a Tensor,
+    /// `W_o`.
+    pub out: &'a Tensor,
+    /// `b_pos` and `b_time`.
+    pub bias: &'a Tensor,
+    /// `log T_h`.
+    pub log_temperature: &'a Tensor,
+    /// `P`.
+    pub max_distance: usize,
+}
+
+/// `x + dropout(W_o attention(W_qkv norm(x)))` for all tokens: `x` is `[T, d]`.
+pub fn self_attention(
+    x: &Tensor,
+    parameters: SelfAttentionParameters<'_>,
+    layout: &Arc<AttentionLayout>,
+    dropout: Option<Dropout>,
+) -> Result<Tensor> {
+    let SelfAttentionParameters { gamma, beta, qkv, out, bias, log_temperature, max_distance } = parameters;
+    if !fused(x) {
+        let qkv = linear(&layer_norm(x, gamma, beta)?, qkv, None)?;
+        let attended = super::attention(&qkv, bias, log_temperature, layout, max_distance)?;
+        return add_dropped(x, &linear(&attended, out, None)?, dropout);
+    }
+    let d = x.dim(1)?;
+    if qkv.dims() != [d, 3 * d] || out.dims() != [d, d] {
+        candle_core::bail!("self_attention: {:?} through {:?} and {:?}", x.shape(), qkv.shape(), out.shape());
+    }
+    let ragged = Ragged::new("self_attention", (x.dim(0)?, 3 * d), bias, layout, max_distance)?;
+    let Packed { flat, parts } = Packed::new([gamma, beta, qkv, out, bias, log_temperature])?;
+    let op = SelfAttention { d, ragged, parts, dropout: AddDropped::new(dropout), kept: OnceLock::new() };
+    x.contiguous()?.apply_op2(&flat, op)
+}
+
+struct SelfAttention {
+    d: usize,
+    ragged: Ragged,
+    parts: Parts<6>,
+    dropout: AddDropped,
+    kept: OnceLock<Kept>,
+}
+
+/// What the backward pass needs of the forward pass.
+struct Kept {
+    /// `[T, 3 d]`.
+    qkv: Vec<f32>,
+    /// The output of the attention, `[T, d]`.
+    attended: Vec<f32>,
+    /// `log Σ exp` of the scores, `[T, H]`.
+    log_sum: Vec<f32>,
+}
+
+/// One thread's working memory: a run of sequences, `[n, d]` each, and `[n, 3 d]`.
+#[derive(Default)]
+struct Buffers {
+    normal: Vec<f32>,
+    narrow: Vec<f32>,
+    dattended: Vec<f32>,
+    dqkv: Vec<f32>,
+    attention: Scratch,
+}
+
+/// The first `n` elements of a buffer that grows to have them.
+fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
+impl SelfAttention {
+    fn sequences(&self) -> Range<usize> {
+        0..self.ragged.layout.offsets.len() - 1
+    }
+
+    fn forward(&self, x: &[f32], flat: &[f32]) -> Vec<f32> {
+        let (d, ragged) = (self.d, &self.ragged);
+        let [gamma, beta, qkv, out, bias, log_temperature] = self.parts.split(flat);
+        let scale = scales(log_temperature);
+        let mut y = vec![0f32; x.len()];
+        let mut kept = Kept {
+            qkv: vec![0f32; 3 * x.len()],
+            attended: vec![0f32; x.len()],
+            log_sum: vec![0f32; ragged.tokens() * ragged.heads],
+        };
+        let runs = ragged.runs(self.sequences(), TOKENS);
+        ragged
+            .pieces_of(&runs, &mut y, d)
+            .into_par_iter()
+            .zip(ragged.pieces_of(&runs, &mut kept.qkv, 3 * d))
+            .zip(ragged.pieces_of(&runs, &mut kept.attended, d))
+            .zip(ragged.pieces_of(&runs, &mut kept.log_sum, ragged.heads))
+            .zip(&runs)
+            .for_each_init(Buffers::default, |buffers, ((((y, of_qkv), attended), log_sum), run)| {
+                let tokens = ragged.tokens_of(run);
+                let (n, first) = (tokens.len(), tokens.start * d);
+                let x = &x[first..tokens.end * d];
+                let normal = sized(&mut buffers.normal, n * d);
+                vector::widest(
+                    #[inline(always)]
+                    || layer_norm::forward(x, gamma, beta, normal),
+                );
+                gemm(of_qkv, 3 * d, false, Mat::new(normal, n, d, d), Mat::new(qkv, d, 3 * d, 3 * d));
+                for b in run.clone() {
+                    let rows = |width| self.within(&tokens, b, width);
+                    let sequence = ragged.sequence_of(b, d, &of_qkv[rows(3 * d)], bias);
+                    let (out, log_sum) = (&mut attended[rows(d)], &mut log_sum[rows(ragged.heads)]);
+                    attention::forward(&sequence, &scale, &mut buffers.attention, out, log_sum);
+                }
+                let narrow = sized(&mut buffers.narrow, n * d);
+                gemm(narrow, d, false, Mat::new(attended, n, d, d), Mat::new(out, d, d, d));
+                self.dropout.apply(first, Some(x), narrow, y);
+            });
+        let _ = self.kept.set(kept);
+        y
+    }
+
+    /// Where the rows of sequence `b` are in a piece, `width` wide, that begins and ends with `tokens`.
+    fn within(&self, tokens: &Range<usize>, b: usize, width: usize) -> Range<usize> {
+        let offsets = &self.ragged.layout.offsets;
+        (offsets[b] - tokens.start) * width..(offsets[b + 1] - tokens.start) * width
+    }
+
+    /// The gradients of `x` and of the parameters.
+    fn backward(&self, x: &[f32], flat: &[f32], kept: &Kept, dout: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (d, ragged) = (self.d, &self.ragged);
+        let mut dx = vec![0f32; x.len()];
+        let parts = ragged.runs(self.sequences(), rows_a_part(ragged.tokens(), TOKENS));
+        let gradients: Vec<Vec<f32>> = ragged
+            .pieces_of(&parts, &mut dx, d)
+            .into_par_iter()
+            .zip(&parts)
+            .map_init(Buffers::default, |buffers, (mut dx, part)| {
+                let mut dflat = vec![0f32; flat.len()];
+                for run in ragged.runs(part.clone(), TOKENS) {
+                    let piece = ragged.tokens_of(&run).len() * d;
+                    let dx = dx.split_off_mut(..piece).unwrap_or_default();
+                    self.backward_run(buffers, &run, (x, flat, kept, dout), dx, &mut dflat);
+                }
+                dflat
+            })
+            .collect();
+        (dx, sum(gradients, flat.len()))
+    }
+
+    /// One run of sequences: fills `dx`, adds to `dflat`.
+    fn backward_run(
+        &self,
+        buffers: &mut Buffers,
+        run: &Range<usize>,
+        (x, flat, kept, dout): (&[f32], &[f32], &Kept, &[f32]),
+        dx: &mut [f32],
+        dflat: &mut [f32],
+    ) {
+        let (d, ragged) = (self.d, &self.ragged);
+        let [gamma, beta, qkv, out, bias, log_temperature] = self.parts.split(flat);
+        let [dgamma, dbeta, of_qkv, of_out, dbias, dlog_temperature] = self.parts.split_mut(dflat);
+        let tokens = ragged.tokens_of(run);
+        let n = tokens.len();
+        let piece =
+            |data: &'_ [f32], width: usize| tokens.start * width..(tokens.end * width).min(data.len());
+        let (x, dout) = (&x[piece(x, d)], &dout[piece(dout, d)]);
+        let attended = &kept.attended[piece(&kept.attended, d)];
+        let narrow = sized(&mut buffers.narrow, n * d);
+        self.dropout.apply(tokens.start * d, None, dout, narrow);
+        let douter = Mat::new(narrow, n, d, d);
+        gemm(of_out, d, true, Mat::new(attended, n, d, d).t(), douter);
+        let dattended = sized(&mut buffers.dattended, n * d);
+        gemm(dattended, d, false, douter, Mat::new(out, d, d, d).t());
+
+        let scale = scales(log_temperature);
+        let dqkv = sized(&mut buffers.dqkv, n * 3 * d);
+        dqkv.fill(0.0);
+        for b in run.clone() {
+            let rows = |width| self.within(&tokens, b, width);
+            let whole = |width| {
+                let offsets = &ragged.layout.offsets;
+                offsets[b] * width..offsets[b + 1] * width
+            };
+            let sequence = ragged.sequence_of(b, d, &kept.qkv[whole(3 * d)], bias);
+            let forward = Forward { out: &attended[rows(d)], log_sum: &kept.log_sum[whole(ragged.heads)] };
+            let gradients =
+                Gradients { qkv: &mut dqkv[rows(3 * d)], bias: dbias, log_temperature: dlog_temperature };
+            let dout = &dattended[rows(d)];
+            attention::backward(&sequence, &scale, &mut buffers.attention, forward, dout, gradients);
+        }
+        let normal = sized(&mut buffers.normal, n * d);
+        vector::widest(
+            #[inline(always)]
+            || layer_norm::forward(x, gamma, beta, normal),
+        );
+        let dqkv = Mat::new(dqkv, n, 3 * d, 3 * d);
+        gemm(of_qkv, 3 * d, true, Mat::new(normal, n, d, d).t(), dqkv);
+        gemm(normal, d, false, dqkv, Mat::new(qkv, d, 3 * d, 3 * d).t());
+        vector::widest(
+            #[inline(always)]
+            || {
+                layer_norm::backward_rows(x, gamma, normal, dx, dgamma, dbeta);
+                vector::add_scaled(dx, 1.0, dout);
+            },
+        );
+    }
+}
+
+impl CustomOp2 for SelfAttention {
+    fn name(&self) -> &'static str {
+        "self-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = self.forward(f32_slice(s1, l1)?, f32_slice(s2, l2)?);
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        flat: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(kept) = self.kept.get() else {
+            candle_core::bail!("self_attention: backward before forward");
+        };
+        let (dx, dflat) = with_f32(x, |x| {
+            with_f32(flat, |flat| with_f32(dout, |dout| Ok(self.backward(x, flat, kept, dout))))
+        })?;
+        Ok((Some(cpu_tensor(dx, x.shape())?), Some(cpu_tensor(dflat, flat.shape())?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::{self, layout};
+    use super::super::{TIME_BUCKETS, with_stock_operations};
+    use super::*;
+
+    fn run(t: &[Tensor], layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
+        let [x, gamma, beta, qkv, out, bias, log_temperature] = t else { unreachable!() };
+        let parameters =
+            SelfAttentionParameters { gamma, beta, qkv, out, bias, log_temperature, max_distance: 4 };
+        self_attention(x, parameters, layout, dropout)
+    }
+
+    fn inputs(tokens: usize, d: usize) -> [Tensor; 7] {
+        [
+            check::random((tokens, d), 1),
+            check::random(d, 2),
+            check::random(d, 3),
+            check::random((d, 3 * d), 4),
+            check::random((d, d), 5),
+            check::random((2, 4 + TIME_BUCKETS), 6),
+            check::random(2, 7),
+        ]
+    }
+
+    #[test]
+    fn gradients_are_finite_differences() {
+        let weight = check::random((8, 4), 9);
+        for (keys, dropout) in
+            [(None, Some(Dropout { p: 0.4, seed: 3 })), (Some(vec![1, 1, 2, 2, 5, 1, 2, 1]), None)]
+        {
+            let layout = layout(&[5, 3], keys);
+            check::gradients(&inputs(8, 4), |t| (run(t, &layout, dropout)? * &weight)?.sum_all());
+        }
+    }
+
+    #[test]
+    fn agrees_with_stock_operations() {
+        // Several runs and parts; a sequence longer than a run, one of length one, and empty ones.
+        let lengths = [70, 1, 0, 9, 130, 3, 64, 64, 200, 0];
+        let tokens = lengths.iter().sum();
+        let layout = layout(&lengths, None);
+        let weight = check::random((tokens, 8), 9);
+        for dropout in [None, Some(Dropout { p: 0.4, seed: 3 })] {
+            let vars = inputs(tokens, 8).map(|t| candle_core::Var::from_tensor(&t).unwrap());
+            let tensors = vars.clone().map(|v| v.as_tensor().clone());
+            let fused = run(&tensors, &layout, dropout).unwrap();
+            let stock = with_stock_operations(|| run(&tensors, &layout, dropout)).unwrap();
+            assert!(check::distance(&fused, &stock) < 1e-4);
+            let gradients = |out: Tensor| (out * &weight).unwrap().backward().unwrap();
+            let (fused, stock) = (gradients(fused), gradients(stock));
+            for var in &vars {
+                let (a, b) = (fused.get(var).unwrap(), stock.get(var).unwrap());
+                assert!(check::distance(a, b) < 5e-3, "{}", check::distance(a, b));
+            }
+        }
+    }
+}
