@@ -1,6 +1,6 @@
 //! Softmax cross-entropy over a catalogue (Eq. 3) without the matrix of logits.
 //!
-//! Rows are worked through in groups of [`ROWS`]: the group's logits against all candidates are the only
+//! Rows are worked through in groups: the group's logits against all candidates are the only
 //! ones in memory. Gradients are computed on the way, while the logits are there:
 //!
 //! ```text
@@ -22,9 +22,16 @@ use rayon::prelude::*;
 use super::matrix::ColumnBlocks;
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector};
 
-const ROWS: usize = 256;
-const ROWS_A_TASK: usize = 32;
+/// Rows in a group, at most, and logits: with many candidates a group has fewer rows.
+const ROWS: usize = 512;
+const LOGITS: usize = 1 << 23;
+const ROWS_A_TASK: usize = 64;
 const COLUMNS_A_TASK: usize = 512;
+
+thread_local! {
+    /// The logits of a group, kept from step to step: as fresh memory they would be cleared for each.
+    static KEPT: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) };
+}
 
 /// What each row is to predict: any number of weighted targets, each a candidate.
 ///
@@ -169,8 +176,10 @@ impl CrossEntropy {
         let stride = columns.max(1);
         let mut dhidden = vec![0f32; hidden.len()];
         let mut ditems = vec![0f32; items.len()];
-        let mut logits = vec![0f32; ROWS.min(rows) * stride];
-        let mut scaled = vec![0f32; ROWS.min(rows) * d];
+        let in_group = (LOGITS / stride).clamp(ROWS_A_TASK, ROWS);
+        let mut logits = KEPT.take();
+        logits.resize(in_group.min(rows) * stride, 0.0);
+        let mut scaled = vec![0f32; in_group.min(rows) * d];
         let items_of = |task: usize| {
             let from = task * COLUMNS_A_TASK;
             (from, (from + COLUMNS_A_TASK).min(columns))
@@ -179,7 +188,7 @@ impl CrossEntropy {
         // What each target adds to the gradient of its own logit.
         let mut own: Vec<f32> = Vec::with_capacity(self.targets.candidates.len());
         for (group, (hidden, dhidden)) in
-            hidden.chunks(ROWS * d).zip(dhidden.chunks_mut(ROWS * d)).enumerate()
+            hidden.chunks(in_group * d).zip(dhidden.chunks_mut(in_group * d)).enumerate()
         {
             let n = hidden.len() / d;
             let logits = &mut logits[..n * stride];
@@ -198,7 +207,7 @@ impl CrossEntropy {
                 .zip(scaled.par_chunks_mut(ROWS_A_TASK * d))
                 .enumerate()
                 .map(|(task, (((logits, hidden), dhidden), scaled))| {
-                    let first = group * ROWS + task * ROWS_A_TASK;
+                    let first = group * in_group + task * ROWS_A_TASK;
                     self.rows(first, &shared, logits, hidden, dhidden, scaled)
                 })
                 .collect();
@@ -215,6 +224,7 @@ impl CrossEntropy {
                 },
             );
         }
+        KEPT.set(logits);
         self.add_own(hidden, &own, &mut ditems, d);
         (loss, dhidden, ditems)
     }
