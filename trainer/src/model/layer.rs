@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use schemas::config::{Architecture, Model};
 
 use super::{Parameters, climber, hstu, sasrec};
-use crate::ops::{self, AttentionLayout, Dropout};
+use crate::ops::{self, AttentionLayout, Dropout, TIME_BUCKETS};
 
 /// One layer, of the backbone or of a branch: `[T, d]` → `[T, d]`. No row of a sequence depends on a later one.
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ pub(super) fn linear_std(inputs: usize) -> f64 {
 /// γ and β of a layer norm.
 #[derive(Debug, Clone)]
 pub(super) struct Norm {
-    pub(super) gamma: Tensor,
-    pub(super) beta: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
 }
 
 impl Norm {
@@ -68,6 +68,97 @@ impl Norm {
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.gamma, &self.beta)
+    }
+}
+
+/// `x + W_o attention(W_qkv norm(x))`, several heads.
+#[derive(Debug, Clone)]
+pub(super) struct SelfAttention {
+    name: String,
+    norm: Norm,
+    /// Queries, keys and values in one product, `[d, 3 d]`.
+    qkv: Tensor,
+    /// `b_pos` and, where there is one, `b_time` of each head.
+    bias: Tensor,
+    /// `log T_h` of each head.
+    log_temperature: Tensor,
+    out: Tensor,
+    max_distance: usize,
+}
+
+impl SelfAttention {
+    /// With a position and, where configured, a time bias, and a temperature of each head, all learned. `name` begins the
+    /// parameters' names. What is added to the residual stream starts smaller by `residual`.
+    pub(super) fn relative(
+        parameters: &mut Parameters,
+        name: &str,
+        model: &Model,
+        residual: f64,
+    ) -> Result<Self> {
+        let columns = model.max_distance + if model.time_bias { TIME_BUCKETS } else { 0 };
+        let bias = parameters.constant(&format!("{name}.bias"), &[model.heads, columns], 0.0)?;
+        let temperature = Self::dot_product_temperature(model);
+        let log_temperature =
+            parameters.constant(&format!("{name}.log_temperature"), &[model.heads], temperature)?;
+        Self::new(parameters, name, model, residual, (bias, log_temperature, model.max_distance))
+    }
+
+    /// With the scores `q·k / √d_k` and nothing else.
+    pub(super) fn plain(
+        parameters: &mut Parameters,
+        name: &str,
+        model: &Model,
+        residual: f64,
+    ) -> Result<Self> {
+        let device = parameters.device();
+        // One shared column of zeros is the bias of every distance. Neither of the two is learned.
+        let bias = Tensor::full(0f32, (model.heads, 1), device)?;
+        let log_temperature = Tensor::full(Self::dot_product_temperature(model), model.heads, device)?;
+        Self::new(parameters, name, model, residual, (bias, log_temperature, 1))
+    }
+
+    /// `log √d_k`.
+    fn dot_product_temperature(model: &Model) -> f32 {
+        ((model.d / model.heads) as f64).sqrt().ln() as f32
+    }
+
+    fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        model: &Model,
+        residual: f64,
+        (bias, log_temperature, max_distance): (Tensor, Tensor, usize),
+    ) -> Result<Self> {
+        let d = model.d;
+        let of = |part: &str| format!("{name}.{part}");
+        Ok(Self {
+            norm: Norm::new(parameters, &of("norm"), d)?,
+            qkv: parameters.normal(&of("qkv"), &[d, 3 * d], linear_std(d))?,
+            bias,
+            log_temperature,
+            out: parameters.normal(&of("out"), &[d, d], linear_std(d) / residual)?,
+            max_distance,
+            name: name.to_owned(),
+        })
+    }
+
+    /// `[T, d]` → `[T, d]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let parameters = ops::SelfAttentionParameters {
+            gamma: &self.norm.gamma,
+            beta: &self.norm.beta,
+            qkv: &self.qkv,
+            out: &self.out,
+            bias: &self.bias,
+            log_temperature: &self.log_temperature,
+            max_distance: self.max_distance,
+        };
+        ops::self_attention(x, parameters, layout, at(dropout, &self.name))
     }
 }
 

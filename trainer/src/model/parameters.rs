@@ -21,6 +21,11 @@ impl Parameters {
         Self { vars: BTreeMap::new(), seed, device }
     }
 
+    /// Where the values are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// A new parameter with values from `N(0, std²)`.
     pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
         let values = normal(self.seed, name, shape.iter().product(), std)?;

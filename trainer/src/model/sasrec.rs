@@ -10,8 +10,8 @@ use candle_core::{Result, Tensor};
 use schemas::config::Model;
 
 use super::Parameters;
-use super::layer::{FeedForward, Norm, at, linear_std};
-use crate::ops::{self, AttentionLayout, Dropout};
+use super::layer::{FeedForward, SelfAttention};
+use crate::ops::{AttentionLayout, Dropout};
 
 /// The learned vector of each position in a row.
 ///
@@ -42,33 +42,17 @@ impl Positions {
 /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; the scores are `q·k / √d_k` and nothing else.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
-    name: String,
-    norm: Norm,
-    /// Queries, keys and values in one product, `[d, 3 d]`.
-    qkv: Tensor,
-    /// No bias, `[H, 1]`, and the fixed `log √d_k`, `[H]`: not learned.
-    bias: Tensor,
-    log_temperature: Tensor,
-    out: Tensor,
+    attention: SelfAttention,
     feed_forward: FeedForward,
 }
 
 impl Layer {
     pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
-        let (d, heads) = (model.d, model.heads);
         // What is added to the residual stream starts smaller the more layers add to it.
         let residual = (2.0 * model.layers as f64).sqrt();
-        let of = |part: &str| format!("{name}.{part}");
-        let qkv = parameters.normal(&of("attention.qkv"), &[d, 3 * d], linear_std(d))?;
-        let log_temperature = (((d / heads) as f64).sqrt().ln()) as f32;
         Ok(Self {
-            norm: Norm::new(parameters, &of("attention.norm"), d)?,
-            bias: Tensor::full(0f32, (heads, 1), qkv.device())?,
-            log_temperature: Tensor::full(log_temperature, heads, qkv.device())?,
-            qkv,
-            out: parameters.normal(&of("attention.out"), &[d, d], linear_std(d) / residual)?,
-            feed_forward: FeedForward::new(parameters, &of("feed_forward"), model, residual)?,
-            name: name.to_owned(),
+            attention: SelfAttention::plain(parameters, &format!("{name}.attention"), model, residual)?,
+            feed_forward: FeedForward::new(parameters, &format!("{name}.feed_forward"), model, residual)?,
         })
     }
 
@@ -79,18 +63,7 @@ impl Layer {
         layout: &Arc<AttentionLayout>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let parameters = ops::SelfAttentionParameters {
-            gamma: &self.norm.gamma,
-            beta: &self.norm.beta,
-            qkv: &self.qkv,
-            out: &self.out,
-            bias: &self.bias,
-            log_temperature: &self.log_temperature,
-            // One shared column of zeros is the bias of every distance.
-            max_distance: 1,
-        };
-        let x = ops::self_attention(x, parameters, layout, at(dropout, &format!("{}.attention", self.name)))?;
-        self.feed_forward.forward(&x, dropout)
+        self.feed_forward.forward(&self.attention.forward(x, layout, dropout)?, dropout)
     }
 }
 
