@@ -48,7 +48,7 @@ pub struct ClimberPilot {
     positions: Option<Positions>,
     backbone: Vec<Layer>,
     branches: Vec<Branch>,
-    temperature: Option<f64>,
+    score_temperature: Option<f64>,
     d: usize,
 }
 
@@ -102,8 +102,8 @@ impl ClimberPilot {
             .collect::<Result<_>>()?;
         let branches =
             (1..=model.branches).map(|k| Branch::new(&mut parameters, k, model)).collect::<Result<_>>()?;
-        let &Model { temperature, d, .. } = model;
-        Ok(Self { parameters, vocabulary, items, start, positions, backbone, branches, temperature, d })
+        let &Model { score_temperature, d, .. } = model;
+        Ok(Self { parameters, vocabulary, items, start, positions, backbone, branches, score_temperature, d })
     }
 
     /// The dense parameters.
@@ -163,7 +163,7 @@ impl ClimberPilot {
             None => backbone.index_select(&rows, 0)?,
         };
         let hidden = norm.forward(&hidden)?;
-        match self.temperature {
+        match self.score_temperature {
             None => Ok(hidden),
             Some(temperature) => unit_rows(&hidden)? / temperature,
         }
@@ -171,7 +171,7 @@ impl ClimberPilot {
 
     /// What a hidden state is multiplied with for a score, from the items' vectors: `[items, d]`.
     pub fn candidates(&self, items: &Tensor) -> Result<Tensor> {
-        if self.temperature.is_some() { unit_rows(items) } else { Ok(items.clone()) }
+        if self.score_temperature.is_some() { unit_rows(items) } else { Ok(items.clone()) }
     }
 
     /// All values by name, the id table included.

@@ -36,7 +36,7 @@ fn config(architecture: Architecture, mask: MaskMode) -> Model {
         min_count: 2,
         dropout: 0.1,
         time_bias: true,
-        temperature: None,
+        score_temperature: None,
     }
 }
 
@@ -72,7 +72,7 @@ fn model(mask: MaskMode) -> ClimberPilot {
 #[test]
 fn scores_with_a_temperature_are_cosines() {
     let inner = model(MaskMode::None);
-    let cosine = ClimberPilot { temperature: Some(0.1), ..inner.clone() };
+    let cosine = ClimberPilot { score_temperature: Some(0.1), ..inner.clone() };
     let data = sequences(&[(1..=ITEMS).map(|item| (item, 60)).collect()], 0);
     let vectors = inner.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let lengths = vectors.sqr().unwrap().sum(1).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
