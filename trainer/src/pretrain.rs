@@ -404,16 +404,20 @@ impl Run<'_> {
         let loader =
             Loader { sequences: self.sequences, model: architecture, pretrain, weights: &self.weights };
         std::thread::scope(|scope| {
+            // Waiting for a batch counts, writing checkpoints does not.
+            let mut since = Instant::now();
             for batch in loader.batches(scope, self.order(state.epoch), state.batch) {
                 let step = self
                     .step(model, optimizer, state, &batch)
                     .map_err(|source| TrainError::Step { step: state.steps, source })?;
+                state.epoch_seconds += since.elapsed().as_secs_f64();
                 progress.add(batch.sequences() as u64);
                 progress.message(format!("loss {:.4}", step.loss));
                 if state.steps.is_multiple_of(recorded_every) {
                     records.step(state.steps, step)?;
                 }
-                let stop = last_step == Some(state.steps) || self.options.interrupt.requested();
+                let stop =
+                    last_step.is_some_and(|last| state.steps >= last) || self.options.interrupt.requested();
                 let due = pretrain.checkpoint_steps > 0
                     && state.steps.is_multiple_of(pretrain.checkpoint_steps as u64);
                 if stop || due {
@@ -422,6 +426,7 @@ impl Run<'_> {
                 if stop {
                     return Ok(false);
                 }
+                since = Instant::now();
             }
             Ok(true)
         })
@@ -442,7 +447,6 @@ impl Run<'_> {
         state: &mut TrainerState,
         batch: &Batch,
     ) -> candle_core::Result<StepMetrics> {
-        let started = Instant::now();
         let seed = random::derived(self.config.seed, "dropout", state.steps);
         let dropout = Dropout { p: self.config.model.dropout, seed };
         let step = self.loss.compute(model, batch, Some(dropout), state.steps)?;
@@ -457,7 +461,6 @@ impl Run<'_> {
         state.gradient_norm_sum += gradient_norm;
         state.targets += targets;
         state.epoch_targets += targets;
-        state.epoch_seconds += started.elapsed().as_secs_f64();
         Ok(StepMetrics { loss, gradient_norm, learning_rate })
     }
 

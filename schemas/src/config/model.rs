@@ -33,9 +33,9 @@ pub struct Model {
     pub max_positions: usize,
     /// Whether attention is biased by the time between two events (`b_time`).
     pub time_bias: bool,
-    /// What scores are: absent, the inner products of hidden states and item vectors (`φ(h, e) = hᵀe`); a number,
-    /// their cosines divided by it.
-    pub score_temperature: Option<f64>,
+    /// What scores are: with 0, the inner products of hidden states and item vectors (`φ(h, e) = hᵀe`); with any
+    /// larger number, their cosines divided by it.
+    pub score_temperature: f64,
     /// Dropout on embeddings and on each residual branch.
     pub dropout: f64,
     /// Items with fewer training events share hashed rows.
@@ -58,7 +58,7 @@ impl Default for Model {
             max_distance: 128,
             max_positions: 200,
             time_bias: true,
-            score_temperature: None,
+            score_temperature: 0.0,
             dropout: 0.2,
             min_count: 1,
             hash_buckets: 1024,
@@ -147,8 +147,8 @@ impl Model {
                 format!("{} are too few for rows of sequences.max_len = {max_len}", self.max_positions),
             );
         }
-        if self.score_temperature.is_some_and(|t| !t.is_finite() || t <= 0.0) {
-            return invalid("model.score_temperature", "must be above 0");
+        if !self.score_temperature.is_finite() || self.score_temperature < 0.0 {
+            return invalid("model.score_temperature", "must be 0 or above");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("model.dropout", "must be at least 0 and below 1");

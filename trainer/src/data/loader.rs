@@ -79,8 +79,13 @@ mod tests {
             let expected: Vec<Batch> = order.chunks(3).skip(first).map(|rows| loader.batch(rows)).collect();
             let batches: Vec<Batch> =
                 std::thread::scope(|scope| loader.batches(scope, order.clone(), first).iter().collect());
-            let branches = |batches: &[Batch]| batches.iter().map(|b| b.branches.clone()).collect::<Vec<_>>();
-            assert_eq!(branches(&batches), branches(&expected));
+            let contents = |batches: &[Batch]| -> Vec<_> {
+                batches
+                    .iter()
+                    .map(|b| (b.items.clone(), b.layout.times.clone(), b.branches.clone()))
+                    .collect()
+            };
+            assert_eq!(contents(&batches), contents(&expected));
         }
         // Whoever stops early does not wait for the rest.
         std::thread::scope(|scope| drop(loader.batches(scope, order, 0)));

@@ -45,6 +45,7 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
     let mut report = Report {
         source: sequences.source.clone(),
         trained_on: None,
+        hides_nothing: false,
         results: Vec::new(),
         horizon: Vec::new(),
     };
@@ -67,7 +68,7 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
             row.ranks[i] = Some(ranks);
         }
     }
-    let (curves, horizon) = evaluation.horizon(name, &encoded)?;
+    let (curves, mut horizon) = evaluation.horizon(name, &encoded, protocols)?;
     report.horizon = curves;
     if config.evaluate.baselines {
         report.results.extend(evaluation.baselines(protocols)?);
@@ -75,7 +76,11 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
     if protocols.len() < Protocol::ALL.len() {
         let as_served = |m: &Metrics| Metrics { protocol: Protocol::AsServed, ..m.clone() };
         report.results.extend(report.results.iter().map(as_served).collect::<Vec<_>>());
-        ranks.iter_mut().for_each(|row| row.ranks = [row.ranks[0]; Protocol::ALL.len()]);
+        let as_served = |c: &HorizonMetrics| HorizonMetrics { protocol: Protocol::AsServed, ..c.clone() };
+        report.horizon.extend(report.horizon.iter().map(as_served).collect::<Vec<_>>());
+        let rows = ranks.iter_mut().chain(&mut horizon);
+        rows.for_each(|row| row.ranks = [row.ranks[0]; Protocol::ALL.len()]);
+        report.hides_nothing = true;
     }
     let directory = checkpoint::find(&directory).unwrap_or(directory);
     stored::store(&directory, evaluation.split, &report, &ranks, &horizon)?;
@@ -129,7 +134,7 @@ impl<'a> Encoded<'a> {
         Ok(Self { model, mask, vectors, item_rows, d })
     }
 
-    /// `φ(h, e) = hᵀe` of all items for `hidden` (`[rows, d]`, flat): `scores` is `[rows, items]`.
+    /// `φ(h, e)` of all items for `hidden` (`[rows, d]`, flat): `scores` is `[rows, items]`.
     fn score(&self, hidden: &[f32], scores: &mut [f32]) {
         let (n, d) = (self.item_rows.len() / self.d, self.d);
         let hidden = Mat::new(hidden, hidden.len() / d, d, d);
@@ -207,6 +212,7 @@ impl<'a> Evaluation<'a> {
         &self,
         name: &str,
         encoded: &Encoded<'_>,
+        protocols: &[Protocol],
     ) -> Result<(Vec<HorizonMetrics>, Vec<TargetRank>), EvaluateError> {
         let groups = horizon::groups(self.sequences, &self.targets);
         let (mut curves, mut rows) = (Vec::new(), Vec::new());
@@ -217,7 +223,7 @@ impl<'a> Evaluation<'a> {
         for (row, h) in rows.iter_mut().zip((1..=HORIZON as u8).cycle()) {
             row.horizon = h;
         }
-        for (i, &protocol) in Protocol::ALL.iter().enumerate() {
+        for (i, &protocol) in protocols.iter().enumerate() {
             let takes_part = |group: &[Target]| group[0].takes_part(protocol);
             let asked: Vec<&[Target]> = groups.iter().copied().filter(|g| takes_part(g)).collect();
             let anchors: Vec<(&Target, usize)> =

@@ -6,8 +6,9 @@ use schemas::hash::mix64;
 use super::metrics::Ranks;
 use crate::ops::vector;
 
-/// Questions scored together: one block of scores a thread is all that is held.
+/// Questions scored together, at most, and their scores: one block a thread is all that is held.
 const BLOCK: usize = 32;
+const SCORES: usize = 1 << 22;
 
 /// One question: where does `item` rank?
 #[derive(Debug, Clone)]
@@ -35,12 +36,13 @@ pub fn rank(
     score: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Result<Vec<Ranks>, NotFinite> {
     let items = active.len() - 1;
+    let in_block = (SCORES / items.max(1)).clamp(1, BLOCK);
     let ranks: Vec<Result<Vec<Ranks>, NotFinite>> = queries
-        .par_chunks(BLOCK)
+        .par_chunks(in_block)
         .enumerate()
         .map_init(Vec::new, |scores, (block, queries)| {
             scores.resize(queries.len() * items, 0f32);
-            score(block * BLOCK, scores);
+            score(block * in_block, scores);
             let scores = scores.chunks_exact(items);
             queries.iter().zip(scores).map(|(query, scores)| rank_one(query, active, seed, scores)).collect()
         })

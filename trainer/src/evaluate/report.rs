@@ -10,6 +10,8 @@ use crate::data::SequencesSource;
 pub struct Report {
     /// One entry for each model, protocol and filter.
     pub results: Vec<Metrics>,
+    /// Whether both protocols show the same before every target, so that their numbers are the same.
+    pub hides_nothing: bool,
     /// One curve for each protocol and filter, where the split holds out what it needs (Figure 3).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub horizon: Vec<HorizonMetrics>,
@@ -47,7 +49,7 @@ impl fmt::Display for Report {
         }
         // Headline first: seen items filtered.
         groups.sort_by_key(|&(_, protocol, filtered)| (!filtered, protocol.name() == "as-served"));
-        if delta_tau_ms == "off" {
+        if self.hides_nothing {
             groups.retain(|&(_, protocol, _)| protocol == super::Protocol::Standard);
             writeln!(f, "nothing is hidden before a target: as served, the numbers are the same")?;
         }
@@ -75,7 +77,10 @@ impl fmt::Display for Report {
                 )?;
             }
         }
-        for curve in self.horizon.iter().filter(|curve| curve.filter_seen) {
+        let shown = |curve: &&HorizonMetrics| {
+            curve.filter_seen && !(self.hides_nothing && curve.protocol == super::Protocol::AsServed)
+        };
+        for curve in self.horizon.iter().filter(shown) {
             let rates: Vec<String> = curve.hr_10.iter().map(|rate| format!("{rate:.4}")).collect();
             writeln!(
                 f,

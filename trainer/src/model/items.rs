@@ -1,7 +1,7 @@
 //! The item representation (§3.2.1): `e_i = W [ id(i) ; a_1(i) ; … ]`, one learned table for the ids and one
 //! for each categorical attribute, the mean over the values of a multi-valued one.
 //!
-//! The same `e_i` is an input to the backbone and a target of `φ(h, e) = hᵀe`.
+//! The same `e_i` is an input to the backbone and a target of `φ(h, e)`.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! items i_1 … i_n ─► e_1 … e_n            items.rs    id and attribute embeddings, fused
 //!          [start] + e ─► H                climber.rs  L causal layers, position and time bias
 //!                      ├─► branch 1 ─► h¹  climber.rs  one layer each, then a norm
-//!                      └─► branch K ─► hᴷ              φ(h, e) = hᵀe
+//!                      └─► branch K ─► hᴷ              φ(h, e) = hᵀe, or their cosine over a temperature
 //! ```
 //!
 //! For comparison, `[model] architecture` puts other layers in their place: `sasrec.rs`, with positions added to the
@@ -48,7 +48,7 @@ pub struct ClimberPilot {
     positions: Option<Positions>,
     backbone: Vec<Layer>,
     branches: Vec<Branch>,
-    score_temperature: Option<f64>,
+    score_temperature: f64,
     d: usize,
 }
 
@@ -70,11 +70,6 @@ impl Branch {
         };
         Ok(Self { layer, norm: Norm::new(parameters, &format!("{name}.norm"), model.d)? })
     }
-}
-
-/// Every row at length 1.
-fn unit_rows(x: &Tensor) -> Result<Tensor> {
-    x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)
 }
 
 /// The tokens of a ragged batch.
@@ -163,15 +158,17 @@ impl ClimberPilot {
             None => backbone.index_select(&rows, 0)?,
         };
         let hidden = norm.forward(&hidden)?;
-        match self.score_temperature {
-            None => Ok(hidden),
-            Some(temperature) => unit_rows(&hidden)? / temperature,
-        }
+        if self.cosines() { ops::unit_rows(&hidden)? / self.score_temperature } else { Ok(hidden) }
+    }
+
+    /// Whether scores are cosines.
+    fn cosines(&self) -> bool {
+        self.score_temperature > 0.0
     }
 
     /// What a hidden state is multiplied with for a score, from the items' vectors: `[items, d]`.
     pub fn candidates(&self, items: &Tensor) -> Result<Tensor> {
-        if self.score_temperature.is_some() { unit_rows(items) } else { Ok(items.clone()) }
+        if self.cosines() { ops::unit_rows(items) } else { Ok(items.clone()) }
     }
 
     /// All values by name, the id table included.

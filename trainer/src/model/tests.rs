@@ -36,7 +36,7 @@ fn config(architecture: Architecture, mask: MaskMode) -> Model {
         min_count: 2,
         dropout: 0.1,
         time_bias: true,
-        score_temperature: None,
+        score_temperature: 0.0,
     }
 }
 
@@ -72,18 +72,29 @@ fn model(mask: MaskMode) -> ClimberPilot {
 #[test]
 fn scores_with_a_temperature_are_cosines() {
     let inner = model(MaskMode::None);
-    let cosine = ClimberPilot { score_temperature: Some(0.1), ..inner.clone() };
+    let cosine = ClimberPilot { score_temperature: 0.1, ..inner.clone() };
     let data = sequences(&[(1..=ITEMS).map(|item| (item, 60)).collect()], 0);
     let vectors = inner.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let lengths = vectors.sqr().unwrap().sum(1).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
     let rows = |model| logits(model, &data, MaskMode::None, 1);
     for ((_, inner), (_, cosine)) in rows(&inner).into_iter().zip(rows(&cosine)) {
-        assert!(cosine.iter().all(|c| c.abs() <= 10.0 + 1e-4));
-        // One factor, the length of the hidden state, is left between the two.
+        // One factor is left between the two: the length of the hidden state, over ten.
         let factors: Vec<f32> =
             inner.iter().zip(&lengths).zip(&cosine).map(|((inner, length), c)| inner / length / c).collect();
         assert!(factors.iter().all(|f| (f / factors[0] - 1.0).abs() < 1e-2), "{factors:?}");
     }
+    // An item's cosine with itself is 1.
+    let candidates = cosine.candidates(&vectors).unwrap();
+    let own = (&candidates * &candidates).unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
+    assert!(own.iter().all(|own| (own - 1.0).abs() < 1e-5));
+    let tokens = Tokens {
+        embedding: vec![0, 1],
+        layout: Arc::new(AttentionLayout { offsets: vec![0, 2], times: vec![0, 0], keys: None }),
+    };
+    let backbone = cosine.backbone(&tokens, &vectors, None).unwrap();
+    let hidden = cosine.branch(1, &backbone, &tokens.layout, &[0, 1], None).unwrap();
+    let lengths = hidden.sqr().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
+    assert!(lengths.iter().all(|length| (length - 100.0).abs() < 1e-2), "{lengths:?}");
 }
 
 /// One row per history of (item, seconds since the last); everything is a pre-training target.
@@ -251,6 +262,41 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     let sampled = value(Pretrain { uniform_negatives: 2000, ..pretrain(Loss::Sampled) });
     let full = value(pretrain(Loss::Full));
     assert!((sampled - full).abs() < 1e-3, "{sampled} {full}");
+}
+
+#[test]
+fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
+    let data = sequences(&long_histories(), 900_000);
+    let rows: Vec<u32> = (0..data.rows() as u32).collect();
+    for (score_temperature, sampling_correction) in [(0.0, false), (0.0, true), (0.1, true)] {
+        let model = ClimberPilot { score_temperature, ..model(MaskMode::Gather) };
+        let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
+        let uniform_negatives = 5;
+        let config = Pretrain {
+            uniform_negatives,
+            in_batch_negatives: false,
+            sampling_correction,
+            ..pretrain(Loss::Sampled)
+        };
+        let loss = TamipLoss::new(&config, &data.training_counts(ITEMS as usize), 1);
+        let value = loss.compute(&model, &batch, None, 3).unwrap().loss.to_scalar::<f32>().unwrap();
+
+        let mut generator = crate::random::generator(1, "negatives", 3);
+        let drawn: std::collections::BTreeSet<u32> =
+            (0..uniform_negatives).map(|_| rand::Rng::random_range(&mut generator, 1..=ITEMS)).collect();
+        let missed = (1.0 - 1.0 / f64::from(ITEMS)).powi(uniform_negatives as i32);
+        let shift = if sampling_correction { -(1.0 - missed).ln() } else { 0.0 };
+        let rows = logits(&model, &data, MaskMode::Gather, 1);
+        let targets = &batch.branches[0].items;
+        let losses = rows.iter().zip(targets).map(|((_, logits), &target)| {
+            let logit = |item: u32| f64::from(logits[item as usize - 1]);
+            let others = drawn.iter().filter(|&&item| item != target);
+            let sum = logit(target).exp() + others.map(|&item| (logit(item) + shift).exp()).sum::<f64>();
+            sum.ln() - logit(target)
+        });
+        let expected = losses.sum::<f64>() / targets.len() as f64;
+        assert!((f64::from(value) - expected).abs() < 1e-4 * expected, "{value} {expected}");
+    }
 }
 
 #[test]

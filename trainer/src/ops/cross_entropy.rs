@@ -22,7 +22,8 @@ use rayon::prelude::*;
 use super::matrix::ColumnBlocks;
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector};
 
-/// Rows in a group, at most, and logits: with many candidates a group has fewer rows.
+/// Rows in a group, at most, and its logits (one row's where a catalogue is larger): with many candidates a group has
+/// fewer rows.
 const ROWS: usize = 512;
 const LOGITS: usize = 1 << 23;
 const ROWS_A_TASK: usize = 64;
@@ -176,7 +177,7 @@ impl CrossEntropy {
         let stride = columns.max(1);
         let mut dhidden = vec![0f32; hidden.len()];
         let mut ditems = vec![0f32; items.len()];
-        let in_group = (LOGITS / stride).clamp(ROWS_A_TASK, ROWS);
+        let in_group = (LOGITS / stride).clamp(1, ROWS);
         let mut logits = KEPT.take();
         logits.resize(in_group.min(rows) * stride, 0.0);
         let mut scaled = vec![0f32; in_group.min(rows) * d];
@@ -347,12 +348,16 @@ impl CrossEntropy {
             let first = self.targets.offsets[row] as usize;
             for ((target, weight), own) in self.targets.row(row).zip(&own[first..]) {
                 vector::add_scaled(&mut ditems[target as usize * d..][..d], *own, hidden);
-                vector::add_scaled(&mut uniform, weight, hidden);
+                if self.label_smoothing > 0.0 {
+                    vector::add_scaled(&mut uniform, weight, hidden);
+                }
             }
         }
         if self.label_smoothing > 0.0 {
             let share = -self.label_smoothing * d as f32 / ditems.len() as f32;
-            ditems.chunks_exact_mut(d).for_each(|ditem| vector::add_scaled(ditem, share, &uniform));
+            ditems.par_chunks_mut(COLUMNS_A_TASK * d).for_each(|ditems| {
+                ditems.chunks_exact_mut(d).for_each(|ditem| vector::add_scaled(ditem, share, &uniform));
+            });
         }
     }
 }

@@ -158,6 +158,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_drop_what_the_whole_drops() {
+        let y: Vec<f32> = (0..3 * CHUNK + 77).map(|i| i as f32).collect();
+        let dropped = AddDropped::new(Some(Dropout { p: 0.3, seed: 5 }));
+        let mut pieces = Vec::new();
+        // Across chunks, and beginning inside of them.
+        for piece in y.chunks(2 * CHUNK / 3 + 11) {
+            let mut out = vec![0f32; piece.len()];
+            dropped.apply(pieces.len(), None, piece, &mut out);
+            pieces.extend(out);
+        }
+        assert_eq!(pieces, dropped.apply_all(None, &y));
+    }
+
+    #[test]
     fn gradient() {
         let weight = check::random((6, 9), 2);
         for dropout in [None, Some(Dropout { p: 0.4, seed: 3 })] {

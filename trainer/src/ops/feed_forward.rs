@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::activation::{Activation, Gelu};
+use super::activation::gelu;
 use super::dropout::AddDropped;
 use super::packed::{Packed, Parts, rows_a_part, sum};
 use super::{
-    Dropout, Mat, add_dropped, cpu_tensor, f32_slice, fused, gelu, gemm, layer_norm, linear, vector, with_f32,
+    Dropout, Mat, add_dropped, cpu_tensor, f32_slice, fused, gemm, layer_norm, linear, vector, with_f32,
 };
 
 /// Rows that go through together.
@@ -45,10 +45,11 @@ pub fn feed_forward(
     let FeedForwardParameters { gamma, beta, up, up_bias, down, down_bias } = parameters;
     if !fused(x) {
         let inner = linear(&layer_norm(x, gamma, beta)?, up, Some(up_bias))?;
-        return add_dropped(x, &linear(&gelu(&inner)?, down, Some(down_bias))?, dropout);
+        return add_dropped(x, &linear(&inner.gelu()?, down, Some(down_bias))?, dropout);
     }
     let (d, f) = up.dims2()?;
-    if x.dim(1)? != d || down.dims() != [f, d] {
+    let vectors = [(gamma, d), (beta, d), (up_bias, f), (down_bias, d)];
+    if x.dim(1)? != d || down.dims() != [f, d] || vectors.iter().any(|(v, n)| v.dims() != [*n]) {
         candle_core::bail!("feed_forward: {:?} through {:?} and {:?}", x.shape(), up.shape(), down.shape());
     }
     let Packed { flat, parts } = Packed::new([gamma, beta, up, up_bias, down, down_bias])?;
@@ -192,7 +193,7 @@ fn activate(inner: &mut [f32], bias: &[f32], active: &mut [f32]) {
     for (inner, active) in inner.chunks_exact_mut(f).zip(active.chunks_exact_mut(f)) {
         for ((inner, active), &bias) in inner.iter_mut().zip(active).zip(bias) {
             *inner += bias;
-            *active = Gelu::value(*inner);
+            *active = gelu(*inner).0;
         }
     }
 }
@@ -202,7 +203,7 @@ fn activate(inner: &mut [f32], bias: &[f32], active: &mut [f32]) {
 fn activate_backward(inner: &[f32], active: &mut [f32], gradient: &mut [f32]) {
     for ((&inner, active), gradient) in inner.iter().zip(active).zip(gradient) {
         let slope;
-        (*active, slope) = Gelu::both(inner);
+        (*active, slope) = gelu(inner);
         *gradient *= slope;
     }
 }

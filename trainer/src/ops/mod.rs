@@ -5,8 +5,8 @@
 //! offsets into it; there is no padding anywhere. Candle's own fused layer norm and softmax cut gradients
 //! without a word, and its embedding gradients are slow; these operations replace them.
 //!
-//! Every operation is deterministic: work is cut into pieces of fixed size, whatever the number of threads,
-//! and partial sums are added in a fixed order.
+//! Every operation is deterministic: how work is cut into pieces depends on its size alone, never on the number of
+//! threads, and partial sums are added in a fixed order.
 
 mod activation;
 mod attention;
@@ -22,12 +22,12 @@ mod pointwise_attention;
 mod ragged;
 pub mod reference;
 mod self_attention;
+mod unit_rows;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
-pub use activation::{gelu, silu};
-pub use attention::attention;
+pub use activation::silu;
 pub use bag::{Bags, bag_mean};
 pub use cross_entropy::{Candidates, Targets, cross_entropy};
 pub use dropout::{Dropout, add_dropped};
@@ -38,6 +38,7 @@ pub(crate) use matrix::{Mat, gemm};
 pub use pointwise_attention::pointwise_attention;
 pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 pub use self_attention::{SelfAttentionParameters, self_attention};
+pub use unit_rows::unit_rows;
 
 /// Whether the device of `tensor` has the fused operations; on the others, stock operations take their place.
 pub(crate) fn fused(tensor: &Tensor) -> bool {
@@ -150,6 +151,10 @@ mod check {
     /// The largest difference between two tensors.
     pub(super) fn distance(a: &Tensor, b: &Tensor) -> f32 {
         assert_eq!(a.dims(), b.dims());
-        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+        let differences = (a - b).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        differences.into_iter().fold(0.0, |most, difference| {
+            assert!(difference.is_finite(), "{a} and {b}");
+            f32::max(most, difference.abs())
+        })
     }
 }

@@ -28,16 +28,25 @@ impl<const N: usize> Packed<N> {
 impl<const N: usize> Parts<N> {
     /// The tensors' elements.
     pub(super) fn split<'a>(&self, mut flat: &'a [f32]) -> [&'a [f32]; N] {
-        self.0.map(|n| flat.split_off(..n).unwrap_or_default())
+        self.0.map(|n| {
+            let (part, rest) = flat.split_at(n);
+            flat = rest;
+            part
+        })
     }
 
     /// The tensors' elements, to be written.
     pub(super) fn split_mut<'a>(&self, mut flat: &'a mut [f32]) -> [&'a mut [f32]; N] {
-        self.0.map(|n| flat.split_off_mut(..n).unwrap_or_default())
+        self.0.map(|n| {
+            let (part, rest) = std::mem::take(&mut flat).split_at_mut(n);
+            flat = rest;
+            part
+        })
     }
 }
 
-/// Parts of a large batch whose shares of the parameters' gradients are summed up apart, at most.
+/// Parts of a large batch whose shares of the parameters' gradients are summed up apart, at most: each holds a copy of
+/// the parameters. No more threads than that work on a backward pass.
 const PARTS: usize = 16;
 
 /// How many of `rows` rows make one such part, in whole blocks: the same for any number of threads.

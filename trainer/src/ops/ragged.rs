@@ -108,7 +108,7 @@ impl Ragged {
         Sequence { ragged: self, start, n: end - start, width: d / self.heads, qkv, bias }
     }
 
-    /// Cuts the sequences `from` to `to` into runs of neighbours with at least `tokens` tokens each, but for the last.
+    /// Cuts the sequences `within` into runs of neighbours with at least `tokens` tokens each, but for the last.
     pub(super) fn runs(&self, within: Range<usize>, tokens: usize) -> Vec<Range<usize>> {
         let offsets = &self.layout.offsets;
         let (mut runs, mut from) = (Vec::new(), within.start);
@@ -133,8 +133,13 @@ impl Ragged {
         mut data: &'a mut [f32],
         width: usize,
     ) -> Vec<&'a mut [f32]> {
-        let piece = |run| data.split_off_mut(..self.tokens_of(run).len() * width).unwrap_or_default();
-        runs.iter().map(piece).collect()
+        runs.iter()
+            .map(|run| {
+                let (piece, rest) = std::mem::take(&mut data).split_at_mut(self.tokens_of(run).len() * width);
+                data = rest;
+                piece
+            })
+            .collect()
     }
 
     /// Cuts a `[T, width]` slice into one piece a sequence.

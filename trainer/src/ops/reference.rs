@@ -18,6 +18,11 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
     candle_nn::ops::layer_norm_slow(x, gamma, beta, EPSILON)
 }
 
+/// See [`super::unit_rows`].
+pub fn unit_rows(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + f64::from(super::unit_rows::EPSILON))?.sqrt()?)
+}
+
 /// See [`super::bag_mean`].
 pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     let device = table.device();
@@ -37,7 +42,7 @@ pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     out.index_add(&Tensor::from_vec(segments, n, device)?, &rows, 0)
 }
 
-/// See [`super::attention`]: one dense attention for each sequence.
+/// The attention of [`super::self_attention()`], on `qkv` `[T, 3 d]`: one dense one for each sequence.
 pub fn attention(
     qkv: &Tensor,
     bias: &Tensor,

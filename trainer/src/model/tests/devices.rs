@@ -13,9 +13,9 @@ struct Trained {
     adam: Adam,
 }
 
-fn train(architecture: Architecture, loss: Loss, device: &Device) -> Trained {
+fn train((architecture, loss, score_temperature): Case, device: &Device) -> Trained {
     let data = sequences(&long_histories(), 900_000);
-    let model = random_model_on(architecture, MaskMode::Gather, device);
+    let model = ClimberPilot { score_temperature, ..random_model_on(architecture, MaskMode::Gather, device) };
     let counts = data.training_counts(ITEMS as usize);
     let config = Pretrain { label_smoothing: if loss == Loss::Full { 0.1 } else { 0.0 }, ..pretrain(loss) };
     let loss = TamipLoss::new(&config, &counts, 1);
@@ -53,20 +53,39 @@ fn assert_agree(what: &str, a: &Trained, b: &Trained) {
     }
 }
 
-fn cases() -> impl Iterator<Item = (Architecture, Loss, String)> {
+/// Architecture, loss, temperature of the scores.
+type Case = (Architecture, Loss, f64);
+
+fn cases() -> impl Iterator<Item = (Case, String)> {
     ARCHITECTURES
         .into_iter()
-        .flat_map(|a| [Loss::Full, Loss::Sampled].map(|loss| (a, loss, format!("{a:?}, {loss:?}"))))
+        .flat_map(|a| [(a, Loss::Full, 0.0), (a, Loss::Full, 0.2), (a, Loss::Sampled, 0.0)])
+        .map(|case| (case, format!("{case:?}")))
 }
 
 #[test]
 fn stock_operations_train_like_the_fused_ones() {
-    for (architecture, loss, what) in cases() {
-        let fused = train(architecture, loss, &Device::Cpu);
-        let stock = with_stock_operations(|| train(architecture, loss, &Device::Cpu));
+    for (case, what) in cases() {
+        let fused = train(case, &Device::Cpu);
+        let stock = with_stock_operations(|| train(case, &Device::Cpu));
         assert_agree(&what, &fused, &stock);
         // They do not agree because they are the same.
         assert_ne!(fused.losses, stock.losses, "{what}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_trains_the_same_model() {
+    let values = |trained: &Trained| -> std::collections::BTreeMap<String, Vec<f32>> {
+        let tensors = trained.model.tensors().into_iter();
+        tensors.map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()
+    };
+    for (case, what) in cases() {
+        let [one, three] = [1, 3].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| values(&train(case, &Device::Cpu)))
+        });
+        assert!(one == three, "{what}");
     }
 }
 
@@ -86,9 +105,9 @@ fn gpu(test: &str) -> Option<Device> {
 #[test]
 fn a_gpu_trains_like_the_cpu() {
     let Some(gpu) = gpu("a_gpu_trains_like_the_cpu") else { return };
-    for (architecture, loss, what) in cases() {
-        let on_cpu = train(architecture, loss, &Device::Cpu);
-        let on_gpu = train(architecture, loss, &gpu);
+    for (case, what) in cases() {
+        let on_cpu = train(case, &Device::Cpu);
+        let on_gpu = train(case, &gpu);
         assert!(on_gpu.model.ids().weight.device().is_cuda());
         assert_agree(&what, &on_cpu, &on_gpu);
     }
