@@ -41,10 +41,11 @@ D, LAYERS, HEADS, BATCH, NEGATIVES = 64, 3, 2, 256, 512
 # What both sides have to agree on, and what only ours has, turned off.
 SETTINGS = ["model.architecture=sasrec", "model.branches=1", "model.mask=none", "model.attributes=[]",
             f"model.d={D}", f"model.layers={LAYERS}", f"model.heads={HEADS}", "model.feed_forward=4",
-            "model.dropout=0.2", "model.min_count=1", "model.score_temperature=0", f"pretrain.batch_size={BATCH}", "pretrain.learning_rate=5e-4",
-            "pretrain.weight_decay=1e-6", "pretrain.clip_norm=5.0", "pretrain.warmup_steps=0",
-            "pretrain.schedule=constant", "pretrain.label_smoothing=0.0", "pretrain.user_balance=0.0",
-            "pretrain.loss_without_history=true", "pretrain.in_batch_negatives=false",
+            "model.dropout=0.2", "model.min_count=1", "model.score_temperature=0",
+            f"pretrain.batch_size={BATCH}", "pretrain.learning_rate=5e-4", "pretrain.weight_decay=1e-6",
+            "pretrain.clip_norm=5.0", "pretrain.warmup_steps=0", "pretrain.schedule=constant",
+            "pretrain.label_smoothing=0.0", "pretrain.user_balance=0.0", "pretrain.loss_without_history=true",
+            "pretrain.in_batch_negatives=false",
             f"pretrain.uniform_negatives={NEGATIVES}", "pretrain.checkpoint_steps=0",
             "pretrain.select_by=hr-standard"]
 

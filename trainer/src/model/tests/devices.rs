@@ -117,7 +117,7 @@ fn a_gpu_trains_like_the_cpu() {
 #[test]
 fn a_model_moves_between_devices() {
     let Some(gpu) = gpu("a_model_moves_between_devices") else { return };
-    let trained = train(Architecture::ClimberPilot, Loss::Sampled, &gpu);
+    let trained = train((Architecture::ClimberPilot, Loss::Sampled, 0.0), &gpu);
     let mut model = random_model(Architecture::ClimberPilot, MaskMode::Gather);
     model.load(&trained.model.tensors()).unwrap();
     let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
