@@ -89,7 +89,7 @@ fn scores_with_a_temperature_are_cosines() {
     assert!(own.iter().all(|own| (own - 1.0).abs() < 1e-5));
     let tokens = Tokens {
         embedding: vec![0, 1],
-        layout: Arc::new(AttentionLayout { offsets: vec![0, 2], times: vec![0, 0], keys: None }),
+        layout: Arc::new(AttentionLayout { offsets: vec![0, 2], times: vec![0, 0], ..Default::default() }),
     };
     let backbone = cosine.backbone(&tokens, &vectors, None).unwrap();
     let hidden = cosine.branch(1, &backbone, &tokens.layout, &[0, 1], None).unwrap();

@@ -107,7 +107,7 @@ mod check {
             offsets.push(offsets[offsets.len() - 1] + n);
             times.extend((0..n as i64).map(|i| i * i * 1_700));
         }
-        Arc::new(AttentionLayout { offsets, times, keys })
+        Arc::new(AttentionLayout { offsets, times, keys, matches: None })
     }
 
     /// Compares the gradients of the scalar `f(inputs)` with central differences at every element.

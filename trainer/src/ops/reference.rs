@@ -51,9 +51,16 @@ pub fn attention(
     max_distance: usize,
 ) -> Result<Tensor> {
     let scale = log_temperature.neg()?.exp()?.reshape(((), 1, 1))?;
-    dense(qkv, bias, layout, max_distance, |products, bias, keys| {
+    dense(qkv, bias, layout, max_distance, |products, bias, start, keys| {
         let n = keys.len();
-        let mask = by_key(keys, |visible| if visible { 0.0 } else { f32::NEG_INFINITY });
+        let mut mask = by_key(keys, |visible| if visible { 0.0 } else { f32::NEG_INFINITY });
+        if let Some(matches) = &layout.matches {
+            for (at, mask) in mask.iter_mut().enumerate().filter(|(at, _)| at % n != at / n) {
+                if !matches[start + at % n] {
+                    *mask = f32::NEG_INFINITY;
+                }
+            }
+        }
         let scores = products.broadcast_mul(&scale)?.add(bias)?;
         softmax(&scores.broadcast_add(&Tensor::from_vec(mask, (1, n, n), qkv.device())?)?, 2)
     })
@@ -66,7 +73,7 @@ pub fn pointwise_attention(
     layout: &AttentionLayout,
     max_distance: usize,
 ) -> Result<Tensor> {
-    dense(qkv, bias, layout, max_distance, |products, bias, keys| {
+    dense(qkv, bias, layout, max_distance, |products, bias, _, keys| {
         let n = keys.len();
         let mask = by_key(keys, |visible| if visible { 1.0 } else { 0.0 });
         let share: Vec<f32> = keys.iter().map(|&visible| 1.0 / visible as f32).collect();
@@ -78,14 +85,14 @@ pub fn pointwise_attention(
     })
 }
 
-/// `weights(q kᵀ, bias, keys) v` for each sequence; the arguments are `[H, n, n]`, twice, and the number of keys
-/// of each row.
+/// `weights(q kᵀ, bias, start, keys) v` for each sequence; the arguments are `[H, n, n]`, twice, the sequence's first
+/// token, and the number of keys of each row.
 fn dense(
     qkv: &Tensor,
     bias: &Tensor,
     layout: &AttentionLayout,
     max_distance: usize,
-    weights: impl Fn(&Tensor, &Tensor, &[usize]) -> Result<Tensor>,
+    weights: impl Fn(&Tensor, &Tensor, usize, &[usize]) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let device = qkv.device();
     let (heads, columns) = bias.dims2()?;
@@ -120,7 +127,7 @@ fn dense(
             biases = biases.add(&lookup(buckets)?)?;
         }
         let keys: Vec<usize> = (0..n).map(|i| layout.keys(start, i)).collect();
-        let out = weights(&q.matmul(&k.t()?)?, &biases, &keys)?.matmul(&v)?;
+        let out = weights(&q.matmul(&k.t()?)?, &biases, start, &keys)?.matmul(&v)?;
         outputs.push(out.transpose(0, 1)?.reshape((n, d))?);
     }
     if outputs.is_empty() {
