@@ -1,14 +1,25 @@
 use std::fmt;
 
 use super::{Comparison, GroupResult, HorizonCurve, Interval};
+use crate::evaluate::Protocol;
 
 impl fmt::Display for Comparison {
     /// As a table for people: below each run its difference to the first one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let labels = self.results.iter().map(|r| r.label.chars().count());
         let width = labels.max().unwrap_or(0).max("difference".len());
+        // Where nothing is hidden before a target, both protocols are one.
+        let of = |protocol| {
+            let results = self.results.iter().filter(move |r| r.protocol == protocol);
+            results.map(|r| (&r.label, r.filter_seen, &r.metrics)).collect::<Vec<_>>()
+        };
+        let same = of(Protocol::Standard) == of(Protocol::AsServed);
+        let shown = |protocol| !same || protocol == Protocol::Standard;
+        if same && !self.results.is_empty() {
+            writeln!(f, "nothing is hidden before a target: as served, the numbers are the same")?;
+        }
         let slices = self.results.chunk_by(|a, b| (a.protocol, a.filter_seen) == (b.protocol, b.filter_seen));
-        for slice in slices {
+        for slice in slices.filter(|slice| shown(slice[0].protocol)) {
             let first = &slice[0];
             writeln!(
                 f,
@@ -25,7 +36,8 @@ impl fmt::Display for Comparison {
                 write_result(f, result, width)?;
             }
         }
-        let mut horizon = self.horizon.iter().filter(|curve| curve.filter_seen).peekable();
+        let mut horizon =
+            self.horizon.iter().filter(|curve| curve.filter_seen && shown(curve.protocol)).peekable();
         while let Some(first) = horizon.next() {
             writeln!(
                 f,
@@ -96,4 +108,31 @@ fn write_curve(f: &mut fmt::Formatter<'_>, curve: &HorizonCurve, first: &Horizon
 /// A difference with its interval, 25 characters.
 fn signed(d: Interval) -> String {
     format!("{:+.4} [{:+.4}, {:+.4}]", d.value, d.low, d.high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PerMetric, Spread};
+    use super::*;
+
+    #[test]
+    fn protocols_that_agree_are_shown_once() {
+        let result = |protocol, value| GroupResult {
+            label: "a".into(),
+            runs: vec!["a".into()],
+            protocol,
+            filter_seen: true,
+            users: 3,
+            targets: 3,
+            metrics: PerMetric::from_fn(|_| Spread::new(vec![value])),
+            difference: None,
+        };
+        let table = |as_served| {
+            let results = vec![result(Protocol::Standard, 0.5), result(Protocol::AsServed, as_served)];
+            let (horizon, learning) = (Vec::new(), Vec::new());
+            Comparison { split: "test".into(), resamples: 1, seed: 1, results, horizon, learning }.to_string()
+        };
+        assert!(!table(0.5).contains("test, as-served") && table(0.5).contains("the numbers are the same"));
+        assert!(table(0.25).contains("test, as-served") && !table(0.25).contains("the numbers are the same"));
+    }
 }
