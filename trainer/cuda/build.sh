@@ -26,6 +26,8 @@ where from, pip's own configuration says). The program links them dynamically, s
 says where they are. The machine that trains needs the toolkit's directory and an NVIDIA driver of the 580 series or
 newer; this one needs neither GPU nor driver.
 
+What is made here has not run on a GPU yet: only debug builds with --env were compiled, and started without a driver.
+
 Options:
   --dir DIR          where everything goes [default: ${XDG_CACHE_HOME:-$HOME/.cache}/climber-pilot/cuda]
   --toolkit DIR      the virtual environment of the compiler [default: <dir>/toolkit]

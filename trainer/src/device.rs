@@ -66,14 +66,22 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
     use candle_core::cuda_backend::cudarc::driver::{result, sys::CUresult};
     // Asked first, because Candle's error does not say which of these it is.
     match result::init().and_then(|()| result::device::get_count()) {
-        // The stub answers in the place of a driver that is not there.
+        // Where there is no driver, `trainer/cuda/build.sh` has the program start with a libcuda.so.1 that answers only this.
         Err(result::DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => Err(DeviceError::NoDriver { setting }),
         Err(result::DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
             Err(DeviceError::NoGpu { setting, count: 0 })
         }
         Err(error) => Err(DeviceError::Failed { setting, source: candle_core::Error::wrap(error) }),
         Ok(count) if ordinal >= count as usize => Err(DeviceError::NoGpu { setting, count: count as usize }),
-        Ok(_) => Device::new_cuda(ordinal).map_err(|source| DeviceError::Failed { setting, source }),
+        Ok(_) => {
+            let device = Device::new_cuda(ordinal);
+            let device = device.map_err(|source| DeviceError::Failed { setting, source })?;
+            eprintln!(
+                "device {setting}: training and evaluation on a GPU have not been tried on one yet, only compiled; compare \
+                 with device = \"cpu\" before you rely on them"
+            );
+            Ok(device)
+        }
     }
 }
 

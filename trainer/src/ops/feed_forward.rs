@@ -3,17 +3,13 @@
 //! A block of rows goes through all of it while it is in one core's cache. Between the passes only `W₁ norm(x) + b₁` is
 //! kept; the rest is computed again.
 
-use std::sync::OnceLock;
-
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::activation::gelu;
 use super::dropout::AddDropped;
-use super::packed::{Packed, Parts, rows_a_part, sum};
-use super::{
-    Dropout, Mat, add_dropped, cpu_tensor, f32_slice, fused, gemm, layer_norm, linear, vector, with_f32,
-};
+use super::packed::{Packed, PackedOp, Parts, apply, rows_a_part, sum};
+use super::{Dropout, Mat, add_dropped, fused, gemm, layer_norm, linear, vector};
 
 /// Rows that go through together.
 const ROWS: usize = 128;
@@ -53,8 +49,8 @@ pub fn feed_forward(
         candle_core::bail!("feed_forward: {:?} through {:?} and {:?}", x.shape(), up.shape(), down.shape());
     }
     let Packed { flat, parts } = Packed::new([gamma, beta, up, up_bias, down, down_bias])?;
-    let op = FeedForward { d, f, parts, dropout: AddDropped::new(dropout), inner: OnceLock::new() };
-    x.contiguous()?.apply_op2(&flat, op)
+    let op = FeedForward { d, f, parts, dropout: AddDropped::new(dropout) };
+    apply(op, x, &flat)
 }
 
 struct FeedForward {
@@ -62,8 +58,6 @@ struct FeedForward {
     f: usize,
     parts: Parts<6>,
     dropout: AddDropped,
-    /// `W₁ norm(x) + b₁`, `[T, f]`.
-    inner: OnceLock<Vec<f32>>,
 }
 
 /// One thread's working memory: blocks of rows.
@@ -80,68 +74,6 @@ impl FeedForward {
     fn scratch(&self) -> Scratch {
         let (narrow, wide) = (vec![0f32; ROWS * self.d], vec![0f32; ROWS * self.f]);
         Scratch { normal: narrow.clone(), narrow, active: wide.clone(), wide }
-    }
-
-    fn forward(&self, x: &[f32], flat: &[f32]) -> Vec<f32> {
-        let (d, f) = (self.d, self.f);
-        let [gamma, beta, up, up_bias, down, down_bias] = self.parts.split(flat);
-        let mut out = vec![0f32; x.len()];
-        let mut inner = vec![0f32; x.len() / d * f];
-        out.par_chunks_mut(ROWS * d)
-            .zip(inner.par_chunks_mut(ROWS * f))
-            .zip(x.par_chunks(ROWS * d))
-            .enumerate()
-            .for_each_init(
-                || self.scratch(),
-                |Scratch { normal, narrow, active, .. }, (block, ((out, inner), x))| {
-                    let n = x.len() / d;
-                    vector::widest(
-                        #[inline(always)]
-                        || layer_norm::forward(x, gamma, beta, &mut normal[..n * d]),
-                    );
-                    gemm(inner, f, false, Mat::new(normal, n, d, d), Mat::new(up, d, f, f));
-                    vector::widest(
-                        #[inline(always)]
-                        || activate(inner, up_bias, active),
-                    );
-                    gemm(narrow, d, false, Mat::new(active, n, f, f), Mat::new(down, f, d, d));
-                    vector::widest(
-                        #[inline(always)]
-                        || narrow.chunks_exact_mut(d).for_each(|row| vector::add_scaled(row, 1.0, down_bias)),
-                    );
-                    self.dropout.apply(block * ROWS * d, Some(x), &narrow[..n * d], out);
-                },
-            );
-        let _ = self.inner.set(inner);
-        out
-    }
-
-    /// The gradients of `x` and of the parameters.
-    fn backward(&self, x: &[f32], flat: &[f32], inner: &[f32], dout: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let (d, f) = (self.d, self.f);
-        let mut dx = vec![0f32; x.len()];
-        let part = rows_a_part(x.len() / d, ROWS);
-        let gradients: Vec<Vec<f32>> = dx
-            .par_chunks_mut(part * d)
-            .zip(x.par_chunks(part * d))
-            .zip(inner.par_chunks(part * f))
-            .zip(dout.par_chunks(part * d))
-            .enumerate()
-            .map_init(
-                || self.scratch(),
-                |scratch, (p, (((dx, x), inner), dout))| {
-                    let mut dflat = vec![0f32; flat.len()];
-                    let blocks = (dx.chunks_mut(ROWS * d).zip(x.chunks(ROWS * d)))
-                        .zip(inner.chunks(ROWS * f).zip(dout.chunks(ROWS * d)));
-                    for (block, ((dx, x), (inner, dout))) in blocks.enumerate() {
-                        let first = (p * part + block * ROWS) * d;
-                        self.backward_block(scratch, first, flat, (x, inner, dout), dx, &mut dflat);
-                    }
-                    dflat
-                },
-            )
-            .collect();
-        (dx, sum(gradients, flat.len()))
     }
 
     /// One block of rows, whose first element is element `first` of the batch: fills `dx`, adds to `dflat`.
@@ -186,6 +118,72 @@ impl FeedForward {
     }
 }
 
+impl PackedOp for FeedForward {
+    const NAME: &'static str = "feed-forward";
+    /// `W₁ norm(x) + b₁`, `[T, f]`.
+    type Kept = Vec<f32>;
+
+    fn forward(&self, x: &[f32], flat: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (d, f) = (self.d, self.f);
+        let [gamma, beta, up, up_bias, down, down_bias] = self.parts.split(flat);
+        let mut out = vec![0f32; x.len()];
+        let mut inner = vec![0f32; x.len() / d * f];
+        out.par_chunks_mut(ROWS * d)
+            .zip(inner.par_chunks_mut(ROWS * f))
+            .zip(x.par_chunks(ROWS * d))
+            .enumerate()
+            .for_each_init(
+                || self.scratch(),
+                |Scratch { normal, narrow, active, .. }, (block, ((out, inner), x))| {
+                    let n = x.len() / d;
+                    vector::widest(
+                        #[inline(always)]
+                        || layer_norm::forward(x, gamma, beta, &mut normal[..n * d]),
+                    );
+                    gemm(inner, f, false, Mat::new(normal, n, d, d), Mat::new(up, d, f, f));
+                    vector::widest(
+                        #[inline(always)]
+                        || activate(inner, up_bias, active),
+                    );
+                    gemm(narrow, d, false, Mat::new(active, n, f, f), Mat::new(down, f, d, d));
+                    vector::widest(
+                        #[inline(always)]
+                        || narrow.chunks_exact_mut(d).for_each(|row| vector::add_scaled(row, 1.0, down_bias)),
+                    );
+                    self.dropout.apply(block * ROWS * d, Some(x), &narrow[..n * d], out);
+                },
+            );
+        (out, inner)
+    }
+
+    fn backward(&self, x: &[f32], flat: &[f32], inner: &Vec<f32>, dout: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (d, f) = (self.d, self.f);
+        let mut dx = vec![0f32; x.len()];
+        let part = rows_a_part(x.len() / d, ROWS);
+        let gradients: Vec<Vec<f32>> = dx
+            .par_chunks_mut(part * d)
+            .zip(x.par_chunks(part * d))
+            .zip(inner.par_chunks(part * f))
+            .zip(dout.par_chunks(part * d))
+            .enumerate()
+            .map_init(
+                || self.scratch(),
+                |scratch, (p, (((dx, x), inner), dout))| {
+                    let mut dflat = vec![0f32; flat.len()];
+                    let blocks = (dx.chunks_mut(ROWS * d).zip(x.chunks(ROWS * d)))
+                        .zip(inner.chunks(ROWS * f).zip(dout.chunks(ROWS * d)));
+                    for (block, ((dx, x), (inner, dout))) in blocks.enumerate() {
+                        let first = (p * part + block * ROWS) * d;
+                        self.backward_block(scratch, first, flat, (x, inner, dout), dx, &mut dflat);
+                    }
+                    dflat
+                },
+            )
+            .collect();
+        (dx, sum(gradients, flat.len()))
+    }
+}
+
 /// Adds the bias to `inner`; `active` becomes its GELU.
 #[inline(always)]
 fn activate(inner: &mut [f32], bias: &[f32], active: &mut [f32]) {
@@ -208,42 +206,9 @@ fn activate_backward(inner: &[f32], active: &mut [f32], gradient: &mut [f32]) {
     }
 }
 
-impl CustomOp2 for FeedForward {
-    fn name(&self) -> &'static str {
-        "feed-forward"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(f32_slice(s1, l1)?, f32_slice(s2, l2)?);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        flat: &Tensor,
-        _out: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(inner) = self.inner.get() else {
-            candle_core::bail!("feed_forward: backward before forward");
-        };
-        let (dx, dflat) = with_f32(x, |x| {
-            with_f32(flat, |flat| with_f32(dout, |dout| Ok(self.backward(x, flat, inner, dout))))
-        })?;
-        Ok((Some(cpu_tensor(dx, x.shape())?), Some(cpu_tensor(dflat, flat.shape())?)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{check, with_stock_operations};
+    use super::super::check;
     use super::*;
 
     fn run(t: &[Tensor], dropout: Option<Dropout>) -> Result<Tensor> {
@@ -274,20 +239,9 @@ mod tests {
     #[test]
     fn agrees_with_stock_operations() {
         // More rows than a block and a part; the last block is short.
-        let rows = 5 * ROWS + 19;
-        let weight = check::random((rows, 8), 9);
+        let inputs = inputs(5 * ROWS + 19, 8, 16);
         for dropout in [None, Some(Dropout { p: 0.4, seed: 3 })] {
-            let vars = inputs(rows, 8, 16).map(|t| candle_core::Var::from_tensor(&t).unwrap());
-            let tensors = vars.clone().map(|v| v.as_tensor().clone());
-            let fused = run(&tensors, dropout).unwrap();
-            let stock = with_stock_operations(|| run(&tensors, dropout)).unwrap();
-            assert!(check::distance(&fused, &stock) < 1e-4);
-            let gradients = |out: Tensor| (out * &weight).unwrap().backward().unwrap();
-            let (fused, stock) = (gradients(fused), gradients(stock));
-            for var in &vars {
-                let (a, b) = (fused.get(var).unwrap(), stock.get(var).unwrap());
-                assert!(check::distance(a, b) < 2e-3, "{}", check::distance(a, b));
-            }
+            check::agrees_with_stock(&inputs, 2e-3, |t| run(t, dropout));
         }
     }
 }

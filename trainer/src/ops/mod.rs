@@ -139,6 +139,27 @@ mod check {
         }
     }
 
+    /// Compares `f(inputs)`, to 1e-4, and all gradients of a weighted sum of it, to `tolerance`, with what stock
+    /// operations give.
+    pub(super) fn agrees_with_stock(
+        inputs: &[Tensor],
+        tolerance: f32,
+        f: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) {
+        let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
+        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let fused = f(&tensors).unwrap();
+        let stock = super::with_stock_operations(|| f(&tensors)).unwrap();
+        assert!(distance(&fused, &stock) < 1e-4);
+        let weight = random(fused.shape(), 9);
+        let gradients = |out: Tensor| (out * &weight).unwrap().backward().unwrap();
+        let (fused, stock) = (gradients(fused), gradients(stock));
+        for (i, var) in vars.iter().enumerate() {
+            let distance = distance(fused.get(var).unwrap(), stock.get(var).unwrap());
+            assert!(distance < tolerance, "input {i}: {distance}");
+        }
+    }
+
     /// Values in `[-1, 1)` that differ from call to call of `seed`.
     pub(super) fn random(shape: impl Into<candle_core::Shape>, seed: u64) -> Tensor {
         let shape = shape.into();

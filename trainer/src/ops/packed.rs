@@ -1,9 +1,11 @@
 //! What operations with many parameters share: a Candle operation takes at most three tensors, so the parameters travel
 //! as one.
 
-use candle_core::{Result, Tensor};
+use std::sync::OnceLock;
 
-use super::vector;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::{cpu_tensor, f32_slice, vector, with_f32};
 
 /// Several tensors behind each other in one.
 pub(super) struct Packed<const N: usize> {
@@ -42,6 +44,63 @@ impl<const N: usize> Parts<N> {
             flat = rest;
             part
         })
+    }
+}
+
+/// An operation on tokens whose parameters travel packed: `[T, d]` → `[T, d]`.
+pub(super) trait PackedOp: Send + Sync + 'static {
+    /// What Candle calls it.
+    const NAME: &'static str;
+    /// What the backward pass needs of the forward pass.
+    type Kept: Send + Sync;
+    /// The result for `x`, and what is kept of it.
+    fn forward(&self, x: &[f32], flat: &[f32]) -> (Vec<f32>, Self::Kept);
+    /// The gradients of `x` and of the parameters.
+    fn backward(&self, x: &[f32], flat: &[f32], kept: &Self::Kept, dout: &[f32]) -> (Vec<f32>, Vec<f32>);
+}
+
+/// Applies `op` to `x`, contiguous or not.
+pub(super) fn apply<O: PackedOp>(op: O, x: &Tensor, flat: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(flat, Applied { op, kept: OnceLock::new() })
+}
+
+/// One application of an operation.
+struct Applied<O: PackedOp> {
+    op: O,
+    kept: OnceLock<O::Kept>,
+}
+
+impl<O: PackedOp> CustomOp2 for Applied<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (out, kept) = self.op.forward(f32_slice(s1, l1)?, f32_slice(s2, l2)?);
+        let _ = self.kept.set(kept);
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        flat: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(kept) = self.kept.get() else {
+            candle_core::bail!("{}: backward before forward", O::NAME);
+        };
+        let (dx, dflat) = with_f32(x, |x| {
+            with_f32(flat, |flat| with_f32(dout, |dout| Ok(self.op.backward(x, flat, kept, dout))))
+        })?;
+        Ok((Some(cpu_tensor(dx, x.shape())?), Some(cpu_tensor(dflat, flat.shape())?)))
     }
 }
 

@@ -4,19 +4,16 @@
 //! keys and values, the output of the attention and its normalisers are kept; the rest is computed again.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::attention::{self, Forward, Gradients, scales};
 use super::dropout::AddDropped;
-use super::packed::{Packed, Parts, rows_a_part, sum};
+use super::packed::{Packed, PackedOp, Parts, apply, rows_a_part, sum};
 use super::ragged::{AttentionLayout, Ragged, Scratch};
-use super::{
-    Dropout, Mat, add_dropped, cpu_tensor, f32_slice, fused, gemm, layer_norm, linear, reference, vector,
-    with_f32,
-};
+use super::{Dropout, Mat, add_dropped, fused, gemm, layer_norm, linear, reference, vector};
 
 /// Tokens that go through together, at least.
 const TOKENS: usize = 128;
@@ -63,8 +60,8 @@ pub fn self_attention(
     }
     let ragged = Ragged::new("self_attention", (x.dim(0)?, 3 * d), bias, layout, max_distance)?;
     let Packed { flat, parts } = Packed::new([gamma, beta, qkv, out, bias, log_temperature])?;
-    let op = SelfAttention { d, ragged, parts, dropout: AddDropped::new(dropout), kept: OnceLock::new() };
-    x.contiguous()?.apply_op2(&flat, op)
+    let op = SelfAttention { d, ragged, parts, dropout: AddDropped::new(dropout) };
+    apply(op, x, &flat)
 }
 
 struct SelfAttention {
@@ -72,7 +69,6 @@ struct SelfAttention {
     ragged: Ragged,
     parts: Parts<6>,
     dropout: AddDropped,
-    kept: OnceLock<Kept>,
 }
 
 /// What the backward pass needs of the forward pass.
@@ -108,75 +104,10 @@ impl SelfAttention {
         0..self.ragged.layout.offsets.len() - 1
     }
 
-    fn forward(&self, x: &[f32], flat: &[f32]) -> Vec<f32> {
-        let (d, ragged) = (self.d, &self.ragged);
-        let [gamma, beta, qkv, out, bias, log_temperature] = self.parts.split(flat);
-        let scale = scales(log_temperature);
-        let mut y = vec![0f32; x.len()];
-        let mut kept = Kept {
-            qkv: vec![0f32; 3 * x.len()],
-            attended: vec![0f32; x.len()],
-            log_sum: vec![0f32; ragged.tokens() * ragged.heads],
-        };
-        let runs = ragged.runs(self.sequences(), TOKENS);
-        ragged
-            .pieces_of(&runs, &mut y, d)
-            .into_par_iter()
-            .zip(ragged.pieces_of(&runs, &mut kept.qkv, 3 * d))
-            .zip(ragged.pieces_of(&runs, &mut kept.attended, d))
-            .zip(ragged.pieces_of(&runs, &mut kept.log_sum, ragged.heads))
-            .zip(&runs)
-            .for_each_init(Buffers::default, |buffers, ((((y, qkv_rows), attended), log_sum), run)| {
-                let tokens = ragged.tokens_of(run);
-                let (n, first) = (tokens.len(), tokens.start * d);
-                let x = &x[first..tokens.end * d];
-                let normal = sized(&mut buffers.normal, n * d);
-                vector::widest(
-                    #[inline(always)]
-                    || layer_norm::forward(x, gamma, beta, normal),
-                );
-                gemm(qkv_rows, 3 * d, false, Mat::new(normal, n, d, d), Mat::new(qkv, d, 3 * d, 3 * d));
-                for b in run.clone() {
-                    let rows = |width| self.within(&tokens, b, width);
-                    let sequence = ragged.sequence_of(b, d, &qkv_rows[rows(3 * d)], bias);
-                    let (out, log_sum) = (&mut attended[rows(d)], &mut log_sum[rows(ragged.heads)]);
-                    attention::forward(&sequence, &scale, &mut buffers.attention, out, log_sum);
-                }
-                let narrow = sized(&mut buffers.narrow, n * d);
-                gemm(narrow, d, false, Mat::new(attended, n, d, d), Mat::new(out, d, d, d));
-                self.dropout.apply(first, Some(x), narrow, y);
-            });
-        let _ = self.kept.set(kept);
-        y
-    }
-
     /// Where the rows of sequence `b` are in a piece, `width` wide, that begins and ends with `tokens`.
     fn within(&self, tokens: &Range<usize>, b: usize, width: usize) -> Range<usize> {
         let offsets = &self.ragged.layout.offsets;
         (offsets[b] - tokens.start) * width..(offsets[b + 1] - tokens.start) * width
-    }
-
-    /// The gradients of `x` and of the parameters.
-    fn backward(&self, x: &[f32], flat: &[f32], kept: &Kept, dout: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let (d, ragged) = (self.d, &self.ragged);
-        let mut dx = vec![0f32; x.len()];
-        let parts = ragged.runs(self.sequences(), rows_a_part(ragged.tokens(), TOKENS));
-        let gradients: Vec<Vec<f32>> = ragged
-            .pieces_of(&parts, &mut dx, d)
-            .into_par_iter()
-            .zip(&parts)
-            .map_init(Buffers::default, |buffers, (mut dx, part)| {
-                let mut dflat = vec![0f32; flat.len()];
-                for run in ragged.runs(part.clone(), TOKENS) {
-                    let elements = ragged.tokens_of(&run).len() * d;
-                    let (of_run, rest) = std::mem::take(&mut dx).split_at_mut(elements);
-                    self.backward_run(buffers, &run, (x, flat, kept, dout), of_run, &mut dflat);
-                    dx = rest;
-                }
-                dflat
-            })
-            .collect();
-        (dx, sum(gradients, flat.len()))
     }
 
     /// One run of sequences: fills `dx`, adds to `dflat`.
@@ -238,48 +169,79 @@ impl SelfAttention {
     }
 }
 
-impl CustomOp2 for SelfAttention {
-    fn name(&self) -> &'static str {
-        "self-attention"
-    }
+impl PackedOp for SelfAttention {
+    const NAME: &'static str = "self-attention";
+    type Kept = Kept;
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(f32_slice(s1, l1)?, f32_slice(s2, l2)?);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        flat: &Tensor,
-        _out: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.get() else {
-            candle_core::bail!("self_attention: backward before forward");
+    fn forward(&self, x: &[f32], flat: &[f32]) -> (Vec<f32>, Kept) {
+        let (d, ragged) = (self.d, &self.ragged);
+        let [gamma, beta, qkv, out, bias, log_temperature] = self.parts.split(flat);
+        let scale = scales(log_temperature);
+        let mut y = vec![0f32; x.len()];
+        let mut kept = Kept {
+            qkv: vec![0f32; 3 * x.len()],
+            attended: vec![0f32; x.len()],
+            log_sum: vec![0f32; ragged.tokens() * ragged.heads],
         };
-        let (dx, dflat) = with_f32(x, |x| {
-            with_f32(flat, |flat| with_f32(dout, |dout| Ok(self.backward(x, flat, kept, dout))))
-        })?;
-        Ok((Some(cpu_tensor(dx, x.shape())?), Some(cpu_tensor(dflat, flat.shape())?)))
+        let runs = ragged.runs(self.sequences(), TOKENS);
+        ragged
+            .pieces_of(&runs, &mut y, d)
+            .into_par_iter()
+            .zip(ragged.pieces_of(&runs, &mut kept.qkv, 3 * d))
+            .zip(ragged.pieces_of(&runs, &mut kept.attended, d))
+            .zip(ragged.pieces_of(&runs, &mut kept.log_sum, ragged.heads))
+            .zip(&runs)
+            .for_each_init(Buffers::default, |buffers, ((((y, qkv_rows), attended), log_sum), run)| {
+                let tokens = ragged.tokens_of(run);
+                let (n, first) = (tokens.len(), tokens.start * d);
+                let x = &x[first..tokens.end * d];
+                let normal = sized(&mut buffers.normal, n * d);
+                vector::widest(
+                    #[inline(always)]
+                    || layer_norm::forward(x, gamma, beta, normal),
+                );
+                gemm(qkv_rows, 3 * d, false, Mat::new(normal, n, d, d), Mat::new(qkv, d, 3 * d, 3 * d));
+                for b in run.clone() {
+                    let rows = |width| self.within(&tokens, b, width);
+                    let sequence = ragged.sequence_of(b, d, &qkv_rows[rows(3 * d)], bias);
+                    let (out, log_sum) = (&mut attended[rows(d)], &mut log_sum[rows(ragged.heads)]);
+                    attention::forward(&sequence, &scale, &mut buffers.attention, out, log_sum);
+                }
+                let narrow = sized(&mut buffers.narrow, n * d);
+                gemm(narrow, d, false, Mat::new(attended, n, d, d), Mat::new(out, d, d, d));
+                self.dropout.apply(first, Some(x), narrow, y);
+            });
+        (y, kept)
+    }
+
+    fn backward(&self, x: &[f32], flat: &[f32], kept: &Kept, dout: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (d, ragged) = (self.d, &self.ragged);
+        let mut dx = vec![0f32; x.len()];
+        let parts = ragged.runs(self.sequences(), rows_a_part(ragged.tokens(), TOKENS));
+        let gradients: Vec<Vec<f32>> = ragged
+            .pieces_of(&parts, &mut dx, d)
+            .into_par_iter()
+            .zip(&parts)
+            .map_init(Buffers::default, |buffers, (mut dx, part)| {
+                let mut dflat = vec![0f32; flat.len()];
+                for run in ragged.runs(part.clone(), TOKENS) {
+                    let elements = ragged.tokens_of(&run).len() * d;
+                    let (of_run, rest) = std::mem::take(&mut dx).split_at_mut(elements);
+                    self.backward_run(buffers, &run, (x, flat, kept, dout), of_run, &mut dflat);
+                    dx = rest;
+                }
+                dflat
+            })
+            .collect();
+        (dx, sum(gradients, flat.len()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::TIME_BUCKETS;
     use super::super::check::{self, layout};
-    use super::super::{TIME_BUCKETS, with_stock_operations};
     use super::*;
-
-    fn with_stock(t: &[Tensor], layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Tensor {
-        with_stock_operations(|| run(t, layout, dropout)).unwrap()
-    }
 
     fn run(t: &[Tensor], layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
         let [x, gamma, beta, qkv, out, bias, log_temperature] = t else { unreachable!() };
@@ -318,24 +280,13 @@ mod tests {
         let tokens = lengths.iter().sum::<usize>();
         let positions = lengths.iter().flat_map(|&n| 0..n as u32);
         let fewer = positions.map(|i| (i / 3 + 1).min(i + 1)).collect();
-        let weight = check::random((tokens, 8), 9);
         for (keys, dropout, columns) in
             [(None, Some(Dropout { p: 0.4, seed: 3 }), 4), (Some(fewer), None, 4 + TIME_BUCKETS)]
         {
             let layout = layout(&lengths, keys);
             let mut inputs = inputs(tokens, 8);
             inputs[5] = inputs[5].narrow(1, 0, columns).unwrap();
-            let vars = inputs.map(|t| candle_core::Var::from_tensor(&t).unwrap());
-            let tensors = vars.clone().map(|v| v.as_tensor().clone());
-            let fused = run(&tensors, &layout, dropout).unwrap();
-            let stock = with_stock(&tensors, &layout, dropout);
-            assert!(check::distance(&fused, &stock) < 1e-4);
-            let gradients = |out: Tensor| (out * &weight).unwrap().backward().unwrap();
-            let (fused, stock) = (gradients(fused), gradients(stock));
-            for var in &vars {
-                let (a, b) = (fused.get(var).unwrap(), stock.get(var).unwrap());
-                assert!(check::distance(a, b) < 5e-3, "{}", check::distance(a, b));
-            }
+            check::agrees_with_stock(&inputs, 5e-3, |t| run(t, &layout, dropout));
         }
     }
 
@@ -357,11 +308,11 @@ mod tests {
     fn under_a_condition_it_agrees_with_stock_operations() {
         let layout = conditioned(&[70, 1, 0, 9, 130]);
         let inputs = inputs(210, 8);
-        let fused = run(&inputs, &layout, None).unwrap();
-        assert!(check::distance(&fused, &with_stock(&inputs, &layout, None)) < 1e-4);
+        check::agrees_with_stock(&inputs, 5e-3, |t| run(t, &layout, None));
         // The condition does something.
         let unconditioned = check::layout(&[70, 1, 0, 9, 130], None);
-        assert!(check::distance(&fused, &run(&inputs, &unconditioned, None).unwrap()) > 1e-2);
+        let [with, without] = [&layout, &unconditioned].map(|layout| run(&inputs, layout, None).unwrap());
+        assert!(check::distance(&with, &without) > 1e-2);
     }
 
     #[test]
