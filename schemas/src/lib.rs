@@ -4,6 +4,7 @@
 //! is here, and this crate depends on neither.
 
 pub mod cli;
+pub mod condition;
 pub mod config;
 pub mod delta;
 pub mod failpoint;

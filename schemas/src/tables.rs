@@ -16,6 +16,8 @@ pub const DEAD_LETTERS: &str = "dead_letters";
 pub const SEQUENCES: &str = "sequences";
 /// Rows of [`SEQUENCES`] that own a new event, for the incremental refresh of a model.
 pub const REFRESH: &str = "refresh";
+/// Each user's recall instructions.
+pub const INSTRUCTIONS: &str = "instructions";
 /// The partition column of [`EVENTS`]: the UTC date of `ts`.
 pub const EVENT_DATE: &str = "event_date";
 
@@ -99,6 +101,41 @@ pub static SEQUENCES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// The table with the instruction examples of one attribute or derived condition.
+pub fn sft_table(condition: &str) -> String {
+    format!("sft/{condition}")
+}
+
+/// One row is one instruction example (Eq. 6): a target, the history before it, and a value of the condition that the
+/// target carries. The lists of a row have equal length.
+pub static SFT_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        required("user_id", DataType::Utf8),
+        required("item_index", list(DataType::UInt32)),
+        required("ts", list(timestamp())),
+        required("session", list(DataType::UInt32)),
+        required("request", list(DataType::UInt32)),
+        required("matches", list(DataType::Boolean)),
+        required("target_item", DataType::UInt32),
+        required("target_ts", timestamp()),
+        required("visible_len", DataType::UInt32),
+        required("role", DataType::UInt8),
+        required("condition", DataType::Utf8),
+        required("weight", DataType::Float32),
+    ]))
+});
+
+/// One row is one user: the conditions met most often in the window, and their shares of what was met.
+pub static INSTRUCTIONS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        required("user_id", DataType::Utf8),
+        required("attributes", list(DataType::Utf8)),
+        required("conditions", list(DataType::Utf8)),
+        required("weights", list(DataType::Float32)),
+        required("as_of", timestamp()),
+    ]))
+});
+
 /// Why an input record was rejected: the codes of `dead_letters.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -162,6 +199,8 @@ pub mod properties {
     pub const ITEMS_VERSION: &str = "items_version";
     /// Hash of the configuration that decided the rows.
     pub const CONFIG_HASH: &str = "config_hash";
+    /// `sft/<condition>`: the attribute or derived condition.
+    pub const CONDITION: &str = "condition";
     /// `refresh`: events committed after this version of `events` are new.
     pub const SINCE_VERSION: &str = "since_version";
     /// How many request intervals the log has; the three below are there when it has any.

@@ -3,15 +3,18 @@
 //! Unknown keys are errors, every cross-field rule is checked once, here, and the resolved configuration can
 //! be printed back ([`Config::to_toml`]); each checkpoint keeps it.
 
+mod conditions;
 mod data;
 mod device;
 mod duration;
 mod model;
+mod sft;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use conditions::{Age, Conditions, Instructions};
 pub use data::{
     Attribute, DeltaTauSetting, EventColumns, Events, Format, ItemColumns, Items, Sequences, SplitKind, Ties,
     TimeUnit,
@@ -19,6 +22,7 @@ pub use data::{
 pub use device::DeviceSetting;
 pub use duration::Span;
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
+pub use sft::{Paradigm, Sft};
 
 use crate::hash::hash64;
 
@@ -39,10 +43,16 @@ pub struct Config {
     pub items: Items,
     /// How events become rows.
     pub sequences: Sequences,
+    /// What recommendations may be conditioned on, and which examples of it are worth learning.
+    pub conditions: Conditions,
+    /// Each user's own recall instructions.
+    pub instructions: Instructions,
     /// The architecture.
     pub model: Model,
     /// Pre-training.
     pub pretrain: Pretrain,
+    /// Learning to follow instructions.
+    pub sft: Sft,
     /// Evaluation.
     pub evaluate: Evaluate,
 }
@@ -56,8 +66,11 @@ impl Default for Config {
             events: Events::default(),
             items: Items::default(),
             sequences: Sequences::default(),
+            conditions: Conditions::default(),
+            instructions: Instructions::default(),
             model: Model::default(),
             pretrain: Pretrain::default(),
+            sft: Sft::default(),
             evaluate: Evaluate::default(),
         }
     }
@@ -145,7 +158,10 @@ impl Config {
         self.sequences.validate()?;
         let attributes: Vec<_> = self.items.attributes.keys().map(String::as_str).collect();
         self.model.validate(&attributes, self.sequences.max_len)?;
+        self.conditions.validate(&self.items)?;
+        self.instructions.validate(&self.items, &self.conditions)?;
         self.pretrain.validate()?;
+        self.sft.validate(&self.model, &self.items, &self.conditions)?;
         self.evaluate.validate()
     }
 
@@ -316,6 +332,14 @@ mod tests {
             ("[sequences]\nsplit = \"last-n\"\n", "sequences.last_n"),
             ("[sequences]\nguard_share = 0.1\n", "sequences.guard_share"),
             ("[items.attributes.title]\n", "items.attributes.title"),
+            ("[conditions.derived.old]\n", "conditions.derived.old"),
+            ("[items.attributes.classic]\n", "conditions.derived.classic"),
+            ("[instructions.quota]\ngenre = 1\n", "instructions.quota.genre"),
+            ("[sft]\nconditions = [\"clasic\"]\n", "sft.conditions"),
+            (
+                "[model]\narchitecture = \"sasrec\"\nbranches = 1\n[sft]\nconditions = [\"classic\"]\n",
+                "sft.conditions",
+            ),
             ("[events.constants]\nuser_id = \"1\"\n", "events.constants.user_id"),
         ] {
             let message = load(text, &[]).unwrap_err().to_string();

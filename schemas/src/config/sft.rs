@@ -1,0 +1,139 @@
+//! `[sft]`: how a pre-trained model learns to follow instructions.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Architecture, Conditions, ConfigError, Items, Model, Pretrain, Schedule, conditions, invalid};
+
+/// `[sft]`: supervised fine-tuning (§3.3). What is not here (loss, negatives, weight decay, clipping, selection) is as
+/// in `[pretrain]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sft {
+    /// The conditions to follow: attributes of the catalogue and derived ones, each with a table `sft/<condition>`.
+    pub conditions: Vec<String>,
+    /// How an instruction enters the model.
+    pub paradigm: Paradigm,
+    /// `cgsa`: whether a learned embedding of the condition is added to the query of a branch. Without one, only the
+    /// mask carries the condition, and a user with no matching history is given no sign of it.
+    pub condition_embedding: bool,
+    /// Passes over the examples, at most.
+    pub epochs: usize,
+    /// Examples in one step.
+    pub batch_size: usize,
+    /// Adam's step size for what was pre-trained.
+    pub learning_rate: f64,
+    /// Adam's step size for what is new: the parameters of the conditions.
+    pub condition_learning_rate: f64,
+    /// Steps over which the learning rates rise from 0.
+    pub warmup_steps: usize,
+    /// What becomes of the learning rates after the warm-up.
+    pub schedule: Schedule,
+    /// Epochs between two looks at the validation targets.
+    pub validate_every: usize,
+    /// Looks at the validation targets without improvement before training stops.
+    pub patience: usize,
+}
+
+impl Default for Sft {
+    fn default() -> Self {
+        Self {
+            conditions: Vec::new(),
+            paradigm: Paradigm::Cgsa,
+            condition_embedding: true,
+            epochs: 10,
+            batch_size: 256,
+            learning_rate: 1e-5,
+            condition_learning_rate: 5e-4,
+            warmup_steps: 0,
+            schedule: Schedule::Constant,
+            validate_every: 1,
+            patience: 3,
+        }
+    }
+}
+
+/// The ways of conditional generation that the paper compares (Table 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Paradigm {
+    /// Condition-guided sparse attention (§3.3.2): the branches look at matching items only (Eq. 5).
+    Cgsa,
+    /// An embedding of the condition is added to the query of a branch, which looks at everything (as PinRec does).
+    Pinrec,
+    /// The condition is a token behind the visible history, and what is read (as in LUM).
+    Lum,
+    /// The condition shifts, scales and gates the branch layers (AdaLN-Zero, of diffusion transformers).
+    AdalnZero,
+    /// None: the same examples without their conditions, for comparison.
+    Unconditional,
+}
+
+impl Paradigm {
+    /// Every paradigm, in the order of the tables.
+    pub const ALL: [Self; 5] = [Self::Unconditional, Self::Pinrec, Self::Lum, Self::AdalnZero, Self::Cgsa];
+
+    /// The name as configured and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgsa => "cgsa",
+            Self::Pinrec => "pinrec",
+            Self::Lum => "lum",
+            Self::AdalnZero => "adaln-zero",
+            Self::Unconditional => "unconditional",
+        }
+    }
+}
+
+impl Sft {
+    /// `pretrain` with what this section replaces.
+    pub fn training(&self, pretrain: &Pretrain) -> Pretrain {
+        Pretrain {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            schedule: self.schedule,
+            validate_every: self.validate_every,
+            patience: self.patience,
+            ..pretrain.clone()
+        }
+    }
+
+    pub(super) fn validate(
+        &self,
+        model: &Model,
+        items: &Items,
+        derived: &Conditions,
+    ) -> Result<(), ConfigError> {
+        for (i, name) in self.conditions.iter().enumerate() {
+            if !items.attributes.contains_key(name) && !derived.derived.contains_key(name) {
+                return invalid("sft.conditions", conditions::unknown(name, items, derived));
+            }
+            if self.conditions[..i].contains(name) {
+                return invalid("sft.conditions", format!("`{name}` is there twice"));
+            }
+        }
+        if !self.conditions.is_empty() && model.architecture != Architecture::ClimberPilot {
+            let name = model.architecture.name();
+            return invalid("sft.conditions", format!("`{name}` has no branches that could follow them"));
+        }
+        for (key, value) in [
+            ("epochs", self.epochs),
+            ("batch_size", self.batch_size),
+            ("validate_every", self.validate_every),
+            ("patience", self.patience),
+        ] {
+            if value == 0 {
+                return invalid(format!("sft.{key}"), "must be at least 1");
+            }
+        }
+        for (key, value) in
+            [("learning_rate", self.learning_rate), ("condition_learning_rate", self.condition_learning_rate)]
+        {
+            if !(value > 0.0 && value.is_finite()) {
+                return invalid(format!("sft.{key}"), "must be positive");
+            }
+        }
+        Ok(())
+    }
+}
