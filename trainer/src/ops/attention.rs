@@ -1,7 +1,6 @@
 //! Causal multi-head attention over ragged rows, with the position and time bias computed on the fly.
 //!
-//! For one head, row `i` attends to the keys `j` before `keys(i)`, under a condition only to matching ones and itself
-//! (Eq. 5), with the score
+//! For one head, row `i` attends to the keys `j` before `keys(i)` with the score
 //!
 //! ```text
 //! s_ij = q_i · k_j / T_h + b_pos(i − j) + b_time(τ_i − τ_j)
@@ -58,7 +57,6 @@ pub(super) fn forward(
                         let at = (i - from) * keys;
                         let (row, hidden) = scores[at..at + keys].split_at_mut(sequence.visible(i));
                         sequence.add_bias(row, i, positions, time, &buckets[at..at + keys]);
-                        sequence.hide_others(row, i);
                         let max = vector::max(row);
                         let sum = vector::exp_shifted(row, max);
                         vector::scale(row, 1.0 / sum);
@@ -119,7 +117,6 @@ pub(super) fn backward(
                         let at = (i - from) * keys;
                         let (row, hidden) = weights[at..at + keys].split_at_mut(sequence.visible(i));
                         sequence.add_bias(row, i, positions, time, &buckets[at..at + keys]);
-                        sequence.hide_others(row, i);
                         vector::exp_shifted(row, log_sum[i * heads + head]);
                         hidden.fill(0.0);
                     }

@@ -19,6 +19,7 @@ mod linear;
 mod matrix;
 mod packed;
 mod pointwise_attention;
+mod query_attention;
 mod ragged;
 pub mod reference;
 mod self_attention;
@@ -36,6 +37,7 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub(crate) use matrix::{Mat, gemm};
 pub use pointwise_attention::pointwise_attention;
+pub use query_attention::{Queries, query_attention};
 pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 pub use self_attention::{SelfAttentionParameters, self_attention};
 pub use unit_rows::unit_rows;
@@ -107,7 +109,7 @@ mod check {
             offsets.push(offsets[offsets.len() - 1] + n);
             times.extend((0..n as i64).map(|i| i * i * 1_700));
         }
-        Arc::new(AttentionLayout { offsets, times, keys, matches: None })
+        Arc::new(AttentionLayout { offsets, times, keys })
     }
 
     /// Compares the gradients of the scalar `f(inputs)` with central differences at every element.

@@ -33,9 +33,6 @@ pub fn pointwise_attention(
     layout: &Arc<AttentionLayout>,
     max_distance: usize,
 ) -> Result<Tensor> {
-    if layout.matches.is_some() {
-        candle_core::bail!("pointwise attention knows no conditions");
-    }
     let ragged = Ragged::new("pointwise attention", qkv.dims2()?, bias, layout, max_distance)?;
     if !fused(qkv) {
         return reference::pointwise_attention(qkv, bias, layout, max_distance);

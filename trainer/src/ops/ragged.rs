@@ -24,9 +24,6 @@ pub struct AttentionLayout {
     /// How many keys of its sequence each token may attend to, from the first on; `None` is causal: a token
     /// attends to itself and everything before it.
     pub keys: Option<Vec<u32>>,
-    /// For each token whether its item matches the condition: attention guided by a condition (CGSA, Eq. 5) looks at
-    /// matching keys and at the row's own, so that no row is empty. `None` is no condition. Not together with `keys`.
-    pub matches: Option<Vec<bool>>,
 }
 
 impl AttentionLayout {
@@ -75,9 +72,6 @@ impl Ragged {
         if width % (3 * heads) != 0 || layout.offsets.last() != Some(&tokens) || layout.times.len() != tokens
         {
             candle_core::bail!("{operation}: {heads} heads over {tokens}×{width} do not fit the layout");
-        }
-        if layout.matches.as_ref().is_some_and(|m| m.len() != tokens || layout.keys.is_some()) {
-            candle_core::bail!("{operation}: the condition's mask does not fit the layout");
         }
         if columns != max_distance && columns != max_distance + TIME_BUCKETS {
             candle_core::bail!("{operation}: a bias of {columns} columns for max_distance {max_distance}");
@@ -304,17 +298,6 @@ impl Sequence<'_> {
     pub(super) fn time_biases(&self, head: usize) -> Option<&[f32; TIME_BUCKETS]> {
         let columns = self.ragged.columns();
         self.bias[head * columns..(head + 1) * columns][self.ragged.max_distance..].first_chunk()
-    }
-
-    /// Takes the keys that the condition hides from row `i` out of its scores.
-    #[inline(always)]
-    pub(super) fn hide_others(&self, row: &mut [f32], i: usize) {
-        let Some(matches) = &self.ragged.layout.matches else { return };
-        for (j, (score, &matches)) in row.iter_mut().zip(&matches[self.start..]).enumerate() {
-            if !matches && j != i {
-                *score = f32::NEG_INFINITY;
-            }
-        }
     }
 
     /// Products `q · k` of a block, rows `keys` apart.

@@ -51,19 +51,57 @@ pub fn attention(
     max_distance: usize,
 ) -> Result<Tensor> {
     let scale = log_temperature.neg()?.exp()?.reshape(((), 1, 1))?;
-    dense(qkv, bias, layout, max_distance, |products, bias, start, keys| {
+    dense(qkv, bias, layout, max_distance, |products, bias, keys| {
         let n = keys.len();
-        let mut mask = by_key(keys, |visible| if visible { 0.0 } else { f32::NEG_INFINITY });
-        if let Some(matches) = &layout.matches {
-            for (at, mask) in mask.iter_mut().enumerate().filter(|(at, _)| at % n != at / n) {
-                if !matches[start + at % n] {
-                    *mask = f32::NEG_INFINITY;
-                }
-            }
-        }
+        let mask = by_key(keys, |visible| if visible { 0.0 } else { f32::NEG_INFINITY });
         let scores = products.broadcast_mul(&scale)?.add(bias)?;
         softmax(&scores.broadcast_add(&Tensor::from_vec(mask, (1, n, n), qkv.device())?)?, 2)
     })
+}
+
+/// See [`super::query_attention()`]: one query at a time. `seen` says of each its sequence and its keys' places there.
+pub(super) fn query_attention(
+    q: &Tensor,
+    kv: &Tensor,
+    bias: &Tensor,
+    log_temperature: &Tensor,
+    (tokens, seen): (&[u32], &[(usize, Vec<u32>)]),
+    layout: &AttentionLayout,
+    max_distance: usize,
+) -> Result<Tensor> {
+    let device = q.device();
+    let (heads, columns) = bias.dims2()?;
+    let d = q.dim(1)?;
+    let scale = log_temperature.neg()?.exp()?.reshape((heads, 1))?;
+    let mut outputs = Vec::new();
+    for (r, (sequence, keys)) in seen.iter().enumerate() {
+        let (start, n) = (layout.offsets[*sequence], keys.len());
+        let i = tokens[r] as usize - start;
+        let index = |rows: Vec<u32>| Tensor::from_vec(rows, n, device);
+        let rows = kv.index_select(&index(keys.iter().map(|j| start as u32 + j).collect())?, 0)?;
+        let part = |which: usize| {
+            rows.narrow(1, which * d, d)?.reshape((n, heads, d / heads))?.transpose(0, 1)?.contiguous()
+        };
+        let (k, v) = (part(0)?, part(1)?);
+        let query = q.narrow(0, r, 1)?.reshape((heads, 1, d / heads))?;
+        let distance = |&j: &u32| (i - j as usize).min(max_distance - 1) as u32;
+        let mut biases = bias.contiguous()?.index_select(&index(keys.iter().map(distance).collect())?, 1)?;
+        if columns > max_distance {
+            let times = &layout.times[start..];
+            let bucket = |&j: &u32| match j {
+                0 => max_distance as u32,
+                j => max_distance as u32 + u32::from(time_bucket(times[i], times[j as usize])),
+            };
+            biases =
+                (biases + bias.contiguous()?.index_select(&index(keys.iter().map(bucket).collect())?, 1)?)?;
+        }
+        let scores = query.matmul(&k.t()?)?.reshape((heads, n))?.broadcast_mul(&scale)?.add(&biases)?;
+        outputs.push(softmax(&scores, 1)?.reshape((heads, 1, n))?.matmul(&v)?.reshape((1, d))?);
+    }
+    if outputs.is_empty() {
+        return Tensor::zeros((0, d), DType::F32, device);
+    }
+    Tensor::cat(&outputs, 0)
 }
 
 /// See [`super::pointwise_attention`]: one dense attention for each sequence.
@@ -73,7 +111,7 @@ pub fn pointwise_attention(
     layout: &AttentionLayout,
     max_distance: usize,
 ) -> Result<Tensor> {
-    dense(qkv, bias, layout, max_distance, |products, bias, _, keys| {
+    dense(qkv, bias, layout, max_distance, |products, bias, keys| {
         let n = keys.len();
         let mask = by_key(keys, |visible| if visible { 1.0 } else { 0.0 });
         let share: Vec<f32> = keys.iter().map(|&visible| 1.0 / visible as f32).collect();
@@ -85,14 +123,14 @@ pub fn pointwise_attention(
     })
 }
 
-/// `weights(q kᵀ, bias, start, keys) v` for each sequence; the arguments are `[H, n, n]`, twice, the sequence's first
-/// token, and the number of keys of each row.
+/// `weights(q kᵀ, bias, keys) v` for each sequence; the arguments are `[H, n, n]`, twice, and the number of keys of each
+/// row.
 fn dense(
     qkv: &Tensor,
     bias: &Tensor,
     layout: &AttentionLayout,
     max_distance: usize,
-    weights: impl Fn(&Tensor, &Tensor, usize, &[usize]) -> Result<Tensor>,
+    weights: impl Fn(&Tensor, &Tensor, &[usize]) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let device = qkv.device();
     let (heads, columns) = bias.dims2()?;
@@ -127,7 +165,7 @@ fn dense(
             biases = biases.add(&lookup(buckets)?)?;
         }
         let keys: Vec<usize> = (0..n).map(|i| layout.keys(start, i)).collect();
-        let out = weights(&q.matmul(&k.t()?)?, &biases, start, &keys)?.matmul(&v)?;
+        let out = weights(&q.matmul(&k.t()?)?, &biases, &keys)?.matmul(&v)?;
         outputs.push(out.transpose(0, 1)?.reshape((n, d))?);
     }
     if outputs.is_empty() {

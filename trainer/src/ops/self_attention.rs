@@ -290,46 +290,6 @@ mod tests {
         }
     }
 
-    /// Every third token matches.
-    fn conditioned(lengths: &[usize]) -> Arc<AttentionLayout> {
-        let layout = layout(lengths, None);
-        let matches = Some((0..layout.times.len()).map(|token: usize| token.is_multiple_of(3)).collect());
-        Arc::new(AttentionLayout { matches, ..AttentionLayout::clone(&layout) })
-    }
-
-    #[test]
-    fn gradients_under_a_condition_are_finite_differences() {
-        let weight = check::random((8, 4), 9);
-        let layout = conditioned(&[5, 3]);
-        check::gradients(&inputs(8, 4), |t| (run(t, &layout, None)? * &weight)?.sum_all());
-    }
-
-    #[test]
-    fn under_a_condition_it_agrees_with_stock_operations() {
-        let layout = conditioned(&[70, 1, 0, 9, 130]);
-        let inputs = inputs(210, 8);
-        check::agrees_with_stock(&inputs, 5e-3, |t| run(t, &layout, None));
-        // The condition does something.
-        let unconditioned = check::layout(&[70, 1, 0, 9, 130], None);
-        let [with, without] = [&layout, &unconditioned].map(|layout| run(&inputs, layout, None).unwrap());
-        assert!(check::distance(&with, &without) > 1e-2);
-    }
-
-    #[test]
-    fn what_does_not_match_changes_nothing_but_its_own_row() {
-        let layout = conditioned(&[100]);
-        let inputs = inputs(100, 8);
-        let rows = |t: &[Tensor]| run(t, &layout, None).unwrap().to_vec2::<f32>().unwrap();
-        let mut others = inputs.clone();
-        let noise = check::random((100, 8), 19);
-        let other = |token: usize| if token.is_multiple_of(3) { 0f32 } else { 1.0 };
-        let share = Tensor::from_vec((0..100).map(other).collect(), (100, 1), noise.device()).unwrap();
-        others[0] = (&inputs[0] + noise.broadcast_mul(&share).unwrap()).unwrap();
-        for (token, (a, b)) in rows(&inputs).iter().zip(rows(&others)).enumerate() {
-            assert_eq!(*a == b, token.is_multiple_of(3), "token {token}");
-        }
-    }
-
     #[test]
     fn what_follows_cannot_change_a_row() {
         let layout = layout(&[100], None);
