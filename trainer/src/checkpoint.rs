@@ -258,7 +258,7 @@ pub fn load(directory: &Path, catalogue: &Catalogue, device: &Device) -> Result<
     let vocabulary = Vocabulary::restore(saved, rows, catalogue)
         .map_err(|e| damaged(&path, e))?
         .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
-    let mut model = ClimberPilot::new(&config.model, vocabulary.into(), config.seed, device)
+    let mut model = ClimberPilot::new(&config.model, &config.sft, vocabulary.into(), config.seed, device)
         .map_err(|e| damaged(&path, e))?;
     model.load(&tensors).map_err(|e| damaged(&path, e))?;
     Ok(Checkpoint {

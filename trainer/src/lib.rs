@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod compare;
+pub mod conditions;
 pub mod data;
 pub mod device;
 pub mod evaluate;

@@ -355,7 +355,8 @@ impl Run<'_> {
         let config = self.config;
         let vocabulary = Arc::new(Vocabulary::new(&config.model, self.catalogue, counts));
         let step = |source| TrainError::Step { step: 0, source };
-        let model = ClimberPilot::new(&config.model, vocabulary, config.seed, &self.device).map_err(step)?;
+        let model = ClimberPilot::new(&config.model, &config.sft, vocabulary, config.seed, &self.device)
+            .map_err(step)?;
         let optimizer =
             Adam::new(&model, config.pretrain.weight_decay, config.pretrain.clip_norm).map_err(step)?;
         let records = Records::create(&self.training, self.options.name)?;

@@ -14,6 +14,7 @@ use schemas::config::Model;
 use schemas::hash::{hash64, mix64};
 use serde::{Deserialize, Serialize};
 
+use crate::conditions::Conditions;
 use crate::data::Catalogue;
 use crate::ops::Bags;
 
@@ -30,6 +31,7 @@ pub struct Vocabulary {
     attributes: Vec<AttributeVocabulary>,
     /// By attribute and item index, the rows of its values; follows from the catalogue.
     attribute_rows: Vec<Bags>,
+    conditions: Conditions,
     fingerprint: Fingerprint,
 }
 
@@ -66,6 +68,9 @@ pub struct SavedVocabulary {
     pub hash_buckets: usize,
     /// Values by attribute.
     pub attributes: Vec<AttributeVocabulary>,
+    /// The conditions that the model follows.
+    #[serde(default)]
+    pub conditions: Conditions,
     /// The catalogue it was made from.
     pub catalogue: Fingerprint,
 }
@@ -107,8 +112,15 @@ impl Vocabulary {
             own: own as usize,
             attribute_rows: attribute_rows(&attributes, catalogue),
             attributes,
+            conditions: Conditions::default(),
             fingerprint: Fingerprint::new(catalogue, catalogue.items()),
         }
+    }
+
+    /// The same vocabulary for a model that follows `conditions`.
+    #[must_use]
+    pub fn with_conditions(&self, conditions: Conditions) -> Self {
+        Self { conditions, ..self.clone() }
     }
 
     /// A saved vocabulary, for `catalogue`: the one it was made from, or one that has grown since.
@@ -134,6 +146,7 @@ impl Vocabulary {
             own_rows,
             attribute_rows: attribute_rows(&saved.attributes, catalogue),
             attributes: saved.attributes,
+            conditions: saved.conditions,
             fingerprint: expected,
         }))
     }
@@ -143,6 +156,7 @@ impl Vocabulary {
         let saved = SavedVocabulary {
             hash_buckets: self.buckets,
             attributes: self.attributes.clone(),
+            conditions: self.conditions.clone(),
             catalogue: self.fingerprint.clone(),
         };
         Ok((saved, Tensor::from_slice(&self.own_rows, self.own_rows.len(), &Device::Cpu)?))
@@ -161,6 +175,11 @@ impl Vocabulary {
     /// The attributes that are part of an item's representation.
     pub fn attributes(&self) -> &[AttributeVocabulary] {
         &self.attributes
+    }
+
+    /// The conditions that the model follows.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// The rows of the id table for each of `items`.

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Array, AsArray, ListArray};
-use arrow::datatypes::UInt32Type;
+use arrow::datatypes::{TimestampMillisecondType, UInt32Type};
 use schemas::delta::{Root, Snapshot};
 use schemas::tables;
 
@@ -17,6 +17,8 @@ pub struct Catalogue {
     pub titles: Vec<Option<String>>,
     /// Whether an item may be retrieved.
     pub active: Vec<bool>,
+    /// When each item was released, epoch milliseconds, where that is known.
+    pub release_ts: Vec<Option<i64>>,
     /// By attribute, the values of each item.
     attributes: BTreeMap<String, Vec<Vec<String>>>,
     /// The version of `items` that was read.
@@ -27,13 +29,14 @@ impl Catalogue {
     /// Reads the newest version with the attributes that the model needs.
     pub async fn load(root: &Root, attributes: &[String]) -> Result<Self, DataError> {
         let snapshot = root.require(tables::ITEMS, "pipeline ingest").await?;
-        let mut columns = vec!["item_id", "item_index", "title", "active"];
+        let mut columns = vec!["item_id", "item_index", "title", "active", "release_ts"];
         columns.extend(attributes.iter().map(String::as_str));
         let rows = snapshot.rows() as usize;
         let mut catalogue = Self {
             item_ids: vec![String::new(); rows + 1],
             titles: vec![None; rows + 1],
             active: vec![false; rows + 1],
+            release_ts: vec![None; rows + 1],
             attributes: attributes.iter().map(|a| (a.clone(), vec![Vec::new(); rows + 1])).collect(),
             version: snapshot.version(),
         };
@@ -43,6 +46,11 @@ impl Catalogue {
             let indexes = column(&snapshot, batch.column(1).as_primitive_opt::<UInt32Type>(), "item_index")?;
             let titles = column(&snapshot, batch.column(2).as_string_opt::<i32>(), "title")?;
             let active = column(&snapshot, batch.column(3).as_boolean_opt(), "active")?;
+            let releases = column(
+                &snapshot,
+                batch.column(4).as_primitive_opt::<TimestampMillisecondType>(),
+                "release_ts",
+            )?;
             for row in 0..batch.num_rows() {
                 let index = indexes.value(row) as usize;
                 if index == 0 || index > rows || !catalogue.item_ids[index].is_empty() {
@@ -52,8 +60,9 @@ impl Catalogue {
                 catalogue.item_ids[index] = ids.value(row).to_owned();
                 catalogue.titles[index] = titles.is_valid(row).then(|| titles.value(row).to_owned());
                 catalogue.active[index] = active.value(row);
+                catalogue.release_ts[index] = releases.is_valid(row).then(|| releases.value(row));
                 for (a, name) in attributes.iter().enumerate() {
-                    let lists = column(&snapshot, batch.column(4 + a).as_list_opt::<i32>(), name)?;
+                    let lists = column(&snapshot, batch.column(5 + a).as_list_opt::<i32>(), name)?;
                     let values = list_of_strings(lists, row).ok_or_else(|| DataError::ColumnType {
                         table: "items".into(),
                         column: name.clone(),
@@ -102,6 +111,7 @@ impl Catalogue {
             genres.push(values.iter().map(|v| (*v).to_owned()).collect());
         }
         catalogue.titles = vec![None; items.len() + 1];
+        catalogue.release_ts = vec![None; items.len() + 1];
         catalogue.active = vec![true; items.len() + 1];
         catalogue.active[0] = false;
         catalogue.attributes.insert("genre".into(), genres);

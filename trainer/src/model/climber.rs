@@ -7,8 +7,8 @@ use candle_core::{Result, Tensor};
 use schemas::config::Model;
 
 use super::Parameters;
-use super::layer::{FeedForward, SelfAttention};
-use crate::ops::{AttentionLayout, Dropout};
+use super::layer::{FeedForward, Modulated, SelfAttention};
+use crate::ops::{AttentionLayout, Dropout, Queries};
 
 /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`. The temperatures are `√d_k` at first (Climber's adaptive
 /// temperature).
@@ -37,4 +37,47 @@ impl Layer {
     ) -> Result<Tensor> {
         self.feed_forward.forward(&self.attention.forward(x, layout, dropout)?, dropout)
     }
+
+    /// The layer at single rows of `x` `[T, d]`: `[R, d]`. Each query is the row it stands at, plus its row of `condition`
+    /// `[R, d]`; keys and values are without.
+    pub(super) fn forward_at(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        queries: &Arc<Queries>,
+        condition: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let mut rows = rows_at(x, queries)?;
+        if let Some(condition) = condition {
+            rows = (rows + condition)?;
+        }
+        let asked = self.attention.norm(x)?;
+        let attended = self.attention.ask(&self.attention.norm(&rows)?, &asked, layout, queries)?;
+        let rows = self.attention.add(&rows, &attended, dropout)?;
+        self.feed_forward.forward(&rows, dropout)
+    }
+
+    /// The same with a modulation of norms and halves: every query has a sequence of its own in `x`.
+    pub(super) fn forward_modulated(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        queries: &Arc<Queries>,
+        modulated: Modulated<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let rows = rows_at(x, queries)?;
+        let asking = modulated.at_reads(&self.attention.norm(&rows)?, 0)?;
+        let asked = modulated.at_tokens(&self.attention.norm(x)?, 0)?;
+        let attended = self.attention.ask(&asking, &asked, layout, queries)?;
+        let rows = self.attention.add(&rows, &modulated.gated(&attended, 0)?, dropout)?;
+        let inner = self.feed_forward.inner(&modulated.at_reads(&self.feed_forward.norm(&rows)?, 1)?)?;
+        self.feed_forward.add(&rows, &modulated.gated(&inner, 1)?, dropout)
+    }
+}
+
+fn rows_at(x: &Tensor, queries: &Queries) -> Result<Tensor> {
+    let tokens = &queries.tokens;
+    x.index_select(&Tensor::from_slice(tokens, tokens.len(), x.device())?, 0)
 }

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use schemas::config::{Architecture, Model};
 
 use super::{Parameters, climber, hstu, sasrec};
-use crate::ops::{self, AttentionLayout, Dropout, TIME_BUCKETS};
+use crate::ops::{self, AttentionLayout, Dropout, Queries, TIME_BUCKETS};
 
 /// One layer, of the backbone or of a branch: `[T, d]` → `[T, d]`. No row of a sequence depends on a later one.
 #[derive(Debug, Clone)]
@@ -68,6 +68,41 @@ impl Norm {
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.gamma, &self.beta)
+    }
+}
+
+/// AdaLN-Zero (Peebles and Xie 2023): shifts, scales and gates of both halves of a layer, from the condition.
+pub(super) struct Modulated<'a> {
+    /// `[R, 6 d]`: shift, scale and gate of the attention, and of the feed-forward half. All zeros change nothing: in place
+    /// of a closed gate, which would cut a pre-trained layer off, stands an open one.
+    pub(super) modulation: &'a Tensor,
+    /// The read of each token, `[T]`.
+    pub(super) of: Tensor,
+}
+
+impl Modulated<'_> {
+    /// Part `which` of the modulation: `[R, d]`.
+    fn part(&self, which: usize) -> Result<Tensor> {
+        let d = self.modulation.dim(1)? / 6;
+        self.modulation.narrow(1, which * d, d)
+    }
+
+    /// `n (1 + scale) + shift` of half 0 or 1, for the rows of the reads.
+    pub(super) fn at_reads(&self, n: &Tensor, half: usize) -> Result<Tensor> {
+        let scale = (self.part(3 * half + 1)? + 1.0)?;
+        (n * scale)? + self.part(3 * half)?
+    }
+
+    /// The same for all tokens.
+    pub(super) fn at_tokens(&self, n: &Tensor, half: usize) -> Result<Tensor> {
+        let of_token = |part: usize| self.part(part)?.contiguous()?.index_select(&self.of, 0);
+        let scale = (of_token(3 * half + 1)? + 1.0)?;
+        (n * scale)? + of_token(3 * half)?
+    }
+
+    /// `y (1 + gate)` of half 0 or 1, for the rows of the reads.
+    pub(super) fn gated(&self, y: &Tensor, half: usize) -> Result<Tensor> {
+        y * (self.part(3 * half + 2)? + 1.0)?
     }
 }
 
@@ -142,6 +177,32 @@ impl SelfAttention {
         })
     }
 
+    /// Norm, with γ and β.
+    pub(super) fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
+    }
+
+    /// `W_o attention` of single rows: `asking` `[R, d]` are the normalised rows at `queries`, `asked` `[T, d]` all tokens.
+    pub(super) fn ask(
+        &self,
+        asking: &Tensor,
+        asked: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        queries: &Arc<Queries>,
+    ) -> Result<Tensor> {
+        let d = self.out.dim(0)?;
+        let q = ops::linear(asking, &self.qkv.narrow(1, 0, d)?.contiguous()?, None)?;
+        let kv = ops::linear(asked, &self.qkv.narrow(1, d, 2 * d)?.contiguous()?, None)?;
+        let scores = (&self.bias, &self.log_temperature);
+        let attended = ops::query_attention(&q, &kv, scores, (layout, queries), self.max_distance)?;
+        ops::linear(&attended, &self.out, None)
+    }
+
+    /// `x + y`, `y` dropped as the output of this half.
+    pub(super) fn add(&self, x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        ops::add_dropped(x, y, at(dropout, &self.name))
+    }
+
     /// `[T, d]` → `[T, d]`.
     pub(super) fn forward(
         &self,
@@ -198,5 +259,21 @@ impl FeedForward {
             down_bias: &self.down_bias,
         };
         ops::feed_forward(x, parameters, at(dropout, &self.name))
+    }
+
+    /// Norm, with γ and β.
+    pub(super) fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
+    }
+
+    /// `W₂ GELU(W₁ n + b₁) + b₂`.
+    pub(super) fn inner(&self, n: &Tensor) -> Result<Tensor> {
+        let inner = ops::linear(n, &self.up, Some(&self.up_bias))?.gelu()?;
+        ops::linear(&inner, &self.down, Some(&self.down_bias))
+    }
+
+    /// `x + y`, `y` dropped as the output of this half.
+    pub(super) fn add(&self, x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        ops::add_dropped(x, y, at(dropout, &self.name))
     }
 }

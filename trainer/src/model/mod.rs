@@ -15,6 +15,7 @@
 
 mod climber;
 mod hstu;
+mod instruct;
 mod items;
 mod layer;
 mod parameters;
@@ -26,13 +27,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use schemas::config::{Architecture, Model};
+use schemas::config::{Architecture, Model, Sft};
 
+pub use instruct::{CONDITION_PREFIX, Histories, Reads};
 pub use items::{ID_TABLE, IdTable, ItemVectors, TouchedRows};
 pub use parameters::Parameters;
 
 use crate::ops::{self, AttentionLayout, Dropout};
 use crate::vocabulary::Vocabulary;
+use instruct::Instructions;
 use items::ItemEncoder;
 use layer::{Layer, Norm};
 use sasrec::Positions;
@@ -48,6 +51,8 @@ pub struct ClimberPilot {
     positions: Option<Positions>,
     backbone: Vec<Layer>,
     branches: Vec<Branch>,
+    /// Of a model that was taught to follow them.
+    instructions: Option<Instructions>,
     score_temperature: f64,
     d: usize,
 }
@@ -83,8 +88,15 @@ pub struct Tokens {
 }
 
 impl ClimberPilot {
-    /// A new model; its values follow from `seed`.
-    pub fn new(model: &Model, vocabulary: Arc<Vocabulary>, seed: u64, device: &Device) -> Result<Self> {
+    /// A new model; its values follow from `seed`. It follows instructions, as `sft` says, where the vocabulary has
+    /// conditions.
+    pub fn new(
+        model: &Model,
+        sft: &Sft,
+        vocabulary: Arc<Vocabulary>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
         let mut parameters = Parameters::new(seed, device.clone());
         let items = ItemEncoder::new(&mut parameters, model, &vocabulary, seed, device)?;
         let start = parameters.normal("start", &[1, model.d], 0.02)?;
@@ -98,7 +110,43 @@ impl ClimberPilot {
         let branches =
             (1..=model.branches).map(|k| Branch::new(&mut parameters, k, model)).collect::<Result<_>>()?;
         let &Model { score_temperature, d, .. } = model;
-        Ok(Self { parameters, vocabulary, items, start, positions, backbone, branches, score_temperature, d })
+        let conditions = vocabulary.conditions();
+        let instructions = if conditions.is_empty() {
+            None
+        } else {
+            Some(Instructions::new(&mut parameters, sft, conditions.len(), (model.branches, d))?)
+        };
+        Ok(Self {
+            parameters,
+            vocabulary,
+            items,
+            start,
+            positions,
+            backbone,
+            branches,
+            instructions,
+            score_temperature,
+            d,
+        })
+    }
+
+    /// A model with the values of `parent`, which follows no instructions yet, and what is new for those of `vocabulary`.
+    pub fn taught(
+        parent: &Self,
+        model: &Model,
+        sft: &Sft,
+        vocabulary: Arc<Vocabulary>,
+        seed: u64,
+    ) -> Result<Self> {
+        let mut taught = Self::new(model, sft, vocabulary, seed, parent.parameters.device())?;
+        let mut tensors = parent.tensors();
+        for (name, value) in taught.tensors() {
+            if name.starts_with(CONDITION_PREFIX) {
+                tensors.insert(name, value.copy()?);
+            }
+        }
+        taught.load(&tensors)?;
+        Ok(taught)
     }
 
     /// The dense parameters.
@@ -151,13 +199,18 @@ impl ClimberPilot {
         rows: &[u32],
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let Branch { layer, norm } = &self.branches[k - 1];
+        let branch = &self.branches[k - 1];
         let rows = Tensor::from_slice(rows, rows.len(), backbone.device())?;
-        let hidden = match layer {
+        let hidden = match &branch.layer {
             Some(layer) => layer.forward(backbone, layout, dropout)?.index_select(&rows, 0)?,
             None => backbone.index_select(&rows, 0)?,
         };
-        let hidden = norm.forward(&hidden)?;
+        self.finish(branch, &hidden)
+    }
+
+    /// What is scored, from the rows of a branch's layer.
+    fn finish(&self, branch: &Branch, hidden: &Tensor) -> Result<Tensor> {
+        let hidden = branch.norm.forward(hidden)?;
         if self.cosines() { ops::unit_rows(&hidden)? / self.score_temperature } else { Ok(hidden) }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-use schemas::config::{Architecture, Loss, MaskMode, Model, Pretrain};
+use schemas::config::{Architecture, Loss, MaskMode, Model, Pretrain, Sft};
 use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
 
 use super::*;
@@ -13,6 +13,7 @@ use crate::loss::TamipLoss;
 use crate::optimizer::Adam;
 
 mod devices;
+mod instruct;
 
 const ITEMS: u32 = 12;
 
@@ -56,7 +57,7 @@ fn random_model_on(architecture: Architecture, mask: MaskMode, device: &Device) 
     let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
     let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
-    let model = ClimberPilot::new(&config, Arc::new(vocabulary), 1, device).unwrap();
+    let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, device).unwrap();
     for (name, var) in model.parameters().iter() {
         let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
         let noise = Tensor::from_vec(noise, var.shape(), device).unwrap();

@@ -1,0 +1,238 @@
+//! How an instruction enters the model: CGSA (§3.3.2), and the paradigms that the paper compares it with (Table 3).
+//!
+//! ```text
+//!                backbone      branch layer, at the rows that are read
+//! cgsa           shared        the query sees matching keys only (Eq. 5); it is h + e_c, or h without the embedding
+//! pinrec         shared        the query is h + e_c
+//! adaln-zero     shared        norms are shifted and scaled, halves are gated by a function of e_c
+//! lum            anew          e_c is a token behind the history, and what is read
+//! unconditional  shared        nothing
+//! ```
+//!
+//! In the first two, keys and values are the same under every condition: a further condition costs one row.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use schemas::config::{Paradigm, Sft};
+
+use super::layer::Modulated;
+use super::{ClimberPilot, Layer, Parameters, Tokens};
+use crate::ops::{self, AttentionLayout, Dropout, Queries};
+
+/// What the names of the parameters begin with that instructions bring: they are not pre-trained.
+pub const CONDITION_PREFIX: &str = "conditions.";
+
+/// Standard deviation of the initial values of embeddings that are not zero at first.
+const EMBEDDING_STD: f64 = 0.02;
+
+/// Where histories are read, and under which conditions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The token of each read, ascending: it stands for the history up to it.
+    pub tokens: Vec<u32>,
+    /// The row of each read's condition ([`crate::conditions::Conditions`]).
+    pub conditions: Vec<u32>,
+    /// For each read in turn whether each token of its sequence carries the condition, from the first to its own.
+    pub matches: Vec<bool>,
+}
+
+/// Encoded histories, for branches to read.
+#[derive(Debug)]
+pub struct Histories<'a> {
+    tokens: &'a Tokens,
+    items: &'a Tensor,
+    dropout: Option<Dropout>,
+    /// Computed when a paradigm first needs it.
+    pub(super) backbone: OnceCell<Tensor>,
+}
+
+/// The parameters that instructions bring.
+#[derive(Debug, Clone)]
+pub(super) struct Instructions {
+    paradigm: Paradigm,
+    /// `e_c`, `[conditions, d]`; absent where the mask alone carries the condition.
+    embedding: Option<Tensor>,
+    /// For each branch the map from `e_c` to its modulation: `[d, 6 d]` and `[6 d]`.
+    modulation: Vec<(Tensor, Tensor)>,
+}
+
+impl Instructions {
+    /// For a model with `branches` branches and `conditions` conditions. At first, nothing that is new changes what a
+    /// pre-trained model gives (LUM's token aside, which is read in place of the history's last).
+    pub(super) fn new(
+        parameters: &mut Parameters,
+        sft: &Sft,
+        conditions: usize,
+        (branches, d): (usize, usize),
+    ) -> Result<Self> {
+        let embedding = format!("{CONDITION_PREFIX}embedding");
+        let embedding = match sft.paradigm {
+            Paradigm::Cgsa if !sft.condition_embedding => None,
+            Paradigm::Unconditional => None,
+            Paradigm::Cgsa | Paradigm::Pinrec => {
+                Some(parameters.constant(&embedding, &[conditions, d], 0.0)?)
+            }
+            Paradigm::Lum => Some(parameters.normal(&embedding, &[conditions, d], EMBEDDING_STD)?),
+            Paradigm::AdalnZero => Some(parameters.normal(&embedding, &[conditions, d], 1.0)?),
+        };
+        let modulated = if sft.paradigm == Paradigm::AdalnZero { branches } else { 0 };
+        let modulation = (1..=modulated)
+            .map(|k| {
+                let name = format!("{CONDITION_PREFIX}modulation.{k}");
+                let weight = parameters.constant(&format!("{name}.weight"), &[d, 6 * d], 0.0)?;
+                Ok((weight, parameters.constant(&format!("{name}.bias"), &[6 * d], 0.0)?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { paradigm: sft.paradigm, embedding, modulation })
+    }
+
+    /// `e_c` of each read: `[R, d]`.
+    fn embedded(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
+        let select = |embedding: &Tensor| {
+            let index = Tensor::from_slice(conditions, conditions.len(), embedding.device())?;
+            embedding.index_select(&index, 0)
+        };
+        self.embedding.as_ref().map(select).transpose()
+    }
+}
+
+impl ClimberPilot {
+    /// How instructions enter the model; `None` where it follows none.
+    pub fn paradigm(&self) -> Option<Paradigm> {
+        self.instructions.as_ref().map(|instructions| instructions.paradigm)
+    }
+
+    /// `e_c` for each of the model's conditions, `[conditions, d]`, where it is added to a query (CGSA, PinRec).
+    pub fn condition_embedding(&self) -> Option<&Tensor> {
+        let instructions = self.instructions.as_ref()?;
+        matches!(instructions.paradigm, Paradigm::Cgsa | Paradigm::Pinrec)
+            .then_some(instructions.embedding.as_ref())?
+    }
+
+    /// `tokens`, with the vectors `items` that they name, ready to be read any number of times.
+    pub fn histories<'a>(
+        &self,
+        tokens: &'a Tokens,
+        items: &'a Tensor,
+        dropout: Option<Dropout>,
+    ) -> Histories<'a> {
+        Histories { tokens, items, dropout, backbone: OnceCell::new() }
+    }
+
+    /// Branch `k` (from 1) at each of `reads`, under its condition: `[reads, d]`. A model that follows no instructions, and
+    /// the paradigm `unconditional`, read without.
+    pub fn read(&self, k: usize, histories: &Histories<'_>, reads: &Reads) -> Result<Tensor> {
+        let dropout = histories.dropout;
+        let branch = &self.branches[k - 1];
+        let Some(Layer::Climber(layer)) = &branch.layer else {
+            candle_core::bail!("only a branch with a layer of its own reads single rows");
+        };
+        let layout = &histories.tokens.layout;
+        let queries = |matches| Arc::new(Queries { tokens: reads.tokens.clone(), matches });
+        let plain = Paradigm::Unconditional;
+        let hidden = match (&self.instructions, self.paradigm().unwrap_or(plain)) {
+            (Some(instructions), Paradigm::Lum) => {
+                let Some(embedding) = &instructions.embedding else {
+                    candle_core::bail!("an instruction token needs an embedding");
+                };
+                let Apart { sources, layout, last, .. } = Apart::new(layout, reads, true);
+                // The instruction's row stands behind the start token and the items.
+                let first = 1 + histories.items.dim(0)? as u32;
+                let mut conditions = reads.conditions.iter();
+                let row = |source: Option<u32>| match source {
+                    Some(token) => histories.tokens.embedding[token as usize],
+                    None => first + conditions.next().copied().unwrap_or_default(),
+                };
+                let tokens = Tokens { embedding: sources.into_iter().map(row).collect(), layout };
+                let table = Tensor::cat(&[histories.items, embedding], 0)?;
+                let x = self.backbone(&tokens, &table, dropout)?;
+                let queries = Arc::new(Queries { tokens: last, matches: None });
+                layer.forward_at(&x, &tokens.layout, &queries, None, dropout)?
+            }
+            (Some(instructions), Paradigm::AdalnZero) => {
+                let Some(condition) = instructions.embedded(&reads.conditions)? else {
+                    candle_core::bail!("a modulation needs an embedding");
+                };
+                let (weight, bias) = &instructions.modulation[k - 1];
+                let modulation = ops::linear(&condition.silu()?, weight, Some(bias))?;
+                let Apart { sources, layout, last, of } = Apart::new(layout, reads, false);
+                let sources: Vec<u32> = sources.into_iter().flatten().collect();
+                let index = |rows: Vec<u32>| {
+                    let n = rows.len();
+                    Tensor::from_vec(rows, n, modulation.device())
+                };
+                let modulated = Modulated { modulation: &modulation, of: index(of)? };
+                let x = self.backbone_of(histories)?.index_select(&index(sources)?, 0)?;
+                let queries = Arc::new(Queries { tokens: last, matches: None });
+                layer.forward_modulated(&x, &layout, &queries, modulated, dropout)?
+            }
+            (Some(instructions), Paradigm::Cgsa) => {
+                let condition = instructions.embedded(&reads.conditions)?;
+                let queries = queries(Some(reads.matches.clone()));
+                let x = self.backbone_of(histories)?;
+                layer.forward_at(&x, layout, &queries, condition.as_ref(), dropout)?
+            }
+            (Some(instructions), Paradigm::Pinrec) => {
+                let condition = instructions.embedded(&reads.conditions)?;
+                let x = self.backbone_of(histories)?;
+                layer.forward_at(&x, layout, &queries(None), condition.as_ref(), dropout)?
+            }
+            (_, Paradigm::Unconditional) | (None, _) => {
+                let x = self.backbone_of(histories)?;
+                layer.forward_at(&x, layout, &queries(None), None, dropout)?
+            }
+        };
+        self.finish(branch, &hidden)
+    }
+
+    fn backbone_of(&self, histories: &Histories<'_>) -> Result<Tensor> {
+        if let Some(backbone) = histories.backbone.get() {
+            return Ok(backbone.clone());
+        }
+        let backbone = self.backbone(histories.tokens, histories.items, histories.dropout)?;
+        Ok(histories.backbone.get_or_init(|| backbone).clone())
+    }
+}
+
+/// Every read's history as a sequence of its own, for what differs from condition to condition in all tokens.
+struct Apart {
+    /// The token that each new token is, or `None` for one that stands behind the history.
+    sources: Vec<Option<u32>>,
+    layout: Arc<AttentionLayout>,
+    /// The last token of each sequence.
+    last: Vec<u32>,
+    /// The read of each token.
+    of: Vec<u32>,
+}
+
+impl Apart {
+    /// With `behind`, one more token ends each sequence, at the time of the last.
+    fn new(layout: &AttentionLayout, reads: &Reads, behind: bool) -> Self {
+        let mut apart = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+        let mut keys = layout.keys.as_ref().map(|_| Vec::new());
+        let (mut sources, mut last, mut of) = (Vec::new(), Vec::new(), Vec::new());
+        for (read, &token) in (0..).zip(&reads.tokens) {
+            let token = token as usize;
+            let start = layout.offsets[layout.offsets.partition_point(|&offset| offset <= token) - 1];
+            sources.extend((start..=token).map(|t| Some(t as u32)));
+            apart.times.extend_from_slice(&layout.times[start..=token]);
+            if let (Some(keys), Some(all)) = (&mut keys, &layout.keys) {
+                keys.extend_from_slice(&all[start..=token]);
+            }
+            if behind {
+                sources.push(None);
+                apart.times.push(layout.times[token]);
+                if let Some(keys) = &mut keys {
+                    keys.push((token - start + 2) as u32);
+                }
+            }
+            of.resize(sources.len(), read);
+            last.push(sources.len() as u32 - 1);
+            apart.offsets.push(sources.len());
+        }
+        apart.keys = keys;
+        Self { sources, layout: Arc::new(apart), last, of }
+    }
+}
