@@ -16,7 +16,7 @@ use schemas::delta::Root;
 use schemas::history::Role;
 use serde::Serialize;
 use trainer::evaluate::{self, Report};
-use trainer::pretrain::{self, Outcome, Status};
+use trainer::training::{Options, Outcome, Status, pretrain};
 
 /// What a day came to.
 #[derive(Debug, Serialize)]
@@ -74,7 +74,7 @@ pub(crate) async fn run(
     eprintln!("{sequences}");
 
     heading(3, &format!("pretrain: model `{name}`, mask {}", config.model.mask.name()));
-    let options = pretrain::Options { name, fresh: false, interrupt, stop_after: None };
+    let options = Options { name, fresh: false, interrupt, stop_after: None };
     let training = pretrain::run(config, &root, options).await.context("pretrain")?;
     eprintln!("{training}");
 
@@ -83,9 +83,9 @@ pub(crate) async fn run(
     } else {
         heading(4, "evaluate: full ranking of the held-out targets");
         // Production holds no test targets out: there the guard's validation targets are all there is.
-        let mut report = evaluate::run(config, &root, name, Role::Test).await.context("evaluate")?;
+        let mut report = evaluate::run(config, &root, name, Role::Test, &[]).await.context("evaluate")?;
         if report.results.is_empty() {
-            report = evaluate::run(config, &root, name, Role::Validation).await.context("evaluate")?;
+            report = evaluate::run(config, &root, name, Role::Validation, &[]).await.context("evaluate")?;
         }
         eprint!("{report}");
         Some(report)

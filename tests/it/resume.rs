@@ -7,8 +7,8 @@ use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::failpoint::PAUSE_AT;
-use trainer::pretrain::{self, Options, Outcome, Status};
 use trainer::records::{self, EpochMetrics};
+use trainer::training::{Options, Outcome, Status, pretrain};
 
 use crate::programs::{Workspace, files, stderr};
 

@@ -27,7 +27,7 @@ use schemas::config::{Config, ConfigError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Catalogue, SequencesSource};
+use crate::data::{Catalogue, ExamplesSource, SequencesSource};
 use crate::model::ClimberPilot;
 use crate::optimizer::Adam;
 use crate::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
@@ -134,6 +134,12 @@ pub struct Lineage {
     pub items_version: u64,
     /// The checkpoint it continued from.
     pub parent: Option<String>,
+    /// Hash of that checkpoint's weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_hash: Option<String>,
+    /// The instruction examples it was fine-tuned on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<ExamplesSource>,
     /// Version of the code.
     pub code_version: String,
 }
@@ -240,9 +246,25 @@ pub fn find(directory: &Path) -> Option<PathBuf> {
     [directory.to_owned(), sibling(directory, "previous")].into_iter().find(|d| d.is_dir())
 }
 
-/// The attributes of the catalogue that a checkpoint's model needs.
+/// The attributes of the catalogue that a checkpoint's model needs: of its items, and of the conditions it follows.
 pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
-    Ok(load_config(&require(directory)?)?.model.attributes)
+    let directory = require(directory)?;
+    let config = load_config(&directory)?;
+    let saved: SavedVocabulary = load_json(&directory.join("vocabulary.json"))?;
+    let mut attributes = config.model.attributes;
+    for name in saved.conditions.attributes() {
+        if !config.conditions.derived.contains_key(name) && !attributes.iter().any(|known| known == name) {
+            attributes.push(name.into());
+        }
+    }
+    Ok(attributes)
+}
+
+/// A hash of a checkpoint's weights, to tell it from another of the same name.
+pub fn hash(directory: &Path) -> Result<String, CheckpointError> {
+    let path = require(directory)?.join("model.safetensors");
+    let bytes = fs::read(&path).map_err(io_error(&path))?;
+    Ok(format!("{:032x}", schemas::hash::hash128(&bytes)))
 }
 
 /// Reads a checkpoint for use with `catalogue`, its model on `device`, wherever that was trained.

@@ -10,9 +10,9 @@ pub mod loss;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
-pub mod pretrain;
 pub mod random;
 pub mod records;
+pub mod training;
 pub mod vocabulary;
 
 /// Gives all threads to this crate's own operations; call it first in `main`.

@@ -70,7 +70,7 @@ impl TamipLoss {
             .map(|&item| if item == schemas::tables::NO_ITEM { 0 } else { 1 + place(item) })
             .collect();
         let tokens = Tokens { embedding, layout: batch.layout.clone() };
-        let hidden = model.backbone(&tokens, &vectors.vectors, dropout)?;
+        let histories = model.histories(&tokens, &vectors.vectors, dropout);
         let scored = model.candidates(&vectors.vectors)?;
         let candidates = match &negatives {
             None => scored,
@@ -92,7 +92,13 @@ impl TamipLoss {
                 }
                 Some(negatives) => negatives.targets(batch, anchors),
             };
-            let hidden = model.branch(k + 1, &hidden, &batch.layout, &rows, dropout)?;
+            let hidden = match &anchors.reads {
+                Some(reads) => model.read(k + 1, &histories, reads)?,
+                None => {
+                    let backbone = model.backbone_of(&histories)?;
+                    model.branch(k + 1, &backbone, &batch.layout, &rows, dropout)?
+                }
+            };
             let mean = ops::cross_entropy(
                 &hidden,
                 &candidates,
@@ -120,10 +126,8 @@ impl TamipLoss {
         let mut items = unique(drawn.into_iter());
         let (mut in_batch, mut targets_only) = (0, Vec::new());
         if self.config.in_batch_negatives {
-            // Branches predict the same positions again: each is one draw.
-            let positions =
-                batch.branches.iter().zip(0..).flat_map(|(b, k)| b.positions.iter().map(move |t| t + k));
-            in_batch = unique(positions).len();
+            // Branches predict the same events again: each is one draw.
+            in_batch = batch.events;
             items = unique(items.iter().chain(&targets).copied());
         } else {
             targets_only = targets.into_iter().filter(|item| items.binary_search(item).is_err()).collect();

@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs};
+use commands::{compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs, sft::SftArgs};
 use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
@@ -26,6 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pretrain(PretrainArgs),
+    Sft(SftArgs),
     Evaluate(EvaluateArgs),
     Compare(CompareArgs),
 }
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
 async fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Pretrain(args) => args.run(&cli.common).await,
+        Command::Sft(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
         Command::Compare(args) => args.run(&cli.common),
     };

@@ -12,7 +12,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use crate::model::{ClimberPilot, ID_TABLE, TouchedRows};
+use crate::model::{CONDITION_PREFIX, ClimberPilot, ID_TABLE, TouchedRows};
 use crate::ops;
 
 const BETA1: f64 = 0.9;
@@ -28,6 +28,21 @@ pub struct Adam {
     steps: u64,
     weight_decay: f64,
     clip_norm: f64,
+}
+
+/// The step sizes of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Of what pre-training learns.
+    pub pretrained: f64,
+    /// Of what instructions bring.
+    pub conditions: f64,
+}
+
+impl From<f64> for Rates {
+    fn from(rate: f64) -> Self {
+        Self { pretrained: rate, conditions: rate }
+    }
 }
 
 impl Adam {
@@ -78,7 +93,7 @@ impl Adam {
         model: &ClimberPilot,
         touched: &TouchedRows,
         gradients: &GradStore,
-        rate: f64,
+        rates: Rates,
     ) -> Result<f64> {
         let mut updates = Vec::new();
         for (name, var) in model.parameters().iter() {
@@ -98,7 +113,7 @@ impl Adam {
         }?;
         let norm = squares.sqrt();
         if !norm.is_finite() {
-            candle_core::bail!("the gradient is not finite; lower pretrain.learning_rate");
+            candle_core::bail!("the gradient is not finite; lower the learning rate");
         }
         let scale = if norm > self.clip_norm { (self.clip_norm / norm) as f32 } else { 1.0 };
         self.steps += 1;
@@ -109,6 +124,7 @@ impl Adam {
             };
             let columns = matrix(weight).1;
             let decay = self.weight_decay as f32;
+            let rate = if name.starts_with(CONDITION_PREFIX) { rates.conditions } else { rates.pretrained };
             let rate = (rate / correction(BETA1)) as f32;
             let root = (1.0 / correction(BETA2).sqrt()) as f32;
             if !fused {

@@ -19,6 +19,10 @@ pub(crate) struct EvaluateArgs {
     /// Which held-out targets.
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
+    /// Also under instructions: each target's own value of these attributes or derived conditions, without and with a
+    /// filter behind the model. CC@K is the share of a list that carries the condition.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    condition: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -44,7 +48,7 @@ impl EvaluateArgs {
             SplitArg::Validation => Role::Validation,
             SplitArg::Test => Role::Test,
         };
-        let report = evaluate::run(&config, &root, &self.model, role).await?;
+        let report = evaluate::run(&config, &root, &self.model, role, &self.condition).await?;
         if report.results.is_empty() {
             bail!("`sequences` holds out no target of this split; see sequences.split and --split");
         }

@@ -2,7 +2,7 @@ use anyhow::Result;
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
 use schemas::delta::Root;
-use trainer::pretrain::{self, Options, Status};
+use trainer::training::{Options, Status, pretrain};
 
 /// Pre-train a model on the `sequences` table (TAMIP).
 ///

@@ -1,11 +1,13 @@
 //! A training step's rows as one ragged batch, and what each branch is to predict from where.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use schemas::config::MaskMode;
 use schemas::history::Role;
 
-use super::Sequences;
+use super::{Examples, Sequences};
+use crate::model::Reads;
 use crate::ops::AttentionLayout;
 
 /// What one branch is to predict: `items[i]` from the hidden state at token `tokens[i]`.
@@ -15,10 +17,12 @@ pub struct Anchors {
     pub tokens: Vec<u32>,
     /// Item index of the target.
     pub items: Vec<u32>,
-    /// Anchor position in the flat lists of [`Sequences`]; all branches share anchors.
+    /// Anchor position in the flat lists of [`Sequences`], or the number of the example; all branches share anchors.
     pub positions: Vec<u32>,
     /// Weight of each target's loss; 1 on average over all rows.
     pub weights: Vec<f32>,
+    /// Under which conditions the tokens are read, where they are (Eq. 6).
+    pub reads: Option<Reads>,
 }
 
 impl Anchors {
@@ -39,6 +43,8 @@ pub struct Batch {
     pub branches: Vec<Anchors>,
     /// Targets with nothing visible that carry no loss, over all branches.
     pub without_history: usize,
+    /// Different events among the targets of all branches.
+    pub events: usize,
 }
 
 /// How many of a row's positions the prediction at anchor `t` of the row may build on: the row of `H` that it
@@ -122,6 +128,55 @@ impl Batch {
         }
         if mask == MaskMode::Row {
             layout.keys = Some(keys);
+        }
+        let positions = batch
+            .branches
+            .iter()
+            .zip(0..)
+            .flat_map(|(branch, k)| branch.positions.iter().map(move |t| t + k));
+        batch.events = positions.collect::<HashSet<u32>>().len();
+        batch.layout = Arc::new(layout);
+        batch
+    }
+
+    /// The fine-tuning batch of the examples `which` (Eq. 6): under the example's condition, branch `k` predicts the one
+    /// target from the visible history without its last `k − 1` items.
+    pub fn instructed(
+        examples: &Examples,
+        which: &[u32],
+        mask: MaskMode,
+        branches: usize,
+        loss_without_history: bool,
+    ) -> Self {
+        let branch = Anchors { reads: Some(Reads::default()), ..Anchors::default() };
+        let mut batch = Self { branches: vec![branch; branches], ..Self::default() };
+        let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+        for &example in which {
+            let e = example as usize;
+            let history = examples.offsets[e]..examples.offsets[e + 1];
+            let context = context_length(mask, history.len(), examples.visible[e]);
+            if context == 0 && !loss_without_history {
+                batch.without_history += branches;
+                continue;
+            }
+            batch.events += 1;
+            let first_token = batch.items.len() as u32;
+            for (k, branch) in batch.branches.iter_mut().enumerate() {
+                let row = context.saturating_sub(k);
+                branch.tokens.push(first_token + row as u32);
+                branch.items.push(examples.targets[e]);
+                branch.positions.push(example);
+                branch.weights.push(examples.weights[e]);
+                if let Some(reads) = &mut branch.reads {
+                    reads.tokens.push(first_token + row as u32);
+                    reads.conditions.push(examples.conditions[e]);
+                    // The start-of-sequence token carries no condition.
+                    reads.matches.push(false);
+                    reads.matches.extend_from_slice(&examples.matches[history.start..history.start + row]);
+                }
+            }
+            let shown = history.start..history.start + context;
+            push_sequence(&mut batch.items, &mut layout, &examples.items[shown.clone()], &examples.ts[shown]);
         }
         batch.layout = Arc::new(layout);
         batch

@@ -1,14 +1,16 @@
-//! What the trainer reads: the catalogue, and the rows of `sequences`.
+//! What the trainer reads: the catalogue, the rows of `sequences`, and the examples of `sft/<condition>`.
 
 mod batch;
 mod catalogue;
+mod examples;
 mod loader;
 mod sequences;
 
 pub use batch::{Anchors, Batch, context_length};
 pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
-pub use loader::Loader;
+pub use examples::{Examples, ExamplesSource};
+pub use loader::batches;
 pub use sequences::{Sequences, SequencesSource};
 
 /// Data that cannot be used.

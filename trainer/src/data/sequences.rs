@@ -183,7 +183,7 @@ impl Sequences {
     }
 }
 
-fn values<'a, T: ArrowPrimitiveType>(
+pub(super) fn values<'a, T: ArrowPrimitiveType>(
     snapshot: &Snapshot,
     lists: &'a ListArray,
     row: usize,

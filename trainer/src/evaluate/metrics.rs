@@ -52,8 +52,14 @@ pub struct Metrics {
     pub filter_seen: bool,
     /// The instructed attribute, where there is one.
     pub condition: Option<String>,
-    /// Where the instruction came from.
+    /// Where the instruction came from: `target` or `instructions`.
     pub condition_from: Option<String>,
+    /// Whether items that do not carry the condition are left out of the ranking.
+    #[serde(default)]
+    pub condition_filter: bool,
+    /// Targets left out because their item has no value of the attribute.
+    #[serde(default)]
+    pub without_condition: usize,
     /// Targets in the means.
     pub targets: usize,
     /// Targets left out because nothing was visible.
@@ -72,6 +78,41 @@ pub struct Metrics {
     /// Normalised discounted cumulative gain at 10.
     #[serde(rename = "ndcg@10")]
     pub ndcg_10: f64,
+    /// Under a condition, the share of the first 10 items that carry it (Eq. 8).
+    #[serde(rename = "cc@10", default, skip_serializing_if = "Option::is_none")]
+    pub cc_10: Option<f64>,
+    /// Of the first 20.
+    #[serde(rename = "cc@20", default, skip_serializing_if = "Option::is_none")]
+    pub cc_20: Option<f64>,
+    /// Of the first 50.
+    #[serde(rename = "cc@50", default, skip_serializing_if = "Option::is_none")]
+    pub cc_50: Option<f64>,
+}
+
+impl Metrics {
+    /// Of nothing yet.
+    pub(super) fn of(model: &str, split: &str, protocol: Protocol, filter_seen: bool) -> Self {
+        Self {
+            model: model.into(),
+            split: split.into(),
+            protocol,
+            filter_seen,
+            condition: None,
+            condition_from: None,
+            condition_filter: false,
+            without_condition: 0,
+            targets: 0,
+            no_history: 0,
+            left_out: 0,
+            hr_10: 0.0,
+            hr_20: 0.0,
+            hr_50: 0.0,
+            ndcg_10: 0.0,
+            cc_10: None,
+            cc_20: None,
+            cc_50: None,
+        }
+    }
 }
 
 /// HR@10, HR@20, HR@50 (Eq. 7) and NDCG@10 of one target; without a rank it is a miss.

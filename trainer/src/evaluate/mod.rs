@@ -2,12 +2,14 @@
 //! and without the items a user has seen.
 
 mod baselines;
+mod condition;
 mod horizon;
 mod metrics;
 mod rank;
 mod report;
 pub mod stored;
 mod targets;
+mod top;
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use schemas::delta::Root;
 use schemas::history::Role;
 
 pub use baselines::{CoOccurrence, Popularity};
+pub use condition::{ConditionMetrics, Instructed};
 pub use horizon::{HORIZON, HorizonMetrics};
 pub(crate) use metrics::gains;
 pub use metrics::{Metrics, Protocol, Ranks};
@@ -24,8 +27,10 @@ pub use rank::{NotFinite, Query, rank};
 pub use report::Report;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Target, targets};
+pub use top::top;
 
 use crate::checkpoint::{self, CheckpointError};
+use crate::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys};
 use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
@@ -33,11 +38,20 @@ use crate::ops::{AttentionLayout, Mat, gemm};
 
 /// Evaluates `models/<name>` and, where configured, the baselines, on the held-out targets of `role`, under
 /// both protocols, and stores the results beside the model ([`stored`]). No results where the split holds none of
-/// them out.
-pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result<Report, EvaluateError> {
+/// them out. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions.
+pub async fn run(
+    config: &Config,
+    root: &Root,
+    name: &str,
+    role: Role,
+    conditions: &[String],
+) -> Result<Report, EvaluateError> {
     let device = device::open(config.device)?;
     let directory = root.model_path(name);
-    let attributes = checkpoint::attributes(&directory)?;
+    let mut attributes = checkpoint::attributes(&directory)?;
+    let derived = &config.conditions.derived;
+    let asked = conditions.iter().filter(|name| !derived.contains_key(*name) && !attributes.contains(name));
+    attributes.extend(asked.cloned().collect::<Vec<_>>());
     let catalogue = Catalogue::load(root, &attributes).await?;
     let checkpoint = checkpoint::load(&directory, &catalogue, &device)?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
@@ -48,6 +62,7 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
         hides_nothing: false,
         results: Vec::new(),
         horizon: Vec::new(),
+        by_condition: Vec::new(),
     };
     if checkpoint.lineage.sequences != sequences.source {
         report.trained_on = Some(checkpoint.lineage.sequences.clone());
@@ -72,6 +87,29 @@ pub async fn run(config: &Config, root: &Root, name: &str, role: Role) -> Result
     report.horizon = curves;
     if config.evaluate.baselines {
         report.results.extend(evaluation.baselines(protocols)?);
+    }
+    if !conditions.is_empty() {
+        // A model that follows none can still have a filter behind it.
+        let (known, derived) = match checkpoint.model.paradigm() {
+            Some(_) => {
+                (checkpoint.model.vocabulary().conditions().clone(), &checkpoint.config.conditions.derived)
+            }
+            None => (Conditions::new(conditions, derived, &catalogue), derived),
+        };
+        let carriers = Carriers::new(&known, derived, &catalogue);
+        let instructed = Instructed { conditions: &known, carriers: &carriers };
+        for attribute in conditions {
+            for &protocol in protocols {
+                let questions = evaluation.questions(instructed, protocol, &[attribute])?;
+                let answers = evaluation.answers(&encoded, instructed, protocol, &questions)?;
+                report
+                    .results
+                    .extend(evaluation.under_conditions(name, protocol, attribute, &questions, &answers));
+                report
+                    .by_condition
+                    .extend(evaluation.by_condition(name, protocol, instructed, &questions, &answers));
+            }
+        }
     }
     if protocols.len() < Protocol::ALL.len() {
         let as_served = |m: &Metrics| Metrics { protocol: Protocol::AsServed, ..m.clone() };
@@ -99,6 +137,9 @@ pub enum EvaluateError {
     /// The model cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The model does not know what it is asked for.
+    #[error(transparent)]
+    Condition(#[from] UnknownCondition),
     /// The results cannot be stored.
     #[error(transparent)]
     Stored(#[from] StoredError),
@@ -333,12 +374,6 @@ impl<'a> Evaluation<'a> {
             let (targets, [hr_10, hr_20, hr_50, ndcg_10]) =
                 metrics::means(ranks.iter().map(|r| r.among(filter_seen)));
             Metrics {
-                model: name.into(),
-                split: self.split.into(),
-                protocol,
-                filter_seen,
-                condition: None,
-                condition_from: None,
                 targets,
                 no_history: self.targets.len() - ranks.len() - left_out,
                 left_out,
@@ -346,6 +381,7 @@ impl<'a> Evaluation<'a> {
                 hr_20,
                 hr_50,
                 ndcg_10,
+                ..Metrics::of(name, self.split, protocol, filter_seen)
             }
         })
     }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{HorizonMetrics, Metrics};
+use super::{ConditionMetrics, HorizonMetrics, Metrics};
 use crate::data::SequencesSource;
 
 /// Results, and what they were measured on.
@@ -15,6 +15,9 @@ pub struct Report {
     /// One curve for each protocol and filter, where the split holds out what it needs (Figure 3).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub horizon: Vec<HorizonMetrics>,
+    /// How the model does condition by condition, the most common first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_condition: Vec<ConditionMetrics>,
     /// The rows that were asked, with the order of ties and `Δτ`.
     pub source: SequencesSource,
     /// The rows that the model was trained on, where they are others: it may have learned what is held out here.
@@ -38,10 +41,10 @@ impl fmt::Display for Report {
         }
         let SequencesSource { sequences_version, tie_policy, delta_tau_ms, .. } = &self.source;
         writeln!(f, "sequences version {sequences_version}, ties {tie_policy}, delta_tau_ms {delta_tau_ms}")?;
-        let results = &self.results;
+        let results: Vec<&Metrics> = self.results.iter().filter(|m| m.condition.is_none()).collect();
         let width = results.iter().map(|m| m.model.len()).max().unwrap_or(0).max("model".len());
         let mut groups: Vec<(&str, super::Protocol, bool)> = Vec::new();
-        for m in results {
+        for m in &results {
             let group = (m.split.as_str(), m.protocol, m.filter_seen);
             if !groups.contains(&group) {
                 groups.push(group);
@@ -56,6 +59,7 @@ impl fmt::Display for Report {
         for (split, protocol, filtered) in groups {
             let group: Vec<&Metrics> = results
                 .iter()
+                .copied()
                 .filter(|m| (m.split.as_str(), m.protocol, m.filter_seen) == (split, protocol, filtered))
                 .collect();
             let Some(first) = group.first() else { continue };
@@ -91,6 +95,80 @@ impl fmt::Display for Report {
                 curve.users,
                 rates.join("  ")
             )?;
+        }
+        self.under_conditions(f)
+    }
+}
+
+/// Conditions in the table, at most.
+const CONDITIONS: usize = 20;
+
+impl Report {
+    /// What instructions came to: the means, then condition by condition.
+    fn under_conditions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown =
+            |protocol: super::Protocol| !(self.hides_nothing && protocol == super::Protocol::AsServed);
+        let mut heading = None;
+        for m in self.results.iter().filter(|m| m.condition.is_some() && shown(m.protocol)) {
+            let of = (&m.condition, &m.condition_from, m.protocol);
+            if heading.as_ref() != Some(&of) {
+                writeln!(
+                    f,
+                    "{}, {}, under {} of the {}: {} targets, {} without a value",
+                    m.split,
+                    m.protocol.name(),
+                    m.condition.as_deref().unwrap_or_default(),
+                    if m.condition_from.as_deref() == Some("target") {
+                        "target"
+                    } else {
+                        "user's instructions"
+                    },
+                    m.targets,
+                    m.without_condition
+                )?;
+                let [a, b] = ["seen items", "condition"];
+                writeln!(f, "  {a:10}  {b:9}   HR@10   HR@20   HR@50  NDCG@10   CC@10   CC@20   CC@50")?;
+                heading = Some(of);
+            }
+            let filter = |filtered| if filtered { "filtered" } else { "kept" };
+            let [cc_10, cc_20, cc_50] = [m.cc_10, m.cc_20, m.cc_50].map(Option::unwrap_or_default);
+            writeln!(
+                f,
+                "  {:10}  {:9}  {:.4}  {:.4}  {:.4}   {:.4}  {:.4}  {:.4}  {:.4}",
+                filter(m.filter_seen),
+                if m.condition_filter { "filtered" } else { "asked for" },
+                m.hr_10,
+                m.hr_20,
+                m.hr_50,
+                m.ndcg_10,
+                cc_10,
+                cc_20,
+                cc_50
+            )?;
+        }
+        let rows: Vec<&ConditionMetrics> =
+            self.by_condition.iter().filter(|row| shown(row.protocol)).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let width = rows.iter().map(|row| row.condition.to_string().len()).max().unwrap_or(0);
+        writeln!(f, "condition by condition, seen items filtered")?;
+        writeln!(f, "  {:width$}  protocol   targets    pool   HR@10   CC@10  HR@10 filtered", "condition")?;
+        for row in rows.iter().take(CONDITIONS) {
+            writeln!(
+                f,
+                "  {:width$}  {:9}  {:>7.0}  {:>6}  {:.4}  {:.4}  {:.4}",
+                row.condition.to_string(),
+                row.protocol.name(),
+                row.targets,
+                row.pool,
+                row.hr_10,
+                row.cc_10,
+                row.hr_10_filtered
+            )?;
+        }
+        if rows.len() > CONDITIONS {
+            writeln!(f, "  … {} more; --json has all", rows.len() - CONDITIONS)?;
         }
         Ok(())
     }

@@ -187,7 +187,8 @@ impl ClimberPilot {
         self.finish(branch, &hidden)
     }
 
-    fn backbone_of(&self, histories: &Histories<'_>) -> Result<Tensor> {
+    /// The backbone's output for all tokens, computed once.
+    pub fn backbone_of(&self, histories: &Histories<'_>) -> Result<Tensor> {
         if let Some(backbone) = histories.backbone.get() {
             return Ok(backbone.clone());
         }

@@ -314,7 +314,7 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
         let result = loss.compute(&model, &batch, None, step % 4).unwrap();
         touched.extend(result.touched.rows.iter().copied());
         let gradients = result.loss.backward().unwrap();
-        adam.step(&model, &result.touched, &gradients, 1e-2).unwrap();
+        adam.step(&model, &result.touched, &gradients, 1e-2.into()).unwrap();
         losses.push(result.loss.to_scalar::<f32>().unwrap());
     }
     assert!(losses[56] < 0.7 * losses[0], "{losses:?}");

@@ -28,7 +28,7 @@ fn train((architecture, loss, score_temperature): Case, device: &Device) -> Trai
         let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
         let result = loss.compute(&model, &batch, Some(Dropout { p: 0.2, seed: step }), step).unwrap();
         let gradients = result.loss.backward().unwrap();
-        let norm = adam.step(&model, &result.touched, &gradients, RATE).unwrap();
+        let norm = adam.step(&model, &result.touched, &gradients, RATE.into()).unwrap();
         assert!(norm > 0.5, "{norm}");
         losses.push(result.loss.to_scalar().unwrap());
     }

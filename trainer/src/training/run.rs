@@ -1,0 +1,396 @@
+//! The loop.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::Device;
+use rand::seq::SliceRandom;
+use schemas::cli::Progress;
+use schemas::config::{Config, Pretrain, Schedule};
+use schemas::delta::Root;
+use schemas::failpoint;
+
+use super::{Options, Outcome, Status, Task, TrainError, selector};
+use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
+use crate::data::{Batch, Catalogue, batches};
+use crate::evaluate::Metrics;
+use crate::model::ClimberPilot;
+use crate::ops::Dropout;
+use crate::optimizer::{Adam, Rates};
+use crate::random;
+use crate::records::{self, EpochMetrics, Records, StepMetrics};
+
+/// Steps of an epoch that are recorded one by one, at most.
+const STEPS_RECORDED: usize = 100;
+
+/// One run's task, and where it leaves what it has.
+pub(super) struct Run<'a, T> {
+    config: &'a Config,
+    options: Options<'a>,
+    device: &'a Device,
+    catalogue: &'a Catalogue,
+    task: &'a T,
+    lineage: Lineage,
+    started: Instant,
+    /// `models/.training/<name>`: the two checkpoints and the records.
+    training: PathBuf,
+    latest: PathBuf,
+    best: PathBuf,
+    published: PathBuf,
+}
+
+impl<'a, T: Task> Run<'a, T> {
+    pub(super) fn new(
+        config: &'a Config,
+        root: &Root,
+        options: Options<'a>,
+        (device, catalogue): (&'a Device, &'a Catalogue),
+        task: &'a T,
+        lineage: Lineage,
+    ) -> Self {
+        let training = root.model_path(".training").join(options.name);
+        Self {
+            config,
+            options,
+            device,
+            catalogue,
+            task,
+            lineage,
+            started: Instant::now(),
+            latest: training.join("latest"),
+            best: training.join("best"),
+            published: root.model_path(options.name),
+            training,
+        }
+    }
+
+    /// The outcome of the run that published `models/<name>`, if that run was this one; or, with `--fresh`, a clean slate.
+    pub(super) fn prepare(&self) -> Result<Option<Outcome>, TrainError> {
+        if self.options.fresh {
+            checkpoint::discard(&self.latest)?;
+            checkpoint::discard(&self.best)?;
+            records::discard(&self.training)?;
+            return Ok(None);
+        }
+        self.unchanged()
+    }
+
+    /// Trains, from the beginning or from where a run was stopped, and publishes what validation selected.
+    pub(super) fn finish(&self) -> Result<Outcome, TrainError> {
+        let (state, finished, targets) = self.train()?;
+        let mut status = Status::Interrupted;
+        if finished {
+            records::copy_into(&self.training, &self.best)?;
+            checkpoint::rename_over(&self.best, &self.published)?;
+            checkpoint::discard(&self.latest)?;
+            records::discard(&self.training)?;
+            status = Status::Trained;
+        }
+        Ok(Outcome {
+            model: self.options.name.into(),
+            status,
+            steps: state.steps,
+            best: state.best,
+            epochs: state.history,
+            targets,
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn unchanged(&self) -> Result<Option<Outcome>, TrainError> {
+        // `latest` without `best`: the run was stopped between publishing and tidying up, or in its first epoch.
+        let unfinished = checkpoint::find(&self.latest).is_some() && checkpoint::find(&self.best).is_some();
+        if checkpoint::find(&self.published).is_none() || unfinished {
+            return Ok(None);
+        }
+        let checkpoint = match checkpoint::load(&self.published, self.catalogue, &Device::Cpu) {
+            Ok(checkpoint) => checkpoint,
+            // Whatever is there, training replaces it.
+            Err(_) => return Ok(None),
+        };
+        let same = self.difference(&checkpoint).is_none();
+        if same {
+            checkpoint::discard(&self.latest)?;
+            records::discard(&self.training)?;
+        }
+        Ok(same.then(|| Outcome {
+            model: self.options.name.into(),
+            status: Status::Unchanged,
+            steps: checkpoint.state.steps,
+            best: checkpoint.state.best,
+            epochs: checkpoint.state.history,
+            targets: 0,
+            seconds: 0.0,
+        }))
+    }
+
+    /// What a checkpoint's run was started with, where that differs from this run.
+    fn difference(&self, checkpoint: &checkpoint::Checkpoint) -> Option<String> {
+        let (theirs, ours) = (&checkpoint.config, self.config);
+        if theirs.seed != ours.seed {
+            return Some(format!("seed = {}", theirs.seed));
+        }
+        if theirs.model != ours.model {
+            return Some("another [model]".into());
+        }
+        if let Some(difference) = self.task.difference(checkpoint) {
+            return Some(difference);
+        }
+        if checkpoint.lineage != self.lineage {
+            let theirs = &checkpoint.lineage;
+            return Some(format!(
+                "version {} of `sequences` and {} of `items`{}, by version {} of the code",
+                theirs.sequences.sequences_version,
+                theirs.items_version,
+                theirs.parent.as_ref().map_or(String::new(), |parent| format!(", from model `{parent}`")),
+                theirs.code_version
+            ));
+        }
+        None
+    }
+
+    /// A new model, or the unfinished one.
+    fn begin(&self) -> Result<(ClimberPilot, Adam, TrainerState, Records), TrainError> {
+        if checkpoint::find(&self.latest).is_some() {
+            let checkpoint = checkpoint::load(&self.latest, self.catalogue, self.device)?;
+            if let Some(difference) = self.difference(&checkpoint) {
+                return Err(TrainError::OtherRun {
+                    name: self.options.name.into(),
+                    path: self.latest.clone(),
+                    difference,
+                });
+            }
+            let optimizer = checkpoint.optimizer()?;
+            let state = checkpoint.state;
+            let records = Records::resume(&self.training, self.options.name, state.epoch, state.steps)?;
+            eprintln!("resuming `{}` after epoch {}, step {}", self.options.name, state.epoch, state.steps);
+            return Ok((checkpoint.model, optimizer, state, records));
+        }
+        let (config, settings) = (self.config, self.task.settings());
+        let model = self.task.begin()?;
+        let step = |source| TrainError::Step { step: 0, source };
+        let optimizer = Adam::new(&model, settings.weight_decay, settings.clip_norm).map_err(step)?;
+        let records = Records::create(&self.training, self.options.name)?;
+        Ok((model, optimizer, TrainerState { seed: config.seed, ..TrainerState::default() }, records))
+    }
+
+    /// Trains to the end (`true`) or to an interruption (`false`); also the targets learned in this run.
+    fn train(&self) -> Result<(TrainerState, bool, u64), TrainError> {
+        let settings = self.task.settings();
+        let (model, mut optimizer, mut state, mut records) = self.begin()?;
+        let (first_target, last_step) = (state.targets, self.options.stop_after.map(|n| state.steps + n));
+        let mut finished = true;
+        while finished && state.epoch < settings.epochs && state.without_improvement < settings.patience {
+            finished = self.epoch(&model, &mut optimizer, &mut state, &mut records, last_step)?;
+            if finished {
+                self.end_epoch(&model, &optimizer, &mut state, &mut records)?;
+            }
+        }
+        let targets = state.targets - first_target;
+        Ok((state, finished, targets))
+    }
+
+    /// The steps of an epoch that are left: to its end (`true`), or to an interruption (`false`), which leaves a
+    /// checkpoint.
+    fn epoch(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &mut Adam,
+        state: &mut TrainerState,
+        records: &mut Records,
+        last_step: Option<u64>,
+    ) -> Result<bool, TrainError> {
+        let settings = self.task.settings();
+        let recorded_every =
+            self.task.units().0.len().div_ceil(settings.batch_size).div_ceil(STEPS_RECORDED) as u64;
+        let label = format!("epoch {}/{}", state.epoch + 1, settings.epochs);
+        let (units, called) = self.task.units();
+        let mut progress = Progress::start(&label, units.len() as u64, called);
+        progress.add((state.batch * settings.batch_size) as u64);
+        std::thread::scope(|scope| {
+            let from = (settings.batch_size, state.batch);
+            // Waiting for a batch counts, writing checkpoints does not.
+            let mut since = Instant::now();
+            for batch in batches(scope, self.order(state.epoch), from, |units| self.task.batch(units)) {
+                let step = self
+                    .step(model, optimizer, state, &batch)
+                    .map_err(|source| TrainError::Step { step: state.steps, source })?;
+                state.epoch_seconds += since.elapsed().as_secs_f64();
+                progress.add(batch.sequences() as u64);
+                progress.message(format!("loss {:.4}", step.loss));
+                if state.steps.is_multiple_of(recorded_every) {
+                    records.step(state.steps, step)?;
+                }
+                let stop =
+                    last_step.is_some_and(|last| state.steps >= last) || self.options.interrupt.requested();
+                let due = settings.checkpoint_steps > 0
+                    && state.steps.is_multiple_of(settings.checkpoint_steps as u64);
+                if stop || due {
+                    self.save_latest(model, optimizer, state, records)?;
+                }
+                if stop {
+                    return Ok(false);
+                }
+                since = Instant::now();
+            }
+            Ok(true)
+        })
+    }
+
+    /// The rows of one epoch, shuffled by the seed and the epoch.
+    fn order(&self, epoch: usize) -> Vec<u32> {
+        let mut order = self.task.units().0.to_vec();
+        order.shuffle(&mut random::generator(self.config.seed, "order", epoch as u64));
+        order
+    }
+
+    /// One step on `batch`.
+    fn step(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &mut Adam,
+        state: &mut TrainerState,
+        batch: &Batch,
+    ) -> candle_core::Result<StepMetrics> {
+        let seed = random::derived(self.config.seed, "dropout", state.steps);
+        let dropout = Dropout { p: self.config.model.dropout, seed };
+        let step = self.task.loss().compute(model, batch, Some(dropout), state.steps)?;
+        let gradients = step.loss.backward()?;
+        let learning_rate = self.learning_rate(state.steps);
+        let rates =
+            Rates { pretrained: learning_rate, conditions: learning_rate * self.task.condition_rate() };
+        let gradient_norm = optimizer.step(model, &step.touched, &gradients, rates)?;
+        let loss = f64::from(step.loss.to_scalar::<f32>()?);
+        let targets = batch.targets() as u64;
+        state.batch += 1;
+        state.steps += 1;
+        state.loss_sum += loss;
+        state.gradient_norm_sum += gradient_norm;
+        state.targets += targets;
+        state.epoch_targets += targets;
+        Ok(StepMetrics { loss, gradient_norm, learning_rate })
+    }
+
+    /// The learning rate of step `step`, from 0.
+    fn learning_rate(&self, step: u64) -> f64 {
+        let settings = self.task.settings();
+        let last = (settings.epochs * self.task.units().0.len().div_ceil(settings.batch_size)) as u64;
+        learning_rate(settings, step, last)
+    }
+
+    /// Validates where it is time, records the epoch, keeps the best, and checkpoints.
+    fn end_epoch(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &Adam,
+        state: &mut TrainerState,
+        records: &mut Records,
+    ) -> Result<(), TrainError> {
+        let settings = self.task.settings();
+        let batches = state.batch as f64;
+        state.epoch += 1;
+        let loss = state.loss_sum / batches;
+        let mut metrics = EpochMetrics {
+            epoch: state.epoch,
+            step: state.steps,
+            loss,
+            learning_rate: self.learning_rate(state.steps - 1),
+            gradient_norm: state.gradient_norm_sum / batches,
+            targets: state.targets,
+            seconds: state.epoch_seconds,
+            targets_per_s: state.epoch_targets as f64 / state.epoch_seconds.max(1e-9),
+            validation: None,
+        };
+        (state.batch, state.loss_sum, state.gradient_norm_sum) = (0, 0.0, 0.0);
+        (state.epoch_targets, state.epoch_seconds) = (0, 0.0);
+        let due = state.epoch.is_multiple_of(settings.validate_every) || state.epoch == settings.epochs;
+        let mut record = EpochRecord { epoch: state.epoch, loss, validation: None };
+        let mut line = format!("epoch {:>3}: loss {loss:.4}", state.epoch);
+        let results = if due { self.task.validate(self.options.name, model)? } else { Vec::new() };
+        if !results.is_empty() {
+            let (protocol, pick) = selector(settings.select_by);
+            let Some(headline) = results.iter().find(|m| m.filter_seen && m.targets > 0) else {
+                return Err(TrainError::NoValidation {
+                    protocol: protocol.name(),
+                    targets: results.iter().map(|m| m.targets + m.no_history + m.left_out).max().unwrap_or(0),
+                });
+            };
+            let value = pick(headline);
+            metrics.validation = Some(headline.into());
+            records.epoch(&metrics)?;
+            record.validation = Some(value);
+            line += &format!(", validation {value:.4}");
+            state.without_improvement += 1;
+            if state.best.as_ref().is_none_or(|best| value > best.value) {
+                state.best = Some(Best { epoch: state.epoch, value });
+                state.without_improvement = 0;
+                line += " (best)";
+            }
+            state.history.push(record);
+            if state.without_improvement == 0 {
+                self.save(&self.best, model, optimizer, state, &results)?;
+            }
+        } else {
+            records.epoch(&metrics)?;
+            state.history.push(record);
+            // Without validation targets the last model is the selected one.
+            if due {
+                self.save(&self.best, model, optimizer, state, &[])?;
+            }
+        }
+        eprintln!("{line}");
+        self.save_latest(model, optimizer, state, records)
+    }
+
+    /// Saves the checkpoint to resume from. The records are on the disk before it: they must not be behind it.
+    fn save_latest(
+        &self,
+        model: &ClimberPilot,
+        optimizer: &Adam,
+        state: &TrainerState,
+        records: &Records,
+    ) -> Result<(), TrainError> {
+        records.sync()?;
+        failpoint::reach("pretrain:recorded");
+        Ok(self.save(&self.latest, model, optimizer, state, &[])?)
+    }
+
+    fn save(
+        &self,
+        directory: &Path,
+        model: &ClimberPilot,
+        optimizer: &Adam,
+        state: &TrainerState,
+        metrics: &[Metrics],
+    ) -> Result<(), CheckpointError> {
+        checkpoint::save(directory, model, optimizer, self.config, state, &self.lineage, &metrics)
+    }
+}
+
+/// The learning rate of step `step` (from 0) of at most `steps`.
+fn learning_rate(config: &Pretrain, step: u64, steps: u64) -> f64 {
+    let warmup = config.warmup_steps as u64;
+    let factor = if step < warmup {
+        (step + 1) as f64 / warmup as f64
+    } else {
+        match config.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Linear => (steps - step.min(steps)) as f64 / steps.saturating_sub(warmup).max(1) as f64,
+        }
+    };
+    config.learning_rate * factor
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let mut config = Pretrain { learning_rate: 1.0, warmup_steps: 2, ..Pretrain::default() };
+        let course = |config: &Pretrain| (0..6).map(|s| learning_rate(config, s, 6)).collect::<Vec<_>>();
+        assert_eq!(course(&config), [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        config.schedule = Schedule::Linear;
+        assert_eq!(course(&config), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]);
+    }
+}

@@ -1,0 +1,229 @@
+//! `trainer sft`: a pre-trained model learns to follow instructions (§3.3).
+
+use std::fmt;
+use std::sync::Arc;
+
+use schemas::config::{Config, Pretrain};
+use schemas::delta::Root;
+use schemas::history::Role;
+use serde::Serialize;
+
+use super::run::Run;
+use super::{Options, Outcome, Status, Task, TrainError, selector};
+use crate::checkpoint::{self, Checkpoint, Lineage};
+use crate::conditions::{Carriers, Conditions};
+use crate::data::{Batch, Catalogue, Examples, Sequences};
+use crate::device;
+use crate::evaluate::{Evaluation, Instructed, Metrics};
+use crate::loss::TamipLoss;
+use crate::model::ClimberPilot;
+
+/// What fine-tuning came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SftOutcome {
+    /// The run.
+    #[serde(flatten)]
+    pub training: Outcome,
+    /// Examples in one epoch.
+    pub examples: usize,
+    /// What became of the quality without instructions; absent where the run is unfinished or nothing is held out.
+    pub unconditional: Option<Forgetting>,
+}
+
+/// HR@10 without instructions on the validation targets, seen items filtered (§3.3.3: catastrophic forgetting).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Forgetting {
+    /// Of the pre-trained model.
+    pub before: f64,
+    /// Of the fine-tuned one.
+    pub after: f64,
+}
+
+impl fmt::Display for SftOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.training)?;
+        if let Some(Forgetting { before, after }) = self.unconditional {
+            let change = 100.0 * (after / before.max(f64::MIN_POSITIVE) - 1.0);
+            write!(
+                f,
+                "\nwithout instructions, HR@10 on validation: {before:.4} before, {after:.4} after ({change:+.1} %)"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Fine-tunes `models/<parent>` into `models/<name>` on the newest tables `sft/<condition>` of `root`, resuming an
+/// unfinished run of the same settings. The architecture is the parent's, whatever the configuration says.
+pub async fn run(
+    config: &Config,
+    root: &Root,
+    parent: &str,
+    options: Options<'_>,
+) -> Result<SftOutcome, TrainError> {
+    checkpoint::check_name(options.name)?;
+    if config.sft.conditions.is_empty() {
+        return Err(TrainError::NoConditions);
+    }
+    let device = device::open(config.device)?;
+    let directory = root.model_path(parent);
+    let mut attributes = checkpoint::attributes(&directory)?;
+    let derived = &config.conditions.derived;
+    let asked = config.sft.conditions.iter().filter(|name| !derived.contains_key(*name));
+    attributes.extend(asked.filter(|name| !attributes.contains(name)).cloned().collect::<Vec<_>>());
+    let catalogue = Catalogue::load(root, &attributes).await?;
+    let parent_hash = checkpoint::hash(&directory)?;
+    let loaded = checkpoint::load(&directory, &catalogue, &device)?;
+    if loaded.model.paradigm().is_some() {
+        let from = loaded.lineage.parent.map_or(String::new(), |parent| format!(", `{parent}`"));
+        return Err(TrainError::Taught { parent: parent.into(), from });
+    }
+    // What the checkpoint fixes: the architecture, and the loss of its pre-training.
+    let config = &Config {
+        model: loaded.config.model.clone(),
+        pretrain: loaded.config.pretrain.clone(),
+        ..config.clone()
+    };
+    let conditions = Conditions::new(&config.sft.conditions, derived, &catalogue);
+    let examples = Examples::load(root, &conditions, catalogue.items()).await?;
+    if let Some(other) =
+        examples.sources.iter().find(|s| s.config_hash != loaded.lineage.sequences.config_hash)
+    {
+        return Err(TrainError::OtherSplit {
+            condition: other.condition.clone(),
+            examples: other.config_hash.clone(),
+            parent: parent.into(),
+            rows: loaded.lineage.sequences.config_hash.clone(),
+        });
+    }
+    let sequences = Sequences::load(root, catalogue.items()).await?;
+    let lineage = Lineage {
+        sequences: loaded.lineage.sequences.clone(),
+        items_version: catalogue.version,
+        parent: Some(parent.into()),
+        parent_hash: Some(parent_hash),
+        examples: examples.sources.clone(),
+        code_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let validation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
+    let settings = config.sft.training(&config.pretrain);
+    let task = FineTuning {
+        config,
+        loss: TamipLoss::new(&settings, &sequences.training_counts(catalogue.items()), config.seed),
+        units: task_units(&examples, config),
+        settings,
+        parent: &loaded.model,
+        carriers: Carriers::new(&conditions, derived, &catalogue),
+        conditions,
+        examples: &examples,
+        validation,
+    };
+    let run = Run::new(config, root, options, (&device, &catalogue), &task, lineage);
+    if let Some(training) = run.prepare()? {
+        return Ok(SftOutcome { training, examples: task.units.len(), unconditional: None });
+    }
+    if task.units.is_empty() {
+        return Err(TrainError::NoExamples { conditions: config.sft.conditions.join(", ") });
+    }
+    let training = run.finish()?;
+    let mut unconditional = None;
+    if training.status == Status::Trained && !task.validation.is_empty() {
+        let tuned = checkpoint::load(&root.model_path(options.name), &catalogue, &device)?;
+        unconditional = Some(Forgetting {
+            before: task.unconditional(&loaded.model)?,
+            after: task.unconditional(&tuned.model)?,
+        });
+    }
+    Ok(SftOutcome { training, examples: task.units.len(), unconditional })
+}
+
+/// The examples that carry loss.
+fn task_units(examples: &Examples, config: &Config) -> Vec<u32> {
+    let carries = |&example: &u32| {
+        let one = [example];
+        let without_history = config.pretrain.loss_without_history;
+        Batch::instructed(examples, &one, config.model.mask, 1, without_history).targets() > 0
+    };
+    (0..examples.len() as u32).filter(carries).collect()
+}
+
+/// The instruction examples, and what is learned from them.
+struct FineTuning<'a> {
+    config: &'a Config,
+    settings: Pretrain,
+    parent: &'a ClimberPilot,
+    conditions: Conditions,
+    carriers: Carriers,
+    examples: &'a Examples,
+    /// Examples with something to read.
+    units: Vec<u32>,
+    loss: TamipLoss,
+    validation: Evaluation<'a>,
+}
+
+impl FineTuning<'_> {
+    /// HR@10 of `model` without instructions.
+    fn unconditional(&self, model: &ClimberPilot) -> Result<f64, TrainError> {
+        let (protocol, _) = selector(self.settings.select_by);
+        let results = self.validation.model("", model, self.config.model.mask, &[protocol])?;
+        Ok(results.iter().find(|m| m.filter_seen).map_or(0.0, |m| m.hr_10))
+    }
+}
+
+impl Task for FineTuning<'_> {
+    fn settings(&self) -> &Pretrain {
+        &self.settings
+    }
+
+    fn condition_rate(&self) -> f64 {
+        self.config.sft.condition_learning_rate / self.config.sft.learning_rate
+    }
+
+    fn units(&self) -> (&[u32], &'static str) {
+        (&self.units, "examples")
+    }
+
+    fn batch(&self, units: &[u32]) -> Batch {
+        let model = &self.config.model;
+        let without_history = self.settings.loss_without_history;
+        Batch::instructed(self.examples, units, model.mask, model.branches, without_history)
+    }
+
+    fn loss(&self) -> &TamipLoss {
+        &self.loss
+    }
+
+    fn begin(&self) -> Result<ClimberPilot, TrainError> {
+        let Config { model, sft, seed, .. } = self.config;
+        let vocabulary = Arc::new(self.parent.vocabulary().with_conditions(self.conditions.clone()));
+        ClimberPilot::taught(self.parent, model, sft, vocabulary, *seed)
+            .map_err(|source| TrainError::Step { step: 0, source })
+    }
+
+    /// Under the condition of each target's own item, the mean over all conditions that were asked for.
+    fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError> {
+        if self.validation.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (protocol, _) = selector(self.settings.select_by);
+        let instructed = Instructed { conditions: &self.conditions, carriers: &self.carriers };
+        let attributes: Vec<&str> = self.conditions.attributes().collect();
+        Ok(self.validation.instructed(
+            name,
+            model,
+            self.config.model.mask,
+            instructed,
+            protocol,
+            &attributes,
+        )?)
+    }
+
+    fn difference(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let theirs = &checkpoint.config;
+        let ours = self.config;
+        if theirs.sft != ours.sft {
+            return Some("another [sft]".into());
+        }
+        (theirs.conditions.derived != ours.conditions.derived).then(|| "another [conditions.derived]".into())
+    }
+}
