@@ -27,6 +27,9 @@ pub(crate) struct CompareArgs {
     /// Resamples of the bootstrap; its seed is the configuration's.
     #[arg(long, default_value_t = RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(100..))]
     resamples: u32,
+    /// Compare under the conditions of the targets instead: HR@K and CC@K as `trainer evaluate --condition` left them.
+    #[arg(long, value_name = "NAME", conflicts_with = "plot")]
+    condition: Option<String>,
     /// Draw the learning curves, and the horizon curve where there is one.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -38,6 +41,14 @@ impl CompareArgs {
         let root = Root::new(&config.root)?;
         let options =
             Options { split: self.split.name(), resamples: self.resamples as usize, seed: config.seed };
+        if let Some(condition) = &self.condition {
+            let comparison = compare::instructed(&root, &self.runs, condition, options)?;
+            eprint!("{comparison}");
+            if common.json {
+                print_json(&comparison)?;
+            }
+            return Ok(EXIT_DONE);
+        }
         let comparison = compare::run(&root, &self.runs, options)?;
         eprint!("{comparison}");
         if let Some(path) = &self.plot {

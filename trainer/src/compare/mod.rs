@@ -7,6 +7,7 @@
 //! `label=run1,run2,run3`: its numbers are means over the runs, with their standard deviation.
 
 mod bootstrap;
+mod instructed;
 mod plot;
 mod report;
 mod runs;
@@ -18,6 +19,7 @@ use schemas::delta::Root;
 use serde::Serialize;
 
 pub use bootstrap::{Interval, UserSums, intervals};
+pub use instructed::{InstructedComparison, InstructedGroup, instructed};
 pub use plot::svg;
 pub use runs::Group;
 use runs::Run;

@@ -12,8 +12,11 @@ use schemas::condition::Condition;
 use schemas::config::MaskMode;
 use serde::Serialize;
 
+use super::stored::instructed::InstructedTarget;
 use super::top::top;
-use super::{Encoded, EvaluateError, Evaluation, Metrics, NotFinite, Protocol, Target, gains};
+use super::{
+    Encoded, EvaluateError, Evaluation, Metrics, NotFinite, Protocol, Report, Target, TargetRank, gains,
+};
 use crate::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::model::{ClimberPilot, Reads};
 use crate::ops::vector;
@@ -115,6 +118,27 @@ impl Evaluation<'_> {
         let questions = self.questions(instructed, protocol, attributes)?;
         let answers = self.answers(&encoded, instructed, protocol, &questions)?;
         Ok(self.under_conditions(name, protocol, &attributes.join("+"), &questions, &answers))
+    }
+
+    /// Adds what `encoded` does under `attribute` to `report`; gives the numbers of every target.
+    pub(super) fn under(
+        &self,
+        attribute: &str,
+        name: &str,
+        encoded: &Encoded<'_>,
+        instructed: Instructed<'_>,
+        protocols: &[Protocol],
+        report: &mut Report,
+    ) -> Result<Vec<InstructedTarget>, EvaluateError> {
+        let mut rows = Vec::new();
+        for &protocol in protocols {
+            let questions = self.questions(instructed, protocol, &[attribute])?;
+            let answers = self.answers(encoded, instructed, protocol, &questions)?;
+            report.results.extend(self.under_conditions(name, protocol, attribute, &questions, &answers));
+            report.by_condition.extend(self.by_condition(name, protocol, instructed, &questions, &answers));
+            rows.extend(self.rows_under(protocol, &questions, &answers));
+        }
+        Ok(rows)
     }
 
     /// Every target that takes part under `protocol`, once for each of its values of `attributes`.
@@ -265,6 +289,43 @@ impl Evaluation<'_> {
             }
         };
         Filters::ALL.into_iter().enumerate().map(of).collect()
+    }
+
+    /// The numbers of every target, for each of [`Filters::ALL`], to be stored.
+    pub(super) fn rows_under(
+        &self,
+        protocol: Protocol,
+        questions: &[Question<'_>],
+        answers: &[[Answer; 4]],
+    ) -> Vec<InstructedTarget> {
+        let mut rows = Vec::new();
+        let mut at = 0;
+        // The questions of one target stand together.
+        for same in questions.chunk_by(|a, b| std::ptr::eq(a.target, b.target)) {
+            let answers = &answers[at..at + same.len()];
+            at += same.len();
+            let TargetRank { user_id, position, ts, item_id, .. } = self.row(same[0].target);
+            for (i, filters) in Filters::ALL.into_iter().enumerate() {
+                let mut numbers = [0f64; 7];
+                for answer in answers {
+                    let cc =
+                        [(0, 10.0), (1, 20.0), (2, 50.0)].map(|(c, k)| f64::from(answer[i].compliant[c]) / k);
+                    let values = gains(answer[i].rank).into_iter().chain(cc);
+                    numbers.iter_mut().zip(values).for_each(|(n, value)| *n += value / same.len() as f64);
+                }
+                rows.push(InstructedTarget {
+                    user_id: user_id.clone(),
+                    position,
+                    ts,
+                    item_id: item_id.clone(),
+                    protocol,
+                    filter_seen: filters.seen,
+                    condition_filter: filters.condition,
+                    numbers,
+                });
+            }
+        }
+        rows
     }
 
     /// The same condition by condition, the most common first.

@@ -88,6 +88,7 @@ pub async fn run(
     if config.evaluate.baselines {
         report.results.extend(evaluation.baselines(protocols)?);
     }
+    let stored = checkpoint::find(&directory).unwrap_or(directory);
     if !conditions.is_empty() {
         // A model that follows none can still have a filter behind it.
         let (known, derived) = match checkpoint.model.paradigm() {
@@ -99,16 +100,9 @@ pub async fn run(
         let carriers = Carriers::new(&known, derived, &catalogue);
         let instructed = Instructed { conditions: &known, carriers: &carriers };
         for attribute in conditions {
-            for &protocol in protocols {
-                let questions = evaluation.questions(instructed, protocol, &[attribute])?;
-                let answers = evaluation.answers(&encoded, instructed, protocol, &questions)?;
-                report
-                    .results
-                    .extend(evaluation.under_conditions(name, protocol, attribute, &questions, &answers));
-                report
-                    .by_condition
-                    .extend(evaluation.by_condition(name, protocol, instructed, &questions, &answers));
-            }
+            let rows = evaluation.under(attribute, name, &encoded, instructed, protocols, &mut report)?;
+            let path = stored::instructed::instructed_path(&stored, evaluation.split, attribute);
+            stored::instructed::write_instructed(&path, &rows)?;
         }
     }
     if protocols.len() < Protocol::ALL.len() {
@@ -120,8 +114,7 @@ pub async fn run(
         rows.for_each(|row| row.ranks = [row.ranks[0]; Protocol::ALL.len()]);
         report.hides_nothing = true;
     }
-    let directory = checkpoint::find(&directory).unwrap_or(directory);
-    stored::store(&directory, evaluation.split, &report, &ranks, &horizon)?;
+    stored::store(&stored, evaluation.split, &report, &ranks, &horizon)?;
     Ok(report)
 }
 
@@ -306,19 +299,20 @@ impl<'a> Evaluation<'a> {
 
     /// The targets as rows to be stored, without ranks.
     fn rows(&self) -> Vec<TargetRank> {
+        self.targets.iter().map(|target| self.row(target)).collect()
+    }
+
+    fn row(&self, target: &Target) -> TargetRank {
         let sequences = self.sequences;
-        let row = |target: &Target| {
-            let position = sequences.row(target.row).start + target.t;
-            TargetRank {
-                user_id: sequences.users[sequences.user[target.row] as usize].clone(),
-                position: sequences.places[position],
-                ts: sequences.ts[position],
-                item_id: self.catalogue.item_ids[target.item as usize].clone(),
-                horizon: 1,
-                ranks: [None; Protocol::ALL.len()],
-            }
-        };
-        self.targets.iter().map(row).collect()
+        let position = sequences.row(target.row).start + target.t;
+        TargetRank {
+            user_id: sequences.users[sequences.user[target.row] as usize].clone(),
+            position: sequences.places[position],
+            ts: sequences.ts[position],
+            item_id: self.catalogue.item_ids[target.item as usize].clone(),
+            horizon: 1,
+            ranks: [None; Protocol::ALL.len()],
+        }
     }
 
     /// Results of the baselines, from the training events of the same rows.

@@ -6,6 +6,8 @@
 //! horizon-<split>.parquet   one row for each of ten events after an anchor (`horizon`), where the split has them
 //! ```
 //!
+//! and, where it was asked for, what came of instructions ([`instructed`]).
+//!
 //! | column | |
 //! |---|---|
 //! | `user_id`, `position`, `ts`, `item_id` | the target: its user, its place in the user's whole history (from 0), its time, its item |
@@ -15,6 +17,8 @@
 //!
 //! A rank of 0 is a miss whatever K: the item was seen, or is not active. No rank (null) is no part in the
 //! protocol's means, so `avg(rank between 1 and 10)` in SQL is HR@10.
+
+pub mod instructed;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -110,18 +114,33 @@ pub fn store(
 
 /// Writes rows of ranks to `path`. Equal rows give equal bytes.
 pub fn write_ranks(path: &Path, rows: &[TargetRank]) -> Result<(), StoredError> {
-    let damaged = |e: &dyn std::fmt::Display| damaged(path, e);
-    let batch = batch(rows).map_err(|e| damaged(&e))?;
+    write_batch(path, &batch(rows).map_err(|e| damaged(path, &e))?)
+}
+
+/// Writes a batch as a Parquet file, whole or not at all.
+fn write_batch(path: &Path, batch: &RecordBatch) -> Result<(), StoredError> {
     let properties =
         WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
     let mut bytes = Vec::new();
     let write = || {
         let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
-        writer.write(&batch)?;
+        writer.write(batch)?;
         writer.close()
     };
-    write().map_err(|e| damaged(&e))?;
+    write().map_err(|e| damaged(path, &e))?;
     write_whole(path, &bytes)
+}
+
+/// The batches of a Parquet file; `None` where there is none.
+fn read_batches(path: &Path) -> Result<Option<Vec<RecordBatch>>, StoredError> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io_error(path))?,
+    };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(|builder| builder.build())
+        .map_err(|e| damaged(path, &e))?;
+    reader.map(|batch| batch.map_err(|e| damaged(path, &e))).collect::<Result<_, _>>().map(Some)
 }
 
 fn batch(rows: &[TargetRank]) -> arrow::error::Result<RecordBatch> {
@@ -129,14 +148,13 @@ fn batch(rows: &[TargetRank]) -> arrow::error::Result<RecordBatch> {
         Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
     };
     let ts = TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.ts)).with_timezone("UTC");
-    let utc = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     let mut columns: Vec<(Field, ArrayRef)> = vec![
         (Field::new("user_id", DataType::Utf8, false), text(|r| &r.user_id)),
         (
             Field::new("position", DataType::UInt32, false),
             Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.position))),
         ),
-        (Field::new("ts", utc, false), Arc::new(ts)),
+        (Field::new("ts", utc(), false), Arc::new(ts)),
         (Field::new("item_id", DataType::Utf8, false), text(|r| &r.item_id)),
         (
             Field::new("horizon", DataType::UInt8, false),
@@ -156,16 +174,9 @@ fn batch(rows: &[TargetRank]) -> arrow::error::Result<RecordBatch> {
 
 /// Reads a file of ranks; `None` where there is none.
 pub fn read_ranks(path: &Path) -> Result<Option<Vec<TargetRank>>, StoredError> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(io_error(path))?,
-    };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| builder.build())
-        .map_err(|e| damaged(path, &e))?;
+    let Some(batches) = read_batches(path)? else { return Ok(None) };
     let mut rows = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|e| damaged(path, &e))?;
+    for batch in batches {
         let (users, items) = (texts(path, &batch, "user_id")?, texts(path, &batch, "item_id")?);
         let positions = numbers::<UInt32Type>(path, &batch, "position")?;
         let times = numbers::<TimestampMillisecondType>(path, &batch, "ts")?;
@@ -194,6 +205,10 @@ pub fn read_ranks(path: &Path) -> Result<Option<Vec<TargetRank>>, StoredError> {
         }
     }
     Ok(Some(rows))
+}
+
+fn utc() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
 fn column<'a>(path: &Path, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, StoredError> {
