@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Architecture, Conditions, ConfigError, Items, Model, Pretrain, Schedule, conditions, invalid};
+use super::{
+    Architecture, Conditions, ConfigError, Items, MaskMode, Model, Pretrain, Schedule, conditions, invalid,
+};
 
 /// `[sft]`: supervised fine-tuning (§3.3). What is not here (loss, negatives, weight decay, clipping, selection) is as
 /// in `[pretrain]`.
@@ -116,6 +118,12 @@ impl Sft {
         if !self.conditions.is_empty() && model.architecture != Architecture::ClimberPilot {
             let name = model.architecture.name();
             return invalid("sft.conditions", format!("`{name}` has no branches that could follow them"));
+        }
+        if !self.conditions.is_empty() && model.mask == MaskMode::Row {
+            return invalid(
+                "sft.conditions",
+                "examples do not say what each of their rows sees: mask = \"row\" cannot be fine-tuned",
+            );
         }
         for (key, value) in [
             ("epochs", self.epochs),

@@ -262,6 +262,50 @@ mod tests {
         assert_eq!(batch.branches[0].tokens, [0, 1, 2, 3, 4]);
     }
 
+    /// Two examples: one of four items, two of them matching, of which three are visible, and one without history.
+    fn examples() -> Examples {
+        Examples {
+            offsets: vec![0, 4, 4],
+            items: vec![5, 6, 7, 8],
+            ts: vec![10, 20, 30, 40],
+            matches: vec![true, false, true, true],
+            visible: vec![3, 0],
+            targets: vec![9, 1],
+            conditions: vec![2, 0],
+            weights: vec![0.5, 1.5],
+            sources: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn branches_read_ever_shorter_histories_of_one_target() {
+        let batch = Batch::instructed(&examples(), &[0], MaskMode::Gather, 5, true);
+        assert_eq!(batch.items, [0, 5, 6, 7]);
+        assert_eq!(batch.layout.times, [10, 10, 20, 30]);
+        // Eq. 6: row max(v − k + 1, 0), one target, one condition.
+        let rows: Vec<u32> = batch.branches.iter().map(|branch| branch.tokens[0]).collect();
+        assert_eq!(rows, [3, 2, 1, 0, 0]);
+        let all = [false, true, false, true];
+        for branch in &batch.branches {
+            let reads = branch.reads.as_ref().unwrap();
+            assert_eq!((&branch.items[..], &reads.conditions[..]), (&[9][..], &[2][..]));
+            assert_eq!(reads.tokens, branch.tokens);
+            assert_eq!(reads.matches, all[..=branch.tokens[0] as usize]);
+        }
+        assert_eq!((batch.events, batch.targets()), (1, 5));
+    }
+
+    #[test]
+    fn without_a_mask_an_example_shows_everything_before_its_target() {
+        let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::None, 1, true);
+        assert_eq!(batch.items, [0, 0, 5, 6, 7, 8]);
+        assert_eq!(batch.branches[0].tokens, [0, 5]);
+        assert_eq!(batch.branches[0].weights, [1.5, 0.5]);
+        assert_eq!(batch.layout.offsets, [0, 1, 6]);
+        let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::None, 2, false);
+        assert_eq!((batch.targets(), batch.without_history), (2, 2));
+    }
+
     proptest! {
         /// No held-out event carries loss in any branch, nor does one outside the row's own targets.
         #[test]
