@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs};
+use commands::{compare::CompareArgs, evaluate::EvaluateArgs, export::ExportArgs, pretrain::PretrainArgs};
 use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
@@ -28,6 +28,7 @@ enum Command {
     Pretrain(PretrainArgs),
     Evaluate(EvaluateArgs),
     Compare(CompareArgs),
+    Export(ExportArgs),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +46,7 @@ async fn run(cli: &Cli) -> ExitCode {
         Command::Pretrain(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
         Command::Compare(args) => args.run(&cli.common),
+        Command::Export(args) => args.run(&cli.common).await,
     };
     match result {
         Ok(code) => code.into(),

@@ -2,4 +2,5 @@
 
 pub(crate) mod compare;
 pub(crate) mod evaluate;
+pub(crate) mod export;
 pub(crate) mod pretrain;
