@@ -1,4 +1,4 @@
-//! `trainer`: trains and evaluates Climber-Pilot models on the tables that `pipeline` writes.
+//! `trainer`: trains, evaluates and exports Climber-Pilot models on the tables that `pipeline` writes.
 
 mod commands;
 
@@ -11,7 +11,7 @@ use schemas::cli::{CommonArgs, report};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Train and evaluate Climber-Pilot models.
+/// Train, evaluate and export Climber-Pilot models.
 ///
 /// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration.
 #[derive(Debug, Parser)]

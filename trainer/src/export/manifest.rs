@@ -33,6 +33,8 @@ pub struct Manifest {
     pub active_items: usize,
     /// Width of item vectors and hidden states.
     pub d: usize,
+    /// The longest history that the model was trained on: of a longer one, its last items are what to give.
+    pub max_history: usize,
     /// What a score is.
     pub scores: Scores,
     /// How conditions enter the model, where it follows any.
@@ -146,6 +148,7 @@ impl Manifest {
             items: items.len(),
             active_items: source.catalogue.active.iter().filter(|&&active| active).count(),
             d: settings.d,
+            max_history: source.config.sequences.max_len,
             scores: Scores {
                 similarity: if cosine { "cosine" } else { "inner-product" },
                 temperature: if cosine { settings.score_temperature } else { 1.0 },
@@ -190,6 +193,6 @@ impl fmt::Display for Report {
                 writeln!(f, "  {kind:<7} {port}")?;
             }
         }
-        writeln!(f, "  scores: {}", scores.sides)
+        writeln!(f, "  at most {} items of a history; {}", manifest.max_history, scores.sides)
     }
 }

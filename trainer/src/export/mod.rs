@@ -161,7 +161,7 @@ impl Source<'_> {
             if interrupt.requested() { Err(ExportError::Interrupted) } else { Ok(staging.file(name)) }
         };
 
-        let items = Items::new(self.model, self.catalogue.items())?;
+        let items = Items::new(self.model, &self.config.model, self.catalogue.items())?;
         if let Some(item) = items.not_finite() {
             return Err(ExportError::NotFinite { model: self.name.into(), item });
         }

@@ -8,16 +8,22 @@
 //! The backbone is computed once for all conditions. Rows and columns of the attention are the tokens: the start token,
 //! then the history. All constants bear the names of the checkpoint, but for the items, which are whole vectors.
 
+mod layers;
+mod layout;
+
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
 use schemas::config::{Model, Paradigm};
 
-use super::graph::{Builder, Value, float, int};
+use super::graph::{Builder, Value, int};
 use super::proto::{self, DataType, Size};
 use super::vectors::{ITEM_VECTORS_NPY, Items, npy_header};
 use crate::model::ClimberPilot;
-use crate::ops::{GELU_CUBIC, GELU_SCALE, NORM_EPSILON, TIME_BUCKETS, UNIT_EPSILON, time_bucket};
+use crate::ops::UNIT_EPSILON;
+use layout::Layout;
+#[cfg(test)]
+pub(super) use layout::time_thresholds;
 
 /// The version of ONNX's operators: the first with layer norms.
 pub(super) const OPSET: i64 = 17;
@@ -76,41 +82,12 @@ pub(super) fn model(
     })
 }
 
-/// For each bucket of `b_time` the shortest time in milliseconds that belongs to it or to a higher one. Bucket 0 is the
-/// start token's, and whatever is not after the earlier event belongs to bucket 1.
-pub(super) fn time_thresholds() -> [i64; TIME_BUCKETS] {
-    std::array::from_fn(|bucket| {
-        let (mut from, mut to) = (0, i64::MAX);
-        while from < to {
-            let middle = from + (to - from) / 2;
-            if usize::from(time_bucket(middle, 0)) < bucket {
-                from = middle + 1;
-            } else {
-                to = middle;
-            }
-        }
-        if bucket < 2 { i64::MIN } else { from }
-    })
-}
-
 struct Serving<'a> {
     builder: Builder,
     tensors: HashMap<String, Tensor>,
     settings: &'a Model,
     items: &'a Items,
     conditioning: Option<Conditioning>,
-}
-
-/// What attention knows of the tokens, whatever the layer: `N = n + 1` rows and columns.
-struct Layout {
-    /// The columns, `[1, N]`.
-    column: Value,
-    /// The last row, one number.
-    last: Value,
-    /// Whether a column comes after a row, `[N, N]`.
-    future: Value,
-    /// For each row and column the columns of a layer's bias: of `b_pos` and, where there is one, of `b_time`.
-    biases: Vec<Value>,
 }
 
 impl Serving<'_> {
@@ -204,69 +181,6 @@ impl Serving<'_> {
         Ok(b.node("Mul", &[&tokens, &scale]))
     }
 
-    fn layout(&mut self, history: &str, times: &str) -> Layout {
-        let max_distance = self.settings.max_distance as i64;
-        let b = &mut self.builder;
-        b.enter("layout");
-        let (zero, one) = (b.integer(0), b.integer(1));
-        let last = b.node("Size", &[history]);
-        let end = b.node("Add", &[&last, &one]);
-        let tokens = b.node("Range", &[&zero, &end, &one]);
-        let (row, column) = (b.unsqueeze(&tokens, &[1]), b.unsqueeze(&tokens, &[0]));
-        let future = b.node("Greater", &[&column, &row]);
-        let distance = b.node("Sub", &[&row, &column]);
-        let farthest = b.integer(max_distance - 1);
-        let mut biases = vec![b.node("Clip", &[&distance, &zero, &farthest])];
-        if self.settings.time_bias {
-            // The start token has no time, and its column no bucket but 0.
-            let no_time = b.list(&[0]);
-            let times = b.concat(&[&no_time, times], 0);
-            let (later, earlier) = (b.unsqueeze(&times, &[1]), b.unsqueeze(&times, &[0]));
-            let since = b.node("Sub", &[&later, &earlier]);
-            let bucket = self.time_buckets(&since);
-            let b = &mut self.builder;
-            let start = b.node("Equal", &[&column, &zero]);
-            let bucket = b.node("Where", &[&start, &zero, &bucket]);
-            let first = b.integer(max_distance);
-            biases.push(b.node("Add", &[&bucket, &first]));
-        }
-        Layout { column, last, future, biases }
-    }
-
-    /// [`time_bucket`] of times in milliseconds: a binary search among the thresholds, each step written out.
-    fn time_buckets(&mut self, since: &str) -> Value {
-        let b = &mut self.builder;
-        let thresholds = b.integers("time_thresholds", &[TIME_BUCKETS], &time_thresholds());
-        let mut bucket = b.integer(0);
-        let mut step = TIME_BUCKETS as i64 / 2;
-        while step > 0 {
-            let width = b.integer(step);
-            let next = b.node("Add", &[&bucket, &width]);
-            let threshold = b.gather(&thresholds, &next, 0);
-            let reached = b.node("GreaterOrEqual", &[since, &threshold]);
-            bucket = b.node("Where", &[&reached, &next, &bucket]);
-            step /= 2;
-        }
-        bucket
-    }
-
-    /// A layer of the backbone: `[N, d]` → `[N, d]`.
-    fn layer(&mut self, x: &str, layout: &Layout, name: &str) -> Result<Value> {
-        let attention = format!("{name}.attention");
-        self.builder.enter(&attention);
-        let normal = self.norm(x, &format!("{attention}.norm"))?;
-        let qkv = self.parameter(&format!("{attention}.qkv"))?;
-        let qkv = self.builder.node("MatMul", &[&normal, &qkv]);
-        let [q, k, v] = self.heads(&qkv);
-        let bias = self.bias(&layout.biases, &attention)?;
-        let scores = self.scores(&q, &k, &bias, &attention)?;
-        let b = &mut self.builder;
-        let nothing = b.float(f32::NEG_INFINITY);
-        let scores = b.node("Where", &[&layout.future, &nothing, &scores]);
-        let x = self.attended(x, &scores, &v, &attention)?;
-        self.feed_forward(&x, &format!("{name}.feed_forward"))
-    }
-
     /// The rows that ask, and what they see `[P, N]`, where that is not everything.
     fn queries(
         &mut self,
@@ -349,92 +263,5 @@ impl Serving<'_> {
         let temperature = b.float(self.settings.score_temperature as f32);
         let length = b.node("Mul", &[&length, &temperature]);
         Ok(b.node("Div", &[&hidden, &length]))
-    }
-
-    fn norm(&mut self, x: &str, name: &str) -> Result<Value> {
-        let gamma = self.parameter(&format!("{name}.gamma"))?;
-        let beta = self.parameter(&format!("{name}.beta"))?;
-        let attributes = vec![int("axis", -1), float("epsilon", NORM_EPSILON)];
-        Ok(self.builder.node_with("LayerNormalization", &[x, &gamma, &beta], attributes))
-    }
-
-    /// `[rows, PARTS d]` by part and head: `[H, rows, d / H]` each.
-    fn heads<const PARTS: usize>(&mut self, x: &str) -> [Value; PARTS] {
-        let (heads, d) = (self.settings.heads as i64, self.settings.d as i64);
-        let b = &mut self.builder;
-        let x = b.reshape(x, &[0, PARTS as i64, heads, d / heads]);
-        let x = b.transpose(&x, &[1, 2, 0, 3]);
-        std::array::from_fn(|part| {
-            let part = b.integer(part as i64);
-            b.gather(&x, &part, 0)
-        })
-    }
-
-    /// `b_pos + b_time`: `[H, rows, N]`.
-    fn bias(&mut self, columns: &[Value], attention: &str) -> Result<Value> {
-        let bias = self.parameter(&format!("{attention}.bias"))?;
-        let b = &mut self.builder;
-        let mut sum = b.gather(&bias, &columns[0], 1);
-        for columns in &columns[1..] {
-            let further = b.gather(&bias, columns, 1);
-            sum = b.node("Add", &[&sum, &further]);
-        }
-        Ok(sum)
-    }
-
-    /// `q·k / T_h + bias`: `[H, rows, N]`.
-    fn scores(&mut self, q: &str, k: &str, bias: &str, attention: &str) -> Result<Value> {
-        let log_temperature = self.parameter(&format!("{attention}.log_temperature"))?;
-        let b = &mut self.builder;
-        let scale = b.node("Neg", &[&log_temperature]);
-        let scale = b.node("Exp", &[&scale]);
-        let scale = b.reshape(&scale, &[-1, 1, 1]);
-        let q = b.node("Mul", &[q, &scale]);
-        let k = b.transpose(k, &[0, 2, 1]);
-        let products = b.node("MatMul", &[&q, &k]);
-        Ok(b.node("Add", &[&products, bias]))
-    }
-
-    /// `x + W_o softmax(scores) v`.
-    fn attended(&mut self, x: &str, scores: &str, v: &str, attention: &str) -> Result<Value> {
-        let out = self.parameter(&format!("{attention}.out"))?;
-        let d = self.settings.d as i64;
-        let b = &mut self.builder;
-        let weights = b.softmax(scores);
-        let mixed = b.node("MatMul", &[&weights, v]);
-        let mixed = b.transpose(&mixed, &[1, 0, 2]);
-        let mixed = b.reshape(&mixed, &[-1, d]);
-        let attended = b.node("MatMul", &[&mixed, &out]);
-        Ok(b.node("Add", &[x, &attended]))
-    }
-
-    /// `x + W₂ GELU(W₁ norm(x) + b₁) + b₂`.
-    fn feed_forward(&mut self, x: &str, name: &str) -> Result<Value> {
-        self.builder.enter(name);
-        let normal = self.norm(x, &format!("{name}.norm"))?;
-        let inner = self.linear(&normal, &format!("{name}.up"))?;
-        let inner = self.gelu(&inner);
-        let outer = self.linear(&inner, &format!("{name}.down"))?;
-        Ok(self.builder.node("Add", &[x, &outer]))
-    }
-
-    fn linear(&mut self, x: &str, name: &str) -> Result<Value> {
-        let weight = self.parameter(name)?;
-        let bias = self.parameter(&format!("{name}_bias"))?;
-        let product = self.builder.node("MatMul", &[x, &weight]);
-        Ok(self.builder.node("Add", &[&product, &bias]))
-    }
-
-    /// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`.
-    fn gelu(&mut self, x: &str) -> Value {
-        let b = &mut self.builder;
-        let (cubic, one, scale) = (b.float(GELU_CUBIC), b.float(1.0), b.float(2.0 * GELU_SCALE));
-        let square = b.node("Mul", &[x, x]);
-        let square = b.node("Mul", &[&square, &cubic]);
-        let factor = b.node("Add", &[&square, &one]);
-        let inner = b.node("Mul", &[x, &factor]);
-        let inner = b.node("Mul", &[&inner, &scale]);
-        let gate = b.node("Sigmoid", &[&inner]);
-        b.node("Mul", &[x, &gate])
     }
 }

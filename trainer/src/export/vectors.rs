@@ -13,6 +13,7 @@ use candle_core::Result;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use schemas::config::Model;
 
 use crate::data::Catalogue;
 use crate::model::ClimberPilot;
@@ -38,17 +39,17 @@ impl Items {
     /// What the graph calls [`vectors`](Self::vectors).
     pub(super) const VECTORS: &str = "item_vectors";
 
-    /// Of the first `items` items of `model`'s catalogue.
-    pub(super) fn new(model: &ClimberPilot, items: usize) -> Result<Self> {
+    /// Of the first `items` items of the catalogue of `model`, whose settings are `settings`.
+    pub(super) fn new(model: &ClimberPilot, settings: &Model, items: usize) -> Result<Self> {
         let indexes: Vec<u32> = (1..=items as u32).collect();
         let embedded = model.item_vectors(&indexes)?.vectors.detach();
-        let d = embedded.dim(1)?;
         let vectors = model.candidates(&embedded)?.flatten_all()?.to_vec1::<f32>()?;
         let embedded = embedded.flatten_all()?.to_vec1::<f32>()?;
         let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
         let length = |row| (square(row) + f64::from(UNIT_EPSILON)).sqrt() as f32;
-        let lengths = (vectors != embedded).then(|| embedded.chunks_exact(d).map(length).collect());
-        Ok(Self { vectors, lengths, d })
+        let cosine = settings.score_temperature > 0.0;
+        let lengths = cosine.then(|| embedded.chunks_exact(settings.d).map(length).collect());
+        Ok(Self { vectors, lengths, d: settings.d })
     }
 
     /// Number of items.
