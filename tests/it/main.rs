@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod daily;
+mod export;
 mod inspect;
 #[cfg(unix)]
 mod kills;

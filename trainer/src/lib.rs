@@ -1,4 +1,4 @@
-//! The Climber-Pilot model: training and evaluation.
+//! The Climber-Pilot model: training, evaluation and export.
 
 pub mod checkpoint;
 pub mod compare;
@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod data;
 pub mod device;
 pub mod evaluate;
+pub mod export;
 pub mod loss;
 pub mod model;
 pub mod ops;

@@ -1,17 +1,19 @@
-//! `trainer`: trains and evaluates Climber-Pilot models on the tables that `pipeline` writes.
+//! `trainer`: trains, evaluates and exports Climber-Pilot models on the tables that `pipeline` writes.
 
 mod commands;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs, sft::SftArgs};
+use commands::{
+    compare::CompareArgs, evaluate::EvaluateArgs, export::ExportArgs, pretrain::PretrainArgs, sft::SftArgs,
+};
 use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Train and evaluate Climber-Pilot models.
+/// Train, evaluate and export Climber-Pilot models.
 ///
 /// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration.
 #[derive(Debug, Parser)]
@@ -29,6 +31,7 @@ enum Command {
     Sft(SftArgs),
     Evaluate(EvaluateArgs),
     Compare(CompareArgs),
+    Export(ExportArgs),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ async fn run(cli: &Cli) -> ExitCode {
         Command::Sft(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
         Command::Compare(args) => args.run(&cli.common),
+        Command::Export(args) => args.run(&cli.common).await,
     };
     match result {
         Ok(code) => code.into(),

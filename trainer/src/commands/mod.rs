@@ -2,5 +2,6 @@
 
 pub(crate) mod compare;
 pub(crate) mod evaluate;
+pub(crate) mod export;
 pub(crate) mod pretrain;
 pub(crate) mod sft;

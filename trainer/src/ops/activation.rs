@@ -5,8 +5,8 @@ use super::{cpu_tensor, f32_slice, fused, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
 /// `√(2/π)` and the cubic coefficient of GELU's tanh form.
-const A: f32 = 0.797_884_6;
-const B: f32 = 0.044_715;
+pub(crate) const A: f32 = 0.797_884_6;
+pub(crate) const B: f32 = 0.044_715;
 
 /// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`, and its derivative.
 #[inline(always)]

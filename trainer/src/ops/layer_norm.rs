@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 /// Added to the variance.
-pub(super) const EPSILON: f32 = 1e-5;
+pub(crate) const EPSILON: f32 = 1e-5;
 const ROWS: usize = 256;
 
 /// Layer normalisation over the last dimension: `γ (x − mean) / √(variance + ε) + β`.

@@ -29,10 +29,12 @@ pub(crate) mod vector;
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
 pub use activation::silu;
+pub(crate) use activation::{A as GELU_SCALE, B as GELU_CUBIC};
 pub use bag::{Bags, bag_mean};
 pub use cross_entropy::{Candidates, Targets, cross_entropy};
 pub use dropout::{Dropout, add_dropped};
 pub use feed_forward::{FeedForwardParameters, feed_forward};
+pub(crate) use layer_norm::EPSILON as NORM_EPSILON;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub(crate) use matrix::{Mat, gemm};
@@ -40,6 +42,7 @@ pub use pointwise_attention::pointwise_attention;
 pub use query_attention::{Queries, query_attention};
 pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 pub use self_attention::{SelfAttentionParameters, self_attention};
+pub(crate) use unit_rows::EPSILON as UNIT_EPSILON;
 pub use unit_rows::unit_rows;
 
 /// Whether the device of `tensor` has the fused operations; on the others, stock operations take their place.

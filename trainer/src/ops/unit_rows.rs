@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 /// Added to the square of a row's length.
-pub(super) const EPSILON: f32 = 1e-12;
+pub(crate) const EPSILON: f32 = 1e-12;
 const ROWS: usize = 256;
 
 /// Every row of `x` (`[n, d]`) at length 1, so that inner products are cosines.

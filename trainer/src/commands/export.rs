@@ -1,0 +1,42 @@
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
+use schemas::delta::Root;
+use trainer::export;
+
+/// Export a model for other systems: weights, item vectors and an ONNX graph for serving.
+///
+/// Writes to DIR: model.safetensors (weights), item_vectors.npy and item_vectors.parquet (for FAISS, DuckDB, …),
+/// model.onnx (one user's history and conditions in, hidden states and scores of all items out), conditions.json
+/// (which row is which condition) and manifest.json (what the inputs are, where the model came from, sizes and hashes).
+/// An older export in DIR is replaced as a whole; any other directory is left alone.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  trainer export --config config/movielens.toml --model base --out exported\n  \
+                        python3 -c 'import onnxruntime as o; print(o.InferenceSession(\"exported/model.onnx\").run(\n    \
+                        [\"scores\"], {\"history\": [1, 2], \"times\": [0, 60000]}))'"
+)]
+pub(crate) struct ExportArgs {
+    /// Name of the model.
+    #[arg(long)]
+    model: String,
+    /// Directory to write.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl ExportArgs {
+    pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let config = common.load()?;
+        let root = Root::new(&config.root)?;
+        let interrupt = Interrupt::on_ctrl_c();
+        let report = export::run(&root, &self.model, &self.out, &interrupt).await?;
+        eprint!("{report}");
+        if common.json {
+            print_json(&report)?;
+        }
+        Ok(EXIT_DONE)
+    }
+}

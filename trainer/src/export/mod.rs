@@ -1,0 +1,220 @@
+//! A trained model for other systems: weights, item vectors, and the serving graph (§3.4) as ONNX.
+//!
+//! ```text
+//! model.safetensors      the weights, under their names in the checkpoint, and the rows of the id table by item
+//! item_vectors.npy       f32 [items, d]: row i is the item with item_index i + 1, as it is scored
+//! item_vectors.parquet   item_id, item_index, active, vector
+//! model.onnx             branch 1: a user's history and conditions in, hidden states and scores of all items out
+//! conditions.json        the conditions that the model follows, by row
+//! manifest.json          what the model is, the graph's inputs and outputs, sizes and hashes of the files
+//! ```
+//!
+//! What is scored is always `hidden · item vector`: of a model that scores by cosine, item vectors have length 1 and
+//! hidden states are divided by the temperature.
+
+mod directory;
+mod graph;
+mod manifest;
+mod proto;
+mod serving;
+#[cfg(test)]
+mod tests;
+mod vectors;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use prost::Message as _;
+use schemas::cli::{Interrupt, Progress};
+use schemas::config::{Architecture, Config, MaskMode, Paradigm};
+use schemas::delta::Root;
+use serde::Serialize;
+
+pub use directory::{FileEntry, MANIFEST};
+pub use manifest::{Manifest, Port, Report, Scores};
+pub use vectors::ITEM_VECTORS_NPY;
+
+use crate::checkpoint::{self, CheckpointError, Lineage};
+use crate::data::{Catalogue, DataError};
+use crate::model::ClimberPilot;
+use directory::Staging;
+use vectors::Items;
+
+/// The graph.
+pub const MODEL_ONNX: &str = "model.onnx";
+/// The weights, in a checkpoint and in an export.
+const WEIGHTS: &str = "model.safetensors";
+/// From so many bytes of item vectors on, the graph refers to [`ITEM_VECTORS_NPY`]: no ONNX file may reach 2 GiB.
+const EXTERNAL_FROM_BYTES: usize = 1 << 30;
+/// The largest message of Protocol Buffers.
+const LARGEST_ONNX_BYTES: usize = i32::MAX as usize;
+
+/// An export that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The model cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The catalogue cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The serving graph does not know such models.
+    #[error(
+        "model `{model}` has {key} = \"{value}\", which the serving graph does not know; it knows {known}"
+    )]
+    Unsupported {
+        /// The model.
+        model: String,
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: &'static str,
+        /// What could be exported.
+        known: &'static str,
+    },
+    /// The model diverged.
+    #[error(
+        "model `{model}` gives the item with item_index {item} a vector that is not finite; train it anew"
+    )]
+    NotFinite {
+        /// The model.
+        model: String,
+        /// The item.
+        item: usize,
+    },
+    /// The graph does not fit into one file.
+    #[error(
+        "the ONNX graph of model `{model}` would take {bytes} bytes; the format allows {LARGEST_ONNX_BYTES}"
+    )]
+    TooLarge {
+        /// The model.
+        model: String,
+        /// Its size, item vectors aside where they are in a file of their own.
+        bytes: usize,
+    },
+    /// There is something else.
+    #[error("{path} is not an export and stays as it is ({problem}); give --out a new directory")]
+    Occupied {
+        /// The destination.
+        path: PathBuf,
+        /// What shows it.
+        problem: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The user stopped it. Nothing is left of it.
+    #[error("interrupted; nothing was exported")]
+    Interrupted,
+}
+
+/// What is exported.
+struct Source<'a> {
+    name: &'a str,
+    model: &'a ClimberPilot,
+    config: &'a Config,
+    lineage: &'a Lineage,
+    /// The checkpoint's file.
+    weights: &'a Path,
+    catalogue: &'a Catalogue,
+    external_from_bytes: usize,
+}
+
+/// Exports `models/<name>` to the directory `out`, which must be free, empty or an older export. Computes on the CPU,
+/// whatever the configuration says.
+pub async fn run(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> Result<Report, ExportError> {
+    let directory = root.model_path(name);
+    let attributes = checkpoint::attributes(&directory)?;
+    let catalogue = Catalogue::load(root, &attributes).await?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &Device::Cpu)?;
+    let weights = checkpoint::find(&directory).unwrap_or(directory).join(WEIGHTS);
+    let source = Source {
+        name,
+        model: &checkpoint.model,
+        config: &checkpoint.config,
+        lineage: &checkpoint.lineage,
+        weights: &weights,
+        catalogue: &catalogue,
+        external_from_bytes: EXTERNAL_FROM_BYTES,
+    };
+    source.write(out, interrupt)
+}
+
+impl Source<'_> {
+    fn write(&self, out: &Path, interrupt: &Interrupt) -> Result<Report, ExportError> {
+        self.check()?;
+        let staging = Staging::new(out)?;
+        let mut progress = Progress::start("export", 5, "files");
+        let mut next = |name: &str| {
+            progress.add(1);
+            progress.message(name.into());
+            if interrupt.requested() { Err(ExportError::Interrupted) } else { Ok(staging.file(name)) }
+        };
+
+        let items = Items::new(self.model, &self.config.model, self.catalogue.items())?;
+        if let Some(item) = items.not_finite() {
+            return Err(ExportError::NotFinite { model: self.name.into(), item });
+        }
+        let path = next(ITEM_VECTORS_NPY)?;
+        items.write_npy(&path).map_err(io_error(&path))?;
+        let path = next("item_vectors.parquet")?;
+        items.write_parquet(&path, self.catalogue).map_err(io::Error::other).map_err(io_error(&path))?;
+        let path = next(MODEL_ONNX)?;
+        let external = size_of_val(items.vectors()) >= self.external_from_bytes;
+        let onnx = serving::model(self.model, &self.config.model, &items, external)?;
+        let bytes = onnx.encoded_len();
+        if bytes > LARGEST_ONNX_BYTES {
+            return Err(ExportError::TooLarge { model: self.name.into(), bytes });
+        }
+        fs::write(&path, onnx.encode_to_vec()).map_err(io_error(&path))?;
+        let path = next("conditions.json")?;
+        write_json(&path, &manifest::conditions(self.model, self.config))?;
+        let path = next(WEIGHTS)?;
+        fs::copy(self.weights, path).map_err(io_error(self.weights))?;
+
+        let manifest = Manifest::new(self, &items, &onnx, staging.files()?);
+        write_json(&staging.file(MANIFEST), &manifest)?;
+        staging.publish()?;
+        Ok(Report { directory: out.to_owned(), manifest })
+    }
+
+    /// Refuses models that the graph would not describe.
+    fn check(&self) -> Result<(), ExportError> {
+        let model = &self.config.model;
+        let unsupported =
+            |key, value, known| ExportError::Unsupported { model: self.name.into(), key, value, known };
+        if model.architecture != Architecture::ClimberPilot {
+            return Err(unsupported("model.architecture", model.architecture.name(), "climber-pilot"));
+        }
+        if model.mask == MaskMode::Row {
+            // Its rows see what was visible when each was a target, which a history alone does not say.
+            return Err(unsupported("model.mask", model.mask.name(), "gather and none"));
+        }
+        if let Some(paradigm @ (Paradigm::Lum | Paradigm::AdalnZero)) = self.model.paradigm() {
+            return Err(unsupported("sft.paradigm", paradigm.name(), "cgsa, pinrec and unconditional"));
+        }
+        if self.catalogue.items() == 0 {
+            return Err(DataError::Empty { table: schemas::tables::ITEMS.into() }.into());
+        }
+        Ok(())
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ExportError> {
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::from).map_err(io_error(path))?;
+    fs::write(path, text).map_err(io_error(path))
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ExportError + '_ {
+    |source| ExportError::Io { path: path.to_owned(), source }
+}
