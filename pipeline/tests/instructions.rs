@@ -9,19 +9,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    ArrayRef, AsArray, BooleanArray, Float32Builder, ListBuilder, RecordBatch, StringArray, StringBuilder,
     TimestampMillisecondArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Float32Type, TimestampMillisecondType};
 use chrono::DateTime;
 use common::{DAY_MS, Event, append};
 use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
+use pipeline::inspect::verify::verify_within;
 use pipeline::instructions::{InstructionsError, InstructionsReport, build};
 use pipeline::scan::Resources;
 use proptest::prelude::*;
 use schemas::config::Config;
 use schemas::delta::Root;
-use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, ITEMS, items_schema};
+use schemas::tables::{
+    EVENT_DATE, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS, items_schema,
+};
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
 const START: i64 = 20_000 * DAY_MS;
@@ -157,6 +160,8 @@ fn named(row: &Row) -> Vec<(&str, f32)> {
     row.instructions.iter().map(|(_, value, weight)| (value.as_str(), *weight)).collect()
 }
 
+type Sums = BTreeMap<(String, String), f64>;
+
 /// The definition, over everything at once.
 fn expected(events: &[Event], items: &[Item], config: &Config, as_of: i64) -> Vec<Row> {
     let mut first: BTreeMap<(i64, &str), &Event> = BTreeMap::new();
@@ -193,7 +198,7 @@ fn expected(events: &[Event], items: &[Item], config: &Config, as_of: i64) -> Ve
     for item in items.iter().filter(|item| item.active) {
         of(item, as_of).into_iter().for_each(|(a, c, _)| *pools.entry((a, c)).or_default() += 1);
     }
-    let mut users: BTreeMap<&str, (f64, BTreeMap<(String, String), f64>)> = BTreeMap::new();
+    let mut users: BTreeMap<&str, (f64, Sums)> = BTreeMap::new();
     for event in first.into_values() {
         if event.ts <= from || event.ts > as_of || !(actions.is_empty() || actions.contains(&event.action)) {
             continue;
@@ -206,7 +211,7 @@ fn expected(events: &[Event], items: &[Item], config: &Config, as_of: i64) -> Ve
             }
         }
     }
-    let row = |(user, (events, sums)): (&str, (f64, BTreeMap<(String, String), f64>))| {
+    let row = |(user, (events, sums)): (&str, (f64, Sums))| {
         let mut ranked: Vec<_> =
             sums.into_iter().map(|((a, c), sum)| (a, c, (sum / events) as f32)).collect();
         ranked.retain(|(a, c, _)| {
@@ -345,6 +350,88 @@ async fn what_cannot_be_computed_says_why() {
     assert!(root.snapshot(INSTRUCTIONS).await.unwrap().is_none());
 }
 
+/// Replaces the rows, and keeps the properties.
+async fn rewrite(root: &Root, rows: &[Row]) {
+    let snapshot = root.require(INSTRUCTIONS, "").await.unwrap();
+    let texts = |of: fn(&(String, String, f32)) -> &String| -> ArrayRef {
+        let DataType::List(element) = INSTRUCTIONS_SCHEMA.field(1).data_type() else { panic!("not a list") };
+        let mut lists = ListBuilder::new(StringBuilder::new()).with_field(Arc::clone(element));
+        rows.iter().for_each(|row| lists.append_value(row.instructions.iter().map(of).map(Some)));
+        Arc::new(lists.finish())
+    };
+    let DataType::List(element) = INSTRUCTIONS_SCHEMA.field(3).data_type() else { panic!("not a list") };
+    let mut weights = ListBuilder::new(Float32Builder::new()).with_field(Arc::clone(element));
+    rows.iter().for_each(|row| weights.append_value(row.instructions.iter().map(|(_, _, w)| Some(*w))));
+    let as_of = TimestampMillisecondArray::from_iter_values(rows.iter().map(|row| row.as_of));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.user))),
+        texts(|(attribute, ..)| attribute),
+        texts(|(_, value, _)| value),
+        Arc::new(weights.finish()),
+        Arc::new(as_of.with_timezone("UTC")),
+    ];
+    let mut writer =
+        ShardWriter::create(root, INSTRUCTIONS, "part-00000", &INSTRUCTIONS_SCHEMA, &[]).unwrap();
+    writer.write(&RecordBatch::try_new(INSTRUCTIONS_SCHEMA.clone(), columns).unwrap()).unwrap();
+    let change = Change {
+        table: INSTRUCTIONS,
+        schema: &INSTRUCTIONS_SCHEMA,
+        partition_by: &[],
+        mode: CommitMode::Replace,
+        shards: &[writer.finish().unwrap()],
+        properties: snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        read_version: Some(snapshot.version()),
+    };
+    commit(root, change).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_tampered_with_does_not_verify() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+    catalogue(&root, &[item("rock", &["Rock"]), item("pop", &["Pop"])]).await;
+    let log = [
+        event(0, "a", "rock", 1),
+        event(1, "a", "rock", 2),
+        event(2, "a", "pop", 3),
+        event(3, "b", "pop", 4),
+    ];
+    append(&root, &log).await;
+    let config = config(&[]);
+    run(&root, &config, None).await;
+    let good = rows(&root).await;
+    let cases: [(&str, fn(&mut Vec<Row>)); 7] = [
+        ("those of the events", |rows| rows[0].instructions[1].2 = 0.25),
+        ("those of the events", |rows| _ = rows[0].instructions.pop()),
+        ("those of the events", |rows| _ = rows.pop()),
+        ("descend", |rows| rows[0].instructions.reverse()),
+        ("values of the catalogue", |rows| rows[1].instructions[0].1 = "Polka".into()),
+        ("each user once", |rows| rows.swap(0, 1)),
+        ("as_of", |rows| rows[1].as_of += 1),
+    ];
+    for (claim, tamper) in cases {
+        let mut rows = good.clone();
+        tamper(&mut rows);
+        rewrite(&root, &rows).await;
+        let found = verify_within(&config, &root, Some(INSTRUCTIONS), 2).await.unwrap();
+        let violation = found.violation.unwrap_or_else(|| panic!("{claim}: {found}"));
+        assert!(violation.claim.contains(claim), "{claim}: {violation}");
+    }
+    rewrite(&root, &good).await;
+    assert_eq!(verify_within(&config, &root, None, 2).await.unwrap().violation, None);
+    let shown = pipeline::inspect::inspect(&root, Some(INSTRUCTIONS)).await.unwrap();
+    let text = shown.to_string();
+    assert!(
+        text.contains("users 2") && text.contains("genre=Pop") && text.contains("instructions a user"),
+        "{text}"
+    );
+    assert!(shown.to_html().contains("Instructions a user"));
+    // Other settings: what cannot be proven is said.
+    let other = self::config(&["instructions.per_user=1"]);
+    let found = verify_within(&other, &root, Some(INSTRUCTIONS), 2).await.unwrap();
+    assert!(found.violation.is_none() && found.tables[0].skipped.len() == 3, "{found}");
+}
+
 /// What happens to a root between two runs.
 #[derive(Debug, Clone)]
 enum Step {
@@ -423,6 +510,9 @@ async fn check(first: Vec<Event>, items: Vec<Item>, steps: Vec<(Step, Option<i64
         assert_eq!(report.users, incremental.len() as u64);
         let again = run(&root, &config, at).await;
         assert!(again.unchanged && again.version == report.version);
+        let verification = verify_within(&config, &root, Some(INSTRUCTIONS), 30).await.unwrap();
+        assert_eq!(verification.violation, None);
+        assert!(verification.tables.iter().all(|proof| proof.skipped.is_empty()), "{verification}");
 
         let (table, aside) = (root.table_path(INSTRUCTIONS), directory.path().join("aside"));
         std::fs::rename(&table, &aside).unwrap();
