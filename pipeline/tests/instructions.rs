@@ -385,6 +385,8 @@ async fn rewrite(root: &Root, rows: &[Row]) {
     commit(root, change).await.unwrap();
 }
 
+type Tamper = fn(&mut Vec<Row>);
+
 #[tokio::test]
 async fn what_was_tampered_with_does_not_verify() {
     let directory = tempfile::tempdir().unwrap();
@@ -400,7 +402,7 @@ async fn what_was_tampered_with_does_not_verify() {
     let config = config(&[]);
     run(&root, &config, None).await;
     let good = rows(&root).await;
-    let cases: [(&str, fn(&mut Vec<Row>)); 7] = [
+    let cases: [(&str, Tamper); 7] = [
         ("those of the events", |rows| rows[0].instructions[1].2 = 0.25),
         ("those of the events", |rows| _ = rows[0].instructions.pop()),
         ("those of the events", |rows| _ = rows.pop()),
@@ -414,7 +416,7 @@ async fn what_was_tampered_with_does_not_verify() {
         tamper(&mut rows);
         rewrite(&root, &rows).await;
         let found = verify_within(&config, &root, Some(INSTRUCTIONS), 2).await.unwrap();
-        let violation = found.violation.unwrap_or_else(|| panic!("{claim}: {found}"));
+        let violation = found.violation.clone().unwrap_or_else(|| panic!("{claim}: {found}"));
         assert!(violation.claim.contains(claim), "{claim}: {violation}");
     }
     rewrite(&root, &good).await;
