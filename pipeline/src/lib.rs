@@ -7,6 +7,7 @@ pub mod commit;
 pub mod engine;
 pub mod ingest;
 pub mod inspect;
+pub mod instructions;
 pub mod scan;
 pub mod sequences;
 pub mod simulate;

@@ -22,6 +22,7 @@ enum Command {
     Ingest(commands::ingest::Args),
     BuildSequences(commands::build_sequences::Args),
     Inspect(commands::inspect::Args),
+    Instructions(commands::instructions::Args),
     Simulate(commands::simulate::Args),
 }
 
@@ -32,6 +33,7 @@ async fn main() -> ExitCode {
         Command::Ingest(args) => commands::ingest::run(&common, args).await,
         Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
         Command::Inspect(args) => commands::inspect::run(&common, args).await,
+        Command::Instructions(args) => commands::instructions::run(&common, args).await,
         Command::Simulate(args) => commands::simulate::run(&common, args).await,
     };
     ExitCode::from(match result {

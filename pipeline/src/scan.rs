@@ -15,8 +15,9 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -61,8 +62,22 @@ impl Resources {
 
     /// A DataFusion session with as many partitions as there are threads.
     pub fn session(self) -> SessionContext {
-        let config = SessionConfig::new().with_target_partitions(self.threads.max(1));
-        SessionContext::new_with_config(config.with_batch_size(BATCH_ROWS))
+        SessionContext::new_with_config(self.session_config())
+    }
+
+    /// A session whose aggregations and sorts share the budget, and keep the rest in temporary files.
+    pub fn bounded_session(self) -> Result<SessionContext> {
+        let pool = Arc::new(FairSpillPool::new(self.memory_bytes));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
+        // What a sort sets aside for merging what it has spilled.
+        let reserved = (self.memory_bytes / 16 / self.threads.max(1)).min(10 << 20);
+        let config = self.session_config().with_sort_spill_reservation_bytes(reserved);
+        // Rows in memory while spilled runs are merged: one batch of each.
+        Ok(SessionContext::new_with_config_rt(config.with_batch_size(BATCH_ROWS / 4), runtime))
+    }
+
+    fn session_config(self) -> SessionConfig {
+        SessionConfig::new().with_target_partitions(self.threads.max(1)).with_batch_size(BATCH_ROWS)
     }
 }
 
@@ -74,6 +89,7 @@ const BATCH_ROWS: usize = 1 << 15;
 pub struct SnapshotTable {
     snapshot: Snapshot,
     files: TableSchema,
+    shards: Vec<Shard>,
 }
 
 impl SnapshotTable {
@@ -85,7 +101,13 @@ impl SnapshotTable {
             schema.fields().iter().cloned().partition(|field| partitions.contains(field.name()));
         let files = TableSchema::builder(Arc::new(Schema::new(file_fields)));
         let files = files.with_table_partition_cols(partition_fields).build();
-        Self { snapshot, files }
+        Self { shards: snapshot.shards().to_vec(), snapshot, files }
+    }
+
+    /// Only the shards that `keep` keeps, where the table is read by a query.
+    pub fn only(mut self, keep: impl Fn(&Shard) -> bool) -> Self {
+        self.shards.retain(keep);
+        self
     }
 
     /// The snapshot.
@@ -163,7 +185,7 @@ impl TableProvider for SnapshotTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let groups = balanced(self.snapshot.shards().iter(), state.config().target_partitions());
+        let groups = balanced(self.shards.iter(), state.config().target_partitions());
         self.scan_columns(state.runtime_env(), projection.cloned(), groups)
     }
 }

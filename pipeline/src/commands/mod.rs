@@ -3,4 +3,5 @@
 pub(crate) mod build_sequences;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
+pub(crate) mod instructions;
 pub(crate) mod simulate;

@@ -9,6 +9,7 @@ mod dead_letters;
 mod distribution;
 mod histories;
 mod html;
+mod instructions;
 mod log;
 mod popularity;
 mod print;
@@ -25,7 +26,8 @@ use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{
-    DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, REFRESH, SEQUENCES, SEQUENCES_SCHEMA,
+    DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS,
+    REFRESH, SEQUENCES, SEQUENCES_SCHEMA,
 };
 use serde::Serialize;
 
@@ -35,6 +37,7 @@ pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};
 pub use distribution::{Bin, Distribution};
 pub use histories::SequencesContents;
+pub use instructions::{Instruction, InstructionsContents};
 pub use log::{Count, EventsContents, Period};
 pub use popularity::{Popularity, Rank, TopShare};
 pub use spans::{SpanBin, SpanDistribution};
@@ -161,6 +164,8 @@ pub enum Contents {
     Sequences(Box<SequencesContents>),
     /// `dead_letters`.
     DeadLetters(DeadLettersContents),
+    /// `instructions`.
+    Instructions(InstructionsContents),
 }
 
 /// Looks into one table, or into all of them.
@@ -241,6 +246,7 @@ async fn report(snapshot: Snapshot) -> Result<TableReport, InspectError> {
             ITEMS => Some(Contents::Items(catalogue::read(&snapshot, &schema).await?)),
             SEQUENCES | REFRESH => Some(Contents::Sequences(Box::new(histories::read(&snapshot).await?))),
             DEAD_LETTERS => Some(Contents::DeadLetters(dead_letters::read(&snapshot).await?)),
+            INSTRUCTIONS => Some(Contents::Instructions(instructions::read(&snapshot).await?)),
             _ => None,
         },
         table: name,
@@ -254,6 +260,7 @@ fn schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
         ITEMS => stored_items_schema(snapshot)?,
         SEQUENCES | REFRESH => SEQUENCES_SCHEMA.clone(),
         DEAD_LETTERS => DEAD_LETTERS_SCHEMA.clone(),
+        INSTRUCTIONS => INSTRUCTIONS_SCHEMA.clone(),
         name => {
             let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
             snapshot.delta().snapshot().map_err(log)?.snapshot().arrow_schema()

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
-use super::{DeadLettersContents, EventsContents, ItemsContents, SequencesContents};
+use super::{DeadLettersContents, EventsContents, InstructionsContents, ItemsContents, SequencesContents};
 
 const BAR: usize = 32;
 
@@ -41,6 +41,7 @@ impl fmt::Display for TableReport {
             Some(Contents::Items(contents)) => contents.fmt(f),
             Some(Contents::Sequences(contents)) => contents.fmt(f),
             Some(Contents::DeadLetters(contents)) => contents.fmt(f),
+            Some(Contents::Instructions(contents)) => contents.fmt(f),
             None => Ok(()),
         }
     }
@@ -134,6 +135,19 @@ impl fmt::Display for DeadLettersContents {
             writeln!(f, "      {}", reason.value)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for InstructionsContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let as_of = self.as_of.map_or_else(String::new, |time| format!(", as of {time}"));
+        writeln!(f, "  users {}{as_of}", self.users)?;
+        distribution(f, "instructions a user", &self.per_user)?;
+        let total = self.attributes.iter().map(|attribute| attribute.count).sum();
+        writeln!(f, "  instructions by attribute")?;
+        self.attributes.iter().try_for_each(|one| bar(f, &one.value, one.count, total, total))?;
+        writeln!(f, "  users with the most frequent conditions")?;
+        self.top.iter().try_for_each(|one| bar(f, &one.value, one.count, self.users, self.users))
     }
 }
 

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use schemas::history::{DeltaTau, Role};
 use serde::Serialize;
 
+use super::instructions::Instruction;
 use super::print::{duration, fitted};
 
 /// A part of one user's history, as one of its events sees it.
@@ -30,6 +31,9 @@ pub struct Timeline {
     pub target: u64,
     /// Some consecutive events, the target among them, oldest first.
     pub entries: Vec<Entry>,
+    /// The user's recall instructions, the first to be followed first; absent where the root has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<Vec<Instruction>>,
 }
 
 /// One event, in the row that owns it.
@@ -197,6 +201,10 @@ impl fmt::Display for Timeline {
             "user {}  {} events, {} sessions, {} rows ({} version {})",
             self.user, self.events, self.sessions, self.rows, self.table, self.version
         )?;
+        if let Some(instructions) = &self.instructions {
+            let each: Vec<String> = instructions.iter().map(ToString::to_string).collect();
+            writeln!(f, "instructions: {}", if each.is_empty() { "none".into() } else { each.join(", ") })?;
+        }
         if (self.entries.len() as u64) < self.events {
             writeln!(f, "{} of the events; --last N shows more", self.entries.len())?;
         }
@@ -270,6 +278,7 @@ pub(super) mod tests {
             delta_tau_ms: Some(10_000),
             target: seconds.len() as u64 - 1,
             entries: seconds.iter().enumerate().map(entry).collect(),
+            instructions: None,
         }
     }
 

@@ -9,6 +9,7 @@ use chrono::DateTime;
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEMS, SEQUENCES, properties};
 
+use super::instructions;
 use super::timeline::{Entry, Mark, TargetRow, Timeline};
 use super::{InspectError, REFRESH};
 
@@ -39,6 +40,7 @@ pub async fn draw_user(
         delta_tau_ms: snapshot.properties().get(properties::DELTA_TAU_MS).and_then(|ms| ms.parse().ok()),
         target: target.unwrap_or(u64::MAX),
         entries: Vec::new(),
+        instructions: instructions::of_user(root, user).await?,
     };
     let mut target_row = None;
     for shard in snapshot.shards() {

@@ -46,7 +46,7 @@ pub(super) const INPUT_COLUMNS: [&str; 9] =
     ["event_id", "source", "position", "ts", "user_id", "item_id", "action", "request_id", "request_ts"];
 
 /// `events` as it is scanned: texts as views, which costs no copy.
-pub(super) fn scan_schema() -> Schema {
+pub(crate) fn scan_schema() -> Schema {
     let view = |field: &FieldRef| match field.data_type() {
         DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
         _ => Arc::clone(field),

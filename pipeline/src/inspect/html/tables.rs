@@ -1,12 +1,12 @@
 //! The page of all tables.
 
 use chrono::Datelike as _;
-use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
+use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
 
 use super::super::print::{bytes, duration};
 use super::super::{
-    Contents, Count, DeadLettersContents, Distribution, EventsContents, Inspection, ItemsContents,
-    SequencesContents, SpanDistribution, TableReport,
+    Contents, Count, DeadLettersContents, Distribution, EventsContents, Inspection, InstructionsContents,
+    ItemsContents, SequencesContents, SpanDistribution, TableReport,
 };
 use super::chart::{Bar, Frame, lying, upright};
 use super::line::log_log;
@@ -16,7 +16,7 @@ use super::{Escaped, number, percent};
 pub(super) fn page(inspection: &Inspection) -> String {
     let mut body = format!("<h1>Tables</h1>\n<p class=\"soft\">{}</p>\n", Escaped(&inspection.root));
     // In the order in which they are made.
-    let order = [EVENTS, ITEMS, DEAD_LETTERS, SEQUENCES];
+    let order = [EVENTS, ITEMS, DEAD_LETTERS, SEQUENCES, INSTRUCTIONS];
     let mut tables: Vec<&TableReport> = inspection.tables.iter().collect();
     tables.sort_by_key(|table| order.iter().position(|name| *name == table.table).unwrap_or(order.len()));
     let headings = ["table", "#version", "#rows", "#shards", "#size"];
@@ -46,6 +46,7 @@ fn section(report: &TableReport) -> String {
         Some(Contents::Items(contents)) => items(contents),
         Some(Contents::Sequences(contents)) => sequences(contents),
         Some(Contents::DeadLetters(contents)) => dead_letters(contents),
+        Some(Contents::Instructions(contents)) => instructions(contents),
         None => String::new(),
     });
     html.push_str("<div class=\"pair\"><div><h3>Columns</h3>");
@@ -236,6 +237,18 @@ fn sequences(contents: &SequencesContents) -> String {
             },
             &roles.map(|(label, count)| Bar::share(label, count, t.total())),
         ),
+    ]));
+    html
+}
+
+fn instructions(contents: &InstructionsContents) -> String {
+    let as_of = contents.as_of.map_or_else(|| "–".into(), |time| time.format("%Y-%m-%d %H:%M").to_string());
+    let mut html = facts(&[("users", number(contents.users)), ("as of (UTC)", as_of)]);
+    let total = contents.attributes.iter().map(|attribute| attribute.count).sum();
+    html.push_str(&charts([
+        distribution("Instructions a user", "instructions of one user", "users", &contents.per_user),
+        counts("Attributes", "what the instructions are of", "instructions", &contents.attributes, total),
+        counts("Conditions", "the most frequent ones", "users", &contents.top, contents.users),
     ]));
     html
 }

@@ -6,6 +6,7 @@
 //! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it |
 //! | `items` | indexes are dense from 1, ids unique |
 //! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
+//! | `instructions` | each row by itself (`instructions.rs`), and all of them once more from `events` (`counted.rs`) |
 //! | `dead_letters` | reasons are of the list, (`source`, `position`) is unique |
 //!
 //! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
@@ -16,9 +17,11 @@
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
 //! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
 
+mod counted;
 mod dead_letters;
 mod events;
 mod history;
+mod instructions;
 mod items;
 mod log;
 mod print;
@@ -30,7 +33,7 @@ mod violation;
 
 use schemas::config::Config;
 use schemas::delta::Root;
-use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
+use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
 use serde::Serialize;
 
 use super::{InspectError, REFRESH, known, tables};
@@ -130,6 +133,7 @@ pub async fn verify_within(
             SEQUENCES | REFRESH => {
                 sequences::verify(config, root, &snapshot, events_held_max, &mut proof).await
             }
+            INSTRUCTIONS => instructions::verify(config, root, &snapshot, events_held_max, &mut proof).await,
             _ => {
                 proof.skip("its rows", "no claims about this table are known");
                 Ok(())

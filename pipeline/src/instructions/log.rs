@@ -1,0 +1,263 @@
+//! The queries on `events`.
+//!
+//! An event that stands in the table more than once counts once, by its first copy by source, position and
+//! content, as in `sequences`. Copies have one id and one date, so the dates that the window touches hold all
+//! copies of its events. Which ids occur twice is found first, from their hashes; nearly always there are none,
+//! and then no copies are compared.
+//!
+//! Memory: DataFusion's aggregations and sorts share the session's budget and spill; besides, 16 bytes for each
+//! repeated event and each user to be computed again.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array};
+use arrow::datatypes::{DataType, Date32Type, Int64Type, TimestampMillisecondType, UInt64Type};
+use datafusion::common::Result;
+use datafusion::common::cast::{as_date32_array, as_string_view_array};
+use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use schemas::cli::Progress;
+use schemas::delta::{Shard, Snapshot};
+use schemas::hash::hash64;
+use schemas::tables::{EVENT_DATE, timestamp};
+
+use super::catalogue::Catalogue;
+use super::rules::Rules;
+use super::window::Window;
+use crate::scan::SnapshotTable;
+use crate::sequences::events_scan_schema;
+
+/// Hashes of users. Another user may share one: that one is computed again for nothing.
+pub(super) type Users = HashSet<u64, foldhash::fast::FixedState>;
+
+/// Dates and hashes of the ids that occur more than once.
+pub(super) type Repeated = HashSet<(i32, u64), foldhash::fast::FixedState>;
+
+/// `events` at one version, as queries see it.
+pub(super) struct Log<'a> {
+    context: &'a SessionContext,
+    events: &'a Snapshot,
+    rules: &'a Rules,
+}
+
+impl<'a> Log<'a> {
+    /// Registers the functions that the queries use.
+    pub(super) fn new(context: &'a SessionContext, events: &'a Snapshot, rules: &'a Rules) -> Self {
+        register(context, "text_hash", &[DataType::Utf8View], DataType::UInt64, |columns| {
+            let texts = as_string_view_array(&columns[0])?;
+            Ok(Arc::new(texts.iter().map(|text| text.map(hash)).collect::<UInt64Array>()))
+        });
+        Self { context, events, rules }
+    }
+
+    /// The version that is read.
+    pub(super) fn events(&self) -> &Snapshot {
+        self.events
+    }
+
+    /// The time of the newest event, from the newest date; `None` where there is no event.
+    pub(super) async fn newest(&self) -> Result<Option<i64>> {
+        if self.events.shards().is_empty() {
+            return Ok(None);
+        }
+        let date = |shard: &Shard| shard.partition.get(EVENT_DATE).cloned().flatten();
+        let newest = self.events.shards().iter().filter_map(date).max();
+        self.register("newest", |shard| date(shard).is_none_or(|date| Some(date) == newest))?;
+        let batches = self.context.sql("SELECT max(ts) FROM newest").await?.collect().await?;
+        let times = batches
+            .iter()
+            .flat_map(|batch| batch.column(0).as_primitive::<TimestampMillisecondType>().iter().flatten());
+        Ok(times.max())
+    }
+
+    /// Distinct users of the whole log. Reads one column of all dates.
+    pub(super) async fn all_users(&self) -> Result<u64> {
+        self.register("whole", |_| true)?;
+        let query = "SELECT count(*) FROM (SELECT text_hash(user_id) FROM whole GROUP BY 1)";
+        let batches = self.context.sql(query).await?.collect().await?;
+        let counts = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values());
+        Ok(counts.sum::<i64>().unsigned_abs())
+    }
+
+    /// The ids of the window's dates that occur more than once.
+    pub(super) async fn repeated(&self, window: Window) -> Result<Repeated> {
+        self.register("dates", |shard| window.touches(shard))?;
+        let query = "SELECT event_date, id FROM (SELECT event_date, text_hash(event_id) AS id FROM dates) \
+                     GROUP BY event_date, id HAVING count(*) > 1";
+        let mut repeated = Repeated::default();
+        let mut batches = self.context.sql(query).await?.execute_stream().await?;
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            let dates = batch.column(0).as_primitive::<Date32Type>().values().iter();
+            let ids = batch.column(1).as_primitive::<UInt64Type>().values();
+            repeated.extend(dates.copied().zip(ids.iter().copied()));
+        }
+        Ok(repeated)
+    }
+
+    /// Users whose instructions may differ from those of the window `before`, given the shards that were added
+    /// since: those with a new event in the window, with a copy of an event where one was added (another copy
+    /// may count now), and with an event in only one of the windows.
+    pub(super) async fn affected(
+        &self,
+        added: &HashSet<&str>,
+        window: Window,
+        before: Window,
+        repeated: &Arc<Repeated>,
+    ) -> Result<Users> {
+        let is_new = |shard: &Shard| added.contains(shard.path.as_str()) && window.touches(shard);
+        let wanted = self.wanted();
+        let mut users = Users::default();
+        if self.register("added", is_new)? {
+            let inside = within("added", window);
+            self.collect(&mut users, &format!("SELECT user_id FROM added WHERE {inside} AND {wanted}"))
+                .await?;
+            if !repeated.is_empty() {
+                let dates: HashSet<_> =
+                    self.events.shards().iter().filter(|shard| is_new(shard)).map(|s| &s.partition).collect();
+                self.register("copies", |shard| dates.contains(&shard.partition))?;
+                self.is_repeated(Arc::clone(repeated));
+                let copies = "SELECT user_id FROM copies WHERE is_repeated(event_date, text_hash(event_id))";
+                self.collect(&mut users, copies).await?;
+            }
+        }
+        for strip in window.strips(before) {
+            if self.register("strip", |shard| strip.touches(shard))? {
+                let inside = within("strip", strip);
+                self.collect(&mut users, &format!("SELECT user_id FROM strip WHERE {inside} AND {wanted}"))
+                    .await?;
+            }
+        }
+        Ok(users)
+    }
+
+    async fn collect(&self, users: &mut Users, query: &str) -> Result<()> {
+        let query = format!("SELECT text_hash(user_id) AS hash FROM ({query}) GROUP BY 1");
+        let mut batches = self.context.sql(&query).await?.execute_stream().await?;
+        while let Some(batch) = batches.next().await {
+            users.extend(batch?.column(0).as_primitive::<UInt64Type>().values());
+        }
+        Ok(())
+    }
+
+    /// `(user_id, code, events)` of the window, sorted by user: how often which code of the catalogue was met.
+    /// Of the `affected` users, where they are given.
+    pub(super) async fn counts(
+        &self,
+        window: Window,
+        repeated: &Arc<Repeated>,
+        catalogue: &Arc<Catalogue>,
+        affected: Option<&Arc<Users>>,
+        progress: &Arc<Mutex<Progress>>,
+    ) -> Result<DataFrame> {
+        self.register("log", |shard| window.touches(shard))?;
+        let columns = "user_id, item_id, ts, action";
+        // Copies are told apart before anything else is looked at: the first one counts or none.
+        let once = if repeated.is_empty() {
+            format!("SELECT {columns} FROM log")
+        } else {
+            self.is_repeated(Arc::clone(repeated));
+            format!(
+                "SELECT {columns} FROM log WHERE NOT is_repeated(event_date, text_hash(event_id)) \
+                 UNION ALL SELECT {columns} FROM (SELECT {columns}, row_number() OVER (\
+                     PARTITION BY event_date, event_id ORDER BY source, position, ts, user_id, item_id, action\
+                 ) AS copy FROM log WHERE is_repeated(event_date, text_hash(event_id))) WHERE copy = 1"
+            )
+        };
+        let catalogue = Arc::clone(catalogue);
+        let progress = Arc::clone(progress);
+        register(
+            self.context,
+            "code",
+            &[DataType::Utf8View, timestamp()],
+            DataType::UInt64,
+            move |columns| {
+                let items = as_string_view_array(&columns[0])?;
+                let times = columns[1].as_primitive::<TimestampMillisecondType>();
+                let codes = items.iter().zip(times.values());
+                let codes = codes.map(|(item, &ts)| item.map_or(0, |item| catalogue.code(item, ts)));
+                progress.lock().unwrap_or_else(PoisonError::into_inner).add(items.len() as u64);
+                Ok(Arc::new(UInt64Array::from_iter_values(codes)))
+            },
+        );
+        let of_affected = match affected {
+            Some(users) => {
+                is_affected(self.context, Arc::clone(users));
+                " AND is_affected(user_id)"
+            }
+            None => "",
+        };
+        let (inside, wanted) = (within("once", window), self.wanted());
+        self.context
+            .sql(&format!(
+                "SELECT user_id, code(item_id, ts) AS code, count(*) AS events FROM ({once}) AS once \
+                 WHERE {inside} AND {wanted}{of_affected} GROUP BY 1, 2 ORDER BY user_id"
+            ))
+            .await
+    }
+
+    /// Makes the shards that `keep` keeps the table `name`; says whether there are any.
+    fn register(&self, name: &str, keep: impl Fn(&Shard) -> bool) -> Result<bool> {
+        let table = SnapshotTable::new(self.events.clone(), &events_scan_schema()).only(&keep);
+        self.context.deregister_table(name)?;
+        self.context.register_table(name, Arc::new(table))?;
+        Ok(self.events.shards().iter().any(keep))
+    }
+
+    fn is_repeated(&self, repeated: Arc<Repeated>) {
+        let types = [DataType::Date32, DataType::UInt64];
+        register(self.context, "is_repeated", &types, DataType::Boolean, move |columns| {
+            let dates = as_date32_array(&columns[0])?.values().iter();
+            let ids = columns[1].as_primitive::<UInt64Type>().values().iter();
+            let found: Vec<bool> =
+                dates.zip(ids).map(|(&date, &id)| repeated.contains(&(date, id))).collect();
+            Ok(Arc::new(BooleanArray::from(found)))
+        });
+    }
+
+    /// The condition that an event's action is one of `sequences.actions`.
+    fn wanted(&self) -> String {
+        if self.rules.actions.is_empty() {
+            return "true".into();
+        }
+        let quoted = |action: &String| format!("'{}'", action.replace('\'', "''"));
+        let actions: Vec<String> = self.rules.actions.iter().map(quoted).collect();
+        format!("action IN ({})", actions.join(", "))
+    }
+}
+
+/// Makes `is_affected(user_id)` say whether the user is among `users`.
+pub(super) fn is_affected(context: &SessionContext, users: Arc<Users>) {
+    register(context, "is_affected", &[DataType::Utf8View], DataType::Boolean, move |columns| {
+        let names = as_string_view_array(&columns[0])?.iter();
+        let found: Vec<bool> =
+            names.map(|name| name.is_some_and(|name| users.contains(&hash(name)))).collect();
+        Ok(Arc::new(BooleanArray::from(found)))
+    });
+}
+
+fn hash(text: &str) -> u64 {
+    hash64(text.as_bytes())
+}
+
+/// The condition that an event of `table` lies in the window.
+fn within(table: &str, Window { from, to }: Window) -> String {
+    format!("CAST({table}.ts AS BIGINT) > {from} AND CAST({table}.ts AS BIGINT) <= {to}")
+}
+
+/// Gives queries a function of columns, in the place of an earlier one of its name.
+fn register(
+    context: &SessionContext,
+    name: &str,
+    inputs: &[DataType],
+    output: DataType,
+    function: impl Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync + 'static,
+) {
+    let function = Arc::new(move |arguments: &[ColumnarValue]| {
+        function(&ColumnarValue::values_to_arrays(arguments)?).map(ColumnarValue::Array)
+    });
+    context.register_udf(create_udf(name, inputs.to_vec(), output, Volatility::Immutable, function));
+}

@@ -1,0 +1,269 @@
+//! `events` and `items` → `instructions`: each user's recall instructions (§3.4.1), the conditions met most often
+//! in a sliding window.
+//!
+//! ```text
+//!   events of the window's dates ─▶ each once ─▶ (user, code, count) ─▶ sort by user ─▶ Rank ─┐
+//!                                    items ─▶ Catalogue (item, ts → code) ───────────────▲    ├─▶ merge ─▶ shards
+//!   instructions as it was ─▶ users that are not affected, by user ───────────────────────────┘
+//! ```
+//!
+//! **Weights.** An event whose item has `v` values of an attribute counts `1/v` for each; a derived condition
+//! counts 1 where the item carries it at the event's own time. A weight is that sum over the number of the user's
+//! events in the window. They are added up in integers, by `v`, so that the order of events cannot change them.
+//!
+//! **Incremental.** A row depends on the user's events in the window, the catalogue and the settings. Where the
+//! catalogue and the settings are those of the table, and `events` lost no shard since, a row can only differ if
+//! the user has an event in a new shard, a copy of one, or an event in one of the two strips by which the window
+//! then and the window now differ. All other rows are taken over, with the new `as_of`. The result is what a
+//! full computation gives, row by row.
+//!
+//! Memory: the catalogue, 16 bytes for each affected user, and the budget of [`Resources`], in which DataFusion's
+//! operators sort and count; what does not fit is spilled.
+
+mod catalogue;
+mod error;
+mod log;
+mod rank;
+mod reach;
+mod report;
+mod rules;
+mod window;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use datafusion::physical_expr::expressions::col;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+use schemas::cli::Progress;
+use schemas::config::{Config, Span};
+use schemas::delta::{Root, Snapshot};
+use schemas::tables::{EVENTS, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS, properties};
+
+use crate::commit::{Change, CommitMode, commit};
+use crate::engine::PassExec;
+use crate::scan::{Resources, SnapshotTable};
+
+pub use error::InstructionsError;
+pub use report::InstructionsReport;
+pub(crate) use rules::Rules;
+pub(crate) use window::Window;
+
+use catalogue::Catalogue;
+use log::{Log, Repeated, Users, is_affected};
+use rank::{RANKED_SCHEMA, Rank};
+use reach::Reach;
+use write::{Totals, Written};
+
+/// Table property: the end of the window, in epoch milliseconds.
+pub const AS_OF_MS: &str = "as_of_ms";
+/// Table property: the length of the window in milliseconds.
+pub const WINDOW_MS: &str = "window_ms";
+/// Table property: hash of what the items carried.
+pub const CATALOGUE_HASH: &str = "catalogue_hash";
+
+/// Computes `instructions` for the window that ends `at` (with the newest event where no time is given), from the
+/// newest versions of `events` and `items`. Where the table describes them already, nothing is written.
+pub async fn build(
+    config: &Config,
+    root: &Root,
+    at: Option<DateTime<Utc>>,
+    resources: Resources,
+) -> Result<InstructionsReport, InstructionsError> {
+    let started = Instant::now();
+    let rules = Arc::new(Rules::new(config)?);
+    let events = root.require(EVENTS, "pipeline ingest --events PATH").await?;
+    let items = root.require(ITEMS, "pipeline ingest --items PATH").await?;
+    let present = root.snapshot(INSTRUCTIONS).await?;
+    let context = resources.bounded_session()?;
+    let log = Log::new(&context, &events, &rules);
+    let as_of = match at {
+        Some(at) => at.timestamp_millis(),
+        None => log.newest().await?.ok_or(InstructionsError::NoEvents { version: events.version() })?,
+    };
+    let mut properties = described(&rules, as_of, events.version(), items.version());
+    let report = |version, done: Done| done.report(&rules, as_of, [&events, &items], version, started);
+    if let Some(present) = &present
+        && properties.iter().all(|(key, value)| present.properties().get(key) == Some(value))
+    {
+        return Ok(report(present.version(), Done { unchanged: true, ..Done::keeping(present) }));
+    }
+
+    let window = Window::ending(as_of, rules.window_ms);
+    let catalogue = Arc::new(Catalogue::read(&items, &rules, as_of).await?);
+    properties.insert(CATALOGUE_HASH.into(), catalogue.fingerprint());
+    let repeated = Arc::new(log.repeated(window).await?);
+    let reach = Reach::find(root, &log, present.as_ref(), &properties, window, &repeated).await?;
+    let mut written = Written::new(root);
+    let (mode, done) = match (&present, &reach) {
+        // The rows stay as they are, in their shards.
+        (Some(present), Reach::Users(users))
+            if users.is_empty() && present.properties().get(AS_OF_MS) == properties.get(AS_OF_MS) =>
+        {
+            (CommitMode::Append, Done::keeping(present))
+        }
+        _ => {
+            let run = Run { log: &log, context: &context, rules: &rules, window, repeated: &repeated };
+            (CommitMode::Replace, run.write(catalogue, present.as_ref(), &reach, &mut written).await?)
+        }
+    };
+    let shards = written.take();
+    let change = Change {
+        table: INSTRUCTIONS,
+        schema: &INSTRUCTIONS_SCHEMA,
+        partition_by: &[],
+        mode,
+        shards: &shards,
+        properties,
+        read_version: present.as_ref().map(Snapshot::version),
+    };
+    let committed = commit(root, change).await?;
+    Ok(report(committed.version, done))
+}
+
+/// The table properties that say what the rows are, as far as they are known before the catalogue is read.
+fn described(rules: &Rules, as_of: i64, events_version: u64, items_version: u64) -> BTreeMap<String, String> {
+    [
+        (properties::EVENTS_VERSION, events_version.to_string()),
+        (properties::ITEMS_VERSION, items_version.to_string()),
+        (properties::CONFIG_HASH, rules.hash()),
+        (AS_OF_MS, as_of.to_string()),
+        (WINDOW_MS, rules.window_ms.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// What the rows are computed from.
+struct Run<'a> {
+    log: &'a Log<'a>,
+    context: &'a SessionContext,
+    rules: &'a Arc<Rules>,
+    window: Window,
+    repeated: &'a Arc<Repeated>,
+}
+
+impl Run<'_> {
+    /// Writes all rows, those of users that are out of reach as they are in `present`.
+    async fn write(
+        &self,
+        catalogue: Arc<Catalogue>,
+        present: Option<&Snapshot>,
+        reach: &Reach,
+        written: &mut Written,
+    ) -> Result<Done, InstructionsError> {
+        let affected = match reach {
+            Reach::All { .. } => None,
+            Reach::Users(users) => Some(users),
+        };
+        let progress = Arc::new(Mutex::new(Progress::start("count", 0, "events")));
+        let counts = self.log.counts(self.window, self.repeated, &catalogue, affected, &progress).await?;
+        let computed = Arc::<AtomicU64>::default();
+        let rank = Rank { catalogue, rules: Arc::clone(self.rules), users: Arc::clone(&computed) };
+        let ranked = PassExec::new(Arc::new(rank), counts.create_physical_plan().await?);
+        let mut plan: Arc<dyn ExecutionPlan> = Arc::new(ranked);
+        if let (Some(users), Some(present)) = (affected, present) {
+            plan = merged(plan, kept(self.context, present, users).await?)?;
+        }
+        let Totals { users, users_without, by_attribute } =
+            written.write(execute_stream(plan, self.context.task_ctx())?, self.window.to).await?;
+        let computed = computed.load(Ordering::Relaxed);
+        let (full, looked_at) = match reach {
+            Reach::All { why } => (Some(why.clone()), self.log.all_users().await?),
+            Reach::Users(users) => (None, users.len() as u64),
+        };
+        Ok(Done {
+            unchanged: false,
+            full,
+            users,
+            computed,
+            outside: looked_at.saturating_sub(computed),
+            without: Some(users_without),
+            by_attribute: Some(by_attribute),
+        })
+    }
+}
+
+/// The rows of `present` that no affected user has, by user.
+async fn kept(
+    context: &SessionContext,
+    present: &Snapshot,
+    affected: &Arc<Users>,
+) -> Result<Arc<dyn ExecutionPlan>, InstructionsError> {
+    let table = SnapshotTable::new(present.clone(), &RANKED_SCHEMA);
+    context.register_table("present", Arc::new(table))?;
+    is_affected(context, Arc::clone(affected));
+    let rows = context.sql("SELECT * FROM present WHERE NOT is_affected(user_id) ORDER BY user_id").await?;
+    Ok(rows.create_physical_plan().await?)
+}
+
+/// Two plans that are sorted by user as one.
+fn merged(
+    one: Arc<dyn ExecutionPlan>,
+    other: Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>, InstructionsError> {
+    let by_user = PhysicalSortExpr::new_default(col("user_id", &RANKED_SCHEMA)?);
+    let both = UnionExec::try_new(vec![one, other])?;
+    let order = LexOrdering::from([by_user]);
+    Ok(Arc::new(SortPreservingMergeExec::new(order, both)))
+}
+
+/// What a run came to.
+struct Done {
+    unchanged: bool,
+    full: Option<String>,
+    users: u64,
+    computed: u64,
+    outside: u64,
+    without: Option<u64>,
+    by_attribute: Option<BTreeMap<String, u64>>,
+}
+
+impl Done {
+    /// The rows are those of `present`.
+    fn keeping(present: &Snapshot) -> Self {
+        Self {
+            unchanged: false,
+            full: None,
+            users: present.rows(),
+            computed: 0,
+            outside: 0,
+            without: None,
+            by_attribute: None,
+        }
+    }
+
+    fn report(
+        self,
+        rules: &Rules,
+        as_of: i64,
+        [events, items]: [&Snapshot; 2],
+        version: u64,
+        started: Instant,
+    ) -> InstructionsReport {
+        InstructionsReport {
+            unchanged: self.unchanged,
+            version,
+            events_version: events.version(),
+            items_version: items.version(),
+            config_hash: rules.hash(),
+            as_of: DateTime::from_timestamp_millis(as_of).unwrap_or_default(),
+            window: Span { ms: rules.window_ms }.to_string(),
+            full: self.full,
+            users: self.users,
+            users_recomputed: self.computed,
+            users_kept: self.users.saturating_sub(self.computed),
+            users_outside: self.outside,
+            users_without: self.without,
+            by_attribute: self.by_attribute,
+            seconds: started.elapsed().as_secs_f64(),
+        }
+    }
+}

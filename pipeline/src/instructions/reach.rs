@@ -1,0 +1,63 @@
+//! Which users have to be computed again.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use schemas::delta::{Root, Snapshot};
+use schemas::tables::{EVENTS, properties};
+
+use super::log::{Log, Repeated, Users};
+use super::window::Window;
+use super::{AS_OF_MS, CATALOGUE_HASH, InstructionsError};
+
+/// What a run computes.
+pub(super) enum Reach {
+    /// Every user.
+    All {
+        /// Why.
+        why: String,
+    },
+    /// Those whose row may differ from the table's.
+    Users(Arc<Users>),
+}
+
+impl Reach {
+    /// Compares what the rows are to be, which is `described`, with what the table says they are.
+    pub(super) async fn find(
+        root: &Root,
+        log: &Log<'_>,
+        present: Option<&Snapshot>,
+        described: &BTreeMap<String, String>,
+        window: Window,
+        repeated: &Arc<Repeated>,
+    ) -> Result<Self, InstructionsError> {
+        let all = |why: String| Ok(Self::All { why });
+        let Some(present) = present else { return all("the table is new".into()) };
+        let same = |key| present.properties().get(key) == described.get(key);
+        if !same(properties::CONFIG_HASH) {
+            return all("the settings differ from the table's".into());
+        }
+        if !same(CATALOGUE_HASH) {
+            return all("the catalogue differs from the table's".into());
+        }
+        let number = |key| present.properties().get(key).and_then(|text| text.parse::<i64>().ok());
+        let (Some(version), Some(as_of)) = (number(properties::EVENTS_VERSION), number(AS_OF_MS)) else {
+            return all("the table does not say what it was made of".into());
+        };
+        // A version that is not there any more, or never was: the shards that it had are not known.
+        let Ok(Some(then)) = root.snapshot_at(EVENTS, version.unsigned_abs()).await else {
+            return all(format!("events version {version} cannot be read any more"));
+        };
+        let now = log.events();
+        let kept: HashSet<&str> = now.shards().iter().map(|shard| shard.path.as_str()).collect();
+        let mut added = kept.clone();
+        for shard in then.shards() {
+            if !kept.contains(shard.path.as_str()) {
+                return all(format!("events has lost shards since version {version}"));
+            }
+            added.remove(shard.path.as_str());
+        }
+        let before = Window::ending(as_of, window.to - window.from);
+        Ok(Self::Users(Arc::new(log.affected(&added, window, before, repeated).await?)))
+    }
+}

@@ -1,0 +1,115 @@
+//! What decides the rows for given tables and a given time.
+
+use std::collections::BTreeMap;
+
+use schemas::config::{Age, Config, ConfigError};
+use schemas::hash::hash64;
+use serde::Serialize;
+
+/// Derived conditions of one event are told by the bits of a [`u32`].
+const DERIVED_MAX: usize = 32;
+
+/// The settings, with the quota of each attribute and derived condition resolved.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Rules {
+    /// `P`.
+    pub per_user: usize,
+    pub window_ms: i64,
+    /// By attribute or derived condition: how many instructions of a user it may give.
+    pub quota: BTreeMap<String, usize>,
+    /// Those of `quota` that follow from an item's age.
+    pub derived: BTreeMap<String, Age>,
+    pub min_pool: u64,
+    /// The actions that count; all where there are none.
+    pub actions: Vec<String>,
+}
+
+impl Rules {
+    /// Those of a configuration. It must ask for at least one attribute or derived condition.
+    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
+        let (instructions, conditions) = (&config.instructions, &config.conditions);
+        let mut quota = instructions.quota.clone();
+        if quota.is_empty() {
+            quota =
+                config.items.attributes.keys().map(|name| (name.clone(), instructions.per_user)).collect();
+        }
+        let fail = |problem: String| ConfigError::Invalid { key: "instructions.quota".into(), problem };
+        if quota.is_empty() {
+            let derived: Vec<&str> = conditions.derived.keys().map(String::as_str).collect();
+            return Err(fail(format!(
+                "there is nothing to make instructions of: the catalogue has no attributes; configure \
+                 [items.attributes.genre], or give a derived condition a quota ({})",
+                derived.join(", ")
+            )));
+        }
+        let derived: BTreeMap<String, Age> = conditions
+            .derived
+            .iter()
+            .filter(|(name, _)| quota.contains_key(*name))
+            .map(|(name, age)| (name.clone(), *age))
+            .collect();
+        if derived.len() > DERIVED_MAX {
+            return Err(fail(format!("names {} derived conditions; {DERIVED_MAX} at most", derived.len())));
+        }
+        let mut actions = config.sequences.actions.clone();
+        actions.sort();
+        Ok(Self {
+            per_user: instructions.per_user,
+            window_ms: instructions.window.ms,
+            quota,
+            derived,
+            min_pool: conditions.min_pool as u64,
+            actions,
+        })
+    }
+
+    /// The attributes of the catalogue among the names of `quota`.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.quota.keys().map(String::as_str).filter(|name| !self.derived.contains_key(*name))
+    }
+
+    /// Whether events with the action are items of sequences.
+    pub(crate) fn is_wanted(&self, action: &str) -> bool {
+        self.actions.is_empty() || self.actions.iter().any(|wanted| wanted == action)
+    }
+
+    /// Hash of all of it.
+    pub(crate) fn hash(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("rules are plain data: {e}"));
+        format!("{:016x}", hash64(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(overrides: &str) -> Config {
+        let overrides: Vec<String> = overrides.split_whitespace().map(ToString::to_string).collect();
+        Config::from_overrides(&overrides).unwrap()
+    }
+
+    #[test]
+    fn without_a_quota_every_attribute_may_fill_all_places() {
+        let rules =
+            Rules::new(&config("items.attributes.genre={} items.attributes.mood={} instructions.per_user=3"))
+                .unwrap();
+        assert_eq!(rules.quota, [("genre".into(), 3), ("mood".into(), 3)].into());
+        assert!(rules.derived.is_empty());
+        assert_eq!(rules.attributes().collect::<Vec<_>>(), ["genre", "mood"]);
+    }
+
+    #[test]
+    fn derived_conditions_count_where_they_have_a_quota() {
+        let rules = Rules::new(&config("instructions.quota.classic=1")).unwrap();
+        assert_eq!(rules.derived.keys().collect::<Vec<_>>(), ["classic"]);
+        assert_eq!(rules.attributes().count(), 0);
+        assert_ne!(rules.hash(), Rules::new(&config("instructions.quota.classic=2")).unwrap().hash());
+    }
+
+    #[test]
+    fn nothing_to_make_instructions_of_is_wrong_usage() {
+        let message = Rules::new(&Config::default()).unwrap_err().to_string();
+        assert!(message.starts_with("instructions.quota") && message.contains("new-release"), "{message}");
+    }
+}

@@ -1,0 +1,113 @@
+//! Rows → shards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
+use schemas::cli::Progress;
+use schemas::delta::Root;
+use schemas::tables::{INSTRUCTIONS, INSTRUCTIONS_SCHEMA};
+
+use super::InstructionsError;
+use crate::commit::{NewShard, ShardWriter, discard};
+
+/// A shard is finished at so many users.
+const SHARD_ROWS: u64 = 1 << 20;
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub users: u64,
+    /// Users whose events carry nothing retrievable.
+    pub users_without: u64,
+    /// Instructions by attribute.
+    pub by_attribute: BTreeMap<String, u64>,
+}
+
+/// The finished shards that no commit has named yet. Dropped, it deletes them.
+#[derive(Debug)]
+pub(super) struct Written {
+    root: Root,
+    shards: Vec<NewShard>,
+}
+
+impl Written {
+    pub(super) fn new(root: &Root) -> Self {
+        Self { root: root.clone(), shards: Vec::new() }
+    }
+
+    /// From here on the shards are the caller's.
+    pub(super) fn take(mut self) -> Vec<NewShard> {
+        std::mem::take(&mut self.shards)
+    }
+
+    /// Writes the rows, which have no `as_of` yet, in their order.
+    pub(super) async fn write(
+        &mut self,
+        mut rows: SendableRecordBatchStream,
+        as_of: i64,
+    ) -> Result<Totals, InstructionsError> {
+        let mut totals = Totals::default();
+        let mut progress = Progress::start("write", 0, "users");
+        let mut writer: Option<ShardWriter> = None;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            totals.count(&batch);
+            progress.add(batch.num_rows() as u64);
+            if let Some(full) = writer.take_if(|writer| writer.rows() >= SHARD_ROWS) {
+                self.shards.push(full.finish()?);
+            }
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                none => {
+                    let prefix = format!("part-{:05}", self.shards.len());
+                    let created =
+                        ShardWriter::create(&self.root, INSTRUCTIONS, &prefix, &INSTRUCTIONS_SCHEMA, &[])?;
+                    none.insert(created)
+                }
+            };
+            writer.write(&dated(&batch, as_of)?)?;
+        }
+        if let Some(writer) = writer {
+            self.shards.push(writer.finish()?);
+        }
+        Ok(totals)
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        discard(&self.root, INSTRUCTIONS, &self.shards);
+    }
+}
+
+impl Totals {
+    /// Counts rows that begin with the columns of `instructions`.
+    pub(super) fn count(&mut self, batch: &RecordBatch) {
+        let lists = batch.column(1).as_list::<i32>();
+        self.users += batch.num_rows() as u64;
+        for row in 0..lists.len() {
+            let list = lists.value(row);
+            self.users_without += u64::from(list.is_empty());
+            for attribute in list.as_string::<i32>().iter().flatten() {
+                match self.by_attribute.get_mut(attribute) {
+                    Some(count) => *count += 1,
+                    None => _ = self.by_attribute.insert(attribute.to_owned(), 1),
+                }
+            }
+        }
+    }
+}
+
+fn dated(batch: &RecordBatch, as_of: i64) -> Result<RecordBatch, InstructionsError> {
+    let times = TimestampMillisecondArray::from_value(as_of, batch.num_rows()).with_timezone("UTC");
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(times) as ArrayRef);
+    let dated = RecordBatch::try_new(INSTRUCTIONS_SCHEMA.clone(), columns);
+    dated.map_err(|error| datafusion::error::DataFusionError::from(error).into())
+}
