@@ -9,4 +9,5 @@ mod inspect;
 mod kills;
 mod programs;
 mod resume;
+mod retrieve;
 mod simulate;

@@ -245,6 +245,18 @@ pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(load_config(&require(directory)?)?.model.attributes)
 }
 
+/// The attributes of the catalogue that the conditions of a checkpoint's model are about, besides those of
+/// [`attributes`].
+pub fn condition_attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
+    let found = require(directory)?;
+    let config = load_config(&found)?;
+    let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
+    let derived = &config.conditions.derived;
+    let new =
+        |name: &&str| !derived.contains_key(*name) && !config.model.attributes.iter().any(|a| a == name);
+    Ok(saved.conditions.attributes().filter(new).map(str::to_owned).collect())
+}
+
 /// Reads a checkpoint for use with `catalogue`, its model on `device`, wherever that was trained.
 pub fn load(directory: &Path, catalogue: &Catalogue, device: &Device) -> Result<Checkpoint, CheckpointError> {
     let found = require(directory)?;

@@ -13,6 +13,7 @@ pub mod optimizer;
 pub mod pretrain;
 pub mod random;
 pub mod records;
+pub mod retrieve;
 pub mod vocabulary;
 
 /// Gives all threads to this crate's own operations; call it first in `main`.

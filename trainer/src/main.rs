@@ -5,7 +5,9 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs};
+use commands::{
+    compare::CompareArgs, evaluate::EvaluateArgs, pretrain::PretrainArgs, retrieve::RetrieveArgs,
+};
 use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
@@ -28,6 +30,7 @@ enum Command {
     Pretrain(PretrainArgs),
     Evaluate(EvaluateArgs),
     Compare(CompareArgs),
+    Retrieve(RetrieveArgs),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ async fn run(cli: &Cli) -> ExitCode {
         Command::Pretrain(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
         Command::Compare(args) => args.run(&cli.common),
+        Command::Retrieve(args) => args.run(&cli.common).await,
     };
     match result {
         Ok(code) => code.into(),

@@ -3,3 +3,4 @@
 pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod pretrain;
+pub(crate) mod retrieve;
