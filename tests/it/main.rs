@@ -10,4 +10,5 @@ mod inspect;
 mod kills;
 mod programs;
 mod resume;
+mod retrieve;
 mod simulate;

@@ -1,4 +1,4 @@
-//! The Climber-Pilot model: training, evaluation and export.
+//! The Climber-Pilot model: training, evaluation, retrieval and export.
 
 pub mod checkpoint;
 pub mod compare;
@@ -13,6 +13,8 @@ pub mod ops;
 pub mod optimizer;
 pub mod random;
 pub mod records;
+pub mod retrieve;
+pub mod top_k;
 pub mod training;
 pub mod vocabulary;
 

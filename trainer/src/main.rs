@@ -6,14 +6,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    compare::CompareArgs, evaluate::EvaluateArgs, export::ExportArgs, pretrain::PretrainArgs, sft::SftArgs,
+    compare::CompareArgs, evaluate::EvaluateArgs, export::ExportArgs, pretrain::PretrainArgs,
+    retrieve::RetrieveArgs, sft::SftArgs,
 };
 use schemas::cli::{CommonArgs, report};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Train, evaluate and export Climber-Pilot models.
+/// Train, evaluate, serve and export Climber-Pilot models.
 ///
 /// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration.
 #[derive(Debug, Parser)]
@@ -31,6 +32,7 @@ enum Command {
     Sft(SftArgs),
     Evaluate(EvaluateArgs),
     Compare(CompareArgs),
+    Retrieve(RetrieveArgs),
     Export(ExportArgs),
 }
 
@@ -50,6 +52,7 @@ async fn run(cli: &Cli) -> ExitCode {
         Command::Sft(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
         Command::Compare(args) => args.run(&cli.common),
+        Command::Retrieve(args) => args.run(&cli.common).await,
         Command::Export(args) => args.run(&cli.common).await,
     };
     match result {

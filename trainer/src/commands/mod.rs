@@ -4,4 +4,5 @@ pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod pretrain;
+pub(crate) mod retrieve;
 pub(crate) mod sft;

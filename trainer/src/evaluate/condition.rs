@@ -13,13 +13,13 @@ use schemas::config::MaskMode;
 use serde::Serialize;
 
 use super::stored::instructed::InstructedTarget;
-use super::top::top;
 use super::{
     Encoded, EvaluateError, Evaluation, Metrics, NotFinite, Protocol, Report, Target, TargetRank, gains,
 };
 use crate::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::model::{ClimberPilot, Reads};
 use crate::ops::vector;
+use crate::top_k::TopK;
 
 /// The longest list that is looked at.
 const LIST: usize = 50;
@@ -200,11 +200,17 @@ impl Evaluation<'_> {
                     let carries =
                         |item: u32| instructed.carriers.carries(item, question.condition, question.at);
                     Ok(Filters::ALL.map(|filters| {
-                        let list = top(scores, LIST, self.seed, |item| {
-                            active[item as usize]
+                        let mut list = TopK::new(LIST, self.seed);
+                        for (item, &score) in (1u32..).zip(scores) {
+                            if score >= list.threshold()
+                                && active[item as usize]
                                 && !(filters.seen && seen.binary_search(&item).is_ok())
                                 && (!filters.condition || carries(item))
-                        });
+                            {
+                                list.add(item, score);
+                            }
+                        }
+                        let list: Vec<u32> = list.into_sorted().iter().map(|scored| scored.item).collect();
                         let place = list.iter().position(|&item| item == question.target.item);
                         let compliant = |k: usize| list.iter().take(k).filter(|&&item| carries(item)).count();
                         Answer {

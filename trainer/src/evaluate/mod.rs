@@ -9,7 +9,6 @@ mod rank;
 mod report;
 pub mod stored;
 mod targets;
-mod top;
 
 use std::sync::Arc;
 
@@ -27,7 +26,6 @@ pub use rank::{NotFinite, Query, rank};
 pub use report::Report;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Target, targets};
-pub use top::top;
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::conditions::{Carriers, Conditions, UnknownCondition};

@@ -179,12 +179,21 @@ impl ClimberPilot {
                 let x = self.backbone_of(histories)?;
                 layer.forward_at(&x, layout, &queries(None), condition.as_ref(), dropout)?
             }
-            (_, Paradigm::Unconditional) | (None, _) => {
-                let x = self.backbone_of(histories)?;
-                layer.forward_at(&x, layout, &queries(None), None, dropout)?
-            }
+            (_, Paradigm::Unconditional) | (None, _) => return self.read_plain(k, histories, &reads.tokens),
         };
         self.finish(branch, &hidden)
+    }
+
+    /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:
+    /// `[tokens, d]`. Like [`branch`](Self::branch), but a branch layer computes these rows only.
+    pub fn read_plain(&self, k: usize, histories: &Histories<'_>, tokens: &[u32]) -> Result<Tensor> {
+        let (branch, layout) = (&self.branches[k - 1], &histories.tokens.layout);
+        let x = self.backbone_of(histories)?;
+        let Some(Layer::Climber(layer)) = &branch.layer else {
+            return self.branch(k, &x, layout, tokens, histories.dropout);
+        };
+        let queries = Arc::new(Queries { tokens: tokens.to_vec(), matches: None });
+        self.finish(branch, &layer.forward_at(&x, layout, &queries, None, histories.dropout)?)
     }
 
     /// The backbone's output for all tokens, computed once.

@@ -1,0 +1,149 @@
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
+use schemas::config::ConfigError;
+use schemas::delta::Root;
+use trainer::retrieve::{self, By, Merge, Method, Options, Output, Users, parse_time};
+
+/// Retrieve the top K items for users, with and without conditions.
+///
+/// Histories come from table `sequences`, or with --stdin from JSON Lines:
+///
+///   {"user_id": "u1", "history": [{"item_id": "42", "ts": 1716400000000}], "conditions": ["genre=Rock"]}
+///
+/// (ts in epoch milliseconds or RFC 3339; conditions are optional). Every row of the result has user_id, condition
+/// (null where there is none), rank (from 1), item_id, score, and origin: `model`, or `popular` for users of whom nothing
+/// is visible. Rows go to stdout as JSON Lines, or with --out to a file. Items that the user has seen and items that are
+/// not active are left out.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trainer retrieve --config config/movielens.toml --model base --k 20 --out top.parquet
+  trainer retrieve --config config/movielens.toml --model sft --users users.txt --conditions genre=Comedy,genre=War
+  trainer retrieve --config config/movielens.toml --model sft --instructions --merge round-robin --out top.jsonl
+  trainer retrieve --config config/movielens.toml --model sft --case 414 --conditions genre=Comedy")]
+pub(crate) struct RetrieveArgs {
+    /// Name of the model.
+    #[arg(long)]
+    model: String,
+    /// Users, one id a line; `-` or absent: all of table `sequences`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["stdin", "case"])]
+    users: Option<PathBuf>,
+    /// Read users and histories from standard input, and answer as they arrive.
+    #[arg(long, conflicts_with = "case")]
+    stdin: bool,
+    /// Show one user as a table: the last visible items, and the top 10 without and under each condition.
+    #[arg(long, value_name = "USER", conflicts_with_all = ["out", "merge"])]
+    case: Option<String>,
+    /// Conditions, such as genre=Rock,genre=Pop or new-release: one list for each.
+    #[arg(long, value_name = "CONDITION,…", conflicts_with = "instructions")]
+    conditions: Vec<String>,
+    /// One list for each of the user's instructions in table `instructions`.
+    #[arg(long)]
+    instructions: bool,
+    /// Length of a list.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
+    /// Make one list of K distinct items of a user's lists; each row keeps the condition that it came from.
+    #[arg(long, value_enum)]
+    merge: Option<Merge>,
+    /// Limit each list with a condition to the items that carry it.
+    #[arg(long)]
+    only: bool,
+    /// The time of the requests: events before it, less Δτ, are visible. Without it all that is stored is visible, and
+    /// ages (new-release, …) count from now.
+    #[arg(long, value_name = "RFC 3339", value_parser = parse_time)]
+    at: Option<i64>,
+    /// Also retrieve items that the user has seen.
+    #[arg(long)]
+    keep_seen: bool,
+    /// Also retrieve items that are not active.
+    #[arg(long)]
+    keep_inactive: bool,
+    /// Ids of items that are never retrieved, one a line.
+    #[arg(long, value_name = "FILE")]
+    deny: Option<PathBuf>,
+    /// How items are found: all scored, or by a graph whose recall against that is measured and printed.
+    #[arg(long, value_enum, default_value_t = SearchArg::Exact)]
+    search: SearchArg,
+    /// Items that the graph finds before some are left out; more cost time and miss fewer [default: the larger of 200 and
+    /// 4 K].
+    #[arg(long, value_name = "N")]
+    ef: Option<u32>,
+    /// Write the rows to this file: .parquet or .jsonl.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SearchArg {
+    Exact,
+    Hnsw,
+}
+
+fn usage(key: &str, problem: &str) -> ConfigError {
+    ConfigError::Invalid { key: key.into(), problem: problem.into() }
+}
+
+impl RetrieveArgs {
+    fn options<'a>(&'a self, interrupt: &'a Interrupt) -> Options<'a> {
+        let k = self.k as usize;
+        Options {
+            model: &self.model,
+            users: match &self.users {
+                _ if self.stdin => Users::Stdin,
+                Some(path) if path.as_os_str() != "-" => Users::File(path),
+                _ => Users::All,
+            },
+            by: if self.instructions { By::Instructions } else { By::Conditions(&self.conditions) },
+            at: self.at,
+            k,
+            method: match self.search {
+                SearchArg::Exact => Method::Exact,
+                SearchArg::Hnsw => Method::Hnsw { ef: self.ef.map_or(200.max(4 * k), |ef| ef as usize) },
+            },
+            only: self.only,
+            keep_seen: self.keep_seen,
+            keep_inactive: self.keep_inactive,
+            deny: self.deny.as_deref(),
+            merge: self.merge,
+            interrupt,
+        }
+    }
+
+    pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let config = common.load()?;
+        let root = Root::new(&config.root)?;
+        if self.ef.is_some() && self.search != SearchArg::Hnsw {
+            return Err(usage("--ef", "is a setting of --search hnsw").into());
+        }
+        let interrupt = Interrupt::on_ctrl_c();
+        let options = self.options(&interrupt);
+        if let Some(user) = &self.case {
+            let case = retrieve::case(&config, &root, options, user).await?;
+            eprint!("{case}");
+            if common.json {
+                print_json(&case)?;
+            }
+            return Ok(EXIT_DONE);
+        }
+        let mut output = match &self.out {
+            Some(path) if !retrieve::is_writable(path) => {
+                return Err(usage("--out", "the file's name must end in .parquet or .jsonl").into());
+            }
+            Some(path) => Output::file(path)?,
+            None if common.json => {
+                return Err(usage("--json", "stdout has the rows; write them to a file with --out").into());
+            }
+            None => Output::stdout(),
+        };
+        let report = retrieve::run(&config, &root, options, &mut output).await?;
+        output.finish()?;
+        eprint!("{report}");
+        if common.json {
+            print_json(&report)?;
+        }
+        Ok(EXIT_DONE)
+    }
+}

@@ -1,0 +1,179 @@
+//! What a request may know of its user: the events before it, without those of the last `Δτ`.
+
+use std::collections::HashMap;
+
+use schemas::history::{DeltaTau, request_batches, visible_lengths};
+
+use crate::data::Sequences;
+
+/// The visible events of one user, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// Item index of each event.
+    pub items: Vec<u32>,
+    /// Time of each event, epoch milliseconds, ascending.
+    pub ts: Vec<i64>,
+    /// `v_t` of each event in this history: what the mask `row` hid from it in training.
+    pub visible: Vec<u32>,
+}
+
+/// How many of the events at `ts` (ascending) a request at `at` sees: those before `at − Δτ`, all times in epoch
+/// milliseconds. It is `v_t` (Eq. 1) for the next event of the user.
+pub fn visible_at(ts: &[i64], at: i64, delta_tau: DeltaTau) -> usize {
+    let horizon = match delta_tau {
+        DeltaTau::Off => at,
+        DeltaTau::Margin(margin_ms) => at.saturating_sub(margin_ms),
+    };
+    ts.partition_point(|&ts| ts < horizon)
+}
+
+/// `Δτ` as the properties of `sequences` have it; `None` where they do not say.
+pub fn delta_tau(property: &str) -> Option<DeltaTau> {
+    match property {
+        "off" => Some(DeltaTau::Off),
+        margin => margin.parse().ok().map(DeltaTau::Margin),
+    }
+}
+
+impl History {
+    /// Of events that come from outside the tables, in any order; equal times keep theirs.
+    pub fn from_events(mut events: Vec<(u32, i64)>, delta_tau: DeltaTau) -> Self {
+        events.sort_by_key(|&(_, ts)| ts);
+        let (items, ts): (Vec<u32>, Vec<i64>) = events.into_iter().unzip();
+        let visible = visible_lengths(&ts, &request_batches(&ts, &vec![None::<u32>; ts.len()], 0), delta_tau);
+        Self { items, ts, visible }
+    }
+
+    /// The first `events` events.
+    #[must_use]
+    pub fn prefix(mut self, events: usize) -> Self {
+        self.items.truncate(events);
+        self.ts.truncate(events);
+        self.visible.truncate(events);
+        self
+    }
+
+    /// The last `events` events: what the model reads.
+    #[must_use]
+    pub fn newest(&self, events: usize) -> Self {
+        let from = self.items.len().saturating_sub(events);
+        Self {
+            items: self.items[from..].to_vec(),
+            ts: self.ts[from..].to_vec(),
+            visible: self.visible[from..].iter().map(|v| v.saturating_sub(from as u32)).collect(),
+        }
+    }
+
+    /// Whether nothing is visible.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Every item in it: sorted, each once.
+    pub fn seen(&self) -> Vec<u32> {
+        let mut seen = self.items.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    }
+}
+
+/// The histories of table `sequences`, by user.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    sequences: &'a Sequences,
+    users: HashMap<&'a str, u32>,
+}
+
+impl<'a> Stored<'a> {
+    /// Those of `sequences`.
+    pub fn new(sequences: &'a Sequences) -> Self {
+        let users = sequences.users.iter().map(String::as_str).zip(0..).collect();
+        Self { sequences, users }
+    }
+
+    /// The whole history of a user; `None` for one that the table does not have. Each event is owned by exactly one row,
+    /// so what the rows own is the history, also where the newest row had to leave events out.
+    pub fn history(&self, user: &str) -> Option<History> {
+        let sequences = self.sequences;
+        let user = *self.users.get(user)?;
+        let first = sequences.user.partition_point(|&u| u < user);
+        let end = sequences.user.partition_point(|&u| u <= user);
+        let mut history = History::default();
+        for row in first..end {
+            let (start, owned) = (sequences.row(row).start, sequences.owned(row));
+            history.items.extend_from_slice(&sequences.items[owned.clone()]);
+            history.ts.extend_from_slice(&sequences.ts[owned.clone()]);
+            // Counted inside the row; here it is the place behind the last visible event.
+            let visible = |&v: &u32| match v {
+                0 => 0,
+                v => sequences.places[start + v as usize - 1] + 1,
+            };
+            history.visible.extend(sequences.visible[owned].iter().map(visible));
+        }
+        Some(history)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use schemas::history::Role;
+
+    use super::*;
+
+    proptest! {
+        /// A request at the time of an event sees what that event saw as a target.
+        #[test]
+        fn a_request_sees_what_the_mask_shows(
+            mut ts in prop::collection::vec(-50i64..50, 1..40),
+            margin in 0i64..30,
+        ) {
+            ts.sort_unstable();
+            let unlogged = request_batches(&ts, &vec![None::<u32>; ts.len()], 0);
+            let seen = |delta_tau| -> Vec<u32> {
+                ts.iter().map(|&at| visible_at(&ts, at, delta_tau) as u32).collect()
+            };
+            let margin = DeltaTau::Margin(margin);
+            prop_assert_eq!(seen(margin), visible_lengths(&ts, &unlogged, margin));
+            ts.dedup();
+            let unlogged = request_batches(&ts, &vec![None::<u32>; ts.len()], 0);
+            let off: Vec<u32> = ts.iter().map(|&at| visible_at(&ts, at, DeltaTau::Off) as u32).collect();
+            prop_assert_eq!(off, visible_lengths(&ts, &unlogged, DeltaTau::Off));
+        }
+    }
+
+    #[test]
+    fn the_property_says_off_or_milliseconds() {
+        assert_eq!(delta_tau("off"), Some(DeltaTau::Off));
+        assert_eq!(delta_tau("900000"), Some(DeltaTau::Margin(900_000)));
+        assert_eq!(delta_tau(""), None);
+    }
+
+    #[test]
+    fn a_stored_history_is_what_the_rows_own() {
+        // Row 0 owns the events 0 to 3; row 1 shows 1 and 3, and owns 4 and 5.
+        let sequences = Sequences {
+            offsets: vec![0, 4, 8, 9],
+            items: vec![10, 11, 12, 13, 11, 13, 14, 15, 20],
+            visible: vec![0, 1, 2, 3, 0, 1, 1, 2, 0],
+            roles: vec![Role::Pretrain; 9],
+            places: vec![0, 1, 2, 3, 1, 3, 4, 5, 0],
+            target_from: vec![0, 2, 0],
+            leaves_out: vec![false, true, false],
+            user: vec![0, 0, 1],
+            users: vec!["u".into(), "v".into()],
+            ts: vec![0, 1, 2, 3, 1, 3, 4, 5, 9],
+            ..Sequences::default()
+        };
+        let stored = Stored::new(&sequences);
+        let history = stored.history("u").unwrap();
+        assert_eq!(history.items, [10, 11, 12, 13, 14, 15]);
+        assert_eq!(history.ts, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(history.visible, [0, 1, 2, 3, 2, 4]);
+        assert_eq!(history.newest(3).visible, [0, 0, 1]);
+        assert_eq!(history.prefix(2).items, [10, 11]);
+        assert_eq!(stored.history("v").unwrap().items, [20]);
+        assert_eq!(stored.history("w"), None);
+    }
+}

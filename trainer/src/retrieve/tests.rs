@@ -1,0 +1,198 @@
+//! What retrieval promises, over a model with random values that follows genres.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use schemas::config::{Architecture, MaskMode, Model, Paradigm, Sft};
+use schemas::hash::mix64;
+use schemas::history::DeltaTau;
+
+use super::*;
+use crate::conditions::{Carriers, Conditions};
+use crate::data::Catalogue;
+use crate::model::{CONDITION_PREFIX, ClimberPilot};
+use crate::vocabulary::Vocabulary;
+
+const ITEMS: u32 = 60;
+
+/// A model and its items; every third item has the genres "a", "b" and "c", and none.
+struct World {
+    model: ClimberPilot,
+    carriers: Carriers,
+    vectors: Tensor,
+    mask: MaskMode,
+}
+
+fn world(architecture: Architecture, mask: MaskMode, paradigm: Paradigm) -> World {
+    let genres: [&[&str]; 3] = [&["a"], &["b", "c"], &[]];
+    let ids: Vec<String> = (1..=ITEMS).map(|i| i.to_string()).collect();
+    let items: Vec<_> = ids.iter().enumerate().map(|(i, id)| (id.as_str(), genres[i % 3])).collect();
+    let catalogue = Catalogue::example(&items);
+    let branches = if architecture == Architecture::ClimberPilot { 2 } else { 1 };
+    let config = Model { architecture, d: 8, layers: 2, heads: 2, branches, mask, ..Model::default() };
+    let config = Model { attributes: vec!["genre".into()], feed_forward: 2, hash_buckets: 4, ..config };
+    let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
+    let carriers = Carriers::new(&conditions, &BTreeMap::new(), &catalogue);
+    let mut vocabulary = Vocabulary::new(&config, &catalogue, &vec![9; ITEMS as usize + 1]);
+    if branches > 1 {
+        vocabulary = vocabulary.with_conditions(conditions);
+    }
+    let sft = Sft { paradigm, ..Sft::default() };
+    let model = ClimberPilot::new(&config, &sft, Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+    for (name, var) in model.parameters().iter() {
+        let size = if name.starts_with(CONDITION_PREFIX) { 0.5 } else { 0.3 };
+        let noise =
+            |i: usize| ((mix64(name.len() as u64, i as u64) >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * size;
+        let noise =
+            Tensor::from_vec((0..var.elem_count()).map(noise).collect(), var.shape(), &Device::Cpu).unwrap();
+        var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
+    }
+    let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors.detach();
+    World { model, carriers, vectors, mask }
+}
+
+impl World {
+    fn retriever(&self, limits: Limits) -> Retriever<'_> {
+        let mut retrievable = vec![true; ITEMS as usize + 1];
+        retrievable[0] = false;
+        // Not active, or denied.
+        retrievable[7] = false;
+        let counts = (0..=ITEMS).map(|i| i * 7 % 31).collect();
+        let model = (&self.model, self.mask, 6);
+        let mut retriever =
+            Retriever::new(model, &self.vectors, &self.carriers, (retrievable, counts), (limits, 1)).unwrap();
+        for row in 0..3 {
+            retriever.prepare(row);
+        }
+        retriever
+    }
+}
+
+const LIMITS: Limits = Limits { k: 10, only: false, keep_seen: false, at: 0 };
+
+fn request(items: &[u32], conditions: &[Option<u32>]) -> Request {
+    let events = items.iter().zip(0..).map(|(&item, i)| (item, i * 60_000)).collect();
+    let asks = conditions.iter().map(|&condition| Ask { condition, weight: 1.0 }).collect();
+    let history = History::from_events(events, DeltaTau::Margin(90_000));
+    Request { user_id: "u".into(), history, asks }
+}
+
+fn items(list: &List) -> Vec<u32> {
+    list.items.iter().map(|scored| scored.item).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// §3.4.2: a batch of users with all their conditions gives what each condition of each user gives by itself.
+    #[test]
+    fn together_is_one_by_one(
+        users in prop::collection::vec(
+            (prop::collection::vec(1..=ITEMS, 0..12), prop::collection::vec(prop::option::of(0u32..3), 0..5)),
+            1..5,
+        ),
+        which in 0usize..Paradigm::ALL.len(),
+        mask in prop::sample::select(vec![MaskMode::Gather, MaskMode::Row, MaskMode::None]),
+    ) {
+        let world = world(Architecture::ClimberPilot, mask, Paradigm::ALL[which]);
+        let retriever = world.retriever(LIMITS);
+        let requests: Vec<Request> = users.iter().map(|(items, asks)| request(items, asks)).collect();
+        let mut report = Report::default();
+        let together = retriever.lists(&requests, &mut report).unwrap();
+        prop_assert_eq!(report.lists, users.iter().map(|(_, asks)| asks.len()).sum::<usize>());
+        for ((items, asks), lists) in users.iter().zip(together) {
+            prop_assert_eq!(lists.len(), asks.len());
+            for (ask, list) in asks.iter().zip(lists) {
+                let alone = retriever.lists(&[request(items, &[*ask])], &mut Report::default()).unwrap().remove(0).remove(0);
+                prop_assert_eq!(list.condition, *ask);
+                prop_assert_eq!(list.items.len(), alone.items.len());
+                for (a, b) in list.items.iter().zip(&alone.items) {
+                    prop_assert!((a.score - b.score).abs() < 1e-3, "{:?} {:?}", list, alone);
+                }
+            }
+        }
+    }
+
+    /// Nothing seen, denied or without the condition is in a list that leaves it out, and all that is left is ranked.
+    #[test]
+    fn lists_leave_out_what_they_are_told_to(
+        history in prop::collection::vec(1..=ITEMS, 0..30),
+        only in any::<bool>(),
+        keep_seen in any::<bool>(),
+        k in 1usize..70,
+    ) {
+        let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
+        let retriever = world.retriever(Limits { k, only, keep_seen, ..LIMITS });
+        let mut report = Report { k, ..Report::default() };
+        let lists = retriever.lists(&[request(&history, &[None, Some(0), Some(2)])], &mut report).unwrap().remove(0);
+        for list in &lists {
+            let pool = list.condition.map(|row| world.carriers.pool(row, 0));
+            let limited = only || history.is_empty();
+            let may = |item: &u32| {
+                *item != 7 && (keep_seen || !history.contains(item))
+                    && !(limited && pool.as_ref().is_some_and(|pool| !pool[*item as usize]))
+            };
+            let mut found = items(list);
+            prop_assert_eq!(found.len(), k.min((1..=ITEMS).filter(|item| may(item)).count()));
+            prop_assert!(found.iter().all(|item| may(item)));
+            prop_assert!(list.items.is_sorted_by(|a, b| a.score >= b.score));
+            found.sort_unstable();
+            found.dedup();
+            prop_assert_eq!(found.len(), list.items.len());
+        }
+        if only && !history.is_empty() {
+            prop_assert!(report.compliance.value().is_none_or(|cc| cc == 1.0));
+        }
+    }
+}
+
+#[test]
+fn other_architectures_retrieve_too() {
+    for architecture in [Architecture::Sasrec, Architecture::Hstu] {
+        let world = world(architecture, MaskMode::Gather, Paradigm::Cgsa);
+        let retriever = world.retriever(LIMITS);
+        let requests = [request(&[1, 2, 3], &[None]), request(&[4], &[None])];
+        let lists = retriever.lists(&requests, &mut Report::default()).unwrap();
+        for (request, lists) in requests.iter().zip(lists) {
+            assert_eq!(lists[0].items.len(), 10);
+            assert!(items(&lists[0]).iter().all(|item| !request.history.items.contains(item)));
+        }
+    }
+}
+
+#[test]
+fn users_without_history_get_popular_items_by_condition() {
+    let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
+    let retriever = world.retriever(Limits { k: 3, ..LIMITS });
+    let mut report = Report { k: 3, ..Report::default() };
+    let lists = retriever.lists(&[request(&[], &[None, Some(0)])], &mut report).unwrap().remove(0);
+    let counts = |item: u32| (item * 7 % 31) as f32;
+    let mut best: Vec<f32> = (1..=ITEMS).filter(|&i| i != 7).map(counts).collect();
+    best.sort_by(|a, b| b.total_cmp(a));
+    assert_eq!(lists[0].items.iter().map(|s| s.score).collect::<Vec<_>>(), best[..3]);
+    assert!(lists.iter().all(|list| list.origin == Origin::Popular && list.items.len() == 3));
+    assert!(items(&lists[1]).iter().all(|item| item % 3 == 1), "carriers only: {lists:?}");
+    assert_eq!((report.popular_lists, report.compliance.value()), (2, None));
+}
+
+#[test]
+fn a_graph_gives_the_exact_lists_and_says_how_often_it_did_not() {
+    let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
+    let requests: Vec<Request> =
+        (1..40).map(|i| request(&[i, i + 1, i * 5 % ITEMS + 1], &[None, Some(i % 3)])).collect();
+    let limits = Limits { only: true, ..LIMITS };
+    let exact = world.retriever(limits).lists(&requests, &mut Report::default()).unwrap();
+    let mut retriever = world.retriever(limits);
+    retriever.graph = Some(Hnsw::new(&retriever.candidates, &retriever.retrievable, 40));
+    let mut report = Report::default();
+    let found = retriever.lists(&requests, &mut report).unwrap();
+    assert_eq!(report.graph.searches, 78);
+    assert_eq!(report.graph.sampled, 64);
+    assert!(report.graph.recall.value().unwrap() > 0.95, "{report:?}");
+    assert!(found.iter().flatten().all(|list| list.items.len() == 10));
+    let same =
+        exact.iter().flatten().zip(found.iter().flatten()).filter(|(a, b)| items(a) == items(b)).count();
+    assert!(same > 70, "{same}");
+}

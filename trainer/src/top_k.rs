@@ -1,0 +1,87 @@
+//! The first places of a ranking.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use schemas::hash::mix64;
+
+/// An item and its score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    /// Its index.
+    pub item: u32,
+    /// `φ(h, e)`.
+    pub score: f32,
+}
+
+/// The best `k` items so far. Equal scores are ordered by a seeded hash of the item, never by its index.
+#[derive(Debug)]
+pub struct TopK {
+    k: usize,
+    seed: u64,
+    /// The worst is on top.
+    heap: BinaryHeap<Reverse<Entry>>,
+}
+
+impl TopK {
+    /// Of nothing yet.
+    pub fn new(k: usize, seed: u64) -> Self {
+        Self { k, seed, heap: BinaryHeap::with_capacity(k + 1) }
+    }
+
+    /// The score below which nothing gets in.
+    pub fn threshold(&self) -> f32 {
+        match self.heap.peek() {
+            Some(Reverse(worst)) if self.heap.len() >= self.k => worst.score,
+            _ => f32::NEG_INFINITY,
+        }
+    }
+
+    /// One more item, which must not be there yet.
+    pub fn add(&mut self, item: u32, score: f32) {
+        // Adding a zero makes -0 one: equal scores are equal.
+        let entry = Entry { score: score + 0.0, order: mix64(self.seed, u64::from(item)), item };
+        if self.heap.len() < self.k {
+            self.heap.push(Reverse(entry));
+        } else if let Some(mut worst) = self.heap.peek_mut()
+            && entry > worst.0
+        {
+            *worst = Reverse(entry);
+        }
+    }
+
+    /// Best first.
+    pub fn into_sorted(self) -> Vec<Scored> {
+        let ascending = self.heap.into_sorted_vec();
+        ascending.into_iter().map(|Reverse(Entry { item, score, .. })| Scored { item, score }).collect()
+    }
+}
+
+/// Greater is better.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    score: f32,
+    order: u64,
+    item: u32,
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_score = self.score.total_cmp(&other.score);
+        by_score.then(other.order.cmp(&self.order)).then(other.item.cmp(&self.item))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Entry {}
