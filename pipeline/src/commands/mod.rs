@@ -1,6 +1,8 @@
 //! One file a command: its arguments, and how its report is shown.
 
 pub(crate) mod build_sequences;
+pub(crate) mod build_sft;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
+mod resources;
 pub(crate) mod simulate;

@@ -37,6 +37,7 @@ pub use distribution::{Bin, Distribution};
 pub use histories::SequencesContents;
 pub use log::{Count, EventsContents, Period};
 pub use popularity::{Popularity, Rank, TopShare};
+pub(crate) use print::fitted;
 pub use spans::{SpanBin, SpanDistribution};
 pub use timeline::{Entry, Mark, Timeline};
 pub use user::draw_user;

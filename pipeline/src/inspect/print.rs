@@ -184,7 +184,7 @@ fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u6
 }
 
 /// `text` in exactly `width` characters.
-pub(super) fn fitted(text: &str, width: usize) -> String {
+pub(crate) fn fitted(text: &str, width: usize) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() <= width {
         format!("{text:<width$}")
