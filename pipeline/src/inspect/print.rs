@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
-use super::{DeadLettersContents, EventsContents, ItemsContents, SequencesContents};
+use super::{DeadLettersContents, EventsContents, ItemsContents, SequencesContents, SftContents};
 
 const BAR: usize = 32;
 
@@ -41,6 +41,7 @@ impl fmt::Display for TableReport {
             Some(Contents::Items(contents)) => contents.fmt(f),
             Some(Contents::Sequences(contents)) => contents.fmt(f),
             Some(Contents::DeadLetters(contents)) => contents.fmt(f),
+            Some(Contents::Sft(contents)) => contents.fmt(f),
             None => Ok(()),
         }
     }
@@ -121,6 +122,54 @@ impl fmt::Display for SequencesContents {
         )?;
         let labels = ["nothing", "up to 25%", "up to 50%", "up to 75%", "less than all", "all"];
         bars(f, &std::array::from_fn::<_, 6, _>(|i| (labels[i], self.hidden[i])))
+    }
+}
+
+impl fmt::Display for SftContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  users {}", self.users)?;
+        let e = &self.examples;
+        writeln!(f, "  examples by role")?;
+        bars(f, &[("instruction tuning", e.sft), ("validation", e.validation), ("test", e.test)])?;
+        writeln!(
+            f,
+            "  values with examples: {}; the most frequent, with the active items that carry them",
+            self.values
+        )?;
+        let most = self.top.first().map_or(0, |top| top.examples);
+        self.top.iter().try_for_each(|top| {
+            let pool = top.pool.map_or_else(String::new, |pool| format!(" ({pool})"));
+            let name = fitted(&top.value, 22usize.saturating_sub(pool.len()));
+            bar(f, &format!("{}{pool}", name.trim_end()), top.examples, most, e.total())
+        })?;
+        distribution(f, "positions of a history", &self.history_length)?;
+        distribution(f, "visible positions", &self.visible_length)?;
+        distribution(f, "visible positions that carry the value", &self.matching_length)?;
+        writeln!(
+            f,
+            "  of the visible positions {:.2}% carry the value (mean over examples); {:.2}% of the examples see none",
+            100.0 * self.match_rate.mean,
+            100.0 * self.match_rate.without
+        )?;
+        writeln!(
+            f,
+            "  examples, with the newest places of the history: + carries the value, behind | is hidden"
+        )?;
+        self.shown.iter().try_for_each(|example| {
+            let time =
+                example.target_ts.map(|ts| ts.format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default();
+            writeln!(
+                f,
+                "    user {}, {}, {}: item {} at {time}, weight {:.3}, {} before it",
+                fitted(&example.user, 12).trim_end(),
+                example.role,
+                example.condition,
+                example.target_item,
+                example.weight,
+                example.history
+            )?;
+            writeln!(f, "      {}", example.places)
+        })
     }
 }
 

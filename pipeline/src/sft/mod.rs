@@ -36,6 +36,7 @@ use crate::commit::{Change, CommitMode, commit};
 use crate::scan::Resources;
 use crate::sequences::{BuildError, Builder, Quality, ReadLog, Written, delta_tau_ms, described, measured};
 
+pub(crate) use counts::Matched;
 pub use counts::{ByRole, LeftOut, MatchRate};
 pub use error::SftError;
 pub use report::{ExampleCounts, SftReport, SftTable, ValuePool};

@@ -91,8 +91,9 @@ pub struct ExampleCounts {
 pub struct ValuePool {
     /// The value.
     pub value: String,
-    /// Active items that carry it; of a derived condition, at the newest event's time.
-    pub pool: u64,
+    /// Active items that carry it; of a derived condition, at the newest event's time. Absent where the catalogue
+    /// that the table was built with is not known any more.
+    pub pool: Option<u64>,
     /// Its examples.
     pub examples: u64,
 }
@@ -102,7 +103,7 @@ impl ExampleCounts {
         let examples = |place: usize| counts.by_value.get(place).copied().unwrap_or_default();
         let top = carriers.largest(TOP).map(|(value, pool, place)| ValuePool {
             value: value.into(),
-            pool,
+            pool: Some(pool),
             examples: examples(place),
         });
         Self {
@@ -201,8 +202,8 @@ impl fmt::Display for SftTable {
         let below = counts.values_below_min_pool;
         line(f, "values", counts.values, &format!("{below} below conditions.min_pool"))?;
         for top in &counts.top {
-            let value = crate::inspect::fitted(&top.value, 28);
-            writeln!(f, "    {value}{:>14} active items, {} examples", top.pool, top.examples)?;
+            let (value, pool) = (crate::inspect::fitted(&top.value, 28), top.pool.unwrap_or_default());
+            writeln!(f, "    {value}{pool:>14} active items, {} examples", top.examples)?;
         }
         write!(
             f,

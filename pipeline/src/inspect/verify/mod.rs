@@ -6,6 +6,7 @@
 //! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it |
 //! | `items` | indexes are dense from 1, ids unique |
 //! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
+//! | `sft/<condition>` | each example by itself and the catalogue (`example.rs`), every example once more from `events`, and that none is a pre-training target of `sequences` (`examples.rs`) |
 //! | `dead_letters` | reasons are of the list, (`source`, `position`) is unique |
 //!
 //! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
@@ -16,8 +17,11 @@
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
 //! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
 
+mod carried;
 mod dead_letters;
 mod events;
+mod example;
+mod examples;
 mod history;
 mod items;
 mod log;
@@ -33,7 +37,7 @@ use schemas::delta::Root;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
 use serde::Serialize;
 
-use super::{InspectError, REFRESH, known, tables};
+use super::{InspectError, REFRESH, is_sft, known, tables};
 
 use violation::Stop;
 pub use violation::Violation;
@@ -129,6 +133,9 @@ pub async fn verify_within(
             DEAD_LETTERS => dead_letters::verify(&snapshot, &mut proof).await,
             SEQUENCES | REFRESH => {
                 sequences::verify(config, root, &snapshot, events_held_max, &mut proof).await
+            }
+            name if is_sft(name) => {
+                examples::verify(config, root, &snapshot, events_held_max, &mut proof).await
             }
             _ => {
                 proof.skip("its rows", "no claims about this table are known");
