@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt8Array, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt8Array, UInt32Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
@@ -39,7 +39,7 @@ fn config() -> Config {
     config
         .conditions
         .derived
-        .insert("recent".into(), Age { min_age: None, max_age: Some(Span::minutes(600)) });
+        .insert("recent".into(), Age { min_age: None, max_age: Some(Span::minutes(2_880)) });
     config.conditions.min_pool = 1;
     config.sequences.sft_share = 0.3;
     config.sequences.shards = 3;
@@ -50,19 +50,20 @@ fn config() -> Config {
 /// What SQL says: user, value, target, role, visible, weight's denominator, matches, and the history's places.
 type Line = (String, String, String, i64, u8, u32, u32, Vec<bool>);
 
+/// A place of a row of `sequences`: user, row, place, item, time, visible length, role, whether the row owns it.
+type Place = (String, i64, i64, String, i64, u32, u8, bool);
+
 async fn oracle(root: &Root, log: &[Event], items: &[Item], config: &Config, condition: &str) -> Vec<Line> {
     let ids = item_ids(root).await;
     let context = SessionContext::new();
-    let mut places: Vec<(String, i64, i64, String, i64, u32, u8, bool)> = Vec::new();
-    let mut number = 0;
-    for row in rows(root).await.values().flatten() {
+    let mut places: Vec<Place> = Vec::new();
+    for (number, row) in (0..).zip(rows(root).await.values().flatten()) {
         for k in 0..row.item.len() {
             let (item, owned) = (ids[&row.item[k]].clone(), k >= row.target_from);
             let place =
                 (row.user.clone(), number, k as i64, item, row.ts[k], row.visible[k], row.role[k], owned);
             places.push(place);
         }
-        number += 1;
     }
     let positions = RecordBatch::try_from_iter([
         ("user_id", Arc::new(StringArray::from_iter_values(places.iter().map(|p| &p.0))) as ArrayRef),
@@ -91,7 +92,8 @@ async fn oracle(root: &Root, log: &[Event], items: &[Item], config: &Config, con
     context.register_batch("released", released.unwrap()).unwrap();
     let events = batch(log);
     let ts = Arc::new(Int64Array::from_iter_values(log.iter().map(|e| e.ts))) as ArrayRef;
-    let columns = events.schema().fields().iter().zip(events.columns()).map(|(field, column)| {
+    let schema = events.schema();
+    let columns = schema.fields().iter().zip(events.columns()).map(|(field, column)| {
         let column = if field.name() == "ts" { Arc::clone(&ts) } else { Arc::clone(column) };
         (field.name().clone(), column, true)
     });
@@ -303,7 +305,7 @@ async fn a_second_build_writes_nothing_and_only_its_own_settings_count() {
     assert!(again.tables.iter().all(|table| table.unchanged && table.version == 0), "{again}");
 
     // Another age is another `recent`, and the same genre.
-    config.conditions.derived.get_mut("recent").unwrap().max_age = Some(Span::minutes(300));
+    config.conditions.derived.get_mut("recent").unwrap().max_age = Some(Span::minutes(2_000));
     let other = sft::build(&config, &root, &both).await.unwrap();
     let states: BTreeMap<&str, (bool, u64)> =
         other.tables.iter().map(|t| (t.condition.as_str(), (t.unchanged, t.version))).collect();

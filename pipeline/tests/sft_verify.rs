@@ -33,7 +33,7 @@ fn config() -> Config {
     config
         .conditions
         .derived
-        .insert("recent".into(), Age { min_age: None, max_age: Some(Span::minutes(600)) });
+        .insert("recent".into(), Age { min_age: None, max_age: Some(Span::minutes(2_880)) });
     config.conditions.min_pool = 8;
     config.conditions.min_matching_history = 1;
     config.conditions.actions = vec!["play".into(), "like".into()];

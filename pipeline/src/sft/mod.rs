@@ -9,8 +9,8 @@
 //! ```
 //!
 //! An example's history is that of the row of `sequences` that owns its target. Limits of quality hold for role 1;
-//! evaluation keeps every target that carries a value. What the examples of two builds are depends on the versions
-//! and settings alone, and a build of what a table already describes is not made.
+//! evaluation keeps every target that carries a value. Two builds of the same versions and settings have equal rows,
+//! and one of what a table already describes is not made.
 //!
 //! **Memory.** That of `build-sequences`, the catalogue's values of one condition (`carriers.rs`), and a batch of
 //! examples in each stream.

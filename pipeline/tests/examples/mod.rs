@@ -70,7 +70,8 @@ pub(crate) fn catalogue(seed: u64, n: u64) -> Vec<Item> {
             Item {
                 id: format!("i{i:05}"),
                 genres: of_item,
-                release_ts: (r % 4 > 0).then(|| 20_000 * DAY_MS + (r / 10 % 40) as i64 * 3_000_000),
+                release_ts: (!r.is_multiple_of(4))
+                    .then(|| 20_000 * DAY_MS + (r / 10 % 60) as i64 * 3_600_000),
                 active: !r.is_multiple_of(11),
             }
         })
