@@ -232,7 +232,7 @@ fn seen(line: &Line) -> usize {
 }
 
 fn configs() -> impl Strategy<Value = Config> {
-    let limits = (any::<bool>(), prop::option::of(0u8..5), 0usize..3, 1usize..30);
+    let limits = (any::<bool>(), prop::option::of(0u8..5), 0usize..3, 0usize..20);
     let shape = (4usize..24, any::<bool>(), any::<bool>(), any::<bool>());
     (limits, shape).prop_map(
         |((likes, min_value, min_history, min_pool), (max_len, shuffled, none, filter))| {

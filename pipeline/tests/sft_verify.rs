@@ -50,7 +50,7 @@ async fn built(config: &Config) -> (tempfile::TempDir, Root) {
     for part in log(5, 600).chunks(350) {
         append(&root, part).await;
     }
-    write_items(&root, &catalogue(5, 500)).await;
+    write_items(&root, &catalogue(5, 600)).await;
     sequences::build(config, &root).await.unwrap();
     sft::build(config, &root, &["genre".to_owned(), "recent".to_owned()]).await.unwrap();
     (directory, root)
@@ -59,7 +59,7 @@ async fn built(config: &Config) -> (tempfile::TempDir, Root) {
 #[tokio::test]
 async fn what_is_built_verifies() {
     for (ties, split, min_pool) in
-        [(Ties::FileOrder, SplitKind::LeaveOneOut, 8), (Ties::Shuffled, SplitKind::None, 40)]
+        [(Ties::FileOrder, SplitKind::LeaveOneOut, 8), (Ties::Shuffled, SplitKind::None, 30)]
     {
         let mut config = config();
         config.sequences.ties = ties;
@@ -275,7 +275,7 @@ async fn an_example_of_a_pre_training_target_is_found() {
     (e.target_item, e.target_ts) = (e.item.pop().unwrap(), e.ts.pop().unwrap());
     (_, _, _) = (e.session.pop(), e.request.pop(), e.matches.pop());
     e.visible_len = e.visible_len.min(e.item.len() as u32);
-    let values = catalogue(5, 500).into_iter().nth(e.target_item as usize - 1).unwrap().genres.len();
+    let values = catalogue(5, 600).into_iter().nth(e.target_item as usize - 1).unwrap().genres.len();
     (e.role, e.weight) = (1, 1.0 / values as f32);
     write(&root, &shards).await;
     let found = verify(&config, &root, Some(TABLE)).await.unwrap();

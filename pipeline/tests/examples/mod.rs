@@ -70,8 +70,11 @@ pub(crate) fn catalogue(seed: u64, n: u64) -> Vec<Item> {
             Item {
                 id: format!("i{i:05}"),
                 genres: of_item,
-                release_ts: (!r.is_multiple_of(4))
-                    .then(|| 20_000 * DAY_MS + (r / 10 % 60) as i64 * 3_600_000),
+                // Some are yet to be released, and so younger than any age.
+                release_ts: (!r.is_multiple_of(4)).then(|| match r / 1_000 % 6 {
+                    0 => 21_000 * DAY_MS,
+                    _ => 20_000 * DAY_MS + (r / 10 % 60) as i64 * 3_600_000,
+                }),
                 active: !r.is_multiple_of(11),
             }
         })
