@@ -1,4 +1,4 @@
-//! Raw interaction logs to Delta tables: events, items, sequences.
+//! Raw interaction logs to Delta tables: events, items, sequences, instruction examples.
 //!
 //! Every command of the `pipeline` program is a function here that takes a configuration and a root and
 //! returns a report, so that the scheduled jobs run the same code.
@@ -10,4 +10,5 @@ pub mod inspect;
 pub mod instructions;
 pub mod scan;
 pub mod sequences;
+pub mod sft;
 pub mod simulate;

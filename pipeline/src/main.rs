@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use schemas::cli::{self, CommonArgs};
 
-/// Raw interaction logs to Delta tables: events, items, sequences.
+/// Raw interaction logs to Delta tables: events, items, sequences, instruction examples.
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version)]
 struct Cli {
@@ -21,6 +21,7 @@ struct Cli {
 enum Command {
     Ingest(commands::ingest::Args),
     BuildSequences(commands::build_sequences::Args),
+    BuildSft(commands::build_sft::Args),
     Inspect(commands::inspect::Args),
     Instructions(commands::instructions::Args),
     Simulate(commands::simulate::Args),
@@ -32,6 +33,7 @@ async fn main() -> ExitCode {
     let result = match command {
         Command::Ingest(args) => commands::ingest::run(&common, args).await,
         Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
+        Command::BuildSft(args) => commands::build_sft::run(&common, args).await,
         Command::Inspect(args) => commands::inspect::run(&common, args).await,
         Command::Instructions(args) => commands::instructions::run(&common, args).await,
         Command::Simulate(args) => commands::simulate::run(&common, args).await,

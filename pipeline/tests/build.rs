@@ -28,6 +28,7 @@ fn event(n: u64, user: &str, item: &str, ts: i64) -> Event {
         request: None,
         request_ts: None,
         action: "play".into(),
+        value: None,
         source: "log.csv".into(),
         position: n as i64,
     }

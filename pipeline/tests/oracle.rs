@@ -260,6 +260,7 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
                 // Some requests have no time, and some items come before the request that is said to have shown them.
                 request_ts: request.filter(|r| *r > 0).map(|r| now / 16 * 16 + i64::from(r) * 3),
                 action: action.into(),
+                value: None,
                 source: source.into(),
                 position: i as i64,
             };

@@ -102,6 +102,7 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
                 request: request.map(|r| format!("r{r}")),
                 request_ts: None,
                 action: "play".into(),
+                value: None,
                 source: format!("part-{}", i / 20),
                 position: i as i64,
             };
@@ -184,6 +185,7 @@ fn event(n: i64, user: &str) -> Event {
         request: None,
         request_ts: None,
         action: "play".into(),
+        value: None,
         source: "log.csv".into(),
         position: n,
     }

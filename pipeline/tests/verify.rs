@@ -30,6 +30,7 @@ fn log(seed: u64, n: u64) -> Vec<Event> {
             request: (!r.is_multiple_of(3)).then(|| format!("request{}-{}", user, i / 40 + r / 100_000 % 2)),
             request_ts: None,
             action: ["play", "play", "skip"][(r / 1_000_000 % 3) as usize].into(),
+            value: None,
             source: format!("file{}", r / 10_000_000 % 3),
             position: (i % 50) as i64,
         };

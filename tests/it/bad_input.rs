@@ -109,6 +109,34 @@ fn steps_out_of_order_name_the_command_that_is_missing() {
 }
 
 #[test]
+fn a_condition_that_cannot_be_learned() {
+    let workspace = Workspace::new();
+    workspace.succeed("pipeline", &["ingest"]);
+    let share = ["--set", "sequences.sft_share=0.2", "--set", "conditions.min_pool=10"];
+    let build = |condition: &'static str| [&["build-sft", "--condition", condition][..], &share].concat();
+    assert_mentions(&workspace.fail("pipeline", &build("gerne"), 2), &["--condition", "`gerne`", "genre"]);
+    let text = workspace.fail("pipeline", &["build-sft", "--condition", "genre"], 2);
+    assert_mentions(&text, &["sequences.sft_share", "is 0"]);
+    let args = [&build("genre")[..], &["--set", "conditions.min_pool=11"]].concat();
+    let text = workspace.fail("pipeline", &args, 1);
+    assert_mentions(&text, &["conditions.min_pool = 11", "Folk 10", "Jazz 10", "Rock 10"]);
+    assert!(!workspace.root().join("sft").exists());
+
+    let report = json(&workspace.succeed("pipeline", &[&build("genre")[..], &["--json"]].concat()));
+    let table = &report["tables"][0];
+    assert_eq!((table["table"].as_str(), table["unchanged"].as_bool()), (Some("sft/genre"), Some(false)));
+    assert!(table["counts"]["examples"]["sft"].as_u64().unwrap() > 0, "{table}");
+    let shown = stderr(&workspace.succeed("pipeline", &["inspect", "sft/genre"]));
+    assert_mentions(&shown, &["examples by role", "Jazz (10)", "condition = genre"]);
+    workspace.succeed("pipeline", &[&["build-sequences"][..], &share].concat());
+    workspace.succeed("pipeline", &[&["inspect", "--verify"][..], &share].concat());
+    // Pre-training on everything would learn what the examples ask for.
+    workspace.succeed("pipeline", &["build-sequences"]);
+    let text = workspace.fail("pipeline", &[&["inspect", "--verify", "sft/genre"][..], &share].concat(), 3);
+    assert_mentions(&text, &["table `sft/genre`", "shard part-", "user `u", "pre-training target"]);
+}
+
+#[test]
 fn a_checkpoint_of_another_vocabulary_is_refused() {
     let workspace = Workspace::new();
     workspace.succeed("jobs", &["daily", "--name", "m"]);
@@ -143,7 +171,7 @@ fn a_damaged_checkpoint_names_the_file() {
 #[test]
 fn help_says_what_each_command_does() {
     for (name, commands) in [
-        ("pipeline", &["ingest", "build-sequences", "inspect"][..]),
+        ("pipeline", &["ingest", "build-sequences", "build-sft", "inspect"][..]),
         ("trainer", &["pretrain", "evaluate"]),
         ("jobs", &["daily"]),
     ] {

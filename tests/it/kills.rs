@@ -13,6 +13,8 @@ use schemas::delta::Root;
 use schemas::failpoint::PAUSE_AT;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
 
+const SFT_GENRE: &str = "sft/genre";
+
 use crate::programs::Workspace;
 
 /// Table → its rows as text, sorted, without what a second run cannot repeat; a table that is not there has
@@ -22,7 +24,7 @@ type Contents = BTreeMap<&'static str, Vec<String>>;
 async fn contents(root: &Path) -> Contents {
     let root = Root::new(root.to_str().unwrap()).unwrap();
     let mut tables = Contents::new();
-    for table in [EVENTS, ITEMS, DEAD_LETTERS, SEQUENCES] {
+    for table in [EVENTS, ITEMS, DEAD_LETTERS, SEQUENCES, SFT_GENRE] {
         let Some(snapshot) = root.snapshot(table).await.unwrap() else { continue };
         let schema = snapshot.delta().snapshot().unwrap().snapshot().arrow_schema();
         let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
@@ -208,4 +210,20 @@ async fn a_build_that_replaces_another() {
     scene
         .check(&["shard:sequences:unfinished", "commit:sequences:before-log", "commit:sequences:after-log"])
         .await;
+}
+
+#[tokio::test]
+async fn a_build_of_examples() {
+    let workspace = workspace();
+    workspace.succeed("pipeline", &["ingest", "--max-dead-letter-rate", "0.1"]);
+    let limits = ["--set", "sequences.sft_share=0.2", "--set", "conditions.min_pool=10"];
+    let args = [&["build-sft", "--condition", "genre"][..], &limits].concat();
+    let scene = Scene { workspace: &workspace, args: &args, before: &workspace.root() };
+    let points = [
+        "shard:sft/genre:unfinished",
+        "shard:sft/genre:unfinished@2",
+        "commit:sft/genre:before-log",
+        "commit:sft/genre:after-log",
+    ];
+    scene.check(&points).await;
 }

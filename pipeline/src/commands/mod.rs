@@ -1,7 +1,9 @@
 //! One file a command: its arguments, and how its report is shown.
 
 pub(crate) mod build_sequences;
+pub(crate) mod build_sft;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod instructions;
+mod resources;
 pub(crate) mod simulate;

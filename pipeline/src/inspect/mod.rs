@@ -7,6 +7,7 @@
 mod catalogue;
 mod dead_letters;
 mod distribution;
+mod examples;
 mod histories;
 mod html;
 mod instructions;
@@ -27,7 +28,7 @@ use schemas::config::ConfigError;
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{
     DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS,
-    REFRESH, SEQUENCES, SEQUENCES_SCHEMA,
+    REFRESH, SEQUENCES, SEQUENCES_SCHEMA, SFT_SCHEMA, sft_table,
 };
 use serde::Serialize;
 
@@ -36,10 +37,12 @@ use crate::sequences::stored_items_schema;
 pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};
 pub use distribution::{Bin, Distribution};
+pub use examples::{Example, SftContents};
 pub use histories::SequencesContents;
 pub use instructions::{Instruction, InstructionsContents};
 pub use log::{Count, EventsContents, Period};
 pub use popularity::{Popularity, Rank, TopShare};
+pub(crate) use print::fitted;
 pub use spans::{SpanBin, SpanDistribution};
 pub use timeline::{Entry, Mark, Timeline};
 pub use user::draw_user;
@@ -166,6 +169,8 @@ pub enum Contents {
     DeadLetters(DeadLettersContents),
     /// `instructions`.
     Instructions(InstructionsContents),
+    /// `sft/<condition>`.
+    Sft(Box<SftContents>),
 }
 
 /// Looks into one table, or into all of them.
@@ -182,7 +187,7 @@ pub async fn inspect(root: &Root, table: Option<&str>) -> Result<Inspection, Ins
     for name in names {
         // A table whose log is still empty has nothing to show.
         if let Some(snapshot) = root.snapshot(&name).await? {
-            reports.push(report(snapshot).await?);
+            reports.push(report(root, snapshot).await?);
         }
     }
     Ok(Inspection { root: place, tables: reports })
@@ -226,7 +231,7 @@ fn directories(path: &Path) -> Vec<(String, std::path::PathBuf)> {
         .collect()
 }
 
-async fn report(snapshot: Snapshot) -> Result<TableReport, InspectError> {
+async fn report(root: &Root, snapshot: Snapshot) -> Result<TableReport, InspectError> {
     let name = snapshot.name().to_owned();
     let schema = schema(&snapshot)?;
     let column = |field: &arrow::datatypes::FieldRef| ColumnReport {
@@ -247,10 +252,16 @@ async fn report(snapshot: Snapshot) -> Result<TableReport, InspectError> {
             SEQUENCES | REFRESH => Some(Contents::Sequences(Box::new(histories::read(&snapshot).await?))),
             DEAD_LETTERS => Some(Contents::DeadLetters(dead_letters::read(&snapshot).await?)),
             INSTRUCTIONS => Some(Contents::Instructions(instructions::read(&snapshot).await?)),
+            name if is_sft(name) => Some(Contents::Sft(Box::new(examples::read(root, &snapshot).await?))),
             _ => None,
         },
         table: name,
     })
+}
+
+/// Whether a table has the examples of some condition.
+fn is_sft(name: &str) -> bool {
+    name.strip_prefix(&sft_table("")).is_some_and(|condition| !condition.is_empty())
 }
 
 /// The columns as the shards have them: the log knows no unsigned types.
@@ -261,6 +272,7 @@ fn schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
         SEQUENCES | REFRESH => SEQUENCES_SCHEMA.clone(),
         DEAD_LETTERS => DEAD_LETTERS_SCHEMA.clone(),
         INSTRUCTIONS => INSTRUCTIONS_SCHEMA.clone(),
+        name if is_sft(name) => SFT_SCHEMA.clone(),
         name => {
             let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
             snapshot.delta().snapshot().map_err(log)?.snapshot().arrow_schema()

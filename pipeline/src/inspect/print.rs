@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
-use super::{DeadLettersContents, EventsContents, InstructionsContents, ItemsContents, SequencesContents};
+use super::{DeadLettersContents, EventsContents, InstructionsContents, ItemsContents};
+use super::{SequencesContents, SftContents};
 
 const BAR: usize = 32;
 
@@ -42,6 +43,7 @@ impl fmt::Display for TableReport {
             Some(Contents::Sequences(contents)) => contents.fmt(f),
             Some(Contents::DeadLetters(contents)) => contents.fmt(f),
             Some(Contents::Instructions(contents)) => contents.fmt(f),
+            Some(Contents::Sft(contents)) => contents.fmt(f),
             None => Ok(()),
         }
     }
@@ -125,6 +127,54 @@ impl fmt::Display for SequencesContents {
     }
 }
 
+impl fmt::Display for SftContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  users {}", self.users)?;
+        let e = &self.examples;
+        writeln!(f, "  examples by role")?;
+        bars(f, &[("instruction tuning", e.sft), ("validation", e.validation), ("test", e.test)])?;
+        writeln!(
+            f,
+            "  values with examples: {}; the most frequent, with the active items that carry them",
+            self.values
+        )?;
+        let most = self.top.first().map_or(0, |top| top.examples);
+        self.top.iter().try_for_each(|top| {
+            let pool = top.pool.map_or_else(String::new, |pool| format!(" ({pool})"));
+            let name = fitted(&top.value, 22usize.saturating_sub(pool.len()));
+            bar(f, &format!("{}{pool}", name.trim_end()), top.examples, most, e.total())
+        })?;
+        distribution(f, "positions of a history", &self.history_length)?;
+        distribution(f, "visible positions", &self.visible_length)?;
+        distribution(f, "visible positions that carry the value", &self.matching_length)?;
+        writeln!(
+            f,
+            "  of the visible positions {:.2}% carry the value (mean over examples); {:.2}% of the examples see none",
+            100.0 * self.match_rate.mean,
+            100.0 * self.match_rate.without
+        )?;
+        writeln!(
+            f,
+            "  examples, with the newest places of the history: + carries the value, behind | is hidden"
+        )?;
+        self.shown.iter().try_for_each(|example| {
+            let time =
+                example.target_ts.map(|ts| ts.format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default();
+            writeln!(
+                f,
+                "    user {}, {}, {}: item {} at {time}, weight {:.3}, {} before it",
+                fitted(&example.user, 12).trim_end(),
+                example.role,
+                example.condition,
+                example.target_item,
+                example.weight,
+                example.history
+            )?;
+            writeln!(f, "      {}", example.places)
+        })
+    }
+}
+
 impl fmt::Display for DeadLettersContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.reasons.iter().map(|reason| reason.count).sum();
@@ -198,7 +248,7 @@ fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u6
 }
 
 /// `text` in exactly `width` characters.
-pub(super) fn fitted(text: &str, width: usize) -> String {
+pub(crate) fn fitted(text: &str, width: usize) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() <= width {
         format!("{text:<width$}")

@@ -279,7 +279,7 @@ impl Repeated {
     /// what it finds. The plans have all events of their dates.
     pub(super) async fn look_through(
         &mut self,
-        plans: Vec<super::Scan>,
+        plans: Vec<super::stages::Scan>,
         context: &Arc<TaskContext>,
         suspects: &HashSet<u64>,
         known: &Known<'_>,

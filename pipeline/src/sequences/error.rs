@@ -77,7 +77,7 @@ pub enum BuildError {
     #[error("table `{table}` has lost version {version}, which this run has just committed")]
     Vanished {
         /// The table.
-        table: &'static str,
+        table: String,
         /// The version.
         version: u64,
     },

@@ -14,7 +14,7 @@ pub(super) struct Event {
     pub request_ts: i64,
     /// The item's index, or a code for it while the log is read.
     pub item: u32,
-    /// The source and a mark ([`Event::sourced`]).
+    /// The source and the marks ([`Event::sourced`], [`Event::fit`]).
     pub marked_source: u32,
 }
 
@@ -27,23 +27,37 @@ pub(super) const NO_REQUEST: u64 = 0;
 /// The bit of a fresh event: there are never so many sources.
 const FRESH: u32 = 1 << 31;
 
+/// The bit of an event that is fit to be learned under a condition.
+const FIT: u32 = 1 << 30;
+
 impl Event {
     /// Bytes of a packed event.
     pub(super) const BYTES: usize = 48;
 
-    /// With the code or rank of its source, and marked where it is fresh.
+    /// With the code or rank of its source, and marked where it is fresh; whether it is fit stays.
     pub(super) fn sourced(self, source: u32, fresh: bool) -> Self {
-        Self { marked_source: source | if fresh { FRESH } else { 0 }, ..self }
+        let fit = self.marked_source & FIT;
+        Self { marked_source: source | fit | if fresh { FRESH } else { 0 }, ..self }
+    }
+
+    /// Marked as fit to be learned under a condition, or as not.
+    pub(super) fn fit(self, fit: bool) -> Self {
+        Self { marked_source: self.marked_source & !FIT | if fit { FIT } else { 0 }, ..self }
     }
 
     /// The source's code or rank.
     pub(super) fn source(&self) -> u32 {
-        self.marked_source & !FRESH
+        self.marked_source & !(FRESH | FIT)
     }
 
     /// Whether it came after the version that a refresh starts from.
     pub(super) fn is_fresh(&self) -> bool {
         self.marked_source & FRESH != 0
+    }
+
+    /// Whether it is fit to be learned under a condition.
+    pub(super) fn is_fit(&self) -> bool {
+        self.marked_source & FIT != 0
     }
 
     pub(super) fn packed(&self) -> [u8; Self::BYTES] {
@@ -94,11 +108,12 @@ mod tests {
             item: u32::MAX - 3,
             ..Event::default()
         };
-        for fresh in [false, true] {
-            let event = event.sourced(9, fresh);
+        for (fresh, fit) in [(false, false), (false, true), (true, false), (true, true)] {
+            let event = event.fit(fit).sourced(9, fresh);
             let back = Event::unpacked(&event.packed());
             assert_eq!(back, event);
-            assert_eq!((back.source(), back.is_fresh()), (9, fresh));
+            assert_eq!((back.source(), back.is_fresh(), back.is_fit()), (9, fresh, fit));
+            assert!(!back.fit(false).is_fit());
         }
     }
 }

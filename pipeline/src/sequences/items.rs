@@ -55,8 +55,13 @@ impl Catalogue {
     }
 
     /// The version; `None` where the table does not exist.
-    pub(super) fn version(&self) -> Option<u64> {
+    fn version(&self) -> Option<u64> {
         self.snapshot.as_ref().map(Snapshot::version)
+    }
+
+    /// The catalogue as it is now; `None` where the table does not exist.
+    pub(super) fn into_snapshot(self) -> Option<Snapshot> {
+        self.snapshot
     }
 
     /// Gives the `missing` items the next indexes, in the text order of their ids, with empty attributes, in

@@ -16,18 +16,19 @@
 //! sort puts ranks and indexes in their place, and drops the copies that the end of the scan has brought to
 //! light (`resolve.rs`).
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use arrow::array::{
-    Array, ArrayRef, FixedSizeBinaryArray, Int64Array, StringViewArray, TimestampMillisecondArray,
-    UInt32Array,
+    Array, ArrayRef, FixedSizeBinaryArray, Float64Array, Int64Array, StringViewArray,
+    TimestampMillisecondArray, UInt32Array,
 };
 use arrow::buffer::Buffer;
 use arrow::compute::take;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::common::cast::{as_int64_array, as_primitive_array, as_string_view_array};
+use datafusion::common::cast::{as_float64_array, as_int64_array, as_primitive_array, as_string_view_array};
 use schemas::cli::Progress;
 use schemas::hash::hash64;
 use schemas::tables::EVENTS_SCHEMA;
@@ -45,6 +46,9 @@ pub(super) const MS_PER_DAY: i64 = 86_400_000;
 pub(super) const INPUT_COLUMNS: [&str; 9] =
     ["event_id", "source", "position", "ts", "user_id", "item_id", "action", "request_id", "request_ts"];
 
+/// The column that comes after them where a smallest value is asked for.
+pub(super) const VALUE_COLUMN: &str = "value";
+
 /// `events` as it is scanned: texts as views, which costs no copy.
 pub(crate) fn scan_schema() -> Schema {
     let view = |field: &FieldRef| match field.data_type() {
@@ -54,7 +58,7 @@ pub(crate) fn scan_schema() -> Schema {
     Schema::new(EVENTS_SCHEMA.fields().iter().map(view).collect::<Vec<_>>())
 }
 
-/// A batch with the [`INPUT_COLUMNS`], in their order.
+/// A batch with the [`INPUT_COLUMNS`], in their order, and perhaps the [`VALUE_COLUMN`].
 pub(super) struct Records<'a> {
     pub event: &'a StringViewArray,
     pub source: &'a StringViewArray,
@@ -65,6 +69,7 @@ pub(super) struct Records<'a> {
     pub action: &'a StringViewArray,
     pub request: &'a StringViewArray,
     pub request_ts: &'a TimestampMillisecondArray,
+    pub value: Option<&'a Float64Array>,
 }
 
 impl<'a> Records<'a> {
@@ -79,12 +84,18 @@ impl<'a> Records<'a> {
             action: as_string_view_array(batch.column(6))?,
             request: as_string_view_array(batch.column(7))?,
             request_ts: as_primitive_array::<TimestampMillisecondType>(batch.column(8))?,
+            value: batch.columns().get(9).map(|column| as_float64_array(column)).transpose()?,
         })
     }
 
     /// The event's date, in days: that of its time. (Reading the column would take longer.)
     pub(super) fn date(&self, row: usize) -> i32 {
         date(self.ts.value(row))
+    }
+
+    /// The event's value, where it has one and the column was read.
+    fn value(&self, row: usize) -> Option<f64> {
+        self.value.filter(|values| values.is_valid(row)).map(|values| values.value(row))
     }
 
     /// Whether a row's source is that of the row before. It nearly always is, and then the two views point to
@@ -120,7 +131,24 @@ pub(super) struct Learned {
     pub items: ItemCodes,
     pub suspects: Arc<Suspects>,
     pub counts: Mutex<Counts>,
+    /// The time of the newest event, in epoch milliseconds.
+    pub newest: AtomicI64,
     pub progress: Mutex<Progress>,
+}
+
+/// Which events are fit to be learned under a condition (`[conditions]`): by their action and value.
+#[derive(Debug, Clone)]
+pub(crate) struct Quality {
+    pub actions: Vec<String>,
+    pub min_value: Option<f64>,
+}
+
+impl Quality {
+    /// An event without a value has none that is large enough.
+    fn fits(&self, action: &str, value: Option<f64>) -> bool {
+        let wanted = self.actions.is_empty() || self.actions.iter().any(|a| a == action);
+        wanted && self.min_value.is_none_or(|min| value.is_some_and(|value| value >= min))
+    }
 }
 
 /// The pass over scanned events: filters actions (and, for a refresh, users), and computes the keys.
@@ -136,6 +164,8 @@ pub(super) struct Keys {
     pub all_users: bool,
     /// Whether all events of this scan are fresh.
     pub fresh: bool,
+    /// `build-sft`: which events are fit.
+    pub quality: Option<Quality>,
 }
 
 impl PassSpec for Keys {
@@ -156,6 +186,7 @@ impl PassSpec for Keys {
             since: self.since.clone(),
             all_users: self.all_users,
             fresh: self.fresh,
+            quality: self.quality.clone(),
             counts: Counts::default(),
         })
     }
@@ -169,6 +200,7 @@ struct KeyPass {
     since: Option<Arc<Fresh>>,
     all_users: bool,
     fresh: bool,
+    quality: Option<Quality>,
     counts: Counts,
 }
 
@@ -207,7 +239,8 @@ impl Pass for KeyPass {
                 source = self.learned.sources.code(records.source.value(row));
             }
             let user = hash64(records.user.value(row).as_bytes());
-            if !self.is_wanted(records.action.value(row), user) {
+            let action = records.action.value(row);
+            if !self.is_wanted(action, user) {
                 wanted.get_or_insert_with(|| (0..row as u32).collect());
                 continue;
             }
@@ -226,7 +259,12 @@ impl Pass for KeyPass {
                 item,
                 ..Event::default()
             };
-            events.extend_from_slice(&event.sourced(source, self.is_fresh(date, event.event)).packed());
+            let fit = self.quality.as_ref().is_some_and(|quality| quality.fits(action, records.value(row)));
+            let event = event.fit(fit).sourced(source, self.is_fresh(date, event.event));
+            events.extend_from_slice(&event.packed());
+        }
+        if let Some(newest) = arrow::compute::max(records.ts) {
+            self.learned.newest.fetch_max(newest, Ordering::Relaxed);
         }
         self.counts.events += rows as u64;
         self.learned.progress.lock().unwrap_or_else(PoisonError::into_inner).add(rows as u64);

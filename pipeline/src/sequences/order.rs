@@ -50,9 +50,14 @@ pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("item_index", DataType::UInt32, false),
         Field::new("request", DataType::UInt64, false),
         Field::new("request_ts", DataType::Int64, false),
-        Field::new("fresh", DataType::UInt8, false),
+        Field::new("marks", DataType::UInt8, false),
     ]))
 });
+
+/// The bit of `marks` of a fresh event.
+pub(super) const FRESH_MARK: u8 = 1;
+/// The bit of `marks` of an event that is fit to be learned under a condition.
+pub(super) const FIT_MARK: u8 = 2;
 
 /// A run for each user.
 fn users_type() -> DataType {
@@ -339,21 +344,28 @@ impl Sorted {
             Arc::new(UInt32Array::from_iter_values(events.iter().map(|e| e.item))),
             Arc::new(UInt64Array::from_iter_values(events.iter().map(|e| e.request))),
             Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.request_ts))),
-            Arc::new(UInt8Array::from_iter_values(events.iter().map(|e| u8::from(e.is_fresh())))),
+            Arc::new(UInt8Array::from_iter_values(events.iter().map(marks))),
         ];
         Ok(Some(RecordBatch::try_new(HISTORY_SCHEMA.clone(), columns)?))
     }
 }
 
+fn marks(event: &Event) -> u8 {
+    u8::from(event.is_fresh()) * FRESH_MARK + u8::from(event.is_fit()) * FIT_MARK
+}
+
 /// Leaves one of each user's equal neighbours: that with the earliest request, because it depends on nothing
-/// but the log.
+/// but the log. It is fit where all of them are.
 fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)], key: impl Fn(&Event) -> Key) {
     let (mut kept, mut start) = (Vec::with_capacity(events.len()), 0);
     for (_, end) in users {
         let of_user = &events[start..*end];
         start = *end;
         let equal = of_user.chunk_by(|one, two| key(one) == key(two));
-        kept.extend(equal.filter_map(|equal| equal.iter().min_by_key(|event| event.request_ts)));
+        kept.extend(equal.filter_map(|equal| {
+            let first = equal.iter().min_by_key(|event| event.request_ts)?;
+            Some(first.fit(equal.iter().all(Event::is_fit)))
+        }));
         *end = kept.len();
     }
     *events = kept;
@@ -434,7 +446,7 @@ mod tests {
 
     fn event(&(_, ts, source, position, event, request_ts): &Row) -> Event {
         let rest = Event { item: event as u32 + 1, request: event * 3, ..Event::default() };
-        Event { ts, position, event, request_ts, ..rest }.sourced(source, event == 2)
+        Event { ts, position, event, request_ts, ..rest }.fit(request_ts == 0).sourced(source, event == 2)
     }
 
     fn batch(rows: &[Row]) -> RecordBatch {
@@ -477,8 +489,8 @@ mod tests {
                         request_ts: times(6)[row],
                         ..Event::default()
                     };
-                    let fresh = batch.column(7).as_primitive::<UInt8Type>().value(row) == 1;
-                    (user.to_owned(), event.sourced(0, fresh))
+                    let marks = batch.column(7).as_primitive::<UInt8Type>().value(row);
+                    (user.to_owned(), event.fit(marks & FIT_MARK > 0).sourced(0, marks & FRESH_MARK > 0))
                 }));
             }
         }
@@ -496,18 +508,18 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let input: Vec<RecordBatch> = batches.iter().map(|rows| batch(rows)).collect();
+                let place = |&(user, ts, source, position, event, _): &Row| (user, ts, source, position, event);
                 let mut expected = batches.concat();
                 expected.sort_by_key(|&(user, ts, source, position, event, request_ts)| {
                     let tie = shuffle.map_or(0, |seed| mix64(seed, event));
                     (format!("user{user}"), ts, tie, RANKS[source as usize], position, event, request_ts)
                 });
-                expected.dedup_by_key(|&mut (user, ts, source, position, event, _)| {
-                    (user, ts, source, position, event)
-                });
+                expected.dedup_by_key(|row| place(row));
                 let expected: Vec<(String, Event)> = expected
                     .iter()
                     .map(|row| {
-                        let event = event(row);
+                        let mut copies = batches.iter().flatten().filter(|other| place(other) == place(row));
+                        let event = event(row).fit(copies.all(|copy| event(copy).is_fit()));
                         let given = Event { position: 0, ..event }.sourced(0, event.is_fresh());
                         (format!("user{}", row.0), given)
                     })

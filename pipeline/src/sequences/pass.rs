@@ -1,14 +1,15 @@
-//! The history pass: sorted events in, rows of `sequences` out.
+//! The history pass: sorted events in; rows of `sequences`, or what else is made of histories, out.
 //!
 //! ```text
 //!  sorted batches   │ a a a b b │ b b b b b │ b c d d d │          bucket, user, in order of time …
 //!                         ▲ open user ────────▶ ▲
-//!  close `a`: sessions, request batches, v_t, roles, windows ──▶ rows ──▶ batches of rows
+//!  close `a`: sessions, request batches, v_t, roles, windows ──▶ Sink ──▶ batches of rows
 //! ```
 //!
 //! A user's events arrive side by side, so one user is open at a time and is carried over the ends of
 //! batches. When the next user begins, the open one's history is complete: the functions of
-//! [`schemas::history`] compute its lists, and its windows become rows, oldest first.
+//! [`schemas::history`] compute its lists and windows, and a [`Sink`] makes rows of them: those of `sequences`
+//! (`rows.rs`), or instruction examples (`pipeline/src/sft/`).
 //!
 //! **Memory.** One input batch, the open user's history (about 90 bytes an event with its lists and windows),
 //! and a batch of rows. Nothing grows with the number of users; a user with a million events costs about
@@ -17,9 +18,6 @@
 //! **What lies beneath is free.** The pass needs a partition of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA) that
 //! has all events of the users it has: one sorted stream, one sorted bucket, or a shuffled partition of a
 //! distributed engine. It gives batches of one bucket each, buckets in the order in which they came.
-//!
-//! **Refresh.** With [`Histories::refresh`] the pass gives the rows that own a fresh event, as they are but for
-//! the role of every other position, which is context: what was learned before is not a target again.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,18 +29,18 @@ use datafusion::common::Result;
 use datafusion::common::cast::{
     as_int64_array, as_run_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
 };
+use schemas::cli::Progress;
 use schemas::config::{ConfigError, Sequences};
 use schemas::hash::hash64;
 use schemas::history::{
-    DeltaTau, Role, Split, first_held_out, held_out_roles, request_batches, session_ordinals,
+    DeltaTau, Role, Split, Window, first_held_out, held_out_roles, request_batches, session_ordinals,
     visible_lengths, windows, with_sft_share,
 };
 
 use super::BuildError;
 use super::event::{NO_REQUEST, NO_TIME};
 use super::intervals::{Intervals, Measured};
-use super::report::Counts;
-use super::rows::{History, ROWS_SCHEMA, Rows};
+use super::order::{FIT_MARK, FRESH_MARK};
 use crate::engine::{Pass, PassSpec};
 
 /// The settings that decide a user's rows.
@@ -72,46 +70,78 @@ impl Settings {
 
 /// The history pass as an operator over [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA).
 #[derive(Debug)]
-pub(super) struct Histories {
+pub(super) struct Histories<O> {
     pub settings: Settings,
-    /// Whether only rows with fresh events are wanted.
-    pub refresh: bool,
-    /// What each pass counted is added here when it ends.
-    pub counts: Arc<Mutex<Counts>>,
+    /// What is made of the histories.
+    pub output: Arc<O>,
     /// The request intervals of all histories.
     pub intervals: Arc<Mutex<Intervals>>,
+    pub progress: Arc<Mutex<Progress>>,
 }
 
-impl PassSpec for Histories {
+/// What is made of complete histories, and where what was counted meanwhile goes.
+pub(crate) trait Output: std::fmt::Debug + Send + Sync + 'static {
+    /// Columns of the rows; the first is the `bucket`.
+    fn schema(&self) -> SchemaRef;
+
+    /// For the histories of one partition.
+    fn start(self: Arc<Self>) -> Box<dyn Sink>;
+}
+
+/// Turns the histories of one partition into rows.
+pub(crate) trait Sink: Send {
+    /// Takes the next history of the partition; gives batches of rows as they fill, each of one bucket.
+    fn history(&mut self, history: History<'_>, done: &mut Vec<RecordBatch>) -> Result<()>;
+
+    /// Gives the rest.
+    fn finish(&mut self) -> Result<Option<RecordBatch>>;
+}
+
+/// One user's whole history as parallel lists, and the rows that it is cut into.
+pub(crate) struct History<'a> {
+    pub bucket: u32,
+    pub user: &'a str,
+    pub item: &'a [u32],
+    pub ts: &'a [i64],
+    pub session: &'a [u32],
+    pub request: &'a [u32],
+    pub visible: &'a [u32],
+    /// Whether the event is new to a model (`build-sequences --since`).
+    pub fresh: &'a [bool],
+    /// Whether the event is fit to be learned under a condition (`build-sft`).
+    pub fit: &'a [bool],
+    pub roles: Vec<Role>,
+    pub windows: Vec<Window>,
+    /// Whether the user has too few events for the split to hold anything out.
+    pub too_few: bool,
+}
+
+impl<O: Output> PassSpec for Histories<O> {
     fn name(&self) -> &'static str {
         "Histories"
     }
 
     fn schema(&self) -> SchemaRef {
-        ROWS_SCHEMA.clone()
+        self.output.schema()
     }
 
     fn start(&self) -> Box<dyn Pass> {
         Box::new(HistoryPass {
             settings: self.settings,
-            refresh: self.refresh,
-            all_counts: Arc::clone(&self.counts),
-            counts: Counts::default(),
+            sink: Arc::clone(&self.output).start(),
             measured: Measured::new(Arc::clone(&self.intervals)),
             open: OpenUser::default(),
-            rows: Rows::of_bucket(0),
+            progress: Arc::clone(&self.progress),
         })
     }
 }
 
 struct HistoryPass {
     settings: Settings,
-    refresh: bool,
-    all_counts: Arc<Mutex<Counts>>,
-    counts: Counts,
+    sink: Box<dyn Sink>,
     measured: Measured,
     open: OpenUser,
-    rows: Rows,
+    progress: Arc<Mutex<Progress>>,
 }
 
 /// The history of the user whose end has not been seen.
@@ -125,6 +155,7 @@ struct OpenUser {
     request: Vec<Option<u64>>,
     request_ts: Vec<Option<i64>>,
     fresh: Vec<bool>,
+    fit: Vec<bool>,
 }
 
 /// The columns of a batch of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA).
@@ -137,7 +168,7 @@ pub(super) struct HistoryColumns<'a> {
     item: &'a [u32],
     request: &'a [u64],
     request_ts: &'a [i64],
-    fresh: &'a [u8],
+    marks: &'a [u8],
 }
 
 impl<'a> HistoryColumns<'a> {
@@ -152,7 +183,7 @@ impl<'a> HistoryColumns<'a> {
             item: as_uint32_array(batch.column(4))?.values(),
             request: as_uint64_array(batch.column(5))?.values(),
             request_ts: as_int64_array(batch.column(6))?.values(),
-            fresh: as_uint8_array(batch.column(7))?.values(),
+            marks: as_uint8_array(batch.column(7))?.values(),
         })
     }
 
@@ -187,6 +218,7 @@ impl OpenUser {
         self.request.clear();
         self.request_ts.clear();
         self.fresh.clear();
+        self.fit.clear();
     }
 
     /// Appends rows, all of the open user.
@@ -197,7 +229,8 @@ impl OpenUser {
         let request = |&id: &u64| (id != NO_REQUEST).then_some(id);
         self.request.extend(columns.request[rows.clone()].iter().map(request));
         self.request_ts.extend(columns.request_ts(rows.clone()));
-        self.fresh.extend(columns.fresh[rows].iter().map(|&fresh| fresh == 1));
+        self.fresh.extend(columns.marks[rows.clone()].iter().map(|marks| marks & FRESH_MARK > 0));
+        self.fit.extend(columns.marks[rows].iter().map(|marks| marks & FIT_MARK > 0));
     }
 }
 
@@ -212,65 +245,52 @@ impl Pass for HistoryPass {
             }
             self.open.extend(&columns, rows);
         }
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).add(batch.num_rows() as u64);
         Ok(done)
     }
 
     fn finish(&mut self) -> Result<Vec<RecordBatch>> {
         let mut done = Vec::new();
         self.close_user(&mut done)?;
-        done.extend(self.rows.take()?);
+        done.extend(self.sink.finish()?);
         self.measured.hand_over();
-        let counts = std::mem::take(&mut self.counts);
-        self.all_counts.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
         Ok(done)
     }
 }
 
 impl HistoryPass {
-    /// The open user's history is complete: its rows.
+    /// The open user's history is complete.
     fn close_user(&mut self, done: &mut Vec<RecordBatch>) -> Result<()> {
-        let OpenUser { bucket, user, ts, item, event, request, request_ts, fresh, .. } = &self.open;
+        let OpenUser { bucket, user, ts, item, event, request, request_ts, fresh, fit } = &self.open;
         if ts.is_empty() {
             return Ok(());
-        }
-        if self.rows.bucket() != *bucket {
-            done.extend(self.rows.take()?);
-            self.rows = Rows::of_bucket(*bucket);
         }
         let Settings { session_gap_ms, batch_gap_ms, delta_tau, max_len, split, sft_share } = self.settings;
         let session = session_ordinals(ts, session_gap_ms);
         let requests = request_batches(ts, request, batch_gap_ms);
         let visible = visible_lengths(ts, &requests, delta_tau);
-        let mut roles = held_out_roles(ts, hash64(user.as_bytes()), split).unwrap_or_else(|| {
-            self.counts.users_too_few += 1;
-            vec![Role::Pretrain; ts.len()]
-        });
+        let held_out = held_out_roles(ts, hash64(user.as_bytes()), split);
+        let too_few = held_out.is_none();
+        let mut roles = held_out.unwrap_or_else(|| vec![Role::Pretrain; ts.len()]);
         with_sft_share(&mut roles, event, sft_share);
-        let mut windows = windows(&visible, max_len, first_held_out(&roles, split))
+        let windows = windows(&visible, max_len, first_held_out(&roles, split))
             .map_err(|source| BuildError::Window { user: user.clone(), source })?;
-        if self.refresh {
-            windows.retain(|w| w.positions[w.target_from..].iter().any(|&t| fresh[t as usize]));
-            roles.iter_mut().zip(fresh).filter(|(_, fresh)| !**fresh).for_each(|(r, _)| *r = Role::Context);
-        }
         self.measured.add_history(&session, request_ts);
-
         let history = History {
+            bucket: *bucket,
             user,
             item,
             ts,
             session: &session,
             request: &requests.ordinal,
             visible: &visible,
-            roles: &roles,
+            fresh,
+            fit,
+            roles,
+            windows,
+            too_few,
         };
-        self.counts.users += u64::from(!windows.is_empty());
-        for window in &windows {
-            self.counts.row(window, &roles, &visible);
-            self.rows.push(&history, window);
-            if self.rows.is_full() {
-                done.extend(self.rows.take()?);
-            }
-        }
+        self.sink.history(history, done)?;
         self.open.ts.clear();
         Ok(())
     }

@@ -1,14 +1,20 @@
-//! Rows of `sequences` in the making.
+//! Histories → rows of `sequences`, and of `refresh`: the rows that own a fresh event, as they are but for the
+//! role of every other position, which is context: what was learned before is not a target again.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, ListArray, StringBuilder, TimestampMillisecondArray, UInt8Array, UInt32Array};
+use arrow::array::{
+    ArrayRef, AsArray, ListArray, StringBuilder, TimestampMillisecondArray, UInt8Array, UInt32Array,
+};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use schemas::history::{Role, Window};
 use schemas::tables::SEQUENCES_SCHEMA;
+
+use super::pass::{History, Output, Sink};
+use super::report::Counts;
 
 /// The rows of `sequences` behind the `bucket` whose shard they belong to.
 pub static ROWS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -20,20 +26,74 @@ pub static ROWS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 /// A batch is given out at this many positions, so that it stays about this size whatever the row length.
 const BATCH_POSITIONS: usize = 1 << 16;
 
-/// One user's whole history as parallel lists.
-pub(super) struct History<'a> {
-    pub user: &'a str,
-    pub item: &'a [u32],
-    pub ts: &'a [i64],
-    pub session: &'a [u32],
-    pub request: &'a [u32],
-    pub visible: &'a [u32],
-    pub roles: &'a [Role],
+/// The windows of histories as rows.
+#[derive(Debug)]
+pub(super) struct WindowRows {
+    /// Whether only rows with fresh events are wanted.
+    pub refresh: bool,
+    /// What each partition counted is added here when it ends.
+    pub counts: Mutex<Counts>,
+}
+
+impl Output for WindowRows {
+    fn schema(&self) -> SchemaRef {
+        ROWS_SCHEMA.clone()
+    }
+
+    fn start(self: Arc<Self>) -> Box<dyn Sink> {
+        Box::new(WindowSink { of: self, counts: Counts::default(), rows: Rows::of_bucket(0) })
+    }
+}
+
+struct WindowSink {
+    of: Arc<WindowRows>,
+    counts: Counts,
+    rows: Rows,
+}
+
+impl Sink for WindowSink {
+    fn history(&mut self, mut history: History<'_>, done: &mut Vec<RecordBatch>) -> Result<()> {
+        if self.rows.bucket != history.bucket {
+            done.extend(self.rows.take()?);
+            self.rows = Rows::of_bucket(history.bucket);
+        }
+        let mut windows = std::mem::take(&mut history.windows);
+        if self.of.refresh {
+            let fresh = history.fresh;
+            windows.retain(|w| w.positions[w.target_from..].iter().any(|&t| fresh[t as usize]));
+            let old = history.roles.iter_mut().zip(fresh).filter(|(_, fresh)| !**fresh);
+            old.for_each(|(role, _)| *role = Role::Context);
+        }
+        self.counts.users_too_few += u64::from(history.too_few);
+        self.counts.users += u64::from(!windows.is_empty());
+        for window in &windows {
+            self.counts.row(window, &history.roles, history.visible);
+            self.rows.push(&history, window);
+            if self.rows.item.len() >= BATCH_POSITIONS {
+                done.extend(self.rows.take()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Option<RecordBatch>> {
+        let counts = std::mem::take(&mut self.counts);
+        self.of.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
+        self.rows.take()
+    }
+}
+
+/// Positions that rows of `sequences` own.
+pub(super) fn owned(rows: &RecordBatch) -> u64 {
+    let offsets = rows.column(2).as_list::<i32>().value_offsets();
+    let positions = offsets.last().zip(offsets.first()).map_or(0, |(last, first)| (last - first) as u64);
+    let from = rows.column(rows.num_columns() - 1).as_primitive::<UInt32Type>();
+    positions - from.values().iter().map(|&from| u64::from(from)).sum::<u64>()
 }
 
 /// A batch of rows of one bucket. All lists of a row have one length, so they share their offsets.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+struct Rows {
     bucket: u32,
     user: StringBuilder,
     offsets: Vec<i32>,
@@ -48,20 +108,12 @@ pub(super) struct Rows {
 
 impl Rows {
     /// No rows yet, all to come of `bucket`.
-    pub(super) fn of_bucket(bucket: u32) -> Self {
+    fn of_bucket(bucket: u32) -> Self {
         Self { bucket, offsets: vec![0], ..Self::default() }
     }
 
-    pub(super) fn bucket(&self) -> u32 {
-        self.bucket
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.item.len() >= BATCH_POSITIONS
-    }
-
     /// Appends one window of a history.
-    pub(super) fn push(&mut self, history: &History<'_>, window: &Window) {
+    fn push(&mut self, history: &History<'_>, window: &Window) {
         self.user.append_value(history.user);
         let owned = self.role.len() + window.target_from;
         for run in window.runs() {
@@ -80,7 +132,7 @@ impl Rows {
     }
 
     /// The rows so far, or nothing; starts afresh in the same bucket.
-    pub(super) fn take(&mut self) -> Result<Option<RecordBatch>> {
+    fn take(&mut self) -> Result<Option<RecordBatch>> {
         if self.target_from.is_empty() {
             return Ok(None);
         }

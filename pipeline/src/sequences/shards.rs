@@ -5,9 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use datafusion::common::{DataFusionError, Result};
-use schemas::cli::Progress;
 use schemas::delta::Root;
-use schemas::tables::SEQUENCES_SCHEMA;
 
 use super::BuildError;
 use crate::commit::{NewShard, ShardWriter, discard};
@@ -29,24 +27,28 @@ pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 #[derive(Debug)]
 pub(super) struct WriteShards {
     pub written: Arc<Written>,
-    pub progress: Arc<Mutex<Progress>>,
+    /// How many events, or examples, rows account for.
+    pub owned: fn(&RecordBatch) -> u64,
 }
 
 /// The finished shards that no commit has named yet. Dropped, it deletes them.
 #[derive(Debug)]
-pub(super) struct Written {
-    table: &'static str,
+pub(crate) struct Written {
+    table: String,
+    schema: SchemaRef,
     root: Root,
     shards: Mutex<Vec<NewShard>>,
 }
 
 impl Written {
-    pub(super) fn new(table: &'static str, root: &Root) -> Self {
-        Self { table, root: root.clone(), shards: Mutex::default() }
+    /// None yet, of a table with these columns.
+    pub(crate) fn new(table: &str, schema: &SchemaRef, root: &Root) -> Self {
+        let (table, schema) = (table.to_owned(), Arc::clone(schema));
+        Self { table, schema, root: root.clone(), shards: Mutex::default() }
     }
 
     /// The shards, by path; from here on they are the caller's.
-    pub(super) fn take(&self) -> Vec<NewShard> {
+    pub(crate) fn take(&self) -> Vec<NewShard> {
         let mut shards = std::mem::take(&mut *self.shards.lock().unwrap_or_else(PoisonError::into_inner));
         shards.sort_by(|a, b| a.path.cmp(&b.path));
         shards
@@ -55,7 +57,7 @@ impl Written {
 
 impl Drop for Written {
     fn drop(&mut self) {
-        discard(&self.root, self.table, &self.take());
+        discard(&self.root, &self.table, &self.take());
     }
 }
 
@@ -69,17 +71,13 @@ impl PassSpec for WriteShards {
     }
 
     fn start(&self) -> Box<dyn Pass> {
-        Box::new(WritePass {
-            written: Arc::clone(&self.written),
-            progress: Arc::clone(&self.progress),
-            open: None,
-        })
+        Box::new(WritePass { written: Arc::clone(&self.written), owned: self.owned, open: None })
     }
 }
 
 struct WritePass {
     written: Arc<Written>,
-    progress: Arc<Mutex<Progress>>,
+    owned: fn(&RecordBatch) -> u64,
     open: Option<Open>,
 }
 
@@ -116,22 +114,14 @@ impl WritePass {
         let open = match &mut self.open {
             Some(open) => open,
             none => {
-                let prefix = format!("part-{bucket:05}");
-                let writer = ShardWriter::create(
-                    &self.written.root,
-                    self.written.table,
-                    &prefix,
-                    &SEQUENCES_SCHEMA,
-                    &[],
-                )
-                .map_err(BuildError::from)?;
+                let Written { table, schema, root, .. } = &*self.written;
+                let writer = ShardWriter::create(root, table, &format!("part-{bucket:05}"), schema, &[])
+                    .map_err(BuildError::from)?;
                 none.insert(Open { bucket, writer, owned: 0 })
             }
         };
         open.writer.write(rows).map_err(BuildError::from)?;
-        let owned = owned(rows);
-        open.owned += owned;
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).add(owned);
+        open.owned += (self.owned)(rows);
         Ok(done)
     }
 
@@ -148,12 +138,4 @@ impl WritePass {
         self.written.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
         Ok(Some(RecordBatch::try_new(SHARDS_SCHEMA.clone(), columns).map_err(DataFusionError::from)?))
     }
-}
-
-/// Positions that the rows own.
-fn owned(rows: &RecordBatch) -> u64 {
-    let offsets = rows.column(2).as_list::<i32>().value_offsets();
-    let positions = offsets.last().zip(offsets.first()).map_or(0, |(last, first)| (last - first) as u64);
-    let from = rows.column(rows.num_columns() - 1).as_primitive::<UInt32Type>();
-    positions - from.values().iter().map(|&from| u64::from(from)).sum::<u64>()
 }

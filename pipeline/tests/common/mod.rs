@@ -24,6 +24,7 @@ pub(crate) struct Event {
     pub(crate) request: Option<String>,
     pub(crate) request_ts: Option<i64>,
     pub(crate) action: String,
+    pub(crate) value: Option<f64>,
     pub(crate) source: String,
     pub(crate) position: i64,
 }
@@ -45,7 +46,7 @@ pub(crate) fn batch(events: &[Event]) -> RecordBatch {
             TimestampMillisecondArray::from_iter(events.iter().map(|e| e.request_ts)).with_timezone("UTC"),
         ),
         text(|e| &e.action),
-        Arc::new(Float64Array::from(vec![None; events.len()])),
+        Arc::new(Float64Array::from_iter(events.iter().map(|e| e.value))),
         text(|e| &e.source),
         Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.position))),
         Arc::new(Date32Array::from_iter_values(events.iter().map(|e| e.ts.div_euclid(DAY_MS) as i32))),

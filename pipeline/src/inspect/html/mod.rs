@@ -4,6 +4,7 @@
 //! setting. Everything that comes from a table (ids, titles, attribute values, rejected bytes) is escaped.
 
 mod chart;
+mod examples;
 mod line;
 mod page;
 mod tables;

@@ -11,7 +11,7 @@ use super::super::{
 use super::chart::{Bar, Frame, lying, upright};
 use super::line::log_log;
 use super::page::{facts, page as whole, table};
-use super::{Escaped, number, percent};
+use super::{Escaped, examples, number, percent};
 
 pub(super) fn page(inspection: &Inspection) -> String {
     let mut body = format!("<h1>Tables</h1>\n<p class=\"soft\">{}</p>\n", Escaped(&inspection.root));
@@ -47,6 +47,7 @@ fn section(report: &TableReport) -> String {
         Some(Contents::Sequences(contents)) => sequences(contents),
         Some(Contents::DeadLetters(contents)) => dead_letters(contents),
         Some(Contents::Instructions(contents)) => instructions(contents),
+        Some(Contents::Sft(contents)) => examples::section(contents),
         None => String::new(),
     });
     html.push_str("<div class=\"pair\"><div><h3>Columns</h3>");
@@ -68,7 +69,7 @@ fn section(report: &TableReport) -> String {
     html
 }
 
-fn charts(charts: impl IntoIterator<Item = String>) -> String {
+pub(super) fn charts(charts: impl IntoIterator<Item = String>) -> String {
     format!("<div class=\"charts\">\n{}</div>\n", charts.into_iter().collect::<String>())
 }
 
@@ -253,7 +254,7 @@ fn instructions(contents: &InstructionsContents) -> String {
     html
 }
 
-fn distribution(title: &str, x: &str, y: &str, d: &Distribution) -> String {
+pub(super) fn distribution(title: &str, x: &str, y: &str, d: &Distribution) -> String {
     let label =
         |from, to| if from == to { number(from) } else { format!("{}–{}", number(from), number(to)) };
     let bars: Vec<Bar> =

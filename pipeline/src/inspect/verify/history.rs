@@ -3,6 +3,7 @@
 //! From the sorted events on, the functions of [`schemas::history`] decide. A row is then laid over the history:
 //! its targets must be the next events without a gap, its context some events before them.
 
+use schemas::config::Conditions;
 use schemas::hash::hash64;
 use schemas::history::{
     DeltaTau, Role, Split, Window, first_held_out, held_out_roles, request_batches, session_ordinals,
@@ -33,17 +34,28 @@ pub(super) struct Rules {
     pub max_len: usize,
     pub split: Split,
     pub sft_share: f64,
+    /// `sft/<condition>`: which events are fit to be learned.
+    pub learned: Option<Conditions>,
+}
+
+impl Rules {
+    /// Whether events with this action become positions.
+    pub(super) fn is_wanted(&self, action: &str) -> bool {
+        self.actions.is_empty() || self.actions.iter().any(|known| known == action)
+    }
 }
 
 /// A user's history, and how far the rows seen so far own it.
 pub(super) struct History {
-    ts: Vec<i64>,
-    item: Vec<u32>,
-    session: Vec<u32>,
-    request: Vec<u32>,
-    visible: Vec<u32>,
-    roles: Vec<Role>,
-    first_held_out: Option<usize>,
+    pub ts: Vec<i64>,
+    pub item: Vec<u32>,
+    pub session: Vec<u32>,
+    pub request: Vec<u32>,
+    pub visible: Vec<u32>,
+    pub roles: Vec<Role>,
+    pub first_held_out: Option<usize>,
+    /// Whether each event is fit to be learned under a condition; empty where nobody asks.
+    pub fit: Vec<bool>,
     next: usize,
 }
 
@@ -64,7 +76,17 @@ impl History {
             .unwrap_or_else(|| vec![Role::Pretrain; ts.len()]);
         with_sft_share(&mut roles, hashes, rules.sft_share);
         let first_held_out = first_held_out(&roles, rules.split);
-        Self { ts, item, session, request: requests.ordinal, visible, roles, first_held_out, next: 0 }
+        Self {
+            ts,
+            item,
+            session,
+            request: requests.ordinal,
+            visible,
+            roles,
+            first_held_out,
+            fit: Vec::new(),
+            next: 0,
+        }
     }
 
     /// Events of the history, and how many of them rows have owned so far.
@@ -223,6 +245,7 @@ mod tests {
             max_len: 4,
             split: Split::LeaveOneOut,
             sft_share: 0.0,
+            learned: None,
         };
         let ids = [None; 4];
         History::new("u", vec![0, 0, 10, 100], vec![7, 7, 8, 9], &ids, &[0; 4], &rules)

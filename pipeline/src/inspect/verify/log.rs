@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int64Type, TimestampMillisecondType, UInt32Type};
+use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt32Type};
 use schemas::delta::Snapshot;
 use schemas::hash::{hash64, hash128, mix64};
 use schemas::tables::EVENTS_SCHEMA;
@@ -27,14 +27,15 @@ pub(super) struct Log {
     repeated: Repeated,
 }
 
-const COLUMNS: [&str; 8] =
-    ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position"];
+const COLUMNS: [&str; 9] =
+    ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position", "value"];
 
 /// The events of which a date has several: the smallest record of each id.
 #[derive(Default)]
 struct Repeated {
     ids: HashSet<(String, u128)>,
-    first: HashMap<(String, String), Record>,
+    /// And whether it is fit to be learned: where all records in its place are.
+    first: HashMap<(String, String), (Record, bool)>,
 }
 
 /// (source, position, ts, user, item, action, request)
@@ -60,6 +61,16 @@ impl<'a> Fields<'a> {
         self.0.column(4).is_valid(row).then(|| self.text(4, row))
     }
 
+    /// Whether the event is fit to be learned under a condition.
+    fn is_fit(&self, rules: &Rules, row: usize) -> bool {
+        let column = self.0.column(8);
+        let value = column.is_valid(row).then(|| column.as_primitive::<Float64Type>().value(row));
+        rules.learned.as_ref().is_some_and(|conditions| {
+            (conditions.actions.is_empty() || conditions.actions.iter().any(|a| a == self.text(5, row)))
+                && conditions.min_value.is_none_or(|min| value.is_some_and(|value| value >= min))
+        })
+    }
+
     fn record(&self, row: usize) -> Record {
         let text = |column| self.text(column, row).to_owned();
         let request = self.request(row).map(str::to_owned);
@@ -68,7 +79,7 @@ impl<'a> Fields<'a> {
 }
 
 impl Repeated {
-    async fn find(events: &Snapshot) -> Result<Self, Stop> {
+    async fn find(events: &Snapshot, rules: &Rules) -> Result<Self, Stop> {
         let mut repeated = Self::default();
         for (date, shards) in by_date(events) {
             let date = date.unwrap_or_default();
@@ -87,13 +98,24 @@ impl Repeated {
             if !again {
                 continue;
             }
+            let mut copies: HashMap<(String, String), Vec<(Record, bool)>> = HashMap::new();
             for shard in &shards {
                 for batch in reader::read(events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
-                        repeated.note(date, &fields, row);
+                        if let Some(key) = repeated.key(date, fields.text(0, row)) {
+                            let copy = (fields.record(row), fields.is_fit(rules, row));
+                            copies.entry(key).or_default().push(copy);
+                        }
                     }
                 }
+            }
+            for (key, copies) in copies {
+                let Some((first, _)) = copies.iter().min() else { continue };
+                let fit = copies
+                    .iter()
+                    .all(|(copy, fit)| *fit || place(copy) != place(first) || !rules.is_wanted(&copy.5));
+                repeated.first.insert(key, (first.clone(), fit));
             }
         }
         Ok(repeated)
@@ -104,29 +126,26 @@ impl Repeated {
         repeats.then(|| (date.to_owned(), id.to_owned()))
     }
 
-    fn note(&mut self, date: &str, fields: &Fields<'_>, row: usize) {
-        if let Some(key) = self.key(date, fields.text(0, row)) {
-            let record = fields.record(row);
-            let first = self.first.entry(key).or_insert_with(|| record.clone());
-            if record < *first {
-                *first = record;
-            }
-        }
-    }
-
-    /// Whether the row counts; of records that are equal in everything, the first that is asked about.
+    /// Whether the row counts, and then whether its event is fit; of records that are equal in everything, the first
+    /// that is asked about counts.
     fn counts(
         &self,
         date: &str,
         fields: &Fields<'_>,
         row: usize,
+        rules: &Rules,
         taken: &mut HashSet<(String, String)>,
-    ) -> bool {
-        match self.key(date, fields.text(0, row)) {
-            None => true,
-            Some(key) => self.first.get(&key) == Some(&fields.record(row)) && taken.insert(key),
-        }
+    ) -> Option<bool> {
+        let Some(key) = self.key(date, fields.text(0, row)) else { return Some(fields.is_fit(rules, row)) };
+        let (first, fit) = self.first.get(&key)?;
+        (*first == fields.record(row) && taken.insert(key)).then_some(*fit)
     }
+}
+
+/// What tells the records of an event apart besides their action.
+fn place(record: &Record) -> (&str, i64, i64, &str, &str, Option<&str>) {
+    let (source, position, ts, user, item, _, request) = record;
+    (source, *position, *ts, user, item, request.as_deref())
 }
 
 /// One event of a history.
@@ -137,6 +156,7 @@ struct Event {
     position: i64,
     hash: u64,
     item: u32,
+    fit: bool,
     /// Place in [`Slice::requests`].
     request: Option<Range<usize>>,
 }
@@ -164,7 +184,7 @@ impl Log {
             let numbers = batch.column(1).as_primitive::<UInt32Type>().values();
             indexes.extend(ids.zip(numbers).map(|(id, &index)| (id.to_owned(), index)));
         }
-        let repeated = Repeated::find(&events).await?;
+        let repeated = Repeated::find(&events, &rules).await?;
         Ok(Self { events, indexes, rules, repeated })
     }
 
@@ -178,14 +198,14 @@ impl Log {
                 for batch in reader::read(&self.events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
-                        let (user, action) = (fields.text(1, row), fields.text(5, row));
-                        let actions = &self.rules.actions;
-                        if slice_of(user, slices) != number
-                            || !self.repeated.counts(date.unwrap_or_default(), &fields, row, &mut taken)
-                            || !(actions.is_empty() || actions.iter().any(|known| known == action))
-                        {
+                        if slice_of(fields.text(1, row), slices) != number {
                             continue;
                         }
+                        let (date, rules) = (date.unwrap_or_default(), &self.rules);
+                        let counts = self.repeated.counts(date, &fields, row, rules, &mut taken);
+                        let Some(fit) = counts.filter(|_| rules.is_wanted(fields.text(5, row))) else {
+                            continue;
+                        };
                         let item = fields.text(2, row);
                         let Some(&item) = self.indexes.get(item) else {
                             let found = format!("`{item}`, which has no index");
@@ -194,7 +214,7 @@ impl Log {
                             let row = first_row + row as u64;
                             return Err(violation.shard(shard).row(row).column("item_id").into());
                         };
-                        slice.add(&self.rules, &mut places, &fields, row, item);
+                        slice.add(rules, &mut places, &fields, row, (item, fit));
                     }
                     first_row += batch.num_rows() as u64;
                 }
@@ -211,7 +231,7 @@ impl Slice {
         places: &mut HashMap<String, u32>,
         fields: &Fields<'_>,
         row: usize,
-        item: u32,
+        (item, fit): (u32, bool),
     ) {
         let source = fields.text(6, row);
         let source = match places.get(source) {
@@ -236,6 +256,7 @@ impl Slice {
             position: fields.position(row),
             hash,
             item,
+            fit,
             request,
         };
         let user = fields.text(1, row);
@@ -261,7 +282,16 @@ impl Slice {
             events.iter().map(|event| event.request.clone().map(|span| &self.requests[span])).collect();
         let hashes: Vec<u64> = events.iter().map(|event| event.hash).collect();
         let item = events.iter().map(|event| event.item).collect();
-        Some(History::new(user, ts, item, &ids, &hashes, rules))
+        let mut history = History::new(user, ts, item, &ids, &hashes, rules);
+        history.fit = events.iter().map(|event| event.fit).collect();
+        Some(history)
+    }
+
+    /// The users that were not taken, by name.
+    pub(super) fn users_left(&self) -> Vec<String> {
+        let mut users: Vec<String> = self.users.keys().cloned().collect();
+        users.sort_unstable();
+        users
     }
 
     /// The first (by name) of the users that were not taken, and how many events it has.

@@ -7,6 +7,7 @@
 //! | `items` | indexes are dense from 1, ids unique |
 //! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
 //! | `instructions` | each row by itself (`instructions.rs`), and all of them once more from `events` (`counted.rs`) |
+//! | `sft/<condition>` | each example by itself and the catalogue (`example.rs`), every example once more from `events`, and that none is a pre-training target of `sequences` (`examples.rs`) |
 //! | `dead_letters` | reasons are of the list, (`source`, `position`) is unique |
 //!
 //! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
@@ -17,9 +18,12 @@
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
 //! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
 
+mod carried;
 mod counted;
 mod dead_letters;
 mod events;
+mod example;
+mod examples;
 mod history;
 mod instructions;
 mod items;
@@ -36,7 +40,7 @@ use schemas::delta::Root;
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
 use serde::Serialize;
 
-use super::{InspectError, REFRESH, known, tables};
+use super::{InspectError, REFRESH, is_sft, known, tables};
 
 use violation::Stop;
 pub use violation::Violation;
@@ -134,6 +138,9 @@ pub async fn verify_within(
                 sequences::verify(config, root, &snapshot, events_held_max, &mut proof).await
             }
             INSTRUCTIONS => instructions::verify(config, root, &snapshot, events_held_max, &mut proof).await,
+            name if is_sft(name) => {
+                examples::verify(config, root, &snapshot, events_held_max, &mut proof).await
+            }
             _ => {
                 proof.skip("its rows", "no claims about this table are known");
                 Ok(())

@@ -77,5 +77,6 @@ pub(super) fn rules(config: &Config, snapshot: &Snapshot) -> Result<Result<Rules
         max_len: sequences.max_len,
         split: sequences.split()?,
         sft_share: sequences.sft_share,
+        learned: None,
     }))
 }

@@ -44,7 +44,7 @@ pub(super) fn row(batch: &RecordBatch, row: usize) -> Row<'_> {
     }
 }
 
-fn list<T: ArrowPrimitiveType>(lists: &ListArray, row: usize) -> &[T::Native] {
+pub(super) fn list<T: ArrowPrimitiveType>(lists: &ListArray, row: usize) -> &[T::Native] {
     let offsets = lists.value_offsets();
     &lists.values().as_primitive::<T>().values()[offsets[row] as usize..offsets[row + 1] as usize]
 }

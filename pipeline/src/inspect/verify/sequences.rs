@@ -16,8 +16,8 @@ use super::row::{self, Bounds, Broken, Row};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
 
-const SORTED: &str = "a shard is sorted by user";
-const ONE_SHARD: &str = "a user's rows lie in one shard";
+pub(super) const SORTED: &str = "a shard is sorted by user";
+pub(super) const ONE_SHARD: &str = "a user's rows lie in one shard";
 const NEW: &str = "a row of refresh has a target that is new";
 const SINCE: &str = "the new targets are the events committed after the version given to --since";
 
@@ -239,7 +239,13 @@ impl Pass<'_> {
     }
 }
 
-fn broken_row(snapshot: &Snapshot, shard: &Shard, at: u64, user: &str, broken: Broken) -> Violation {
+pub(super) fn broken_row(
+    snapshot: &Snapshot,
+    shard: &Shard,
+    at: u64,
+    user: &str,
+    broken: Broken,
+) -> Violation {
     let violation = Violation::new(snapshot, broken.claim, broken.found, broken.expected);
     let violation = violation.shard(shard).row(at).user(user).column(broken.column);
     match broken.position {

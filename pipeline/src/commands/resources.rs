@@ -1,0 +1,36 @@
+//! What a build may use of the machine.
+
+use pipeline::scan::Resources;
+use schemas::config::ConfigError;
+use schemas::memory::MemorySize;
+
+/// With less, nearly every event would be written out by itself: surely a forgotten unit.
+const MEMORY_MIN: MemorySize = MemorySize::bytes(1 << 20);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResourceArgs {
+    /// Memory for everything that grows with the log, such as 1GiB; what does not fit goes to temporary files
+    /// (TMPDIR says where). Default: half of the machine's.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
+    /// Parallel streams. Default: the machine's cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+impl ResourceArgs {
+    pub(crate) fn resources(&self) -> Result<Resources, ConfigError> {
+        let mut resources = Resources::default();
+        if let Some(memory) = self.memory {
+            if memory.bytes < MEMORY_MIN.bytes {
+                let problem = format!("{memory} is too little for anything; give at least {MEMORY_MIN}");
+                return Err(ConfigError::Invalid { key: "--memory".into(), problem });
+            }
+            resources.memory_bytes = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
+        }
+        if let Some(threads) = self.threads {
+            resources.threads = usize::from(threads);
+        }
+        Ok(resources)
+    }
+}
