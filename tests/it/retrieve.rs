@@ -5,9 +5,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray,
-};
+use arrow::array::{ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
 use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
