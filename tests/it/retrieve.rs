@@ -5,9 +5,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray,
-};
+use arrow::array::{ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
 use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
@@ -237,13 +235,13 @@ async fn write_instructions(root: &Root, users: &[OfUser<'_>]) {
         let offsets = OffsetBuffer::from_lengths(users.iter().map(|(_, of_user)| of_user.len()));
         Arc::new(ListArray::new(field.clone(), offsets, values, None))
     };
-    let all = || users.iter().flat_map(|(_, of_user)| of_user.iter());
+    let all: Vec<_> = users.iter().flat_map(|(_, of_user)| of_user.iter()).collect();
     let as_of = TimestampMillisecondArray::from(vec![0; users.len()]).with_timezone("UTC");
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(users.iter().map(|(user, _)| user))),
-        lists(1, Arc::new(StringArray::from_iter_values(all().map(|(attribute, ..)| attribute)))),
-        lists(2, Arc::new(StringArray::from_iter_values(all().map(|(_, value, _)| value)))),
-        lists(3, Arc::new(Float32Array::from_iter_values(all().map(|(.., weight)| *weight)))),
+        lists(1, Arc::new(StringArray::from_iter_values(all.iter().map(|(attribute, ..)| attribute)))),
+        lists(2, Arc::new(StringArray::from_iter_values(all.iter().map(|(_, value, _)| value)))),
+        lists(3, Arc::new(Float32Array::from_iter_values(all.iter().map(|(.., weight)| *weight)))),
         Arc::new(as_of),
     ];
     let batch = RecordBatch::try_new(INSTRUCTIONS_SCHEMA.clone(), columns).unwrap();

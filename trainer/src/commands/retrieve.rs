@@ -22,7 +22,7 @@ use trainer::retrieve::{self, By, Merge, Method, Options, Output, Users, parse_t
   trainer retrieve --config config/movielens.toml --model base --k 20 --out top.parquet
   trainer retrieve --config config/movielens.toml --model sft --users users.txt --conditions genre=Comedy,genre=War
   trainer retrieve --config config/movielens.toml --model sft --instructions --merge round-robin --out top.jsonl
-  trainer retrieve --config config/movielens.toml --model sft --case 414 --conditions genre=Comedy")]
+  trainer retrieve --config config/movielens.toml --model sft --case 1212 --conditions genre=Comedy")]
 pub(crate) struct RetrieveArgs {
     /// Name of the model.
     #[arg(long)]

@@ -136,7 +136,7 @@ proptest! {
             };
             let mut found = items(list);
             prop_assert_eq!(found.len(), k.min((1..=ITEMS).filter(|item| may(item)).count()));
-            prop_assert!(found.iter().all(|item| may(item)));
+            prop_assert!(found.iter().all(may));
             prop_assert!(list.items.is_sorted_by(|a, b| a.score >= b.score));
             found.sort_unstable();
             found.dedup();
