@@ -108,6 +108,7 @@ fn event(number: usize, user: &str, item: &str, ts: i64) -> Event {
         request: None,
         request_ts: None,
         action: "play".into(),
+        value: None,
         source: "log".into(),
         position: number as i64,
     }

@@ -76,6 +76,8 @@ impl Example {
             sequences: SequencesSource::default(),
             items_version: catalogue.version,
             parent: None,
+            parent_hash: None,
+            examples: Vec::new(),
             code_version: "test".into(),
         };
         let directory = tempfile::tempdir().unwrap();
