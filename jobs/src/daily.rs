@@ -83,9 +83,12 @@ pub(crate) async fn run(
     } else {
         heading(4, "evaluate: full ranking of the held-out targets");
         // Production holds no test targets out: there the guard's validation targets are all there is.
-        let mut report = evaluate::run(config, &root, name, Role::Test, &[]).await.context("evaluate")?;
+        let mut report =
+            evaluate::run(config, &root, name, Role::Test, (&[], false)).await.context("evaluate")?;
         if report.results.is_empty() {
-            report = evaluate::run(config, &root, name, Role::Validation, &[]).await.context("evaluate")?;
+            report = evaluate::run(config, &root, name, Role::Validation, (&[], false))
+                .await
+                .context("evaluate")?;
         }
         eprint!("{report}");
         Some(report)

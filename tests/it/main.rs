@@ -11,4 +11,5 @@ mod kills;
 mod programs;
 mod resume;
 mod retrieve;
+mod sft;
 mod simulate;

@@ -160,9 +160,14 @@ impl Carriers {
         }
     }
 
-    /// The rows among `rows` that `item` carries at the time `at`.
+    /// The rows in the range `rows` that `item` carries at the time `at`.
     pub fn carried(&self, item: u32, rows: &Range<u32>, at: i64) -> impl Iterator<Item = u32> {
         rows.clone().filter(move |&row| self.carries(item, row, at))
+    }
+
+    /// The rows among `rows` that `item` carries at the time `at`.
+    pub fn among(&self, item: u32, rows: &[u32], at: i64) -> impl Iterator<Item = u32> {
+        rows.iter().copied().filter(move |&row| self.carries(item, row, at))
     }
 
     /// Whether each item carries the condition of `row` at the time `at`, by item index.

@@ -5,6 +5,11 @@ use std::collections::BinaryHeap;
 
 use schemas::hash::mix64;
 
+/// A score that is not a number, or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the model gives scores that are not finite; it has diverged")]
+pub struct NotFinite;
+
 /// An item and its score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {

@@ -26,7 +26,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use schemas::condition::nearest;
 use schemas::config::{Config, ConfigError};
 use schemas::delta::{Root, Snapshot};
 use schemas::hash::hash64;
@@ -104,17 +103,9 @@ pub async fn build_with(
 
 /// The conditions, each once; an error for one that there is not, and where nothing may be learned.
 fn known<'a>(config: &Config, conditions: &'a [String]) -> Result<Vec<&'a str>, ConfigError> {
-    let known = || config.items.attributes.keys().chain(config.conditions.derived.keys()).map(String::as_str);
     let mut names: Vec<&str> = Vec::new();
     for name in conditions {
-        if !known().any(|known| known == name) {
-            let problem = format!(
-                "`{name}` is neither an attribute of items.attributes nor a derived condition of conditions.derived; \
-                 did you mean {}?",
-                nearest(name, known()).join(", ")
-            );
-            return Err(ConfigError::Invalid { key: "--condition".into(), problem });
-        }
+        config.check_condition("--condition", name)?;
         if !names.contains(&name.as_str()) {
             names.push(name);
         }

@@ -92,13 +92,24 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
-/// An attribute or derived condition that there is not.
-pub(super) fn unknown(name: &str, items: &Items, conditions: &Conditions) -> String {
+/// Refuses what is neither an attribute of the catalogue nor a derived condition.
+pub(super) fn check(
+    key: &str,
+    name: &str,
+    items: &Items,
+    conditions: &Conditions,
+) -> Result<(), ConfigError> {
     let known = || items.attributes.keys().chain(conditions.derived.keys()).map(String::as_str);
-    format!(
-        "`{name}` is neither an attribute of the catalogue nor a derived condition; did you mean {}? There are: {}",
-        nearest(name, known()).first().unwrap_or(&"another"),
-        known().collect::<Vec<_>>().join(", ")
+    if known().any(|known| known == name) {
+        return Ok(());
+    }
+    invalid(
+        key,
+        format!(
+            "`{name}` is neither an attribute of the catalogue nor a derived condition; did you mean {}? There are: {}",
+            nearest(name, known()).first().unwrap_or(&"another"),
+            known().collect::<Vec<_>>().join(", ")
+        ),
     )
 }
 
@@ -130,9 +141,7 @@ impl Instructions {
         }
         for (name, &quota) in &self.quota {
             let key = format!("instructions.quota.{name}");
-            if !items.attributes.contains_key(name) && !conditions.derived.contains_key(name) {
-                return invalid(key, unknown(name, items, conditions));
-            }
+            check(&key, name, items, conditions)?;
             if quota == 0 {
                 return invalid(key, "a quota of 0 asks for nothing; leave it out");
             }

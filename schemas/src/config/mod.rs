@@ -165,6 +165,11 @@ impl Config {
         self.evaluate.validate()
     }
 
+    /// Refuses what is neither an attribute of the catalogue nor a derived condition; `key` is where it was asked for.
+    pub fn check_condition(&self, key: &str, name: &str) -> Result<(), ConfigError> {
+        conditions::check(key, name, &self.items, &self.conditions)
+    }
+
     /// The resolved configuration as TOML, defaults included.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_else(|e| unreachable!("every configuration is a TOML document: {e}"))

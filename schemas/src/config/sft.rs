@@ -30,6 +30,9 @@ pub struct Sft {
     pub warmup_steps: usize,
     /// What becomes of the learning rates after the warm-up.
     pub schedule: Schedule,
+    /// Smoothing of the targets by the uniform distribution; only with `loss = "full"`. It works against compliance: what
+    /// does not carry the condition keeps a share.
+    pub label_smoothing: f64,
     /// Epochs between two looks at the validation targets.
     pub validate_every: usize,
     /// Looks at the validation targets without improvement before training stops.
@@ -48,6 +51,7 @@ impl Default for Sft {
             condition_learning_rate: 5e-4,
             warmup_steps: 0,
             schedule: Schedule::Constant,
+            label_smoothing: 0.0,
             validate_every: 1,
             patience: 3,
         }
@@ -95,6 +99,7 @@ impl Sft {
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
             schedule: self.schedule,
+            label_smoothing: self.label_smoothing,
             validate_every: self.validate_every,
             patience: self.patience,
             ..pretrain.clone()
@@ -108,9 +113,7 @@ impl Sft {
         derived: &Conditions,
     ) -> Result<(), ConfigError> {
         for (i, name) in self.conditions.iter().enumerate() {
-            if !items.attributes.contains_key(name) && !derived.derived.contains_key(name) {
-                return invalid("sft.conditions", conditions::unknown(name, items, derived));
-            }
+            conditions::check("sft.conditions", name, items, derived)?;
             if self.conditions[..i].contains(name) {
                 return invalid("sft.conditions", format!("`{name}` is there twice"));
             }
@@ -141,6 +144,9 @@ impl Sft {
             if !(value > 0.0 && value.is_finite()) {
                 return invalid(format!("sft.{key}"), "must be positive");
             }
+        }
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return invalid("sft.label_smoothing", "must be at least 0 and below 1");
         }
         Ok(())
     }

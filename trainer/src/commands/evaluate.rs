@@ -23,6 +23,10 @@ pub(crate) struct EvaluateArgs {
     /// filter behind the model. CC@K is the share of a list that carries the condition.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     condition: Vec<String>,
+    /// With --condition, also under each user's own recall instructions ([instructions]), from what is visible of the
+    /// user before the target; the lists of one user are merged by weight. And how diverse the lists are.
+    #[arg(long, requires = "condition")]
+    instructions: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -48,7 +52,8 @@ impl EvaluateArgs {
             SplitArg::Validation => Role::Validation,
             SplitArg::Test => Role::Test,
         };
-        let report = evaluate::run(&config, &root, &self.model, role, &self.condition).await?;
+        let report =
+            evaluate::run(&config, &root, &self.model, role, (&self.condition, self.instructions)).await?;
         if report.results.is_empty() {
             bail!("`sequences` holds out no target of this split; see sequences.split and --split");
         }

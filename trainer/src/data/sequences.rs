@@ -162,11 +162,16 @@ impl Sequences {
         self.offsets[row] + self.target_from[row] as usize..self.offsets[row + 1]
     }
 
-    /// The items of the first `events` events of the history of the user of `row`. Only events up to that row
-    /// are known here.
-    pub fn history(&self, row: usize, events: usize) -> impl Iterator<Item = u32> + '_ {
+    /// Where the first `events` events of the history of the user of `row` stand in the flat lists. Only events up to
+    /// that row are known here.
+    pub fn positions(&self, row: usize, events: usize) -> impl Iterator<Item = usize> + '_ {
         let first = (0..=row).rev().take_while(|&r| self.user[r] == self.user[row]).last().unwrap_or(row);
-        (first..=row).flat_map(|r| self.items[self.owned(r)].iter().copied()).take(events)
+        (first..=row).flat_map(|r| self.owned(r)).take(events)
+    }
+
+    /// The items of the same events.
+    pub fn history(&self, row: usize, events: usize) -> impl Iterator<Item = u32> + '_ {
+        self.positions(row, events).map(|position| self.items[position])
     }
 
     /// Training events by item index, up to `items`: positions of role pre-training or SFT.

@@ -9,17 +9,15 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use schemas::condition::Condition;
-use schemas::config::MaskMode;
+use schemas::config::{ConfigError, MaskMode};
 use serde::Serialize;
 
 use super::stored::instructed::InstructedTarget;
-use super::{
-    Encoded, EvaluateError, Evaluation, Metrics, NotFinite, Protocol, Report, Target, TargetRank, gains,
-};
+use super::{Encoded, EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
 use crate::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::model::{ClimberPilot, Reads};
 use crate::ops::vector;
-use crate::top_k::TopK;
+use crate::top_k::{NotFinite, TopK};
 
 /// The longest list that is looked at.
 const LIST: usize = 50;
@@ -36,6 +34,18 @@ pub struct Instructed<'a> {
     pub carriers: &'a Carriers,
 }
 
+impl Instructed<'_> {
+    /// How many of the `active` items carry the condition of `row` at the time `at`.
+    pub(super) fn pool_size(&self, row: u32, at: i64, active: &[bool]) -> usize {
+        self.carriers
+            .pool(row, at)
+            .iter()
+            .zip(active)
+            .filter(|&(&carries, &active)| carries && active)
+            .count()
+    }
+}
+
 /// One target under one of its conditions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {
@@ -45,7 +55,7 @@ pub(super) struct Question<'a> {
     pub(super) condition: u32,
     /// When the target happened.
     pub(super) at: i64,
-    /// 1 over the number of its conditions.
+    /// 1 over the number of its conditions; of an instruction, its weight.
     pub(super) weight: f64,
 }
 
@@ -147,8 +157,14 @@ impl Evaluation<'_> {
         Instructed { conditions, carriers }: Instructed<'_>,
         protocol: Protocol,
         attributes: &[&str],
-    ) -> Result<Vec<Question<'_>>, UnknownCondition> {
-        let rows = attributes.iter().map(|name| conditions.rows(name)).collect::<Result<Vec<_>, _>>()?;
+    ) -> Result<Vec<Question<'_>>, EvaluateError> {
+        let unknown = |e: UnknownCondition| {
+            EvaluateError::Usage(ConfigError::Invalid { key: "--condition".into(), problem: e.to_string() })
+        };
+        let rows = attributes
+            .iter()
+            .map(|name| conditions.rows(name).map_err(unknown))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut questions = Vec::new();
         for (target, context) in self.asked(protocol) {
             let at = self.time(target);
@@ -339,7 +355,7 @@ impl Evaluation<'_> {
         &self,
         name: &str,
         protocol: Protocol,
-        Instructed { conditions, carriers }: Instructed<'_>,
+        instructed: Instructed<'_>,
         questions: &[Question<'_>],
         answers: &[[Answer; 4]],
     ) -> Vec<ConditionMetrics> {
@@ -353,17 +369,12 @@ impl Evaluation<'_> {
         }
         let newest = questions.iter().map(|question| question.at).max().unwrap_or(0);
         let of = |(row, [targets, hr_10, cc_10, hr_10_filtered]): (u32, [f64; 4])| {
-            let pool = carriers.pool(row, newest);
             Some(ConditionMetrics {
                 model: name.into(),
-                condition: conditions.get(row)?,
+                condition: instructed.conditions.get(row)?,
                 protocol,
                 targets,
-                pool: pool
-                    .iter()
-                    .zip(&self.catalogue.active)
-                    .filter(|&(&carries, &active)| carries && active)
-                    .count(),
+                pool: instructed.pool_size(row, newest, &self.catalogue.active),
                 hr_10: hr_10 / targets,
                 cc_10: cc_10 / targets,
                 hr_10_filtered: hr_10_filtered / targets,

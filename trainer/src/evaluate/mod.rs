@@ -4,6 +4,7 @@
 mod baselines;
 mod condition;
 mod horizon;
+mod instructions;
 mod metrics;
 mod rank;
 mod report;
@@ -13,37 +14,43 @@ mod targets;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use schemas::config::{Config, Evaluate, MaskMode};
+use schemas::config::{Config, ConfigError, Evaluate, MaskMode};
 use schemas::delta::Root;
 use schemas::history::Role;
 
 pub use baselines::{CoOccurrence, Popularity};
 pub use condition::{ConditionMetrics, Instructed};
 pub use horizon::{HORIZON, HorizonMetrics};
+pub use instructions::Diversity;
 pub(crate) use metrics::gains;
 pub use metrics::{Metrics, Protocol, Ranks};
-pub use rank::{NotFinite, Query, rank};
+pub use rank::{Query, rank};
 pub use report::Report;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Target, targets};
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::conditions::{Carriers, Conditions, UnknownCondition};
+use crate::conditions::{Carriers, Conditions};
 use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys};
 use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
+use crate::top_k::NotFinite;
 
 /// Evaluates `models/<name>` and, where configured, the baselines, on the held-out targets of `role`, under
 /// both protocols, and stores the results beside the model ([`stored`]). No results where the split holds none of
-/// them out. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions.
+/// them out. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions; and, where
+/// that is asked for, under each user's own instructions.
 pub async fn run(
     config: &Config,
     root: &Root,
     name: &str,
     role: Role,
-    conditions: &[String],
+    (conditions, by_instructions): (&[String], bool),
 ) -> Result<Report, EvaluateError> {
+    for name in conditions {
+        config.check_condition("--condition", name).map_err(EvaluateError::Usage)?;
+    }
     let device = device::open(config.device)?;
     let directory = root.model_path(name);
     let mut attributes = checkpoint::attributes(&directory)?;
@@ -61,6 +68,7 @@ pub async fn run(
         results: Vec::new(),
         horizon: Vec::new(),
         by_condition: Vec::new(),
+        diversity: Vec::new(),
     };
     if checkpoint.lineage.sequences != sequences.source {
         report.trained_on = Some(checkpoint.lineage.sequences.clone());
@@ -102,6 +110,15 @@ pub async fn run(
             let path = stored::instructed::instructed_path(&stored, evaluation.split, attribute);
             stored::instructed::write_instructed(&path, &rows)?;
         }
+        if by_instructions {
+            let settings = (&config.instructions, config.conditions.min_pool);
+            for &protocol in protocols {
+                let (metrics, diversity) =
+                    evaluation.under_instructions(name, &encoded, instructed, settings, protocol)?;
+                report.results.extend(metrics);
+                report.diversity.extend(diversity);
+            }
+        }
     }
     if protocols.len() < Protocol::ALL.len() {
         let as_served = |m: &Metrics| Metrics { protocol: Protocol::AsServed, ..m.clone() };
@@ -129,8 +146,8 @@ pub enum EvaluateError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The model does not know what it is asked for.
-    #[error(transparent)]
-    Condition(#[from] UnknownCondition),
+    #[error("{0}")]
+    Usage(#[source] ConfigError),
     /// The results cannot be stored.
     #[error(transparent)]
     Stored(#[from] StoredError),

@@ -5,6 +5,7 @@ use schemas::hash::mix64;
 
 use super::metrics::Ranks;
 use crate::ops::vector;
+use crate::top_k::NotFinite;
 
 /// Questions scored together, at most, and their scores: one block a thread is all that is held.
 const BLOCK: usize = 32;
@@ -18,11 +19,6 @@ pub struct Query {
     /// Items the user has seen, sorted, each once.
     pub seen: Vec<u32>,
 }
-
-/// A score that is not a number, or infinite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the model gives scores that are not finite; it has diverged")]
-pub struct NotFinite;
 
 /// Ranks every query's item. `score(i, scores)` fills the scores of all items for a block of queries from the
 /// `i`-th on: `scores[(q − i) · items + item − 1]`.

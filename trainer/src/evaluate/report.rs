@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ConditionMetrics, HorizonMetrics, Metrics};
+use super::{ConditionMetrics, Diversity, HorizonMetrics, Metrics};
 use crate::data::SequencesSource;
 
 /// Results, and what they were measured on.
@@ -18,6 +18,9 @@ pub struct Report {
     /// How the model does condition by condition, the most common first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_condition: Vec<ConditionMetrics>,
+    /// How diverse lists are, with and without each user's own instructions (Table 5).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diversity: Vec<Diversity>,
     /// The rows that were asked, with the order of ties and `Δτ`.
     pub source: SequencesSource,
     /// The rows that the model was trained on, where they are others: it may have learned what is held out here.
@@ -144,6 +147,21 @@ impl Report {
                 cc_10,
                 cc_20,
                 cc_50
+            )?;
+        }
+        let diversity: Vec<&Diversity> = self.diversity.iter().filter(|d| shown(d.protocol)).collect();
+        if !diversity.is_empty() {
+            writeln!(
+                f,
+                "different values among the first 20 items, without instructions and with each user's own, by activity"
+            )?;
+        }
+        for Diversity { protocol, attribute, activity, targets, plain, instructed, .. } in diversity {
+            writeln!(
+                f,
+                "  {attribute}, {}, {activity:6}  {plain:.3} → {instructed:.3} ({:+.1} %) for {targets} targets",
+                protocol.name(),
+                100.0 * (instructed / plain.max(f64::MIN_POSITIVE) - 1.0)
             )?;
         }
         let rows: Vec<&ConditionMetrics> =

@@ -129,7 +129,10 @@ impl Serving<'_> {
         let x = (0..self.settings.layers)
             .try_fold(x, |x, l| self.layer(&x, &layout, &format!("backbone.{l}")))?;
         let (rows_read, seen) = self.queries(&x, &layout, conditions.as_ref())?;
-        let hidden = self.branch(&x, &layout, &rows_read, seen.as_deref())?;
+        let mut hidden = self.branch(&x, &layout, &rows_read, seen.as_deref())?;
+        if let Some((conditions, _)) = &conditions {
+            hidden = self.sharpened(&hidden, conditions)?;
+        }
         let scored = vec![int("transB", 1)];
         let scores = self.builder.node_with("Gemm", &[&hidden, Items::VECTORS], scored);
 
@@ -179,6 +182,25 @@ impl Serving<'_> {
         let tokens = b.concat(&[&start, &vectors], 0);
         let scale = b.float((d as f64).sqrt() as f32);
         Ok(b.node("Mul", &[&tokens, &scale]))
+    }
+
+    /// `hidden` times the factor of each condition, where there are such factors.
+    fn sharpened(&mut self, hidden: &str, conditions: &str) -> Result<Value> {
+        let name = "conditions.sharpness";
+        if !self.tensors.contains_key(name) {
+            return Ok(hidden.into());
+        }
+        let logarithms = self.parameter(name)?;
+        let b = &mut self.builder;
+        b.enter("sharpness");
+        let (zero, nothing) = (b.integer(0), b.float(0.0));
+        let without = b.node("Less", &[conditions, &zero]);
+        let without = b.unsqueeze(&without, &[1]);
+        let index = b.node("Max", &[conditions, &zero]);
+        let logarithms = b.gather(&logarithms, &index, 0);
+        let logarithms = b.node("Where", &[&without, &nothing, &logarithms]);
+        let factors = b.node("Exp", &[&logarithms]);
+        Ok(b.node("Mul", &[hidden, &factors]))
     }
 
     /// The rows that ask, and what they see `[P, N]`, where that is not everything.

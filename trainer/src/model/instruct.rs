@@ -15,7 +15,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use schemas::config::{Paradigm, Sft};
+use schemas::config::{Model, Paradigm, Sft};
 
 use super::layer::Modulated;
 use super::{ClimberPilot, Layer, Parameters, Tokens};
@@ -54,19 +54,23 @@ pub(super) struct Instructions {
     paradigm: Paradigm,
     /// `e_c`, `[conditions, d]`; absent where the mask alone carries the condition.
     embedding: Option<Tensor>,
+    /// Where scores are cosines, the logarithm of a factor for each condition, `[conditions, 1]`: what does not carry the
+    /// condition has to be far away, and what does still has to differ.
+    sharpness: Option<Tensor>,
     /// For each branch the map from `e_c` to its modulation: `[d, 6 d]` and `[6 d]`.
     modulation: Vec<(Tensor, Tensor)>,
 }
 
 impl Instructions {
-    /// For a model with `branches` branches and `conditions` conditions. At first, nothing that is new changes what a
+    /// For a model with `conditions` conditions. At first, nothing that is new changes what a
     /// pre-trained model gives (LUM's token aside, which is read in place of the history's last).
     pub(super) fn new(
         parameters: &mut Parameters,
         sft: &Sft,
         conditions: usize,
-        (branches, d): (usize, usize),
+        model: &Model,
     ) -> Result<Self> {
+        let d = model.d;
         let embedding = format!("{CONDITION_PREFIX}embedding");
         let embedding = match sft.paradigm {
             Paradigm::Cgsa if !sft.condition_embedding => None,
@@ -77,7 +81,7 @@ impl Instructions {
             Paradigm::Lum => Some(parameters.normal(&embedding, &[conditions, d], EMBEDDING_STD)?),
             Paradigm::AdalnZero => Some(parameters.normal(&embedding, &[conditions, d], 1.0)?),
         };
-        let modulated = if sft.paradigm == Paradigm::AdalnZero { branches } else { 0 };
+        let modulated = if sft.paradigm == Paradigm::AdalnZero { model.branches } else { 0 };
         let modulation = (1..=modulated)
             .map(|k| {
                 let name = format!("{CONDITION_PREFIX}modulation.{k}");
@@ -85,17 +89,33 @@ impl Instructions {
                 Ok((weight, parameters.constant(&format!("{name}.bias"), &[6 * d], 0.0)?))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { paradigm: sft.paradigm, embedding, modulation })
+        let sharper = model.score_temperature > 0.0 && sft.paradigm != Paradigm::Unconditional;
+        let sharpness = match sharper {
+            true => {
+                Some(parameters.constant(&format!("{CONDITION_PREFIX}sharpness"), &[conditions, 1], 0.0)?)
+            }
+            false => None,
+        };
+        Ok(Self { paradigm: sft.paradigm, embedding, sharpness, modulation })
     }
 
     /// `e_c` of each read: `[R, d]`.
     fn embedded(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
-        let select = |embedding: &Tensor| {
-            let index = Tensor::from_slice(conditions, conditions.len(), embedding.device())?;
-            embedding.index_select(&index, 0)
-        };
-        self.embedding.as_ref().map(select).transpose()
+        self.embedding.as_ref().map(|embedding| rows_of(embedding, conditions)).transpose()
     }
+
+    /// `hidden` `[R, d]` times the factor of each read's condition.
+    fn sharpened(&self, hidden: Tensor, conditions: &[u32]) -> Result<Tensor> {
+        match &self.sharpness {
+            Some(sharpness) => hidden.broadcast_mul(&rows_of(sharpness, conditions)?.exp()?),
+            None => Ok(hidden),
+        }
+    }
+}
+
+/// Rows of a table of conditions.
+fn rows_of(table: &Tensor, conditions: &[u32]) -> Result<Tensor> {
+    table.index_select(&Tensor::from_slice(conditions, conditions.len(), table.device())?, 0)
 }
 
 impl ClimberPilot {
@@ -181,7 +201,11 @@ impl ClimberPilot {
             }
             (_, Paradigm::Unconditional) | (None, _) => return self.read_plain(k, histories, &reads.tokens),
         };
-        self.finish(branch, &hidden)
+        let hidden = self.finish(branch, &hidden)?;
+        match &self.instructions {
+            Some(instructions) => instructions.sharpened(hidden, &reads.conditions),
+            None => Ok(hidden),
+        }
     }
 
     /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:

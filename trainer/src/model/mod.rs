@@ -114,7 +114,7 @@ impl ClimberPilot {
         let instructions = if conditions.is_empty() {
             None
         } else {
-            Some(Instructions::new(&mut parameters, sft, conditions.len(), (model.branches, d))?)
+            Some(Instructions::new(&mut parameters, sft, conditions.len(), model)?)
         };
         Ok(Self {
             parameters,

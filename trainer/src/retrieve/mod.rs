@@ -43,7 +43,7 @@ pub use search::{Candidates, Hnsw, Question, Scored};
 use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::device::DeviceError;
-use crate::evaluate::NotFinite;
+use crate::top_k::NotFinite;
 
 /// Whose lists are asked for.
 #[derive(Debug, Clone, Copy)]

@@ -114,11 +114,6 @@ pub enum TrainError {
         /// Its own parent.
         from: String,
     },
-    /// Nothing was asked for.
-    #[error(
-        "sft.conditions is empty; name what the model is to follow, such as --set 'sft.conditions=[\"genre\"]'"
-    )]
-    NoConditions,
     /// The tables hold no example.
     #[error("the tables of {conditions} hold no example to learn; `pipeline build-sft` reports why")]
     NoExamples {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use schemas::config::{Config, Pretrain};
+use schemas::config::{Config, ConfigError, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
 use serde::Serialize;
@@ -63,7 +63,9 @@ pub async fn run(
 ) -> Result<SftOutcome, TrainError> {
     checkpoint::check_name(options.name)?;
     if config.sft.conditions.is_empty() {
-        return Err(TrainError::NoConditions);
+        let problem =
+            "is empty; name what the model is to follow, such as --set 'sft.conditions=[\"genre\"]'".into();
+        return Err(ConfigError::Invalid { key: "sft.conditions".into(), problem }.into());
     }
     let device = device::open(config.device)?;
     let directory = root.model_path(parent);

@@ -4,9 +4,8 @@
 use rayon::prelude::*;
 
 use super::{Candidates, Question};
-use crate::evaluate::NotFinite;
 use crate::ops::{Mat, gemm, vector};
-use crate::top_k::{Scored, TopK};
+use crate::top_k::{NotFinite, Scored, TopK};
 
 /// Questions and items of a block: its scores (256 KiB) and item vectors stay in one core's cache.
 const QUESTIONS: usize = 32;

@@ -5,7 +5,7 @@ mod hnsw;
 
 use std::sync::Arc;
 
-use crate::evaluate::NotFinite;
+use crate::top_k::NotFinite;
 pub use crate::top_k::Scored;
 use crate::top_k::TopK;
 pub use hnsw::Hnsw;

@@ -1,0 +1,128 @@
+//! Instructions from the log to the lists: `build-sft`, `instructions`, `sft`, `evaluate --condition`, `retrieve`,
+//! `export`.
+
+use serde_json::Value;
+
+use crate::programs::{Workspace, files, json, stderr};
+
+/// A third of the events are instruction examples; thirty items make small pools.
+const SETTINGS: [&str; 8] = [
+    "--set",
+    "sequences.sft_share=0.3",
+    "--set",
+    "conditions.min_pool=5",
+    "--set",
+    "sft.conditions=[\"genre\"]",
+    "--set",
+    "sft.epochs=2",
+];
+
+fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [args, &SETTINGS[..]].concat()
+}
+
+/// Tables, and a pre-trained model `base`.
+fn workspace() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.succeed("pipeline", &["ingest"]);
+    workspace.succeed("pipeline", &with(&["build-sequences"]));
+    workspace.succeed("pipeline", &with(&["build-sft", "--condition", "genre"]));
+    workspace.succeed("trainer", &with(&["pretrain", "--name", "base"]));
+    workspace
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("no number `{key}` in {value}"))
+}
+
+#[test]
+fn a_model_learns_to_follow_instructions() {
+    let workspace = workspace();
+    let sft = with(&["sft", "--name", "guided", "--from", "base", "--json"]);
+    let output = workspace.succeed("trainer", &sft);
+    let outcome = json(&output);
+    assert_eq!((&outcome["status"], &outcome["model"]), (&Value::from("trained"), &Value::from("guided")));
+    assert!(number(&outcome, "examples") > 0.0);
+    assert!(stderr(&output).contains("without instructions, HR@10 on validation"), "{}", stderr(&output));
+
+    // Again: nothing to do. With another parent's weights: another run.
+    let weights = workspace.root().join("models/guided/model.safetensors");
+    let before = std::fs::read(&weights).unwrap();
+    assert_eq!(json(&workspace.succeed("trainer", &sft))["status"], "unchanged");
+    assert_eq!(std::fs::read(&weights).unwrap(), before);
+    workspace.succeed("trainer", &[&sft[..], &["--fresh"]].concat());
+    assert!(std::fs::read(&weights).unwrap() == before, "the same run gives the same weights");
+
+    for model in ["base", "guided"] {
+        let evaluate = with(&["evaluate", "--model", model, "--condition", "genre", "--json"]);
+        let report = json(&workspace.succeed("trainer", &evaluate));
+        let results = report["results"].as_array().unwrap();
+        let under: Vec<&Value> = results.iter().filter(|m| m["condition"] == "genre").collect();
+        // Two protocols, seen items or not, a filter or none.
+        assert_eq!(under.len(), 8);
+        for m in under {
+            let (plain, compliance) = (m["condition_filter"] == false, number(m, "cc@10"));
+            assert!(if plain { compliance <= 1.0 } else { compliance > 0.0 }, "{m}");
+            assert_eq!(m["condition_from"], "target");
+            assert!(number(m, "hr@10") <= number(m, "hr@50"));
+        }
+    }
+    let evaluate =
+        with(&["evaluate", "--model", "guided", "--condition", "genre", "--instructions", "--json"]);
+    let output = workspace.succeed("trainer", &evaluate);
+    let report = json(&output);
+    let results = report["results"].as_array().unwrap();
+    let own: Vec<&Value> = results.iter().filter(|m| m["condition_from"] == "instructions").collect();
+    assert_eq!(own.len(), 4);
+    assert!(own.iter().all(|m| number(m, "targets") > 0.0 && number(m, "hr@50") > 0.0));
+    assert_eq!(report["diversity"].as_array().unwrap().len(), 2 * 3);
+    assert!(stderr(&output).contains("different values among the first 20"), "{}", stderr(&output));
+
+    let compare = ["compare", "--condition", "genre", "base", "guided"];
+    let text = stderr(&workspace.succeed("trainer", &with(&compare)));
+    assert!(text.contains("CC@10") && text.contains("against the first"), "{text}");
+
+    let quota = ["--set", "instructions.quota={ genre = 2 }"];
+    workspace.succeed("pipeline", &with(&[&["instructions"], &quota[..]].concat()));
+    let retrieve =
+        ["retrieve", "--model", "guided", "--instructions", "--only", "--k", "5", "--merge", "weighted"];
+    let output = workspace.succeed("trainer", &with(&retrieve));
+    assert!(stderr(&output).contains("CC@5 1.0000"), "{}", stderr(&output));
+    let export = ["export", "--model", "guided", "--out", "exported"];
+    workspace.succeed("trainer", &with(&export));
+    let exported = files(&workspace.path("exported"));
+    let conditions: Value = serde_json::from_slice(&exported[0].1).unwrap();
+    assert!(conditions.to_string().contains("Rock"), "{conditions}");
+}
+
+#[test]
+fn what_cannot_be_taught_says_why() {
+    let workspace = workspace();
+    let fail = |args: &[&str], code| workspace.fail("trainer", &with(args), code);
+    let sft = ["sft", "--name", "m", "--from", "base"];
+    let text = workspace.fail("trainer", &["sft", "--name", "m", "--from", "base"], 2);
+    assert!(text.contains("sft.conditions: is empty"), "{text}");
+    let text = workspace.fail("trainer", &[&sft[..], &["--set", "sft.conditions=[\"gnre\"]"]].concat(), 2);
+    assert!(text.contains("did you mean genre?"), "{text}");
+    let text = fail(&["sft", "--name", "m", "--from", "bse"], 1);
+    assert!(text.contains("models here: base"), "{text}");
+    let text = fail(&["evaluate", "--model", "base", "--condition", "gnre"], 2);
+    assert!(text.contains("did you mean genre?"), "{text}");
+    // Other settings of the split: what is an example now may have been learned before.
+    workspace.succeed("pipeline", &["build-sequences", "--set", "sequences.sft_share=0.5"]);
+    let rebuilt = [
+        "build-sft",
+        "--condition",
+        "genre",
+        "--set",
+        "sequences.sft_share=0.5",
+        "--set",
+        "conditions.min_pool=5",
+    ];
+    workspace.succeed("pipeline", &rebuilt);
+    let text = fail(&sft, 1);
+    assert!(text.contains("an example may be a target that it has learned"), "{text}");
+    let classic = [&sft[..], &["--set", "sft.conditions=[\"classic\"]"]].concat();
+    let text = workspace.fail("trainer", &classic, 1);
+    assert!(text.contains("pipeline build-sft --condition"), "{text}");
+}
