@@ -175,10 +175,11 @@ impl Carriers {
         (0..self.values.len() as u32).map(|item| self.carries(item, row, at)).collect()
     }
 
-    /// Appends whether each token of a history (`items`, behind its start-of-sequence token) carries the condition of
-    /// `row`, each item at its own time.
+    /// Appends whether each token of a history (`items`, behind its start-of-sequence token) may be looked at under the
+    /// condition of `row`: items that carry it, each at its own time, and the start token. That one is no item, says nothing
+    /// of the user, and is what pre-training has learned to look at where nothing else matters.
     pub fn push_matches(&self, matches: &mut Vec<bool>, row: u32, items: &[u32], times: &[i64]) {
-        matches.push(false);
+        matches.push(true);
         matches.extend(items.iter().zip(times).map(|(&item, &at)| self.carries(item, row, at)));
     }
 }
@@ -226,6 +227,6 @@ mod tests {
         assert_eq!(carriers.carried(3, &(0..3), 0).collect::<Vec<_>>(), [rock.min(pop), rock.max(pop)]);
         let mut matches = Vec::new();
         carriers.push_matches(&mut matches, new, &[1, 1, 2], &[0, i64::MAX, 0]);
-        assert_eq!(matches, [false, true, false, false]);
+        assert_eq!(matches, [true, true, false, false]);
     }
 }

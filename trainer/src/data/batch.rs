@@ -170,8 +170,8 @@ impl Batch {
                 if let Some(reads) = &mut branch.reads {
                     reads.tokens.push(first_token + row as u32);
                     reads.conditions.push(examples.conditions[e]);
-                    // The start-of-sequence token carries no condition.
-                    reads.matches.push(false);
+                    // The start-of-sequence token is no item: as in `Carriers::push_matches`.
+                    reads.matches.push(true);
                     reads.matches.extend_from_slice(&examples.matches[history.start..history.start + row]);
                 }
             }
@@ -285,7 +285,7 @@ mod tests {
         // Eq. 6: row max(v − k + 1, 0), one target, one condition.
         let rows: Vec<u32> = batch.branches.iter().map(|branch| branch.tokens[0]).collect();
         assert_eq!(rows, [3, 2, 1, 0, 0]);
-        let all = [false, true, false, true];
+        let all = [true, true, false, true];
         for branch in &batch.branches {
             let reads = branch.reads.as_ref().unwrap();
             assert_eq!((&branch.items[..], &reads.conditions[..]), (&[9][..], &[2][..]));

@@ -237,8 +237,9 @@ impl Serving<'_> {
         };
         let rows = b.node("Add", &[&row, &added]);
         let seen = mask.as_ref().map(|mask| {
-            // The start token carries no condition; the last token sees itself; without a condition all is seen.
-            let matching = b.concat(&[&without, mask], 1);
+            // The start token is no item and always seen; the last token sees itself; without a condition all is seen.
+            let start = b.node("Equal", &[&without, &without]);
+            let matching = b.concat(&[&start, mask], 1);
             let seen = b.node("Or", &[&matching, &without]);
             let own = b.node("Equal", &[&layout.column, &layout.last]);
             b.node("Or", &[&seen, &own])

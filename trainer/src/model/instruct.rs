@@ -34,7 +34,8 @@ pub struct Reads {
     pub tokens: Vec<u32>,
     /// The row of each read's condition ([`crate::conditions::Conditions`]).
     pub conditions: Vec<u32>,
-    /// For each read in turn whether each token of its sequence carries the condition, from the first to its own.
+    /// For each read in turn whether it may look at each token of its sequence, from the first to its own: those that carry
+    /// the condition, and the start token.
     pub matches: Vec<bool>,
 }
 

@@ -54,7 +54,7 @@ fn expected(
     let last = items.len() as u32;
     let row = |(&condition, mask): (&i64, &Vec<bool>)| match u32::try_from(condition) {
         Ok(condition) => {
-            let matches = std::iter::once(false).chain(mask.iter().copied()).collect();
+            let matches = std::iter::once(true).chain(mask.iter().copied()).collect();
             let reads = Reads { tokens: vec![last], conditions: vec![condition], matches };
             model.read(1, &histories, &reads).unwrap()
         }

@@ -83,17 +83,18 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 fn what_is_new_changes_nothing_before_it_has_learned() {
     let parent = model(MaskMode::Gather);
     let tokens = tokens(&[vec![1, 4, 7, 10, 1], vec![2, 3]]);
-    // Every item of the first sequence carries the first condition, so that the mask hides the start token alone.
     let reads = reads(&tokens, &[(5, 0), (7, 0), (8, 1)]);
     let vectors = vectors(&parent);
     let backbone = parent.backbone(&tokens, &vectors, None).unwrap();
     for k in 1..=2 {
         let before = parent.branch(k, &backbone, &tokens.layout, &reads.tokens, None).unwrap();
         let before = before.to_vec2::<f32>().unwrap();
-        for paradigm in [Paradigm::Unconditional, Paradigm::Pinrec, Paradigm::AdalnZero] {
+        for paradigm in Paradigm::ALL.into_iter().filter(|&paradigm| paradigm != Paradigm::Lum) {
             let after = read(&taught(&parent, &settings(paradigm, true)), k, &tokens, &reads);
-            for (before, after) in before.iter().zip(&after) {
-                assert!(distance(before, after) < 1e-4, "{paradigm:?}");
+            for (r, (before, after)) in before.iter().zip(&after).enumerate() {
+                // Every item of the first sequence carries the first condition: there the mask hides nothing.
+                let hides = paradigm == Paradigm::Cgsa && r > 0;
+                assert!(hides || distance(before, after) < 1e-4, "{paradigm:?}");
             }
         }
         // A model that follows no instructions reads single rows as it reads all of them.
