@@ -27,6 +27,8 @@ pub struct TamipLoss {
     items: usize,
     /// Share of the training events by item index, for the sampling correction.
     frequencies: Vec<f64>,
+    /// Weight of the loss without instructions beside that with them.
+    unconditional_weight: f64,
     seed: u64,
 }
 
@@ -38,8 +40,15 @@ impl TamipLoss {
             config: config.clone(),
             items: counts.len() - 1,
             frequencies: counts.iter().map(|&n| f64::from(n) / total).collect(),
+            unconditional_weight: 0.0,
             seed,
         }
+    }
+
+    /// The loss of fine-tuning: what is read under a condition is read without one too, with this weight.
+    #[must_use]
+    pub fn with_unconditional(self, weight: f64) -> Self {
+        Self { unconditional_weight: weight, ..self }
     }
 
     /// The loss of a batch with at least one target; `step` seeds what is random.
@@ -92,24 +101,30 @@ impl TamipLoss {
                 }
                 Some(negatives) => negatives.targets(batch, anchors),
             };
-            let hidden = match &anchors.reads {
-                Some(reads) => model.read(k + 1, &histories, reads)?,
+            let (targets, competitors) = (Arc::new(targets), Arc::new(competitors));
+            let mut add = |hidden: &Tensor, weight: f64| -> Result<()> {
+                let smoothing = self.config.label_smoothing;
+                let mean = ops::cross_entropy(hidden, &candidates, &targets, &competitors, smoothing)?;
+                let mean = if weight == 1.0 { mean } else { (mean * weight)? };
+                total = Some(match total.take() {
+                    Some(total) => (total + mean)?,
+                    None => mean,
+                });
+                Ok(())
+            };
+            match &anchors.reads {
+                Some(reads) => {
+                    add(&model.read(k + 1, &histories, reads)?, 1.0)?;
+                    if self.unconditional_weight > 0.0 {
+                        let plain = model.read_plain(k + 1, &histories, &reads.tokens)?;
+                        add(&plain, self.unconditional_weight)?;
+                    }
+                }
                 None => {
                     let backbone = model.backbone_of(&histories)?;
-                    model.branch(k + 1, &backbone, &batch.layout, &rows, dropout)?
+                    add(&model.branch(k + 1, &backbone, &batch.layout, &rows, dropout)?, 1.0)?;
                 }
-            };
-            let mean = ops::cross_entropy(
-                &hidden,
-                &candidates,
-                &Arc::new(targets),
-                &Arc::new(competitors),
-                self.config.label_smoothing,
-            )?;
-            total = Some(match total {
-                Some(total) => (total + mean)?,
-                None => mean,
-            });
+            }
         }
         match total {
             Some(loss) => Ok(StepLoss { loss, touched: vectors.touched }),

@@ -33,6 +33,8 @@ pub struct Sft {
     /// Smoothing of the targets by the uniform distribution; only with `loss = "full"`. It works against compliance: what
     /// does not carry the condition keeps a share.
     pub label_smoothing: f64,
+    /// Weight of the loss of the same examples without their conditions, beside the loss with them: against forgetting.
+    pub unconditional_weight: f64,
     /// Epochs between two looks at the validation targets.
     pub validate_every: usize,
     /// Looks at the validation targets without improvement before training stops.
@@ -52,6 +54,7 @@ impl Default for Sft {
             warmup_steps: 0,
             schedule: Schedule::Constant,
             label_smoothing: 0.0,
+            unconditional_weight: 0.0,
             validate_every: 1,
             patience: 3,
         }
@@ -147,6 +150,9 @@ impl Sft {
         }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return invalid("sft.label_smoothing", "must be at least 0 and below 1");
+        }
+        if !(self.unconditional_weight >= 0.0 && self.unconditional_weight.is_finite()) {
+            return invalid("sft.unconditional_weight", "must not be negative");
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use schemas::config::{Config, ConfigError, Pretrain};
+use schemas::config::{Config, ConfigError, Paradigm, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
 use serde::Serialize;
@@ -111,7 +111,12 @@ pub async fn run(
     let settings = config.sft.training(&config.pretrain);
     let task = FineTuning {
         config,
-        loss: TamipLoss::new(&settings, &sequences.training_counts(catalogue.items()), config.seed),
+        loss: TamipLoss::new(&settings, &sequences.training_counts(catalogue.items()), config.seed)
+            .with_unconditional(match config.sft.paradigm {
+                // It reads nothing else.
+                Paradigm::Unconditional => 0.0,
+                _ => config.sft.unconditional_weight,
+            }),
         units: task_units(&examples, config),
         settings,
         parent: &loaded.model,
