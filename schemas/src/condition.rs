@@ -1,4 +1,4 @@
-//! Retrieval conditions (§3.3.1): `c`, and which items carry it (`C(item)` of Eq. 5).
+//! Retrieval conditions `c` (§3.3.1), and their text.
 
 use std::fmt;
 use std::str::FromStr;

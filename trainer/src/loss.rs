@@ -1,4 +1,5 @@
-//! The TAMIP loss (Eq. 3 and 4): the sum over branches of the mean softmax cross-entropy of their targets.
+//! The losses of TAMIP (Eq. 3 and 4) and of fine-tuning (Eq. 6): the sum over branches of the mean softmax cross-entropy of
+//! their targets; in fine-tuning of what is read under a condition, and, against forgetting, without one.
 
 use std::sync::Arc;
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!                backbone      branch layer, at the rows that are read
-//! cgsa           shared        the query sees matching keys only (Eq. 5); it is h + e_c, or h without the embedding
+//! cgsa           shared        the query sees matching keys, its own row and the start token (Eq. 5); it is h + e_c, or h
+//!                              without the embedding
 //! pinrec         shared        the query is h + e_c
 //! adaln-zero     shared        norms are shifted and scaled, halves are gated by a function of e_c
 //! lum            anew          e_c is a token behind the history, and what is read

@@ -1,22 +1,16 @@
 //! `inspect --verify` of instruction examples: what is built keeps every claim, and whatever is changed breaks one.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-#[expect(dead_code, reason = "other tests read the rows of sequences")]
-mod common;
-mod examples;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::common::append;
+use crate::examples::{Example, catalogue, examples, log, write_items};
 use arrow::array::{
     ArrayRef, BooleanArray, Float32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray,
     UInt8Array, UInt32Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
-use common::append;
-use examples::{Example, catalogue, examples, log, write_items};
 use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use pipeline::inspect::verify::{Verification, verify, verify_within};
 use pipeline::inspect::{Contents, inspect};
@@ -295,7 +289,7 @@ async fn an_example_of_a_pre_training_target_is_found() {
 
 /// The targets of role 0 of `sequences`: user, time, item.
 async fn pretrained(root: &Root) -> std::collections::HashSet<(String, i64, u32)> {
-    let rows = common::rows(root).await.into_values().flatten();
+    let rows = crate::common::rows(root).await.into_values().flatten();
     rows.flat_map(|row| {
         let mine = (row.target_from..row.item.len()).filter(|&k| row.role[k] == 0).collect::<Vec<_>>();
         mine.into_iter().map(move |k| (row.user.clone(), row.ts[k], row.item[k]))

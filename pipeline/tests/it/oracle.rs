@@ -1,19 +1,15 @@
 //! SQL as the oracle of `build-sequences`: random logs, written as tables, built, read back, and compared
 //! with what plain SQL says (`oracle.sql`).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::common::{Event, Row, append, batch, item_ids, rows};
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringArray, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
-use common::{Event, Row, append, batch, item_ids, rows};
 use datafusion::prelude::SessionContext;
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, BuildReport, build_with};

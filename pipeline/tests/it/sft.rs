@@ -1,22 +1,17 @@
 //! `build-sft` as a whole: SQL as its oracle, what does not change an example, what it refuses, and what it leaves
 //! behind.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-mod common;
-mod examples;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::common::{Event, append, batch, item_ids, rows};
+use crate::examples::{Item, catalogue, examples, log, write_items};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt8Array, UInt32Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use common::{Event, append, batch, item_ids, rows};
 use datafusion::prelude::SessionContext;
-use examples::{Item, catalogue, examples, log, write_items};
 use pipeline::scan::Resources;
 use pipeline::sequences::build_with;
 use pipeline::sft::{self, SftError};

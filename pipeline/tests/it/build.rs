@@ -1,10 +1,6 @@
 //! `build-sequences` as a whole: what does not change its rows, what it refuses, and what it leaves behind.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-mod common;
-
-use common::{DAY_MS, Event, append, item_ids, rows};
+use crate::common::{DAY_MS, Event, append, item_ids, rows};
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, build, build_with, refresh};
 use schemas::config::{Config, SplitKind, Ties};

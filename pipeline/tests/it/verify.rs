@@ -1,11 +1,6 @@
 //! The builder and the second opinion agree, whatever the log and the settings.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-#[expect(dead_code, reason = "other tests read the rows")]
-mod common;
-
-use common::{DAY_MS, Event, append};
+use crate::common::{DAY_MS, Event, append};
 use pipeline::inspect::verify::{verify, verify_within};
 use pipeline::sequences::build;
 use schemas::config::{Config, DeltaTauSetting, SplitKind, Ties};

@@ -1,20 +1,15 @@
 //! `instructions`: what the definition says, and an incremental run gives what a full one does.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-#[expect(dead_code, reason = "other tests read the rows of sequences")]
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::common::{DAY_MS, Event, append};
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Float32Builder, ListBuilder, RecordBatch, StringArray, StringBuilder,
     TimestampMillisecondArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Float32Type, TimestampMillisecondType};
 use chrono::DateTime;
-use common::{DAY_MS, Event, append};
 use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use pipeline::inspect::verify::verify_within;
 use pipeline::instructions::{InstructionsError, InstructionsReport, build};

@@ -1,14 +1,10 @@
 //! `build-sequences --since`: whatever the commits, each new event is a target of one refresh, in the row that
 //! a full build has.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
 use arrow::record_batch::RecordBatch;
-use common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
 use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, build_with, refresh};

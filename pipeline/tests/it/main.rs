@@ -1,0 +1,13 @@
+//! The pipeline as a library, against tables: one program, because each links all of DataFusion.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
+
+mod build;
+mod common;
+mod examples;
+mod instructions;
+mod oracle;
+mod refresh;
+mod sft;
+mod sft_verify;
+mod verify;
