@@ -106,6 +106,11 @@ fn what_cannot_be_taught_says_why() {
     assert!(text.contains("did you mean genre?"), "{text}");
     let text = fail(&["sft", "--name", "m", "--from", "bse"], 1);
     assert!(text.contains("models here: base"), "{text}");
+    let text = fail(&["sft", "--name", "base", "--from", "base"], 2);
+    assert!(text.contains("give the fine-tuned one another name"), "{text}");
+    workspace.succeed("trainer", &with(&["pretrain", "--name", "row", "--set", "model.mask=row"]));
+    let text = fail(&["sft", "--name", "m", "--from", "row"], 2);
+    assert!(text.contains("mask = \"row\" cannot be fine-tuned"), "{text}");
     let text = fail(&["evaluate", "--model", "base", "--condition", "gnre"], 2);
     assert!(text.contains("did you mean genre?"), "{text}");
     // Other settings of the split: what is an example now may have been learned before.

@@ -160,14 +160,25 @@ impl Carriers {
         }
     }
 
-    /// The rows in the range `rows` that `item` carries at the time `at`.
+    /// The rows in the range `rows` that `item` carries at the time `at`, ascending.
     pub fn carried(&self, item: u32, rows: &Range<u32>, at: i64) -> impl Iterator<Item = u32> {
-        rows.clone().filter(move |&row| self.carries(item, row, at))
+        let derived =
+            self.derived.iter().filter(move |(_, age)| age.carried(self.release_ts[item as usize], at));
+        let values = self.values.get(item as usize).iter().copied();
+        let mut carried: Vec<u32> =
+            derived.map(|&(row, _)| row).chain(values).filter(|row| rows.contains(row)).collect();
+        carried.sort_unstable();
+        carried.into_iter()
     }
 
-    /// The rows among `rows` that `item` carries at the time `at`.
-    pub fn among(&self, item: u32, rows: &[u32], at: i64) -> impl Iterator<Item = u32> {
-        rows.iter().copied().filter(move |&row| self.carries(item, row, at))
+    /// How many of the `active` items carry each condition at the time `at`, by row.
+    pub fn pool_sizes(&self, conditions: &Conditions, at: i64, active: &[bool]) -> Vec<usize> {
+        let mut sizes = vec![0; conditions.len()];
+        let all = 0..conditions.len() as u32;
+        for item in (0..active.len() as u32).filter(|&item| active[item as usize]) {
+            self.carried(item, &all, at).for_each(|row| sizes[row as usize] += 1);
+        }
+        sizes
     }
 
     /// Whether each item carries the condition of `row` at the time `at`, by item index.

@@ -117,7 +117,7 @@ impl Carriers {
 
     /// An error where no value has `min_pool` items.
     pub(super) fn check_pools(&self, condition: &str, min_pool: usize) -> Result<(), SftError> {
-        if self.pools.iter().any(|&pool| pool >= min_pool as u64 && (pool > 0 || min_pool == 0)) {
+        if self.pools.iter().any(|&pool| pool >= min_pool as u64) {
             return Ok(());
         }
         let largest: Vec<String> = self.largest(10).map(|(name, pool, _)| format!("{name} {pool}")).collect();

@@ -161,7 +161,7 @@ impl Config {
         self.conditions.validate(&self.items)?;
         self.instructions.validate(&self.items, &self.conditions)?;
         self.pretrain.validate()?;
-        self.sft.validate(&self.model, &self.items, &self.conditions)?;
+        self.sft.validate(&self.items, &self.conditions)?;
         self.evaluate.validate()
     }
 
@@ -341,10 +341,6 @@ mod tests {
             ("[items.attributes.classic]\n", "conditions.derived.classic"),
             ("[instructions.quota]\ngenre = 1\n", "instructions.quota.genre"),
             ("[sft]\nconditions = [\"clasic\"]\n", "sft.conditions"),
-            (
-                "[model]\narchitecture = \"sasrec\"\nbranches = 1\n[sft]\nconditions = [\"classic\"]\n",
-                "sft.conditions",
-            ),
             ("[events.constants]\nuser_id = \"1\"\n", "events.constants.user_id"),
         ] {
             let message = load(text, &[]).unwrap_err().to_string();

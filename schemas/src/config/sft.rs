@@ -6,8 +6,8 @@ use super::{
     Architecture, Conditions, ConfigError, Items, MaskMode, Model, Pretrain, Schedule, conditions, invalid,
 };
 
-/// `[sft]`: supervised fine-tuning (§3.3). What is not here (loss, negatives, weight decay, clipping, selection) is as
-/// in `[pretrain]`.
+/// `[sft]`: supervised fine-tuning (§3.3). What is not here (architecture, loss, negatives, weight decay, clipping,
+/// selection) is as the model was pre-trained, whatever `[model]` and `[pretrain]` say now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sft {
@@ -94,9 +94,9 @@ impl Paradigm {
 }
 
 impl Sft {
-    /// `pretrain` with what this section replaces.
-    pub fn training(&self, pretrain: &Pretrain) -> Pretrain {
-        Pretrain {
+    /// `pretrain` with what this section replaces; an error where the two do not go together.
+    pub fn training(&self, pretrain: &Pretrain) -> Result<Pretrain, ConfigError> {
+        let training = Pretrain {
             epochs: self.epochs,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
@@ -106,30 +106,31 @@ impl Sft {
             validate_every: self.validate_every,
             patience: self.patience,
             ..pretrain.clone()
-        }
+        };
+        training.validate().map(|()| training)
     }
 
-    pub(super) fn validate(
-        &self,
-        model: &Model,
-        items: &Items,
-        derived: &Conditions,
-    ) -> Result<(), ConfigError> {
+    /// Refuses a pre-trained model that could not follow instructions.
+    pub fn check_parent(&self, model: &Model) -> Result<(), ConfigError> {
+        if model.architecture != Architecture::ClimberPilot {
+            let name = model.architecture.name();
+            return invalid("--from", format!("`{name}` has no branches that could follow instructions"));
+        }
+        if model.mask == MaskMode::Row {
+            return invalid(
+                "--from",
+                "examples do not say what each of their rows sees: a model with mask = \"row\" cannot be fine-tuned",
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn validate(&self, items: &Items, derived: &Conditions) -> Result<(), ConfigError> {
         for (i, name) in self.conditions.iter().enumerate() {
             conditions::check("sft.conditions", name, items, derived)?;
             if self.conditions[..i].contains(name) {
                 return invalid("sft.conditions", format!("`{name}` is there twice"));
             }
-        }
-        if !self.conditions.is_empty() && model.architecture != Architecture::ClimberPilot {
-            let name = model.architecture.name();
-            return invalid("sft.conditions", format!("`{name}` has no branches that could follow them"));
-        }
-        if !self.conditions.is_empty() && model.mask == MaskMode::Row {
-            return invalid(
-                "sft.conditions",
-                "examples do not say what each of their rows sees: mask = \"row\" cannot be fine-tuned",
-            );
         }
         for (key, value) in [
             ("epochs", self.epochs),

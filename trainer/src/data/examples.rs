@@ -1,6 +1,7 @@
+use std::collections::HashMap;
+
 use arrow::array::AsArray;
 use arrow::datatypes::{Float32Type, TimestampMillisecondType, UInt8Type, UInt32Type};
-use schemas::condition::Condition;
 use schemas::delta::Root;
 use schemas::history::Role;
 use schemas::tables::{self, properties};
@@ -55,7 +56,8 @@ impl Examples {
         for attribute in conditions.attributes() {
             all.read(root, attribute, conditions, items).await?;
         }
-        let mean = all.weights.iter().sum::<f32>() / all.weights.len().max(1) as f32;
+        let total: f64 = all.weights.iter().copied().map(f64::from).sum();
+        let mean = (total / all.weights.len().max(1) as f64) as f32;
         all.weights.iter_mut().for_each(|weight| *weight /= mean);
         Ok(all)
     }
@@ -63,6 +65,13 @@ impl Examples {
     /// Number of examples.
     pub fn len(&self) -> usize {
         self.targets.len()
+    }
+
+    /// How often each item is a target, by item index, up to `items`.
+    pub fn counts(&self, items: usize) -> Vec<u32> {
+        let mut counts = vec![0; items + 1];
+        self.targets.iter().for_each(|&target| counts[target as usize] += 1);
+        counts
     }
 
     /// Whether there is nothing to learn.
@@ -86,6 +95,12 @@ impl Examples {
             events_version: property(properties::EVENTS_VERSION),
             config_hash: property(properties::CONFIG_HASH),
         });
+        let rows: HashMap<String, u32> = conditions
+            .rows(attribute)
+            .into_iter()
+            .flatten()
+            .filter_map(|row| Some((conditions.get(row)?.value, row)))
+            .collect();
         let columns = [
             "user_id",
             "item_index",
@@ -138,8 +153,13 @@ impl Examples {
                     if visible.value(row) as usize > end - start {
                         return Err(fail("a visible_len beyond the history".into()));
                     }
-                    let condition = Condition { attribute: attribute.into(), value: names.value(row).into() };
-                    self.conditions.push(conditions.row(&condition).map_err(|e| fail(e.to_string()))?);
+                    let name = names.value(row);
+                    let condition = rows.get(name).ok_or_else(|| {
+                        fail(format!(
+                            "no item of the catalogue has the value `{name}`; run `pipeline build-sft` again"
+                        ))
+                    })?;
+                    self.conditions.push(*condition);
                     self.targets.push(targets.value(row));
                     self.visible.push(visible.value(row));
                     self.weights.push(weights.value(row));

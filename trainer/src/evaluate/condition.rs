@@ -9,12 +9,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use schemas::condition::Condition;
-use schemas::config::{ConfigError, MaskMode};
+use schemas::config::MaskMode;
 use serde::Serialize;
 
 use super::stored::instructed::InstructedTarget;
+use super::unknown;
 use super::{Encoded, EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
-use crate::conditions::{Carriers, Conditions, UnknownCondition};
+use crate::conditions::{Carriers, Conditions};
 use crate::model::{ClimberPilot, Reads};
 use crate::ops::vector;
 use crate::top_k::{NotFinite, TopK};
@@ -32,18 +33,6 @@ pub struct Instructed<'a> {
     pub conditions: &'a Conditions,
     /// Which items carry them.
     pub carriers: &'a Carriers,
-}
-
-impl Instructed<'_> {
-    /// How many of the `active` items carry the condition of `row` at the time `at`.
-    pub(super) fn pool_size(&self, row: u32, at: i64, active: &[bool]) -> usize {
-        self.carriers
-            .pool(row, at)
-            .iter()
-            .zip(active)
-            .filter(|&(&carries, &active)| carries && active)
-            .count()
-    }
 }
 
 /// One target under one of its conditions.
@@ -158,12 +147,9 @@ impl Evaluation<'_> {
         protocol: Protocol,
         attributes: &[&str],
     ) -> Result<Vec<Question<'_>>, EvaluateError> {
-        let unknown = |e: UnknownCondition| {
-            EvaluateError::Usage(ConfigError::Invalid { key: "--condition".into(), problem: e.to_string() })
-        };
         let rows = attributes
             .iter()
-            .map(|name| conditions.rows(name).map_err(unknown))
+            .map(|name| conditions.rows(name).map_err(|e| unknown(&e)))
             .collect::<Result<Vec<_>, _>>()?;
         let mut questions = Vec::new();
         for (target, context) in self.asked(protocol) {
@@ -368,13 +354,15 @@ impl Evaluation<'_> {
             }
         }
         let newest = questions.iter().map(|question| question.at).max().unwrap_or(0);
+        let Instructed { conditions, carriers } = instructed;
+        let pools = carriers.pool_sizes(conditions, newest, &self.catalogue.active);
         let of = |(row, [targets, hr_10, cc_10, hr_10_filtered]): (u32, [f64; 4])| {
             Some(ConditionMetrics {
                 model: name.into(),
-                condition: instructed.conditions.get(row)?,
+                condition: conditions.get(row)?,
                 protocol,
                 targets,
-                pool: instructed.pool_size(row, newest, &self.catalogue.active),
+                pool: pools[row as usize],
                 hr_10: hr_10 / targets,
                 cc_10: cc_10 / targets,
                 hr_10_filtered: hr_10_filtered / targets,

@@ -74,11 +74,12 @@ impl Evaluation<'_> {
     ) -> Result<(Vec<Metrics>, Vec<Diversity>), EvaluateError> {
         let quota = quotas(instructed, settings);
         let newest = self.targets.iter().map(|target| self.time(target)).max().unwrap_or(0);
+        let Instructed { conditions, carriers } = instructed;
+        let pools = carriers.pool_sizes(conditions, newest, &self.catalogue.active);
         let quota: Vec<Quota> = quota
             .into_iter()
             .map(|quota| {
-                let large =
-                    |&row: &u32| instructed.pool_size(row, newest, &self.catalogue.active) >= min_pool;
+                let large = |&row: &u32| pools[row as usize] >= min_pool;
                 Quota { rows: quota.rows.into_iter().filter(large).collect(), ..quota }
             })
             .collect();
@@ -250,6 +251,7 @@ impl Evaluation<'_> {
             asked.iter().zip(lists).filter(|(asked, _)| !asked.questions.is_empty()).collect();
         by_activity.sort_by_key(|(asked, _)| asked.activity);
         let third = by_activity.len().div_ceil(3).max(1);
+        let Ok(rows) = instructed.conditions.rows(&quota.attribute) else { return Vec::new() };
         let groups = ["low", "middle", "high"].into_iter().zip(by_activity.chunks(third));
         groups
             .map(|(activity, group)| {
@@ -258,7 +260,7 @@ impl Evaluation<'_> {
                         let at = self.time(asked.target);
                         let items = values(lists);
                         let carried = items.iter().take(DIVERSITY).flat_map(|&item| {
-                            instructed.carriers.among(item, &quota.rows, at).collect::<Vec<_>>()
+                            instructed.carriers.carried(item, &rows, at).collect::<Vec<_>>()
                         });
                         carried.collect::<std::collections::HashSet<u32>>().len() as f64
                     };
@@ -313,15 +315,21 @@ fn instructions(
     let mut all = Vec::new();
     for Quota { attribute, rows, most } in quotas {
         let Ok(values) = conditions.rows(attribute) else { continue };
-        let mut weights: BTreeMap<u32, f64> = BTreeMap::new();
+        // As the table has it: added up in integers by the number of an item's values, and compared as it is stored.
+        let mut counts: BTreeMap<(u32, usize), u64> = BTreeMap::new();
         for &(item, ts) in events {
             // Values that instruct nobody have their share of the event all the same.
             let carried: Vec<u32> = carriers.carried(item, &values, ts).collect();
-            for row in carried.iter().filter(|row| rows.contains(row)) {
-                *weights.entry(*row).or_default() += 1.0 / (carried.len() * events.len()) as f64;
+            for row in carried.iter().filter(|row| rows.binary_search(row).is_ok()) {
+                *counts.entry((*row, carried.len())).or_default() += 1;
             }
         }
-        let mut weights: Vec<(u32, f64)> = weights.into_iter().collect();
+        let mut sums: BTreeMap<u32, f64> = BTreeMap::new();
+        for ((row, values), count) in counts {
+            *sums.entry(row).or_default() += count as f64 / values as f64;
+        }
+        let weight = |sum: f64| f64::from((sum / events.len() as f64) as f32);
+        let mut weights: Vec<(u32, f64)> = sums.into_iter().map(|(row, sum)| (row, weight(sum))).collect();
         weights.sort_by(heaviest);
         all.extend(weights.into_iter().take(*most));
     }

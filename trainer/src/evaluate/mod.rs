@@ -30,7 +30,7 @@ pub use stored::{StoredError, TargetRank};
 pub use targets::{Target, targets};
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::conditions::{Carriers, Conditions};
+use crate::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys};
 use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
@@ -59,6 +59,17 @@ pub async fn run(
     attributes.extend(asked.cloned().collect::<Vec<_>>());
     let catalogue = Catalogue::load(root, &attributes).await?;
     let checkpoint = checkpoint::load(&directory, &catalogue, &device)?;
+    // A model that follows none can still have a filter behind it.
+    let (known, derived) = match checkpoint.model.paradigm() {
+        Some(_) => {
+            (checkpoint.model.vocabulary().conditions().clone(), &checkpoint.config.conditions.derived)
+        }
+        None => (Conditions::new(conditions, derived, &catalogue), derived),
+    };
+    for name in conditions {
+        known.rows(name).map_err(|e| unknown(&e))?;
+    }
+    let carriers = Carriers::new(&known, derived, &catalogue);
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
     let mut report = Report {
@@ -96,14 +107,6 @@ pub async fn run(
     }
     let stored = checkpoint::find(&directory).unwrap_or(directory);
     if !conditions.is_empty() {
-        // A model that follows none can still have a filter behind it.
-        let (known, derived) = match checkpoint.model.paradigm() {
-            Some(_) => {
-                (checkpoint.model.vocabulary().conditions().clone(), &checkpoint.config.conditions.derived)
-            }
-            None => (Conditions::new(conditions, derived, &catalogue), derived),
-        };
-        let carriers = Carriers::new(&known, derived, &catalogue);
         let instructed = Instructed { conditions: &known, carriers: &carriers };
         for attribute in conditions {
             let rows = evaluation.under(attribute, name, &encoded, instructed, protocols, &mut report)?;
@@ -125,6 +128,10 @@ pub async fn run(
         report.results.extend(report.results.iter().map(as_served).collect::<Vec<_>>());
         let as_served = |c: &HorizonMetrics| HorizonMetrics { protocol: Protocol::AsServed, ..c.clone() };
         report.horizon.extend(report.horizon.iter().map(as_served).collect::<Vec<_>>());
+        let as_served = |c: &ConditionMetrics| ConditionMetrics { protocol: Protocol::AsServed, ..c.clone() };
+        report.by_condition.extend(report.by_condition.iter().map(as_served).collect::<Vec<_>>());
+        let as_served = |d: &Diversity| Diversity { protocol: Protocol::AsServed, ..d.clone() };
+        report.diversity.extend(report.diversity.iter().map(as_served).collect::<Vec<_>>());
         let rows = ranks.iter_mut().chain(&mut horizon);
         rows.for_each(|row| row.ranks = [row.ranks[0]; Protocol::ALL.len()]);
         report.hides_nothing = true;
@@ -157,6 +164,11 @@ pub enum EvaluateError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+/// A condition that the model does not know, as a mistake of usage.
+fn unknown(error: &UnknownCondition) -> EvaluateError {
+    EvaluateError::Usage(ConfigError::Invalid { key: "--condition".into(), problem: error.to_string() })
 }
 
 /// A model with the vectors of all items, ready to score them.

@@ -146,6 +146,9 @@ impl ClimberPilot {
     /// Branch `k` (from 1) at each of `reads`, under its condition: `[reads, d]`. A model that follows no instructions, and
     /// the paradigm `unconditional`, read without.
     pub fn read(&self, k: usize, histories: &Histories<'_>, reads: &Reads) -> Result<Tensor> {
+        let Some(instructions) = &self.instructions else {
+            return self.read_plain(k, histories, &reads.tokens);
+        };
         let dropout = histories.dropout;
         let branch = &self.branches[k - 1];
         let Some(Layer::Climber(layer)) = &branch.layer else {
@@ -153,9 +156,8 @@ impl ClimberPilot {
         };
         let layout = &histories.tokens.layout;
         let queries = |matches| Arc::new(Queries { tokens: reads.tokens.clone(), matches });
-        let plain = Paradigm::Unconditional;
-        let hidden = match (&self.instructions, self.paradigm().unwrap_or(plain)) {
-            (Some(instructions), Paradigm::Lum) => {
+        let hidden = match instructions.paradigm {
+            Paradigm::Lum => {
                 let Some(embedding) = &instructions.embedding else {
                     candle_core::bail!("an instruction token needs an embedding");
                 };
@@ -173,7 +175,7 @@ impl ClimberPilot {
                 let queries = Arc::new(Queries { tokens: last, matches: None });
                 layer.forward_at(&x, &tokens.layout, &queries, None, dropout)?
             }
-            (Some(instructions), Paradigm::AdalnZero) => {
+            Paradigm::AdalnZero => {
                 let Some(condition) = instructions.embedded(&reads.conditions)? else {
                     candle_core::bail!("a modulation needs an embedding");
                 };
@@ -190,24 +192,20 @@ impl ClimberPilot {
                 let queries = Arc::new(Queries { tokens: last, matches: None });
                 layer.forward_modulated(&x, &layout, &queries, modulated, dropout)?
             }
-            (Some(instructions), Paradigm::Cgsa) => {
+            Paradigm::Cgsa => {
                 let condition = instructions.embedded(&reads.conditions)?;
                 let queries = queries(Some(reads.matches.clone()));
                 let x = self.backbone_of(histories)?;
                 layer.forward_at(&x, layout, &queries, condition.as_ref(), dropout)?
             }
-            (Some(instructions), Paradigm::Pinrec) => {
+            Paradigm::Pinrec => {
                 let condition = instructions.embedded(&reads.conditions)?;
                 let x = self.backbone_of(histories)?;
                 layer.forward_at(&x, layout, &queries(None), condition.as_ref(), dropout)?
             }
-            (_, Paradigm::Unconditional) | (None, _) => return self.read_plain(k, histories, &reads.tokens),
+            Paradigm::Unconditional => return self.read_plain(k, histories, &reads.tokens),
         };
-        let hidden = self.finish(branch, &hidden)?;
-        match &self.instructions {
-            Some(instructions) => instructions.sharpened(hidden, &reads.conditions),
-            None => Ok(hidden),
-        }
+        instructions.sharpened(self.finish(branch, &hidden)?, &reads.conditions)
     }
 
     /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:

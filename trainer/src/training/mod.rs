@@ -20,7 +20,6 @@ use schemas::config::{ConfigError, Pretrain, Selection};
 use serde::Serialize;
 
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord};
-use crate::conditions::UnknownCondition;
 use crate::data::{Batch, DataError};
 use crate::device::DeviceError;
 use crate::evaluate::{EvaluateError, Metrics, Protocol};
@@ -120,25 +119,35 @@ pub enum TrainError {
         /// The conditions.
         conditions: String,
     },
-    /// Examples that may have been pre-trained on.
+    /// Targets that may have been pre-trained on.
     #[error(
-        "table sft/{condition} was built with settings of [sequences] (hash {examples}) other than the rows that \
-         `{parent}` was pre-trained on (hash {rows}): an example may be a target that it has learned; build both from the \
-         same configuration"
+        "table {table} was built with settings of [sequences] (hash {settings}) other than the rows that `{parent}` was \
+         pre-trained on (hash {rows}): an example may be a target that it has learned; build all from the same \
+         configuration"
     )]
     OtherSplit {
         /// The table.
-        condition: String,
+        table: String,
         /// Its settings.
-        examples: String,
+        settings: String,
         /// The parent.
         parent: String,
         /// Its rows' settings.
         rows: String,
     },
-    /// A condition that the examples name and the model does not know.
-    #[error(transparent)]
-    UnknownCondition(#[from] UnknownCondition),
+    /// Examples of another log than the rows that validation asks.
+    #[error(
+        "table {table} was built from version {examples} of `events`, and `sequences` from version {sequences}: what is \
+         held out in one may be learned in the other; run `pipeline build-sequences` and `pipeline build-sft` again"
+    )]
+    OtherEvents {
+        /// The table.
+        table: String,
+        /// Its version of `events`.
+        examples: String,
+        /// That of `sequences`.
+        sequences: String,
+    },
     /// An unfinished run of this name was started differently.
     #[error(
         "{path} holds an unfinished training of `{name}` that was started with {difference}; \

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemas::config::{Config, ConfigError, Paradigm, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
+use schemas::tables::sft_table;
 use serde::Serialize;
 
 use super::run::Run;
@@ -62,6 +63,11 @@ pub async fn run(
     options: Options<'_>,
 ) -> Result<SftOutcome, TrainError> {
     checkpoint::check_name(options.name)?;
+    checkpoint::check_name(parent)?;
+    if options.name == parent {
+        let problem = format!("`{parent}` is the pre-trained model; give the fine-tuned one another name");
+        return Err(ConfigError::Invalid { key: "--name".into(), problem }.into());
+    }
     if config.sft.conditions.is_empty() {
         let problem =
             "is empty; name what the model is to follow, such as --set 'sft.conditions=[\"genre\"]'".into();
@@ -86,21 +92,15 @@ pub async fn run(
         pretrain: loaded.config.pretrain.clone(),
         ..config.clone()
     };
+    config.sft.check_parent(&config.model)?;
+    let settings = config.sft.training(&config.pretrain)?;
     let conditions = Conditions::new(&config.sft.conditions, derived, &catalogue);
     let examples = Examples::load(root, &conditions, catalogue.items()).await?;
-    if let Some(other) =
-        examples.sources.iter().find(|s| s.config_hash != loaded.lineage.sequences.config_hash)
-    {
-        return Err(TrainError::OtherSplit {
-            condition: other.condition.clone(),
-            examples: other.config_hash.clone(),
-            parent: parent.into(),
-            rows: loaded.lineage.sequences.config_hash.clone(),
-        });
-    }
     let sequences = Sequences::load(root, catalogue.items()).await?;
+    agree(&examples, &sequences, parent, &loaded.lineage.sequences.config_hash)?;
     let lineage = Lineage {
-        sequences: loaded.lineage.sequences.clone(),
+        // What validation asks; what was pre-trained is known by the parent's hash.
+        sequences: sequences.source.clone(),
         items_version: catalogue.version,
         parent: Some(parent.into()),
         parent_hash: Some(parent_hash),
@@ -108,15 +108,15 @@ pub async fn run(
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
     let validation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
-    let settings = config.sft.training(&config.pretrain);
     let task = FineTuning {
         config,
-        loss: TamipLoss::new(&settings, &sequences.training_counts(catalogue.items()), config.seed)
-            .with_unconditional(match config.sft.paradigm {
+        loss: TamipLoss::new(&settings, &examples.counts(catalogue.items()), config.seed).with_unconditional(
+            match config.sft.paradigm {
                 // It reads nothing else.
                 Paradigm::Unconditional => 0.0,
                 _ => config.sft.unconditional_weight,
-            }),
+            },
+        ),
         units: task_units(&examples, config),
         settings,
         parent: &loaded.model,
@@ -142,6 +142,34 @@ pub async fn run(
         });
     }
     Ok(SftOutcome { training, examples: task.units.len(), unconditional })
+}
+
+/// Examples, the parent and the rows that validation asks have to be of one split and one log: what is held out in one of
+/// them must not be learned in another.
+fn agree(
+    examples: &Examples,
+    sequences: &Sequences,
+    parent: &str,
+    pretrained: &str,
+) -> Result<(), TrainError> {
+    let rows = ("sequences".to_owned(), &sequences.source.config_hash);
+    let tables = examples.sources.iter().map(|s| (sft_table(&s.condition), &s.config_hash));
+    for (table, config_hash) in std::iter::once(rows).chain(tables) {
+        if config_hash != pretrained {
+            let (parent, rows) = (parent.to_owned(), pretrained.to_owned());
+            return Err(TrainError::OtherSplit { table, settings: config_hash.clone(), parent, rows });
+        }
+    }
+    for source in &examples.sources {
+        if source.events_version != sequences.source.events_version {
+            return Err(TrainError::OtherEvents {
+                table: sft_table(&source.condition),
+                examples: source.events_version.clone(),
+                sequences: sequences.source.events_version.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The examples that carry loss.
