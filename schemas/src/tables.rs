@@ -201,6 +201,8 @@ pub mod properties {
     pub const CONFIG_HASH: &str = "config_hash";
     /// `sft/<condition>`: the attribute or derived condition.
     pub const CONDITION: &str = "condition";
+    /// `sft/<condition>`: the ages of a derived condition.
+    pub const AGE: &str = "age";
     /// `refresh`: events committed after this version of `events` are new.
     pub const SINCE_VERSION: &str = "since_version";
     /// How many request intervals the log has; the three below are there when it has any.

@@ -130,6 +130,9 @@ fn wanted(
     let mut properties = described(config, events, items_version, None);
     properties.insert(properties::CONDITION.into(), condition.into());
     properties.insert(CONDITIONS_HASH.into(), conditions_hash(config, condition));
+    if let Some(age) = config.conditions.derived.get(condition) {
+        properties.insert(properties::AGE.into(), age.to_string());
+    }
     properties
 }
 

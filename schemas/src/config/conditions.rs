@@ -2,6 +2,7 @@
 //! instructions are.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,14 @@ pub struct Age {
     /// The first age at which an item does not carry it any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
+}
+
+impl fmt::Display for Age {
+    /// As a half-open range, such as `0s..30d`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..", self.min_age.unwrap_or(Span { ms: 0 }))?;
+        self.max_age.map_or(Ok(()), |max| write!(f, "{max}"))
+    }
 }
 
 impl Age {
@@ -160,6 +169,7 @@ mod tests {
         let new = Conditions::default().derived["new-release"];
         assert!(new.carried(Some(days(10)), days(39)) && !new.carried(Some(days(10)), days(40)));
         assert!(new.carried(Some(days(10)), days(5)) && !new.carried(None, 0));
+        assert_eq!(new.to_string(), "0s..30d");
         let classic = Conditions::default().derived["classic"];
         assert!(classic.carried(Some(0), days(3_650)) && !classic.carried(Some(0), days(3_650) - 1));
         assert!(!classic.carried(Some(days(10)), 0));

@@ -47,6 +47,9 @@ pub struct ExamplesSource {
     pub events_version: String,
     /// Hash of the settings that decided the rows of `sequences`, the split among them.
     pub config_hash: String,
+    /// The ages of a derived condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<String>,
 }
 
 impl Examples {
@@ -94,6 +97,7 @@ impl Examples {
             version: snapshot.version(),
             events_version: property(properties::EVENTS_VERSION),
             config_hash: property(properties::CONFIG_HASH),
+            age: snapshot.properties().get(properties::AGE).cloned(),
         });
         let rows: HashMap<String, u32> = conditions
             .rows(attribute)

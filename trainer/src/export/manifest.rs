@@ -153,8 +153,8 @@ impl Manifest {
                 similarity: if cosine { "cosine" } else { "inner-product" },
                 temperature: if cosine { settings.score_temperature } else { 1.0 },
                 sides: if cosine {
-                    "item vectors have length 1; hidden states have length 1 and are divided by the temperature, so that \
-                     their inner product is the score"
+                    "item vectors have length 1; hidden states have length 1, are divided by the temperature and, under a \
+                     condition, multiplied by its factor, so that their inner product is the score"
                 } else {
                     "the inner product of a hidden state and an item vector is the score"
                 },

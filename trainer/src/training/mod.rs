@@ -135,6 +135,19 @@ pub enum TrainError {
         /// Its rows' settings.
         rows: String,
     },
+    /// Examples of another definition of a derived condition.
+    #[error(
+        "table {table} was built for items of the ages {examples}, and conditions.derived has {configured}; run `pipeline \
+         build-sft` again"
+    )]
+    OtherAge {
+        /// The table.
+        table: String,
+        /// Its range of ages.
+        examples: String,
+        /// The configured one.
+        configured: String,
+    },
     /// Examples of another log than the rows that validation asks.
     #[error(
         "table {table} was built from version {examples} of `events`, and `sequences` from version {sequences}: what is \

@@ -98,6 +98,15 @@ pub async fn run(
     let examples = Examples::load(root, &conditions, catalogue.items()).await?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     agree(&examples, &sequences, parent, &loaded.lineage.sequences.config_hash)?;
+    for source in &examples.sources {
+        let ours = derived.get(&source.condition).map(ToString::to_string);
+        if source.age != ours {
+            let age = |age: &Option<String>| age.clone().unwrap_or_else(|| "none".into());
+            let (examples, configured) = (age(&source.age), age(&ours));
+            let table = sft_table(&source.condition);
+            return Err(TrainError::OtherAge { table, examples, configured });
+        }
+    }
     let lineage = Lineage {
         // What validation asks; what was pre-trained is known by the parent's hash.
         sequences: sequences.source.clone(),
