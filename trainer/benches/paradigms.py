@@ -8,8 +8,9 @@ paper's Table 3).
         --sft-share 0.3 --out paradigms.json
 
 ROOT holds `events` and `items`; `sequences`, `sft/CONDITION`, one pre-trained model `base` and the fine-tuned ones are made
-in it. All learn from the same examples, from the same checkpoint, with the same settings; their seeds decide the order of the
-examples, the dropout and the first values of what is new:
+in it. All learn from the same examples, from the same checkpoint, with the same settings but one: what is new has another
+scale in every paradigm, so each is given the one of --condition-rates that validation prefers, tried with the first seed.
+Seeds decide the order of the histories, the dropout and the first values of what is new:
 
   unconditional  the same examples without their conditions
   pinrec         an embedding of the condition is added to the query
@@ -46,6 +47,8 @@ def main():
     parser.add_argument("--condition", required=True, help="an attribute of the catalogue, or a derived condition")
     parser.add_argument("--sft-share", type=float, default=0.3, help="share of the events that are examples")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--condition-rates", type=float, nargs="+", default=[1.5e-3, 6e-3, 2.4e-2],
+                        help="learning rates of what is new, to choose from")
     parser.add_argument("--paradigms", nargs="+", choices=PARADIGMS, default=list(PARADIGMS))
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every command")
@@ -68,11 +71,22 @@ def main():
     run("trainer", "pretrain", ["--name", "base"])
     asked = ["--condition", args.condition, "--split", args.split]
     run("trainer", "evaluate", ["--model", "base", *asked])
-    groups = ["base"]
+    groups, chosen = ["base"], {}
     for paradigm in args.paradigms:
+        # Only `unconditional` has nothing new.
+        rates = args.condition_rates if paradigm != "unconditional" else args.condition_rates[:1]
+        rate = rates[0]
+        if len(rates) > 1:
+            best = {}
+            for rate in rates:
+                more = [*PARADIGMS[paradigm], f"seed={args.seeds[0]}", f"sft.condition_learning_rate={rate}"]
+                outcome = run("trainer", "sft", ["--name", f"{paradigm}-at-{rate:g}", "--from", "base"], more)
+                best[rate] = outcome["best"]["value"] if outcome else 0.0
+            rate = max(best, key=best.get)
+            chosen[paradigm] = {"condition_learning_rate": rate, "validation": best}
         names = [f"{paradigm}-{seed}" for seed in args.seeds]
         for name, seed in zip(names, args.seeds):
-            more = [*PARADIGMS[paradigm], f"seed={seed}"]
+            more = [*PARADIGMS[paradigm], f"seed={seed}", f"sft.condition_learning_rate={rate}"]
             run("trainer", "sft", ["--name", name, "--from", "base"], more)
             run("trainer", "evaluate", ["--model", name, *asked], more)
         groups.append(f"{paradigm}={','.join(names)}")
@@ -81,7 +95,7 @@ def main():
     groups.remove(first)
     comparison = run("trainer", "compare", [*asked, first, *groups])
     if args.out and comparison is not None:
-        args.out.write_text(json.dumps(comparison, indent=2) + "\n")
+        args.out.write_text(json.dumps({"condition_rates": chosen, **comparison}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

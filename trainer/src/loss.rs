@@ -95,15 +95,15 @@ impl TamipLoss {
             if anchors.items.is_empty() {
                 continue;
             }
-            let (rows, targets, competitors) = match &negatives {
+            let asked = |apart: bool| match &negatives {
                 None => {
-                    let (rows, targets) = grouped(anchors);
+                    let (rows, targets) = grouped(anchors, apart);
                     (rows, targets, Candidates::All)
                 }
                 Some(negatives) => negatives.targets(batch, anchors),
             };
-            let (targets, competitors) = (Arc::new(targets), Arc::new(competitors));
-            let mut add = |hidden: &Tensor, weight: f64| -> Result<()> {
+            let mut add = |hidden: &Tensor, (targets, competitors), weight: f64| -> Result<()> {
+                let (targets, competitors) = (Arc::new(targets), Arc::new(competitors));
                 let smoothing = self.config.label_smoothing;
                 let mean = ops::cross_entropy(hidden, &candidates, &targets, &competitors, smoothing)?;
                 let mean = if weight == 1.0 { mean } else { (mean * weight)? };
@@ -115,15 +115,19 @@ impl TamipLoss {
             };
             match &anchors.reads {
                 Some(reads) => {
-                    add(&model.read(k + 1, &histories, reads)?, 1.0)?;
+                    let (_, targets, competitors) = asked(true);
+                    add(&model.read(k + 1, &histories, reads)?, (targets, competitors), 1.0)?;
                     if self.unconditional_weight > 0.0 {
-                        let plain = model.read_plain(k + 1, &histories, &reads.tokens)?;
-                        add(&plain, self.unconditional_weight)?;
+                        let (rows, targets, competitors) = asked(false);
+                        let plain = model.read_plain(k + 1, &histories, &rows)?;
+                        add(&plain, (targets, competitors), self.unconditional_weight)?;
                     }
                 }
                 None => {
+                    let (rows, targets, competitors) = asked(false);
                     let backbone = model.backbone_of(&histories)?;
-                    add(&model.branch(k + 1, &backbone, &batch.layout, &rows, dropout)?, 1.0)?;
+                    let hidden = model.branch(k + 1, &backbone, &batch.layout, &rows, dropout)?;
+                    add(&hidden, (targets, competitors), 1.0)?;
                 }
             }
         }
@@ -213,12 +217,13 @@ impl Negatives {
     }
 }
 
-/// One row for each distinct token: targets that share a context share its normaliser.
-fn grouped(anchors: &Anchors) -> (Vec<u32>, Targets) {
+/// One row for each distinct token: targets that share a context share its normaliser. With `apart`, one for each target:
+/// a token that is read under several conditions is as many rows.
+fn grouped(anchors: &Anchors, apart: bool) -> (Vec<u32>, Targets) {
     let mut rows: Vec<u32> = Vec::new();
     let mut targets = Targets { offsets: vec![0], ..Targets::default() };
     for (i, (&token, &item)) in anchors.tokens.iter().zip(&anchors.items).enumerate() {
-        if rows.last() != Some(&token) {
+        if apart || rows.last() != Some(&token) {
             rows.push(token);
             targets.offsets.push(targets.candidates.len() as u32);
         }

@@ -20,11 +20,11 @@ pub struct Sft {
     pub condition_embedding: bool,
     /// Passes over the examples, at most.
     pub epochs: usize,
-    /// Examples in one step.
+    /// Histories in one step, each with all its examples.
     pub batch_size: usize,
     /// Adam's step size for what was pre-trained.
     pub learning_rate: f64,
-    /// Adam's step size for what is new: the parameters of the conditions.
+    /// Adam's step size for what is new: the parameters of the conditions. They begin at zero, so it is the larger one.
     pub condition_learning_rate: f64,
     /// Steps over which the learning rates rise from 0.
     pub warmup_steps: usize,

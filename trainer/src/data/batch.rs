@@ -139,11 +139,12 @@ impl Batch {
         batch
     }
 
-    /// The fine-tuning batch of the examples `which` (Eq. 6): under the example's condition, branch `k` predicts the one
-    /// target from the visible history without its last `k − 1` items.
+    /// The fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts the
+    /// one target from the visible history without its last `k − 1` items. Each history is one sequence, whatever the number
+    /// of its examples.
     pub fn instructed(
         examples: &Examples,
-        which: &[u32],
+        histories: &[u32],
         mask: MaskMode,
         branches: usize,
         loss_without_history: bool,
@@ -151,32 +152,44 @@ impl Batch {
         let branch = Anchors { reads: Some(Reads::default()), ..Anchors::default() };
         let mut batch = Self { branches: vec![branch; branches], ..Self::default() };
         let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
-        for &example in which {
-            let e = example as usize;
-            let history = examples.offsets[e]..examples.offsets[e + 1];
-            let context = context_length(mask, history.len(), examples.visible[e]);
-            if context == 0 && !loss_without_history {
-                batch.without_history += branches;
-                continue;
-            }
-            batch.events += 1;
+        let mut anchors: Vec<(usize, u32)> = Vec::new(); // (context, example)
+        for &history in histories {
+            let history = &examples.histories[history as usize];
+            let context = |&example: &u32| {
+                let before = examples.flags(example as usize).len();
+                (context_length(mask, before, examples.visible[example as usize]), example)
+            };
+            anchors.clear();
+            anchors.extend(history.examples.iter().map(context));
+            let all = anchors.len();
+            anchors.retain(|&(context, _)| context > 0 || loss_without_history);
+            batch.without_history += branches * (all - anchors.len());
+            // Stable: examples of one context keep their order.
+            anchors.sort_by_key(|&(context, _)| context);
+            let Some(&(length, _)) = anchors.last() else { continue };
+            // A target that carries several values is one event.
+            let events: HashSet<usize> =
+                anchors.iter().map(|&(_, e)| examples.flags(e as usize).len()).collect();
+            batch.events += events.len();
             let first_token = batch.items.len() as u32;
             for (k, branch) in batch.branches.iter_mut().enumerate() {
-                let row = context.saturating_sub(k);
-                branch.tokens.push(first_token + row as u32);
-                branch.items.push(examples.targets[e]);
-                branch.positions.push(example);
-                branch.weights.push(examples.weights[e]);
-                if let Some(reads) = &mut branch.reads {
-                    reads.tokens.push(first_token + row as u32);
-                    reads.conditions.push(examples.conditions[e]);
-                    // The start-of-sequence token is no item: as in `Carriers::push_matches`.
-                    reads.matches.push(true);
-                    reads.matches.extend_from_slice(&examples.matches[history.start..history.start + row]);
+                for &(context, example) in &anchors {
+                    let e = example as usize;
+                    let row = context.saturating_sub(k);
+                    branch.tokens.push(first_token + row as u32);
+                    branch.items.push(examples.targets[e]);
+                    branch.positions.push(example);
+                    branch.weights.push(examples.weights[e]);
+                    if let Some(reads) = &mut branch.reads {
+                        reads.tokens.push(first_token + row as u32);
+                        reads.conditions.push(examples.conditions[e]);
+                        // The start-of-sequence token is no item: as in `Carriers::push_matches`.
+                        reads.matches.push(true);
+                        reads.matches.extend_from_slice(&examples.matches[examples.flags(e)][..row]);
+                    }
                 }
             }
-            let shown = history.start..history.start + context;
-            push_sequence(&mut batch.items, &mut layout, &examples.items[shown.clone()], &examples.ts[shown]);
+            push_sequence(&mut batch.items, &mut layout, &history.items[..length], &history.ts[..length]);
         }
         batch.layout = Arc::new(layout);
         batch
@@ -211,6 +224,7 @@ pub(crate) fn push_sequence(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::examples::History;
     use super::*;
 
     fn sequences(rows: &[(&[u32], &[u32], u32)]) -> Sequences {
@@ -262,17 +276,21 @@ mod tests {
         assert_eq!(batch.branches[0].tokens, [0, 1, 2, 3, 4]);
     }
 
-    /// Two examples: one of four items, two of them matching, of which three are visible, and one without history.
+    /// A history of four items with two examples, of which the first, whose target has two values, sees three and the second
+    /// nothing but the start; and an example without history.
     fn examples() -> Examples {
         Examples {
-            offsets: vec![0, 4, 4],
-            items: vec![5, 6, 7, 8],
-            ts: vec![10, 20, 30, 40],
-            matches: vec![true, false, true, true],
-            visible: vec![3, 0],
-            targets: vec![9, 1],
-            conditions: vec![2, 0],
-            weights: vec![0.5, 1.5],
+            histories: vec![
+                History { items: vec![5, 6, 7, 8], ts: vec![10, 20, 30, 40], examples: vec![2, 0, 3] },
+                History { examples: vec![1], ..History::default() },
+            ],
+            history: vec![0, 1, 0, 0],
+            offsets: vec![0, 4, 4, 5, 9],
+            matches: vec![true, false, true, true, false, false, true, false, false],
+            visible: vec![3, 0, 0, 3],
+            targets: vec![9, 1, 6, 9],
+            conditions: vec![2, 0, 4, 3],
+            weights: vec![0.5, 1.5, 1.0, 0.5],
             sources: Vec::new(),
         }
     }
@@ -280,30 +298,34 @@ mod tests {
     #[test]
     fn branches_read_ever_shorter_histories_of_one_target() {
         let batch = Batch::instructed(&examples(), &[0], MaskMode::Gather, 5, true);
+        // Nothing reads the fourth item; the three examples share the other three.
         assert_eq!(batch.items, [0, 5, 6, 7]);
         assert_eq!(batch.layout.times, [10, 10, 20, 30]);
         // Eq. 6: row max(v − k + 1, 0), one target, one condition.
-        let rows: Vec<u32> = batch.branches.iter().map(|branch| branch.tokens[0]).collect();
-        assert_eq!(rows, [3, 2, 1, 0, 0]);
-        let all = [true, true, false, true];
+        let rows: Vec<&[u32]> = batch.branches.iter().map(|branch| &branch.tokens[..]).collect();
+        assert_eq!(rows, [[0, 3, 3], [0, 2, 2], [0, 1, 1], [0, 0, 0], [0, 0, 0]]);
+        let all = [[true, true, false, true], [true, false, true, false]];
         for branch in &batch.branches {
             let reads = branch.reads.as_ref().unwrap();
-            assert_eq!((&branch.items[..], &reads.conditions[..]), (&[9][..], &[2][..]));
+            assert_eq!((&branch.items[..], &reads.conditions[..]), (&[6, 9, 9][..], &[4, 2, 3][..]));
             assert_eq!(reads.tokens, branch.tokens);
-            assert_eq!(reads.matches, all[..=branch.tokens[0] as usize]);
+            let own = |i: usize| &all[i][..=branch.tokens[i + 1] as usize];
+            assert_eq!(reads.matches, [&[true], own(0), own(1)].concat());
         }
-        assert_eq!((batch.events, batch.targets()), (1, 5));
+        // The target with two values is one event.
+        assert_eq!((batch.events, batch.targets()), (2, 15));
     }
 
     #[test]
     fn without_a_mask_an_example_shows_everything_before_its_target() {
         let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::None, 1, true);
         assert_eq!(batch.items, [0, 0, 5, 6, 7, 8]);
-        assert_eq!(batch.branches[0].tokens, [0, 5]);
-        assert_eq!(batch.branches[0].weights, [1.5, 0.5]);
+        assert_eq!(batch.branches[0].tokens, [0, 2, 5, 5]);
+        assert_eq!(batch.branches[0].weights, [1.5, 1.0, 0.5, 0.5]);
         assert_eq!(batch.layout.offsets, [0, 1, 6]);
-        let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::None, 2, false);
-        assert_eq!((batch.targets(), batch.without_history), (2, 2));
+        let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::Gather, 2, false);
+        assert_eq!((batch.targets(), batch.without_history), (4, 4));
+        assert_eq!(batch.layout.offsets, [0, 4]);
     }
 
     proptest! {

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::Range;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float32Type, TimestampMillisecondType, UInt8Type, UInt32Type};
@@ -12,17 +13,18 @@ use super::catalogue::column;
 use super::sequences::values;
 use crate::conditions::Conditions;
 
-/// The instruction examples that are learned (role SFT) of one or more `sft/<condition>` tables, in memory: their
-/// histories behind each other, with the offsets of each.
+/// The instruction examples that are learned (role SFT) of one or more `sft/<condition>` tables, in memory. Examples whose
+/// histories begin alike, as those of one row of `sequences` do, share one, so that a model reads it once for all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Examples {
-    /// Where each example's history begins, and the end of the last.
+    /// The histories.
+    pub histories: Vec<History>,
+    /// Each example's history, by its place in `histories`.
+    pub history: Vec<u32>,
+    /// Where the flags of each example begin in `matches`, and the end of the last. An example's history is as long as there
+    /// are flags of it.
     pub offsets: Vec<usize>,
-    /// Item index of each position.
-    pub items: Vec<u32>,
-    /// Time of each position, epoch milliseconds.
-    pub ts: Vec<i64>,
-    /// Whether each position carries the example's condition.
+    /// Whether each position of the example's history carries its condition.
     pub matches: Vec<bool>,
     /// `v_t` of each example's target.
     pub visible: Vec<u32>,
@@ -34,6 +36,30 @@ pub struct Examples {
     pub weights: Vec<f32>,
     /// The tables.
     pub sources: Vec<ExamplesSource>,
+}
+
+/// What a user did before the targets of some examples: each of them sees a beginning of it.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// Item indexes.
+    pub items: Vec<u32>,
+    /// Times, epoch milliseconds.
+    pub ts: Vec<i64>,
+    /// The examples, by how much of it they see.
+    pub examples: Vec<u32>,
+}
+
+impl History {
+    /// Takes in what another example saw, if one of the two is a beginning of the other.
+    fn extend(&mut self, items: &[u32], ts: &[i64]) -> bool {
+        let shared = self.items.len().min(items.len());
+        let alike = self.items[..shared] == items[..shared] && self.ts[..shared] == ts[..shared];
+        if alike {
+            self.items.extend_from_slice(&items[shared..]);
+            self.ts.extend_from_slice(&ts[shared..]);
+        }
+        alike
+    }
 }
 
 /// What a run says about a table of examples.
@@ -56,8 +82,16 @@ impl Examples {
     /// Reads the newest versions of the tables of `conditions`, for a catalogue of `items` items.
     pub async fn load(root: &Root, conditions: &Conditions, items: usize) -> Result<Self, DataError> {
         let mut all = Self { offsets: vec![0], ..Self::default() };
+        let mut of_user = HashMap::new();
         for attribute in conditions.attributes() {
-            all.read(root, attribute, conditions, items).await?;
+            all.read(root, attribute, conditions, items, &mut of_user).await?;
+        }
+        for (example, &history) in (0..).zip(&all.history) {
+            all.histories[history as usize].examples.push(example);
+        }
+        let lengths: Vec<usize> = (0..all.len()).map(|example| all.flags(example).len()).collect();
+        for history in &mut all.histories {
+            history.examples.sort_by_key(|&example| lengths[example as usize]);
         }
         let total: f64 = all.weights.iter().copied().map(f64::from).sum();
         let mean = (total / all.weights.len().max(1) as f64) as f32;
@@ -68,6 +102,11 @@ impl Examples {
     /// Number of examples.
     pub fn len(&self) -> usize {
         self.targets.len()
+    }
+
+    /// Where the flags of an example are in `matches`.
+    pub fn flags(&self, example: usize) -> Range<usize> {
+        self.offsets[example]..self.offsets[example + 1]
     }
 
     /// How often each item is a target, by item index, up to `items`.
@@ -88,6 +127,7 @@ impl Examples {
         attribute: &str,
         conditions: &Conditions,
         items: usize,
+        of_user: &mut HashMap<String, Vec<u32>>,
     ) -> Result<(), DataError> {
         let command = "pipeline build-sft --condition NAME";
         let snapshot = root.require(&tables::sft_table(attribute), command).await?;
@@ -137,24 +177,18 @@ impl Examples {
                         user: users.value(row).into(),
                         problem,
                     };
-                    let start = self.items.len();
-                    self.items
-                        .extend_from_slice(values::<UInt32Type>(&snapshot, item_index, row, columns[1])?);
-                    self.ts.extend_from_slice(values::<TimestampMillisecondType>(
-                        &snapshot, ts, row, columns[2],
-                    )?);
+                    let shown = values::<UInt32Type>(&snapshot, item_index, row, columns[1])?;
+                    let times = values::<TimestampMillisecondType>(&snapshot, ts, row, columns[2])?;
                     let of_row =
                         matches.value_offsets()[row] as usize..matches.value_offsets()[row + 1] as usize;
-                    self.matches.extend(of_row.map(|i| flags.value(i)));
-                    let end = self.items.len();
                     let known = |item: u32| item != tables::NO_ITEM && item as usize <= items;
-                    if self.ts.len() != end || self.matches.len() != end {
+                    if times.len() != shown.len() || of_row.len() != shown.len() {
                         return Err(fail("lists of different lengths".into()));
                     }
-                    if !self.items[start..].iter().all(|&item| known(item)) || !known(targets.value(row)) {
+                    if !shown.iter().all(|&item| known(item)) || !known(targets.value(row)) {
                         return Err(fail("an item index that the catalogue does not have".into()));
                     }
-                    if visible.value(row) as usize > end - start {
+                    if visible.value(row) as usize > shown.len() {
                         return Err(fail("a visible_len beyond the history".into()));
                     }
                     let name = names.value(row);
@@ -163,14 +197,49 @@ impl Examples {
                             "no item of the catalogue has the value `{name}`; run `pipeline build-sft` again"
                         ))
                     })?;
+                    let theirs = of_user.entry(users.value(row).into()).or_default();
+                    self.history.push(shared(&mut self.histories, theirs, shown, times));
+                    self.matches.extend(of_row.map(|i| flags.value(i)));
+                    self.offsets.push(self.matches.len());
                     self.conditions.push(*condition);
                     self.targets.push(targets.value(row));
                     self.visible.push(visible.value(row));
                     self.weights.push(weights.value(row));
-                    self.offsets.push(end);
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// The one of a user's histories that begins with `items`, or that they begin with; a new one otherwise.
+fn shared(histories: &mut Vec<History>, of_user: &mut Vec<u32>, items: &[u32], ts: &[i64]) -> u32 {
+    // Rows come in the order of time: mostly it is the last.
+    if let Some(&known) = of_user.iter().rev().find(|&&h| histories[h as usize].extend(items, ts)) {
+        return known;
+    }
+    let new = histories.len() as u32;
+    histories.push(History { items: items.to_vec(), ts: ts.to_vec(), examples: Vec::new() });
+    of_user.push(new);
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histories_are_shared_by_what_begins_alike() {
+        let (mut histories, mut of_user) = (Vec::new(), Vec::new());
+        let mut add = |items: &[u32], ts: &[i64]| shared(&mut histories, &mut of_user, items, ts);
+        assert_eq!(add(&[5, 6], &[1, 2]), 0);
+        assert_eq!(add(&[5, 6, 7], &[1, 2, 3]), 0);
+        assert_eq!(add(&[5], &[1]), 0);
+        // Another window of the same user, and the same items at other times.
+        assert_eq!(add(&[6, 7, 8], &[2, 3, 4]), 1);
+        assert_eq!(add(&[5, 6], &[1, 9]), 2);
+        assert_eq!(add(&[6, 7, 8, 9], &[2, 3, 4, 5]), 1);
+        assert_eq!(histories[0].items, [5, 6, 7]);
+        assert_eq!(histories[1].ts, [2, 3, 4, 5]);
     }
 }

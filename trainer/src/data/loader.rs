@@ -8,7 +8,7 @@ use super::Batch;
 /// Batches that wait for their step, at most.
 const AHEAD: usize = 2;
 
-/// The batches of an epoch that visits rows (or examples) in `order`, `size` at a time, from batch number `first` on. They
+/// The batches of an epoch that visits rows (or histories) in `order`, `size` at a time, from batch number `first` on. They
 /// come in that order, made by `assemble` on a thread of `scope`, which ends when the receiver is dropped.
 pub fn batches<'scope>(
     scope: &'scope Scope<'scope, '_>,

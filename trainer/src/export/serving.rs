@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! history, times ─► tokens ─► backbone ─► keys and values of branch 1 ──┐
-//!                                    └─► last row + e_c, P times ─► queries ─► hidden [P, d] ─► scores [P, items]
+//!                                    └─► last row + √d e_c, P times ─► queries ─► hidden [P, d] ─► scores [P, items]
 //! ```
 //!
 //! The backbone is computed once for all conditions. Rows and columns of the attention are the tokens: the start token,
@@ -213,6 +213,7 @@ impl Serving<'_> {
         self.builder.enter("queries");
         let row = self.builder.slice(x, 0, -1, i64::MAX);
         let Some((conditions, mask)) = conditions else { return Ok((row, None)) };
+        let d = self.settings.d as f64;
         let embedding = match self.conditioning {
             Some(Conditioning { embedding: true, .. }) => Some(self.parameter("conditions.embedding")?),
             _ => None,
@@ -225,6 +226,8 @@ impl Serving<'_> {
             Some(embedding) => {
                 let index = b.node("Max", &[conditions, &zero]);
                 let embedded = b.gather(&embedding, &index, 0);
+                let scale = b.float(d.sqrt() as f32);
+                let embedded = b.node("Mul", &[&embedded, &scale]);
                 let nothing = b.float(0.0);
                 b.node("Where", &[&without, &nothing, &embedded])
             }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!                backbone      branch layer, at the rows that are read
-//! cgsa           shared        the query sees matching keys, its own row and the start token (Eq. 5); it is h + e_c, or h
-//!                              without the embedding
-//! pinrec         shared        the query is h + e_c
+//! cgsa           shared        the query sees matching keys, its own row and the start token (Eq. 5); it is h + √d e_c,
+//!                              or h without the embedding
+//! pinrec         shared        the query is h + √d e_c
 //! adaln-zero     shared        norms are shifted and scaled, halves are gated by a function of e_c
 //! lum            anew          e_c is a token behind the history, and what is read
 //! unconditional  shared        nothing
@@ -101,9 +101,11 @@ impl Instructions {
         Ok(Self { paradigm: sft.paradigm, embedding, sharpness, modulation })
     }
 
-    /// `e_c` of each read: `[R, d]`.
-    fn embedded(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
-        self.embedding.as_ref().map(|embedding| rows_of(embedding, conditions)).transpose()
+    /// `√d e_c` of each read, `[R, d]`: on entering a layer it is scaled as the items' embeddings are.
+    fn added(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
+        let Some(embedding) = &self.embedding else { return Ok(None) };
+        let d = embedding.dim(1)? as f64;
+        Ok(Some((rows_of(embedding, conditions)? * d.sqrt())?))
     }
 
     /// `hidden` `[R, d]` times the factor of each read's condition.
@@ -126,7 +128,7 @@ impl ClimberPilot {
         self.instructions.as_ref().map(|instructions| instructions.paradigm)
     }
 
-    /// `e_c` for each of the model's conditions, `[conditions, d]`, where it is added to a query (CGSA, PinRec).
+    /// `e_c` for each of the model's conditions, `[conditions, d]`, where it is added to a query (CGSA, PinRec), √d-fold.
     pub fn condition_embedding(&self) -> Option<&Tensor> {
         let instructions = self.instructions.as_ref()?;
         matches!(instructions.paradigm, Paradigm::Cgsa | Paradigm::Pinrec)
@@ -176,9 +178,10 @@ impl ClimberPilot {
                 layer.forward_at(&x, &tokens.layout, &queries, None, dropout)?
             }
             Paradigm::AdalnZero => {
-                let Some(condition) = instructions.embedded(&reads.conditions)? else {
+                let Some(embedding) = &instructions.embedding else {
                     candle_core::bail!("a modulation needs an embedding");
                 };
+                let condition = rows_of(embedding, &reads.conditions)?;
                 let (weight, bias) = &instructions.modulation[k - 1];
                 let modulation = ops::linear(&condition.silu()?, weight, Some(bias))?;
                 let Apart { sources, layout, last, of } = Apart::new(layout, reads, false);
@@ -193,13 +196,13 @@ impl ClimberPilot {
                 layer.forward_modulated(&x, &layout, &queries, modulated, dropout)?
             }
             Paradigm::Cgsa => {
-                let condition = instructions.embedded(&reads.conditions)?;
+                let condition = instructions.added(&reads.conditions)?;
                 let queries = queries(Some(reads.matches.clone()));
                 let x = self.backbone_of(histories)?;
                 layer.forward_at(&x, layout, &queries, condition.as_ref(), dropout)?
             }
             Paradigm::Pinrec => {
-                let condition = instructions.embedded(&reads.conditions)?;
+                let condition = instructions.added(&reads.conditions)?;
                 let x = self.backbone_of(histories)?;
                 layer.forward_at(&x, layout, &queries(None), condition.as_ref(), dropout)?
             }

@@ -37,7 +37,7 @@ trait Task: Sync {
         1.0
     }
 
-    /// What an epoch visits, and what one of it is called: rows of `sequences`, or examples.
+    /// What an epoch visits, and what one of it is called: rows of `sequences`, or histories.
     fn units(&self) -> (&[u32], &'static str);
 
     /// The batch of some of them.

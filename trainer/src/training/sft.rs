@@ -117,6 +117,7 @@ pub async fn run(
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
     let validation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
+    let (units, learned) = units(&examples, config);
     let task = FineTuning {
         config,
         loss: TamipLoss::new(&settings, &examples.counts(catalogue.items()), config.seed).with_unconditional(
@@ -126,7 +127,7 @@ pub async fn run(
                 _ => config.sft.unconditional_weight,
             },
         ),
-        units: task_units(&examples, config),
+        units,
         settings,
         parent: &loaded.model,
         carriers: Carriers::new(&conditions, derived, &catalogue),
@@ -136,7 +137,7 @@ pub async fn run(
     };
     let run = Run::new(config, root, options, (&device, &catalogue), &task, lineage);
     if let Some(training) = run.prepare()? {
-        return Ok(SftOutcome { training, examples: task.units.len(), unconditional: None });
+        return Ok(SftOutcome { training, examples: learned, unconditional: None });
     }
     if task.units.is_empty() {
         return Err(TrainError::NoExamples { conditions: config.sft.conditions.join(", ") });
@@ -150,7 +151,7 @@ pub async fn run(
             after: task.unconditional(&tuned.model)?,
         });
     }
-    Ok(SftOutcome { training, examples: task.units.len(), unconditional })
+    Ok(SftOutcome { training, examples: learned, unconditional })
 }
 
 /// Examples, the parent and the rows that validation asks have to be of one split and one log: what is held out in one of
@@ -181,14 +182,15 @@ fn agree(
     Ok(())
 }
 
-/// The examples that carry loss.
-fn task_units(examples: &Examples, config: &Config) -> Vec<u32> {
-    let carries = |&example: &u32| {
-        let one = [example];
+/// The histories with examples that carry loss, and how many those are.
+fn units(examples: &Examples, config: &Config) -> (Vec<u32>, usize) {
+    let of = |&history: &u32| {
         let without_history = config.pretrain.loss_without_history;
-        Batch::instructed(examples, &one, config.model.mask, 1, without_history).targets() > 0
+        Batch::instructed(examples, &[history], config.model.mask, 1, without_history).targets()
     };
-    (0..examples.len() as u32).filter(carries).collect()
+    let all = (0..examples.histories.len() as u32).map(|history| (history, of(&history)));
+    let units: Vec<(u32, usize)> = all.filter(|&(_, n)| n > 0).collect();
+    (units.iter().map(|&(history, _)| history).collect(), units.iter().map(|&(_, n)| n).sum())
 }
 
 /// The instruction examples, and what is learned from them.
@@ -199,7 +201,7 @@ struct FineTuning<'a> {
     conditions: Conditions,
     carriers: Carriers,
     examples: &'a Examples,
-    /// Examples with something to read.
+    /// Histories of examples with something to read.
     units: Vec<u32>,
     loss: TamipLoss,
     validation: Evaluation<'a>,
@@ -224,13 +226,13 @@ impl Task for FineTuning<'_> {
     }
 
     fn units(&self) -> (&[u32], &'static str) {
-        (&self.units, "examples")
+        (&self.units, "histories")
     }
 
-    fn batch(&self, units: &[u32]) -> Batch {
+    fn batch(&self, histories: &[u32]) -> Batch {
         let model = &self.config.model;
         let without_history = self.settings.loss_without_history;
-        Batch::instructed(self.examples, units, model.mask, model.branches, without_history)
+        Batch::instructed(self.examples, histories, model.mask, model.branches, without_history)
     }
 
     fn loss(&self) -> &TamipLoss {
