@@ -110,10 +110,14 @@ impl Requests<'_> {
         let asks = match conditions {
             None => self.instructions.of(&user_id, report),
             Some(texts) if texts.is_empty() => vec![Ask::PLAIN],
-            Some(texts) => texts
-                .iter()
-                .map(|text| resolve(text, self.conditions, self.min_pool, retriever))
-                .collect::<Result<_, _>>()?,
+            Some(texts) => {
+                // A condition that is asked for twice is one list.
+                let once = |i: &usize| !texts[..*i].contains(&texts[*i]);
+                (0..texts.len())
+                    .filter(once)
+                    .map(|i| resolve(&texts[i], self.conditions, self.min_pool, retriever))
+                    .collect::<Result<_, _>>()?
+            }
         };
         Ok(self.request(user_id, History::from_events(events, self.delta_tau), asks))
     }
