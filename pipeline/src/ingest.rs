@@ -32,16 +32,13 @@
 
 mod blocks;
 mod catalogue;
-mod columns;
 mod csv;
 mod dates;
 mod dead;
 mod error;
 mod files;
-mod identity;
 mod items;
 mod jsonl;
-mod mapping;
 mod parquet;
 mod publish;
 mod read;
@@ -52,11 +49,10 @@ mod spill;
 mod stage;
 #[cfg(test)]
 mod tests;
-mod time;
 
 use std::time::Instant;
 
-use schemas::cli::Progress;
+use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, ConfigError};
 use schemas::delta::{Root, Snapshot};
 use schemas::failpoint;
@@ -69,14 +65,13 @@ use dead::{DeadLetters, Tally};
 use files::{ByteCount, InputFile};
 use items::{Item, Items};
 use jsonl::Seen;
-use mapping::Mapping;
 use publish::{Before, Pending, commit_all};
 use read::{Delivered, Log};
-use record::{Kept, Records, Rejection, Wanted};
+use record::{Kept, Records};
 use source::{Carry, Reading, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
-use schemas::cli::Interrupt;
+use crate::records::{Mapping, Rejection, Wanted};
 
 pub use error::IngestError;
 pub use report::{CatalogueReport, Counts, FileReport, IngestReport, Versions};
@@ -288,7 +283,7 @@ impl<'a> Run<'a> {
         log.read(|delivered| {
             match delivered {
                 Delivered::Block { file, walked, batch } => {
-                    stage.push(batch.moved_by(state.counts.read)?)?;
+                    stage.push(batch.moved_by(state.counts.read).map_err(error::build)?)?;
                     self.count_block(&files[file], &mapping.wanted, &mut state, walked, &mut tally)?;
                 }
                 Delivered::End { file } => {

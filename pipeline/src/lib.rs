@@ -8,6 +8,7 @@ pub mod engine;
 pub mod ingest;
 pub mod inspect;
 pub mod instructions;
+mod records;
 pub mod scan;
 pub mod sequences;
 pub mod sft;

@@ -7,9 +7,9 @@ use schemas::config;
 use schemas::tables::Reason;
 
 use super::items::Item;
-use super::mapping::{identity, missing};
-use super::record::{Need, Records, Rejection, Value, Wanted};
-use super::time;
+
+use crate::records::time;
+use crate::records::{Fields, Need, Rejection, Value, Wanted, identity, missing};
 
 /// `[items]` as slots and rules.
 pub(super) struct Catalogue<'a> {
@@ -54,7 +54,7 @@ impl<'a> Catalogue<'a> {
     /// configured any more.
     pub(super) fn item<'r>(
         &self,
-        record: &'r impl Records,
+        record: &'r impl Fields,
         stored: impl Fn(&str) -> Option<Item>,
     ) -> Result<(Cow<'r, str>, Item), Rejection> {
         let name = |slot: usize| self.wanted[slot].column.as_str();

@@ -17,8 +17,9 @@ use schemas::tables::Reason;
 use super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
-use super::record::{Records, Rejection, Step, Value, Wanted, locate, trim_line_end};
+use super::record::{Records, Step, locate, trim_line_end};
 use super::source::Reading;
+use crate::records::{Fields, Rejection, Value, Wanted};
 
 /// Room for the fields of one record to begin with.
 const PARSED_BYTES: usize = 1 << 10;
@@ -273,6 +274,19 @@ fn not_utf8() -> Rejection {
     Rejection::new(Reason::InvalidUtf8, "the record is not UTF-8")
 }
 
+impl Fields for CsvRecords<'_> {
+    fn value(&self, slot: usize) -> Value<'_> {
+        match self.layout.columns.get(slot).copied().flatten() {
+            None => Value::Absent,
+            Some(at) => match self.field(at) {
+                Some("") => Value::Null,
+                Some(text) => Value::Text(Cow::Borrowed(text)),
+                None => Value::NotUtf8,
+            },
+        }
+    }
+}
+
 impl Records for CsvRecords<'_> {
     fn advance(&mut self) -> Step {
         match self.find() {
@@ -282,17 +296,6 @@ impl Records for CsvRecords<'_> {
                 Some(rejection) => Step::Rejected(rejection),
                 None if !self.is_utf8() => Step::Rejected(not_utf8()),
                 None => Step::Record,
-            },
-        }
-    }
-
-    fn value(&self, slot: usize) -> Value<'_> {
-        match self.layout.columns.get(slot).copied().flatten() {
-            None => Value::Absent,
-            Some(at) => match self.field(at) {
-                Some("") => Value::Null,
-                Some(text) => Value::Text(Cow::Borrowed(text)),
-                None => Value::NotUtf8,
             },
         }
     }

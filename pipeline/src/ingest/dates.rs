@@ -31,11 +31,10 @@ use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
-use super::columns::{StagedRows, build};
-use super::error::IngestError;
-use super::identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
+use super::error::{IngestError, build};
 use super::stage::Staged;
 use crate::commit::{NewShard, ShardWriter};
+use crate::records::{Content, KeyMap, KeySet, StagedRows, id_key, id_of, slice_of};
 
 /// What one key takes in a set of them, roughly.
 const KEY_BYTES: u64 = 40;
@@ -360,7 +359,7 @@ impl Date<'_> {
                     &[(EVENT_DATE, self.text)],
                 )?),
             };
-            writer.write(&staged.shard_rows(ids, self.dates.sources)?)?;
+            writer.write(&staged.shard_rows(ids, self.dates.sources).map_err(build)?)?;
         }
         done.shard = writer.map(ShardWriter::finish).transpose()?;
         Ok(())

@@ -15,8 +15,8 @@ use schemas::delta::{Root, Snapshot};
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
 
 use super::error::IngestError;
-use super::record::Rejection;
 use crate::commit::{NewShard, ShardWriter};
+use crate::records::Rejection;
 
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_ROWS: usize = 1 << 14;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemas::config::ConfigError;
 use schemas::delta::TableError;
+use schemas::tables::EVENTS;
 
 use crate::commit::CommitError;
 
@@ -141,4 +142,9 @@ impl IngestError {
     pub(super) fn scratch(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Scratch { directory: std::env::temp_dir(), source: source.into() }
     }
+}
+
+/// Events that do not fit their columns.
+pub(super) fn build(source: arrow::error::ArrowError) -> IngestError {
+    IngestError::Build { table: EVENTS, source }
 }

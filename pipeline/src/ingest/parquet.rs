@@ -19,8 +19,9 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, Packing, open_parquet};
-use super::record::{Records, Step, Value, Wanted, locate};
+use super::record::{Records, Step, locate};
 use super::source::Reading;
+use crate::records::{Fields, Value, Wanted};
 
 const BATCH_ROWS: usize = 8_192;
 
@@ -247,15 +248,7 @@ impl<'a> ParquetRecords<'a> {
     }
 }
 
-impl Records for ParquetRecords<'_> {
-    fn advance(&mut self) -> Step {
-        if self.next == self.rows.batch.num_rows() {
-            return Step::End;
-        }
-        self.next += 1;
-        Step::Record
-    }
-
+impl Fields for ParquetRecords<'_> {
     fn value(&self, slot: usize) -> Value<'_> {
         let Some(at) = self.layout.columns[slot] else { return Value::Absent };
         let row = self.row();
@@ -285,6 +278,16 @@ impl Records for ParquetRecords<'_> {
                 Value::List(elements.iter().flatten().map(|e| Cow::Owned(e.to_owned())).collect())
             }
         }
+    }
+}
+
+impl Records for ParquetRecords<'_> {
+    fn advance(&mut self) -> Step {
+        if self.next == self.rows.batch.num_rows() {
+            return Step::End;
+        }
+        self.next += 1;
+        Step::Record
     }
 
     fn raw(&mut self) -> Result<Vec<u8>, IngestError> {

@@ -15,12 +15,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::columns::{Batch, Columns};
-use super::error::IngestError;
+use super::error::{IngestError, build};
 use super::files::{ByteCount, InputFile};
-use super::mapping::Mapping;
-use super::record::{Kept, Records, Rejection};
+use super::record::{Kept, Records};
 use super::source::{Block, Carry, Layout, Reading, Source, Visit, Walked};
+use crate::records::{Batch, Columns, Mapping, Rejection};
 
 /// What comes of reading, in the order of the files and their records.
 pub(super) enum Delivered {
@@ -152,7 +151,7 @@ impl Log<'_> {
 
     fn parse(&self, job: &Job, columns: &mut Columns) -> Result<(Walked, Batch), IngestError> {
         let walked = job.layout.walk(&job.block, &mut Events { mapping: self.mapping, columns })?;
-        Ok((walked, columns.finish(u32::try_from(job.file).unwrap_or(u32::MAX))?))
+        Ok((walked, columns.finish(u32::try_from(job.file).unwrap_or(u32::MAX)).map_err(build)?))
     }
 
     fn deliver(
@@ -198,7 +197,7 @@ impl Visit for Events<'_> {
     fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Kept, Rejection>, IngestError> {
         match self.mapping.event(record) {
             Ok(event) => {
-                self.columns.push(&event, i64::try_from(at).unwrap_or(i64::MAX))?;
+                self.columns.push(&event, i64::try_from(at).unwrap_or(i64::MAX)).map_err(build)?;
                 Ok(Ok(Kept::Accepted))
             }
             Err(rejection) => Ok(Err(rejection)),

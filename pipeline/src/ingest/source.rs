@@ -16,8 +16,9 @@ use super::error::IngestError;
 use super::files::{ByteCount, InputFile};
 use super::jsonl::{JsonlLayout, JsonlRecords, Seen, open_jsonl};
 use super::parquet::{ParquetBlocks, ParquetLayout, ParquetRecords, ParquetRows, open_parquet_blocks};
-use super::record::{Kept, Records, Rejection, Step, Wanted};
+use super::record::{Kept, Records, Step};
 use super::report::Counts;
+use crate::records::{Rejection, Wanted};
 
 /// How files are read.
 #[derive(Debug, Clone, Copy)]

@@ -18,8 +18,8 @@ use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 
-use super::columns::STAGED_SCHEMA;
 use super::error::IngestError;
+use crate::records::STAGED_SCHEMA;
 
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
 const READ_BUFFER_BYTES: usize = 64 << 10;

@@ -20,9 +20,9 @@ use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
 use schemas::failpoint;
 
-use super::columns::{Batch, build};
-use super::error::IngestError;
+use super::error::{IngestError, build};
 use super::spill::{Segment, SpillFile};
+use crate::records::Batch;
 
 /// Rows of a batch that is given back or written.
 pub(super) const BATCH_ROWS: usize = 1 << 14;

@@ -14,11 +14,11 @@ use super::mapping::Event;
 
 /// Puts the content of events into bytes, and these into keys.
 #[derive(Default)]
-pub(super) struct Content(Vec<u8>);
+pub(crate) struct Content(Vec<u8>);
 
 impl Content {
     /// The key of an event without a producer's id, when the same content stood `before` times before it.
-    pub(super) fn key(&mut self, event: &Event<'_>, before: u64) -> u128 {
+    pub(crate) fn key(&mut self, event: &Event<'_>, before: u64) -> u128 {
         self.0.clear();
         event.encode(&mut self.0);
         self.0.extend_from_slice(&before.to_le_bytes());
@@ -30,13 +30,13 @@ impl Content {
 const DIGITS: usize = 32;
 
 /// The id of an event whose producer gave none.
-pub(super) fn id_of(key: u128) -> impl std::fmt::Display {
+pub(crate) fn id_of(key: u128) -> impl std::fmt::Display {
     std::fmt::from_fn(move |f| write!(f, "{key:0DIGITS$x}"))
 }
 
 /// The key of an id: the number where it is one that this program could have given, otherwise its hash.
 /// Two ids with one key are not expected in any log.
-pub(super) fn id_key(id: &str) -> u128 {
+pub(crate) fn id_key(id: &str) -> u128 {
     let given = id.len() == DIGITS && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let number = if given { u128::from_str_radix(id, 16).ok() } else { None };
     number.unwrap_or_else(|| hash128(id.as_bytes()))
@@ -44,7 +44,7 @@ pub(super) fn id_key(id: &str) -> u128 {
 
 /// A cheap hash for keys, which are nearly random already, and for the ids of items.
 #[derive(Default)]
-pub(super) struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {
@@ -68,11 +68,11 @@ fn mixed(key: u128) -> u64 {
     mix64((key >> 64) as u64, key as u64)
 }
 
-pub(super) type KeySet = HashSet<u128, BuildHasherDefault<KeyHasher>>;
-pub(super) type KeyMap<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+pub(crate) type KeySet = HashSet<u128, BuildHasherDefault<KeyHasher>>;
+pub(crate) type KeyMap<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
 /// Which of `slices` equal parts of all keys this one is in.
-pub(super) fn slice_of(key: u128, slices: u64) -> u64 {
+pub(crate) fn slice_of(key: u128, slices: u64) -> u64 {
     // Other bits than those that a set of the keys of one slice uses.
     mix64(slices, mixed(key)) % slices
 }

@@ -5,29 +5,29 @@ use std::borrow::Cow;
 use schemas::config::{Events, TimeUnit};
 use schemas::tables::Reason;
 
-use super::record::{Need, Records, Rejection, Value, Wanted};
 use super::time::{parse, shortened};
+use super::value::{Fields, Need, Rejection, Value, Wanted};
 
 /// The action of events whose source has no action and whose configuration gives none.
-pub(super) const DEFAULT_ACTION: &str = "event";
+pub(crate) const DEFAULT_ACTION: &str = "event";
 
 /// An accepted record.
 #[derive(Debug, PartialEq)]
-pub(super) struct Event<'a> {
+pub(crate) struct Event<'a> {
     /// The producer's, if it has one.
-    pub(super) event_id: Option<Cow<'a, str>>,
-    pub(super) user_id: Cow<'a, str>,
-    pub(super) item_id: Cow<'a, str>,
-    pub(super) ts: i64,
-    pub(super) request_id: Option<Cow<'a, str>>,
-    pub(super) request_ts: Option<i64>,
-    pub(super) action: Cow<'a, str>,
-    pub(super) value: Option<f64>,
+    pub(crate) event_id: Option<Cow<'a, str>>,
+    pub(crate) user_id: Cow<'a, str>,
+    pub(crate) item_id: Cow<'a, str>,
+    pub(crate) ts: i64,
+    pub(crate) request_id: Option<Cow<'a, str>>,
+    pub(crate) request_ts: Option<i64>,
+    pub(crate) action: Cow<'a, str>,
+    pub(crate) value: Option<f64>,
 }
 
 /// `[events]` as slots and rules.
-pub(super) struct Mapping {
-    pub(super) wanted: Vec<Wanted>,
+pub(crate) struct Mapping {
+    pub(crate) wanted: Vec<Wanted>,
     action_named: bool,
     action: Option<String>,
     value: Option<f64>,
@@ -47,7 +47,7 @@ const ACTION: usize = 6;
 const VALUE: usize = 7;
 
 impl Mapping {
-    pub(super) fn new(events: &Events) -> Self {
+    pub(crate) fn new(events: &Events) -> Self {
         let columns = &events.columns;
         let required = |key: &str, column: &str| Wanted {
             key: format!("events.columns.{key}"),
@@ -83,7 +83,7 @@ impl Mapping {
     }
 
     /// The event in the current record.
-    pub(super) fn event<'a>(&'a self, record: &'a impl Records) -> Result<Event<'a>, Rejection> {
+    pub(crate) fn event<'a>(&'a self, record: &'a impl Fields) -> Result<Event<'a>, Rejection> {
         let name = |slot: usize| self.wanted[slot].column.as_str();
         let id = |slot| identity(record.value(slot), name(slot));
         let required = |slot: usize| id(slot)?.ok_or_else(|| missing(name(slot)));
@@ -141,7 +141,7 @@ impl Event<'_> {
     /// Appends everything but `event_id` to `bytes`, so that different events never give equal bytes.
     ///
     /// The events of one log keep their identity for ever: this encoding must not change.
-    pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let text = |bytes: &mut Vec<u8>, text: &str| {
             bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
             bytes.extend_from_slice(text.as_bytes());
@@ -170,12 +170,12 @@ impl Event<'_> {
     }
 }
 
-pub(super) fn missing(name: &str) -> Rejection {
+pub(crate) fn missing(name: &str) -> Rejection {
     Rejection::new(Reason::MissingField, format!("{name} is missing"))
 }
 
 /// Text that identifies something: kept as it is; a whole number is written in decimal.
-pub(super) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
+pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
     /// From here on a `f64` cannot tell neighbouring whole numbers apart.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     match value {

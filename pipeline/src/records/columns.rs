@@ -10,9 +10,9 @@ use arrow::array::{
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMillisecondType, UInt32Type,
 };
-use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use arrow::error::ArrowError;
+use schemas::tables::{EVENT_DATE, EVENTS_SCHEMA};
 
-use super::error::IngestError;
 use super::identity::{Content, id_key};
 use super::mapping::Event;
 
@@ -32,7 +32,7 @@ const KEY: usize = 10;
 
 /// The columns of `events` without source and date, `event_id` null where the producer gave none; then the
 /// file's number and the key of the id ([`super::identity`]).
-pub(super) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+pub(crate) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let fields = EVENTS_SCHEMA.fields().iter().filter(|f| f.name() != "source" && f.name() != EVENT_DATE);
     let mut fields: Vec<Field> =
         fields.map(|f| f.as_ref().clone().with_nullable(f.is_nullable() || f.name() == "event_id")).collect();
@@ -41,32 +41,28 @@ pub(super) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(fields))
 });
 
-pub(super) fn build(source: arrow::error::ArrowError) -> IngestError {
-    IngestError::Build { table: EVENTS, source }
-}
-
 /// Events of one file, in order, with the date of each.
-pub(super) struct Batch {
-    pub(super) rows: RecordBatch,
+pub(crate) struct Batch {
+    pub(crate) rows: RecordBatch,
     /// Days since the epoch.
-    pub(super) dates: Vec<i32>,
+    pub(crate) dates: Vec<i32>,
 }
 
 impl Batch {
     /// The same events `records` further back in their file.
-    pub(super) fn moved_by(self, records: u64) -> Result<Self, IngestError> {
+    pub(crate) fn moved_by(self, records: u64) -> Result<Self, ArrowError> {
         let records = i64::try_from(records).unwrap_or(i64::MAX);
         let positions = StagedRows(&self.rows).positions().iter().map(|at| at.saturating_add(records));
         let positions: ArrayRef = Arc::new(Int64Array::from_iter_values(positions));
         let mut columns = self.rows.columns().to_vec();
         columns[POSITION] = positions;
-        let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns).map_err(build)?;
+        let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
         Ok(Self { rows, dates: self.dates })
     }
 }
 
 /// A batch under construction.
-pub(super) struct Columns {
+pub(crate) struct Columns {
     event_id: StringBuilder,
     user_id: StringBuilder,
     item_id: StringBuilder,
@@ -82,7 +78,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_capacity(0, [0; 5])
     }
 
@@ -115,7 +111,7 @@ impl Columns {
         Self::with_capacity(room(self.dates.len()), texts.map(|text| room(text.values_slice().len())))
     }
 
-    pub(super) fn push(&mut self, event: &Event<'_>, position: i64) -> Result<(), IngestError> {
+    pub(crate) fn push(&mut self, event: &Event<'_>, position: i64) -> Result<(), ArrowError> {
         let key = match &event.event_id {
             Some(id) => id_key(id),
             None => self.content.key(event, 0),
@@ -129,13 +125,13 @@ impl Columns {
         self.action.append_value(&event.action);
         self.value.append_option(event.value);
         self.position.append_value(position);
-        self.key.append_value(key.to_le_bytes()).map_err(build)?;
+        self.key.append_value(key.to_le_bytes())?;
         self.dates.push(i32::try_from(event.ts.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX));
         Ok(())
     }
 
     /// The events so far, as those of `file`; the builder is empty afterwards.
-    pub(super) fn finish(&mut self, file: u32) -> Result<Batch, IngestError> {
+    pub(crate) fn finish(&mut self, file: u32) -> Result<Batch, ArrowError> {
         let next = self.like_this();
         let mut done = std::mem::replace(self, next);
         let columns: Vec<ArrayRef> = vec![
@@ -151,43 +147,43 @@ impl Columns {
             Arc::new(UInt32Array::from(vec![file; done.dates.len()])),
             Arc::new(done.key.finish()),
         ];
-        let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns).map_err(build)?;
+        let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
         Ok(Batch { rows, dates: done.dates })
     }
 }
 
 /// A staged batch, read row by row.
-pub(super) struct StagedRows<'a>(pub(super) &'a RecordBatch);
+pub(crate) struct StagedRows<'a>(pub(crate) &'a RecordBatch);
 
 impl<'a> StagedRows<'a> {
     fn text(&self, column: usize) -> &'a StringArray {
         self.0.column(column).as_string::<i32>()
     }
 
-    pub(super) fn event_ids(&self) -> &'a StringArray {
+    pub(crate) fn event_ids(&self) -> &'a StringArray {
         self.text(EVENT_ID)
     }
 
-    pub(super) fn items(&self) -> &'a StringArray {
+    pub(crate) fn items(&self) -> &'a StringArray {
         self.text(ITEM_ID)
     }
 
-    pub(super) fn positions(&self) -> &'a [i64] {
+    pub(crate) fn positions(&self) -> &'a [i64] {
         self.0.column(POSITION).as_primitive::<Int64Type>().values()
     }
 
-    pub(super) fn files(&self) -> &'a [u32] {
+    pub(crate) fn files(&self) -> &'a [u32] {
         self.0.column(FILE).as_primitive::<UInt32Type>().values()
     }
 
-    pub(super) fn key(&self, row: usize) -> u128 {
+    pub(crate) fn key(&self, row: usize) -> u128 {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(self.0.column(KEY).as_fixed_size_binary().value(row));
         u128::from_le_bytes(bytes)
     }
 
     /// The event without its id.
-    pub(super) fn event(&self, row: usize) -> Event<'a> {
+    pub(crate) fn event(&self, row: usize) -> Event<'a> {
         let text = |column| Cow::Borrowed(self.text(column).value(row));
         let time = |column: usize| self.0.column(column).as_primitive::<TimestampMillisecondType>();
         let values = self.0.column(VALUE).as_primitive::<Float64Type>();
@@ -204,11 +200,11 @@ impl<'a> StagedRows<'a> {
     }
 
     /// The rows as the shards have them.
-    pub(super) fn shard_rows(
+    pub(crate) fn shard_rows(
         &self,
         event_ids: ArrayRef,
         sources: &[String],
-    ) -> Result<RecordBatch, IngestError> {
+    ) -> Result<RecordBatch, ArrowError> {
         let source = self.files().iter().map(|&file| sources[file as usize].as_str());
         let source: ArrayRef = Arc::new(StringArray::from_iter_values(source));
         let mut fields = Vec::new();
@@ -218,9 +214,9 @@ impl<'a> StagedRows<'a> {
             columns.push(match field.name().as_str() {
                 "event_id" => event_ids.clone(),
                 "source" => source.clone(),
-                name => self.0.column(STAGED_SCHEMA.index_of(name).map_err(build)?).clone(),
+                name => self.0.column(STAGED_SCHEMA.index_of(name)?).clone(),
             });
         }
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(build)
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
     }
 }

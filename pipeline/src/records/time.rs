@@ -4,10 +4,10 @@ use chrono::DateTime;
 use schemas::config::TimeUnit;
 use schemas::tables::Reason;
 
-use super::record::{Rejection, Value};
+use super::value::{Rejection, Value};
 
 /// The instant in `value`, or `None` where there is no value. `what` names the field in messages.
-pub(super) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Option<i64>, Rejection> {
+pub(crate) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Option<i64>, Rejection> {
     let invalid = |problem: String| Err(Rejection::new(Reason::InvalidTime, format!("{what}: {problem}")));
     let ticks = match (value, unit) {
         (Value::Absent | Value::Null, _) => return Ok(None),
@@ -72,7 +72,7 @@ fn scaled(ticks: i64, unit: TimeUnit, what: &str) -> Result<i64, Rejection> {
 }
 
 /// The beginning of a text, for messages.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 40;
     match text.char_indices().nth(CHARS_MAX) {
         Some((at, _)) => format!("{}…", &text[..at]),

@@ -1,0 +1,14 @@
+//! From a source's record, of a file or of a topic, to an event with an identity, or to the reason why it is none.
+
+mod columns;
+mod identity;
+mod mapping;
+mod object;
+pub(crate) mod time;
+mod value;
+
+pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
+pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
+pub(crate) use mapping::{Mapping, identity, missing};
+pub(crate) use object::Object;
+pub(crate) use value::{Fields, Need, Rejection, Value, Wanted};

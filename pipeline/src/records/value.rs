@@ -1,0 +1,81 @@
+//! The values of a record of any format, which of them are wanted, and why it cannot be used.
+
+use std::borrow::Cow;
+
+use schemas::tables::Reason;
+
+/// A value as a source has it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value<'a> {
+    /// The source has no such column, or the JSON object no such key.
+    Absent,
+    /// No value.
+    Null,
+    Text(Cow<'a, str>),
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    /// An instant in epoch milliseconds, from a typed column.
+    Instant(i64),
+    List(Vec<Cow<'a, str>>),
+    /// Text that is not UTF-8.
+    NotUtf8,
+    /// Something else, in words.
+    Other(&'static str),
+}
+
+impl Value<'_> {
+    /// What it is, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Absent | Self::Null => "nothing",
+            Self::Text(_) => "text",
+            Self::Int(_) => "a whole number",
+            Self::Float(_) => "a number",
+            Self::Bool(_) => "a boolean",
+            Self::Instant(_) => "a time",
+            Self::List(_) => "a list",
+            Self::NotUtf8 => "text that is not UTF-8",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// Whether a file without a wanted column is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing can be read without it.
+    Required,
+    /// The configuration names it.
+    Named,
+    /// Read where there is one.
+    IfPresent,
+}
+
+/// A column to read. Its position in the list of wanted columns is its slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// The key of the configuration that names it.
+    pub(crate) key: String,
+    pub(crate) column: String,
+    pub(crate) need: Need,
+}
+
+/// One record.
+pub(crate) trait Fields {
+    /// The value in `slot`.
+    fn value(&self, slot: usize) -> Value<'_>;
+}
