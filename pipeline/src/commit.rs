@@ -12,6 +12,7 @@
 //!        {metadata}             where the columns or properties change
 //!        {remove …}             Replace: every shard of `read_version`
 //!        {add …}                the new shards
+//!        {txn …}                how far the writer has come in its sources
 //! ```
 //!
 //! The log entry is the commit: before it exists the table is as it was, afterwards it is as intended. The
@@ -38,7 +39,9 @@ use arrow::datatypes::SchemaRef;
 use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference, TransactionError};
-use deltalake::kernel::{Action, Add, Metadata, MetadataExt, Protocol, StructType, new_metadata};
+use deltalake::kernel::{
+    Action, Add, Metadata, MetadataExt, Protocol, StructType, Transaction, new_metadata,
+};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::failpoint;
@@ -116,6 +119,8 @@ pub struct Change<'a> {
     pub properties: BTreeMap<String, String>,
     /// The version from which the shards were computed; `None` where the table did not exist.
     pub read_version: Option<u64>,
+    /// How far writers have come: each with the number that [`Snapshot::transaction`] gives from then on.
+    pub transactions: BTreeMap<String, i64>,
 }
 
 /// The table after [`commit`].
@@ -168,6 +173,7 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard))));
     if let Some(snapshot) = &snapshot
         && actions.is_empty()
+        && change.transactions.is_empty()
     {
         return Ok(Committed { version: snapshot.version(), changed: false });
     }
@@ -194,7 +200,10 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
         predicate: None,
     };
     // Old log entries stay: which commits came after a version is read from them.
-    let properties = CommitProperties::default().with_max_retries(0).with_cleanup_expired_logs(Some(false));
+    let properties = CommitProperties::default()
+        .with_max_retries(0)
+        .with_cleanup_expired_logs(Some(false))
+        .with_application_transactions(transactions(&change.transactions));
     let directory = root.table_path(change.table);
     durable::shards(&directory, change.shards)?;
     failpoint::reach(format_args!("commit:{}:before-log", change.table));
@@ -218,6 +227,14 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     // log without one reads as well.
     let _ = done.await;
     Ok(Committed { version, changed: true })
+}
+
+fn transactions(reached: &BTreeMap<String, i64>) -> Vec<Transaction> {
+    let now = Some(chrono::Utc::now().timestamp_millis());
+    reached
+        .iter()
+        .map(|(application, &version)| Transaction::new_with_last_update(application, version, now))
+        .collect()
 }
 
 fn log_error(table: &str, source: impl Into<DeltaTableError>) -> CommitError {

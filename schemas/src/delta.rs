@@ -265,6 +265,14 @@ impl Snapshot {
         Ok(appended)
     }
 
+    /// The version that writer `application` gave its last commit (a `txn` action), up to this version of the table.
+    pub async fn transaction(&self, application: &str) -> Result<Option<i64>, TableError> {
+        let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
+        let state = self.table.snapshot().map_err(log)?;
+        let store = self.table.log_store();
+        state.transaction_version(store.as_ref(), application).await.map_err(log)
+    }
+
     /// Delta's own handle, for commits on top of this version.
     pub fn delta(&self) -> &DeltaTable {
         &self.table

@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A size in bytes, written as a whole number and a unit: `512MiB`, `2GB`; a number alone is bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct MemorySize {
     /// Bytes, never 0.
     pub bytes: u64,
@@ -95,6 +98,20 @@ impl FromStr for MemorySize {
             .filter(|&bytes| bytes > 0)
             .map(|bytes| Self { bytes })
             .ok_or_else(|| NotASize { text: text.into() })
+    }
+}
+
+impl TryFrom<String> for MemorySize {
+    type Error = NotASize;
+
+    fn try_from(text: String) -> Result<Self, NotASize> {
+        text.parse()
+    }
+}
+
+impl From<MemorySize> for String {
+    fn from(size: MemorySize) -> Self {
+        size.to_string()
     }
 }
 

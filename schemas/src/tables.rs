@@ -153,11 +153,17 @@ pub enum Reason {
     InvalidUtf8,
     /// A record longer than the configured limit.
     TooLong,
+    /// A message without a value, which deletes its key elsewhere and says nothing of an interaction.
+    Tombstone,
+    /// Not Avro or Protobuf of the schema that it names, or that is configured.
+    MalformedBinary,
+    /// A message of a schema that the registry does not have, or that cannot be read.
+    UnknownSchema,
 }
 
 impl Reason {
     /// Every reason, in the order above.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::MissingField,
         Self::InvalidTime,
         Self::TimeOutOfRange,
@@ -165,6 +171,9 @@ impl Reason {
         Self::MalformedJson,
         Self::InvalidUtf8,
         Self::TooLong,
+        Self::Tombstone,
+        Self::MalformedBinary,
+        Self::UnknownSchema,
     ];
 
     /// The code as stored.
@@ -177,6 +186,9 @@ impl Reason {
             Self::MalformedJson => "malformed_json",
             Self::InvalidUtf8 => "invalid_utf8",
             Self::TooLong => "too_long",
+            Self::Tombstone => "tombstone",
+            Self::MalformedBinary => "malformed_binary",
+            Self::UnknownSchema => "unknown_schema",
         }
     }
 }

@@ -256,6 +256,7 @@ async fn write_instructions(root: &Root, users: &[OfUser<'_>]) {
         shards: &shards,
         properties: BTreeMap::new(),
         read_version: None,
+        transactions: BTreeMap::new(),
     };
     commit(root, change).await.unwrap();
 }

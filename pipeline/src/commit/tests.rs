@@ -41,6 +41,7 @@ fn change<'a>(
     mode: CommitMode,
     shards: &'a [NewShard],
     read_version: Option<u64>,
+    transactions: BTreeMap::new(),
 ) -> Change<'a> {
     Change { table: "t", schema, partition_by: &[], mode, shards, properties: BTreeMap::new(), read_version }
 }

@@ -54,6 +54,7 @@ pub(super) async fn commit_all(
             shards: &shards,
             properties: BTreeMap::new(),
             read_version: version(&before.dead_letters),
+            transactions: BTreeMap::new(),
         },
     )
     .await?
@@ -71,6 +72,7 @@ pub(super) async fn commit_all(
                 shards: &shards,
                 properties: before.items.as_ref().map(own_properties).unwrap_or_default(),
                 read_version,
+                transactions: BTreeMap::new(),
             };
             commit(root, change).await?.version
         }
@@ -86,6 +88,7 @@ pub(super) async fn commit_all(
             shards: &shards,
             properties: BTreeMap::new(),
             read_version: version(&before.events),
+            transactions: BTreeMap::new(),
         };
         Some(commit(root, change).await?.version)
     } else {

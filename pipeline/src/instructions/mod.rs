@@ -123,6 +123,7 @@ pub async fn build(
         shards: &shards,
         properties,
         read_version: present.as_ref().map(Snapshot::version),
+        transactions: BTreeMap::new(),
     };
     let committed = commit(root, change).await?;
     Ok(report(committed.version, done))

@@ -105,6 +105,7 @@ impl Catalogue {
                 snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
             }),
             read_version: self.version(),
+            transactions: BTreeMap::new(),
         };
         let committed = commit(root, change).await?;
         self.snapshot = root.snapshot_at(ITEMS, committed.version).await?;

@@ -41,6 +41,7 @@ mod rows;
 mod shards;
 mod stages;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -155,6 +156,7 @@ async fn run(
         shards: &shards,
         properties,
         read_version: present.as_ref().map(Snapshot::version),
+        transactions: BTreeMap::new(),
     };
     let committed = commit(root, change).await?;
     let written = root.snapshot_at(table, committed.version).await?;

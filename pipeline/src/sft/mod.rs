@@ -208,6 +208,7 @@ impl Build<'_> {
             shards: &shards,
             properties,
             read_version: present.as_ref().map(Snapshot::version),
+            transactions: BTreeMap::new(),
         };
         let committed = commit(self.root, change).await?;
         let stored = self.root.snapshot_at(&table, committed.version).await?;

@@ -70,7 +70,16 @@ async fn replace(
 ) {
     let read_version = root.snapshot(table).await.unwrap().map(|snapshot| snapshot.version());
     let (mode, properties) = (CommitMode::Replace, BTreeMap::new());
-    let change = Change { table, schema, partition_by, mode, shards: &shards, properties, read_version };
+    let change = Change {
+        table,
+        schema,
+        partition_by,
+        mode,
+        shards: &shards,
+        properties,
+        read_version,
+        transactions: Default::default(),
+    };
     commit(root, change).await.unwrap();
 }
 
@@ -377,6 +386,7 @@ async fn rewrite(root: &Root, rows: &[Row]) {
         shards: &[writer.finish().unwrap()],
         properties: snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         read_version: Some(snapshot.version()),
+        transactions: Default::default(),
     };
     commit(root, change).await.unwrap();
 }

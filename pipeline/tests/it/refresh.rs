@@ -40,6 +40,7 @@ async fn rewrite(root: &Root) {
         shards: &shards,
         properties: BTreeMap::new(),
         read_version: Some(snapshot.version()),
+        transactions: Default::default(),
     };
     commit(root, change).await.unwrap();
 }

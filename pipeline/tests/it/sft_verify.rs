@@ -198,6 +198,7 @@ async fn write(root: &Root, shards: &[Vec<Example>]) {
         shards: &written,
         properties: snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         read_version: Some(snapshot.version()),
+        transactions: Default::default(),
     };
     commit(root, change).await.unwrap();
 }
@@ -313,6 +314,7 @@ async fn a_table_under_another_name_is_found() {
         shards: &[],
         properties,
         read_version: Some(0),
+        transactions: Default::default(),
     };
     commit(&root, change).await.unwrap();
     let found = verify(&config, &root, Some(TABLE)).await.unwrap();

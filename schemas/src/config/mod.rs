@@ -7,6 +7,7 @@ mod conditions;
 mod data;
 mod device;
 mod duration;
+mod kafka;
 mod model;
 mod sft;
 
@@ -21,6 +22,7 @@ pub use data::{
 };
 pub use device::DeviceSetting;
 pub use duration::Span;
+pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 pub use sft::{Paradigm, Sft};
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub seed: u64,
     /// The interaction log.
     pub events: Events,
+    /// The topic that brings more of it.
+    pub kafka: Kafka,
     /// The catalogue.
     pub items: Items,
     /// How events become rows.
@@ -64,6 +68,7 @@ impl Default for Config {
             device: DeviceSetting::Cpu,
             seed: 1,
             events: Events::default(),
+            kafka: Kafka::default(),
             items: Items::default(),
             sequences: Sequences::default(),
             conditions: Conditions::default(),
@@ -154,6 +159,7 @@ impl Config {
             return invalid("root", "must name a directory");
         }
         self.events.validate()?;
+        self.kafka.validate()?;
         self.items.validate()?;
         self.sequences.validate()?;
         let attributes: Vec<_> = self.items.attributes.keys().map(String::as_str).collect();
@@ -209,6 +215,10 @@ fn rebase(table: &mut toml::Table, directory: &Path) {
                 *path = rebased(path);
             }
         }
+    }
+    let schema = table.get_mut("kafka").and_then(|kafka| kafka.get_mut("schema_file"));
+    if let Some(toml::Value::String(path)) = schema {
+        *path = rebased(path);
     }
 }
 

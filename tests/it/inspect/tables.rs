@@ -191,6 +191,7 @@ async fn replace(
         shards,
         properties: properties.clone(),
         read_version: root.snapshot(table).await.unwrap().map(|snapshot| snapshot.version()),
+        transactions: BTreeMap::new(),
     };
     commit(root, change).await.unwrap();
 }

@@ -77,6 +77,7 @@ pub(crate) async fn append(root: &Root, events: &[Event]) {
         shards: &shards,
         properties: BTreeMap::new(),
         read_version,
+        transactions: Default::default(),
     };
     commit(root, change).await.unwrap();
 }

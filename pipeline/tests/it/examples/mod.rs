@@ -114,6 +114,7 @@ pub(crate) async fn write_items(root: &Root, items: &[Item]) {
         shards: &[writer.finish().unwrap()],
         properties: BTreeMap::new(),
         read_version: root.snapshot(ITEMS).await.unwrap().map(|snapshot| snapshot.version()),
+        transactions: Default::default(),
     };
     commit(root, change).await.unwrap();
 }

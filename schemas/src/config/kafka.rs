@@ -1,0 +1,289 @@
+//! `[kafka]`: the topic of interactions, and how it is read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, Span, invalid};
+use crate::memory::MemorySize;
+
+/// `[kafka]`: the topic that `pipeline consume` reads. Which field of a message is what, `[events]` says, as for files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// Brokers to ask for the others, `host:port` with commas between.
+    pub brokers: String,
+    /// The topic.
+    pub topic: String,
+    /// The consumer group; all that fill one root belong to one group.
+    pub group: String,
+    /// Keeps this consumer's partitions over a restart (`group.instance.id`): a name that no other one has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// How the group divides the partitions.
+    pub protocol: GroupProtocol,
+    /// Where reading begins in a partition that the table knows nothing of.
+    pub start: Start,
+    /// What a message's value is.
+    pub format: MessageFormat,
+    /// The schema registry's address, that of Confluent's API; Avro and Protobuf values then begin with a schema's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_registry: Option<String>,
+    /// `user:password` for the registry, as `env:NAME` or `file:PATH`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_registry_auth: Option<String>,
+    /// A schema of one's own (`.avsc`, `.proto`), where there is no registry: values are then nothing but the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_file: Option<String>,
+    /// The Protobuf message in `schema_file`, such as `shop.Event`; the file's only one may be left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// A commit is due after so many messages,
+    pub batch_rows: usize,
+    /// after so many bytes of them,
+    pub batch_bytes: MemorySize,
+    /// or this long after the first.
+    pub batch_interval: Span,
+    /// An event whose producer gave it an id is stored once, if it is sent again within so many days of its time. Ids take
+    /// some 40 bytes each in memory.
+    pub dedup_days: u32,
+    /// How long a broker, a topic or a registry may be away before the program gives up.
+    pub patience: Span,
+    /// librdkafka's own settings, such as `"security.protocol" = "SASL_SSL"`. Secrets are `env:NAME` or `file:PATH`.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            brokers: "localhost:9092".into(),
+            topic: "interactions".into(),
+            group: "climber-pilot".into(),
+            instance: None,
+            protocol: GroupProtocol::Classic,
+            start: Start::Earliest,
+            format: MessageFormat::Json,
+            schema_registry: None,
+            schema_registry_auth: None,
+            schema_file: None,
+            message: None,
+            batch_rows: 500_000,
+            batch_bytes: MemorySize::bytes(256 << 20),
+            batch_interval: Span::seconds(10),
+            dedup_days: 2,
+            patience: Span::minutes(2),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// The protocols by which a group divides partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupProtocol {
+    /// The one that every broker knows, with the assignor `cooperative-sticky`.
+    Classic,
+    /// KIP-848's, of Kafka 4: the broker assigns.
+    Consumer,
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// With the oldest message that the broker has.
+    Earliest,
+    /// With what comes from now on.
+    Latest,
+}
+
+/// What a message's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MessageFormat {
+    /// One JSON object.
+    Json,
+    /// An Avro record.
+    Avro,
+    /// A Protobuf message.
+    Protobuf,
+}
+
+/// What librdkafka is told by keys of this section, or must be told as it is.
+const MANAGED: [(&str, &str); 10] = [
+    ("bootstrap.servers", "kafka.brokers"),
+    ("metadata.broker.list", "kafka.brokers"),
+    ("group.id", "kafka.group"),
+    ("group.instance.id", "kafka.instance"),
+    ("group.protocol", "kafka.protocol"),
+    ("partition.assignment.strategy", "kafka.protocol"),
+    ("auto.offset.reset", "kafka.start"),
+    ("enable.auto.commit", "no key: offsets are kept in the tables"),
+    ("enable.auto.offset.store", "no key: offsets are kept in the tables"),
+    ("isolation.level", "no key: messages of aborted transactions are never read"),
+];
+
+/// Whether a setting of librdkafka is a secret.
+fn is_secret(key: &str) -> bool {
+    ["password", "secret", "key.pem", "oauthbearer.config"].iter().any(|part| key.contains(part))
+}
+
+/// A setting's value, read from where it says: `env:NAME` or `file:PATH`.
+fn read_secret(key: &str, value: &str) -> Result<String, ConfigError> {
+    if let Some(name) = value.strip_prefix("env:") {
+        return std::env::var(name)
+            .or_else(|_| invalid(key, format!("the environment has no variable {name}")));
+    }
+    let Some(path) = value.strip_prefix("file:") else {
+        return invalid(key, "is a secret: write env:NAME or file:PATH, and the secret there");
+    };
+    match std::fs::read_to_string(path) {
+        Ok(secret) => Ok(secret.trim_end_matches(['\r', '\n']).to_owned()),
+        Err(error) => invalid(key, format!("cannot read {path}: {error}")),
+    }
+}
+
+impl Kafka {
+    /// librdkafka's settings of [`Self::properties`] and their values, secrets as they are: never print them.
+    pub fn client_properties(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let read = |(key, value): (&String, &String)| {
+            let named = format!("kafka.properties.\"{key}\"");
+            let indirect = value.starts_with("env:") || value.starts_with("file:");
+            let value = if is_secret(key) || indirect { read_secret(&named, value)? } else { value.clone() };
+            Ok((key.clone(), value))
+        };
+        self.properties.iter().map(read).collect()
+    }
+
+    /// `user:password` for the registry: never print it.
+    pub fn registry_auth(&self) -> Result<Option<String>, ConfigError> {
+        let auth = self.schema_registry_auth.as_deref();
+        auth.map(|auth| read_secret("kafka.schema_registry_auth", auth)).transpose()
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        for (key, value) in [("brokers", &self.brokers), ("topic", &self.topic), ("group", &self.group)] {
+            if value.trim().is_empty() {
+                return invalid(format!("kafka.{key}"), "must not be empty");
+            }
+        }
+        if self.topic.starts_with('^') {
+            return invalid("kafka.topic", "names one topic; patterns are not read");
+        }
+        if self.batch_rows == 0 {
+            return invalid("kafka.batch_rows", "must be at least 1");
+        }
+        for (key, span) in [("batch_interval", self.batch_interval), ("patience", self.patience)] {
+            if span.ms < 100 {
+                return invalid(format!("kafka.{key}"), "must be at least 100ms");
+            }
+        }
+        for (key, value) in &self.properties {
+            let named = format!("kafka.properties.\"{key}\"");
+            if let Some((_, instead)) = MANAGED.iter().find(|(managed, _)| managed == key) {
+                return invalid(named, format!("is set by {instead}"));
+            }
+            if is_secret(key) && !value.starts_with("env:") && !value.starts_with("file:") {
+                return invalid(named, "is a secret: write env:NAME or file:PATH, and the secret there");
+            }
+        }
+        self.validate_schema()
+    }
+
+    fn validate_schema(&self) -> Result<(), ConfigError> {
+        let given = [&self.schema_registry, &self.schema_file].into_iter().flatten().count();
+        match (self.format, given) {
+            (MessageFormat::Json, 0) | (MessageFormat::Avro | MessageFormat::Protobuf, 1) => {}
+            (MessageFormat::Json, _) => {
+                return invalid(
+                    "kafka.format",
+                    "json has no schema; leave out schema_registry and schema_file",
+                );
+            }
+            (_, 0) => return invalid("kafka.format", "needs kafka.schema_registry or kafka.schema_file"),
+            (_, _) => return invalid("kafka.schema_file", "and kafka.schema_registry exclude each other"),
+        }
+        if self.message.is_some() && (self.format != MessageFormat::Protobuf || self.schema_file.is_none()) {
+            return invalid("kafka.message", "names a message of a Protobuf schema_file, and there is none");
+        }
+        if let Some(auth) = &self.schema_registry_auth
+            && !auth.starts_with("env:")
+            && !auth.starts_with("file:")
+        {
+            return invalid(
+                "kafka.schema_registry_auth",
+                "is a secret: write env:NAME or file:PATH, and the secret there",
+            );
+        }
+        match &self.schema_file {
+            Some(path) if !Path::new(path).is_file() => {
+                invalid("kafka.schema_file", format!("{path}: no such file"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Kafka)) -> String {
+        let mut kafka = Kafka::default();
+        change(&mut kafka);
+        kafka.validate().map_or_else(|e| e.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn secrets_are_never_in_the_file() {
+        let property = |key: &str, value: &str| {
+            check(|kafka| {
+                kafka.properties.insert(key.into(), value.into());
+            })
+        };
+        assert!(property("sasl.password", "hunter2").contains("env:NAME"));
+        assert!(!property("sasl.password", "hunter2").contains("hunter2"));
+        assert_eq!(property("sasl.password", "env:KAFKA_PASSWORD"), "");
+        assert_eq!(property("sasl.username", "me"), "");
+        assert!(property("enable.auto.commit", "true").contains("tables"));
+    }
+
+    #[test]
+    fn secrets_are_read_from_files_without_their_line_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        std::fs::write(&path, "s e c\n").unwrap();
+        let mut kafka = Kafka::default();
+        kafka.properties.insert("sasl.password".into(), format!("file:{}", path.display()));
+        assert_eq!(kafka.client_properties().unwrap(), [("sasl.password".into(), "s e c".to_owned())]);
+        kafka.properties.insert("sasl.password".into(), "file:/nowhere".into());
+        assert!(kafka.client_properties().unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[test]
+    fn formats_and_schemas_go_together() {
+        assert_eq!(check(|_| ()), "");
+        assert!(check(|k| k.format = MessageFormat::Avro).contains("schema_registry"));
+        assert!(check(|k| k.schema_registry = Some("http://localhost:8081".into())).contains("json"));
+        let avro = |kafka: &mut Kafka| {
+            kafka.format = MessageFormat::Avro;
+            kafka.schema_registry = Some("http://localhost:8081".into());
+        };
+        assert_eq!(check(avro), "");
+        assert!(
+            check(|k| {
+                avro(k);
+                k.message = Some("x".into())
+            })
+            .contains("kafka.message")
+        );
+        assert!(
+            check(|k| {
+                avro(k);
+                k.schema_registry_auth = Some("u:p".into())
+            })
+            .contains("env:")
+        );
+    }
+}
