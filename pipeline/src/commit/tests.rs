@@ -41,9 +41,17 @@ fn change<'a>(
     mode: CommitMode,
     shards: &'a [NewShard],
     read_version: Option<u64>,
-    transactions: BTreeMap::new(),
 ) -> Change<'a> {
-    Change { table: "t", schema, partition_by: &[], mode, shards, properties: BTreeMap::new(), read_version }
+    Change {
+        table: "t",
+        schema,
+        partition_by: &[],
+        mode,
+        shards,
+        properties: BTreeMap::new(),
+        read_version,
+        transactions: BTreeMap::new(),
+    }
 }
 
 async fn names(root: &Root) -> Vec<String> {
@@ -209,4 +217,23 @@ fn an_unfinished_shard_leaves_no_file() {
     writer.write(&rows(&["a"])).unwrap();
     drop(writer);
     assert_eq!(std::fs::read_dir(root.table_path("t")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_commit_says_how_far_its_writer_has_come() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    let mut creation = change(&schema, CommitMode::Append, &[], None);
+    creation.transactions = BTreeMap::from([("topic/0".into(), 5), ("topic/1".into(), 9)]);
+    commit(&root, creation).await.unwrap();
+    // A commit of nothing else is one all the same.
+    let mut next = change(&schema, CommitMode::Append, &[], Some(0));
+    next.transactions = BTreeMap::from([("topic/0".into(), 8)]);
+    assert!(commit(&root, next).await.unwrap().changed);
+    let before = root.snapshot_at("t", 0).await.unwrap().unwrap();
+    let after = root.snapshot("t").await.unwrap().unwrap();
+    assert_eq!(before.transaction("topic/0").await.unwrap(), Some(5));
+    assert_eq!(after.transaction("topic/0").await.unwrap(), Some(8));
+    assert_eq!(after.transaction("topic/1").await.unwrap(), Some(9));
+    assert_eq!(after.transaction("topic/2").await.unwrap(), None);
 }
