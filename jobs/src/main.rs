@@ -66,7 +66,7 @@ impl DailyArgs {
         let date = self.date.unwrap_or_else(|| Utc::now().date_naive());
         let name = self.name.clone().unwrap_or_else(|| date.to_string());
         let config = daily::for_date(common.load()?, date);
-        let report = daily::run(&config, date, &name, &Interrupt::on_ctrl_c()).await?;
+        let report = daily::run(&config, date, &name, &Interrupt::on_signal()).await?;
         eprintln!(
             "\n{date}: {} in {:.1} s",
             if report.finished() { "done" } else { "interrupted" },

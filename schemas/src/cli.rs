@@ -99,17 +99,17 @@ pub fn print_json(report: &impl serde::Serialize) -> std::io::Result<()> {
 pub struct Interrupt(Arc<watch::Sender<bool>>);
 
 impl Interrupt {
-    /// One that the first Ctrl-C of the process requests; a second ends the process at once. Must be called
-    /// inside a Tokio runtime with more than one thread.
-    pub fn on_ctrl_c() -> Self {
+    /// One that the first Ctrl-C or SIGTERM of the process requests; a second ends the process at once. Must be
+    /// called inside a Tokio runtime with more than one thread.
+    pub fn on_signal() -> Self {
         let interrupt = Self::default();
         let handle = interrupt.clone();
         tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
+            if signalled().await.is_ok() {
                 handle.request();
                 eprintln!("stopping; press Ctrl-C again to stop at once");
             }
-            if tokio::signal::ctrl_c().await.is_ok() {
+            if signalled().await.is_ok() {
                 std::process::exit(i32::from(EXIT_FAILED));
             }
         });
@@ -131,6 +131,20 @@ impl Interrupt {
         // The sender lives as long as `self`, so this ends by a request only.
         let _ = self.0.subscribe().wait_for(|&requested| requested).await;
     }
+}
+
+/// Resolves at the next Ctrl-C, or at the next SIGTERM, as schedulers send it.
+async fn signalled() -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result,
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await
 }
 
 /// Progress of one long step: a bar on a terminal, a plain line every few seconds elsewhere.

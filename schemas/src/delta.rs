@@ -246,14 +246,9 @@ impl Snapshot {
         if since > self.version {
             return Err(TableError::Future { table: self.name.clone(), since, newest: self.version });
         }
-        let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
-        let store = self.table.log_store();
         let mut appended = BTreeSet::new();
         for version in since + 1..=self.version {
-            let entry = store.read_commit_entry(version).await.map_err(log)?;
-            let entry =
-                entry.ok_or_else(|| TableError::Expired { table: self.name.clone(), since, version })?;
-            let actions = get_actions(version, &entry).map_err(log)?;
+            let actions = self.entry(since, version).await?;
             if actions.iter().any(|action| matches!(action, Action::Remove(_))) {
                 continue;
             }
@@ -271,6 +266,27 @@ impl Snapshot {
         let state = self.table.snapshot().map_err(log)?;
         let store = self.table.log_store();
         state.transaction_version(store.as_ref(), application).await.map_err(log)
+    }
+
+    /// What [`transaction`](Self::transaction) came to say of each writer by commits after version `since`.
+    pub async fn transactions_since(&self, since: u64) -> Result<BTreeMap<String, i64>, TableError> {
+        let mut reached = BTreeMap::new();
+        for version in since + 1..=self.version {
+            for action in self.entry(since, version).await? {
+                if let Action::Txn(transaction) = action {
+                    reached.insert(transaction.app_id, transaction.version);
+                }
+            }
+        }
+        Ok(reached)
+    }
+
+    /// The actions of one commit after version `since`.
+    async fn entry(&self, since: u64, version: u64) -> Result<Vec<Action>, TableError> {
+        let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
+        let entry = self.table.log_store().read_commit_entry(version).await.map_err(log)?;
+        let entry = entry.ok_or_else(|| TableError::Expired { table: self.name.clone(), since, version })?;
+        get_actions(version, &entry).map_err(log)
     }
 
     /// Delta's own handle, for commits on top of this version.

@@ -23,7 +23,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
     let resources = args.resources.resources()?;
-    let interrupt = Interrupt::on_ctrl_c();
+    let interrupt = Interrupt::on_signal();
     let work = async {
         match args.since {
             Some(version) => refresh(&config, &root, version, resources).await,

@@ -31,7 +31,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
     let resources = args.resources.resources()?;
-    let interrupt = Interrupt::on_ctrl_c();
+    let interrupt = Interrupt::on_signal();
     // A build that is dropped deletes the shards it had begun; only its last step, the commit, counts.
     let report = tokio::select! {
         report = build_with(&config, &root, &args.conditions, resources) => report?,

@@ -42,7 +42,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let root = Root::new(&config.root)?;
     let mut limits = Limits::default();
     limits.memory = args.memory.unwrap_or(limits.memory);
-    let report = ingest::run_within(&config, &root, limits, &Interrupt::on_ctrl_c()).await?;
+    let report = ingest::run_within(&config, &root, limits, &Interrupt::on_signal()).await?;
     eprintln!("{report}");
     if common.json {
         print_json(&report)?;

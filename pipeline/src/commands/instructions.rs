@@ -54,7 +54,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         resources.threads = usize::from(threads);
     }
-    let interrupt = Interrupt::on_ctrl_c();
+    let interrupt = Interrupt::on_signal();
     // A run that is dropped deletes the shards it had begun; only its last step, the commit, counts.
     let report = tokio::select! {
         report = build(&config, &root, args.at, resources) => report?,

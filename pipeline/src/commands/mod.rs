@@ -2,6 +2,7 @@
 
 pub(crate) mod build_sequences;
 pub(crate) mod build_sft;
+pub(crate) mod consume;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod instructions;

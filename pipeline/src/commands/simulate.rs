@@ -105,7 +105,7 @@ impl Args {
 
 pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let settings = args.settings();
-    let interrupt = Interrupt::on_ctrl_c();
+    let interrupt = Interrupt::on_signal();
     let report =
         tokio::task::spawn_blocking(move || simulate::run(&settings, &args.out, &interrupt)).await??;
     eprintln!("{report}");

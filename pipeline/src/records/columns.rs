@@ -199,14 +199,23 @@ impl<'a> StagedRows<'a> {
         }
     }
 
-    /// The rows as the shards have them.
+    /// The rows as the shards have them, `sources` by the file's number.
     pub(crate) fn shard_rows(
         &self,
         event_ids: ArrayRef,
         sources: &[String],
     ) -> Result<RecordBatch, ArrowError> {
         let source = self.files().iter().map(|&file| sources[file as usize].as_str());
-        let source: ArrayRef = Arc::new(StringArray::from_iter_values(source));
+        self.with_source(event_ids, Arc::new(StringArray::from_iter_values(source)))
+    }
+
+    /// The rows as the shards have them, all of one `source`.
+    pub(crate) fn shard_rows_of(&self, event_ids: ArrayRef, source: &str) -> Result<RecordBatch, ArrowError> {
+        let sources = std::iter::repeat_n(source, self.0.num_rows());
+        self.with_source(event_ids, Arc::new(StringArray::from_iter_values(sources)))
+    }
+
+    fn with_source(&self, event_ids: ArrayRef, source: ArrayRef) -> Result<RecordBatch, ArrowError> {
         let mut fields = Vec::new();
         let mut columns = Vec::new();
         for field in EVENTS_SCHEMA.fields().iter().filter(|field| field.name() != EVENT_DATE) {

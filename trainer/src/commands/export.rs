@@ -31,7 +31,7 @@ impl ExportArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
-        let interrupt = Interrupt::on_ctrl_c();
+        let interrupt = Interrupt::on_signal();
         let report = export::run(&root, &self.model, &self.out, &interrupt).await?;
         eprint!("{report}");
         if common.json {

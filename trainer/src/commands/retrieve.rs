@@ -118,7 +118,7 @@ impl RetrieveArgs {
         if self.ef.is_some() && self.search != SearchArg::Hnsw {
             return Err(usage("--ef", "is a setting of --search hnsw").into());
         }
-        let interrupt = Interrupt::on_ctrl_c();
+        let interrupt = Interrupt::on_signal();
         let options = self.options(&interrupt);
         if let Some(user) = &self.case {
             let case = retrieve::case(&config, &root, options, user).await?;

@@ -28,7 +28,7 @@ impl SftArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
-        let interrupt = Interrupt::on_ctrl_c();
+        let interrupt = Interrupt::on_signal();
         let options =
             Options { name: &self.name, fresh: self.fresh, interrupt: &interrupt, stop_after: None };
         let outcome = sft::run(&config, &root, &self.from, options).await?;

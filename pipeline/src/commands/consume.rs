@@ -1,0 +1,82 @@
+//! `pipeline consume`.
+
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use clap::ValueEnum;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use pipeline::consume::{self, Options};
+
+use schemas::cli::{CommonArgs, Interrupt, print_json};
+use schemas::delta::Root;
+
+/// Read a Kafka topic into the tables events and dead_letters, each message exactly once.
+///
+/// Where reading goes on is kept in the tables themselves: killed at any moment and started again, it loses nothing and
+/// stores nothing twice. Several consumers of one group share the partitions. Ctrl-C or SIGTERM commits what was read
+/// and leaves the group.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pipeline consume --config c.toml --set kafka.brokers=localhost:9092 --set kafka.topic=clicks
+  pipeline consume --config c.toml --once                # up to now, for a scheduler
+  pipeline consume --config c.toml --metrics 9464        # http://127.0.0.1:9464/metrics
+
+[kafka] in the configuration names the topic, the format of its messages (json, avro, protobuf), when a commit
+is due (batch_rows, batch_bytes, batch_interval), and librdkafka's own settings (properties); secrets there are
+env:NAME or file:PATH. [events] says which field of a message is what.")]
+pub(crate) struct Args {
+    /// Stop at the end that each partition has when reading of it begins.
+    #[arg(long)]
+    once: bool,
+    /// Serve Prometheus metrics at this address, such as 0.0.0.0:9464; a port alone is one of this machine only.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    metrics: Option<SocketAddr>,
+    /// How messages about the run are written to stderr.
+    #[arg(long, value_enum, default_value_t = Log::Text)]
+    log: Log,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Log {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| "write HOST:PORT with a numeric host, or PORT".into())
+}
+
+/// What this program says from `INFO` on, and what its libraries say from `WARN` on.
+fn start_log(form: Log) {
+    let ours = Targets::new().with_default(Level::WARN).with_target("pipeline", Level::INFO);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(ours);
+    match form {
+        Log::Text => {
+            let ansi = std::io::stderr().is_terminal();
+            registry.with(layer.with_target(false).with_ansi(ansi)).init();
+        }
+        Log::Json => registry.with(layer.json().flatten_event(true)).init(),
+    }
+}
+
+pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
+    let config = common.load()?;
+    let root = Root::new(&config.root)?;
+    start_log(args.log);
+    let options = Options { once: args.once, metrics: args.metrics };
+    let report = consume::run(&config, &root, options, &Interrupt::on_signal()).await?;
+    eprintln!("{report}");
+    if common.json {
+        print_json(&report)?;
+    }
+    Ok(())
+}

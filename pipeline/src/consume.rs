@@ -1,0 +1,127 @@
+//! `pipeline consume`: a topic to `events` and `dead_letters`, each message once.
+//!
+//! ```text
+//!   poll ──────────▶ assemble ──────────▶ store
+//!   one thread:      one thread:          one task: micro-batches into shards and commits
+//!   the group,       messages taken          │
+//!   its rebalances   apart, micro-batches    │ committed offsets, partitions that others took over
+//!     ▲──────────────────────────────────────┘
+//! ```
+//!
+//! **Exactly once.** The tables' own logs say how far they have come: each commit carries, for every partition of which it
+//! has something, the offset behind it ([`reached`]). Reading begins where `events` is, whatever the group's offsets say, and
+//! a commit is made only on top of a table that is where the batch begins ([`store`]). Killed at any instruction, a consumer
+//! has committed a batch or has not, and the next one reads on from there.
+//!
+//! **Counting.** Of every commit, messages = accepted + duplicates + dead letters.
+//!
+//! **Order.** A partition's events are stored in the order of their offsets. Events that come late are stored with the date of
+//! their own time; the next build sorts them in.
+//!
+//! **Memory.** What librdkafka fetches ahead, the chunks between the threads, and three micro-batches: one that is filled,
+//! one that waits and one that is written. When the store is behind, the channels fill up, and fetching is paused.
+
+mod assemble;
+mod batch;
+mod decode;
+mod error;
+mod known_ids;
+mod metrics;
+mod poll;
+mod reached;
+mod report;
+mod settings;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::cli::Interrupt;
+use schemas::config::Config;
+use schemas::delta::Root;
+use tokio::runtime::Handle;
+
+use assemble::Assembler;
+use decode::Decoder;
+use metrics::Metrics;
+use poll::{Poller, Shared};
+use store::Store;
+
+use crate::records::Mapping;
+
+pub use error::ConsumeError;
+pub use report::{ConsumeReport, Gone, Totals};
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Stop at the end that every partition has when reading of it begins.
+    pub once: bool,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Reads the configured topic into the tables of `root`, until interrupted; what was read is committed then. Must be called
+/// inside a Tokio runtime with more than one thread.
+pub async fn run(
+    config: &Config,
+    root: &Root,
+    options: Options,
+    interrupt: &Interrupt,
+) -> Result<ConsumeReport, ConsumeError> {
+    let started = Instant::now();
+    let kafka = &config.kafka;
+    let metrics = Arc::new(Metrics::new());
+    let mut server = None;
+    if let Some(address) = options.metrics {
+        let (bound, task) = metrics::serve(metrics.clone(), address).await?;
+        tracing::info!("metrics at http://{bound}/metrics");
+        server = Some(task);
+    }
+    let mapping = Mapping::new(&config.events);
+    let assembler = Assembler {
+        kafka: kafka.clone(),
+        max_record_bytes: config.events.max_record_bytes,
+        decoder: Decoder::new(kafka, &mapping.wanted, Handle::current())?,
+        mapping,
+        metrics: metrics.clone(),
+    };
+    let shared = Shared::default();
+    let poller = Poller {
+        kafka: kafka.clone(),
+        root: root.clone(),
+        once: options.once,
+        runtime: Handle::current(),
+        interrupt: interrupt.clone(),
+        shared: shared.clone(),
+        metrics: metrics.clone(),
+    };
+    let mut store = Store::new(root.clone(), &kafka.topic, kafka.dedup_days, shared, metrics);
+
+    let (to_assembler, from_poller) = poll::channel();
+    // One batch waits while another is written.
+    let (to_store, from_assembler) = tokio::sync::mpsc::channel(1);
+    let polling = tokio::task::spawn_blocking(move || poller.run(to_assembler));
+    let assembling = tokio::task::spawn_blocking(move || assembler.run(from_poller, to_store));
+    let stored = store.run(from_assembler).await;
+    // Each ends when the one after it does: what failed first is said first.
+    stored?;
+    assembling.await.map_err(|_| ConsumeError::Thread("assembler"))??;
+    let polled = polling.await.map_err(|_| ConsumeError::Thread("poller"))??;
+    if let Some(server) = server {
+        server.abort();
+    }
+    let totals = store.totals;
+    assert_eq!(
+        totals.messages,
+        totals.accepted + totals.duplicates + totals.dead_letters,
+        "every message is counted"
+    );
+    Ok(ConsumeReport {
+        totals,
+        gone: polled.gone,
+        drained: polled.drained,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}

@@ -1,0 +1,150 @@
+//! The thread that takes messages apart and fills micro-batches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use schemas::config::Kafka;
+use schemas::tables::{EVENTS, Reason};
+use tokio::sync::mpsc::Sender;
+
+use super::batch::{Message, MicroBatch, Part, Taken};
+use super::decode::{Decoder, Fault};
+use super::error::ConsumeError;
+use super::metrics::Metrics;
+use super::poll::Input;
+use super::reached::Stored;
+use crate::records::{Mapping, Rejection};
+
+/// What the store is told, in order.
+pub(super) enum Output {
+    /// What is to be committed together.
+    Batch(Vec<Taken>),
+    /// Parts of a partition come, the first one from where the table was.
+    Begin { partition: i32, stored: Stored, from: i64 },
+    /// No more of it come.
+    End { partition: i32 },
+    /// To be answered when everything before is committed.
+    Flush(SyncSender<()>),
+}
+
+/// Takes messages apart, until nobody sends or nobody listens any more.
+pub(super) struct Assembler {
+    pub(super) kafka: Kafka,
+    pub(super) mapping: Mapping,
+    pub(super) max_record_bytes: usize,
+    pub(super) decoder: Decoder,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Assembler {
+    pub(super) fn run(mut self, input: Receiver<Input>, output: Sender<Output>) -> Result<(), ConsumeError> {
+        let mut batch = MicroBatch::default();
+        let interval = Duration::from_millis(u64::try_from(self.kafka.batch_interval.ms).unwrap_or_default());
+        loop {
+            let wait = batch.since.map_or(interval, |since| interval.saturating_sub(since.elapsed()));
+            match input.recv_timeout(wait) {
+                Ok(Input::Messages(chunk)) => {
+                    let mut taken: BTreeMap<i32, (u64, u64)> = BTreeMap::new();
+                    for (partition, message) in chunk.messages() {
+                        let bytes = self.take(&mut batch, partition, message)?;
+                        let (messages, sum) = taken.entry(partition).or_default();
+                        (*messages, *sum) = (*messages + 1, *sum + bytes);
+                    }
+                    for (partition, (messages, bytes)) in taken {
+                        self.metrics.taken(partition, messages, bytes);
+                    }
+                }
+                Ok(Input::Begin { partition, stored, read }) => {
+                    let from = stored.events.unwrap_or(read);
+                    // Where reading began is to be known, even if nothing comes.
+                    let pin = stored.events != Some(read);
+                    batch.parts.insert(partition, Part::new(from, read, pin));
+                    if pin {
+                        batch.since.get_or_insert_with(Instant::now);
+                    }
+                    if output.blocking_send(Output::Begin { partition, stored, from }).is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(Input::End { partition }) => {
+                    batch.parts.remove(&partition);
+                    if output.blocking_send(Output::End { partition }).is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(Input::Flush(answer)) => {
+                    if !hand_on(&mut batch, &output)? || output.blocking_send(Output::Flush(answer)).is_err()
+                    {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return hand_on(&mut batch, &output).map(|_| ()),
+            }
+            let old = batch.since.is_some_and(|since| since.elapsed() >= interval);
+            let full = batch.messages >= self.kafka.batch_rows || batch.bytes >= self.kafka.batch_bytes.bytes;
+            if (old || full) && !hand_on(&mut batch, &output)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        batch: &mut MicroBatch,
+        partition: i32,
+        message: Message<'_>,
+    ) -> Result<u64, ConsumeError> {
+        let bytes = (message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len)) as u64;
+        // Of a partition that ended meanwhile.
+        let Some(part) = batch.parts.get_mut(&partition) else { return Ok(bytes) };
+        match self.event(part, partition, message)? {
+            Ok(()) => {}
+            Err(rejection) => part.dead_letter(message, rejection),
+        }
+        batch.messages += 1;
+        batch.bytes += bytes;
+        batch.since.get_or_insert_with(Instant::now);
+        Ok(bytes)
+    }
+
+    /// Adds the message's event, or says why it has none.
+    fn event(
+        &mut self,
+        part: &mut Part,
+        partition: i32,
+        message: Message<'_>,
+    ) -> Result<Result<(), Rejection>, ConsumeError> {
+        let Some(value) = message.value else {
+            return Ok(Err(Rejection::new(Reason::Tombstone, "the message has no value")));
+        };
+        if value.len() > self.max_record_bytes {
+            let text = format!("the message has {} bytes, more than events.max_record_bytes", value.len());
+            return Ok(Err(Rejection::new(Reason::TooLong, text)));
+        }
+        let fields = match self.decoder.decode(value) {
+            Ok(fields) => fields,
+            Err(Fault::Rejected(rejection)) => return Ok(Err(rejection)),
+            Err(Fault::Stop(error)) => return Err(error.into()),
+        };
+        let mut event = match self.mapping.event(&fields) {
+            Ok(event) => event,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let given = event.event_id.is_some();
+        if !given {
+            event.event_id = Some(format!("{}-{partition}-{}", self.kafka.topic, message.offset).into());
+        }
+        part.event(message, &event, given, self.kafka.dedup_days)
+            .map_err(|source| ConsumeError::Build { table: EVENTS, source })?;
+        Ok(Ok(()))
+    }
+}
+
+/// Hands on what there is; `false` where nobody listens.
+fn hand_on(batch: &mut MicroBatch, output: &Sender<Output>) -> Result<bool, ConsumeError> {
+    let taken = batch.take().map_err(|source| ConsumeError::Build { table: EVENTS, source })?;
+    Ok(taken.is_empty() || output.blocking_send(Output::Batch(taken)).is_ok())
+}

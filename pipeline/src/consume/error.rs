@@ -1,0 +1,110 @@
+//! What can stop `pipeline consume`.
+
+use rdkafka::error::KafkaError;
+use schemas::config::ConfigError;
+use schemas::delta::TableError;
+
+use super::decode::DecodeError;
+use crate::commit::CommitError;
+
+/// A consumer that stopped. What it had committed stands; everything else is read again by the next one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumeError {
+    /// The configuration. (Not transparent: the exit code is decided by finding the cause.)
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// A table's log or a shard cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A table cannot be written.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// Rows that do not fit their columns.
+    #[error("building rows of `{table}`")]
+    Build {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: arrow::error::ArrowError,
+    },
+    /// Messages cannot be taken apart at present.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// librdkafka does not take its settings.
+    #[error("Kafka's client refuses its settings: {0}")]
+    Settings(String),
+    /// Nobody answers.
+    #[error("no broker of kafka.brokers = \"{brokers}\" answered within {patience}: {problem}")]
+    Away {
+        /// As configured.
+        brokers: String,
+        /// How long they were asked.
+        patience: String,
+        /// The client's last word.
+        problem: String,
+    },
+    /// There is no such topic.
+    #[error("the brokers have no topic `{topic}`{hint}")]
+    NoTopic {
+        /// As configured.
+        topic: String,
+        /// The nearest that there is.
+        hint: String,
+    },
+    /// The group gave this consumer nothing.
+    #[error(
+        "group `{group}` gave this consumer no partition of `{topic}` within {patience}; are there more consumers than partitions?"
+    )]
+    NoPartitions {
+        /// The group.
+        group: String,
+        /// The topic.
+        topic: String,
+        /// How long it waited.
+        patience: String,
+    },
+    /// The table is ahead of the topic.
+    #[error(
+        "table `events` has stored `{topic}` partition {partition} up to offset {stored}, but the partition ends at {end}: the \
+         topic was made anew, or these are other brokers; read it under another topic name, or into another root"
+    )]
+    Ahead {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The next offset by the table.
+        stored: i64,
+        /// The end by the broker.
+        end: i64,
+    },
+    /// Kafka's client failed for good.
+    #[error("reading `{topic}` failed")]
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: KafkaError,
+    },
+    /// No progress with `--once`.
+    #[error(
+        "no message of `{topic}` came for {patience}, and the end that it had at the start is not reached"
+    )]
+    Stuck {
+        /// The topic.
+        topic: String,
+        /// How long it waited.
+        patience: String,
+    },
+    /// A thread of the consumer is gone without a word.
+    #[error("the {0} ended unexpectedly")]
+    Thread(&'static str),
+    /// The metrics' address cannot be used.
+    #[error("--metrics {address}: {source}")]
+    Metrics {
+        /// As given.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}

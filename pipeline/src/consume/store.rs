@@ -1,0 +1,401 @@
+//! Micro-batches into the tables, each message once.
+//!
+//! ```text
+//!   batch: of each partition everything in from..to
+//!     │ is it what the table waits for?  (offset in `events` == from)  no ─▶ dropped; the poller goes back to the table
+//!     │ ids of the dates in question ─▶ which events are new
+//!     ▼
+//!   shards of `events`, a date each          nothing names them yet
+//!   shard of `dead_letters`, of offsets that `dead_letters` does not have
+//!     ▼
+//!   commit `dead_letters` + txn(to)          killed here: the rows are there, their offsets say so, and nobody adds them again
+//!     ▼
+//!   commit `events` + txn(to)                now it has happened
+//! ```
+//!
+//! Both commits are on top of exactly the version that was looked at, without a blind retry: on a conflict all of it is
+//! looked at again. A consumer that lost a partition and does not know it finds that the table has moved, and can write
+//! nothing twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder, TimestampMillisecondBuilder,
+    UInt32Array,
+};
+use arrow::compute::take_record_batch;
+use schemas::delta::{Root, Snapshot};
+use schemas::failpoint;
+use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use tokio::sync::mpsc::Receiver;
+
+use super::assemble::Output;
+use super::batch::Taken;
+use super::error::ConsumeError;
+use super::known_ids::{KnownIds, date_text};
+use super::metrics::Metrics;
+use super::poll::Shared;
+use super::reached::{Reached, application};
+use super::report::Totals;
+use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, commit, discard};
+use crate::records::{KeySet, StagedRows};
+
+/// Looks at the tables, after which others that commit at the same time are believed to be too many.
+const ATTEMPTS: u32 = 100;
+
+/// What the table has to say of a partition before the next part of it may be added.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    /// Its offset, if it knows the partition.
+    table: Option<i64>,
+    /// Where the next part begins.
+    from: i64,
+}
+
+/// The end of the line.
+pub(super) struct Store {
+    root: Root,
+    topic: String,
+    dedup_days: u32,
+    shared: Shared,
+    metrics: Arc<Metrics>,
+    events: Reached,
+    dead_letters: Reached,
+    /// Partitions without an entry wait for a `Begin`: parts of them are of no use.
+    expected: BTreeMap<i32, Expected>,
+    ids: KnownIds,
+    pub(super) totals: Totals,
+}
+
+/// New events of one date.
+struct DateRows {
+    batches: Vec<RecordBatch>,
+    keys: Vec<u128>,
+}
+
+impl Store {
+    pub(super) fn new(
+        root: Root,
+        topic: &str,
+        dedup_days: u32,
+        shared: Shared,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            root,
+            topic: topic.into(),
+            dedup_days,
+            shared,
+            metrics,
+            events: Reached::new(topic),
+            dead_letters: Reached::new(topic),
+            expected: BTreeMap::new(),
+            ids: KnownIds::default(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Commits what comes, until nothing comes any more.
+    pub(super) async fn run(&mut self, mut input: Receiver<Output>) -> Result<(), ConsumeError> {
+        while let Some(output) = input.recv().await {
+            match output {
+                Output::Batch(parts) => self.store(parts).await?,
+                Output::Begin { partition, stored, from } => {
+                    let now = self.root.snapshot(EVENTS).await?;
+                    self.events.begin(now.as_ref(), partition).await?;
+                    let now = self.root.snapshot(DEAD_LETTERS).await?;
+                    self.dead_letters.begin(now.as_ref(), partition).await?;
+                    self.expected.insert(partition, Expected { table: stored.events, from });
+                }
+                Output::End { partition } => {
+                    self.expected.remove(&partition);
+                    self.events.end(partition);
+                    self.dead_letters.end(partition);
+                }
+                // Whoever asked may not wait any more.
+                Output::Flush(answer) => drop(answer.try_send(())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self, mut parts: Vec<Taken>) -> Result<(), ConsumeError> {
+        let started = Instant::now();
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.root.snapshot(EVENTS).await?;
+            self.events.catch_up(snapshot.as_ref()).await?;
+            self.leave_out_overtaken(&mut parts);
+            if parts.is_empty() {
+                return Ok(());
+            }
+            let (shards, keys, new) = self.write_events(snapshot.as_ref(), &parts).await?;
+            let rejected = match self.commit_dead_letters(&parts).await {
+                Ok(rejected) => rejected,
+                Err(error) => {
+                    discard(&self.root, EVENTS, &shards);
+                    return Err(error);
+                }
+            };
+            failpoint::reach("consume:between-commits");
+            let change = Change {
+                table: EVENTS,
+                schema: &EVENTS_SCHEMA,
+                partition_by: &[EVENT_DATE],
+                mode: CommitMode::Append,
+                shards: &shards,
+                properties: BTreeMap::new(),
+                read_version: snapshot.as_ref().map(Snapshot::version),
+                transactions: self.transactions(&parts),
+            };
+            let version = match commit(&self.root, change).await {
+                Ok(committed) => committed.version,
+                Err(CommitError::Conflict { .. }) => {
+                    self.metrics.conflicted();
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.committed(version, &parts, &shards, keys);
+            self.account(version, &parts, new, rejected, started);
+            return Ok(());
+        }
+        let read_version = self.root.snapshot(EVENTS).await?.map(|snapshot| snapshot.version());
+        Err(CommitError::Conflict { table: EVENTS.into(), read_version }.into())
+    }
+
+    /// Drops the parts that do not begin where the table ends: another consumer has the partition, or had it meanwhile.
+    fn leave_out_overtaken(&mut self, parts: &mut Vec<Taken>) {
+        let mut overtaken = BTreeSet::new();
+        parts.retain(|part| {
+            let Some(expected) = self.expected.get(&part.partition) else { return false };
+            let table = self.events.of(part.partition);
+            let fits = table == expected.table && part.from == expected.from;
+            if !fits {
+                tracing::warn!(
+                    partition = part.partition,
+                    from = part.from,
+                    table,
+                    "another consumer has written this partition; reading goes on where the table is"
+                );
+                overtaken.insert(part.partition);
+            }
+            fits
+        });
+        for partition in &overtaken {
+            self.expected.remove(partition);
+        }
+        self.shared.lock().overtaken.extend(overtaken);
+    }
+
+    /// A shard for each date, of the events that are new; the keys of each, and how many events of each partition are new.
+    async fn write_events(
+        &mut self,
+        snapshot: Option<&Snapshot>,
+        parts: &[Taken],
+    ) -> Result<(Vec<NewShard>, Vec<(i32, Vec<u128>)>, u64), ConsumeError> {
+        let (mut shards, mut keys, mut new) = (Vec::new(), Vec::new(), 0);
+        for (date, rows) in self.new_events(snapshot, parts).await? {
+            let text = date_text(date);
+            let mut writer =
+                ShardWriter::create(&self.root, EVENTS, "part", &EVENTS_SCHEMA, &[(EVENT_DATE, &text)])?;
+            for batch in &rows.batches {
+                writer.write(batch)?;
+            }
+            new += writer.rows();
+            shards.push(writer.finish()?);
+            keys.push((date, rows.keys));
+        }
+        Ok((shards, keys, new))
+    }
+
+    /// The new events by date, in the order of partitions and offsets.
+    async fn new_events(
+        &mut self,
+        snapshot: Option<&Snapshot>,
+        parts: &[Taken],
+    ) -> Result<BTreeMap<i32, DateRows>, ConsumeError> {
+        let build = |source| ConsumeError::Build { table: EVENTS, source };
+        let mut by_date: BTreeMap<i32, DateRows> = BTreeMap::new();
+        // Ids of this batch, of the dates whose ids are looked at.
+        let mut seen: BTreeMap<i32, KeySet> = BTreeMap::new();
+        for part in parts {
+            let staged = StagedRows(&part.events.rows);
+            let mut rows: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+            for (row, &date) in (0u32..).zip(&part.events.dates) {
+                rows.entry(date).or_default().push(row);
+            }
+            let source = [format!("{}-{}", self.topic, part.partition)];
+            for (date, mut rows) in rows {
+                if rows.iter().any(|&row| part.check[row as usize]) {
+                    let stored = self.ids.of(snapshot, date).await?;
+                    let seen = seen.entry(date).or_default();
+                    rows.retain(|&row| {
+                        let key = staged.key(row as usize);
+                        !part.check[row as usize] || (!stored.contains(&key) && seen.insert(key))
+                    });
+                }
+                if rows.is_empty() {
+                    continue;
+                }
+                let of_date =
+                    by_date.entry(date).or_insert(DateRows { batches: Vec::new(), keys: Vec::new() });
+                of_date.keys.extend(rows.iter().map(|&row| staged.key(row as usize)));
+                let all = rows.len() == part.events.dates.len();
+                let taken = match all {
+                    true => part.events.rows.clone(),
+                    false => take_record_batch(&part.events.rows, &UInt32Array::from(rows)).map_err(build)?,
+                };
+                let taken = StagedRows(&taken);
+                let ids: ArrayRef = Arc::new(taken.event_ids().clone());
+                of_date.batches.push(taken.shard_rows_of(ids, &source[0]).map_err(build)?);
+            }
+        }
+        Ok(by_date)
+    }
+
+    /// Adds the dead letters that the table does not have; how many of each partition's are in it now.
+    async fn commit_dead_letters(&mut self, parts: &[Taken]) -> Result<u64, ConsumeError> {
+        if parts.iter().all(|part| part.dead_letters.is_empty()) {
+            return Ok(0);
+        }
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.root.snapshot(DEAD_LETTERS).await?;
+            self.dead_letters.catch_up(snapshot.as_ref()).await?;
+            let Some(shard) = self.write_dead_letters(parts)? else { return Ok(0) };
+            let rows = shard.rows;
+            // Never back: another consumer may have stored more of a partition that it took over.
+            let mut transactions = self.transactions(parts);
+            for part in parts {
+                if self.dead_letters.of(part.partition).is_some_and(|stored| stored >= part.to) {
+                    transactions.remove(&application(&self.topic, part.partition));
+                }
+            }
+            let change = Change {
+                table: DEAD_LETTERS,
+                schema: &DEAD_LETTERS_SCHEMA,
+                partition_by: &[],
+                mode: CommitMode::Append,
+                shards: &[shard],
+                properties: BTreeMap::new(),
+                read_version: snapshot.as_ref().map(Snapshot::version),
+                transactions,
+            };
+            match commit(&self.root, change).await {
+                Ok(committed) => {
+                    let stored = |part: &Taken| {
+                        self.dead_letters.of(part.partition).map_or(part.to, |s| s.max(part.to))
+                    };
+                    let offsets: Vec<(i32, i64)> =
+                        parts.iter().map(|part| (part.partition, stored(part))).collect();
+                    self.dead_letters.committed(committed.version, offsets.into_iter());
+                    return Ok(rows);
+                }
+                Err(CommitError::Conflict { .. }) => self.metrics.conflicted(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CommitError::Conflict { table: DEAD_LETTERS.into(), read_version: None }.into())
+    }
+
+    fn write_dead_letters(&self, parts: &[Taken]) -> Result<Option<NewShard>, ConsumeError> {
+        let (mut source, mut position) = (StringBuilder::new(), Int64Builder::new());
+        let (mut key, mut value) = (BinaryBuilder::new(), BinaryBuilder::new());
+        let (mut reason, mut message) = (StringBuilder::new(), StringBuilder::new());
+        let mut rows = 0;
+        for part in parts {
+            let stored = self.dead_letters.of(part.partition).unwrap_or(i64::MIN);
+            for letter in part.dead_letters.iter().filter(|letter| letter.offset >= stored) {
+                source.append_value(format!("{}-{}", self.topic, part.partition));
+                position.append_value(letter.offset);
+                key.append_option(letter.key.as_deref());
+                value.append_value(&letter.value);
+                reason.append_value(letter.rejection.reason.code());
+                message.append_value(&letter.rejection.message);
+                rows += 1;
+            }
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        let mut rejected_at = TimestampMillisecondBuilder::new().with_timezone("UTC");
+        rejected_at.append_value_n(chrono::Utc::now().timestamp_millis(), rows);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(source.finish()),
+            Arc::new(position.finish()),
+            Arc::new(key.finish()),
+            Arc::new(value.finish()),
+            Arc::new(reason.finish()),
+            Arc::new(message.finish()),
+            Arc::new(rejected_at.finish()),
+        ];
+        let batch = RecordBatch::try_new(DEAD_LETTERS_SCHEMA.clone(), columns)
+            .map_err(|source| ConsumeError::Build { table: DEAD_LETTERS, source })?;
+        let mut writer = ShardWriter::create(&self.root, DEAD_LETTERS, "part", &DEAD_LETTERS_SCHEMA, &[])?;
+        writer.write(&batch)?;
+        Ok(Some(writer.finish()?))
+    }
+
+    fn transactions(&self, parts: &[Taken]) -> BTreeMap<String, i64> {
+        parts.iter().map(|part| (application(&self.topic, part.partition), part.to)).collect()
+    }
+
+    /// The batch stands: what is known of the table is brought up to it.
+    fn committed(&mut self, version: u64, parts: &[Taken], shards: &[NewShard], keys: Vec<(i32, Vec<u128>)>) {
+        self.events.committed(version, parts.iter().map(|part| (part.partition, part.to)));
+        let mut feedback = self.shared.lock();
+        for part in parts {
+            self.expected.insert(part.partition, Expected { table: Some(part.to), from: part.to });
+            feedback.committed.insert(part.partition, part.to);
+            self.metrics.committed(part.partition, part.to);
+        }
+        drop(feedback);
+        for (shard, (date, keys)) in shards.iter().zip(keys) {
+            self.ids.add(date, shard.path.clone(), keys);
+        }
+        let sent = parts.iter().filter_map(|part| part.first_sent).max();
+        if let Some(day) = sent.and_then(|ms| i32::try_from(ms.div_euclid(86_400_000)).ok()) {
+            self.ids.forget_before(day.saturating_sub(i32::try_from(self.dedup_days).unwrap_or(i32::MAX)));
+        }
+    }
+
+    fn account(
+        &mut self,
+        version: u64,
+        parts: &[Taken],
+        accepted: u64,
+        dead_letters_written: u64,
+        started: Instant,
+    ) {
+        let read: u64 = parts.iter().map(Taken::read).sum();
+        let events: u64 = parts.iter().map(|part| part.events.dates.len() as u64).sum();
+        let totals = &mut self.totals;
+        totals.messages += read;
+        totals.accepted += accepted;
+        totals.duplicates += events - accepted;
+        totals.dead_letters += read - events;
+        totals.late += parts.iter().map(|part| part.late).sum::<u64>();
+        totals.out_of_order += parts.iter().map(|part| part.out_of_order).sum::<u64>();
+        totals.commits += 1;
+        totals.version = Some(version);
+        for letter in parts.iter().flat_map(|part| &part.dead_letters) {
+            *totals.reasons.entry(letter.rejection.reason.code()).or_default() += 1;
+            self.metrics.rejected(letter.rejection.reason);
+        }
+        let sent = parts.iter().filter_map(|part| part.first_sent).min();
+        let behind = sent.map(|sent| chrono::Utc::now().timestamp_millis() - sent);
+        self.metrics.stored(accepted, events - accepted, started.elapsed(), behind, self.ids.len());
+        tracing::info!(
+            version,
+            messages = read,
+            accepted,
+            duplicates = events - accepted,
+            dead_letters = read - events,
+            dead_letters_written,
+            partitions = parts.len(),
+            seconds = started.elapsed().as_secs_f64(),
+            "committed"
+        );
+    }
+}
