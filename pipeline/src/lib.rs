@@ -4,6 +4,7 @@
 //! returns a report, so that the scheduled jobs run the same code.
 
 pub mod commit;
+pub mod consume;
 pub mod engine;
 pub mod ingest;
 pub mod inspect;
