@@ -50,6 +50,7 @@ use store::Store;
 
 use crate::records::Mapping;
 
+pub use decode::DecodeError;
 pub use error::ConsumeError;
 pub use report::{ConsumeReport, Gone, Totals};
 
@@ -83,7 +84,7 @@ pub async fn run(
     let assembler = Assembler {
         kafka: kafka.clone(),
         max_record_bytes: config.events.max_record_bytes,
-        decoder: Decoder::new(kafka, &mapping.wanted, Handle::current())?,
+        decoder: Decoder::new(kafka, &mapping.wanted, &Handle::current(), interrupt)?,
         mapping,
         metrics: metrics.clone(),
     };

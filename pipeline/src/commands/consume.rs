@@ -4,11 +4,11 @@ use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::ValueEnum;
+use pipeline::consume::{self, Options};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use pipeline::consume::{self, Options};
 
 use schemas::cli::{CommonArgs, Interrupt, print_json};
 use schemas::delta::Root;

@@ -1,7 +1,5 @@
 //! One JSON object a line. Text without escapes is not copied.
 
-use std::borrow::Cow;
-
 use schemas::tables::Reason;
 use serde::de::DeserializeSeed;
 
@@ -10,17 +8,14 @@ use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
 use super::record::{Records, Step, no_such_column, trim_line_end};
 use super::source::Reading;
-use crate::records::{Fields, Need, Object, Rejection, Value, Wanted};
+use crate::records::{Fields, Need, Object, Rejection, Slots, Value, Wanted};
 
 /// A required field that so many objects do not have is not in the file at all.
 const RECORDS_WITHOUT_FIELD_MAX: u64 = 1_000;
 
 /// Which fields of the objects are read.
 pub(super) struct JsonlLayout {
-    /// Each wanted field once: two slots may be read from one.
-    fields: Vec<String>,
-    /// Slot → field.
-    slots: Vec<usize>,
+    fields: Slots,
     max_record_bytes: usize,
 }
 
@@ -43,15 +38,7 @@ pub(super) fn open_jsonl(
             problem: "is one JSON array and not JSON Lines; write one object a line".into(),
         });
     }
-    let mut fields: Vec<String> = Vec::new();
-    let slots = wanted.iter().map(|wanted| {
-        fields.iter().position(|field| *field == wanted.column).unwrap_or_else(|| {
-            fields.push(wanted.column.clone());
-            fields.len() - 1
-        })
-    });
-    let slots = slots.collect();
-    Ok((JsonlLayout { fields, slots, max_record_bytes }, first, blocks))
+    Ok((JsonlLayout { fields: Slots::new(wanted), max_record_bytes }, first, blocks))
 }
 
 /// What the objects of a file had so far.
@@ -118,9 +105,9 @@ impl<'a> JsonlRecords<'a> {
             text: std::str::from_utf8(&block.bytes).ok(),
             start: 0,
             end: 0,
-            values: vec![Value::Absent; layout.fields.len()],
+            values: vec![Value::Absent; layout.fields.fields.len()],
             order: Vec::new(),
-            seen: Seen { slots: vec![false; layout.slots.len()], ..Seen::default() },
+            seen: Seen { slots: vec![false; layout.fields.slots.len()], ..Seen::default() },
         }
     }
 
@@ -146,7 +133,7 @@ impl<'a> JsonlRecords<'a> {
         let mut keys = (self.seen.objects == 0).then(Vec::new);
         let mut parser = serde_json::Deserializer::from_str(line);
         let object = Object {
-            fields: &self.layout.fields,
+            fields: &self.layout.fields.fields,
             values: &mut self.values,
             order: &mut self.order,
             keys: &mut keys,
@@ -157,7 +144,7 @@ impl<'a> JsonlRecords<'a> {
         if let Some(keys) = keys {
             self.seen.first_keys = keys;
         }
-        for (seen, &field) in self.seen.slots.iter_mut().zip(&self.layout.slots) {
+        for (seen, &field) in self.seen.slots.iter_mut().zip(&self.layout.fields.slots) {
             *seen |= self.values[field] != Value::Absent;
         }
         Ok(())
@@ -166,11 +153,7 @@ impl<'a> JsonlRecords<'a> {
 
 impl Fields for JsonlRecords<'_> {
     fn value(&self, slot: usize) -> Value<'_> {
-        match &self.values[self.layout.slots[slot]] {
-            Value::Text(text) if text.is_empty() => Value::Null,
-            Value::Text(text) => Value::Text(Cow::Borrowed(text)),
-            other => other.clone(),
-        }
+        self.layout.fields.value(&self.values, slot)
     }
 }
 

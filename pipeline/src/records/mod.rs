@@ -4,6 +4,7 @@ mod columns;
 mod identity;
 mod mapping;
 mod object;
+mod slots;
 pub(crate) mod time;
 mod value;
 
@@ -11,4 +12,5 @@ pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
 pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
 pub(crate) use mapping::{Event, Mapping, identity, missing};
 pub(crate) use object::Object;
+pub(crate) use slots::Slots;
 pub(crate) use value::{Fields, Need, Rejection, Value, Wanted};
