@@ -230,6 +230,11 @@ while [ $# -gt 0 ]; do
     --registry) registry=1; shift; continue ;;
     --tied) tied=1; shift; continue ;;
     -h | --help) command=help; shift; continue ;;
+    --*=*)
+      option="$1"
+      shift
+      set -- "${option%%=*}" "${option#*=}" "$@"
+      ;;
   esac
   [ $# -ge 2 ] || { usage >&2; exit 2; }
   case "$1" in
