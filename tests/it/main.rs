@@ -7,6 +7,8 @@ mod daily;
 mod export;
 mod inspect;
 #[cfg(unix)]
+mod kafka;
+#[cfg(unix)]
 mod kills;
 mod programs;
 mod resume;

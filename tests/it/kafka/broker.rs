@@ -1,0 +1,100 @@
+//! A broker of Apache Kafka.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use tempfile::TempDir;
+
+use super::service::{Service, available, free_ports};
+use super::{client, unique};
+
+/// So that a killed consumer's partitions are free after seconds.
+const SETTINGS: [&str; 5] = [
+    "group.min.session.timeout.ms=1000",
+    "group.consumer.min.session.timeout.ms=1000",
+    "group.consumer.session.timeout.ms=3000",
+    "group.consumer.min.heartbeat.interval.ms=100",
+    "group.consumer.heartbeat.interval.ms=500",
+];
+
+pub(crate) struct Broker {
+    // Dropped, and so killed, before its data are removed.
+    service: Service,
+    port: u16,
+    args: Vec<String>,
+    data: TempDir,
+}
+
+impl Broker {
+    /// A broker of one's own, to kill; `None` where there is no Java or Maven (see [`available`]).
+    pub(crate) fn start() -> Option<Self> {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        if !*AVAILABLE.get_or_init(|| available(&[])) {
+            return None;
+        }
+        let (port, controller_port) = free_ports();
+        let mut args = vec![format!("--port={port}"), format!("--controller-port={controller_port}")];
+        args.extend(SETTINGS.iter().map(|setting| format!("--set={setting}")));
+        let data = tempfile::Builder::new().prefix("kafka-").tempdir().unwrap();
+        let service = Service::launch("broker", data.path(), "run", &args);
+        let mut broker = Self { service, port, args, data };
+        broker.wait();
+        Some(broker)
+    }
+
+    /// The broker that tests share. Never dropped: it ends with the process, and takes its data along.
+    pub(crate) fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Broker>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
+    /// `host:port`, for `kafka.brokers`.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until every partition of every topic has a leader.
+    fn wait(&mut self) {
+        let consumer: BaseConsumer = client(&self.address()).create().unwrap();
+        self.service.wait(|| {
+            consumer.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| {
+                let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+                !metadata.brokers().is_empty() && partitions.all(|partition| partition.leader() >= 0)
+            })
+        });
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.service.kill();
+    }
+
+    /// Starts it again after [`Self::kill`], at the same address, with what it had written.
+    pub(crate) fn restart(&mut self) {
+        self.service = Service::launch("broker", self.data.path(), "run", &self.args);
+        self.wait();
+    }
+
+    /// A topic that no other test has: its name is `name` and a number.
+    pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> String {
+        let topic = unique(name);
+        let admin: AdminClient<DefaultClientContext> = client(&self.address()).create().unwrap();
+        let new = [NewTopic::new(&topic, partitions, TopicReplication::Fixed(1))];
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let created = admin.create_topics(&new, &options);
+        // On a thread of its own: the test itself may run inside a runtime.
+        let created = std::thread::scope(|scope| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            scope.spawn(move || runtime.block_on(created)).join().unwrap()
+        });
+        assert_eq!(created.unwrap(), [Ok(topic.clone())]);
+        topic
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.service.id()
+    }
+}

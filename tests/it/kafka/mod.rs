@@ -1,0 +1,71 @@
+//! Kafka for tests: a real broker and schema registry (`tests/kafka/broker.sh`), or librdkafka's imitation of a broker.
+
+mod broker;
+mod harness;
+mod produce;
+mod read;
+mod registry;
+mod service;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+pub(crate) use broker::Broker;
+pub(crate) use produce::{End, Message, Position, Producer};
+pub(crate) use read::{Isolation, read_topic};
+pub(crate) use registry::Registry;
+
+/// What a test reads from where any broker will do. The imitation takes at most 5 MiB a partition and has no
+/// transactions to speak of.
+pub(crate) enum Cluster {
+    Real(&'static Broker),
+    Mock(MockCluster<'static, DefaultProducerContext>),
+}
+
+impl Cluster {
+    /// The broker that the tests share, or the imitation where there is no Java or Maven.
+    pub(crate) fn start() -> Self {
+        Broker::shared().map_or_else(Self::mock, Self::Real)
+    }
+
+    pub(crate) fn mock() -> Self {
+        Self::Mock(MockCluster::new(1).unwrap())
+    }
+
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Real(broker) => broker.address(),
+            Self::Mock(cluster) => cluster.bootstrap_servers(),
+        }
+    }
+
+    /// A topic that no other test has: its name is `name` and a number.
+    pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> String {
+        match self {
+            Self::Real(broker) => broker.create_topic(name, partitions),
+            Self::Mock(cluster) => {
+                let topic = unique(name);
+                cluster.create_topic(&topic, partitions, 1).unwrap();
+                topic
+            }
+        }
+    }
+}
+
+/// `name` and a number, another one each time.
+fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A client's configuration for the broker at `address`.
+fn client(address: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address);
+    // A broker that was killed is back within seconds; the default waits up to 10.
+    config.set("reconnect.backoff.max.ms", "500");
+    config
+}
