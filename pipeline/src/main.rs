@@ -22,9 +22,11 @@ enum Command {
     Ingest(commands::ingest::Args),
     BuildSequences(commands::build_sequences::Args),
     BuildSft(commands::build_sft::Args),
+    Compact(commands::compact::Args),
     Inspect(commands::inspect::Args),
     Instructions(commands::instructions::Args),
     Simulate(commands::simulate::Args),
+    Vacuum(commands::vacuum::Args),
 }
 
 #[tokio::main]
@@ -34,9 +36,11 @@ async fn main() -> ExitCode {
         Command::Ingest(args) => commands::ingest::run(&common, args).await,
         Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
         Command::BuildSft(args) => commands::build_sft::run(&common, args).await,
+        Command::Compact(args) => commands::compact::run(&common, args).await,
         Command::Inspect(args) => commands::inspect::run(&common, args).await,
         Command::Instructions(args) => commands::instructions::run(&common, args).await,
         Command::Simulate(args) => commands::simulate::run(&common, args).await,
+        Command::Vacuum(args) => commands::vacuum::run(&common, args).await,
     };
     ExitCode::from(match result {
         Ok(()) => cli::EXIT_DONE,
