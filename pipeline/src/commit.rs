@@ -10,7 +10,7 @@
 //!      _delta_log/<read_version + 1>.json, created only if no such file exists
 //!        {protocol, metadata}   where the table is new
 //!        {metadata}             where the columns or properties change
-//!        {remove …}             Replace: every shard of `read_version`
+//!        {remove …}             Replace: every shard of `read_version`; Rewrite: those that it names
 //!        {add …}                the new shards
 //!        {txn …}                how far the writer has come in its sources
 //! ```
@@ -23,7 +23,8 @@
 //!
 //! There is no retry. What a commit holds was computed from the version that the caller read (which events
 //! are duplicates, which index an item has), so on top of another writer's commit it could be wrong. The
-//! caller is told, and runs again.
+//! caller is told, and runs again. A [`Rewrite`](CommitMode::Rewrite) is the exception: it holds the rows of some
+//! shards in other shards, which is right on top of every version that still has them.
 //!
 //! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and
 //! `timestamp` for milliseconds. The shards keep the types of [`schemas::tables`].
@@ -33,17 +34,17 @@ mod shard;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::SchemaRef;
 use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference, TransactionError};
 use deltalake::kernel::{
-    Action, Add, Metadata, MetadataExt, Protocol, StructType, Transaction, new_metadata,
+    Action, Add, Metadata, MetadataExt, Protocol, Remove, StructType, Transaction, new_metadata,
 };
 use deltalake::protocol::{DeltaOperation, SaveMode};
-use schemas::delta::{Root, Snapshot, TableError};
+use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::failpoint;
 
 pub use shard::{NewShard, ShardWriter, discard};
@@ -65,6 +66,17 @@ pub enum CommitError {
         table: String,
         /// What this run had read.
         read_version: Option<u64>,
+    },
+    /// Another writer removed what was rewritten.
+    #[error(
+        "shard {shard} of table `{table}` was removed by another writer while it was rewritten; nothing was \
+         committed"
+    )]
+    Superseded {
+        /// The table.
+        table: String,
+        /// The first shard that is not there any more.
+        shard: String,
     },
     /// A shard cannot be written.
     #[error("cannot write shard {path}")]
@@ -94,12 +106,41 @@ pub enum CommitError {
 
 /// What the new version holds besides the new shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommitMode {
+pub enum CommitMode<'a> {
     /// The shards of the version before.
     Append,
     /// Nothing.
     Replace,
+    /// The shards of the version before, but for some whose rows are in the new shards: no reader sees other
+    /// rows, and none that follows the log sees new ones. Columns and properties stay.
+    Rewrite {
+        /// The shards that the new ones stand for.
+        replaced: &'a [Shard],
+        /// The size that the new ones were to have, for the log.
+        target_bytes: u64,
+    },
 }
+
+impl CommitMode<'_> {
+    fn operation(self, partition_by: &[&str]) -> DeltaOperation {
+        let write = |mode| DeltaOperation::Write {
+            mode,
+            partition_by: Some(partition_by.iter().map(ToString::to_string).collect()),
+            predicate: None,
+        };
+        match self {
+            Self::Append => write(SaveMode::Append),
+            Self::Replace => write(SaveMode::Overwrite),
+            Self::Rewrite { target_bytes, .. } => DeltaOperation::Optimize {
+                predicate: None,
+                target_size: i64::try_from(target_bytes).unwrap_or(i64::MAX),
+            },
+        }
+    }
+}
+
+/// So often a rewrite is tried on the version that another writer has just made.
+const REWRITE_TRIES: usize = 10;
 
 /// One commit to be made.
 #[derive(Debug)]
@@ -111,13 +152,14 @@ pub struct Change<'a> {
     /// The partition columns.
     pub partition_by: &'a [&'a str],
     /// What becomes of the present shards.
-    pub mode: CommitMode,
+    pub mode: CommitMode<'a>,
     /// The shards to add.
     pub shards: &'a [NewShard],
     /// Table properties. `Append` keeps those that are not named here; `Replace` keeps only Delta's own
-    /// (`delta.…`).
+    /// (`delta.…`); `Rewrite` keeps all and takes none.
     pub properties: BTreeMap<String, String>,
-    /// The version from which the shards were computed; `None` where the table did not exist.
+    /// The version from which the shards were computed; `None` where the table did not exist. `Rewrite` goes on top
+    /// of every later version that has the replaced shards.
     pub read_version: Option<u64>,
     /// How far writers have come: each with the number that [`Snapshot::transaction`] gives from then on.
     pub transactions: BTreeMap<String, i64>,
@@ -134,11 +176,21 @@ pub struct Committed {
 
 /// Makes one change to a table atomically, and creates the table where it does not exist.
 ///
-/// A [`CommitError::Conflict`] or [`CommitError::Columns`] deletes the new shards. Other errors leave them:
-/// whether the log entry was written may then be unknown.
+/// A [`CommitError::Conflict`], [`CommitError::Superseded`] or [`CommitError::Columns`] deletes the new shards.
+/// Other errors leave them: whether the log entry was written may then be unknown.
 pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
-    let result = attempt(root, &change).await;
-    if matches!(result, Err(CommitError::Conflict { .. } | CommitError::Columns { .. })) {
+    let mut result = attempt(root, &change).await;
+    if matches!(change.mode, CommitMode::Rewrite { .. }) {
+        for _ in 1..REWRITE_TRIES {
+            if !matches!(result, Err(CommitError::Conflict { .. })) {
+                break;
+            }
+            result = attempt(root, &change).await;
+        }
+    }
+    if let Err(CommitError::Conflict { .. } | CommitError::Superseded { .. } | CommitError::Columns { .. }) =
+        result
+    {
         discard(root, change.table, change.shards);
     }
     result
@@ -148,7 +200,9 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     let log = |source| log_error(change.table, source);
     let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
     let snapshot = root.snapshot(change.table).await?;
-    if snapshot.as_ref().map(Snapshot::version) != change.read_version {
+    let is_rewrite = matches!(change.mode, CommitMode::Rewrite { .. });
+    if snapshot.as_ref().map(Snapshot::version) != change.read_version && !(is_rewrite && snapshot.is_some())
+    {
         return Err(conflict());
     }
     let columns: StructType = change.schema.as_ref().try_into_kernel().map_err(|e| log(e.into()))?;
@@ -164,13 +218,10 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
             if let Some(metadata) = new_table_metadata(snapshot, change, &columns)? {
                 actions.push(Action::Metadata(metadata));
             }
-            if change.mode == CommitMode::Replace {
-                let state = snapshot.delta().snapshot().map_err(log)?;
-                actions.extend(state.log_data().iter().map(|file| Action::Remove(file.remove_action(true))));
-            }
+            actions.extend(removals(snapshot, change)?.into_iter().map(Action::Remove));
         }
     }
-    actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard))));
+    actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard, !is_rewrite))));
     if let Some(snapshot) = &snapshot
         && actions.is_empty()
         && change.transactions.is_empty()
@@ -191,14 +242,7 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
             (None, builder.and_then(|b| b.build_storage()).map_err(log)?)
         }
     };
-    let operation = DeltaOperation::Write {
-        mode: match change.mode {
-            CommitMode::Append => SaveMode::Append,
-            CommitMode::Replace => SaveMode::Overwrite,
-        },
-        partition_by: Some(change.partition_by.iter().map(ToString::to_string).collect()),
-        predicate: None,
-    };
+    let operation = change.mode.operation(change.partition_by);
     // Old log entries stay: which commits came after a version is read from them.
     let properties = CommitProperties::default()
         .with_max_retries(0)
@@ -229,6 +273,23 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     Ok(Committed { version, changed: true })
 }
 
+/// The shards that the new version does not have.
+fn removals(snapshot: &Snapshot, change: &Change<'_>) -> Result<Vec<Remove>, CommitError> {
+    let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
+    let data = state.log_data();
+    let CommitMode::Rewrite { replaced, .. } = change.mode else {
+        let all = change.mode == CommitMode::Replace;
+        return Ok(data.iter().filter(|_| all).map(|file| file.remove_action(true)).collect());
+    };
+    let mut missing: BTreeSet<&str> = replaced.iter().map(|shard| shard.path.as_str()).collect();
+    let found = data.iter().filter(|file| missing.remove(file.path().as_ref()));
+    let removals = found.map(|file| file.remove_action(false)).collect();
+    match missing.first() {
+        None => Ok(removals),
+        Some(&shard) => Err(CommitError::Superseded { table: change.table.into(), shard: shard.into() }),
+    }
+}
+
 fn transactions(reached: &BTreeMap<String, i64>) -> Vec<Transaction> {
     let now = Some(chrono::Utc::now().timestamp_millis());
     reached
@@ -256,7 +317,7 @@ fn new_table_metadata(
     let mut metadata = state.metadata().clone();
     let mut changed = false;
     if state.schema().as_ref() != columns {
-        if change.mode == CommitMode::Append {
+        if change.mode != CommitMode::Replace {
             let names = |schema: &StructType| {
                 schema
                     .fields()
@@ -280,7 +341,8 @@ fn new_table_metadata(
             }
         }
     }
-    for (key, value) in &change.properties {
+    let is_rewrite = matches!(change.mode, CommitMode::Rewrite { .. });
+    for (key, value) in change.properties.iter().filter(|_| !is_rewrite) {
         if snapshot.properties().get(key) != Some(value) {
             metadata = metadata
                 .add_config_key(key.clone(), value.clone())
@@ -291,13 +353,13 @@ fn new_table_metadata(
     Ok(changed.then_some(metadata))
 }
 
-fn add(shard: &NewShard) -> Add {
+fn add(shard: &NewShard, data_change: bool) -> Add {
     Add {
         path: shard.path.clone(),
         partition_values: shard.partition.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect(),
         size: i64::try_from(shard.bytes).unwrap_or(i64::MAX),
         modification_time: chrono::Utc::now().timestamp_millis(),
-        data_change: true,
+        data_change,
         stats: Some(serde_json::json!({ "numRecords": shard.rows }).to_string()),
         ..Add::default()
     }

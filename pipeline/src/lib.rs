@@ -4,6 +4,7 @@
 //! returns a report, so that the scheduled jobs run the same code.
 
 pub mod commit;
+pub mod compact;
 pub mod consume;
 pub mod engine;
 pub mod ingest;
@@ -14,3 +15,4 @@ pub mod scan;
 pub mod sequences;
 pub mod sft;
 pub mod simulate;
+pub mod vacuum;

@@ -23,9 +23,11 @@ enum Command {
     BuildSequences(commands::build_sequences::Args),
     BuildSft(commands::build_sft::Args),
     Consume(commands::consume::Args),
+    Compact(commands::compact::Args),
     Inspect(commands::inspect::Args),
     Instructions(commands::instructions::Args),
     Simulate(commands::simulate::Args),
+    Vacuum(commands::vacuum::Args),
 }
 
 #[tokio::main]
@@ -36,9 +38,11 @@ async fn main() -> ExitCode {
         Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
         Command::BuildSft(args) => commands::build_sft::run(&common, args).await,
         Command::Consume(args) => commands::consume::run(&common, args).await,
+        Command::Compact(args) => commands::compact::run(&common, args).await,
         Command::Inspect(args) => commands::inspect::run(&common, args).await,
         Command::Instructions(args) => commands::instructions::run(&common, args).await,
         Command::Simulate(args) => commands::simulate::run(&common, args).await,
+        Command::Vacuum(args) => commands::vacuum::run(&common, args).await,
     };
     ExitCode::from(match result {
         Ok(()) => cli::EXIT_DONE,

@@ -227,3 +227,37 @@ async fn a_build_of_examples() {
     ];
     scene.check(&points).await;
 }
+
+/// A compaction changes no row: what is left after a kill, and after a second run, is compared with what was there.
+#[tokio::test]
+async fn a_compaction() {
+    let workspace = workspace();
+    for part in ["log.csv", "more.csv"] {
+        workspace.succeed("pipeline", &["ingest", "--max-dead-letter-rate", "0.1", "--events", part]);
+    }
+    let before = workspace.root();
+    let scene = Scene { workspace: &workspace, args: &["compact"], before: &before };
+    let rows = contents(&before).await;
+    let points = [
+        "shard:events:unfinished",
+        "shard:events:unfinished@2",
+        "commit:events:before-log",
+        "commit:events:before-log@2",
+        "commit:events:after-log",
+        "shard:dead_letters:unfinished",
+        "commit:dead_letters:before-log",
+        "commit:dead_letters:after-log",
+    ];
+    for point in points {
+        let (root, scratch) = (scene.start("killed"), workspace.path("scratch"));
+        std::fs::create_dir_all(&scratch).unwrap();
+        scene.kill_at(point, &root, &scratch);
+        assert_eq!(contents(&root).await, rows, "after a kill at {point}");
+        workspace.succeed("pipeline", &scene.args(&root));
+        assert_eq!(contents(&root).await, rows, "after a kill at {point}");
+        let said = workspace.succeed("pipeline", &[&scene.args(&root)[..], &["--json"]].concat());
+        let said = crate::programs::json(&said);
+        assert_eq!(said["tables"][0]["shards_before"], said["tables"][0]["shards_after"], "{said}");
+        workspace.succeed("pipeline", &["inspect", "--verify", "events", "--root", root.to_str().unwrap()]);
+    }
+}

@@ -2,9 +2,11 @@
 
 pub(crate) mod build_sequences;
 pub(crate) mod build_sft;
+pub(crate) mod compact;
 pub(crate) mod consume;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod instructions;
 mod resources;
 pub(crate) mod simulate;
+pub(crate) mod vacuum;

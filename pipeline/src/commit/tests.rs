@@ -38,7 +38,7 @@ fn shard(root: &Root, names: &[&str]) -> NewShard {
 
 fn change<'a>(
     schema: &'a SchemaRef,
-    mode: CommitMode,
+    mode: CommitMode<'a>,
     shards: &'a [NewShard],
     read_version: Option<u64>,
 ) -> Change<'a> {
@@ -236,4 +236,39 @@ async fn a_commit_says_how_far_its_writer_has_come() {
     assert_eq!(after.transaction("topic/0").await.unwrap(), Some(8));
     assert_eq!(after.transaction("topic/1").await.unwrap(), Some(9));
     assert_eq!(after.transaction("topic/2").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_rewrite_goes_on_top_of_what_came_meanwhile() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    for (version, name) in [(None, "a"), (Some(0), "b")] {
+        let mut change = change(&schema, CommitMode::Append, &[], version);
+        let new = [shard(&root, &[name])];
+        change.shards = &new;
+        change.properties.insert("kept".into(), name.into());
+        change.transactions.insert("topic/0".into(), 7);
+        commit(&root, change).await.unwrap();
+    }
+    let read = root.snapshot("t").await.unwrap().unwrap();
+    let merged = [shard(&root, &["a", "b"])];
+    commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["c"])], Some(1))).await.unwrap();
+    let mode = CommitMode::Rewrite { replaced: read.shards(), target_bytes: 1 << 20 };
+    let done = commit(&root, change(&schema, mode, &merged, Some(1))).await.unwrap();
+    assert_eq!(done, Committed { version: 3, changed: true });
+    assert_eq!(names(&root).await, ["a", "b", "c"]);
+    let after = root.snapshot("t").await.unwrap().unwrap();
+    assert_eq!((after.shards().len(), after.properties()["kept"].as_str()), (2, "b"));
+    assert_eq!(after.transaction("topic/0").await.unwrap(), Some(7));
+    // What was appended after the first version is what was appended, wherever its rows are now.
+    let appended: Vec<_> = after.appended_since(0).await.unwrap().into_iter().collect();
+    assert_eq!(appended.len(), 2);
+    assert!(!appended.contains(&merged[0].path));
+
+    // The shards that it replaces are gone: it is not made again.
+    let again = [shard(&root, &["a", "b"])];
+    let error = commit(&root, change(&schema, mode, &again, Some(1))).await.unwrap_err();
+    assert!(matches!(error, CommitError::Superseded { .. }), "{error}");
+    assert!(!root.table_path("t").join(&again[0].path).exists());
+    assert_eq!(names(&root).await, ["a", "b", "c"]);
 }

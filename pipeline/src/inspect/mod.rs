@@ -208,7 +208,7 @@ fn known(root: &Root, name: &str) -> Result<String, InspectError> {
 }
 
 /// The tables of the root, also those one directory deeper (`sft/genre`), by name.
-fn tables(root: &Root) -> Vec<String> {
+pub(crate) fn tables(root: &Root) -> Vec<String> {
     let is_table = |path: &Path| path.join("_delta_log").is_dir();
     let mut tables = Vec::new();
     for (name, path) in directories(root.path()) {

@@ -4,6 +4,7 @@
 
 mod build;
 mod common;
+mod compact;
 mod examples;
 mod instructions;
 mod oracle;

@@ -4,45 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
-use arrow::record_batch::RecordBatch;
-use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
+use pipeline::compact::{TARGET, compact};
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, build_with, refresh};
 use proptest::prelude::*;
+use schemas::cli::Interrupt;
 use schemas::config::{Config, Ties};
 use schemas::delta::{Root, TableError};
-use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, REFRESH, properties};
+use schemas::tables::{EVENTS, REFRESH, properties};
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
 
-/// Compacts the table: all events of a date in one new shard.
 async fn rewrite(root: &Root) {
-    let snapshot = root.require(EVENTS, "").await.unwrap();
-    let mut dates: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
-    let columns: Vec<&str> = EVENTS_SCHEMA.fields().iter().map(|f| f.name().as_str()).collect();
-    let columns: Vec<&str> = columns.into_iter().filter(|&name| name != EVENT_DATE).collect();
-    for shard in snapshot.shards() {
-        let date = shard.partition[EVENT_DATE].clone().unwrap();
-        dates.entry(date).or_default().extend(snapshot.read_shard(shard, &columns).await.unwrap());
-    }
-    let mut shards = Vec::new();
-    for (date, batches) in dates {
-        let partition = [(EVENT_DATE, date.as_str())];
-        let mut writer = ShardWriter::create(root, EVENTS, "part", &EVENTS_SCHEMA, &partition).unwrap();
-        batches.iter().for_each(|batch| writer.write(batch).unwrap());
-        shards.push(writer.finish().unwrap());
-    }
-    let change = Change {
-        table: EVENTS,
-        schema: &EVENTS_SCHEMA,
-        partition_by: &[EVENT_DATE],
-        mode: CommitMode::Replace,
-        shards: &shards,
-        properties: BTreeMap::new(),
-        read_version: Some(snapshot.version()),
-        transactions: Default::default(),
-    };
-    commit(root, change).await.unwrap();
+    compact(root, &[], TARGET, RESOURCES, &Interrupt::default()).await.unwrap();
 }
 
 /// An event's user, item and time: these logs have no two events with the same.

@@ -1,0 +1,46 @@
+//! `pipeline vacuum`.
+
+use pipeline::vacuum::{KEEP, Settings, vacuum};
+use schemas::cli::{CommonArgs, Interrupt, print_json};
+use schemas::config::Span;
+use schemas::delta::Root;
+
+/// Delete files of the tables that no version of the last days needs.
+///
+/// Deleted is what a commit removed longer ago than --keep (by compaction, or because a table was built again), and what
+/// a killed writer left behind and is older than that. The newest version loses nothing, and every version that was
+/// the newest within --keep can still be read. Older ones cannot be read any more afterwards: keep at least the time from
+/// one build-sequences --since to the next, and the time that the longest run of any command takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pipeline vacuum --config config/shop.toml --dry-run       what would be deleted
+  pipeline vacuum --config config/shop.toml --keep 30d
+  pipeline vacuum --config config/shop.toml --table events --table sft/genre")]
+pub(crate) struct Args {
+    /// Vacuum this table only; may be repeated [default: all of the root].
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// How long versions stay readable after they were replaced, such as 12h or 30d; at least 1h.
+    #[arg(long, value_name = "DURATION", default_value_t = KEEP, value_parser = span)]
+    keep: Span,
+    /// List what would be deleted, and delete nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    text.to_owned().try_into()
+}
+
+pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
+    let config = common.load()?;
+    let root = Root::new(&config.root)?;
+    let now_ms = chrono::Utc::now().timestamp_millis();
+    let settings = Settings { keep: args.keep, dry_run: args.dry_run, now_ms };
+    let report = vacuum(&root, &args.tables, settings, &Interrupt::on_signal()).await?;
+    eprintln!("{report}");
+    if common.json {
+        print_json(&report)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! `pipeline vacuum`: deletes the files that no version within a time needs.
+//!
+//! ```text
+//!   every *.parquet of the table's directory, with the time of its last change       (first, see below)
+//!      − the shards of the newest version
+//!      − what a commit after `now − keep` removed: a version within `keep` still had it
+//!      − what was changed after `now − keep`: a writer may commit it yet
+//!   = what is deleted
+//! ```
+//!
+//! So every version that was the newest one at some time within `keep` stays readable, and so does what was appended to
+//! one and rewritten since, which `build-sequences --since` reads. Files that a killed writer left behind are those that
+//! no commit ever named; they go when they are older than `keep`.
+//!
+//! The files are listed before the log is read: what is committed in between is in the log then. A run that lasts longer
+//! than `keep` from its first shard to its commit would lose that shard, and notices: a commit begins with looking for its
+//! shards.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use deltalake::DeltaTableError;
+use deltalake::kernel::Action;
+use deltalake::logstore::get_actions;
+use schemas::cli::{Interrupt, Progress};
+use schemas::config::{ConfigError, Span};
+use schemas::delta::{Root, TableError};
+use serde::Serialize;
+
+/// What is kept if nothing else is asked for.
+pub const KEEP: Span = Span::minutes(7 * 24 * 60);
+/// Writers must be done in this time, from a shard to its commit.
+const KEEP_MIN: Span = Span::minutes(60);
+
+/// A vacuum that failed. What was deleted before was not needed.
+#[derive(Debug, thiserror::Error)]
+pub enum VacuumError {
+    /// A setting that breaks a rule. (Not transparent: the exit code is decided by finding the cause.)
+    #[error("{0}")]
+    Setting(#[from] ConfigError),
+    /// A table cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A directory cannot be listed, or a file not deleted.
+    #[error("cannot {what} {path}")]
+    File {
+        /// `list` or `delete`.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Ctrl-C.
+    #[error("stopped on request after {files} files; run again for the others")]
+    Interrupted {
+        /// Files that were deleted.
+        files: usize,
+    },
+}
+
+/// What to delete.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Versions that were the newest within this time stay readable. At least an hour.
+    pub keep: Span,
+    /// Only list.
+    pub dry_run: bool,
+    /// The time that is taken for the present, in epoch milliseconds.
+    pub now_ms: i64,
+}
+
+/// One run of `pipeline vacuum`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether nothing was deleted.
+    pub dry_run: bool,
+    /// The tables.
+    pub tables: Vec<TableReport>,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableReport {
+    /// Its name.
+    pub table: String,
+    /// What was deleted, or would be: paths inside the table.
+    pub files: Vec<String>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that stay though the newest version does not need them.
+    pub kept: usize,
+}
+
+/// Vacuums `tables`, or all of the root.
+pub async fn vacuum(
+    root: &Root,
+    tables: &[String],
+    settings: Settings,
+    interrupt: &Interrupt,
+) -> Result<Report, VacuumError> {
+    if settings.keep.ms < KEEP_MIN.ms {
+        let problem = format!(
+            "{} is too short: writers and readers that run now need their files; keep at least {KEEP_MIN}",
+            settings.keep
+        );
+        return Err(ConfigError::Invalid { key: "--keep".into(), problem }.into());
+    }
+    let known = crate::inspect::tables(root);
+    if let Some(table) = tables.iter().find(|table| !known.contains(table)) {
+        return Err(TableError::Missing {
+            root: root.path().into(),
+            table: table.clone(),
+            command: "pipeline ingest",
+        }
+        .into());
+    }
+    let mut report = Report { dry_run: settings.dry_run, tables: Vec::new() };
+    for table in if tables.is_empty() { &known } else { tables } {
+        let mut files = Vec::new();
+        list(&root.table_path(table), "", &mut files)?;
+        if let Some(needed) = needed(root, table, settings.now_ms - settings.keep.ms).await? {
+            let done = report.tables.iter().map(|table| table.files.len()).sum();
+            report.tables.push(delete(root, table, files, &needed, settings, (interrupt, done))?);
+        }
+    }
+    Ok(report)
+}
+
+/// A file of the table's directory.
+struct File {
+    /// Inside the table.
+    path: String,
+    bytes: u64,
+    modified_ms: i64,
+}
+
+/// All Parquet files below `directory`, which is `inside` the table. What begins with `_` or `.` is not data, by the
+/// rules of Delta; links are not followed.
+fn list(directory: &Path, inside: &str, files: &mut Vec<File>) -> Result<(), VacuumError> {
+    let fail = |source| VacuumError::File { what: "list", path: directory.into(), source };
+    for entry in fs::read_dir(directory).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { continue };
+        let path = format!("{inside}{name}");
+        let metadata = match entry.metadata() {
+            // A writer that failed has just deleted it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(fail)?,
+        };
+        if metadata.is_dir() {
+            list(&entry.path(), &format!("{path}/"), files)?;
+        } else if metadata.is_file() && name.ends_with(".parquet") {
+            let modified = metadata.modified().map_err(fail)?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let modified_ms = i64::try_from(modified.as_millis()).unwrap_or(i64::MAX);
+            files.push(File { path, bytes: metadata.len(), modified_ms });
+        }
+    }
+    Ok(())
+}
+
+/// The shards of every version that was the newest one at or after `since_ms`; `None` where there is no table.
+///
+/// A shard of such a version is one of the newest, or a later commit removed it. Log entries that are gone end the
+/// search: the versions before them cannot be read any more.
+async fn needed(root: &Root, table: &str, since_ms: i64) -> Result<Option<Needed>, VacuumError> {
+    let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
+    let log = |source: DeltaTableError| TableError::Log { table: table.into(), source: Box::new(source) };
+    let current = newest.shards().iter().map(|shard| shard.path.clone()).collect();
+    let mut needed = Needed { current, removed: BTreeSet::new() };
+    let store = newest.delta().log_store();
+    for version in (0..=newest.version()).rev() {
+        let Some(entry) = store.read_commit_entry(version).await.map_err(log)? else { break };
+        let actions = get_actions(version, &entry).map_err(log)?;
+        let committed_ms = actions.iter().find_map(|action| match action {
+            Action::CommitInfo(info) => info.timestamp,
+            _ => None,
+        });
+        if committed_ms.is_some_and(|ms| ms <= since_ms) {
+            break;
+        }
+        needed.removed.extend(actions.into_iter().filter_map(|action| match action {
+            Action::Remove(remove) => Some(remove.path),
+            _ => None,
+        }));
+    }
+    Ok(Some(needed))
+}
+
+/// Shards that must stay.
+struct Needed {
+    /// Of the newest version.
+    current: BTreeSet<String>,
+    /// Of an older one.
+    removed: BTreeSet<String>,
+}
+
+fn delete(
+    root: &Root,
+    table: &str,
+    files: Vec<File>,
+    needed: &Needed,
+    settings: Settings,
+    (interrupt, done): (&Interrupt, usize),
+) -> Result<TableReport, VacuumError> {
+    let since_ms = settings.now_ms - settings.keep.ms;
+    let others = files.into_iter().filter(|file| !needed.current.contains(&file.path));
+    let (mut unneeded, kept): (Vec<File>, Vec<File>) =
+        others.partition(|file| file.modified_ms <= since_ms && !needed.removed.contains(&file.path));
+    unneeded.sort_by(|a, b| a.path.cmp(&b.path));
+    if !settings.dry_run {
+        let directory = root.table_path(table);
+        let mut progress = Progress::start(&format!("vacuum {table}"), unneeded.len() as u64, "files");
+        for (n, file) in unneeded.iter().enumerate() {
+            if interrupt.requested() {
+                return Err(VacuumError::Interrupted { files: done + n });
+            }
+            let path = directory.join(&file.path);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(VacuumError::File { what: "delete", path, source: e });
+                }
+                _ => progress.add(1),
+            }
+        }
+    }
+    Ok(TableReport {
+        table: table.into(),
+        bytes: unneeded.iter().map(|file| file.bytes).sum(),
+        files: unneeded.into_iter().map(|file| file.path).collect(),
+        kept: kept.len(),
+    })
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tables.is_empty() {
+            return write!(f, "nothing to do: the root has no tables");
+        }
+        let done = if self.dry_run { "would be deleted" } else { "deleted" };
+        for (i, TableReport { table, files, bytes, kept }) in self.tables.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            let megabytes = *bytes as f64 / 1e6;
+            write!(f, "{table:<24} {:>8} files {done}, {megabytes:.1} MB", files.len())?;
+            if *kept > 0 {
+                write!(f, "; {kept} of no use to the newest version are kept")?;
+            }
+            if self.dry_run {
+                files.iter().try_for_each(|file| write!(f, "\n  {file}"))?;
+            }
+        }
+        Ok(())
+    }
+}
