@@ -83,7 +83,7 @@ fn a_protobuf_message_is_chosen_by_name() {
     assert!(proto(Some("shop.Event"), Need::Required, "x").contains("no field `x`"));
     let (_directory, path) = file("bad.proto", "syntax = \"proto3\";\nmessage {");
     let problem = refusal(MessageFormat::Protobuf, &path, None, Need::Required, "x");
-    assert!(problem.contains("bad.proto"), "{problem}");
+    assert!(problem.contains("bad.proto:2:9"), "{problem}");
 }
 
 #[test]
