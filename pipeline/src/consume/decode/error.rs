@@ -36,6 +36,12 @@ pub enum DecodeError {
         /// Those that exist.
         present: Vec<String>,
     },
+    /// `kafka.schema_registry` is no address.
+    #[error("kafka.schema_registry: {problem}; write an address such as http://localhost:8081")]
+    Address {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No client for the registry, mostly for want of the system's certificates.
     #[error("cannot prepare requests to the schema registry")]
     Client(#[source] reqwest::Error),

@@ -31,6 +31,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Ids that are remembered as unknown: garbage may name any.
 const UNKNOWN_MAX: usize = 10_000;
 
+const PROBLEM_CHARS_MAX: usize = 300;
+
 /// A schema that can be used.
 enum Schema {
     Avro(avro::Schema),
@@ -116,8 +118,11 @@ impl Registry {
     }
 
     fn compile(&self, id: u32, registered: Registered) -> Result<Schema, Rejection> {
-        let unusable =
-            |problem: String| Rejection::new(Reason::UnknownSchema, format!("schema {id}: {problem}"));
+        let unusable = |problem: String| {
+            // It stands beside each message, and may quote the whole schema.
+            let problem: String = problem.chars().take(PROBLEM_CHARS_MAX).collect();
+            Rejection::new(Reason::UnknownSchema, format!("schema {id}: {problem}"))
+        };
         let Registered { kind, text, imports } = registered;
         if let Some(problem) = imports.problem {
             return Err(unusable(problem));

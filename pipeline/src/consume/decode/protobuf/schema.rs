@@ -49,8 +49,8 @@ pub(in super::super) fn compile_file(path: &Path) -> Result<FileDescriptor, Stri
 }
 
 fn open(mut compiler: Compiler, path: &Path) -> Result<FileDescriptor, String> {
-    // The alternative form shows where in the text.
-    compiler.open_file(path).map_err(|error| format!("not a Protobuf schema: {error:#}"))?;
+    // The form for debugging says where in the text it is.
+    compiler.open_file(path).map_err(|error| format!("not a Protobuf schema: {error:?}"))?;
     let file = compiler.files().find(|file| !file.is_import()).map(|file| file.name().to_owned());
     let pool = compiler.descriptor_pool();
     let file = file.and_then(|name| pool.get_file_by_name(&name));

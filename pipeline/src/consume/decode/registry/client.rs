@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::super::error::DecodeError;
 
-/// How long one answer may take.
-const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// How long one answer may take, with little patience left and with much.
+const ANSWER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
 
 /// The pauses between questions grow from the first to the last.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
@@ -91,21 +91,13 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(kafka: &Kafka, address: &str, interrupt: &Interrupt) -> Result<Self, DecodeError> {
-        let not_an_address = |problem: String| DecodeError::Registry {
-            url: address.to_owned(),
-            problem,
-            advice: "kafka.schema_registry is an address such as http://localhost:8081",
-        };
-        // An address that cannot be parsed may have a password in it.
-        let base = Url::parse(address).map_err(|error| DecodeError::Registry {
-            url: "kafka.schema_registry".into(),
-            problem: format!("is not one: {error}"),
-            advice: "write an address such as http://localhost:8081",
-        })?;
+        // The address itself is not shown: it may have a password in it.
+        let not_one = |problem: String| DecodeError::Address { problem };
+        let base = Url::parse(address).map_err(|error| not_one(error.to_string()))?;
         let mut shown = base.clone();
         let hidden = shown.set_username("").and_then(|()| shown.set_password(None));
         if hidden.is_err() || !["http", "https"].contains(&base.scheme()) {
-            return Err(not_an_address("is not on the web".into()));
+            return Err(not_one("is not of http or https".into()));
         }
         let auth = kafka.registry_auth()?.map(|auth| match auth.split_once(':') {
             Some((user, password)) => (user.to_owned(), password.to_owned()),
@@ -168,7 +160,7 @@ impl Client {
         let [mut pause, pause_max] = PAUSES;
         loop {
             let left = self.patience.saturating_sub(began.elapsed());
-            let asked = self.ask(url.clone(), left.clamp(PAUSES[0], ANSWER_MAX));
+            let asked = self.ask(url.clone(), left.clamp(ANSWER[0], ANSWER[1]));
             let outcome = tokio::select! {
                 outcome = asked => outcome?,
                 () = self.interrupt.wait() => return Err(DecodeError::Interrupted),
