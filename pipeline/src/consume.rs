@@ -41,6 +41,7 @@ use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use assemble::Assembler;
 use decode::Decoder;
@@ -103,8 +104,8 @@ pub async fn run(
     let (to_assembler, from_poller) = poll::channel();
     // One batch waits while another is written.
     let (to_store, from_assembler) = tokio::sync::mpsc::channel(1);
-    let polling = tokio::task::spawn_blocking(move || poller.run(to_assembler));
-    let assembling = tokio::task::spawn_blocking(move || assembler.run(from_poller, to_store));
+    let polling = stage("poll", move || poller.run(to_assembler));
+    let assembling = stage("assemble", move || assembler.run(from_poller, to_store));
     let stored = store.run(from_assembler).await;
     // Each ends when the one after it does: what failed first is said first.
     stored?;
@@ -125,4 +126,16 @@ pub async fn run(
         drained: polled.drained,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Runs `work` on a thread of that name, and gives its result; an error if it panicked.
+fn stage<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        // Nobody waits for it any more where another stage has failed.
+        let _ = done.send(work());
+    });
+    // Without a thread nothing is sent, which is an error where it is waited for.
+    drop(thread);
+    result
 }

@@ -399,3 +399,6 @@ impl Store {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
