@@ -162,7 +162,7 @@ fn kill_and_count(group: Group, slices: u64, slice: u64) {
     let scene = Scene::new(&broker, group, (slice * 2) as u32);
     let producer = Producer::new(&broker.address());
     let transactional = Producer::transactional(&broker.address(), &scene.topic);
-    let (mut stream, mut random, mut sent) = (Stream::new(), Random::new(), Vec::new());
+    let (mut stream, mut random, mut sent, mut kills) = (Stream::new(), Random::new(), Vec::new(), 0);
     let mut consumers = [Consumer::start(&scene, "one"), Consumer::start(&scene, "two")];
     for i in 0..slices {
         let (messages, fates) = stream.take(slice);
@@ -182,6 +182,7 @@ fn kill_and_count(group: Group, slices: u64, slice: u64) {
         std::thread::sleep(Duration::from_millis(200 + random.below(500)));
         if random.below(5) < 2 {
             consumers[random.below(2) as usize].replace();
+            kills += 1;
         }
         consumers.iter_mut().for_each(Consumer::check);
     }
@@ -192,6 +193,7 @@ fn kill_and_count(group: Group, slices: u64, slice: u64) {
         assert!(begin.elapsed() < Duration::from_secs(120), "nothing is stored: {}", consumers[0].said());
         std::thread::sleep(Duration::from_millis(500));
     }
+    println!("{kills} kills; {} of {} stored before the last one reads", scene.stored(), sent.len());
     drop(consumers);
     scene.consume_once();
     scene.check(&sent);
