@@ -6,6 +6,8 @@ mod produce;
 mod read;
 mod registry;
 mod service;
+mod stream;
+mod tally;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

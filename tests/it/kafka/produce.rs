@@ -1,13 +1,13 @@
 //! Messages into topics.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext};
 use serde_json::Value;
 
 use super::client;
@@ -48,8 +48,8 @@ pub(crate) enum End {
     Abort,
 }
 
-/// Where each message of [`Producer::send`] came to lie.
-struct Deliveries(Mutex<Vec<Option<Position>>>);
+/// Where each message of [`Producer::send`] came to lie, or why it did not.
+struct Deliveries(Mutex<Vec<Option<Result<Position, KafkaError>>>>);
 
 impl ClientContext for Deliveries {}
 
@@ -57,13 +57,18 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        let stored = result.as_ref().expect("the broker took the message");
-        self.0.lock().unwrap()[index] = Some((stored.partition(), stored.offset()));
+        let lies = |stored: &BorrowedMessage<'_>| (stored.partition(), stored.offset());
+        let result = result.as_ref().map(lies).map_err(|(error, _)| error.clone());
+        // Nothing may panic here: librdkafka calls it, and dropping a producer does, during a test's panic too.
+        if let Some(slot) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+            *slot = Some(result);
+        }
     }
 }
 
-/// Sends messages; each is stored once, also over a restart of the broker.
-pub(crate) struct Producer(ThreadedProducer<Deliveries>);
+/// Sends messages; each is stored once, also over a restart of the broker. One without a thread of its own: after
+/// [`Self::send`] every delivery has been told, and not just taken from the queue by somebody.
+pub(crate) struct Producer(BaseProducer<Deliveries>);
 
 impl Producer {
     pub(crate) fn new(address: &str) -> Self {
@@ -84,7 +89,7 @@ impl Producer {
             config.set(*key, *value);
         }
         let context = Deliveries(Mutex::default());
-        Self(config.create_with_context::<_, ThreadedProducer<_, NoCustomPartitioner>>(context).unwrap())
+        Self(config.create_with_context::<_, BaseProducer<_, NoCustomPartitioner>>(context).unwrap())
     }
 
     /// Sends them in this order and waits until the broker has them all; where each lies.
@@ -100,12 +105,12 @@ impl Producer {
                 let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
                 assert_eq!(error, full);
                 record = back;
-                std::thread::sleep(Duration::from_millis(10));
+                self.0.poll(Duration::from_millis(10));
             }
         }
         self.0.flush(PATIENCE).unwrap();
         let positions = std::mem::take(&mut *deliveries.0.lock().unwrap());
-        positions.into_iter().map(|position| position.unwrap()).collect()
+        positions.into_iter().map(|position| position.unwrap().unwrap()).collect()
     }
 
     /// Sends them in one transaction. Those of an aborted one lie in the topic as well; readers must pass them over.

@@ -1,0 +1,245 @@
+//! Every message of a topic is in the tables exactly once, whoever is killed while they are written.
+//!
+//! Two consumers of one group read what is being sent; every second or so one of them gets SIGKILL, wherever it stands,
+//! and is started again; once the broker does. Afterwards every position that was sent is in `events` or in
+//! `dead_letters`, once, except for events that were sent again under their id, which are stored once, where they lay
+//! first; and nothing else is there: no message of an aborted transaction.
+
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::produce::Random;
+use super::stream::{PARTITIONS, Stream};
+use super::tally::{Fate, Sent};
+use super::{Broker, End, Message, Position, Producer, tables};
+use crate::programs::{Workspace, stderr};
+
+/// How the group divides the partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// The broker waits for a killed member until its session times out.
+    Classic,
+    /// A member that comes back under its name has its partitions at once.
+    Static,
+    /// KIP-848.
+    Broker,
+}
+
+/// A topic, and the root that its messages go to.
+struct Scene {
+    workspace: Workspace,
+    topic: String,
+    group: Group,
+}
+
+impl Scene {
+    fn new(broker: &Broker, group: Group, batch_rows: u32) -> Self {
+        let (workspace, topic) = (Workspace::new(), broker.create_topic("interactions", PARTITIONS));
+        let protocol = if group == Group::Broker { "consumer" } else { "classic" };
+        // The broker decides it for its own protocol.
+        let session =
+            "properties = { \"session.timeout.ms\" = \"2000\", \"heartbeat.interval.ms\" = \"500\" }";
+        let session = if group == Group::Broker { "" } else { session };
+        let config = format!(
+            r#"
+root = "root"
+
+[events]
+columns = {{ user_id = "user", item_id = "item", ts = "time", event_id = "id" }}
+ts_unit = "ms"
+max_dead_letter_rate = 0.5
+
+[kafka]
+brokers = "{}"
+topic = "{topic}"
+group = "{topic}"
+protocol = "{protocol}"
+batch_rows = {batch_rows}
+batch_interval = "300ms"
+{session}
+"#,
+            broker.address()
+        );
+        workspace.write("config.toml", config);
+        Self { workspace, topic, group }
+    }
+
+    /// `pipeline consume` as the group's member `name`.
+    fn command(&self, name: &str) -> Command {
+        let mut command = self.workspace.command("pipeline", &["consume"]);
+        if self.group == Group::Static {
+            command.args(["--set", &format!("kafka.instance={name}")]);
+        }
+        command
+    }
+
+    fn consume_once(&self) {
+        let output = self.command("once").arg("--once").output().unwrap();
+        assert!(output.status.success(), "consume --once: {}", stderr(&output));
+    }
+
+    /// Rows that are in `events`.
+    fn stored(&self) -> usize {
+        tables::events(&self.workspace.root()).len()
+    }
+
+    fn check(&self, sent: &[Sent]) {
+        tables::check(&self.workspace.root(), &self.topic, sent);
+    }
+}
+
+/// A running consumer.
+struct Consumer<'a> {
+    scene: &'a Scene,
+    name: &'static str,
+    child: Child,
+}
+
+impl<'a> Consumer<'a> {
+    fn start(scene: &'a Scene, name: &'static str) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(Self::log(scene, name)).unwrap();
+        let child = scene.command(name).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { scene, name, child }
+    }
+
+    fn log(scene: &Scene, name: &str) -> PathBuf {
+        scene.workspace.path(&format!("{name}.log"))
+    }
+
+    /// What it and those of its name before it have said.
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(Self::log(self.scene, self.name)).unwrap()).into_owned()
+    }
+
+    /// That it runs: neither a killed broker nor a killed neighbour ends it.
+    fn check(&mut self) {
+        let status = self.child.try_wait().unwrap();
+        assert!(status.is_none(), "{} ended by itself, {status:?}: {}", self.name, self.said());
+    }
+
+    /// SIGKILL, and another one in its place.
+    fn replace(&mut self) {
+        self.check();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        *self = Self::start(self.scene, self.name);
+    }
+
+    /// SIGTERM, upon which it commits what it has, and exits with 0.
+    fn stop(mut self) {
+        self.check();
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "{} does not end: {}", self.name, self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(status.code(), Some(0), "{}: {}", self.name, self.said());
+    }
+}
+
+impl Drop for Consumer<'_> {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn note(sent: &mut Vec<Sent>, positions: Vec<Position>, fates: Vec<Fate>) {
+    sent.extend(positions.into_iter().zip(fates).map(|(position, fate)| Sent { position, fate }));
+}
+
+/// Sends `slices` times `slice` events while consumers are killed; then `consume --once` reads what is left.
+fn kill_and_count(group: Group, slices: u64, slice: u64) {
+    let Some(mut broker) = Broker::start() else { return };
+    let scene = Scene::new(&broker, group, (slice * 2) as u32);
+    let producer = Producer::new(&broker.address());
+    let transactional = Producer::transactional(&broker.address(), &scene.topic);
+    let (mut stream, mut random, mut sent, mut kills) = (Stream::new(), Random::new(), Vec::new(), 0);
+    let mut consumers = [Consumer::start(&scene, "one"), Consumer::start(&scene, "two")];
+    for i in 0..slices {
+        let (messages, fates) = stream.take(slice);
+        if i % 5 == 4 {
+            let (mut aborted, _) = stream.at(1_000_000_000 + i * slice).take(20);
+            aborted.push(Message::tombstone(0, "aborted"));
+            transactional.transaction(&scene.topic, &aborted, End::Abort);
+            note(&mut sent, transactional.transaction(&scene.topic, &messages, End::Commit), fates);
+        } else {
+            note(&mut sent, producer.send(&scene.topic, &messages), fates);
+        }
+        if i == slices / 2 {
+            broker.kill();
+            std::thread::sleep(Duration::from_secs(1));
+            broker.restart();
+        }
+        std::thread::sleep(Duration::from_millis(200 + random.below(500)));
+        if random.below(5) < 2 {
+            consumers[random.below(2) as usize].replace();
+            kills += 1;
+        }
+        consumers.iter_mut().for_each(Consumer::check);
+    }
+    // They wrote while they were killed, or nothing was tried here.
+    let begin = Instant::now();
+    while scene.stored() == 0 {
+        consumers.iter_mut().for_each(Consumer::check);
+        assert!(begin.elapsed() < Duration::from_secs(120), "nothing is stored: {}", consumers[0].said());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    println!("{kills} kills; {} of {} stored before the last one reads", scene.stored(), sent.len());
+    drop(consumers);
+    scene.consume_once();
+    scene.check(&sent);
+    // Nothing is new, and nothing is stored again.
+    scene.consume_once();
+    scene.check(&sent);
+}
+
+#[test]
+fn two_consumers_are_killed_and_so_is_the_broker() {
+    kill_and_count(Group::Classic, 50, 1_000);
+}
+
+#[test]
+fn consumers_that_come_back_under_their_names_are_killed() {
+    kill_and_count(Group::Static, 15, 500);
+}
+
+#[test]
+fn consumers_that_the_broker_assigns_to_are_killed() {
+    kill_and_count(Group::Broker, 15, 500);
+}
+
+/// `cargo test --workspace -- --ignored a_million`: some minutes.
+#[test]
+#[ignore = "a million messages take minutes"]
+fn a_million_messages_while_consumers_are_killed() {
+    kill_and_count(Group::Classic, 250, 4_000);
+}
+
+#[test]
+fn a_consumer_that_is_told_to_stop_commits_and_exits_with_0() {
+    let Some(broker) = Broker::shared() else { return };
+    let scene = Scene::new(broker, Group::Classic, 1_000);
+    let producer = Producer::new(&broker.address());
+    let (mut stream, mut sent) = (Stream::new(), Vec::new());
+    let mut consumer = Consumer::start(&scene, "one");
+    let begin = Instant::now();
+    while scene.stored() == 0 {
+        consumer.check();
+        assert!(begin.elapsed() < Duration::from_secs(120), "nothing is stored: {}", consumer.said());
+        let (messages, fates) = stream.take(200);
+        note(&mut sent, producer.send(&scene.topic, &messages), fates);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    consumer.stop();
+    scene.consume_once();
+    scene.check(&sent);
+}
