@@ -6,10 +6,12 @@
 pub mod commit;
 pub mod compact;
 pub mod consume;
+pub mod dead_letters;
 pub mod engine;
 pub mod ingest;
 pub mod inspect;
 pub mod instructions;
+pub mod producer;
 mod records;
 pub mod scan;
 pub mod sequences;

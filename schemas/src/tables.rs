@@ -12,6 +12,8 @@ pub const EVENTS: &str = "events";
 pub const ITEMS: &str = "items";
 /// Rejected input records.
 pub const DEAD_LETTERS: &str = "dead_letters";
+/// Which rejected records were sent to a topic again.
+pub const REPLAYS: &str = "replays";
 /// Windows of the users' histories.
 pub const SEQUENCES: &str = "sequences";
 /// Rows of [`SEQUENCES`] that own a new event, for the incremental refresh of a model.
@@ -84,6 +86,17 @@ pub static DEAD_LETTERS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         required("reason", DataType::Utf8),
         required("message", DataType::Utf8),
         required("rejected_at", timestamp()),
+    ]))
+});
+
+/// One row is one rejected record that was sent to a topic, and acknowledged; `source` and `position` are those of
+/// [`DEAD_LETTERS`].
+pub static REPLAYS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        required("topic", DataType::Utf8),
+        required("source", DataType::Utf8),
+        required("position", DataType::Int64),
+        required("replayed_at", timestamp()),
     ]))
 });
 

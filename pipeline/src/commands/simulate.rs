@@ -4,18 +4,38 @@ use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use clap::ValueEnum;
-use pipeline::simulate::{self, Compression, Rates, Settings};
+use pipeline::simulate::{self, Compression, Rates, Settings, TopicSettings};
 use schemas::cli::{CommonArgs, Interrupt, print_json};
 
-/// Write a synthetic log of listening to music, of any size, with a catalogue and a configuration.
+/// Write a synthetic log of listening to music, of any size, with a catalogue and a configuration, or send it to a topic.
 ///
 /// Equal arguments give equal bytes. Counts every kind of event that it writes, so that `pipeline ingest` can
 /// be checked against it.
+///
+/// With --topic, the events become JSON messages in the order in which they arrive, with the user's id as key. The producer
+/// is idempotent and waits for every acknowledgement; Ctrl-C ends the log there. librdkafka's settings are kafka.properties
+/// of --config.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pipeline simulate --out runs/simulated --events 1000000
+  pipeline simulate --topic clicks --brokers localhost:9092 --events 1000000 --out runs/topic
+  pipeline simulate --topic clicks --events 100000 --rate 500 --now      live, some 500 events a second")]
 pub(crate) struct Args {
-    /// Directory to write to: events/, items.jsonl and simulated.toml.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    /// Directory to write to: events/, items.jsonl and simulated.toml; with --topic, no events.
+    #[arg(long, value_name = "DIR", required_unless_present = "topic")]
+    out: Option<PathBuf>,
+    /// Send the events to this topic, which the brokers must have or create, instead of writing files.
+    #[arg(long, conflicts_with_all = ["format", "compress", "files_per_day", "threads"])]
+    topic: Option<String>,
+    /// Brokers, host:port with commas between, instead of the configuration's kafka.brokers.
+    #[arg(long, value_name = "BROKERS", requires = "topic")]
+    brokers: Option<String>,
+    /// Messages a second, evenly; without it, as many as go through.
+    #[arg(long, value_name = "N", requires = "topic", value_parser = rate)]
+    rate: Option<f64>,
+    /// Let events happen when they are sent: ts is the present, request_ts as long before as it was.
+    #[arg(long, requires = "topic")]
+    now: bool,
     /// Events; the log has about so many.
     #[arg(long, value_name = "N")]
     events: u64,
@@ -103,14 +123,33 @@ impl Args {
     }
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "must be a number of messages from 0.001 to 1000000000".into())
+}
+
 pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let settings = args.settings();
     let interrupt = Interrupt::on_signal();
-    let report =
-        tokio::task::spawn_blocking(move || simulate::run(&settings, &args.out, &interrupt)).await??;
+    if let Some(topic) = args.topic {
+        let mut config = common.load()?;
+        config.kafka.topic = topic;
+        if let Some(brokers) = args.brokers {
+            config.kafka.brokers = brokers;
+        }
+        config.validate()?;
+        let to = TopicSettings { kafka: config.kafka, rate: args.rate, now: args.now };
+        let work = move || simulate::run_to_topic(&settings, &to, args.out.as_deref(), &interrupt);
+        return show(common, &tokio::task::spawn_blocking(work).await??);
+    }
+    let out = args.out.unwrap_or_default();
+    show(common, &tokio::task::spawn_blocking(move || simulate::run(&settings, &out, &interrupt)).await??)
+}
+
+fn show(common: &CommonArgs, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
     eprintln!("{report}");
     if common.json {
-        print_json(&report)?;
+        print_json(report)?;
     }
     Ok(())
 }

@@ -1,15 +1,25 @@
 //! `simulated.toml`.
 
+use schemas::config::Kafka;
+
 use super::output::{EVENTS, ITEMS, extension};
 use super::{MAX_RECORD_BYTES, Settings};
 
 /// The configuration that reads the log, with the trainer's settings for its size.
-pub(super) fn text(settings: &Settings) -> String {
+pub(super) fn text(settings: &Settings, topic: Option<&Kafka>) -> String {
     let extension = extension(settings.format, settings.compression);
     // Twice what is expected, for logs so small that chance matters.
     let dead_letters = (0.01 + 2.0 * settings.rates.bad).min(1.0);
     let shards = (settings.events / 500_000).clamp(8, 256);
     let Settings { seed, items, .. } = settings;
+    // Where messages come from, or files.
+    let source = topic.map_or_else(
+        || format!(r#"paths = ["{EVENTS}/*{extension}"]"#),
+        |_| "# Its records come from the topic below, by `pipeline consume`.".into(),
+    );
+    let kafka = topic.map_or_else(String::new, |kafka| {
+        format!("\n[kafka]\nbrokers = {:?}\ntopic = {:?}\n", kafka.brokers, kafka.topic)
+    });
     // A full softmax over many items costs more than all the rest.
     let loss = if *items > 20_000 { "sampled" } else { "full" };
     let negatives = (items / 4).clamp(1, 8_192);
@@ -18,7 +28,7 @@ pub(super) fn text(settings: &Settings) -> String {
 root = "tables"
 
 [events]
-paths = ["{EVENTS}/*{extension}"]
+{source}
 ts_unit = "ms"
 max_record_bytes = {MAX_RECORD_BYTES}
 max_dead_letter_rate = {dead_letters}
@@ -54,6 +64,6 @@ schedule = "linear"
 loss = "{loss}"
 uniform_negatives = {negatives}
 select_by = "hr-as-served"
-"#
+{kafka}"#
     )
 }

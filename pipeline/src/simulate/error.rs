@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use schemas::config::ConfigError;
 
+use crate::producer::SendError;
+
 /// A run that stopped. Files that were complete stay; the configuration, which is written last, is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
@@ -24,6 +26,9 @@ pub enum SimulateError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The topic did not take all.
+    #[error(transparent)]
+    Send(SendError),
     /// Ctrl-C.
     #[error("stopped on request; {files} of {of} files of events are complete; run again with --force")]
     Interrupted {

@@ -79,7 +79,7 @@ impl LineWriter {
 }
 
 /// Nothing that is written needs escaping: ids are letters and digits.
-fn json(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
+pub(super) fn json(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
     line.extend_from_slice(b"{\"event_id\":\"");
     hexadecimal(line, event.id);
     match flaw {
@@ -90,8 +90,8 @@ fn json(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
             line.extend_from_slice(b"\",\"item_id\":\"");
         }
         _ => {
-            line.extend_from_slice(b"\",\"user_id\":\"u");
-            decimal(line, event.user.into());
+            line.extend_from_slice(b"\",\"user_id\":\"");
+            user(line, event.user);
             line.extend_from_slice(b"\",\"item_id\":\"");
         }
     }
@@ -133,10 +133,7 @@ fn csv(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
     match flaw {
         Some(Reason::MissingField) => {}
         Some(Reason::TooLong) => line.resize(line.len() + OVER_LONG_BYTES, b'u'),
-        _ => {
-            line.push(b'u');
-            decimal(line, event.user.into());
-        }
+        _ => user(line, event.user),
     }
     line.push(b',');
     item(line, event.item, *flaw);
@@ -163,6 +160,11 @@ fn csv(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
         (_, Some(tenths)) => seconds(line, tenths),
     }
     line.push(b'\n');
+}
+
+pub(super) fn user(line: &mut Vec<u8>, user: u32) {
+    line.push(b'u');
+    decimal(line, user.into());
 }
 
 fn item(line: &mut Vec<u8>, item: u32, flaw: Option<Reason>) {

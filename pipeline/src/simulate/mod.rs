@@ -43,6 +43,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod write;
 
 use std::io::Write;
@@ -62,6 +63,7 @@ use session::{SessionId, Stage};
 pub use error::SimulateError;
 pub use report::{Counts, Report};
 pub use settings::{Compression, Rates, Settings};
+pub use topic::{TopicReport, TopicSettings, run_to_topic};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -96,7 +98,7 @@ pub fn run(settings: &Settings, directory: &Path, interrupt: &Interrupt) -> Resu
     );
     let (counts, event_bytes) = write::days(settings, directory, &days, interrupt)?;
     bytes += event_bytes;
-    let text = configuration::text(settings);
+    let text = configuration::text(settings, None);
     bytes += write_whole(directory, output::CONFIG, |out| out.write_all(text.as_bytes()))?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(Report {

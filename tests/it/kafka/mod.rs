@@ -1,12 +1,14 @@
 //! Kafka for tests: a real broker and schema registry (`tests/kafka/broker.sh`), or librdkafka's imitation of a broker.
 
 mod broker;
+mod exactly_once;
 mod harness;
 mod produce;
 mod read;
 mod registry;
 mod service;
 mod stream;
+mod tables;
 mod tally;
 
 use std::sync::atomic::{AtomicU32, Ordering};

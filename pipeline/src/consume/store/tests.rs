@@ -15,6 +15,9 @@ use crate::records::{Event, Rejection};
 const TOPIC: &str = "clicks";
 const NOON: i64 = 1_700_049_600_000;
 
+/// Source and position.
+type Place = (String, i64);
+
 /// What lies in a partition at an offset.
 #[derive(Debug, Clone, Copy)]
 enum Lies {
@@ -117,7 +120,7 @@ fn root() -> (tempfile::TempDir, Root) {
 }
 
 /// Source and position of all rows of a table, sorted.
-async fn places(root: &Root, table: &str) -> Vec<(String, i64)> {
+async fn places(root: &Root, table: &str) -> Vec<Place> {
     let Some(snapshot) = root.snapshot(table).await.unwrap() else { return Vec::new() };
     let mut places = Vec::new();
     for batch in snapshot.read(&["source", "position"]).await.unwrap() {
@@ -140,7 +143,7 @@ async fn read_all(root: &Root, logs: &[Vec<Lies>]) {
 }
 
 /// What has to be in the tables in the end: `events`, of which an id is stored where it lay first, and `dead_letters`.
-fn expected(logs: &[Vec<Lies>]) -> (Vec<(String, i64)>, Vec<(String, i64)>) {
+fn expected(logs: &[Vec<Lies>]) -> (Vec<Place>, Vec<Place>) {
     let (mut events, mut dead_letters) = (Vec::new(), Vec::new());
     for (partition, log) in logs.iter().enumerate() {
         for (offset, lies) in (0..).zip(log) {

@@ -1,0 +1,86 @@
+//! The table `replays`: which records were sent to which topic.
+//!
+//! A record is known by its source and position, as in `dead_letters`, so that neither another filter nor a compaction
+//! makes it a new one. Memory: 16 bytes for each record that was ever sent to the topic.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::Int64Type;
+use schemas::delta::{Root, TableError};
+use schemas::hash::hash128;
+use schemas::tables::{REPLAYS, REPLAYS_SCHEMA};
+
+use crate::commit::{Change, CommitError, CommitMode, ShardWriter, commit};
+
+/// What was sent to one topic.
+pub(super) struct Replays<'a> {
+    root: &'a Root,
+    topic: &'a str,
+    version: Option<u64>,
+    known: HashSet<u128, foldhash::fast::FixedState>,
+}
+
+impl<'a> Replays<'a> {
+    pub(super) async fn read(root: &'a Root, topic: &'a str) -> Result<Self, TableError> {
+        let mut replays = Self { root, topic, version: None, known: HashSet::default() };
+        let Some(snapshot) = root.snapshot(REPLAYS).await? else { return Ok(replays) };
+        replays.version = Some(snapshot.version());
+        for shard in snapshot.shards() {
+            for batch in snapshot.read_shard(shard, &["topic", "source", "position"]).await? {
+                let (topics, sources) =
+                    (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+                let positions = batch.column(2).as_primitive::<Int64Type>().values();
+                for ((to, source), &position) in topics.iter().zip(sources).zip(positions) {
+                    if to == Some(topic) {
+                        replays.known.insert(record(source.unwrap_or_default(), position));
+                    }
+                }
+            }
+        }
+        Ok(replays)
+    }
+
+    pub(super) fn has(&self, source: &str, position: i64) -> bool {
+        !self.known.is_empty() && self.known.contains(&record(source, position))
+    }
+
+    /// Records what was sent, in one commit.
+    pub(super) async fn add(&mut self, sent: &[(&str, i64)]) -> Result<(), CommitError> {
+        if sent.is_empty() {
+            return Ok(());
+        }
+        let now = chrono::Utc::now().timestamp_millis();
+        let write = |mut writer: ShardWriter| {
+            let columns: Vec<arrow::array::ArrayRef> = vec![
+                Arc::new(StringArray::from_iter_values(sent.iter().map(|_| self.topic))),
+                Arc::new(StringArray::from_iter_values(sent.iter().map(|(source, _)| source))),
+                Arc::new(Int64Array::from_iter_values(sent.iter().map(|(_, position)| *position))),
+                Arc::new(TimestampMillisecondArray::from(vec![now; sent.len()]).with_timezone("UTC")),
+            ];
+            let batch = RecordBatch::try_new(REPLAYS_SCHEMA.clone(), columns);
+            let fail = |e| CommitError::Shard { path: REPLAYS.into(), source: Box::new(e) };
+            writer.write(&batch.map_err(fail)?)?;
+            writer.finish()
+        };
+        let shards = [write(ShardWriter::create(self.root, REPLAYS, "part", &REPLAYS_SCHEMA, &[])?)?];
+        let change = Change {
+            table: REPLAYS,
+            schema: &REPLAYS_SCHEMA,
+            partition_by: &[],
+            mode: CommitMode::Append,
+            shards: &shards,
+            properties: BTreeMap::new(),
+            read_version: self.version,
+            transactions: BTreeMap::new(),
+        };
+        self.version = Some(commit(self.root, change).await?.version);
+        self.known.extend(sent.iter().map(|&(source, position)| record(source, position)));
+        Ok(())
+    }
+}
+
+fn record(source: &str, position: i64) -> u128 {
+    hash128(&[source.as_bytes(), &[0], &position.to_le_bytes()].concat())
+}
