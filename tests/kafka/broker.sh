@@ -62,7 +62,7 @@ fetch_into() {
   # shellcheck disable=SC2064
   trap "rm -rf '$work'" EXIT
   say "fetching $(basename "$directory") into $cache: once, some seconds to minutes"
-  mvn -q -B -Dstyle.color=never -f "$here/pom.xml" -Dmaven.repo.local="$work/repository" \
+  mvn -q -B -Dstyle.color=never -f "$here/pom.xml" -Dwork="$work" -Dmaven.repo.local="$work/repository" \
     "dependency:$goal" -DoutputDirectory="$work/jars" >&2 \
     || die "Maven could not fetch $(basename "$directory"); what it says is above"
   # Where somebody else was faster, mv puts ours inside theirs; it is not needed then.
