@@ -29,24 +29,24 @@
 //! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and
 //! `timestamp` for milliseconds. The shards keep the types of [`schemas::tables`].
 
+mod actions;
 mod durable;
 mod shard;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference, TransactionError};
-use deltalake::kernel::{
-    Action, Add, Metadata, MetadataExt, Protocol, Remove, StructType, Transaction, new_metadata,
-};
+use deltalake::kernel::{Action, StructType, new_metadata};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::failpoint;
 
+use actions::{add, new_table_metadata, plainest_protocol, removals, transactions};
 pub use shard::{NewShard, ShardWriter, discard};
 
 /// A table that could not be written.
@@ -273,94 +273,6 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     Ok(Committed { version, changed: true })
 }
 
-/// The shards that the new version does not have.
-fn removals(snapshot: &Snapshot, change: &Change<'_>) -> Result<Vec<Remove>, CommitError> {
-    let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
-    let data = state.log_data();
-    let CommitMode::Rewrite { replaced, .. } = change.mode else {
-        let all = change.mode == CommitMode::Replace;
-        return Ok(data.iter().filter(|_| all).map(|file| file.remove_action(true)).collect());
-    };
-    let mut missing: BTreeSet<&str> = replaced.iter().map(|shard| shard.path.as_str()).collect();
-    let found = data.iter().filter(|file| missing.remove(file.path().as_ref()));
-    let removals = found.map(|file| file.remove_action(false)).collect();
-    match missing.first() {
-        None => Ok(removals),
-        Some(&shard) => Err(CommitError::Superseded { table: change.table.into(), shard: shard.into() }),
-    }
-}
-
-fn transactions(reached: &BTreeMap<String, i64>) -> Vec<Transaction> {
-    let now = Some(chrono::Utc::now().timestamp_millis());
-    reached
-        .iter()
-        .map(|(application, &version)| Transaction::new_with_last_update(application, version, now))
-        .collect()
-}
-
 fn log_error(table: &str, source: impl Into<DeltaTableError>) -> CommitError {
     CommitError::Log { table: table.into(), source: Box::new(source.into()) }
-}
-
-/// Our tables use no optional feature of Delta, so that every reader and writer can handle them.
-fn plainest_protocol() -> Result<Protocol, DeltaTableError> {
-    Ok(serde_json::from_value(serde_json::json!({ "minReaderVersion": 1, "minWriterVersion": 1 }))?)
-}
-
-/// The table's metadata with the columns and properties of `change`, where they differ.
-fn new_table_metadata(
-    snapshot: &Snapshot,
-    change: &Change<'_>,
-    columns: &StructType,
-) -> Result<Option<Metadata>, CommitError> {
-    let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
-    let mut metadata = state.metadata().clone();
-    let mut changed = false;
-    if state.schema().as_ref() != columns {
-        if change.mode != CommitMode::Replace {
-            let names = |schema: &StructType| {
-                schema
-                    .fields()
-                    .map(|f| format!("{}: {}", f.name(), f.data_type()))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            return Err(CommitError::Columns {
-                table: change.table.into(),
-                problem: format!("[{}] and [{}]", names(&state.schema()), names(columns)),
-            });
-        }
-        metadata = metadata.with_schema(columns).map_err(|e| log_error(change.table, e))?;
-        changed = true;
-    }
-    if change.mode == CommitMode::Replace {
-        for key in snapshot.properties().keys() {
-            if !change.properties.contains_key(key) && !key.starts_with("delta.") {
-                metadata = metadata.remove_config_key(key).map_err(|e| log_error(change.table, e))?;
-                changed = true;
-            }
-        }
-    }
-    let is_rewrite = matches!(change.mode, CommitMode::Rewrite { .. });
-    for (key, value) in change.properties.iter().filter(|_| !is_rewrite) {
-        if snapshot.properties().get(key) != Some(value) {
-            metadata = metadata
-                .add_config_key(key.clone(), value.clone())
-                .map_err(|e| log_error(change.table, e))?;
-            changed = true;
-        }
-    }
-    Ok(changed.then_some(metadata))
-}
-
-fn add(shard: &NewShard, data_change: bool) -> Add {
-    Add {
-        path: shard.path.clone(),
-        partition_values: shard.partition.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect(),
-        size: i64::try_from(shard.bytes).unwrap_or(i64::MAX),
-        modification_time: chrono::Utc::now().timestamp_millis(),
-        data_change,
-        stats: Some(serde_json::json!({ "numRecords": shard.rows }).to_string()),
-        ..Add::default()
-    }
 }

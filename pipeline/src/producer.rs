@@ -109,7 +109,11 @@ impl Deliveries {
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         let trouble = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
-        self.outcome().trouble = Some(trouble);
+        let mut outcome = self.outcome();
+        // That all brokers are down says less than what was wrong with the last one.
+        if outcome.trouble.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            outcome.trouble = Some(trouble);
+        }
     }
 }
 

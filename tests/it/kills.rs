@@ -232,8 +232,12 @@ async fn a_build_of_examples() {
 #[tokio::test]
 async fn a_compaction() {
     let workspace = workspace();
-    for part in ["log.csv", "more.csv"] {
-        workspace.succeed("pipeline", &["ingest", "--max-dead-letter-rate", "0.1", "--events", part]);
+    let log = std::fs::read_to_string(workspace.path("log.csv")).unwrap();
+    let (header, lines) = log.split_once('\n').unwrap();
+    for (part, name) in ["even.csv", "odd.csv"].into_iter().enumerate() {
+        let lines = lines.lines().skip(part).step_by(2).map(|line| format!("{line}\n"));
+        workspace.write(name, format!("{header}\n{}", lines.collect::<String>()));
+        workspace.succeed("pipeline", &["ingest", "--max-dead-letter-rate", "0.1", "--events", name]);
     }
     let before = workspace.root();
     let scene = Scene { workspace: &workspace, args: &["compact"], before: &before };

@@ -103,11 +103,12 @@ async fn records_go_back_as_they_came_and_once() {
 
     let times = Filter { since_ms: Some(4_000), until_ms: Some(5_000), files: true, ..Filter::default() };
     assert_eq!(totals(&run(&config, &root, &request(times)).await), (1, 0, 1));
-    let elsewhere = Request { again: true, ..malformed };
-    assert_eq!(totals(&run(&config, &root, &elsewhere).await), (2, 0, 2));
+    let again = Request { again: true, ..malformed };
+    assert_eq!(totals(&run(&config, &root, &again).await), (3, 0, 3));
 
     let some = |bytes: &[u8]| Some(bytes.to_vec());
-    let sent: Vec<_> = receive(&config.kafka, 1, 9).into_iter().map(|(_, key, value)| (key, value)).collect();
+    let sent: Vec<_> =
+        receive(&config.kafka, 1, 10).into_iter().map(|(_, key, value)| (key, value)).collect();
     let expected = [
         (some(b""), some(b"[]")),
         (some(b"u1"), some(b"{\"a\": \xff")),
@@ -118,6 +119,7 @@ async fn records_go_back_as_they_came_and_once() {
         (None, some(b"u1,,3")),
         (some(b""), some(b"[]")),
         (some(b"u1"), some(b"{\"a\": \xff")),
+        (None, some(b"late")),
     ];
     assert_eq!(sent, expected);
 }

@@ -58,7 +58,7 @@ pub(crate) fn receive(kafka: &Kafka, partitions: i32, n: usize) -> Vec<Received>
 #[test]
 fn each_message_arrives_once_in_the_order_of_its_key() {
     let (cluster, kafka) = broker(4);
-    // Twice a broker stores a batch and says that it timed out, or loses it.
+    // Two requests go wrong; what was in them is sent again.
     let errors =
         [RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT];
     cluster.request_errors(RDKafkaApiKey::Produce, &errors);

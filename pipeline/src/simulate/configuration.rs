@@ -12,19 +12,16 @@ pub(super) fn text(settings: &Settings, topic: Option<&Kafka>) -> String {
     let dead_letters = (0.01 + 2.0 * settings.rates.bad).min(1.0);
     let shards = (settings.events / 500_000).clamp(8, 256);
     let Settings { seed, items, .. } = settings;
-    // Where messages come from, or files.
-    let source = topic.map_or_else(
-        || format!(r#"paths = ["{EVENTS}/*{extension}"]"#),
-        |_| "# Its records come from the topic below, by `pipeline consume`.".into(),
-    );
-    let kafka = topic.map_or_else(String::new, |kafka| {
-        format!("\n[kafka]\nbrokers = {:?}\ntopic = {:?}\n", kafka.brokers, kafka.topic)
-    });
+    let source = match topic {
+        Some(_) => "# Events come from the topic below: `pipeline consume`.".into(),
+        None => format!("# Files are named by the day they arrived on.\npaths = [\"{EVENTS}/*{extension}\"]"),
+    };
+    let kafka = topic.map_or_else(String::new, section);
     // A full softmax over many items costs more than all the rest.
     let loss = if *items > 20_000 { "sampled" } else { "full" };
     let negatives = (items / 4).clamp(1, 8_192);
     format!(
-        r#"# A simulated log: `pipeline simulate --seed {seed}`. Files of events are named by the day they arrived on.
+        r#"# A simulated log: `pipeline simulate --seed {seed}`.
 root = "tables"
 
 [events]
@@ -66,4 +63,14 @@ uniform_negatives = {negatives}
 select_by = "hr-as-served"
 {kafka}"#
     )
+}
+
+/// `[kafka]`, with what reaching the brokers takes; secrets are not in it but where they are.
+fn section(kafka: &Kafka) -> String {
+    let mut text = format!("\n[kafka]\nbrokers = {:?}\ntopic = {:?}\n", kafka.brokers, kafka.topic);
+    if !kafka.properties.is_empty() {
+        text.push_str("\n[kafka.properties]\n");
+        text.extend(kafka.properties.iter().map(|(key, value)| format!("{key:?} = {value:?}\n")));
+    }
+    text
 }
