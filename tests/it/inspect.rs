@@ -1,5 +1,5 @@
 //! `pipeline inspect`: claims proven and violations named, pages, and what a target may see.
 
 mod pages;
-mod tables;
+pub(crate) mod tables;
 mod verify;

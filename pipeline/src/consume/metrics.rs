@@ -181,6 +181,14 @@ impl Metrics {
         self.pauses.inc();
     }
 
+    /// Reading of a partition begins at `offset`: what the table is to have before, it has.
+    pub(super) fn began(&self, partition: i32, offset: i64, end: i64) {
+        let label = Partition { partition };
+        self.end.get_or_create(&label).set(end);
+        self.lag.get_or_create(&label).set((end - offset).max(0));
+        self.committed(partition, offset);
+    }
+
     /// The table has everything of a partition before `offset`.
     pub(super) fn committed(&self, partition: i32, offset: i64) {
         let label = Partition { partition };
@@ -222,16 +230,23 @@ impl Metrics {
     /// What librdkafka says of the partitions.
     pub(super) fn statistics(&self, topic: &str, statistics: &Statistics) {
         let Some(topic) = statistics.topics.get(topic) else { return };
-        for partition in topic.partitions.values().filter(|p| p.desired && p.hi_offset >= 0) {
+        let ours = self.partitions().clone();
+        let known = |p: &&rdkafka::statistics::Partition| ours.contains(&p.partition) && p.hi_offset >= 0;
+        for partition in topic.partitions.values().filter(known) {
             let label = Partition { partition: partition.partition };
             // What an open transaction holds back is not there to be read.
             let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
             self.end.get_or_create(&label).set(end);
-            self.lag.get_or_create(&label).set((end - partition.app_offset.max(0)).max(0));
-            if self.partitions().contains(&partition.partition) {
-                let offset = self.offset.get_or_create(&label).get();
-                self.committed_lag.get_or_create(&label).set((end - offset).max(0));
-            }
+            let offset = self.offset.get_or_create(&label).get();
+            // Negative where nothing was taken yet.
+            let taken = partition.app_offset.max(offset);
+            // Behind the last message may lie what nobody is shown: ends of transactions, and aborted ones.
+            let all_taken = partition.next_offset >= end && partition.fetchq_cnt == 0;
+            let lag = if all_taken { 0 } else { (end - taken).max(0) };
+            self.lag.get_or_create(&label).set(lag);
+            let all_stored = all_taken && offset >= taken;
+            let committed_lag = if all_stored { 0 } else { (end - offset).max(0) };
+            self.committed_lag.get_or_create(&label).set(committed_lag);
         }
     }
 

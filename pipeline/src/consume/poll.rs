@@ -30,7 +30,7 @@ use super::error::ConsumeError;
 use super::metrics::Metrics;
 use super::reached::{self, Stored};
 use super::report::Gone;
-use super::settings;
+use super::settings::{self, Secrets};
 
 /// A chunk is handed on when it has so many messages or bytes, or this long after its first.
 const CHUNK_MESSAGES: usize = 4_096;
@@ -234,6 +234,7 @@ impl State {
 
 struct Context {
     topic: String,
+    secrets: Secrets,
     poller: Arc<Poller>,
     state: Mutex<State>,
 }
@@ -263,6 +264,8 @@ impl Context {
             poller.metrics.gone(partition, gone.offsets());
             state.gone.push(gone);
         }
+        // Lags are known from here on, also if nothing comes.
+        poller.metrics.began(partition, read, high);
         let end = poller.once.then_some(high);
         state.assigned.insert(partition, Assigned { end, done: end.is_some_and(|end| read >= end) });
         state.send(Input::Begin { partition, stored, read });
@@ -306,6 +309,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        let message = self.secrets.hide(message);
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -323,7 +327,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "{reason}");
+        tracing::warn!(%error, "{}", self.secrets.hide(reason));
     }
 }
 
@@ -368,8 +372,10 @@ impl Poller {
     /// Polls until interrupted, or with `once` until the end that every partition had at first.
     pub(super) fn run(self, to_assembler: SyncSender<Input>) -> Result<Polled, ConsumeError> {
         let poller = Arc::new(self);
+        let secrets = Secrets::of(&poller.kafka)?;
         let context = Context {
             topic: poller.kafka.topic.clone(),
+            secrets: secrets.clone(),
             state: Mutex::new(State {
                 to_assembler,
                 chunk: Chunk::default(),
@@ -383,8 +389,8 @@ impl Poller {
             poller: poller.clone(),
         };
         let config = settings::consumer(&poller.kafka)?;
-        let consumer: BaseConsumer<Context> =
-            config.create_with_context(context).map_err(|error| ConsumeError::Settings(refusal(&error)))?;
+        let refused = |error| ConsumeError::Settings(secrets.hide(&refusal(&error)).into_owned());
+        let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(refused)?;
         if !poller.find_topic(&consumer)? {
             return Ok(Polled { drained: true, ..Polled::default() });
         }
@@ -613,7 +619,7 @@ fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
-/// Why the client refuses its settings, without the value: it may be a secret.
+/// Why the client refuses its settings.
 fn refusal(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, description, key, _) => {

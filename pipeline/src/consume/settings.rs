@@ -1,5 +1,7 @@
 //! librdkafka's settings.
 
+use std::borrow::Cow;
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use schemas::config::{ConfigError, GroupProtocol, Kafka};
 
@@ -38,4 +40,56 @@ pub(super) fn consumer(kafka: &Kafka) -> Result<ClientConfig, ConfigError> {
     }
     config.set_log_level(RDKafkaLogLevel::Warning);
     Ok(config)
+}
+
+/// What the settings have from the environment or from files, to be kept out of what the client says: it quotes values that
+/// it refuses.
+#[derive(Clone)]
+pub(super) struct Secrets(Vec<String>);
+
+impl Secrets {
+    pub(super) fn of(kafka: &Kafka) -> Result<Self, ConfigError> {
+        let read_elsewhere =
+            |(key, value): &(String, String)| !value.is_empty() && kafka.properties.get(key) != Some(value);
+        let mut values: Vec<String> =
+            kafka.client_properties()?.into_iter().filter(read_elsewhere).map(|(_, value)| value).collect();
+        // One that is a part of another must not break that one up.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        Ok(Self(values))
+    }
+
+    /// `text` without them.
+    pub(super) fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut hidden = Cow::Borrowed(text);
+        for value in self.0.iter().filter(|value| text.contains(value.as_str())) {
+            hidden = Cow::Owned(hidden.replace(value.as_str(), "***"));
+        }
+        hidden
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_elsewhere_is_hidden() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            format!("file:{}", path.display())
+        };
+        let mut kafka = Kafka::default();
+        let properties = [
+            ("sasl.username", "me".to_owned()),
+            ("sasl.password", file("password", "hunter2\n")),
+            ("sasl.mechanism", file("mechanism", "hunter2-and-more")),
+            ("client.rack", file("empty", "")),
+        ];
+        kafka.properties.extend(properties.map(|(key, value)| (key.to_owned(), value)));
+        let secrets = Secrets::of(&kafka).unwrap();
+        assert_eq!(secrets.hide("hunter2-and-more, hunter2, me"), "***, ***, me");
+        assert!(matches!(secrets.hide("nothing of the kind"), Cow::Borrowed(_)));
+    }
 }

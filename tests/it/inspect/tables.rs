@@ -16,15 +16,15 @@ use schemas::tables::SEQUENCES_SCHEMA;
 
 /// One row of `sequences`.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
-    pub(super) user: String,
-    pub(super) item: Vec<u32>,
-    pub(super) ts: Vec<i64>,
-    pub(super) session: Vec<u32>,
-    pub(super) request: Vec<u32>,
-    pub(super) visible: Vec<u32>,
-    pub(super) role: Vec<u8>,
-    pub(super) target_from: u32,
+pub(crate) struct Row {
+    pub(crate) user: String,
+    pub(crate) item: Vec<u32>,
+    pub(crate) ts: Vec<i64>,
+    pub(crate) session: Vec<u32>,
+    pub(crate) request: Vec<u32>,
+    pub(crate) visible: Vec<u32>,
+    pub(crate) role: Vec<u8>,
+    pub(crate) target_from: u32,
 }
 
 impl Row {
@@ -39,10 +39,10 @@ impl Row {
     }
 }
 
-pub(super) type Properties = BTreeMap<String, String>;
+pub(crate) type Properties = BTreeMap<String, String>;
 
 /// The rows of each shard, and the table's properties.
-pub(super) async fn rows(root: &Root, table: &str) -> (Vec<Vec<Row>>, Properties) {
+pub(crate) async fn rows(root: &Root, table: &str) -> (Vec<Vec<Row>>, Properties) {
     let snapshot = root.require(table, "pipeline build-sequences").await.unwrap();
     let columns: Vec<&str> = SEQUENCES_SCHEMA.fields().iter().map(|f| f.name().as_str()).collect();
     let mut shards = Vec::new();

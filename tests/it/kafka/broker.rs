@@ -1,15 +1,19 @@
 //! A broker of Apache Kafka.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use super::service::{Service, available, free_ports};
 use super::{client, unique};
+
+type Admin = AdminClient<DefaultClientContext>;
 
 /// So that a killed consumer's partitions are free after seconds.
 const SETTINGS: [&str; 5] = [
@@ -81,17 +85,43 @@ impl Broker {
     /// A topic that no other test has: its name is `name` and a number.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> String {
         let topic = unique(name);
-        let admin: AdminClient<DefaultClientContext> = client(&self.address()).create().unwrap();
-        let new = [NewTopic::new(&topic, partitions, TopicReplication::Fixed(1))];
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-        let created = admin.create_topics(&new, &options);
-        // On a thread of its own: the test itself may run inside a runtime.
-        let created = std::thread::scope(|scope| {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            scope.spawn(move || runtime.block_on(created)).join().unwrap()
-        });
-        assert_eq!(created.unwrap(), [Ok(topic.clone())]);
+        assert_eq!(self.create(&topic, partitions), Ok(topic.clone()));
         topic
+    }
+
+    fn create(&self, topic: &str, partitions: i32) -> TopicResult {
+        let new = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+        let created = self.ask(async |admin, options| admin.create_topics(&new, options).await);
+        created.into_iter().next().unwrap()
+    }
+
+    /// Deletes a topic and creates it again, empty.
+    pub(crate) fn recreate_topic(&self, topic: &str, partitions: i32) {
+        let deleted = self.ask(async |admin, options| admin.delete_topics(&[topic], options).await);
+        assert_eq!(deleted, [Ok(topic.to_owned())]);
+        let begin = Instant::now();
+        while let Err(error) = self.create(topic, partitions) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{topic}: {error:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Deletes what lies in a partition before `offset`, as retention does.
+    pub(crate) fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        let deleted = self.ask(async |admin, options| admin.delete_records(&offsets, options).await);
+        assert_eq!(deleted.elements()[0].error(), Ok(()));
+    }
+
+    fn ask<T: Send>(&self, question: impl AsyncFnOnce(&Admin, &AdminOptions) -> KafkaResult<T> + Send) -> T {
+        let admin: Admin = client(&self.address()).create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        // On a thread of its own: the test itself may run inside a runtime.
+        std::thread::scope(|scope| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            scope.spawn(move || runtime.block_on(question(&admin, &options)).unwrap()).join().unwrap()
+        })
     }
 
     pub(crate) fn process(&self) -> u32 {

@@ -5,11 +5,10 @@
 //! `dead_letters`, once, except for events that were sent again under their id, which are stored once, where they lay
 //! first; and nothing else is there: no message of an aborted transaction.
 
-use std::fs::OpenOptions;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::consumer::Consumer;
 use super::produce::Random;
 use super::stream::{PARTITIONS, Stream};
 use super::tally::{Fate, Sent};
@@ -90,65 +89,29 @@ batch_interval = "300ms"
     }
 }
 
-/// A running consumer.
-struct Consumer<'a> {
+/// A running consumer, with a name that those have who take its place.
+struct Member<'a> {
     scene: &'a Scene,
     name: &'static str,
-    child: Child,
+    consumer: Consumer,
 }
 
-impl<'a> Consumer<'a> {
+impl<'a> Member<'a> {
     fn start(scene: &'a Scene, name: &'static str) -> Self {
-        let log = OpenOptions::new().create(true).append(true).open(Self::log(scene, name)).unwrap();
-        let child = scene.command(name).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { scene, name, child }
-    }
-
-    fn log(scene: &Scene, name: &str) -> PathBuf {
-        scene.workspace.path(&format!("{name}.log"))
-    }
-
-    /// What it and those of its name before it have said.
-    fn said(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(Self::log(self.scene, self.name)).unwrap()).into_owned()
+        let log = scene.workspace.path(&format!("{name}.log"));
+        Self { scene, name, consumer: Consumer::start(scene.command(name), log) }
     }
 
     /// That it runs: neither a killed broker nor a killed neighbour ends it.
     fn check(&mut self) {
-        let status = self.child.try_wait().unwrap();
-        assert!(status.is_none(), "{} ended by itself, {status:?}: {}", self.name, self.said());
+        self.consumer.check();
     }
 
     /// SIGKILL, and another one in its place.
     fn replace(&mut self) {
         self.check();
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.consumer.kill();
         *self = Self::start(self.scene, self.name);
-    }
-
-    /// SIGTERM, upon which it commits what it has, and exits with 0.
-    fn stop(mut self) {
-        self.check();
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let begin = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(60), "{} does not end: {}", self.name, self.said());
-            std::thread::sleep(Duration::from_millis(50));
-        };
-        assert_eq!(status.code(), Some(0), "{}: {}", self.name, self.said());
-    }
-}
-
-impl Drop for Consumer<'_> {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -163,7 +126,7 @@ fn kill_and_count(group: Group, slices: u64, slice: u64) {
     let producer = Producer::new(&broker.address());
     let transactional = Producer::transactional(&broker.address(), &scene.topic);
     let (mut stream, mut random, mut sent, mut kills) = (Stream::new(), Random::new(), Vec::new(), 0);
-    let mut consumers = [Consumer::start(&scene, "one"), Consumer::start(&scene, "two")];
+    let mut consumers = [Member::start(&scene, "one"), Member::start(&scene, "two")];
     for i in 0..slices {
         let (messages, fates) = stream.take(slice);
         if i % 5 == 4 {
@@ -184,13 +147,17 @@ fn kill_and_count(group: Group, slices: u64, slice: u64) {
             consumers[random.below(2) as usize].replace();
             kills += 1;
         }
-        consumers.iter_mut().for_each(Consumer::check);
+        consumers.iter_mut().for_each(Member::check);
     }
     // They wrote while they were killed, or nothing was tried here.
     let begin = Instant::now();
     while scene.stored() == 0 {
-        consumers.iter_mut().for_each(Consumer::check);
-        assert!(begin.elapsed() < Duration::from_secs(120), "nothing is stored: {}", consumers[0].said());
+        consumers.iter_mut().for_each(Member::check);
+        assert!(
+            begin.elapsed() < Duration::from_secs(120),
+            "nothing is stored: {}",
+            consumers[0].consumer.said()
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
     println!("{kills} kills; {} of {} stored before the last one reads", scene.stored(), sent.len());
@@ -230,16 +197,20 @@ fn a_consumer_that_is_told_to_stop_commits_and_exits_with_0() {
     let scene = Scene::new(broker, Group::Classic, 1_000);
     let producer = Producer::new(&broker.address());
     let (mut stream, mut sent) = (Stream::new(), Vec::new());
-    let mut consumer = Consumer::start(&scene, "one");
+    let mut consumer = Member::start(&scene, "one");
     let begin = Instant::now();
     while scene.stored() == 0 {
         consumer.check();
-        assert!(begin.elapsed() < Duration::from_secs(120), "nothing is stored: {}", consumer.said());
+        assert!(
+            begin.elapsed() < Duration::from_secs(120),
+            "nothing is stored: {}",
+            consumer.consumer.said()
+        );
         let (messages, fates) = stream.take(200);
         note(&mut sent, producer.send(&scene.topic, &messages), fates);
         std::thread::sleep(Duration::from_millis(100));
     }
-    consumer.stop();
+    consumer.consumer.stop();
     scene.consume_once();
     scene.check(&sent);
 }

@@ -1,12 +1,22 @@
 //! Kafka for tests: a real broker and schema registry (`tests/kafka/broker.sh`), or librdkafka's imitation of a broker.
 
+mod aborted;
+mod away;
 mod broker;
+mod consumer;
 mod exactly_once;
+mod fates;
+mod gone;
 mod harness;
+mod message_schemas;
+mod metrics;
 mod produce;
 mod read;
 mod registry;
+mod same_as_files;
+mod secrets;
 mod service;
+mod shop;
 mod stream;
 mod tables;
 mod tally;

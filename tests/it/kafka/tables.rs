@@ -61,3 +61,43 @@ pub(crate) fn check(root: &Path, topic: &str, sent: &[Sent]) {
     let some = wrong.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
     assert!(wrong.is_empty(), "{} of {} messages, such as\n{some}", wrong.len(), sent.len());
 }
+
+/// A row of `dead_letters`, without the text for people.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DeadLetter {
+    pub(crate) source: String,
+    pub(crate) position: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) reason: String,
+}
+
+/// All rows of `dead_letters`, by source and position.
+pub(crate) fn letters(root: &Path) -> Vec<DeadLetter> {
+    let mut letters = Vec::new();
+    for batch in read(root, DEAD_LETTERS, &["source", "position", "key", "value", "reason"]) {
+        let bytes = |column: usize| batch.column(column).as_binary::<i32>().iter();
+        let texts = |column: usize| batch.column(column).as_string::<i32>().iter().flatten();
+        let positions = batch.column(1).as_primitive::<Int64Type>().values();
+        let rows = texts(0).zip(positions).zip(bytes(2).zip(bytes(3).flatten())).zip(texts(4));
+        letters.extend(rows.map(|(((source, &position), (key, value)), reason)| DeadLetter {
+            source: source.into(),
+            position,
+            key: key.map(<[u8]>::to_vec),
+            value: value.to_vec(),
+            reason: reason.into(),
+        }));
+    }
+    letters.sort();
+    letters
+}
+
+/// These columns of all rows of a table, as text.
+pub(crate) fn rows_as_text(root: &Path, table: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for batch in read(root, table, columns) {
+        let text = |row, column| array_value_to_string(batch.column(column), row).unwrap();
+        rows.extend((0..batch.num_rows()).map(|row| (0..columns.len()).map(|c| text(row, c)).collect()));
+    }
+    rows
+}

@@ -1,0 +1,85 @@
+//! A running `pipeline consume`.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// It dies with this value.
+pub(crate) struct Consumer {
+    child: Child,
+    /// What it and those that wrote there before have said to stderr.
+    log: PathBuf,
+}
+
+impl Consumer {
+    /// Its stderr is added to the file `log`; its stdout goes to the same name with `.out`.
+    pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
+        let stderr = File::options().create(true).append(true).open(&log).unwrap();
+        let stdout = File::create(log.with_extension("out")).unwrap();
+        let child = command.stdout(stdout).stderr(stderr).stdin(Stdio::null()).spawn().unwrap();
+        Self { child, log }
+    }
+
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// That it runs.
+    pub(crate) fn check(&mut self) {
+        let status = self.child.try_wait().unwrap();
+        assert!(status.is_none(), "a consumer ended by itself, {status:?}: {}", self.said());
+    }
+
+    /// Waits, while it runs, until there is something.
+    pub(crate) fn wait_for<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = found(self) {
+                return found;
+            }
+            self.check();
+            assert!(begin.elapsed() < Duration::from_secs(120), "{what} does not come: {}", self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// `kill -NAME`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// SIGTERM, upon which it commits what it has, and exits with 0; its report, if it was started with `--json`.
+    pub(crate) fn stop(mut self) -> Value {
+        self.check();
+        self.signal("TERM");
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "a consumer does not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(status.code(), Some(0), "{}", self.said());
+        let report = std::fs::read(self.log.with_extension("out")).unwrap();
+        if report.is_empty() { Value::Null } else { serde_json::from_slice(&report).unwrap() }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

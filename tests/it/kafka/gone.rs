@@ -1,0 +1,96 @@
+//! A topic that is not what the tables remember: deleted beginnings, and one that was made anew.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::shop::{Shop, events, fates};
+use super::{Broker, tables};
+use crate::programs::{json, stderr};
+
+fn gone(shop: &Shop, from: i64, to: i64) -> Value {
+    json!([{ "topic": shop.topic, "partition": 0, "from": from, "to": to }])
+}
+
+/// The offsets of partition 0 that are stored.
+fn stored(shop: &Shop) -> Vec<i64> {
+    let rows = tables::events(&shop.workspace.root());
+    let mut offsets: Vec<i64> = rows
+        .into_iter()
+        .filter(|((source, _), _)| *source == shop.source(0))
+        .map(|((_, at), _)| at)
+        .collect();
+    offsets.sort_unstable();
+    offsets
+}
+
+#[test]
+fn what_retention_deleted_is_named_and_the_rest_is_stored() {
+    let Some(broker) = Broker::shared() else { return };
+    let shop = Shop::new(broker, "retention", 2);
+    shop.send(&events(0, 0..100));
+    assert_eq!(fates(&shop.consume_once(&[])), [100, 100, 0, 0]);
+    shop.send(&events(0, 100..200));
+    shop.send(&events(1, 200..210));
+    broker.delete_before(&shop.topic, 0, 150);
+    let output = shop.consume(&["--once"]).output().unwrap();
+    let (said, report) = (stderr(&output), json(&output));
+    let words = format!("`{}` partition 0: offsets 100 to 149 are gone", shop.topic);
+    assert!(output.status.success() && said.contains(&words), "{said}");
+    assert_eq!((fates(&report), &report["gone"]), ([60, 60, 0, 0], &gone(&shop, 100, 150)));
+    assert_eq!(stored(&shop), (0..100).chain(150..200).collect::<Vec<_>>());
+    // It is said once.
+    let report = shop.consume_once(&[]);
+    assert_eq!((fates(&report), &report["gone"]), ([0; 4], &json!([])));
+
+    // Everything is gone, and nothing came since.
+    shop.send(&events(0, 300..310));
+    broker.delete_before(&shop.topic, 0, 210);
+    let report = shop.consume_once(&[]);
+    assert_eq!((fates(&report), &report["gone"]), ([0; 4], &gone(&shop, 200, 210)));
+    shop.send(&events(0, [310]));
+    let report = shop.consume_once(&[]);
+    assert_eq!((fates(&report), &report["gone"]), ([1, 1, 0, 0], &json!([])));
+    assert_eq!(stored(&shop).last(), Some(&210));
+}
+
+#[test]
+fn what_is_deleted_before_a_running_consumer_reads_it_is_named_too() {
+    let Some(broker) = Broker::shared() else { return };
+    let shop = Shop::new(broker, "overtaken", 2);
+    shop.send(&events(0, 0..10));
+    shop.send(&events(1, 1_000..1_010));
+    let mut consumer = shop.start(&[]);
+    let has = |count: usize| (tables::events(&shop.workspace.root()).len() == count).then_some(());
+    consumer.wait_for("the first events", |_| has(20));
+    // Until the broker has answered what it was asked, which takes half a second where it has nothing to say.
+    consumer.signal("STOP");
+    std::thread::sleep(Duration::from_millis(1_500));
+    shop.send(&events(0, 10..100));
+    shop.send(&events(1, 1_010..1_020));
+    broker.delete_before(&shop.topic, 0, 60);
+    consumer.signal("CONT");
+    consumer.wait_for("the rest", |_| has(70));
+    shop.send(&events(0, 100..110));
+    consumer.wait_for("what comes later", |_| has(80));
+    let report = consumer.stop();
+    assert_eq!((fates(&report), &report["gone"]), ([80, 80, 0, 0], &gone(&shop, 10, 60)));
+    assert_eq!(stored(&shop), (0..10).chain(60..110).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_topic_that_was_made_anew_and_is_shorter_is_refused() {
+    let Some(broker) = Broker::shared() else { return };
+    let shop = Shop::new(broker, "anew", 1);
+    shop.send(&events(0, 0..20));
+    shop.consume_once(&[]);
+    broker.recreate_topic(&shop.topic, 1);
+    shop.send(&events(0, 100..105));
+    let said = stderr(&shop.consume_in_vain(&[]));
+    for words in ["up to offset 20", "the partition ends at 5", "another topic name, or into another root"] {
+        assert!(said.contains(words), "`{words}`: {said}");
+    }
+    assert_eq!(stored(&shop), (0..20).collect::<Vec<_>>());
+    // As the message says.
+    assert_eq!(fates(&shop.consume_once(&["--root", "another"])), [5, 5, 0, 0]);
+}
