@@ -33,7 +33,7 @@ fn a_wrong_override_and_wrong_usage_exit_with_2() {
     assert_mentions(&text, &["--name"]);
     let text = workspace.fail("trainer", &["pretrain", "--name", "team/base"], 2);
     assert_mentions(&text, &["--name", "`team/base`"]);
-    workspace.fail("pipeline", &["consume"], 2);
+    workspace.fail("pipeline", &["digest"], 2);
 }
 
 #[test]

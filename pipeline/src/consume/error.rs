@@ -88,11 +88,14 @@ pub enum ConsumeError {
     },
     /// No progress with `--once`.
     #[error(
-        "no message of `{topic}` came for {patience}, and the end that it had at the start is not reached"
+        "no message of `{topic}` came for {patience}, and the end that it had at the start is not reached in partitions \
+         {partitions}; does another member of the group read them?"
     )]
     Stuck {
         /// The topic.
         topic: String,
+        /// Those that are left.
+        partitions: String,
         /// How long it waited.
         patience: String,
     },

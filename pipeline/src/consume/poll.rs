@@ -44,6 +44,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long what was read of revoked partitions, or at the end, may take to be committed.
 const DRAIN: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_secs(10);
+/// With `--once`, between two looks at what others have read.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the assembler is told, in order.
 pub(super) enum Input {
@@ -152,20 +154,15 @@ pub(super) fn channel() -> (SyncSender<Input>, Receiver<Input>) {
     sync_channel(CHUNKS)
 }
 
-/// A partition that is read.
-#[derive(Debug, Clone, Copy)]
-struct Assigned {
-    /// With `--once`: where it ends.
-    end: Option<i64>,
-    done: bool,
-}
-
 /// What callbacks and the loop share. Callbacks run inside `poll`, so never beside the loop.
 struct State {
     to_assembler: SyncSender<Input>,
     chunk: Chunk,
     since: Option<Instant>,
-    assigned: BTreeMap<i32, Assigned>,
+    assigned: BTreeSet<i32>,
+    /// With `--once`: the partitions that were not read to the end that they had at the start, and where that is. Those of
+    /// other members of the group count too: one of them may be dead and not yet missed.
+    left: BTreeMap<i32, i64>,
     gone: Vec<Gone>,
     error: Option<ConsumeError>,
     /// Whether the assembler still listens.
@@ -174,6 +171,20 @@ struct State {
 }
 
 impl State {
+    /// Everything of a partition before `offset` was read, or is in the table.
+    fn read_to(&mut self, partition: i32, offset: i64) {
+        if self.left.get(&partition).is_some_and(|&end| offset >= end) {
+            self.left.remove(&partition);
+        }
+    }
+
+    /// A partition has no more messages now: what lies between its last one and the end are marks of transactions.
+    fn end_of(&mut self, partition: i32) {
+        if self.assigned.contains(&partition) {
+            self.left.remove(&partition);
+        }
+    }
+
     fn send(&mut self, input: Input) {
         self.closed |= self.to_assembler.send(input).is_err();
     }
@@ -244,6 +255,20 @@ impl Context {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where each partition ends now.
+    fn find_ends(&self, consumer: &BaseConsumer<Self>) -> Result<(), ConsumeError> {
+        let metadata = consumer
+            .fetch_metadata(Some(&self.topic), ASK)
+            .map_err(|source| ConsumeError::Kafka { topic: self.topic.clone(), source })?;
+        for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+            let (low, high) = self.watermarks(consumer, partition.id())?;
+            if high > low {
+                self.state().left.insert(partition.id(), high);
+            }
+        }
+        Ok(())
+    }
+
     /// Where a partition is to be read from; the assembler is told.
     fn begin(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<i64, ConsumeError> {
         let poller = &self.poller;
@@ -266,8 +291,8 @@ impl Context {
         }
         // Lags are known from here on, also if nothing comes.
         poller.metrics.began(partition, read, high);
-        let end = poller.once.then_some(high);
-        state.assigned.insert(partition, Assigned { end, done: end.is_some_and(|end| read >= end) });
+        state.assigned.insert(partition);
+        state.read_to(partition, read);
         state.send(Input::Begin { partition, stored, read });
         tracing::info!(partition, from = read, "reading begins");
         Ok(read)
@@ -296,7 +321,7 @@ impl Context {
 
     /// Goes on reading where the table is.
     fn seek(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
-        if !self.state().assigned.contains_key(&partition) {
+        if !self.state().assigned.contains(&partition) {
             return Ok(());
         }
         self.state().hand_on();
@@ -353,7 +378,7 @@ impl ConsumerContext for Context {
             Rebalance::Revoke(partitions) => {
                 let revoked: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
                 let mut state = self.state();
-                if revoked.iter().any(|partition| state.assigned.contains_key(partition)) {
+                if revoked.iter().any(|partition| state.assigned.contains(partition)) {
                     state.flush();
                 }
                 for partition in revoked {
@@ -380,7 +405,8 @@ impl Poller {
                 to_assembler,
                 chunk: Chunk::default(),
                 since: None,
-                assigned: BTreeMap::new(),
+                assigned: BTreeSet::new(),
+                left: BTreeMap::new(),
                 gone: Vec::new(),
                 error: None,
                 closed: false,
@@ -393,6 +419,9 @@ impl Poller {
         let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(refused)?;
         if !poller.find_topic(&consumer)? {
             return Ok(Polled { drained: true, ..Polled::default() });
+        }
+        if poller.once {
+            consumer.context().find_ends(&consumer)?;
         }
         let kafka = |source| ConsumeError::Kafka { topic: poller.kafka.topic.clone(), source };
         consumer.subscribe(&[&poller.kafka.topic]).map_err(kafka)?;
@@ -458,7 +487,8 @@ impl Poller {
     fn poll(&self, consumer: &BaseConsumer<Context>) -> Result<(), ConsumeError> {
         let context = consumer.context();
         let started = Instant::now();
-        let (mut paused, mut full_since, mut last_message) = (None, None::<Instant>, started);
+        let (mut paused, mut full_since, mut last_message, mut looked) =
+            (None, None::<Instant>, started, started);
         loop {
             if self.interrupt.requested() {
                 return Ok(());
@@ -470,17 +500,10 @@ impl Poller {
                     last_message = Instant::now();
                     state.chunk.push(&message);
                     state.since.get_or_insert(last_message);
-                    let (partition, offset) = (message.partition(), message.offset());
-                    if let Some(assigned) = state.assigned.get_mut(&partition)
-                        && assigned.end.is_some_and(|end| offset + 1 >= end)
-                    {
-                        assigned.done = true;
-                    }
+                    state.read_to(message.partition(), message.offset() + 1);
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if let Some(assigned) = state.assigned.get_mut(&partition) {
-                        assigned.done = true;
-                    }
+                    state.end_of(partition);
                 }
                 Some(Err(error)) => {
                     drop(state);
@@ -509,8 +532,7 @@ impl Poller {
                 continue;
             }
             full_since = None;
-            let finished = self.once && !state.assigned.is_empty() && state.assigned.values().all(|a| a.done);
-            let (unassigned, waits) = (state.assigned.is_empty(), state.assigned.values().any(|a| !a.done));
+            let finished = self.once && state.left.is_empty();
             drop(state);
             if finished {
                 return Ok(());
@@ -518,32 +540,37 @@ impl Poller {
             if let Some(partitions) = paused.take() {
                 self.resume(consumer, &partitions);
             }
-            self.once_in_time(unassigned, waits, started, last_message)?;
+            if self.once && looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look_for_others(consumer, last_message)?;
+            }
             self.feedback(consumer)?;
         }
     }
 
-    /// With `--once`, waiting has an end.
-    fn once_in_time(
-        &self,
-        unassigned: bool,
-        waits: bool,
-        started: Instant,
-        last: Instant,
-    ) -> Result<(), ConsumeError> {
-        let patience = millis(self.kafka.patience.ms);
-        let (topic, text) = (self.kafka.topic.clone(), self.kafka.patience.to_string());
-        if self.once && unassigned && started.elapsed() > patience {
-            return Err(ConsumeError::NoPartitions {
-                group: self.kafka.group.clone(),
-                topic,
-                patience: text,
-            });
+    /// With `--once`: what other members of the group have read to its end; waiting for the rest has an end, too.
+    fn look_for_others(&self, consumer: &BaseConsumer<Context>, last: Instant) -> Result<(), ConsumeError> {
+        let context = consumer.context();
+        let (mut left, unassigned) = {
+            let state = context.state();
+            (state.left.clone(), state.assigned.is_empty())
+        };
+        left.retain(|partition, _| !context.state().assigned.contains(partition));
+        for partition in left.into_keys() {
+            let stored = self.runtime.block_on(reached::read(&self.root, &self.kafka.topic, partition))?;
+            if let Some(stored) = stored.events {
+                context.state().read_to(partition, stored);
+            }
         }
-        if self.once && waits && last.elapsed() > patience {
-            return Err(ConsumeError::Stuck { topic, patience: text });
+        if last.elapsed() <= millis(self.kafka.patience.ms) || context.state().left.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let (topic, patience) = (self.kafka.topic.clone(), self.kafka.patience.to_string());
+        if unassigned {
+            return Err(ConsumeError::NoPartitions { group: self.kafka.group.clone(), topic, patience });
+        }
+        let left: Vec<String> = context.state().left.keys().map(ToString::to_string).collect();
+        Err(ConsumeError::Stuck { topic, patience, partitions: left.join(", ") })
     }
 
     fn failed(&self, consumer: &BaseConsumer<Context>, error: KafkaError) -> Result<(), ConsumeError> {
@@ -551,7 +578,7 @@ impl Poller {
         match code {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 let context = consumer.context();
-                let partitions: Vec<i32> = context.state().assigned.keys().copied().collect();
+                let partitions: Vec<i32> = context.state().assigned.iter().copied().collect();
                 // Which of them it is, the client does not say in a form to rely on.
                 partitions.into_iter().try_for_each(|partition| context.jump(consumer, partition))
             }
@@ -585,7 +612,7 @@ impl Poller {
 
     fn resume(&self, consumer: &BaseConsumer<Context>, partitions: &TopicPartitionList) {
         // Some may belong to others by now: they are left out of what is still ours.
-        let ours = consumer.context().state().assigned.keys().copied().collect::<Vec<_>>();
+        let ours = consumer.context().state().assigned.clone();
         let mut list = TopicPartitionList::new();
         for element in partitions.elements().iter().filter(|element| ours.contains(&element.partition())) {
             list.add_partition(element.topic(), element.partition());

@@ -118,7 +118,7 @@ proptest! {
 #[tokio::test]
 async fn more_rows_than_memory_holds() {
     let commits = (0..4).map(|c| (0..20_000).map(|n| (n as u8, 0, (n * c % 5) as u8)).collect());
-    check(commits.collect(), TARGET.bytes, 4 << 20).await;
+    check(commits.collect(), TARGET.bytes, 16 << 20).await;
 }
 
 #[tokio::test]
