@@ -93,7 +93,8 @@ fn messages_that_were_rejected_for_a_wrong_configuration_come_back() {
     assert_eq!(fates(&shop.consume_once(&[])), [30, 30, 0, 0]);
     let mut ids: Vec<String> = tables::rows_as_text(&shop.workspace.root(), "events", &["event_id"]).concat();
     let mut expected: Vec<String> = (0..30).map(|n| format!("e{n}")).collect();
-    (ids.sort(), expected.sort());
+    ids.sort();
+    expected.sort();
     assert_eq!(ids, expected);
     // What came back is not sent once more.
     let report = replay();
