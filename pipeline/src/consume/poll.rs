@@ -167,7 +167,8 @@ struct State {
     error: Option<ConsumeError>,
     /// Whether the assembler still listens.
     closed: bool,
-    rebalances: u64,
+    /// Why the client could not do something, the last that it said.
+    reason: Option<String>,
 }
 
 impl State {
@@ -326,8 +327,11 @@ impl Context {
         }
         self.state().hand_on();
         let from = self.begin(consumer, partition)?;
-        consumer
-            .seek(&self.topic, partition, Offset::Offset(from), ASK)
+        // Not `seek`, which a partition that has just failed does not take.
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
+            .and_then(|()| consumer.incremental_unassign(&list))
+            .and_then(|()| consumer.incremental_assign(&list))
             .map_err(|source| ConsumeError::Kafka { topic: self.topic.clone(), source })
     }
 }
@@ -352,14 +356,15 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "{}", self.secrets.hide(reason));
+        let reason = self.secrets.hide(reason);
+        tracing::warn!(%error, "{reason}");
+        self.state().reason = Some(reason.to_string());
     }
 }
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         self.poller.metrics.rebalanced();
-        self.state().rebalances += 1;
         match rebalance {
             Rebalance::Assign(partitions) => {
                 for mut element in partitions.elements() {
@@ -410,7 +415,7 @@ impl Poller {
                 gone: Vec::new(),
                 error: None,
                 closed: false,
-                rebalances: 0,
+                reason: None,
             }),
             poller: poller.clone(),
         };
@@ -462,7 +467,11 @@ impl Poller {
                     Some(error) => RDKafkaErrorCode::from(error).to_string(),
                     None => "the topic has no partition yet".into(),
                 },
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    // The client says why when it is polled.
+                    consumer.poll(Duration::ZERO);
+                    consumer.context().state().reason.take().unwrap_or_else(|| error.to_string())
+                }
             };
             if Instant::now() >= deadline {
                 let (brokers, patience) = (brokers.clone(), patience.to_string());

@@ -54,10 +54,7 @@ fn what_retention_deleted_is_named_and_the_rest_is_stored() {
     assert_eq!(stored(&shop).last(), Some(&210));
 }
 
-// After auto.offset.reset=error librdkafka has stopped the partition, and refuses to seek in it (RD_KAFKA_RESP_ERR__STATE):
-// the consumer ends with an error, having lost nothing; the next one goes on. It has to be assigned anew instead.
 #[test]
-#[ignore = "fails: a running consumer does not survive retention overtaking it"]
 fn what_is_deleted_before_a_running_consumer_reads_it_is_named_too() {
     let Some(broker) = Broker::shared() else { return };
     let shop = Shop::new(broker, "overtaken", 2);
