@@ -468,9 +468,12 @@ impl Poller {
                     None => "the topic has no partition yet".into(),
                 },
                 Err(error) => {
-                    // The client says why when it is polled.
-                    consumer.poll(Duration::ZERO);
-                    consumer.context().state().reason.take().unwrap_or_else(|| error.to_string())
+                    // The client says why when it is polled, one thing a time.
+                    let mut reasons = (0..20).filter_map(|_| {
+                        consumer.poll(Duration::from_millis(10));
+                        consumer.context().state().reason.take()
+                    });
+                    reasons.next().unwrap_or_else(|| error.to_string())
                 }
             };
             if Instant::now() >= deadline {
