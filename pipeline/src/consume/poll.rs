@@ -8,108 +8,40 @@
 //!                 └─ partition revoked  ─▶ Flush, wait until all that was read is committed ─▶ End
 //! ```
 
+mod chunk;
+mod context;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::statistics::Statistics;
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::cli::Interrupt;
 use schemas::condition::nearest;
-use schemas::config::{Kafka, Start};
+use schemas::config::Kafka;
 use schemas::delta::Root;
 use tokio::runtime::Handle;
 
 use super::error::ConsumeError;
 use super::metrics::Metrics;
-use super::reached::{self, Stored};
+use super::reached;
 use super::report::Gone;
 use super::settings::{self, Secrets};
+use chunk::{CHUNK_AGE, Chunk};
+use context::{Context, State};
 
-/// A chunk is handed on when it has so many messages or bytes, or this long after its first.
-const CHUNK_MESSAGES: usize = 4_096;
-const CHUNK_BYTES: usize = 1 << 20;
-const CHUNK_AGE: Duration = Duration::from_millis(5);
-/// Chunks that wait for the assembler, at most.
-const CHUNKS: usize = 16;
+pub(super) use chunk::{Input, channel};
+
 /// How long a full channel is waited for before partitions are paused.
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
-/// How long what was read of revoked partitions, or at the end, may take to be committed.
-const DRAIN: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_secs(10);
 /// With `--once`, between two looks at what others have read.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// What the assembler is told, in order.
-pub(super) enum Input {
-    /// Messages of partitions that were begun.
-    Messages(Chunk),
-    /// A partition's messages come, from `read` on; what the tables know of it.
-    Begin { partition: i32, stored: Stored, read: i64 },
-    /// No more messages of it come. What was read of it and not flushed is forgotten.
-    End { partition: i32 },
-    /// Everything before this is to be committed, and then answered.
-    Flush(SyncSender<()>),
-}
-
-/// Messages, their bytes behind each other.
-#[derive(Default)]
-pub(super) struct Chunk {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-}
-
-struct Entry {
-    partition: i32,
-    offset: i64,
-    sent: i64,
-    start: usize,
-    key: Option<usize>,
-    value: Option<usize>,
-}
-
-impl Chunk {
-    fn push(&mut self, message: &BorrowedMessage<'_>) {
-        let (key, value) = (message.key(), message.payload());
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(key.unwrap_or_default());
-        self.bytes.extend_from_slice(value.unwrap_or_default());
-        let now = || chrono::Utc::now().timestamp_millis();
-        self.entries.push(Entry {
-            partition: message.partition(),
-            offset: message.offset(),
-            sent: message.timestamp().to_millis().filter(|&ms| ms > 0).unwrap_or_else(now),
-            start,
-            key: key.map(<[u8]>::len),
-            value: value.map(<[u8]>::len),
-        });
-    }
-
-    fn is_full(&self) -> bool {
-        self.entries.len() >= CHUNK_MESSAGES || self.bytes.len() >= CHUNK_BYTES
-    }
-
-    /// The messages, each with its partition.
-    pub(super) fn messages(&self) -> impl Iterator<Item = (i32, super::batch::Message<'_>)> {
-        self.entries.iter().map(|entry| {
-            let value = entry.start + entry.key.unwrap_or_default();
-            let message = super::batch::Message {
-                offset: entry.offset,
-                sent: entry.sent,
-                key: entry.key.map(|length| &self.bytes[entry.start..entry.start + length]),
-                value: entry.value.map(|length| &self.bytes[value..value + length]),
-            };
-            (entry.partition, message)
-        })
-    }
-}
 
 /// What the store tells the poller.
 #[derive(Debug, Default)]
@@ -147,255 +79,6 @@ pub(super) struct Polled {
     pub(super) gone: Vec<Gone>,
     /// Whether everything that was read is committed.
     pub(super) drained: bool,
-}
-
-/// The channel to the assembler.
-pub(super) fn channel() -> (SyncSender<Input>, Receiver<Input>) {
-    sync_channel(CHUNKS)
-}
-
-/// What callbacks and the loop share. Callbacks run inside `poll`, so never beside the loop.
-struct State {
-    to_assembler: SyncSender<Input>,
-    chunk: Chunk,
-    since: Option<Instant>,
-    assigned: BTreeSet<i32>,
-    /// With `--once`: the partitions that were not read to the end that they had at the start, and where that is. Those of
-    /// other members of the group count too: one of them may be dead and not yet missed.
-    left: BTreeMap<i32, i64>,
-    gone: Vec<Gone>,
-    error: Option<ConsumeError>,
-    /// Whether the assembler still listens.
-    closed: bool,
-    /// Why the client could not do something, the last that it said.
-    reason: Option<String>,
-}
-
-impl State {
-    /// Everything of a partition before `offset` was read, or is in the table.
-    fn read_to(&mut self, partition: i32, offset: i64) {
-        if self.left.get(&partition).is_some_and(|&end| offset >= end) {
-            self.left.remove(&partition);
-        }
-    }
-
-    /// A partition has no more messages now: what lies between its last one and the end are marks of transactions.
-    fn end_of(&mut self, partition: i32) {
-        if self.assigned.contains(&partition) {
-            self.left.remove(&partition);
-        }
-    }
-
-    fn send(&mut self, input: Input) {
-        self.closed |= self.to_assembler.send(input).is_err();
-    }
-
-    /// Hands the chunk on, waiting as long as it takes.
-    fn hand_on(&mut self) {
-        if !self.chunk.entries.is_empty() {
-            let chunk = std::mem::take(&mut self.chunk);
-            self.send(Input::Messages(chunk));
-        }
-        self.since = None;
-    }
-
-    /// Hands the chunk on, if there is room: otherwise `false`.
-    fn try_hand_on(&mut self) -> bool {
-        if self.chunk.entries.is_empty() {
-            return true;
-        }
-        let like_this = (self.chunk.bytes.len(), self.chunk.entries.len());
-        match self.to_assembler.try_send(Input::Messages(std::mem::take(&mut self.chunk))) {
-            Ok(()) => {
-                self.chunk.bytes.reserve(like_this.0);
-                self.chunk.entries.reserve(like_this.1);
-                self.since = None;
-                true
-            }
-            Err(TrySendError::Full(Input::Messages(chunk))) => {
-                self.chunk = chunk;
-                false
-            }
-            Err(_) => {
-                self.closed = true;
-                true
-            }
-        }
-    }
-
-    /// Waits until everything that was handed on is committed; whether it is.
-    fn flush(&mut self) -> bool {
-        self.hand_on();
-        let (answer, answered) = sync_channel(1);
-        self.send(Input::Flush(answer));
-        match answered.recv_timeout(DRAIN) {
-            Ok(()) => true,
-            Err(RecvTimeoutError::Timeout) => {
-                tracing::warn!(
-                    "what was read is not committed after {DRAIN:?}; whoever reads the partitions next reads it again"
-                );
-                false
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                self.closed = true;
-                false
-            }
-        }
-    }
-}
-
-struct Context {
-    topic: String,
-    secrets: Secrets,
-    poller: Arc<Poller>,
-    state: Mutex<State>,
-}
-
-impl Context {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where each partition ends now.
-    fn find_ends(&self, consumer: &BaseConsumer<Self>) -> Result<(), ConsumeError> {
-        let metadata = consumer
-            .fetch_metadata(Some(&self.topic), ASK)
-            .map_err(|source| ConsumeError::Kafka { topic: self.topic.clone(), source })?;
-        for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
-            let (low, high) = self.watermarks(consumer, partition.id())?;
-            if high > low {
-                self.state().left.insert(partition.id(), high);
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a partition is to be read from; the assembler is told.
-    fn begin(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<i64, ConsumeError> {
-        let poller = &self.poller;
-        let stored = poller.runtime.block_on(reached::read(&poller.root, &self.topic, partition))?;
-        let (low, high) = self.watermarks(consumer, partition)?;
-        let read = match (stored.events, poller.kafka.start) {
-            (None, Start::Earliest) => low,
-            (None, Start::Latest) => high,
-            (Some(stored), _) if stored > high => {
-                return Err(ConsumeError::Ahead { topic: self.topic.clone(), partition, stored, end: high });
-            }
-            (Some(stored), _) => stored.max(low),
-        };
-        let mut state = self.state();
-        if let Some(from) = stored.events.filter(|&stored| stored < low) {
-            let gone = Gone { topic: self.topic.clone(), partition, from, to: low };
-            tracing::error!("{gone}");
-            poller.metrics.gone(partition, gone.offsets());
-            state.gone.push(gone);
-        }
-        // Lags are known from here on, also if nothing comes.
-        poller.metrics.began(partition, read, high);
-        state.assigned.insert(partition);
-        state.read_to(partition, read);
-        state.send(Input::Begin { partition, stored, read });
-        tracing::info!(partition, from = read, "reading begins");
-        Ok(read)
-    }
-
-    fn watermarks(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(i64, i64), ConsumeError> {
-        let fail = |source| ConsumeError::Kafka { topic: self.topic.clone(), source };
-        let deadline = Instant::now() + millis(self.poller.kafka.patience.ms);
-        loop {
-            match consumer.fetch_watermarks(&self.topic, partition, ASK) {
-                Ok(watermarks) => return Ok(watermarks),
-                Err(error) if Instant::now() >= deadline => return Err(fail(error)),
-                Err(error) => {
-                    tracing::warn!(partition, %error, "where the partition begins and ends is not known; asking again")
-                }
-            }
-        }
-    }
-
-    /// The partition's messages below what it has now are gone: goes on behind them.
-    fn jump(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
-        // What was read before the gap belongs before it.
-        let flushed = self.state().flush();
-        if flushed { self.seek(consumer, partition) } else { Ok(()) }
-    }
-
-    /// Goes on reading where the table is.
-    fn seek(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
-        if !self.state().assigned.contains(&partition) {
-            return Ok(());
-        }
-        self.state().hand_on();
-        let from = self.begin(consumer, partition)?;
-        // Not `seek`, which a partition that has just failed does not take.
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
-            .and_then(|()| consumer.incremental_unassign(&list))
-            .and_then(|()| consumer.incremental_assign(&list))
-            .map_err(|source| ConsumeError::Kafka { topic: self.topic.clone(), source })
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        let message = self.secrets.hide(message);
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => {
-                tracing::error!(facility, "{message}");
-            }
-            RDKafkaLogLevel::Warning => tracing::warn!(facility, "{message}"),
-            _ => tracing::debug!(facility, "{message}"),
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.poller.metrics.statistics(&self.topic, &statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let reason = self.secrets.hide(reason);
-        tracing::warn!(%error, "{reason}");
-        self.state().reason = Some(reason.to_string());
-    }
-}
-
-impl ConsumerContext for Context {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        self.poller.metrics.rebalanced();
-        match rebalance {
-            Rebalance::Assign(partitions) => {
-                for mut element in partitions.elements() {
-                    let begun = self.begin(consumer, element.partition());
-                    let set = begun.and_then(|from| {
-                        let source = |source| ConsumeError::Kafka { topic: self.topic.clone(), source };
-                        element.set_offset(Offset::Offset(from)).map_err(source)
-                    });
-                    if let Err(error) = set {
-                        self.state().error.get_or_insert(error);
-                        // Not from anywhere: the error ends the program before a message of it is taken.
-                        let _ = element.set_offset(Offset::End);
-                    }
-                }
-            }
-            Rebalance::Revoke(partitions) => {
-                let revoked: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
-                let mut state = self.state();
-                if revoked.iter().any(|partition| state.assigned.contains(partition)) {
-                    state.flush();
-                }
-                for partition in revoked {
-                    state.assigned.remove(&partition);
-                    state.send(Input::End { partition });
-                    self.poller.metrics.revoked(partition);
-                    tracing::info!(partition, "reading ends");
-                }
-            }
-            Rebalance::Error(error) => tracing::warn!(%error, "rebalance"),
-        }
-    }
 }
 
 impl Poller {

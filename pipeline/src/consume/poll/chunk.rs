@@ -1,0 +1,99 @@
+//! What the poller hands to the assembler: messages in chunks, and where partitions begin and end.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use rdkafka::message::{BorrowedMessage, Message as _};
+
+use super::super::batch;
+use super::super::reached::Stored;
+
+/// A chunk is handed on when it has so many messages or bytes, or this long after its first.
+const CHUNK_MESSAGES: usize = 4_096;
+const CHUNK_BYTES: usize = 1 << 20;
+pub(super) const CHUNK_AGE: Duration = Duration::from_millis(5);
+/// Chunks that wait for the assembler, at most.
+const CHUNKS: usize = 16;
+/// The channel to the assembler.
+pub(in super::super) fn channel() -> (SyncSender<Input>, Receiver<Input>) {
+    sync_channel(CHUNKS)
+}
+
+/// What the assembler is told, in order.
+pub(in super::super) enum Input {
+    /// Messages of partitions that were begun.
+    Messages(Chunk),
+    /// A partition's messages come, from `read` on; what the tables know of it.
+    Begin { partition: i32, stored: Stored, read: i64 },
+    /// No more messages of it come. What was read of it and not flushed is forgotten.
+    End { partition: i32 },
+    /// Everything before this is to be committed, and then answered.
+    Flush(SyncSender<()>),
+}
+
+/// Messages, their bytes behind each other.
+#[derive(Default)]
+pub(in super::super) struct Chunk {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    partition: i32,
+    offset: i64,
+    sent: i64,
+    start: usize,
+    key: Option<usize>,
+    value: Option<usize>,
+}
+
+impl Chunk {
+    pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) {
+        let (key, value) = (message.key(), message.payload());
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key.unwrap_or_default());
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        let now = || chrono::Utc::now().timestamp_millis();
+        self.entries.push(Entry {
+            partition: message.partition(),
+            offset: message.offset(),
+            sent: message.timestamp().to_millis().filter(|&ms| ms > 0).unwrap_or_else(now),
+            start,
+            key: key.map(<[u8]>::len),
+            value: value.map(<[u8]>::len),
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Makes room for as much as a chunk of so many bytes and messages holds.
+    pub(super) fn reserve(&mut self, (bytes, messages): (usize, usize)) {
+        self.bytes.reserve(bytes);
+        self.entries.reserve(messages);
+    }
+
+    /// Bytes and messages.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.bytes.len(), self.entries.len())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= CHUNK_MESSAGES || self.bytes.len() >= CHUNK_BYTES
+    }
+
+    /// The messages, each with its partition.
+    pub(in super::super) fn messages(&self) -> impl Iterator<Item = (i32, batch::Message<'_>)> {
+        self.entries.iter().map(|entry| {
+            let value = entry.start + entry.key.unwrap_or_default();
+            let message = batch::Message {
+                offset: entry.offset,
+                sent: entry.sent,
+                key: entry.key.map(|length| &self.bytes[entry.start..entry.start + length]),
+                value: entry.value.map(|length| &self.bytes[value..value + length]),
+            };
+            (entry.partition, message)
+        })
+    }
+}

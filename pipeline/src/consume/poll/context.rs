@@ -1,0 +1,268 @@
+//! What librdkafka calls back while it is polled: partitions come and go, and it says how it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schemas::config::Start;
+
+use super::super::error::ConsumeError;
+use super::super::reached;
+use super::super::report::Gone;
+use super::super::settings::Secrets;
+use super::chunk::{Chunk, Input};
+use super::{ASK, Poller, millis};
+
+/// How long what was read of revoked partitions, or at the end, may take to be committed.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// What callbacks and the loop share. Callbacks run inside `poll`, so never beside the loop.
+pub(super) struct State {
+    pub(super) to_assembler: SyncSender<Input>,
+    pub(super) chunk: Chunk,
+    pub(super) since: Option<Instant>,
+    pub(super) assigned: BTreeSet<i32>,
+    /// With `--once`: the partitions that were not read to the end that they had at the start, and where that is. Those of
+    /// other members of the group count too: one of them may be dead and not yet missed.
+    pub(super) left: BTreeMap<i32, i64>,
+    pub(super) gone: Vec<Gone>,
+    pub(super) error: Option<ConsumeError>,
+    /// Whether the assembler still listens.
+    pub(super) closed: bool,
+    /// Why the client could not do something, the last that it said.
+    pub(super) reason: Option<String>,
+}
+
+impl State {
+    /// Everything of a partition before `offset` was read, or is in the table.
+    pub(super) fn read_to(&mut self, partition: i32, offset: i64) {
+        if self.left.get(&partition).is_some_and(|&end| offset >= end) {
+            self.left.remove(&partition);
+        }
+    }
+
+    /// A partition has no more messages now: what lies between its last one and the end are marks of transactions.
+    pub(super) fn end_of(&mut self, partition: i32) {
+        if self.assigned.contains(&partition) {
+            self.left.remove(&partition);
+        }
+    }
+
+    fn send(&mut self, input: Input) {
+        self.closed |= self.to_assembler.send(input).is_err();
+    }
+
+    /// Hands the chunk on, waiting as long as it takes.
+    fn hand_on(&mut self) {
+        if !self.chunk.is_empty() {
+            let chunk = std::mem::take(&mut self.chunk);
+            self.send(Input::Messages(chunk));
+        }
+        self.since = None;
+    }
+
+    /// Hands the chunk on, if there is room: otherwise `false`.
+    pub(super) fn try_hand_on(&mut self) -> bool {
+        if self.chunk.is_empty() {
+            return true;
+        }
+        let like_this = self.chunk.size();
+        match self.to_assembler.try_send(Input::Messages(std::mem::take(&mut self.chunk))) {
+            Ok(()) => {
+                self.chunk.reserve(like_this);
+                self.since = None;
+                true
+            }
+            Err(TrySendError::Full(Input::Messages(chunk))) => {
+                self.chunk = chunk;
+                false
+            }
+            Err(_) => {
+                self.closed = true;
+                true
+            }
+        }
+    }
+
+    /// Waits until everything that was handed on is committed; whether it is.
+    pub(super) fn flush(&mut self) -> bool {
+        self.hand_on();
+        let (answer, answered) = sync_channel(1);
+        self.send(Input::Flush(answer));
+        match answered.recv_timeout(DRAIN) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(
+                    "what was read is not committed after {DRAIN:?}; whoever reads the partitions next reads it again"
+                );
+                false
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                self.closed = true;
+                false
+            }
+        }
+    }
+}
+
+/// What librdkafka calls back.
+pub(super) struct Context {
+    pub(super) topic: String,
+    pub(super) secrets: Secrets,
+    pub(super) poller: Arc<Poller>,
+    pub(super) state: Mutex<State>,
+}
+
+impl Context {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where each partition ends now.
+    pub(super) fn find_ends(&self, consumer: &BaseConsumer<Self>) -> Result<(), ConsumeError> {
+        let metadata = consumer
+            .fetch_metadata(Some(&self.topic), ASK)
+            .map_err(|source| ConsumeError::Kafka { topic: self.topic.clone(), source })?;
+        for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+            let (low, high) = self.watermarks(consumer, partition.id())?;
+            if high > low {
+                self.state().left.insert(partition.id(), high);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a partition is to be read from; the assembler is told.
+    fn begin(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<i64, ConsumeError> {
+        let poller = &self.poller;
+        let stored = poller.runtime.block_on(reached::read(&poller.root, &self.topic, partition))?;
+        let (low, high) = self.watermarks(consumer, partition)?;
+        let read = match (stored.events, poller.kafka.start) {
+            (None, Start::Earliest) => low,
+            (None, Start::Latest) => high,
+            (Some(stored), _) if stored > high => {
+                return Err(ConsumeError::Ahead { topic: self.topic.clone(), partition, stored, end: high });
+            }
+            (Some(stored), _) => stored.max(low),
+        };
+        let mut state = self.state();
+        if let Some(from) = stored.events.filter(|&stored| stored < low) {
+            let gone = Gone { topic: self.topic.clone(), partition, from, to: low };
+            tracing::error!("{gone}");
+            poller.metrics.gone(partition, gone.offsets());
+            state.gone.push(gone);
+        }
+        // Lags are known from here on, also if nothing comes.
+        poller.metrics.began(partition, read, high);
+        state.assigned.insert(partition);
+        state.read_to(partition, read);
+        state.send(Input::Begin { partition, stored, read });
+        tracing::info!(partition, from = read, "reading begins");
+        Ok(read)
+    }
+
+    fn watermarks(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(i64, i64), ConsumeError> {
+        let fail = |source| ConsumeError::Kafka { topic: self.topic.clone(), source };
+        let deadline = Instant::now() + millis(self.poller.kafka.patience.ms);
+        loop {
+            match consumer.fetch_watermarks(&self.topic, partition, ASK) {
+                Ok(watermarks) => return Ok(watermarks),
+                Err(error) if Instant::now() >= deadline => return Err(fail(error)),
+                Err(error) => {
+                    tracing::warn!(partition, %error, "where the partition begins and ends is not known; asking again")
+                }
+            }
+        }
+    }
+
+    /// The partition's messages below what it has now are gone: goes on behind them.
+    pub(super) fn jump(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
+        // What was read before the gap belongs before it. What is not committed in time is read again, if it is still there.
+        self.state().flush();
+        self.seek(consumer, partition)
+    }
+
+    /// Goes on reading where the table is.
+    pub(super) fn seek(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
+        if !self.state().assigned.contains(&partition) {
+            return Ok(());
+        }
+        self.state().hand_on();
+        let from = self.begin(consumer, partition)?;
+        // Not `seek`, which a partition that has just failed does not take.
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
+            .and_then(|()| consumer.incremental_unassign(&list))
+            .and_then(|()| consumer.incremental_assign(&list))
+            .map_err(|source| ConsumeError::Kafka { topic: self.topic.clone(), source })
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        let message = self.secrets.hide(message);
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => {
+                tracing::error!(facility, "{message}");
+            }
+            RDKafkaLogLevel::Warning => tracing::warn!(facility, "{message}"),
+            _ => tracing::debug!(facility, "{message}"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.poller.metrics.statistics(&self.topic, &statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let reason = self.secrets.hide(reason);
+        tracing::warn!(%error, "{reason}");
+        self.state().reason = Some(reason.to_string());
+    }
+}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        self.poller.metrics.rebalanced();
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                for mut element in partitions.elements() {
+                    let begun = self.begin(consumer, element.partition());
+                    let set = begun.and_then(|from| {
+                        let source = |source| ConsumeError::Kafka { topic: self.topic.clone(), source };
+                        element.set_offset(Offset::Offset(from)).map_err(source)
+                    });
+                    if let Err(error) = set {
+                        self.state().error.get_or_insert(error);
+                        // Not from anywhere: the error ends the program before a message of it is taken.
+                        let _ = element.set_offset(Offset::End);
+                    }
+                }
+            }
+            Rebalance::Revoke(partitions) => {
+                let revoked: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
+                let mut state = self.state();
+                if revoked.iter().any(|partition| state.assigned.contains(partition)) {
+                    state.flush();
+                }
+                for partition in revoked {
+                    state.assigned.remove(&partition);
+                    state.send(Input::End { partition });
+                    self.poller.metrics.revoked(partition);
+                    tracing::info!(partition, "reading ends");
+                }
+            }
+            Rebalance::Error(error) => tracing::warn!(%error, "rebalance"),
+        }
+    }
+}
