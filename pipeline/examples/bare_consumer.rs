@@ -31,6 +31,7 @@ fn main() -> anyhow::Result<()> {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", "65536")
+        .set("fetch.queue.backoff.ms", "10")
         .create()?;
     let metadata = consumer.fetch_metadata(Some(&topic), ASK)?;
     let partitions = metadata.topics().first().map(|topic| topic.partitions().len()).unwrap_or_default();

@@ -129,6 +129,10 @@ pub async fn compact(
             report.tables.push(run.table(done).await?);
         }
     }
+    if report.tables.is_empty() {
+        // More likely another root was meant than that there is nothing to do.
+        root.require(EVENTS, "pipeline ingest").await?;
+    }
     Ok(report)
 }
 

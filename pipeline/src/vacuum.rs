@@ -31,6 +31,7 @@ use deltalake::logstore::get_actions;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{ConfigError, Span};
 use schemas::delta::{Root, TableError};
+use schemas::tables::EVENTS;
 use serde::Serialize;
 
 /// What is kept if nothing else is asked for.
@@ -113,7 +114,9 @@ pub async fn vacuum(
         return Err(ConfigError::Invalid { key: "--keep".into(), problem }.into());
     }
     let known = crate::inspect::tables(root);
-    if let Some(table) = tables.iter().find(|table| !known.contains(table)) {
+    // Without any table, more likely another root was meant than that there is nothing to do.
+    let none = known.is_empty().then(|| EVENTS.to_owned());
+    if let Some(table) = tables.iter().find(|table| !known.contains(table)).or(none.as_ref()) {
         return Err(TableError::Missing {
             root: root.path().into(),
             table: table.clone(),

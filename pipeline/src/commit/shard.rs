@@ -151,7 +151,8 @@ impl ShardWriter {
 /// Dictionaries are for texts that repeat. Numbers here are times, ordinals and places, whose differences are
 /// small; looking each up in a dictionary took longer than all else that a writer does. Ids of events, and
 /// bytes of records, occur once. Times and items of a history, packed as differences, leave nothing for a
-/// compressor (4 and 1 %): it is spared the work, and so is every reader.
+/// compressor (4 and 1 %): it is spared the work, and so is every reader. The smallest and the largest of random ids
+/// tell a reader nothing.
 fn encodings(mut properties: WriterPropertiesBuilder, schema: &Schema) -> WriterPropertiesBuilder {
     for field in schema.fields() {
         let (path, of) = match field.data_type() {
@@ -169,7 +170,10 @@ fn encodings(mut properties: WriterPropertiesBuilder, schema: &Schema) -> Writer
             properties = properties.set_column_compression(path.clone(), Compression::UNCOMPRESSED);
         }
         if differences || *of == DataType::Binary || field.name() == "event_id" {
-            properties = properties.set_column_dictionary_enabled(path, false);
+            properties = properties.set_column_dictionary_enabled(path.clone(), false);
+        }
+        if ["event_id", "request_id"].contains(&field.name().as_str()) {
+            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
     }
     properties

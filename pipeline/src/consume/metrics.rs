@@ -1,9 +1,10 @@
 //! What a monitoring system sees: Prometheus metrics over HTTP (`--metrics ADDR`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -59,8 +60,8 @@ pub(super) struct Metrics {
     committed_lag: Family<Partition, Gauge>,
     end: Family<Partition, Gauge>,
     offset: Family<Partition, Gauge>,
-    /// Partition numbers by which lags may be asked for.
-    read: Mutex<std::collections::BTreeSet<i32>>,
+    /// Partitions of which lags may be asked for, and the offset behind the last message that was taken of each.
+    taken: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Metrics {
@@ -152,11 +153,15 @@ impl Metrics {
             committed_lag,
             end,
             offset,
-            read: Mutex::default(),
+            taken: Mutex::default(),
         }
     }
 
-    pub(super) fn taken(&self, partition: i32, messages: u64, bytes: u64) {
+    /// So many messages of a partition were taken apart, the last one before the offset `next`.
+    pub(super) fn taken(&self, partition: i32, messages: u64, bytes: u64, next: i64) {
+        if let Some(taken) = self.partitions().get_mut(&partition) {
+            *taken = next;
+        }
         self.messages.get_or_create(&Partition { partition }).inc_by(messages);
         self.bytes.get_or_create(&Partition { partition }).inc_by(bytes);
     }
@@ -186,6 +191,7 @@ impl Metrics {
         let label = Partition { partition };
         self.end.get_or_create(&label).set(end);
         self.lag.get_or_create(&label).set((end - offset).max(0));
+        self.partitions().insert(partition, offset);
         self.committed(partition, offset);
     }
 
@@ -195,7 +201,6 @@ impl Metrics {
         self.offset.get_or_create(&label).set(offset);
         let end = self.end.get_or_create(&label).get();
         self.committed_lag.get_or_create(&label).set((end - offset).max(0));
-        self.partitions().insert(partition);
     }
 
     /// A partition is another consumer's: its lag is too.
@@ -231,15 +236,13 @@ impl Metrics {
     pub(super) fn statistics(&self, topic: &str, statistics: &Statistics) {
         let Some(topic) = statistics.topics.get(topic) else { return };
         let ours = self.partitions().clone();
-        let known = |p: &&rdkafka::statistics::Partition| ours.contains(&p.partition) && p.hi_offset >= 0;
-        for partition in topic.partitions.values().filter(known) {
+        for partition in topic.partitions.values().filter(|partition| partition.hi_offset >= 0) {
+            let Some(&taken) = ours.get(&partition.partition) else { continue };
             let label = Partition { partition: partition.partition };
             // What an open transaction holds back is not there to be read.
             let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
             self.end.get_or_create(&label).set(end);
             let offset = self.offset.get_or_create(&label).get();
-            // Negative where nothing was taken yet.
-            let taken = partition.app_offset.max(offset);
             // Behind the last message may lie what nobody is shown: ends of transactions, and aborted ones.
             let all_taken = partition.next_offset >= end && partition.fetchq_cnt == 0;
             let lag = if all_taken { 0 } else { (end - taken).max(0) };
@@ -250,8 +253,8 @@ impl Metrics {
         }
     }
 
-    fn partitions(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<i32>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    fn partitions(&self) -> MutexGuard<'_, BTreeMap<i32, i64>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// In Prometheus' text format.

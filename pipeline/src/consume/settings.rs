@@ -15,6 +15,8 @@ pub(super) fn consumer(kafka: &Kafka) -> Result<ClientConfig, ConfigError> {
         .set("client.id", "climber-pilot")
         // May be overwritten.
         .set("queued.max.messages.kbytes", PREFETCH_KIB)
+        // Where enough is fetched ahead; a second, by default, in which it would be used up.
+        .set("fetch.queue.backoff.ms", "10")
         .set("statistics.interval.ms", "1000");
     for (key, value) in kafka.client_properties()? {
         config.set(key, value);

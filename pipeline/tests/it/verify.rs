@@ -75,3 +75,30 @@ async fn what_is_built_verifies() {
         assert!(found.violation.unwrap().to_string().contains("unique within its event_date"));
     }
 }
+
+#[tokio::test]
+async fn what_a_producer_sent_again_much_later_is_no_violation() {
+    let event = |source: &str, position: i64| Event {
+        source: source.into(),
+        position,
+        event_id: "e".into(),
+        ..log(1, 1).remove(0)
+    };
+    let mut config = Config::default();
+    config.kafka.topic = "clicks".into();
+    for (second, fine) in [
+        (event("clicks-0", 2), true),
+        (event("clicks-1", 1), true),
+        (event("clicks-0", 1), false),
+        (event("clicks-old", 2), false),
+        (event("file.csv", 2), false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        append(&root, &[event("clicks-0", 1)]).await;
+        append(&root, &[second]).await;
+        let found = verify(&config, &root, Some(EVENTS)).await.unwrap();
+        assert_eq!(found.violation.is_none(), fine, "{found}");
+        assert_eq!(found.to_string().contains("sent again"), fine, "{found}");
+    }
+}

@@ -124,9 +124,21 @@ const MANAGED: [(&str, &str); 10] = [
     ("isolation.level", "no key: messages of aborted transactions are never read"),
 ];
 
-/// Whether a setting of librdkafka is a secret.
-fn is_secret(key: &str) -> bool {
-    ["password", "secret", "key.pem", "oauthbearer.config"].iter().any(|part| key.contains(part))
+/// Whether a setting of librdkafka, or of this section, is a secret.
+pub(super) fn is_secret(key: &str) -> bool {
+    ["password", "secret", "key.pem", "oauthbearer.config", "registry_auth"]
+        .iter()
+        .any(|part| key.contains(part))
+}
+
+/// A `--set` argument as it may be shown.
+pub(super) fn hide_secret(setting: &str) -> String {
+    match setting.split_once('=') {
+        Some((key, _)) if key.starts_with("kafka.") && is_secret(key) => {
+            format!("{key}=***")
+        }
+        _ => setting.to_owned(),
+    }
 }
 
 /// A setting's value, read from where it says: `env:NAME` or `file:PATH`.

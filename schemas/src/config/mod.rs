@@ -145,7 +145,8 @@ impl Config {
         let mut config = deserialize(&table)
             .map_err(|problem| ConfigError::Invalid { key: "configuration".into(), problem })?;
         for setting in overrides {
-            let fail = |problem: String| ConfigError::Override { setting: setting.clone(), problem };
+            let fail =
+                |problem: String| ConfigError::Override { setting: kafka::hide_secret(setting), problem };
             apply(&mut table, setting).map_err(fail)?;
             config = deserialize(&table).map_err(fail)?;
         }
@@ -225,26 +226,43 @@ fn rebase(table: &mut toml::Table, directory: &Path) {
 /// Sets one dotted key.
 fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     let (key, text) = setting.split_once('=').ok_or("write it as key=value, such as pretrain.epochs=5")?;
-    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut t| t.remove("value"))
-        .map(|value| match value {
-            // Dates are text in the configuration, as they are in JSON.
-            toml::Value::Datetime(date) => toml::Value::String(date.to_string()),
-            other => other,
-        })
-        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
-    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let key = key.trim();
+    if let Some(property) = key.strip_prefix("kafka.properties.") {
+        // librdkafka's names have dots, and its values are all text.
+        let text = toml::Value::String(unquote(text).to_owned());
+        return insert(table, &["kafka", "properties"], unquote(property), text);
+    }
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
+    let value = match parsed.and_then(|mut t| t.remove("value")) {
+        // Dates are text in the configuration, as they are in JSON.
+        Some(toml::Value::Datetime(date)) => toml::Value::String(date.to_string()),
+        // A secret is text, so that no error about its type quotes it.
+        Some(other) if !kafka::is_secret(key) => other,
+        _ => toml::Value::String(unquote(text).to_owned()),
+    };
+    let mut path: Vec<&str> = key.split('.').collect();
     let last = path.pop().filter(|name| !name.is_empty()).ok_or("the key is empty")?;
+    insert(table, &path, last, value)
+}
+
+/// Text without the quotes around it, if there are any.
+fn unquote(text: &str) -> &str {
+    let text = text.trim();
+    let inside = |quote| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
+    inside('"').or_else(|| inside('\'')).unwrap_or(text)
+}
+
+/// Sets `name` in the section that `path` leads to.
+fn insert(table: &mut toml::Table, path: &[&str], name: &str, value: toml::Value) -> Result<(), String> {
     let mut table = table;
-    for name in path {
+    for &name in path {
         table = table
             .entry(name)
             .or_insert_with(|| toml::Value::Table(toml::Table::new()))
             .as_table_mut()
             .ok_or_else(|| format!("`{name}` is a value, not a section"))?;
     }
-    table.insert(last.to_owned(), value);
+    table.insert(name.to_owned(), value);
     Ok(())
 }
 
@@ -276,6 +294,25 @@ mod tests {
             loaded += 1;
         }
         assert!(loaded >= 3);
+    }
+
+    #[test]
+    fn settings_of_librdkafka_are_overridden_by_their_names() {
+        let config = |set: &str| load("[kafka.properties]\n\"client.rack\" = \"a\"", &[set]);
+        for name in ["sasl.mechanism", "\"sasl.mechanism\"", "'sasl.mechanism'"] {
+            let properties = config(&format!("kafka.properties.{name}=PLAIN")).unwrap().kafka.properties;
+            assert_eq!(properties["sasl.mechanism"], "PLAIN");
+            assert_eq!(properties["client.rack"], "a");
+        }
+        let properties = config("kafka.properties.fetch.min.bytes = 5").unwrap().kafka.properties;
+        assert_eq!(properties["fetch.min.bytes"], "5");
+        for secret in ["kafka.properties.sasl.password", "kafka.schema_registry_auth"] {
+            for value in ["hunter2", "'hunter2", "[hunter2", "{a=\"hunter2\"}", "72"] {
+                let message = config(&format!("{secret}={value}")).unwrap_err().to_string();
+                assert!(message.contains("env:NAME") || message.contains("***"), "{message}");
+                assert!(!message.contains("hunter2") && !message.contains("72"), "{message}");
+            }
+        }
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn check(shop: &Shop, accepted: &[i64], reasons: &Value) {
 }
 
 fn registry_settings(address: &str, format: &str) -> String {
-    format!("format = \"{format}\"\nschema_registry = \"{address}\"\npatience = \"20s\"")
+    format!("format = \"{format}\"\nschema_registry = \"{address}\"\npatience = \"60s\"")
 }
 
 #[test]

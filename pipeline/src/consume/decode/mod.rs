@@ -122,7 +122,7 @@ impl Decoder {
         let Self { slots, format, values: home } = self;
         let slots: &'a Slots = slots;
         let mut values = emptied(std::mem::take(home));
-        values.resize(slots.fields.len(), Value::Absent);
+        values.resize_with(slots.fields.len(), || Value::Absent);
         let done = match format {
             Format::Json(json) => json.decode(value, &slots.fields, &mut values).map_err(Fault::from),
             Format::Avro(schema) => schema.decode(value, &mut values).map_err(|m| Rejection::from(m).into()),

@@ -68,6 +68,11 @@ impl Chunk {
         self.entries.is_empty()
     }
 
+    /// Messages.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Makes room for as much as a chunk of so many bytes and messages holds.
     pub(super) fn reserve(&mut self, (bytes, messages): (usize, usize)) {
         self.bytes.reserve(bytes);

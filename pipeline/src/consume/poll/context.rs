@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::config::Start;
@@ -20,6 +20,8 @@ use super::super::settings::Secrets;
 use super::chunk::{Chunk, Input};
 use super::{ASK, Poller, millis};
 
+/// A trouble that goes on is said again after so long.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
 /// How long what was read of revoked partitions, or at the end, may take to be committed.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -38,6 +40,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// Why the client could not do something, the last that it said.
     pub(super) reason: Option<String>,
+    /// What was said of such reasons, and when: the client repeats itself, for every broker and every attempt.
+    pub(super) said: BTreeMap<String, Instant>,
 }
 
 impl State {
@@ -53,6 +57,17 @@ impl State {
         if self.assigned.contains(&partition) {
             self.left.remove(&partition);
         }
+    }
+
+    /// Keeps in mind why the client could not do something; whether it is worth saying.
+    fn heard(&mut self, reason: &str) -> bool {
+        self.reason = Some(reason.to_owned());
+        self.said.retain(|_, at| at.elapsed() < SAY_AGAIN);
+        let is_new = !self.said.contains_key(reason);
+        if is_new {
+            self.said.insert(reason.to_owned(), Instant::now());
+        }
+        is_new
     }
 
     fn send(&mut self, input: Input) {
@@ -225,9 +240,14 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // No trouble, and the loop is told of it.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let reason = self.secrets.hide(reason);
-        tracing::warn!(%error, "{reason}");
-        self.state().reason = Some(reason.to_string());
+        if self.state().heard(&reason) {
+            tracing::warn!(%error, "{reason}");
+        }
     }
 }
 

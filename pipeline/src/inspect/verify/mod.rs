@@ -3,7 +3,7 @@
 //! | table | proven |
 //! |---|---|
 //! | all of the contract | columns and their types, required columns filled, as many rows as the log counts |
-//! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it |
+//! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it, but for what a producer sent again after `kafka.dedup_days` |
 //! | `items` | indexes are dense from 1, ids unique |
 //! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
 //! | `instructions` | each row by itself (`instructions.rs`), and all of them once more from `events` (`counted.rs`) |
@@ -14,7 +14,7 @@
 //! no sort, no cutting into windows. What cannot be proven (say, because the configuration is not the one of
 //! the build) is reported as skipped, never passed over.
 //!
-//! **Memory.** `events`: the ids of one date, 32 bytes each. `items`: the catalogue. `dead_letters`: 24 bytes a
+//! **Memory.** `events`: the ids of one date, some 60 bytes each. `items`: the catalogue. `dead_letters`: 24 bytes a
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
 //! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
 
@@ -131,7 +131,7 @@ pub async fn verify_within(
             skipped: Vec::new(),
         };
         let result = match name.as_str() {
-            EVENTS => events::verify(&snapshot, &mut proof).await,
+            EVENTS => events::verify(config, &snapshot, &mut proof).await,
             ITEMS => items::verify(&snapshot, &mut proof).await,
             DEAD_LETTERS => dead_letters::verify(&snapshot, &mut proof).await,
             SEQUENCES | REFRESH => {
