@@ -35,7 +35,7 @@ mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemas::cli::Interrupt;
 use schemas::config::Config;
@@ -54,6 +54,9 @@ use crate::records::Mapping;
 pub use decode::DecodeError;
 pub use error::ConsumeError;
 pub use report::{ConsumeReport, Gone, Totals};
+
+/// How long leaving the group may take after a failure.
+const LEAVE: Duration = Duration::from_secs(10);
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,10 +110,13 @@ pub async fn run(
     let polling = stage("poll", move || poller.run(to_assembler));
     let assembling = stage("assemble", move || assembler.run(from_poller, to_store));
     let stored = store.run(from_assembler).await;
+    store.shared.lock().ended = true;
+    // Whatever failed, the group is to be left: it would wait for the session of a member that is gone to time out.
+    let (polled, assembled) = (ended(polling, "poller").await, ended(assembling, "assembler").await);
     // Each ends when the one after it does: what failed first is said first.
     stored?;
-    assembling.await.map_err(|_| ConsumeError::Thread("assembler"))??;
-    let polled = polling.await.map_err(|_| ConsumeError::Thread("poller"))??;
+    assembled??;
+    let polled = polled??;
     if let Some(server) = server {
         server.abort();
     }
@@ -138,4 +144,10 @@ fn stage<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
     // Without a thread nothing is sent, which is an error where it is waited for.
     drop(thread);
     result
+}
+
+/// What came of a stage that has nothing more to do.
+async fn ended<T>(result: oneshot::Receiver<T>, name: &'static str) -> Result<T, ConsumeError> {
+    let result = tokio::time::timeout(LEAVE, result).await;
+    result.ok().and_then(Result::ok).ok_or(ConsumeError::Thread(name))
 }

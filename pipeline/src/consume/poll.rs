@@ -53,6 +53,8 @@ pub(super) struct Feedback {
     pub(super) committed: BTreeMap<i32, i64>,
     /// Partitions of which another consumer has committed something: reading has to go on where the table is now.
     pub(super) overtaken: BTreeSet<i32>,
+    /// Nothing is committed any more.
+    pub(super) ended: bool,
 }
 
 /// [`Feedback`], from one thread to the other.
@@ -252,7 +254,9 @@ impl Poller {
                 looked = Instant::now();
                 self.look_for_others(consumer, last_message)?;
             }
-            self.feedback(consumer)?;
+            if !self.feedback(consumer)? {
+                return Ok(());
+            }
         }
     }
 
@@ -327,8 +331,9 @@ impl Poller {
         }
     }
 
-    fn feedback(&self, consumer: &BaseConsumer<Context>) -> Result<(), ConsumeError> {
-        let Feedback { committed, overtaken } = std::mem::take(&mut *self.shared.lock());
+    /// Does what the store asks for; `false` where it has ended.
+    fn feedback(&self, consumer: &BaseConsumer<Context>) -> Result<bool, ConsumeError> {
+        let Feedback { committed, overtaken, ended } = std::mem::take(&mut *self.shared.lock());
         if !committed.is_empty() {
             let mut offsets = TopicPartitionList::new();
             for (partition, offset) in committed {
@@ -343,7 +348,7 @@ impl Poller {
         for partition in overtaken {
             consumer.context().seek(consumer, partition)?;
         }
-        Ok(())
+        Ok(!ended)
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Store {
     root: Root,
     topic: String,
     dedup_days: u32,
-    shared: Shared,
+    pub(super) shared: Shared,
     metrics: Arc<Metrics>,
     events: Reached,
     dead_letters: Reached,
