@@ -11,6 +11,7 @@ mod kafka;
 #[cfg(unix)]
 mod kills;
 mod programs;
+mod refresh;
 mod resume;
 mod retrieve;
 mod sft;

@@ -27,7 +27,7 @@ use schemas::config::{Config, ConfigError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Catalogue, ExamplesSource, SequencesSource};
+use crate::data::{Catalogue, ExamplesSource, FreshSource, SequencesSource};
 use crate::model::ClimberPilot;
 use crate::optimizer::Adam;
 use crate::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
@@ -84,6 +84,9 @@ pub struct TrainerState {
     pub batch: usize,
     /// Steps taken in all.
     pub steps: u64,
+    /// Steps that the optimiser had taken before this run.
+    #[serde(default)]
+    pub inherited_steps: u64,
     /// Sum of the step losses of the current epoch.
     pub loss_sum: f64,
     /// Sum of the gradient norms of the current epoch.
@@ -137,6 +140,9 @@ pub struct Lineage {
     /// Hash of that checkpoint's weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_hash: Option<String>,
+    /// The new events that it learned, if it continued on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<FreshSource>,
     /// The instruction examples it was fine-tuned on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExamplesSource>,
@@ -300,7 +306,7 @@ impl Checkpoint {
         let restore = || {
             let mut adam = Adam::new(&self.model, pretrain.weight_decay, pretrain.clip_norm)?;
             let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
-            adam.load(&tensors, self.state.steps)?;
+            adam.load(&tensors, self.state.inherited_steps + self.state.steps)?;
             Ok(adam)
         };
         restore().map_err(|e: candle_core::Error| damaged(&path, e))

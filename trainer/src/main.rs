@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use commands::{
     compare::CompareArgs, evaluate::EvaluateArgs, export::ExportArgs, pretrain::PretrainArgs,
-    retrieve::RetrieveArgs, sft::SftArgs,
+    refresh::RefreshArgs, retrieve::RetrieveArgs, sft::SftArgs,
 };
 use schemas::cli::{CommonArgs, report};
 
@@ -29,6 +29,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pretrain(PretrainArgs),
+    Refresh(RefreshArgs),
     Sft(SftArgs),
     Evaluate(EvaluateArgs),
     Compare(CompareArgs),
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
 async fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Pretrain(args) => args.run(&cli.common).await,
+        Command::Refresh(args) => args.run(&cli.common).await,
         Command::Sft(args) => args.run(&cli.common).await,
         Command::Evaluate(args) => args.run(&cli.common).await,
         Command::Compare(args) => args.run(&cli.common),

@@ -59,6 +59,24 @@ impl Adam {
         Ok(Self { moments, steps: 0, weight_decay, clip_norm })
     }
 
+    /// The same state for a model that has [grown](ClimberPilot::grown): new rows have no moments yet.
+    pub fn grown(self, model: &ClimberPilot) -> Result<Self> {
+        let mut grown = Self::new(model, self.weight_decay, self.clip_norm)?;
+        for (name, moments) in &mut grown.moments {
+            let Some(known) = self.moments.get(name) else {
+                candle_core::bail!("no moments for parameter `{name}`");
+            };
+            let (rows, more) = (known.dim(0)?, moments.dim(0)?);
+            *moments = match more.checked_sub(rows) {
+                Some(0) => known.clone(),
+                Some(new) => Tensor::cat(&[known, &moments.narrow(0, 0, new)?], 0)?,
+                None => candle_core::bail!("parameter `{name}` has become smaller"),
+            };
+        }
+        grown.steps = self.steps;
+        Ok(grown)
+    }
+
     /// Steps taken so far.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -9,6 +9,8 @@
 //!            └─ shared, by hash ─┘└──── one row an item ────┘
 //! ```
 
+use std::collections::HashSet;
+
 use candle_core::{Device, Result as CandleResult, Tensor};
 use schemas::config::Model;
 use schemas::hash::{hash64, mix64};
@@ -123,6 +125,28 @@ impl Vocabulary {
         Self { conditions, ..self.clone() }
     }
 
+    /// The same vocabulary for a catalogue that has grown: items that now have `min_count` of the training events `counts` get
+    /// rows behind the others, and so do new values of attributes. No row moves.
+    #[must_use]
+    pub fn grown(&self, min_count: u32, catalogue: &Catalogue, counts: &[u32]) -> Self {
+        let mut grown = self.clone();
+        grown.own_rows.resize(catalogue.items() + 1, SHARED);
+        for (index, row) in grown.own_rows.iter_mut().enumerate().skip(1) {
+            if *row == SHARED && counts.get(index).is_some_and(|&n| n >= min_count) {
+                *row = grown.own as u32;
+                grown.own += 1;
+            }
+        }
+        for attribute in &mut grown.attributes {
+            let known: HashSet<String> = attribute.values.iter().cloned().collect();
+            let new = catalogue.attribute_values(&attribute.name).into_iter();
+            attribute.values.extend(new.filter(|value| !known.contains(value)));
+        }
+        grown.attribute_rows = attribute_rows(&grown.attributes, catalogue);
+        grown.fingerprint = Fingerprint::new(catalogue, catalogue.items());
+        grown
+    }
+
     /// A saved vocabulary, for `catalogue`: the one it was made from, or one that has grown since.
     pub fn restore(
         saved: SavedVocabulary,
@@ -170,6 +194,17 @@ impl Vocabulary {
     /// Items with a row of their own.
     pub fn own_items(&self) -> usize {
         self.own
+    }
+
+    /// Items with a row of their own, in the order of these rows in the id table.
+    pub fn items_by_row(&self) -> Vec<(u32, u32)> {
+        let mut items: Vec<(u32, u32)> = (0u32..)
+            .zip(&self.own_rows)
+            .filter(|&(_, &row)| row != SHARED)
+            .map(|(item, &row)| (self.buckets as u32 + row, item))
+            .collect();
+        items.sort_unstable();
+        items
     }
 
     /// The attributes that are part of an item's representation.

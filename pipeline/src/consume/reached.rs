@@ -2,7 +2,8 @@
 //!
 //! `events` carries, for each partition, the offset behind the last message that is stored or was found to be a duplicate
 //! or a dead letter. `dead_letters` carries the same number for its own rows, in commits that have some; it is written
-//! first, so it is never behind where there is something to find, and only ahead when a consumer was killed in between.
+//! first, so it is never behind where there is something to find, and ahead only when a consumer was killed in between or
+//! another writer preceded its second commit.
 
 use std::collections::BTreeMap;
 

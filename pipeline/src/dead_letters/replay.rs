@@ -6,8 +6,8 @@
 //!            replays ◀── one commit for up to CHUNK records ◀── acknowledged ◀────────────────────┘
 //! ```
 //!
-//! Sent first and recorded afterwards: a run that is killed in between may send a chunk of records a second time, and never
-//! takes one for sent that was not. Records stay in `dead_letters`, which counts what was rejected; one that is rejected
+//! Sent first and recorded afterwards: a run that is killed in between, or beside another one, may send a chunk of records a
+//! second time, and never takes one for sent that was not. Records stay in `dead_letters`, which counts what was rejected; one that is rejected
 //! again is there twice, at two offsets.
 //!
 //! Memory: what the budget holds of the selected records, a chunk's positions, and [`Replays`].

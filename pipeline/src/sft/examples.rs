@@ -1,4 +1,4 @@
-//! Histories → instruction examples (Eq. 6): one for each target and value that it carries.
+//! Histories → instruction examples (§3.3.1): one for each target and value that it carries.
 //!
 //! ```text
 //!   a row of `sequences`   │ i_1 i_2 i_3 i_4 i_5 │   roles 4 0 1 0 3, target_from 1

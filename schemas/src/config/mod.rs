@@ -9,6 +9,7 @@ mod device;
 mod duration;
 mod kafka;
 mod model;
+mod refresh;
 mod sft;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub use device::DeviceSetting;
 pub use duration::Span;
 pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
+pub use refresh::Refresh;
 pub use sft::{Paradigm, Sft};
 
 use crate::hash::hash64;
@@ -55,6 +57,8 @@ pub struct Config {
     pub model: Model,
     /// Pre-training.
     pub pretrain: Pretrain,
+    /// Going on learning, from new events.
+    pub refresh: Refresh,
     /// Learning to follow instructions.
     pub sft: Sft,
     /// Evaluation.
@@ -75,6 +79,7 @@ impl Default for Config {
             instructions: Instructions::default(),
             model: Model::default(),
             pretrain: Pretrain::default(),
+            refresh: Refresh::default(),
             sft: Sft::default(),
             evaluate: Evaluate::default(),
         }
@@ -168,6 +173,7 @@ impl Config {
         self.conditions.validate(&self.items)?;
         self.instructions.validate(&self.items, &self.conditions)?;
         self.pretrain.validate()?;
+        self.refresh.validate()?;
         self.sft.validate(&self.items, &self.conditions)?;
         self.evaluate.validate()
     }

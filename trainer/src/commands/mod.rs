@@ -4,5 +4,6 @@ pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod pretrain;
+pub(crate) mod refresh;
 pub(crate) mod retrieve;
 pub(crate) mod sft;

@@ -1,4 +1,4 @@
-//! What the trainer reads: the catalogue, the rows of `sequences`, and the examples of `sft/<condition>`.
+//! What the trainer reads: the catalogue, the rows of `sequences` and `refresh`, and the examples of `sft/<condition>`.
 
 mod batch;
 mod catalogue;
@@ -11,7 +11,7 @@ pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
 pub use examples::{Examples, ExamplesSource};
 pub use loader::batches;
-pub use sequences::{Sequences, SequencesSource};
+pub use sequences::{FreshSource, Sequences, SequencesSource};
 
 /// Data that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -56,10 +56,44 @@ pub struct SequencesSource {
     pub config_hash: String,
 }
 
+/// What a refresh says about the new events that it learned.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FreshSource {
+    /// Version of `refresh`.
+    pub refresh_version: u64,
+    /// Version of `events` that it was built from.
+    pub events_version: String,
+    /// The version of `events` after which an event is new.
+    pub since_version: String,
+}
+
 impl Sequences {
-    /// Reads the newest version of the table; `items` is the size of the catalogue.
+    /// Reads the newest version of `sequences`; `items` is the size of the catalogue.
     pub async fn load(root: &Root, items: usize) -> Result<Self, DataError> {
         let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
+        let all = Self::read(&snapshot, items).await?;
+        if all.items.is_empty() {
+            return Err(DataError::Empty { table: snapshot.name().into() });
+        }
+        Ok(all)
+    }
+
+    /// Reads the newest version of `refresh`, which has no row of a user but those with something new. So nothing is known of
+    /// places in whole histories: its rows are for training only.
+    pub async fn load_fresh(root: &Root, items: usize) -> Result<(Self, FreshSource), DataError> {
+        let snapshot = root.require(tables::REFRESH, "pipeline build-sequences --since VERSION").await?;
+        let fresh = Self::read(&snapshot, items).await?;
+        let since = snapshot.properties().get(properties::SINCE_VERSION).cloned().unwrap_or_default();
+        let source = FreshSource {
+            refresh_version: snapshot.version(),
+            events_version: fresh.source.events_version.clone(),
+            since_version: since,
+        };
+        Ok((fresh, source))
+    }
+
+    async fn read(snapshot: &Snapshot, items: usize) -> Result<Self, DataError> {
+        let is_whole = snapshot.name() == tables::SEQUENCES;
         let property = |key: &str| snapshot.properties().get(key).cloned().unwrap_or_default();
         let mut all = Self {
             offsets: vec![0],
@@ -79,10 +113,10 @@ impl Sequences {
         let mut history = History::default();
         for shard in snapshot.shards() {
             for batch in snapshot.read_shard(shard, &columns).await? {
-                let users = column(&snapshot, batch.column(0).as_string_opt::<i32>(), columns[0])?;
-                let list = |c: usize| column(&snapshot, batch.column(c).as_list_opt::<i32>(), columns[c]);
+                let users = column(snapshot, batch.column(0).as_string_opt::<i32>(), columns[0])?;
+                let list = |c: usize| column(snapshot, batch.column(c).as_list_opt::<i32>(), columns[c]);
                 let target_from =
-                    column(&snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), columns[5])?;
+                    column(snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), columns[5])?;
                 let ordinals = [list(6)?, list(7)?];
                 let (item_index, ts, visible, role) = (list(1)?, list(2)?, list(3)?, list(4)?);
                 for row in 0..batch.num_rows() {
@@ -97,13 +131,12 @@ impl Sequences {
                         problem: problem.into(),
                     };
                     let start = all.items.len();
-                    all.items
-                        .extend_from_slice(values::<UInt32Type>(&snapshot, item_index, row, columns[1])?);
+                    all.items.extend_from_slice(values::<UInt32Type>(snapshot, item_index, row, columns[1])?);
                     all.ts.extend_from_slice(values::<TimestampMillisecondType>(
-                        &snapshot, ts, row, columns[2],
+                        snapshot, ts, row, columns[2],
                     )?);
-                    all.visible.extend_from_slice(values::<UInt32Type>(&snapshot, visible, row, columns[3])?);
-                    for &role in values::<UInt8Type>(&snapshot, role, row, columns[4])? {
+                    all.visible.extend_from_slice(values::<UInt32Type>(snapshot, visible, row, columns[3])?);
+                    for &role in values::<UInt8Type>(snapshot, role, row, columns[4])? {
                         all.roles.push(Role::from_u8(role).ok_or_else(|| fail("an unknown role"))?);
                     }
                     let end = all.items.len();
@@ -121,17 +154,21 @@ impl Sequences {
                         return Err(fail("target_from behind the end of the row"));
                     }
                     let [session, request] =
-                        ordinals.map(|o| values::<UInt32Type>(&snapshot, o, row, "session"));
+                        ordinals.map(|o| values::<UInt32Type>(snapshot, o, row, "session"));
                     let (session, request) = (session?, request?);
                     if session.len() != end - start || request.len() != end - start {
                         return Err(fail("lists of different lengths"));
                     }
-                    let keys = (0..end - start)
-                        .map(|i| (all.items[start + i], all.ts[start + i], session[i], request[i]))
-                        .collect::<Vec<_>>();
-                    let places = history
-                        .add(&keys, from as usize)
-                        .ok_or_else(|| fail("a context position that no earlier row of the user owns"))?;
+                    let places = if is_whole {
+                        let keys = (0..end - start)
+                            .map(|i| (all.items[start + i], all.ts[start + i], session[i], request[i]))
+                            .collect::<Vec<_>>();
+                        history
+                            .add(&keys, from as usize)
+                            .ok_or_else(|| fail("a context position that no earlier row of the user owns"))?
+                    } else {
+                        (0..(end - start) as u32).collect()
+                    };
                     let last = places.len().saturating_sub(1) as u32;
                     all.leaves_out.push(places.last().is_some_and(|p| p - places[0] > last));
                     all.places.extend(places);
@@ -141,10 +178,28 @@ impl Sequences {
                 }
             }
         }
-        if all.items.is_empty() {
-            return Err(DataError::Empty { table: snapshot.name().into() });
-        }
         Ok(all)
+    }
+
+    /// Adds some rows of `other` behind these, for training: their users are counted anew.
+    pub fn append(&mut self, other: &Self, rows: &[u32]) {
+        let mut user = None;
+        for &row in rows {
+            let positions = other.row(row as usize);
+            let row = row as usize;
+            self.items.extend_from_slice(&other.items[positions.clone()]);
+            self.ts.extend_from_slice(&other.ts[positions.clone()]);
+            self.visible.extend_from_slice(&other.visible[positions.clone()]);
+            self.roles.extend_from_slice(&other.roles[positions.clone()]);
+            self.places.extend_from_slice(&other.places[positions]);
+            self.target_from.push(other.target_from[row]);
+            self.leaves_out.push(other.leaves_out[row]);
+            if user.replace(other.user[row]) != Some(other.user[row]) {
+                self.users.push(other.users[other.user[row] as usize].clone());
+            }
+            self.user.push(self.users.len() as u32 - 1);
+            self.offsets.push(self.items.len());
+        }
     }
 
     /// Number of rows.

@@ -77,6 +77,7 @@ impl Example {
             items_version: catalogue.version,
             parent: None,
             parent_hash: None,
+            fresh: None,
             examples: Vec::new(),
             code_version: "test".into(),
         };

@@ -14,6 +14,7 @@
 //! first `p` items, and row 0 a user of whom nothing is visible.
 
 mod climber;
+mod grow;
 mod hstu;
 mod instruct;
 mod items;

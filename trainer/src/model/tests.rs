@@ -13,6 +13,7 @@ use crate::loss::TamipLoss;
 use crate::optimizer::Adam;
 
 mod devices;
+mod grow;
 mod instruct;
 
 const ITEMS: u32 = 12;

@@ -1,7 +1,7 @@
 //! Attention of single rows: some tokens of a ragged batch ask, and each may have its own condition (CGSA, Eq. 5).
 //!
 //! A query at row `i` of its sequence attends to the keys that the row may see; under a condition only to the matching
-//! ones and to the row's own, so that it always sees something. For one head the score is
+//! ones (callers let the start token match always) and to the row's own, so that it always sees something. For one head the score is
 //!
 //! ```text
 //! s_j = q · k_j / T_h + b_pos(i − j) + b_time(τ_i − τ_j)

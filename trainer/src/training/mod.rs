@@ -1,4 +1,5 @@
-//! Training: what pre-training (`trainer pretrain`) and fine-tuning (`trainer sft`) share, and each by itself.
+//! Training: what pre-training (`trainer pretrain`), going on with it (`trainer refresh`) and fine-tuning (`trainer sft`) share,
+//! and each by itself.
 //!
 //! [`run`] holds the loop: steps, schedule, order, validation, selection, resuming. A [`Task`] says what is learned from
 //! which rows.
@@ -9,6 +10,7 @@
 //! published with `best`.
 
 pub mod pretrain;
+pub mod refresh;
 mod run;
 pub mod sft;
 
@@ -25,6 +27,7 @@ use crate::device::DeviceError;
 use crate::evaluate::{EvaluateError, Metrics, Protocol};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
+use crate::optimizer::Adam;
 use crate::records::RecordsError;
 
 /// What is learned, and from what.
@@ -46,8 +49,8 @@ trait Task: Sync {
     /// The loss.
     fn loss(&self) -> &TamipLoss;
 
-    /// The model before the first step.
-    fn begin(&self) -> Result<ClimberPilot, TrainError>;
+    /// The model before the first step, and the optimiser where it goes on with an old one.
+    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError>;
 
     /// What validation says of `model`, called `name`; nothing where nothing is held out.
     fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError>;
@@ -113,6 +116,17 @@ pub enum TrainError {
         /// Its own parent.
         from: String,
     },
+    /// Nothing is new.
+    #[error(
+        "table `refresh` (version {version}) holds no pre-training target that came after version {since} of `events`: there is \
+         nothing to learn"
+    )]
+    NothingNew {
+        /// The table's version.
+        version: u64,
+        /// After which version of `events` an event is new.
+        since: String,
+    },
     /// The tables hold no example.
     #[error("the tables of {conditions} hold no example to learn; `pipeline build-sft` reports why")]
     NoExamples {
@@ -122,7 +136,7 @@ pub enum TrainError {
     /// Targets that may have been pre-trained on.
     #[error(
         "table {table} was built with settings of [sequences] (hash {settings}) other than the rows that `{parent}` was \
-         pre-trained on (hash {rows}): an example may be a target that it has learned; build all from the same \
+         pre-trained on (hash {rows}): what one of them holds back, the other may have learned; build all from the same \
          configuration"
     )]
     OtherSplit {

@@ -15,6 +15,7 @@ use crate::device;
 use crate::evaluate::{Evaluation, Metrics};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
+use crate::optimizer::Adam;
 use crate::vocabulary::Vocabulary;
 
 /// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
@@ -29,6 +30,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         items_version: catalogue.version,
         parent: None,
         parent_hash: None,
+        fresh: None,
         examples: Vec::new(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -98,11 +100,12 @@ impl Task for Pretraining<'_> {
         &self.loss
     }
 
-    fn begin(&self) -> Result<ClimberPilot, TrainError> {
+    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
         let Config { model, sft, seed, .. } = self.config;
         let vocabulary = Arc::new(Vocabulary::new(model, self.catalogue, self.counts));
-        ClimberPilot::new(model, sft, vocabulary, *seed, self.device)
-            .map_err(|source| TrainError::Step { step: 0, source })
+        let model = ClimberPilot::new(model, sft, vocabulary, *seed, self.device)
+            .map_err(|source| TrainError::Step { step: 0, source })?;
+        Ok((model, None))
     }
 
     fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError> {
@@ -119,7 +122,7 @@ impl Task for Pretraining<'_> {
 }
 
 /// The targets that each row owns, over all branches.
-fn targets_by_row(sequences: &Sequences, config: &Config) -> Vec<usize> {
+pub(super) fn targets_by_row(sequences: &Sequences, config: &Config) -> Vec<usize> {
     let (model, pretrain) = (&config.model, &config.pretrain);
     (0..sequences.rows() as u32)
         .map(|row| {
@@ -130,7 +133,7 @@ fn targets_by_row(sequences: &Sequences, config: &Config) -> Vec<usize> {
 }
 
 /// `n^−balance` for the rows of a user with `n` targets, scaled to a mean of 1 over all targets.
-fn row_weights(sequences: &Sequences, targets: &[usize], balance: f64) -> Vec<f32> {
+pub(super) fn row_weights(sequences: &Sequences, targets: &[usize], balance: f64) -> Vec<f32> {
     let mut of_user = vec![0usize; sequences.users.len()];
     for (&user, n) in sequences.user.iter().zip(targets) {
         of_user[user as usize] += n;

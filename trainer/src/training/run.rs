@@ -167,11 +167,16 @@ impl<'a, T: Task> Run<'a, T> {
             return Ok((checkpoint.model, optimizer, state, records));
         }
         let (config, settings) = (self.config, self.task.settings());
-        let model = self.task.begin()?;
+        let (model, optimizer) = self.task.begin()?;
         let step = |source| TrainError::Step { step: 0, source };
-        let optimizer = Adam::new(&model, settings.weight_decay, settings.clip_norm).map_err(step)?;
+        let optimizer = match optimizer {
+            Some(optimizer) => optimizer,
+            None => Adam::new(&model, settings.weight_decay, settings.clip_norm).map_err(step)?,
+        };
         let records = Records::create(&self.training, self.options.name)?;
-        Ok((model, optimizer, TrainerState { seed: config.seed, ..TrainerState::default() }, records))
+        let state =
+            TrainerState { seed: config.seed, inherited_steps: optimizer.steps(), ..TrainerState::default() };
+        Ok((model, optimizer, state, records))
     }
 
     /// Trains to the end (`true`) or to an interruption (`false`); also the targets learned in this run.

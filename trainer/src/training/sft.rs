@@ -18,6 +18,7 @@ use crate::device;
 use crate::evaluate::{Evaluation, Instructed, Metrics};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
+use crate::optimizer::Adam;
 
 /// What fine-tuning came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -113,6 +114,7 @@ pub async fn run(
         items_version: catalogue.version,
         parent: Some(parent.into()),
         parent_hash: Some(parent_hash),
+        fresh: None,
         examples: examples.sources.clone(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -239,11 +241,12 @@ impl Task for FineTuning<'_> {
         &self.loss
     }
 
-    fn begin(&self) -> Result<ClimberPilot, TrainError> {
+    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
         let Config { model, sft, seed, .. } = self.config;
         let vocabulary = Arc::new(self.parent.vocabulary().with_conditions(self.conditions.clone()));
-        ClimberPilot::taught(self.parent, model, sft, vocabulary, *seed)
-            .map_err(|source| TrainError::Step { step: 0, source })
+        let taught = ClimberPilot::taught(self.parent, model, sft, vocabulary, *seed)
+            .map_err(|source| TrainError::Step { step: 0, source })?;
+        Ok((taught, None))
     }
 
     /// Under the condition of each target's own item, the mean over all conditions that were asked for.

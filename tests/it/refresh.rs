@@ -1,0 +1,122 @@
+//! New events into a model that is there: `build-sequences --since`, `trainer refresh`.
+
+use std::fmt::Write as _;
+
+use schemas::cli::Interrupt;
+use schemas::config::Config;
+use schemas::delta::Root;
+use serde_json::Value;
+use trainer::training::{Options, Outcome, Status, refresh};
+
+use crate::programs::{Workspace, files, json, stderr};
+
+/// A model `base`, and after it a second day: old users meet two new items, and there are new users.
+fn workspace() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.succeed("pipeline", &["ingest"]);
+    workspace.succeed("pipeline", &["build-sequences"]);
+    workspace.succeed("trainer", &["pretrain", "--name", "base"]);
+    let mut log = String::from("user,item,time\n");
+    for user in 0..50 {
+        for i in 0..8 {
+            let (item, time) = (28 + (user + i) % 5, 1_610_000_000 + user * 1_000 + i * 3_600);
+            writeln!(log, "u{user},i{item},{time}").unwrap();
+        }
+    }
+    workspace.write("monday.csv", &log);
+    let items = [31, 32].map(|i| format!(r#"{{"item_id": "i{i}", "title": "New {i}", "genre": "Rock"}}"#));
+    workspace.write("monday.jsonl", &(items.join("\n") + "\n"));
+    workspace.succeed("pipeline", &["ingest", "--events", "monday.csv", "--items", "monday.jsonl"]);
+    workspace
+}
+
+fn model(workspace: &Workspace, name: &str, file: &str) -> Vec<u8> {
+    std::fs::read(workspace.root().join("models").join(name).join(file)).unwrap()
+}
+
+fn lineage(workspace: &Workspace, name: &str) -> Value {
+    serde_json::from_slice(&model(workspace, name, "lineage.json")).unwrap()
+}
+
+#[test]
+fn a_model_goes_on_learning() {
+    let workspace = workspace();
+    let refresh = ["refresh", "--name", "monday", "--from", "base", "--json"];
+    let missing = workspace.fail("trainer", &refresh, 1);
+    assert!(missing.contains("build-sequences --since"), "{missing}");
+
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0"]);
+    let output = workspace.succeed("trainer", &refresh);
+    assert_eq!(json(&output)["status"], "trained");
+    let said = stderr(&output);
+    assert!(said.contains("2 of them new ones") && said.contains("new targets"), "{said}");
+    let from = lineage(&workspace, "monday");
+    assert_eq!((&from["parent"], &from["fresh"]["since_version"]), (&"base".into(), &"0".into()));
+    let report = json(&workspace.succeed("trainer", &["evaluate", "--model", "monday", "--json"]));
+    assert!(report["results"].as_array().unwrap().iter().any(|m| m["hr@50"].as_f64().unwrap() > 0.0));
+
+    // Again: nothing to do. Anew: the same weights.
+    let weights = model(&workspace, "monday", "model.safetensors");
+    assert_eq!(json(&workspace.succeed("trainer", &refresh))["status"], "unchanged");
+    workspace.succeed("trainer", &[&refresh[..], &["--fresh"]].concat());
+    assert!(model(&workspace, "monday", "model.safetensors") == weights);
+    assert!(model(&workspace, "base", "model.safetensors") != weights);
+
+    // A whole build in between changes where the old targets come from, and a refreshed model goes on like any other.
+    workspace.succeed("pipeline", &["build-sequences"]);
+    let output =
+        workspace.succeed("trainer", &["refresh", "--name", "tuesday", "--from", "monday", "--json"]);
+    assert!(stderr(&output).contains("0 of them new ones"), "{}", stderr(&output));
+    let state: Value = serde_json::from_slice(&model(&workspace, "tuesday", "trainer_state.json")).unwrap();
+    let before: Value = serde_json::from_slice(&model(&workspace, "monday", "trainer_state.json")).unwrap();
+    let steps = |state: &Value, key: &str| state[key].as_u64().unwrap();
+    assert!(steps(&before, "inherited_steps") > 0);
+    assert_eq!(
+        steps(&state, "inherited_steps"),
+        steps(&before, "inherited_steps") + steps(&before, "steps"),
+        "the optimiser's steps go on"
+    );
+}
+
+#[test]
+fn what_cannot_be_refreshed_is_said() {
+    let workspace = workspace();
+    workspace.succeed("pipeline", &["build-sequences", "--since", "1"]);
+    let refresh =
+        |name, from, code| workspace.fail("trainer", &["refresh", "--name", name, "--from", from], code);
+    let nothing = refresh("next", "base", 1);
+    assert!(nothing.contains("after version 1") && nothing.contains("nothing to learn"), "{nothing}");
+    assert!(refresh("base", "base", 2).contains("another name"));
+    assert!(refresh("next", "bass", 1).contains("models here: base"));
+    // Rows of another split.
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0", "--set", "sequences.sft_share=0.3"]);
+    let other = refresh("next", "base", 1);
+    assert!(other.contains("table refresh") && other.contains("may have learned"), "{other}");
+    assert!(!workspace.root().join("models/next").exists());
+}
+
+#[tokio::test]
+async fn a_refresh_cut_into_pieces_ends_in_the_same_weights() {
+    let workspace = workspace();
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0"]);
+    let overrides = ["refresh.batch_size=8".to_owned(), "refresh.replay=0.5".to_owned()];
+    let config = Config::load(&workspace.path("config.toml"), &overrides).unwrap();
+    let whole = continued(&config, "whole", None).await;
+    assert!(whole.status == Status::Trained && whole.steps > 6, "{whole:?}");
+    let mut outcome = continued(&config, "pieces", Some(2)).await;
+    while outcome.status == Status::Interrupted {
+        outcome = continued(&config, "pieces", Some(3)).await;
+    }
+    let trained = |name: &str| {
+        let all = files(&workspace.root().join("models").join(name)).into_iter();
+        all.filter(|(name, _)| name.ends_with(".safetensors") || name == "trainer_state.json")
+            .collect::<Vec<_>>()
+    };
+    assert!(trained("whole") == trained("pieces"));
+}
+
+async fn continued(config: &Config, name: &str, stop_after: Option<u64>) -> Outcome {
+    let root = Root::new(&config.root).unwrap();
+    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after };
+    refresh::run(config, &root, "base", options).await.unwrap()
+}

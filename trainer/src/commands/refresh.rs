@@ -1,0 +1,43 @@
+use anyhow::Result;
+use clap::Args;
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
+use schemas::delta::Root;
+use trainer::training::{Options, Status, refresh};
+
+/// Let a pre-trained model go on learning, from new events.
+///
+/// Learns the new targets of the table `refresh` (`pipeline build-sequences --since VERSION` writes it) and, against
+/// forgetting, repeats refresh.replay times as many old ones of `sequences`. The weights and the optimiser go on from MODEL;
+/// new items get rows of their own, which begin at the mean of their categories. Selects, resumes and repeats like
+/// `trainer pretrain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example, where `base` was trained on version 3 of events:
+  pipeline build-sequences --config config/shop.toml --since 3
+  trainer refresh --config config/shop.toml --name tuesday --from base")]
+pub(crate) struct RefreshArgs {
+    /// Name of the new model: it is written to models/NAME.
+    #[arg(long)]
+    name: String,
+    /// Name of the pre-trained or refreshed model.
+    #[arg(long, value_name = "MODEL")]
+    from: String,
+    /// Train anew, whatever an earlier run left.
+    #[arg(long)]
+    fresh: bool,
+}
+
+impl RefreshArgs {
+    pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let config = common.load()?;
+        let root = Root::new(&config.root)?;
+        let interrupt = Interrupt::on_signal();
+        let options =
+            Options { name: &self.name, fresh: self.fresh, interrupt: &interrupt, stop_after: None };
+        let outcome = refresh::run(&config, &root, &self.from, options).await?;
+        eprintln!("{outcome}");
+        if common.json {
+            print_json(&outcome)?;
+        }
+        Ok(if outcome.status == Status::Interrupted { EXIT_FAILED } else { EXIT_DONE })
+    }
+}
