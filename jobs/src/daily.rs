@@ -13,9 +13,8 @@ use pipeline::sequences::{self, BuildReport};
 use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
-use schemas::history::Role;
 use serde::Serialize;
-use trainer::evaluate::{self, Report};
+use trainer::evaluate::{self, Report, Split};
 use trainer::training::{Options, Outcome, Status, pretrain};
 
 /// What a day came to.
@@ -84,9 +83,9 @@ pub(crate) async fn run(
         heading(4, "evaluate: full ranking of the held-out targets");
         // Production holds no test targets out: there the guard's validation targets are all there is.
         let mut report =
-            evaluate::run(config, &root, name, Role::Test, (&[], false)).await.context("evaluate")?;
+            evaluate::run(config, &root, name, Split::Test, (&[], false)).await.context("evaluate")?;
         if report.results.is_empty() {
-            report = evaluate::run(config, &root, name, Role::Validation, (&[], false))
+            report = evaluate::run(config, &root, name, Split::Validation, (&[], false))
                 .await
                 .context("evaluate")?;
         }

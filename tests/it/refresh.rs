@@ -62,8 +62,22 @@ fn a_model_goes_on_learning() {
     assert!(model(&workspace, "monday", "model.safetensors") == weights);
     assert!(model(&workspace, "base", "model.safetensors") != weights);
 
-    // A whole build in between changes where the old targets come from, and a refreshed model goes on like any other.
+    // What is new can be asked of the model that was there before, and of no other.
+    workspace.fail("trainer", &["evaluate", "--model", "base", "--split", "prequential"], 1);
     workspace.succeed("pipeline", &["build-sequences"]);
+    let ask = |model: &'static str| ["evaluate", "--model", model, "--split", "prequential", "--json"];
+    let report = json(&workspace.succeed("trainer", &ask("base")));
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 4);
+    for result in results {
+        let count = |key: &str| result[key].as_u64().unwrap();
+        assert_eq!((&result["split"], &result["model"]), (&"prequential".into(), &"base".into()));
+        assert_eq!(count("targets") + count("no_history") + count("left_out"), 50 * 8);
+    }
+    let learned = workspace.fail("trainer", &ask("monday"), 1);
+    assert!(learned.contains("after version 0") && learned.contains("may have learned"), "{learned}");
+
+    // A whole build in between changes where the old targets come from, and a refreshed model goes on like any other.
     let output =
         workspace.succeed("trainer", &["refresh", "--name", "tuesday", "--from", "monday", "--json"]);
     assert!(stderr(&output).contains("0 of them new ones"), "{}", stderr(&output));

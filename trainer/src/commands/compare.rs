@@ -39,8 +39,11 @@ impl CompareArgs {
     pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
-        let options =
-            Options { split: self.split.name(), resamples: self.resamples as usize, seed: config.seed };
+        let options = Options {
+            split: self.split.split().name(),
+            resamples: self.resamples as usize,
+            seed: config.seed,
+        };
         if let Some(condition) = &self.condition {
             let comparison = compare::instructed(&root, &self.runs, condition, options)?;
             eprint!("{comparison}");

@@ -2,8 +2,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
 use schemas::delta::Root;
-use schemas::history::Role;
-use trainer::evaluate;
+use trainer::evaluate::{self, Split};
 
 /// Rank every held-out target over the whole catalogue: HR@{10,20,50} and NDCG@10.
 ///
@@ -16,7 +15,7 @@ pub(crate) struct EvaluateArgs {
     /// Name of the model.
     #[arg(long)]
     model: String,
-    /// Which held-out targets.
+    /// Which targets.
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
     /// Also under instructions: each target's own value of these attributes or derived conditions, without and with a
@@ -31,15 +30,20 @@ pub(crate) struct EvaluateArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum SplitArg {
+    /// Events held out for validation.
     Validation,
+    /// Events held out for tests.
     Test,
+    /// What is new in `refresh`, before the model learns it; without baselines.
+    Prequential,
 }
 
 impl SplitArg {
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn split(self) -> Split {
         match self {
-            Self::Validation => "validation",
-            Self::Test => "test",
+            Self::Validation => Split::Validation,
+            Self::Test => Split::Test,
+            Self::Prequential => Split::Prequential,
         }
     }
 }
@@ -48,14 +52,11 @@ impl EvaluateArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
-        let role = match self.split {
-            SplitArg::Validation => Role::Validation,
-            SplitArg::Test => Role::Test,
-        };
+        let split = self.split.split();
         let report =
-            evaluate::run(&config, &root, &self.model, role, (&self.condition, self.instructions)).await?;
+            evaluate::run(&config, &root, &self.model, split, (&self.condition, self.instructions)).await?;
         if report.results.is_empty() {
-            bail!("`sequences` holds out no target of this split; see sequences.split and --split");
+            bail!("`sequences` has no target of the split {}; see sequences.split and --split", split.name());
         }
         eprint!("{report}");
         if common.json {

@@ -1,11 +1,12 @@
-//! Evaluation (§4.1): full ranking of held-out targets over the whole catalogue, under two protocols, with
-//! and without the items a user has seen.
+//! Evaluation (§4.1): full ranking of targets over the whole catalogue, under two protocols, with and without the items
+//! a user has seen. Targets are held-out events, or those that are new to the model.
 
 mod baselines;
 mod condition;
 mod horizon;
 mod instructions;
 mod metrics;
+mod prequential;
 mod rank;
 mod report;
 pub mod stored;
@@ -27,7 +28,7 @@ pub use metrics::{Metrics, Protocol, Ranks};
 pub use rank::{Query, rank};
 pub use report::Report;
 pub use stored::{StoredError, TargetRank};
-pub use targets::{Target, targets};
+pub use targets::{Split, Target, targets};
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::conditions::{Carriers, Conditions, UnknownCondition};
@@ -36,16 +37,17 @@ use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
 use crate::top_k::NotFinite;
+use targets::targets_at;
 
-/// Evaluates `models/<name>` and, where configured, the baselines, on the held-out targets of `role`, under
-/// both protocols, and stores the results beside the model ([`stored`]). No results where the split holds none of
-/// them out. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions; and, where
+/// Evaluates `models/<name>` and, where configured, the baselines, on the targets of `split`, under both protocols, and
+/// stores the results beside the model ([`stored`]). No results where there is no such target. No baselines beside
+/// [`Split::Prequential`]: they count events of the table that is asked. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions; and, where
 /// that is asked for, under each user's own instructions.
 pub async fn run(
     config: &Config,
     root: &Root,
     name: &str,
-    role: Role,
+    split: Split,
     (conditions, by_instructions): (&[String], bool),
 ) -> Result<Report, EvaluateError> {
     for name in conditions {
@@ -71,7 +73,14 @@ pub async fn run(
     }
     let carriers = Carriers::new(&known, derived, &catalogue);
     let sequences = Sequences::load(root, catalogue.items()).await?;
-    let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
+    let role = if split == Split::Test { Role::Test } else { Role::Validation };
+    let mut evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
+    if split == Split::Prequential {
+        let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
+        let new = prequential::new_positions(&sequences, (&fresh, &source), (name, &checkpoint.lineage))?;
+        evaluation.split = split.name();
+        evaluation.targets = targets_at(&sequences, |position| new[position]);
+    }
     let mut report = Report {
         source: sequences.source.clone(),
         trained_on: None,
@@ -81,7 +90,7 @@ pub async fn run(
         by_condition: Vec::new(),
         diversity: Vec::new(),
     };
-    if checkpoint.lineage.sequences != sequences.source {
+    if split != Split::Prequential && checkpoint.lineage.sequences != sequences.source {
         report.trained_on = Some(checkpoint.lineage.sequences.clone());
     }
     if evaluation.is_empty() {
@@ -102,7 +111,7 @@ pub async fn run(
     }
     let (curves, mut horizon) = evaluation.horizon(name, &encoded, protocols)?;
     report.horizon = curves;
-    if config.evaluate.baselines {
+    if config.evaluate.baselines && split != Split::Prequential {
         report.results.extend(evaluation.baselines(protocols)?);
     }
     let stored = checkpoint::find(&directory).unwrap_or(directory);
@@ -152,6 +161,32 @@ pub enum EvaluateError {
     /// The model cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// `refresh` and `sequences` do not belong together.
+    #[error(
+        "table `refresh` was built from version {refresh} of `events`, and `sequences` from version {sequences} or otherwise: \
+         run `pipeline build-sequences` and then `pipeline build-sequences --since {since}`"
+    )]
+    OtherBuild {
+        /// Version of `events` behind `refresh`.
+        refresh: String,
+        /// That behind `sequences`.
+        sequences: String,
+        /// After which version an event is new.
+        since: String,
+    },
+    /// The model is no older than what it is asked.
+    #[error(
+        "`{name}` was trained on version {trained} of `events`, and what is new in `refresh` came after version {since}: it may \
+         have learned some of it; ask a model that was there before"
+    )]
+    Learned {
+        /// The model.
+        name: String,
+        /// The version it was trained on.
+        trained: String,
+        /// After which version an event is new.
+        since: String,
+    },
     /// The model does not know what it is asked for.
     #[error("{0}")]
     Usage(#[source] ConfigError),
@@ -223,7 +258,7 @@ impl<'a> Evaluation<'a> {
         seed: u64,
         role: Role,
     ) -> Self {
-        let split = if role == Role::Test { "test" } else { "validation" };
+        let split = if role == Role::Test { Split::Test } else { Split::Validation }.name();
         Self { sequences, catalogue, config, seed, split, targets: targets(sequences, role) }
     }
 

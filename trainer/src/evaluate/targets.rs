@@ -1,11 +1,11 @@
-//! The held-out targets, and what each protocol shows before them.
+//! The targets, and what each protocol shows before them.
 
 use schemas::history::Role;
 
 use super::Protocol;
 use crate::data::Sequences;
 
-/// One held-out event.
+/// One event that is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Its row in [`Sequences`].
@@ -48,11 +48,38 @@ impl Target {
     }
 }
 
+/// Which events are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Those held out for validation.
+    Validation,
+    /// Those held out for tests.
+    Test,
+    /// Those that are new in `refresh`, before the model learns them.
+    Prequential,
+}
+
+impl Split {
+    /// The name as it is asked for and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Validation => "validation",
+            Self::Test => "test",
+            Self::Prequential => "prequential",
+        }
+    }
+}
+
 /// All targets with `role`, in the order of the rows.
 pub fn targets(sequences: &Sequences, role: Role) -> Vec<Target> {
+    targets_at(sequences, |position| sequences.roles[position] == role)
+}
+
+/// The events at the owned positions that are `asked`, in the order of the rows.
+pub(super) fn targets_at(sequences: &Sequences, asked: impl Fn(usize) -> bool) -> Vec<Target> {
     (0..sequences.rows())
         .flat_map(|row| sequences.owned(row).map(move |position| (row, position)))
-        .filter(|&(_, position)| sequences.roles[position] == role)
+        .filter(|&(_, position)| asked(position))
         .map(|(row, position)| {
             let t = position - sequences.row(row).start;
             // A row may also begin late, with less context than rows are guaranteed where nothing is hidden.
