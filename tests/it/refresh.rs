@@ -95,17 +95,28 @@ fn a_model_goes_on_learning() {
 #[test]
 fn what_cannot_be_refreshed_is_said() {
     let workspace = workspace();
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0"]);
+    workspace.succeed("trainer", &["refresh", "--name", "monday", "--from", "base"]);
     workspace.succeed("pipeline", &["build-sequences", "--since", "1"]);
     let refresh =
         |name, from, code| workspace.fail("trainer", &["refresh", "--name", name, "--from", from], code);
-    let nothing = refresh("next", "base", 1);
+    let nothing = refresh("next", "monday", 1);
     assert!(nothing.contains("after version 1") && nothing.contains("nothing to learn"), "{nothing}");
+    let gap = refresh("next", "base", 1);
+    assert!(gap.contains("never be learned") && gap.contains("--since 0"), "{gap}");
     assert!(refresh("base", "base", 2).contains("another name"));
     assert!(refresh("next", "bass", 1).contains("models here: base"));
     // Rows of another split.
     workspace.succeed("pipeline", &["build-sequences", "--since", "0", "--set", "sequences.sft_share=0.3"]);
     let other = refresh("next", "base", 1);
     assert!(other.contains("table refresh") && other.contains("may have learned"), "{other}");
+    // Rows of an older log than the held-out ones.
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0"]);
+    workspace.write("tuesday.csv", "user,item,time\nu1,i1,1620000000\n");
+    workspace.succeed("pipeline", &["ingest", "--events", "tuesday.csv"]);
+    workspace.succeed("pipeline", &["build-sequences"]);
+    let old = refresh("next", "base", 1);
+    assert!(old.contains("version 1") && old.contains("`sequences` from version 2"), "{old}");
     assert!(!workspace.root().join("models/next").exists());
 }
 

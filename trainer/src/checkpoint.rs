@@ -143,11 +143,24 @@ pub struct Lineage {
     /// The new events that it learned, if it continued on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fresh: Option<FreshSource>,
+    /// The newest version of `events` that its ancestors have learned of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherited_events: Option<u64>,
     /// The instruction examples it was fine-tuned on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExamplesSource>,
     /// Version of the code.
     pub code_version: String,
+}
+
+impl Lineage {
+    /// The newest version of `events` that the model or an ancestor may have learned of; `None` where that is not known.
+    pub fn learned_events(&self) -> Option<u64> {
+        let fresh = self.fresh.as_ref().map(|fresh| &fresh.events_version);
+        let own = fresh.into_iter().chain([&self.sequences.events_version]);
+        let own = own.map(|version| version.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        own.into_iter().chain(self.inherited_events).max()
+    }
 }
 
 /// Everything a checkpoint holds.
@@ -325,7 +338,7 @@ fn load_config(directory: &Path) -> Result<Config, CheckpointError> {
 }
 
 fn others(directory: &Path) -> String {
-    let names: Vec<String> = directory
+    let mut names: Vec<String> = directory
         .parent()
         .and_then(|models| fs::read_dir(models).ok())
         .into_iter()
@@ -334,6 +347,7 @@ fn others(directory: &Path) -> String {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| !name.starts_with('.'))
         .collect();
+    names.sort_unstable();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 

@@ -46,15 +46,14 @@ impl Assembler {
             let wait = batch.since.map_or(interval, |since| interval.saturating_sub(since.elapsed()));
             match input.recv_timeout(wait) {
                 Ok(Input::Messages(chunk)) => {
-                    let mut taken: BTreeMap<i32, (u64, u64, i64)> = BTreeMap::new();
+                    let mut taken: BTreeMap<i32, (u64, u64)> = BTreeMap::new();
                     for (partition, message) in chunk.messages() {
-                        let next = message.offset + 1;
                         let bytes = self.take(&mut batch, partition, message)?;
-                        let (messages, sum, end) = taken.entry(partition).or_default();
-                        (*messages, *sum, *end) = (*messages + 1, *sum + bytes, next);
+                        let (messages, sum) = taken.entry(partition).or_default();
+                        (*messages, *sum) = (*messages + 1, *sum + bytes);
                     }
-                    for (partition, (messages, bytes, next)) in taken {
-                        self.metrics.taken(partition, messages, bytes, next);
+                    for (partition, (messages, bytes)) in taken {
+                        self.metrics.taken(partition, messages, bytes);
                     }
                 }
                 Ok(Input::Begin { partition, stored, read }) => {

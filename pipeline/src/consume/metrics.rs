@@ -60,8 +60,8 @@ pub(super) struct Metrics {
     committed_lag: Family<Partition, Gauge>,
     end: Family<Partition, Gauge>,
     offset: Family<Partition, Gauge>,
-    /// Partitions of which lags may be asked for, and the offset behind the last message that was taken of each.
-    taken: Mutex<BTreeMap<i32, i64>>,
+    /// Partitions of which lags may be asked for, and the offset behind the last message that was polled of each.
+    polled: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Metrics {
@@ -153,15 +153,22 @@ impl Metrics {
             committed_lag,
             end,
             offset,
-            taken: Mutex::default(),
+            polled: Mutex::default(),
         }
     }
 
-    /// So many messages of a partition were taken apart, the last one before the offset `next`.
-    pub(super) fn taken(&self, partition: i32, messages: u64, bytes: u64, next: i64) {
-        if let Some(taken) = self.partitions().get_mut(&partition) {
-            *taken = next;
+    /// The messages of partitions before these offsets were polled.
+    pub(super) fn polled(&self, ends: &[(i32, i64)]) {
+        let mut partitions = self.partitions();
+        for (partition, next) in ends {
+            if let Some(polled) = partitions.get_mut(partition) {
+                *polled = *next;
+            }
         }
+    }
+
+    /// So many messages of a partition were taken apart.
+    pub(super) fn taken(&self, partition: i32, messages: u64, bytes: u64) {
         self.messages.get_or_create(&Partition { partition }).inc_by(messages);
         self.bytes.get_or_create(&Partition { partition }).inc_by(bytes);
     }
@@ -254,7 +261,7 @@ impl Metrics {
     }
 
     fn partitions(&self) -> MutexGuard<'_, BTreeMap<i32, i64>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.polled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// In Prometheus' text format.

@@ -96,6 +96,7 @@ impl Poller {
             secrets: secrets.clone(),
             state: Mutex::new(State {
                 to_assembler,
+                metrics: poller.metrics.clone(),
                 chunk: Chunk::default(),
                 since: None,
                 assigned: BTreeSet::new(),
@@ -201,10 +202,12 @@ impl Poller {
                     state.chunk.push(&message);
                     state.since.get_or_insert_with(Instant::now);
                     state.read_to(message.partition(), message.offset() + 1);
-                    if !state.chunk.len().is_multiple_of(LOOK_EVERY)
-                        && !state.chunk.is_full()
-                        && paused.is_none()
-                    {
+                    let finished = self.once && state.left.is_empty();
+                    let look = finished
+                        || paused.is_some()
+                        || state.chunk.is_full()
+                        || state.chunk.len().is_multiple_of(LOOK_EVERY);
+                    if !look {
                         continue;
                     }
                 }

@@ -56,7 +56,10 @@ impl EvaluateArgs {
         let report =
             evaluate::run(&config, &root, &self.model, split, (&self.condition, self.instructions)).await?;
         if report.results.is_empty() {
-            bail!("`sequences` has no target of the split {}; see sequences.split and --split", split.name());
+            match split {
+                Split::Prequential => bail!("nothing in `refresh` is new"),
+                _ => bail!("`sequences` holds out no target of this split; see sequences.split and --split"),
+            }
         }
         eprint!("{report}");
         if common.json {

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::ops::Range;
 
 use arrow::array::{ArrowPrimitiveType, AsArray, ListArray};
@@ -179,6 +180,25 @@ impl Sequences {
             }
         }
         Ok(all)
+    }
+
+    /// For each row, the one of `whole` with the same events; these are rows of `refresh`, those of `sequences`.
+    pub fn rows_in(&self, whole: &Self) -> Vec<Option<usize>> {
+        let mut of_user: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (row, &user) in whole.user.iter().enumerate() {
+            of_user.entry(&whole.users[user as usize]).or_default().push(row);
+        }
+        let same = |row: usize, other: usize| {
+            let (ours, theirs) = (self.row(row), whole.row(other));
+            self.target_from[row] == whole.target_from[other]
+                && self.ts[ours.clone()] == whole.ts[theirs.clone()]
+                && self.items[ours] == whole.items[theirs]
+        };
+        let find = |(row, &user): (usize, &u32)| {
+            let candidates = of_user.get(self.users[user as usize].as_str())?;
+            candidates.iter().copied().find(|&other| same(row, other))
+        };
+        self.user.iter().enumerate().map(find).collect()
     }
 
     /// Adds some rows of `other` behind these, for training: their users are counted anew.

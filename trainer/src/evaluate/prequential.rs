@@ -1,7 +1,7 @@
 //! What is new, as targets: every event is predicted by a model that was there before it, and learned afterwards (prequential
 //! evaluation: Dawid, 1984).
 
-use std::collections::HashMap;
+use schemas::history::Role;
 
 use super::EvaluateError;
 use crate::checkpoint::Lineage;
@@ -22,31 +22,17 @@ pub(super) fn new_positions(
     if source.events_version != sequences.source.events_version {
         return Err(other_build());
     }
-    let trained = lineage.fresh.as_ref().map(|fresh| &fresh.events_version);
-    for trained in trained.into_iter().chain([&lineage.sequences.events_version]) {
-        let versions = trained.parse::<u64>().ok().zip(source.since_version.parse::<u64>().ok());
-        if versions.is_none_or(|(trained, since)| trained > since) {
-            let (name, trained, since) = (name.into(), trained.clone(), source.since_version.clone());
-            return Err(EvaluateError::Learned { name, trained, since });
-        }
-    }
-    let mut rows_of: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (row, &user) in sequences.user.iter().enumerate() {
-        rows_of.entry(&sequences.users[user as usize]).or_default().push(row);
+    let learned = lineage.learned_events();
+    if learned.zip(source.since_version.parse::<u64>().ok()).is_none_or(|(learned, since)| learned > since) {
+        let learned = learned.map_or_else(|| "?".into(), |version| version.to_string());
+        let (name, since) = (name.into(), source.since_version.clone());
+        return Err(EvaluateError::Learned { name, trained: learned, since });
     }
     let mut new = vec![false; sequences.items.len()];
-    for (row, &user) in fresh.user.iter().enumerate() {
-        let (positions, from) = (fresh.row(row), fresh.target_from[row]);
-        let same = |&other: &usize| {
-            let theirs = sequences.row(other);
-            sequences.target_from[other] == from
-                && sequences.ts[theirs.clone()] == fresh.ts[positions.clone()]
-                && sequences.items[theirs] == fresh.items[positions.clone()]
-        };
-        let rows = rows_of.get(fresh.users[user as usize].as_str()).map_or(&[][..], Vec::as_slice);
-        let row = rows.iter().copied().find(same).ok_or_else(other_build)?;
-        for (place, role) in sequences.row(row).zip(&fresh.roles[positions.clone()]) {
-            new[place] = *role != schemas::history::Role::Context;
+    for (row, same) in fresh.rows_in(sequences).into_iter().enumerate() {
+        let same = same.ok_or_else(other_build)?;
+        for (place, role) in sequences.row(same).zip(&fresh.roles[fresh.row(row)]) {
+            new[place] = *role != Role::Context;
         }
     }
     Ok(new)
@@ -54,8 +40,6 @@ pub(super) fn new_positions(
 
 #[cfg(test)]
 mod tests {
-    use schemas::history::Role;
-
     use super::*;
     use crate::data::SequencesSource;
 
@@ -103,6 +87,7 @@ mod tests {
             parent: None,
             parent_hash: None,
             fresh: fresh.map(|v| FreshSource { events_version: v.into(), ..FreshSource::default() }),
+            inherited_events: None,
             examples: Vec::new(),
             code_version: String::new(),
         }
@@ -122,7 +107,8 @@ mod tests {
         assert_eq!(found, [false, false, true, false, false, true, true, false]);
         // A refreshed model may have been refreshed up to where the new begins, and not further.
         assert!(new(&source("5", "3"), &lineage("1", Some("3")), &fresh).is_ok());
-        for lineage in [lineage("1", Some("4")), lineage("4", None), lineage("", None)] {
+        let taught = Lineage { inherited_events: Some(4), ..lineage("1", None) };
+        for lineage in [lineage("1", Some("4")), lineage("4", None), lineage("", None), taught] {
             let error = new(&source("5", "3"), &lineage, &fresh).unwrap_err().to_string();
             assert!(error.contains("after version 3"), "{error}");
         }

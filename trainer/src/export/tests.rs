@@ -78,6 +78,7 @@ impl Example {
             parent: None,
             parent_hash: None,
             fresh: None,
+            inherited_events: None,
             examples: Vec::new(),
             code_version: "test".into(),
         };

@@ -116,6 +116,32 @@ pub enum TrainError {
         /// Its own parent.
         from: String,
     },
+    /// `sequences` knows more than `refresh`.
+    #[error(
+        "table `refresh` was built from version {refresh} of `events`, and `sequences` from version {sequences}: what is held \
+         out in one may be learned in the other; run `pipeline build-sequences --since {since}` again"
+    )]
+    OldRefresh {
+        /// Version of `events` behind `refresh`.
+        refresh: String,
+        /// That behind `sequences`.
+        sequences: String,
+        /// After which version an event is new.
+        since: String,
+    },
+    /// Events between the parent and `refresh`.
+    #[error(
+        "`{parent}` has learned of `events` up to version {learned}, and table `refresh` begins after version {since}: what \
+         came between would never be learned; run `pipeline build-sequences --since {learned}`"
+    )]
+    Gap {
+        /// The parent.
+        parent: String,
+        /// What it knows.
+        learned: u64,
+        /// After which version an event is new.
+        since: u64,
+    },
     /// Nothing is new.
     #[error(
         "table `refresh` (version {version}) holds no pre-training target that came after version {since} of `events`: there is \

@@ -31,6 +31,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         parent: None,
         parent_hash: None,
         fresh: None,
+        inherited_events: None,
         examples: Vec::new(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };

@@ -20,7 +20,7 @@ use super::pretrain::{row_weights, targets_by_row};
 use super::run::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
 use crate::checkpoint::{self, Checkpoint, Lineage};
-use crate::data::{Batch, Catalogue, Sequences};
+use crate::data::{Batch, Catalogue, FreshSource, Sequences};
 use crate::device;
 use crate::evaluate::{Evaluation, Metrics};
 use crate::loss::TamipLoss;
@@ -68,6 +68,8 @@ pub async fn run(
             return Err(TrainError::OtherSplit { table, settings, parent, rows });
         }
     }
+    let learned = loaded.lineage.learned_events();
+    check_versions(parent, learned, &sequences.source.events_version, &source)?;
     let mut counts = sequences.training_counts(catalogue.items());
     if fresh.source.events_version != sequences.source.events_version {
         // `sequences` is the older one, of the last whole build.
@@ -80,6 +82,7 @@ pub async fn run(
         parent: Some(parent.into()),
         parent_hash: Some(parent_hash),
         fresh: Some(source.clone()),
+        inherited_events: learned,
         examples: Vec::new(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -105,8 +108,37 @@ pub async fn run(
         let (version, since) = (source.refresh_version, source.since_version);
         return Err(TrainError::NothingNew { version, since });
     }
-    eprintln!("{new} new targets, {} old ones again", targets.iter().sum::<usize>() - new);
+    let again = targets.iter().sum::<usize>() - new;
+    eprintln!("{new} new targets and {again} old ones again, over all branches");
     run.finish()
+}
+
+/// `refresh` has to begin where the parent ends, and `sequences` must not be ahead of it.
+fn check_versions(
+    parent: &str,
+    learned: Option<u64>,
+    sequences: &str,
+    source: &FreshSource,
+) -> Result<(), TrainError> {
+    let number = |version: &str| version.parse::<u64>().ok();
+    let (from, to) = (number(&source.since_version), number(&source.events_version));
+    if number(sequences).zip(to).is_none_or(|(sequences, to)| sequences > to) {
+        let (sequences, refresh) = (sequences.to_owned(), source.events_version.clone());
+        return Err(TrainError::OldRefresh { refresh, sequences, since: source.since_version.clone() });
+    }
+    match learned.zip(from) {
+        Some((learned, from)) if learned < from => {
+            Err(TrainError::Gap { parent: parent.into(), learned, since: from })
+        }
+        Some((learned, from)) if learned > from => {
+            eprintln!(
+                "warning: `{parent}` has learned of `events` up to version {learned}, and `refresh` begins after version \
+                 {from}: some of what is new there is learned again"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The rows with new targets, and behind them as many rows of `sequences` as have `refresh.replay` times as many targets,
@@ -114,7 +146,9 @@ pub async fn run(
 fn rows(mut fresh: Sequences, sequences: &Sequences, config: &Config, version: u64) -> (Sequences, usize) {
     let new: usize = targets_by_row(&fresh, config).iter().sum();
     let wanted = (config.refresh.replay * new as f64).ceil() as usize;
-    let old = targets_by_row(sequences, config);
+    let mut old = targets_by_row(sequences, config);
+    // What is new would be there twice.
+    fresh.rows_in(sequences).into_iter().flatten().for_each(|row| old[row] = 0);
     let mut order: Vec<u32> = (0u32..).zip(&old).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect();
     order.shuffle(&mut random::generator(config.seed, "replay", version));
     let mut drawn = 0;

@@ -139,9 +139,13 @@ impl<'a, T: Task> Run<'a, T> {
         if checkpoint.lineage != self.lineage {
             let theirs = &checkpoint.lineage;
             return Some(format!(
-                "version {} of `sequences` and {} of `items`{}, by version {} of the code",
+                "version {} of `sequences` and {} of `items`{}{}, by version {} of the code",
                 theirs.sequences.sequences_version,
                 theirs.items_version,
+                theirs
+                    .fresh
+                    .as_ref()
+                    .map_or(String::new(), |fresh| format!(", {} of `refresh`", fresh.refresh_version)),
                 theirs.parent.as_ref().map_or(String::new(), |parent| format!(", from model `{parent}`")),
                 theirs.code_version
             ));

@@ -115,6 +115,7 @@ pub async fn run(
         parent: Some(parent.into()),
         parent_hash: Some(parent_hash),
         fresh: None,
+        inherited_events: loaded.lineage.learned_events(),
         examples: examples.sources.clone(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };

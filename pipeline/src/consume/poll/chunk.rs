@@ -36,6 +36,8 @@ pub(in super::super) enum Input {
 pub(in super::super) struct Chunk {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// Of each partition, the offset behind its last message.
+    ends: Vec<(i32, i64)>,
 }
 
 struct Entry {
@@ -53,6 +55,12 @@ impl Chunk {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(key.unwrap_or_default());
         self.bytes.extend_from_slice(value.unwrap_or_default());
+        let next = (message.partition(), message.offset() + 1);
+        // Messages of a partition come in runs.
+        match self.ends.iter_mut().rev().find(|(partition, _)| *partition == next.0) {
+            Some(end) => *end = next,
+            None => self.ends.push(next),
+        }
         let now = || chrono::Utc::now().timestamp_millis();
         self.entries.push(Entry {
             partition: message.partition(),
@@ -66,6 +74,11 @@ impl Chunk {
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Of each partition, the offset behind its last message.
+    pub(super) fn ends(&self) -> &[(i32, i64)] {
+        &self.ends
     }
 
     /// Messages.

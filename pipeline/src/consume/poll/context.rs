@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::config::Start;
 
 use super::super::error::ConsumeError;
+use super::super::metrics::Metrics;
 use super::super::reached;
 use super::super::report::Gone;
 use super::super::settings::Secrets;
@@ -28,6 +29,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 /// What callbacks and the loop share. Callbacks run inside `poll`, so never beside the loop.
 pub(super) struct State {
     pub(super) to_assembler: SyncSender<Input>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) chunk: Chunk,
     pub(super) since: Option<Instant>,
     pub(super) assigned: BTreeSet<i32>,
@@ -77,6 +79,7 @@ impl State {
     /// Hands the chunk on, waiting as long as it takes.
     fn hand_on(&mut self) {
         if !self.chunk.is_empty() {
+            self.metrics.polled(self.chunk.ends());
             let chunk = std::mem::take(&mut self.chunk);
             self.send(Input::Messages(chunk));
         }
@@ -88,6 +91,7 @@ impl State {
         if self.chunk.is_empty() {
             return true;
         }
+        self.metrics.polled(self.chunk.ends());
         let like_this = self.chunk.size();
         match self.to_assembler.try_send(Input::Messages(std::mem::take(&mut self.chunk))) {
             Ok(()) => {

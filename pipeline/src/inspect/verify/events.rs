@@ -1,7 +1,7 @@
 //! `events`, date by date.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
@@ -17,7 +17,7 @@ use super::{TableProof, reader};
 
 const DATE: &str = "event_date is the UTC date of ts";
 const UNIQUE: &str = "event_id is unique within its event_date";
-const AGAIN: &str = "what a producer sent again after kafka.dedup_days is another message";
+const AGAIN: &str = "what a producer sends again within kafka.dedup_days is stored once";
 
 /// Where an id was met first.
 struct First {
@@ -44,6 +44,7 @@ pub(super) async fn verify(config: &Config, snapshot: &Snapshot, proof: &mut Tab
     let mut rows = 0;
     for (date, shards) in by_date(snapshot) {
         let mut seen: HashMap<u128, First> = HashMap::new();
+        let mut sent_again: HashSet<(u128, (u32, i64))> = HashSet::new();
         for (s, shard) in shards.iter().enumerate() {
             let Some(day) = date.and_then(|date| date.parse::<NaiveDate>().ok()) else {
                 let found = date.map_or_else(|| "no date".into(), |date| format!("`{date}`"));
@@ -64,12 +65,14 @@ pub(super) async fn verify(config: &Config, snapshot: &Snapshot, proof: &mut Tab
                         return Err(violation.shard(shard).row(row).column("ts").into());
                     }
                     let here = First { shard: s, row, message: message(sources.value(i), positions[i]) };
-                    match seen.entry(hash128(id.as_bytes())) {
+                    let key = hash128(id.as_bytes());
+                    match seen.entry(key) {
                         Entry::Vacant(entry) => _ = entry.insert(here),
                         // The consumer looks so many days back, and builds count the event once.
                         Entry::Occupied(first)
-                            if here.message.is_some()
-                                && first.get().message.is_some_and(|first| here.message != Some(first)) =>
+                            if first.get().message.zip(here.message).is_some_and(|(first, message)| {
+                                first != message && sent_again.insert((key, message))
+                            }) =>
                         {
                             again += 1;
                         }
@@ -92,7 +95,9 @@ pub(super) async fn verify(config: &Config, snapshot: &Snapshot, proof: &mut Tab
     proof.holds(DATE, rows, "rows");
     proof.holds(UNIQUE, rows - again, "rows");
     if again > 0 {
-        proof.holds(AGAIN, again, "rows");
+        let reason =
+            format!("{again} messages have the id of another one; when each was sent, no table says");
+        proof.skip(AGAIN, reason);
     }
     Ok(())
 }
