@@ -8,7 +8,7 @@ use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
 use super::record::{Records, Step, no_such_column, trim_line_end};
 use super::source::Reading;
-use crate::records::{Fields, Need, Object, Rejection, Slots, Value, Wanted};
+use crate::records::{Fields, Need, Object, Place, Rejection, Slots, Value, Wanted};
 
 /// A required field that so many objects do not have is not in the file at all.
 const RECORDS_WITHOUT_FIELD_MAX: u64 = 1_000;
@@ -92,8 +92,8 @@ pub(super) struct JsonlRecords<'a> {
     start: usize,
     end: usize,
     values: Vec<Value<'a>>,
-    /// The field at each place of the last object: the next one mostly has the same order.
-    order: Vec<Option<usize>>,
+    /// What stood at each place of the last object: the next one mostly has the same order.
+    order: Vec<Place>,
     seen: Seen,
 }
 

@@ -11,6 +11,6 @@ mod value;
 pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
 pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
 pub(crate) use mapping::{Event, Mapping, identity, missing};
-pub(crate) use object::Object;
+pub(crate) use object::{Object, Place};
 pub(crate) use slots::Slots;
 pub(crate) use value::{Fields, Need, Rejection, Value, Wanted};

@@ -11,11 +11,22 @@ use super::value::Value;
 pub(crate) struct Object<'o, 'a> {
     pub(crate) fields: &'o [String],
     pub(crate) values: &'o mut [Value<'a>],
-    /// The field at each place of the last object: the next one mostly has the same order.
-    pub(crate) order: &'o mut Vec<Option<usize>>,
+    /// What stood at each place of the last object: the next one mostly has the same order.
+    pub(crate) order: &'o mut Vec<Place>,
     /// Filled with the object's keys, where there is a list.
     pub(crate) keys: &'o mut Option<Vec<String>>,
 }
+
+/// What a key was.
+pub(crate) enum Place {
+    /// That of a field.
+    Field(usize),
+    /// One that nobody wants.
+    Other(String),
+}
+
+/// Longer keys are not kept.
+const KEPT_KEY_BYTES: usize = 64;
 
 impl<'a> DeserializeSeed<'a> for Object<'_, 'a> {
     type Value = ();
@@ -35,13 +46,8 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let mut place = 0;
         loop {
-            let guess = self.order.get(place).copied().flatten();
-            let key = Key { fields: self.fields, guess, keys: &mut *self.keys };
+            let key = Key { fields: self.fields, order: &mut *self.order, place, keys: &mut *self.keys };
             let Some(field) = map.next_key_seed(key)? else { return Ok(()) };
-            match self.order.get_mut(place) {
-                Some(known) => *known = field,
-                None => self.order.push(field),
-            }
             match field {
                 Some(field) => self.values[field] = map.next_value_seed(AnyValue)?,
                 None => {
@@ -56,7 +62,8 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
 /// A key, as the field that it names.
 struct Key<'o> {
     fields: &'o [String],
-    guess: Option<usize>,
+    order: &'o mut Vec<Place>,
+    place: usize,
     keys: &'o mut Option<Vec<String>>,
 }
 
@@ -79,8 +86,22 @@ impl Visitor<'_> for Key<'_> {
         if let Some(keys) = self.keys {
             keys.push(key.to_owned());
         }
-        let guessed = self.guess.filter(|&guess| self.fields[guess] == key);
-        Ok(guessed.or_else(|| self.fields.iter().position(|field| field == key)))
+        match self.order.get(self.place) {
+            Some(Place::Field(field)) if self.fields[*field] == key => return Ok(Some(*field)),
+            Some(Place::Other(other)) if other == key => return Ok(None),
+            _ => {}
+        }
+        let field = self.fields.iter().position(|field| field == key);
+        let found = match field {
+            Some(field) => Place::Field(field),
+            None if key.len() <= KEPT_KEY_BYTES => Place::Other(key.to_owned()),
+            None => Place::Other(String::new()),
+        };
+        match self.order.get_mut(self.place) {
+            Some(known) => *known = found,
+            None => self.order.push(found),
+        }
+        Ok(field)
     }
 }
 

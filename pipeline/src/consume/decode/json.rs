@@ -3,13 +3,12 @@
 use schemas::tables::Reason;
 use serde::de::DeserializeSeed;
 
-use crate::records::{Object, Rejection, Value};
+use crate::records::{Object, Place, Rejection, Value};
 
 /// Takes objects apart.
 #[derive(Default)]
 pub(super) struct Json {
-    /// The field at each place of the last object: the next one mostly has the same order.
-    order: Vec<Option<usize>>,
+    order: Vec<Place>,
 }
 
 impl Json {
