@@ -9,6 +9,7 @@
 //! whatever is published under that name stays. The run's records ([`crate::records`]) grow beside the two and are
 //! published with `best`.
 
+mod parent;
 pub mod pretrain;
 pub mod refresh;
 mod run;

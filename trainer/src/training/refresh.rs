@@ -11,11 +11,12 @@
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
-use schemas::config::{Config, ConfigError, Pretrain};
+use schemas::config::{Config, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
 use schemas::tables::{REFRESH, SEQUENCES};
 
+use super::parent::{Parent, check_names};
 use super::pretrain::{row_weights, targets_by_row};
 use super::run::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
@@ -36,26 +37,11 @@ pub async fn run(
     parent: &str,
     options: Options<'_>,
 ) -> Result<Outcome, TrainError> {
-    checkpoint::check_name(options.name)?;
-    checkpoint::check_name(parent)?;
-    if options.name == parent {
-        let problem = format!("`{parent}` is the model to go on from; give the refreshed one another name");
-        return Err(ConfigError::Invalid { key: "--name".into(), problem }.into());
-    }
+    check_names(options.name, parent, ["model to go on from", "refreshed"])?;
     let device = device::open(config.device)?;
-    let directory = root.model_path(parent);
-    let catalogue = Catalogue::load(root, &checkpoint::attributes(&directory)?).await?;
-    let parent_hash = checkpoint::hash(&directory)?;
-    let loaded = checkpoint::load(&directory, &catalogue, &device)?;
-    if loaded.model.paradigm().is_some() {
-        let from = loaded.lineage.parent.map_or(String::new(), |parent| format!(", `{parent}`"));
-        return Err(TrainError::Taught { parent: parent.into(), from });
-    }
-    let config = &Config {
-        model: loaded.config.model.clone(),
-        pretrain: loaded.config.pretrain.clone(),
-        ..config.clone()
-    };
+    let catalogue = Catalogue::load(root, &checkpoint::attributes(&root.model_path(parent))?).await?;
+    let origin = Parent::load(root, parent, &catalogue, &device)?;
+    let (config, loaded) = (&origin.config(config), &origin.checkpoint);
     let settings = config.refresh.training(&config.pretrain);
     let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
@@ -80,7 +66,7 @@ pub async fn run(
         sequences: sequences.source.clone(),
         items_version: catalogue.version,
         parent: Some(parent.into()),
-        parent_hash: Some(parent_hash),
+        parent_hash: Some(origin.hash.clone()),
         fresh: Some(source.clone()),
         inherited_events: learned,
         examples: Vec::new(),
@@ -95,7 +81,7 @@ pub async fn run(
         rows: &rows,
         loss: TamipLoss::new(&settings, &counts, config.seed),
         settings,
-        parent: &loaded,
+        parent: loaded,
         catalogue: &catalogue,
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),

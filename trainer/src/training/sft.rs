@@ -9,6 +9,7 @@ use schemas::history::Role;
 use schemas::tables::sft_table;
 use serde::Serialize;
 
+use super::parent::{Parent, check_names};
 use super::run::Run;
 use super::{Options, Outcome, Status, Task, TrainError, selector};
 use crate::checkpoint::{self, Checkpoint, Lineage};
@@ -63,36 +64,20 @@ pub async fn run(
     parent: &str,
     options: Options<'_>,
 ) -> Result<SftOutcome, TrainError> {
-    checkpoint::check_name(options.name)?;
-    checkpoint::check_name(parent)?;
-    if options.name == parent {
-        let problem = format!("`{parent}` is the pre-trained model; give the fine-tuned one another name");
-        return Err(ConfigError::Invalid { key: "--name".into(), problem }.into());
-    }
+    check_names(options.name, parent, ["pre-trained model", "fine-tuned"])?;
     if config.sft.conditions.is_empty() {
         let problem =
             "is empty; name what the model is to follow, such as --set 'sft.conditions=[\"genre\"]'".into();
         return Err(ConfigError::Invalid { key: "sft.conditions".into(), problem }.into());
     }
     let device = device::open(config.device)?;
-    let directory = root.model_path(parent);
-    let mut attributes = checkpoint::attributes(&directory)?;
+    let mut attributes = checkpoint::attributes(&root.model_path(parent))?;
     let derived = &config.conditions.derived;
     let asked = config.sft.conditions.iter().filter(|name| !derived.contains_key(*name));
     attributes.extend(asked.filter(|name| !attributes.contains(name)).cloned().collect::<Vec<_>>());
     let catalogue = Catalogue::load(root, &attributes).await?;
-    let parent_hash = checkpoint::hash(&directory)?;
-    let loaded = checkpoint::load(&directory, &catalogue, &device)?;
-    if loaded.model.paradigm().is_some() {
-        let from = loaded.lineage.parent.map_or(String::new(), |parent| format!(", `{parent}`"));
-        return Err(TrainError::Taught { parent: parent.into(), from });
-    }
-    // What the checkpoint fixes: the architecture, and the loss of its pre-training.
-    let config = &Config {
-        model: loaded.config.model.clone(),
-        pretrain: loaded.config.pretrain.clone(),
-        ..config.clone()
-    };
+    let origin = Parent::load(root, parent, &catalogue, &device)?;
+    let (config, loaded) = (&origin.config(config), &origin.checkpoint);
     config.sft.check_parent(&config.model)?;
     let settings = config.sft.training(&config.pretrain)?;
     let conditions = Conditions::new(&config.sft.conditions, derived, &catalogue);
@@ -113,7 +98,7 @@ pub async fn run(
         sequences: sequences.source.clone(),
         items_version: catalogue.version,
         parent: Some(parent.into()),
-        parent_hash: Some(parent_hash),
+        parent_hash: Some(origin.hash.clone()),
         fresh: None,
         inherited_events: loaded.lineage.learned_events(),
         examples: examples.sources.clone(),

@@ -227,6 +227,11 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let message = self.secrets.hide(message);
+        if facility == "FAIL" {
+            // `error` is told of it too, and says it once.
+            tracing::debug!(facility, "{message}");
+            return;
+        }
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
