@@ -95,6 +95,8 @@ pub enum TableError {
 #[derive(Debug, Clone)]
 pub struct Root {
     path: PathBuf,
+    /// Table → the version that is read instead of the newest one.
+    pinned: BTreeMap<String, u64>,
 }
 
 impl Root {
@@ -108,7 +110,14 @@ impl Root {
         if path.exists() && !path.is_dir() {
             return Err(fail("it is a file".into()));
         }
-        Ok(Self { path })
+        Ok(Self { path, pinned: BTreeMap::new() })
+    }
+
+    /// The same root, of which some tables are read at the given versions, whatever other writers commit meanwhile.
+    pub fn pinned<'a>(&self, versions: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
+        let mut root = self.clone();
+        root.pinned.extend(versions.into_iter().map(|(table, version)| (table.to_owned(), version)));
+        root
     }
 
     /// The directory.
@@ -134,9 +143,10 @@ impl Root {
         self.path.join("models").join(name)
     }
 
-    /// The table at its newest version, or `None` where it has never been written.
+    /// The table at its newest version, or the one that it is [`pinned`](Self::pinned) to; `None` where it has never been
+    /// written.
     pub async fn snapshot(&self, table: &str) -> Result<Option<Snapshot>, TableError> {
-        self.load(table, None).await
+        self.load(table, self.pinned.get(table).copied()).await
     }
 
     /// The table at `version`.
@@ -144,7 +154,7 @@ impl Root {
         self.load(table, Some(version)).await
     }
 
-    /// The table at its newest version, or an error that names the command that writes it.
+    /// [`snapshot`](Self::snapshot), or an error that names the command that writes the table.
     pub async fn require(&self, table: &str, command: &'static str) -> Result<Snapshot, TableError> {
         self.snapshot(table).await?.ok_or_else(|| TableError::Missing {
             root: self.path.clone(),
@@ -238,6 +248,18 @@ impl Snapshot {
     /// Rows of all shards.
     pub fn rows(&self) -> u64 {
         self.shards.iter().filter_map(|shard| shard.rows).sum()
+    }
+
+    /// Whether every shard is there, as large as it was written.
+    pub async fn is_whole(&self) -> bool {
+        let store = self.table.object_store();
+        for shard in &self.shards {
+            match store.head(&ObjectPath::from(shard.path.as_str())).await {
+                Ok(found) if found.size == shard.bytes => {}
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// The paths of the shards that were appended after version `since`, as Delta's streaming readers see them:

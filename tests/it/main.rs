@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 
 mod bad_input;
-mod daily;
 mod export;
 mod inspect;
+mod jobs;
 #[cfg(unix)]
 mod kafka;
 #[cfg(unix)]

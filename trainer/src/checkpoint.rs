@@ -279,6 +279,12 @@ pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(attributes)
 }
 
+/// What a checkpoint was trained with and from, without its weights.
+pub fn describe(directory: &Path) -> Result<(Config, Lineage), CheckpointError> {
+    let directory = require(directory)?;
+    Ok((load_config(&directory)?, load_json(&directory.join("lineage.json"))?))
+}
+
 /// A hash of a checkpoint's weights, to tell it from another of the same name.
 pub fn hash(directory: &Path) -> Result<String, CheckpointError> {
     let path = require(directory)?.join("model.safetensors");

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::html::number;
+
 /// How often each whole number occurred: its quantiles, and bins that double in width.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Distribution {
@@ -32,6 +34,14 @@ pub struct Bin {
     pub to: u64,
     /// How many there were.
     pub count: u64,
+}
+
+impl Bin {
+    /// Its numbers, such as `3–4`.
+    pub fn name(&self) -> String {
+        let Self { from, to, .. } = *self;
+        if from == to { number(from) } else { format!("{}–{}", number(from), number(to)) }
+    }
 }
 
 /// Collects numbers; keeps one counter for each distinct one.

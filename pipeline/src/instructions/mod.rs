@@ -92,6 +92,7 @@ pub async fn build(
     let report = |version, done: Done| done.report(&rules, as_of, [&events, &items], version, started);
     if let Some(present) = &present
         && properties.iter().all(|(key, value)| present.properties().get(key) == Some(value))
+        && present.is_whole().await
     {
         return Ok(report(present.version(), Done { unchanged: true, ..Done::keeping(present) }));
     }

@@ -40,6 +40,9 @@ impl Reach {
         if !same(CATALOGUE_HASH) {
             return all("the catalogue differs from the table's".into());
         }
+        if !present.is_whole().await {
+            return all("a shard of the table is missing or damaged".into());
+        }
         let number = |key| present.properties().get(key).and_then(|text| text.parse::<i64>().ok());
         let (Some(version), Some(as_of)) = (number(properties::EVENTS_VERSION), number(AS_OF_MS)) else {
             return all("the table does not say what it was made of".into());

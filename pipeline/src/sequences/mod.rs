@@ -115,6 +115,7 @@ async fn run(
         && described(config, &events, items.version(), since)
             .iter()
             .all(|(k, v)| present.properties().get(k) == Some(v))
+        && present.is_whole().await
     {
         return Ok(reporter.report(items.version(), present, None));
     }

@@ -79,7 +79,9 @@ pub async fn build_with(
             properties.is_some_and(|p| p.iter().all(|(k, v)| present.properties().get(k) == Some(v)))
         };
         match present {
-            Some(present) if is_described(&present) => tables.push(SftTable::of(name, &present)),
+            Some(present) if is_described(&present) && present.is_whole().await => {
+                tables.push(SftTable::of(name, &present))
+            }
             present => to_build.push((name, present)),
         }
     }

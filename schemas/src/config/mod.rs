@@ -7,6 +7,7 @@ mod conditions;
 mod data;
 mod device;
 mod duration;
+mod jobs;
 mod kafka;
 mod model;
 mod refresh;
@@ -23,6 +24,7 @@ pub use data::{
 };
 pub use device::DeviceSetting;
 pub use duration::Span;
+pub use jobs::{Daily, Gate, NearRealTime, Retention};
 pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 pub use refresh::Refresh;
@@ -63,6 +65,14 @@ pub struct Config {
     pub sft: Sft,
     /// Evaluation.
     pub evaluate: Evaluate,
+    /// The scheduled job.
+    pub daily: Daily,
+    /// Its sister, which follows the log.
+    pub near_real_time: NearRealTime,
+    /// What may be published.
+    pub gate: Gate,
+    /// What is deleted.
+    pub retention: Retention,
 }
 
 impl Default for Config {
@@ -82,6 +92,10 @@ impl Default for Config {
             refresh: Refresh::default(),
             sft: Sft::default(),
             evaluate: Evaluate::default(),
+            daily: Daily::default(),
+            near_real_time: NearRealTime::default(),
+            gate: Gate::default(),
+            retention: Retention::default(),
         }
     }
 }
@@ -174,6 +188,10 @@ impl Config {
         self.instructions.validate(&self.items, &self.conditions)?;
         self.pretrain.validate()?;
         self.refresh.validate()?;
+        self.daily.validate()?;
+        self.near_real_time.validate()?;
+        self.gate.validate()?;
+        self.retention.validate()?;
         self.sft.validate(&self.items, &self.conditions)?;
         self.evaluate.validate()
     }

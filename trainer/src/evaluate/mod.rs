@@ -3,6 +3,7 @@
 
 mod baselines;
 mod condition;
+mod health;
 mod horizon;
 mod instructions;
 mod metrics;
@@ -21,6 +22,7 @@ use schemas::history::Role;
 
 pub use baselines::{CoOccurrence, Popularity};
 pub use condition::{ConditionMetrics, Instructed};
+pub use health::{Health, health};
 pub use horizon::{HORIZON, HorizonMetrics};
 pub use instructions::Diversity;
 pub(crate) use metrics::gains;

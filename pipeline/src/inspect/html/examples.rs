@@ -1,10 +1,10 @@
 //! The section of a table of instruction examples.
 
 use super::super::SftContents;
-use super::chart::{Bar, Frame, lying};
-use super::number;
-use super::page::{facts, table};
 use super::tables::{charts, distribution};
+use crate::html::chart::{Bar, Frame, lying};
+use crate::html::number;
+use crate::html::page::{facts, table};
 
 pub(super) fn section(contents: &SftContents) -> String {
     let e = &contents.examples;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::chart::Frame;
-use super::{Escaped, number, short};
+use crate::html::chart::Frame;
+use crate::html::{Escaped, number, short};
 
 const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 246.0;

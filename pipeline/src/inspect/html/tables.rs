@@ -8,10 +8,11 @@ use super::super::{
     Contents, Count, DeadLettersContents, Distribution, EventsContents, Inspection, InstructionsContents,
     ItemsContents, SequencesContents, SpanDistribution, TableReport,
 };
-use super::chart::{Bar, Frame, lying, upright};
+use super::examples;
 use super::line::log_log;
-use super::page::{facts, page as whole, table};
-use super::{Escaped, examples, number, percent};
+use crate::html::chart::{Bar, Frame, lying, upright};
+use crate::html::page::{facts, page as whole, table};
+use crate::html::{Escaped, number, percent};
 
 pub(super) fn page(inspection: &Inspection) -> String {
     let mut body = format!("<h1>Tables</h1>\n<p class=\"soft\">{}</p>\n", Escaped(&inspection.root));
@@ -255,10 +256,7 @@ fn instructions(contents: &InstructionsContents) -> String {
 }
 
 pub(super) fn distribution(title: &str, x: &str, y: &str, d: &Distribution) -> String {
-    let label =
-        |from, to| if from == to { number(from) } else { format!("{}–{}", number(from), number(to)) };
-    let bars: Vec<Bar> =
-        d.bins.iter().map(|bin| Bar::share(label(bin.from, bin.to), bin.count, d.count)).collect();
+    let bars: Vec<Bar> = d.bins.iter().map(|bin| Bar::share(bin.name(), bin.count, d.count)).collect();
     let note = format!(
         "mean {:.1}, median {}, p90 {}, p99 {}, from {} to {}",
         d.mean,

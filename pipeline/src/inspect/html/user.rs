@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 
 use super::super::print::duration;
 use super::super::timeline::{Entry, Mark, Timeline};
-use super::chart::Frame;
-use super::page::{facts, page as whole, table};
-use super::{Escaped, number};
+use crate::html::chart::Frame;
+use crate::html::page::{facts, page as whole, table};
+use crate::html::{Escaped, number};
 
 const WIDTH: f64 = 1090.0;
 /// Room of one event.

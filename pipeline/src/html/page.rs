@@ -1,7 +1,9 @@
+//! What stands around the charts: the whole page, its style, tables, named figures.
+
 use super::Escaped;
 
 /// A whole page around `body`.
-pub(super) fn page(title: &str, body: &str) -> String {
+pub fn page(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -11,7 +13,7 @@ pub(super) fn page(title: &str, body: &str) -> String {
 }
 
 /// Named figures in a row.
-pub(super) fn facts(facts: &[(&str, String)]) -> String {
+pub fn facts(facts: &[(&str, String)]) -> String {
     let mut html = String::from("<dl class=\"facts\">");
     for (name, value) in facts {
         html.push_str(&format!("<div><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(value)));
@@ -21,7 +23,7 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
 }
 
 /// A table; columns whose heading begins with `#` hold numbers, those with `=` short texts of one line.
-pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let class = |i: usize| match headings[i].chars().next() {
         Some('#') => " class=\"n\"",
         Some('=') => " class=\"one\"",
@@ -45,9 +47,11 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --page: #f6f6f3; --card: #ffffff; --line: #e3e3dd; --ink: #1d1d1b;
-  --soft: #6a6a64; --bar: #2a6fc4; --bar-hover: #174f96; --hidden: #b4b1a6; --target: #c8501e; }
+  --soft: #6a6a64; --bar: #2a6fc4; --bar-hover: #174f96; --hidden: #b4b1a6; --target: #c8501e;
+  --third: #2e8555; }
 @media (prefers-color-scheme: dark) { :root { --page: #161614; --card: #201f1d; --line: #393834;
-  --ink: #eeede8; --soft: #a5a39b; --bar: #5c9fe8; --bar-hover: #8fc0f5; --hidden: #6a6860; --target: #f08a55; } }
+  --ink: #eeede8; --soft: #a5a39b; --bar: #5c9fe8; --bar-hover: #8fc0f5; --hidden: #6a6860; --target: #f08a55;
+  --third: #5fbf8b; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 14px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
@@ -76,6 +80,12 @@ g:hover > .bar { fill: var(--bar-hover); }
 g:hover > .hit { fill: var(--soft); fill-opacity: .12; }
 .curve { fill: none; stroke: var(--bar); stroke-width: 2; stroke-linejoin: round; }
 .dot { fill: var(--bar); stroke: var(--card); stroke-width: 1.5; }
+.key { fill: var(--bar); }
+.curve.line1 { stroke: var(--target); } .dot.line1, .key.line1 { fill: var(--target); }
+.curve.line2 { stroke: var(--third); } .dot.line2, .key.line2 { fill: var(--third); }
+.curve.line3 { stroke: var(--hidden); } .dot.line3, .key.line3 { fill: var(--hidden); }
+.good, .bad { display: inline-block; padding: 2px 10px; border-radius: 10px; font-weight: 600; color: var(--card); }
+.good { background: var(--third); } .bad { background: var(--target); }
 .scroll { overflow-x: auto; margin: 12px 0; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th { text-align: left; font-weight: 500; color: var(--soft); }

@@ -11,23 +11,26 @@ const TOP: f64 = 28.0;
 const PLOT_HEIGHT: f64 = 180.0;
 
 /// What stands around a chart.
-pub(super) struct Frame<'a> {
+pub struct Frame<'a> {
+    /// Above it.
     pub title: &'a str,
     /// A line below the title.
     pub note: String,
     /// What the two axes count; the unit belongs in here.
     pub x: &'a str,
+    /// The upright one.
     pub y: &'a str,
     /// Whether the chart takes the whole width of the page.
     pub wide: bool,
 }
 
 /// One bar.
-pub(super) struct Bar {
+pub struct Bar {
     /// Its name on the axis; empty for none.
     pub label: String,
     /// Its name in the tooltip.
     pub name: String,
+    /// Its length.
     pub height: f64,
     /// The exact number, for the tooltip or the end of the bar.
     pub value: String,
@@ -35,7 +38,7 @@ pub(super) struct Bar {
 
 impl Bar {
     /// A bar for `count`, with its share of `total`.
-    pub(super) fn share(name: impl Into<String>, count: u64, total: u64) -> Self {
+    pub fn share(name: impl Into<String>, count: u64, total: u64) -> Self {
         let name = name.into();
         let value = format!("{} ({})", number(count), percent(count, total));
         Self { label: name.clone(), name, height: count as f64, value }
@@ -44,7 +47,7 @@ impl Bar {
 
 impl Frame<'_> {
     /// The chart as a figure; `svg` is its inside, `width` by `height`.
-    pub(super) fn figure(&self, width: f64, height: f64, svg: &str) -> String {
+    pub fn figure(&self, width: f64, height: f64, svg: &str) -> String {
         format!(
             "<figure{}><figcaption><h3>{title}</h3><p>{}</p></figcaption>\n\
              <svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{title}\">{svg}</svg></figure>\n",
@@ -65,7 +68,7 @@ fn ticks(most: f64) -> Vec<u64> {
 }
 
 /// Upright bars.
-pub(super) fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
+pub fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
     let width = if frame.wide { 2.0 * WIDTH + 50.0 } else { WIDTH };
     let slot = (width - LEFT - RIGHT) / bars.len().max(1) as f64;
     let longest = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0) as f64;
@@ -134,7 +137,7 @@ pub(super) fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
 }
 
 /// Lying bars with their names in front and their counts behind.
-pub(super) fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
+pub fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
     const STEP: f64 = 24.0;
     let most = bars.iter().map(|bar| bar.height).fold(1.0, f64::max);
     let longest = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0).min(28) as f64;

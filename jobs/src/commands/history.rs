@@ -1,0 +1,83 @@
+use anyhow::Result;
+use clap::Args;
+use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
+use schemas::delta::Root;
+use schemas::publication::{self, Publication};
+use serde::Serialize;
+use trainer::checkpoint;
+
+use super::daily::summary;
+use crate::daily::Record;
+
+/// List publications and daily runs, the newest first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  jobs history --config config/shop.toml --limit 30")]
+pub(crate) struct HistoryArgs {
+    /// How many of each.
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    limit: usize,
+}
+
+/// What there was.
+#[derive(Debug, Serialize)]
+struct History {
+    publications: Vec<Publication>,
+    runs: Vec<Record>,
+    /// Records that cannot be read.
+    problems: Vec<String>,
+}
+
+impl HistoryArgs {
+    pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let root = Root::new(&common.load()?.root)?;
+        let newest_first = |mut publications: Vec<Publication>| {
+            publications.reverse();
+            publications.truncate(self.limit);
+            publications
+        };
+        let (mut runs, problems) = Record::all(&root);
+        runs.reverse();
+        runs.truncate(self.limit);
+        let history = History { publications: newest_first(publication::all(&root)?), runs, problems };
+        print(&root, &history);
+        if common.json {
+            print_json(&history)?;
+        }
+        Ok(EXIT_DONE)
+    }
+}
+
+fn print(root: &Root, history: &History) {
+    if history.publications.is_empty() {
+        eprintln!("nothing was ever published; `jobs daily` does");
+    } else {
+        let width = history.publications.iter().map(|p| p.served.len()).max().unwrap_or(0).max(6);
+        eprintln!("{:>6}  {:<20}  {:<9} {:<width$}   HR@10", "number", "published (UTC)", "by", "serves");
+    }
+    let width = history.publications.iter().map(|p| p.served.len()).max().unwrap_or(0).max(6);
+    for (i, publication) in history.publications.iter().enumerate() {
+        let Publication { number, published_at, kind, served, metrics, restores, .. } = publication;
+        let hr = metrics.get("hr@10").map_or_else(|| "     –".into(), |hr| format!("{hr:.4}"));
+        let mut note = String::new();
+        if i == 0 {
+            note.push_str("  served now");
+        }
+        if let Some(restores) = restores {
+            note.push_str(&format!("  brings {restores} back"));
+        }
+        if checkpoint::find(&root.model_path(served)).is_none() {
+            note.push_str("  model deleted");
+        }
+        let (at, by) = (published_at.format("%F %T"), kind.name());
+        eprintln!("{number:>6}  {at:<20}  {by:<9} {served:<width$}  {hr}{note}");
+    }
+    if !history.runs.is_empty() {
+        eprintln!("\ndaily runs");
+    }
+    for record in &history.runs {
+        eprintln!("  {}", summary(record));
+    }
+    for problem in &history.problems {
+        eprintln!("  left out: {problem}");
+    }
+}

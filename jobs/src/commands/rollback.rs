@@ -1,0 +1,37 @@
+use anyhow::Result;
+use clap::Args;
+use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
+use schemas::delta::Root;
+
+use crate::publish;
+
+/// Serve an earlier publication's model again.
+///
+/// Makes a new publication of the old model, so that history stays as it was; the next daily job continues the model that was
+/// brought back, and learns again what came after it. A near-real-time refresh that is running starts again from it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  jobs rollback --config config/shop.toml            the one before
+  jobs rollback --config config/shop.toml --to 41    `jobs history` lists them")]
+pub(crate) struct RollbackArgs {
+    /// Number of the publication to bring back. Default: the one before what is served.
+    #[arg(long, value_name = "NUMBER")]
+    to: Option<u64>,
+}
+
+impl RollbackArgs {
+    pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let root = Root::new(&common.load()?.root)?;
+        let publication = publish::rollback(&root, self.to)?;
+        eprintln!(
+            "publication {} serves `{}` again, as publication {} did",
+            publication.number,
+            publication.served,
+            publication.restores.unwrap_or_default()
+        );
+        if common.json {
+            print_json(&publication)?;
+        }
+        Ok(EXIT_DONE)
+    }
+}

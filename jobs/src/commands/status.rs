@@ -1,0 +1,102 @@
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json};
+use schemas::delta::Root;
+use schemas::publication::{self, Publication};
+use schemas::tables::EVENTS;
+use serde::Serialize;
+use trainer::checkpoint;
+
+use super::daily::summary;
+use crate::daily::{Record, chain};
+use crate::lock::{Lock, Owner};
+
+/// Say what is served, how old it is, what runs now, and how the last daily run ended.
+///
+/// The exit code is 0 where a model is served and its files are as they were published, and 1 otherwise: a health check.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  jobs status --config config/shop.toml --json")]
+pub(crate) struct StatusArgs {}
+
+/// How things stand.
+#[derive(Debug, Serialize)]
+struct Status {
+    published: Option<Publication>,
+    /// Whether the served model can be read and is the one that was published.
+    intact: bool,
+    /// What is wrong with it.
+    problem: Option<String>,
+    /// Versions of `events` that the served model has not learned of.
+    versions_behind: Option<u64>,
+    running: Vec<Running>,
+    last_run: Option<Record>,
+}
+
+/// A job that runs now.
+#[derive(Debug, Serialize)]
+struct Running {
+    job: &'static str,
+    #[serde(flatten)]
+    owner: Owner,
+}
+
+impl StatusArgs {
+    pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let root = Root::new(&common.load()?.root)?;
+        let published = publication::newest(&root)?;
+        let problem = published.as_ref().and_then(|publication| problem(&root, publication));
+        let events = root.snapshot(EVENTS).await?.map(|events| events.version());
+        let behind =
+            published.as_ref().zip(events).map(|(p, version)| version.saturating_sub(p.learned_events));
+        let locks = [("jobs daily", "daily.lock"), ("jobs refresh", "refresh.lock")];
+        let running = locks.into_iter().filter_map(|(job, file)| {
+            Some(Running { job, owner: Lock::holder(&root.path().join("jobs").join(file))? })
+        });
+        let status = Status {
+            intact: published.is_some() && problem.is_none(),
+            problem,
+            versions_behind: behind,
+            running: running.collect(),
+            last_run: Record::all(&root).0.pop(),
+            published,
+        };
+        print(&status, Utc::now());
+        if common.json {
+            print_json(&status)?;
+        }
+        Ok(if status.intact { EXIT_DONE } else { EXIT_FAILED })
+    }
+}
+
+fn problem(root: &Root, publication: &Publication) -> Option<String> {
+    let Publication { served, served_hash, .. } = publication;
+    match checkpoint::hash(&root.model_path(served)) {
+        Ok(hash) if hash == *served_hash => None,
+        Ok(_) => Some(format!("the weights of `{served}` are not those that were published")),
+        Err(error) => Some(chain(&error)),
+    }
+}
+
+fn print(status: &Status, now: DateTime<Utc>) {
+    match &status.published {
+        None => eprintln!("nothing is published; `jobs daily` does that"),
+        Some(Publication { number, served, kind, published_at, metrics, .. }) => {
+            let hours = (now - published_at).num_minutes() as f64 / 60.0;
+            let hr = metrics.get("hr@10").map_or_else(String::new, |hr| format!(", HR@10 {hr:.4}"));
+            eprintln!("served: `{served}`, publication {number} by {}, {hours:.1} h ago{hr}", kind.name());
+        }
+    }
+    if let Some(problem) = &status.problem {
+        eprintln!("problem: {problem}");
+    }
+    if let Some(versions) = status.versions_behind {
+        eprintln!("versions of `events` since it was trained: {versions}");
+    }
+    for Running { job, owner } in &status.running {
+        eprintln!("running: {job}, {owner}");
+    }
+    if let Some(record) = &status.last_run {
+        eprintln!("last run: {}", summary(record));
+    }
+}

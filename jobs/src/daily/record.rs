@@ -1,0 +1,367 @@
+//! What a run has done, on disk: `jobs/daily/<name>/run.json`. A step that stands there is not done again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, NaiveDate, Utc};
+use schemas::delta::Root;
+use schemas::files;
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use super::step::Step;
+use crate::gate::{Measured, Metrics, Verdict};
+use crate::retention::Removed;
+
+/// One run of the daily job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// What the run is called, and the model unless that was made before.
+    pub(crate) name: String,
+    /// The day.
+    pub(crate) date: NaiveDate,
+    /// When it was begun.
+    pub(crate) started_at: DateTime<Utc>,
+    /// Whether a training from scratch was asked for.
+    #[serde(default)]
+    pub(crate) full: bool,
+    /// How often its models were made anew, from 1.
+    #[serde(default)]
+    pub(crate) generation: u32,
+    /// What is trained, and from what.
+    pub(crate) plan: Option<Plan>,
+    /// What is done.
+    #[serde(flatten)]
+    pub(crate) steps: Steps,
+    /// Why it stopped, if it did.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// The outcome of each step that is done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Steps {
+    pub(crate) ingest: Option<Done<Ingested>>,
+    pub(crate) compact: Option<Done<Compacted>>,
+    pub(crate) sequences: Option<Done<Tables>>,
+    pub(crate) sft_sets: Option<Done<SftSets>>,
+    pub(crate) instructions: Option<Done<Instructed>>,
+    pub(crate) prequential: Option<Done<Prequential>>,
+    pub(crate) train: Option<Done<Trained>>,
+    pub(crate) sft: Option<Done<Tuned>>,
+    pub(crate) evaluate: Option<Done<Measured>>,
+    pub(crate) gate: Option<Done<Verdict>>,
+    pub(crate) publish: Option<Done<Published>>,
+    pub(crate) retention: Option<Done<Removed>>,
+    pub(crate) report: Option<Done<Page>>,
+}
+
+/// A finished step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Done<T> {
+    /// When.
+    pub(crate) finished_at: DateTime<Utc>,
+    /// Wall time.
+    pub(crate) seconds: f64,
+    /// What came of it.
+    #[serde(flatten)]
+    pub(crate) output: T,
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) error: String,
+    pub(crate) at: DateTime<Utc>,
+}
+
+/// Files to `events`, `items` and `dead_letters`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ingested {
+    /// Records of the log: read = accepted + duplicates + dead letters.
+    pub(crate) read: u64,
+    pub(crate) accepted: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) dead_letters: u64,
+    /// Rejected records, of log and catalogue, by reason.
+    pub(crate) reasons: BTreeMap<String, u64>,
+    /// Rows of `events`, and of `items`.
+    pub(crate) events: u64,
+    pub(crate) items: u64,
+}
+
+/// Small shards merged.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Compacted {
+    /// Dates and tables that were rewritten.
+    pub(crate) rewritten: usize,
+}
+
+/// The tables that the run reads, at these versions whatever is committed meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tables {
+    pub(crate) events_version: u64,
+    pub(crate) items_version: u64,
+    pub(crate) sequences_version: u64,
+    /// None where nothing is refreshed.
+    pub(crate) refresh_version: Option<u64>,
+    /// Rows of `events`.
+    pub(crate) events: u64,
+    /// Windows, in `sequences`.
+    pub(crate) rows: u64,
+    /// Rows of `refresh`.
+    pub(crate) fresh_rows: Option<u64>,
+    /// Users, of a build that was made by this run.
+    pub(crate) users: Option<u64>,
+    /// Share of the earlier events that `Δτ` hides, of a build that was made by this run.
+    pub(crate) hidden_share: Option<f64>,
+}
+
+/// The tables `sft/<condition>`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SftSets {
+    /// Table → version.
+    pub(crate) versions: BTreeMap<String, u64>,
+    /// Table → examples.
+    pub(crate) examples: BTreeMap<String, u64>,
+}
+
+/// The table `instructions`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Instructed {
+    /// None where no condition is configured.
+    pub(crate) version: Option<u64>,
+    pub(crate) users: u64,
+}
+
+/// What is new, predicted before it is learned.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Prequential {
+    /// The model that was served; none where there was none, or nothing is new.
+    pub(crate) model: Option<String>,
+    /// As served, seen items filtered.
+    pub(crate) metrics: Metrics,
+    /// New events that took part.
+    pub(crate) targets: usize,
+}
+
+/// The base.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trained {
+    /// None where nothing was new: then nothing is published.
+    pub(crate) model: Option<String>,
+    pub(crate) steps: u64,
+    /// Of the training alone, all of its parts if it was resumed from the beginning of the step.
+    pub(crate) targets: u64,
+    pub(crate) epochs: Vec<Epoch>,
+}
+
+/// One epoch of the learning curve.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Epoch {
+    pub(crate) epoch: usize,
+    pub(crate) loss: f64,
+    pub(crate) validation: Option<f64>,
+}
+
+/// The base after SFT.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tuned {
+    /// None where no condition is configured: the base itself is served.
+    pub(crate) model: Option<String>,
+    pub(crate) steps: u64,
+    pub(crate) epochs: Vec<Epoch>,
+}
+
+/// The publication.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Published {
+    /// None where nothing was new, or the gate refused.
+    pub(crate) number: Option<u64>,
+}
+
+/// The page for people.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Page {
+    /// Inside the root.
+    pub(crate) path: String,
+    /// By title, name and count of each bin.
+    #[serde(default)]
+    pub(crate) distributions: BTreeMap<String, Vec<(String, u64)>>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// Not all steps are done.
+    Unfinished,
+    /// A new model is served.
+    Published,
+    /// The gate refused it; the old one is served.
+    Refused,
+    /// There was nothing to learn.
+    NothingNew,
+}
+
+impl Record {
+    pub(crate) fn new(name: &str, date: NaiveDate) -> Self {
+        Self {
+            name: name.into(),
+            date,
+            started_at: Utc::now(),
+            full: false,
+            generation: 1,
+            plan: None,
+            steps: Steps::default(),
+            failure: None,
+        }
+    }
+
+    /// The directory of the run called `name`.
+    pub(crate) fn directory(root: &Root, name: &str) -> PathBuf {
+        root.path().join("jobs").join("daily").join(name)
+    }
+
+    /// What the run called `name` has done so far; `None` where it was never begun.
+    pub(crate) fn load(root: &Root, name: &str) -> Result<Option<Self>> {
+        Self::read(&Self::directory(root, name).join("run.json"))
+    }
+
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.with_context(|| format!("{}", path.display()))?,
+        };
+        let hint = || format!("{} is damaged; remove it and the run begins anew", path.display());
+        serde_json::from_slice(&bytes).with_context(hint).map(Some)
+    }
+
+    /// All runs, by date and beginning. What cannot be read is left out, with its problem.
+    pub(crate) fn all(root: &Root) -> (Vec<Self>, Vec<String>) {
+        let (mut records, mut problems) = (Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(Self::directory(root, "")).into_iter().flatten().flatten() {
+            match Self::read(&entry.path().join("run.json")) {
+                Ok(record) => records.extend(record),
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+        }
+        records.sort_by(|a, b| (a.date, a.started_at, &a.name).cmp(&(b.date, b.started_at, &b.name)));
+        (records, problems)
+    }
+
+    /// Writes it down, as a whole or not at all.
+    pub(crate) fn save(&self, root: &Root) -> Result<()> {
+        let path = Self::directory(root, &self.name).join("run.json");
+        let text = serde_json::to_vec_pretty(self)?;
+        let write = || {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            files::replace(&path, &text)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The name of the base.
+    pub(crate) fn base_name(&self) -> String {
+        match self.generation {
+            0 | 1 => self.name.clone(),
+            n => format!("{}.{n}", self.name),
+        }
+    }
+
+    /// The base, if there is a new one.
+    pub(crate) fn base(&self) -> Option<&str> {
+        self.steps.train.as_ref()?.output.model.as_deref()
+    }
+
+    /// The model to be served, if there is a new one.
+    pub(crate) fn served(&self) -> Option<&str> {
+        self.steps.sft.as_ref().and_then(|sft| sft.output.model.as_deref()).or_else(|| self.base())
+    }
+
+    /// How it ended.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match (&self.steps.publish, &self.steps.gate) {
+            _ if Step::ALL.into_iter().any(|step| !self.steps.is_done(step)) => Outcome::Unfinished,
+            (Some(Done { output: Published { number: Some(_) }, .. }), _) => Outcome::Published,
+            (_, Some(gate)) if !gate.output.publish && self.base().is_some() => Outcome::Refused,
+            _ => Outcome::NothingNew,
+        }
+    }
+
+    /// Wall time of all steps.
+    pub(crate) fn seconds(&self) -> f64 {
+        Step::ALL.into_iter().filter_map(|step| self.steps.seconds(step)).sum()
+    }
+}
+
+/// A step's place, whatever comes of it.
+trait Slot {
+    fn seconds(&self) -> Option<f64>;
+    fn clear(&mut self);
+}
+
+impl<T> Slot for Option<Done<T>> {
+    fn seconds(&self) -> Option<f64> {
+        self.as_ref().map(|done| done.seconds)
+    }
+
+    fn clear(&mut self) {
+        *self = None;
+    }
+}
+
+impl Steps {
+    /// Whether `step` is done.
+    pub(crate) fn is_done(&self, step: Step) -> bool {
+        self.seconds(step).is_some()
+    }
+
+    /// Wall time of `step`, once it is done.
+    pub(crate) fn seconds(&self, step: Step) -> Option<f64> {
+        self.slot(step).seconds()
+    }
+
+    /// `step` and all that come after it are to be done again.
+    pub(crate) fn clear_from(&mut self, step: Step) {
+        Step::ALL.into_iter().filter(|&later| later >= step).for_each(|later| self.slot_mut(later).clear());
+    }
+
+    fn slot(&self, step: Step) -> &dyn Slot {
+        match step {
+            Step::Ingest => &self.ingest,
+            Step::Compact => &self.compact,
+            Step::Sequences => &self.sequences,
+            Step::SftSets => &self.sft_sets,
+            Step::Instructions => &self.instructions,
+            Step::Prequential => &self.prequential,
+            Step::Train => &self.train,
+            Step::Sft => &self.sft,
+            Step::Evaluate => &self.evaluate,
+            Step::Gate => &self.gate,
+            Step::Publish => &self.publish,
+            Step::Retention => &self.retention,
+            Step::Report => &self.report,
+        }
+    }
+
+    fn slot_mut(&mut self, step: Step) -> &mut dyn Slot {
+        match step {
+            Step::Ingest => &mut self.ingest,
+            Step::Compact => &mut self.compact,
+            Step::Sequences => &mut self.sequences,
+            Step::SftSets => &mut self.sft_sets,
+            Step::Instructions => &mut self.instructions,
+            Step::Prequential => &mut self.prequential,
+            Step::Train => &mut self.train,
+            Step::Sft => &mut self.sft,
+            Step::Evaluate => &mut self.evaluate,
+            Step::Gate => &mut self.gate,
+            Step::Publish => &mut self.publish,
+            Step::Retention => &mut self.retention,
+            Step::Report => &mut self.report,
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! May a model be published in place of another? Measured first, then judged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{Context as _, Result};
+use schemas::config::{Config, Gate};
+use schemas::delta::Root;
+use serde::{Deserialize, Serialize};
+use trainer::compare::{self, Group};
+use trainer::evaluate::{self, EvaluateError, Health, Protocol, Report, Split};
+
+use crate::daily::chain;
+
+/// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
+pub(crate) type Metrics = BTreeMap<String, f64>;
+
+/// What is known of a model that may be published.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    /// The model; none where there is no new one.
+    pub(crate) model: Option<String>,
+    /// On the guard's targets (validation); empty where nothing is held out.
+    pub(crate) guard: Metrics,
+    /// How many targets these are.
+    pub(crate) guard_targets: usize,
+    /// On the test targets, where the split holds some out.
+    pub(crate) test: Metrics,
+    pub(crate) health: Health,
+    /// The model that is served now.
+    pub(crate) published: Option<PublishedMeasured>,
+    /// Why the served model was not measured, where it should have been.
+    pub(crate) not_compared: Option<String>,
+}
+
+/// The same of the served model, on the same targets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PublishedMeasured {
+    /// Its publication.
+    pub(crate) number: u64,
+    pub(crate) model: String,
+    pub(crate) guard: Metrics,
+    pub(crate) health: Health,
+    /// By metric, the new model's minus the served one's, with its 95 % interval (paired bootstrap over users).
+    pub(crate) differences: BTreeMap<String, Difference>,
+}
+
+/// A difference and its interval.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    pub(crate) value: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+/// The gate's decision.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    /// Whether the new model may be served. False where there is none.
+    pub(crate) publish: bool,
+    pub(crate) checks: Vec<Check>,
+}
+
+/// One question, and its answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    pub(crate) name: String,
+    pub(crate) passed: bool,
+    /// In words, with the numbers.
+    pub(crate) finding: String,
+}
+
+impl Verdict {
+    /// What was found against publishing, in one line.
+    pub(crate) fn objections(&self) -> String {
+        let failed = self.checks.iter().filter(|check| !check.passed);
+        failed.map(|check| check.finding.as_str()).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Check { name, passed, finding } in &self.checks {
+            writeln!(f, "  {} {name:<12} {finding}", if *passed { "passed" } else { "FAILED" })?;
+        }
+        write!(f, "{}", if self.publish { "may be published" } else { "is not published" })
+    }
+}
+
+/// Measures `model`, and the one that is served (publication number and name) beside it.
+pub(crate) async fn measure(
+    config: &Config,
+    root: &Root,
+    model: &str,
+    served: Option<(u64, &str)>,
+) -> Result<Measured> {
+    let mut measured = Measured {
+        model: Some(model.into()),
+        health: evaluate::health(config, root, model).await.context("the new model")?,
+        ..Measured::default()
+    };
+    if measured.health.not_finite.is_some() {
+        return Ok(measured);
+    }
+    let conditions = match &config.sft.conditions {
+        conditions if model_follows(root, model)? => conditions.as_slice(),
+        _ => &[],
+    };
+    let report = evaluate::run(config, root, model, Split::Validation, (conditions, false)).await?;
+    (measured.guard, measured.guard_targets) = as_served(&report, model);
+    let report = evaluate::run(config, root, model, Split::Test, (&[], false)).await?;
+    if !report.results.is_empty() {
+        eprint!("{report}");
+    }
+    measured.test = as_served(&report, model).0;
+    if let Some((number, served)) = served.filter(|_| !measured.guard.is_empty()) {
+        // A served model that cannot be read must not keep a good one from replacing it.
+        match against(config, root, model, (number, served)).await {
+            Ok(published) => measured.published = Some(published),
+            Err(error) => measured.not_compared = Some(format!("`{served}`: {}", chain(error.as_ref()))),
+        }
+    }
+    Ok(measured)
+}
+
+fn model_follows(root: &Root, model: &str) -> Result<bool> {
+    let (_, lineage) = trainer::checkpoint::describe(&root.model_path(model))?;
+    Ok(!lineage.examples.is_empty())
+}
+
+async fn against(
+    config: &Config,
+    root: &Root,
+    model: &str,
+    (number, served): (u64, &str),
+) -> Result<PublishedMeasured> {
+    // Baselines say nothing about a difference.
+    let mut quiet = config.clone();
+    quiet.evaluate.baselines = false;
+    let report = evaluate::run(&quiet, root, served, Split::Validation, (&[], false)).await?;
+    let health = evaluate::health(config, root, served).await?;
+    let groups = [served, model].map(|name| Group { label: name.into(), runs: vec![name.into()] });
+    let options = compare::Options {
+        split: Split::Validation.name(),
+        resamples: config.gate.resamples,
+        seed: config.seed,
+    };
+    let comparison = compare::run(root, &groups, options)?;
+    let ours = comparison
+        .results
+        .iter()
+        .find(|result| result.label == model && result.protocol == Protocol::AsServed && result.filter_seen);
+    let mut differences = BTreeMap::new();
+    if let Some(found) = ours.and_then(|ours| ours.difference.as_ref()) {
+        for (name, interval) in ["hr@10", "hr@20", "hr@50", "ndcg@10"].into_iter().zip(found.each()) {
+            let difference = Difference { value: interval.value, low: interval.low, high: interval.high };
+            differences.insert(name.to_owned(), difference);
+        }
+    }
+    Ok(PublishedMeasured {
+        number,
+        model: served.into(),
+        guard: as_served(&report, served).0,
+        health,
+        differences,
+    })
+}
+
+/// The headline of `model`, and how many targets it is of.
+pub(crate) fn as_served(report: &Report, model: &str) -> (Metrics, usize) {
+    let mut metrics = Metrics::new();
+    let mut targets = 0;
+    let ours = report.results.iter().filter(|m| m.model == model && m.protocol == Protocol::AsServed);
+    for m in ours.filter(|m| m.filter_seen) {
+        match &m.condition {
+            None => {
+                targets = m.targets;
+                for (name, value) in
+                    [("hr@10", m.hr_10), ("hr@20", m.hr_20), ("hr@50", m.hr_50), ("ndcg@10", m.ndcg_10)]
+                {
+                    metrics.insert(name.into(), value);
+                }
+            }
+            Some(condition) if !m.condition_filter && m.condition_from.as_deref() == Some("target") => {
+                metrics.insert(format!("hr@10 {condition}"), m.hr_10);
+                metrics.extend(m.cc_10.map(|cc| (format!("cc@10 {condition}"), cc)));
+            }
+            Some(_) => {}
+        }
+    }
+    (metrics, targets)
+}
+
+/// What is new in `refresh`, asked of `model`, which has not learned it.
+pub(crate) async fn prequential(
+    config: &Config,
+    root: &Root,
+    model: &str,
+) -> Result<(Metrics, usize), EvaluateError> {
+    let report = evaluate::run(config, root, model, Split::Prequential, (&[], false)).await?;
+    Ok(as_served(&report, model))
+}
+
+/// Judges what was measured. `refreshed`: whether the model continues the served one's line, so that scores keep their scale.
+pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Verdict {
+    let mut checks = Vec::new();
+    let mut check = |name: &str, passed: bool, finding: String| {
+        checks.push(Check { name: name.into(), passed, finding });
+    };
+    let health = &measured.health;
+    match &health.not_finite {
+        Some(tensor) => check("finite", false, format!("`{tensor}` holds values that are not finite")),
+        None => check("finite", true, "all weights and scores are finite".into()),
+    }
+    if health.not_finite.is_none() {
+        let metric = format!("hr@{}", settings.k);
+        match (&measured.published, measured.guard.get(&metric)) {
+            (Some(published), Some(&ours)) => {
+                let theirs = published.guard.get(&metric).copied().unwrap_or_default();
+                let difference = published.differences.get(&metric).copied().unwrap_or_default();
+                let allowed = settings.max_fall * theirs;
+                let fell = difference.value < -allowed && difference.high < 0.0;
+                let Difference { value, low, high } = difference;
+                check(
+                    "quality",
+                    !fell,
+                    format!(
+                        "guard HR@{} {ours:.4}, served `{}` {theirs:.4}: {value:+.4} [{low:+.4}, {high:+.4}], allowed \
+                         {:+.4}",
+                        settings.k, published.model, -allowed
+                    ),
+                );
+                let (ours, theirs) = (health.coverage(), published.health.coverage());
+                check(
+                    "coverage",
+                    ours >= settings.min_coverage * theirs,
+                    format!(
+                        "{:.1} % of the items are in somebody's list, {:.1} % before",
+                        100.0 * ours,
+                        100.0 * theirs
+                    ),
+                );
+                if let Some(shift) = health.score_shift(&published.health) {
+                    let decides = refreshed && shift > settings.max_score_shift;
+                    let note = if refreshed { "" } else { " (a full training: it decides nothing)" };
+                    check(
+                        "scores",
+                        !decides,
+                        format!("the best scores' distribution moved by {shift:.2}{note}"),
+                    );
+                }
+            }
+            (None, Some(ours)) => {
+                let why = match &measured.not_compared {
+                    Some(problem) => format!("the served model cannot be asked: {problem}"),
+                    None => "nothing is served yet".into(),
+                };
+                check("quality", true, format!("guard HR@{} {ours:.4}; {why}", settings.k));
+            }
+            (_, None) => check(
+                "quality",
+                true,
+                "nothing is held out, so nothing was compared; sequences.guard_share holds users out".into(),
+            ),
+        }
+    }
+    Verdict { publish: checks.iter().all(|check| check.passed), checks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(difference: Difference, coverage: usize, score: f64) -> Measured {
+        let metrics = |value: f64| Metrics::from([("hr@10".to_owned(), value)]);
+        let health = |listed_items, score: f64| Health {
+            listed_items,
+            active_items: 100,
+            lists: 10,
+            best_scores: (0..100).map(|i| f64::from(i) + score).collect(),
+            not_finite: None,
+        };
+        Measured {
+            model: Some("new".into()),
+            guard: metrics(0.1 + difference.value),
+            guard_targets: 10,
+            health: health(coverage, score),
+            published: Some(PublishedMeasured {
+                number: 1,
+                model: "old".into(),
+                guard: metrics(0.1),
+                health: health(80, 0.0),
+                differences: BTreeMap::from([("hr@10".into(), difference)]),
+            }),
+            ..Measured::default()
+        }
+    }
+
+    fn objections(measured: &Measured, refreshed: bool) -> Vec<String> {
+        let verdict = judge(&Gate::default(), measured, refreshed);
+        let failed = verdict.checks.iter().filter(|check| !check.passed);
+        let failed: Vec<String> = failed.map(|check| check.name.clone()).collect();
+        assert_eq!(verdict.publish, failed.is_empty());
+        failed
+    }
+
+    #[test]
+    fn a_fall_counts_where_it_is_large_and_not_by_chance() {
+        let of = |value, low, high| measured(Difference { value, low, high }, 80, 0.0);
+        assert!(objections(&of(0.01, -0.01, 0.03), true).is_empty());
+        // Certain, but within what is allowed: 5 % of .1.
+        assert!(objections(&of(-0.004, -0.005, -0.003), true).is_empty());
+        // Large, but by chance.
+        assert!(objections(&of(-0.02, -0.05, 0.01), true).is_empty());
+        assert_eq!(objections(&of(-0.02, -0.03, -0.01), true), ["quality"]);
+    }
+
+    #[test]
+    fn few_items_moved_scores_and_wild_numbers_are_refused() {
+        let same = Difference::default();
+        assert_eq!(objections(&measured(same, 39, 0.0), true), ["coverage"]);
+        assert_eq!(objections(&measured(same, 80, 60.0), true), ["scores"]);
+        assert!(objections(&measured(same, 80, 60.0), false).is_empty());
+        let mut wild = measured(same, 80, 0.0);
+        wild.health.not_finite = Some("items.ids".into());
+        assert_eq!(objections(&wild, true), ["finite"]);
+    }
+
+    #[test]
+    fn without_anything_to_compare_with_it_says_so() {
+        let mut first = measured(Difference::default(), 80, 0.0);
+        first.published = None;
+        let verdict = judge(&Gate::default(), &first, false);
+        assert!(verdict.publish && verdict.to_string().contains("nothing is served yet"), "{verdict}");
+        first.guard.clear();
+        let verdict = judge(&Gate::default(), &first, false);
+        assert!(verdict.publish && verdict.to_string().contains("guard_share"), "{verdict}");
+    }
+}

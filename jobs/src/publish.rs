@@ -1,0 +1,141 @@
+//! Publishing: the next publication, if nobody was faster.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use chrono::{NaiveDate, Utc};
+use schemas::delta::Root;
+use schemas::publication::{self, Kind, Publication, PublicationError};
+use trainer::checkpoint;
+
+use crate::gate::{Measured, Metrics};
+
+/// What is to be served.
+#[derive(Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) kind: Kind,
+    /// The run that made it.
+    pub(crate) run: &'a str,
+    pub(crate) base: &'a str,
+    pub(crate) served: &'a str,
+    /// The day of the last full training that the base descends from.
+    pub(crate) full_training: NaiveDate,
+    pub(crate) tables: BTreeMap<String, u64>,
+    pub(crate) measured: Option<&'a Measured>,
+}
+
+/// Publishes a daily job's model, over whatever refreshes were published since it began. Gives the publication's number; also
+/// where the run had published it before it died.
+pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>) -> Result<u64> {
+    loop {
+        let newest = publication::settle(root)?;
+        if let Some(newest) = &newest {
+            // The run died after it had published, and a refresh may be there by now.
+            let own = publication::at(root, newest.daily)?;
+            if let Some(own) = own.filter(|own| own.run == candidate.run && own.served == candidate.served) {
+                return Ok(own.number);
+            }
+            let asked = candidate.measured.and_then(|m| m.published.as_ref()).map(|p| p.number);
+            // Somebody brought an older model back while this one was being made, and knows why.
+            if newest.kind == Kind::Rollback && asked.is_some_and(|asked| asked < newest.number) {
+                bail!(
+                    "publication {} brought publication {} back during this run; look into it, and then let the run go \
+                     on with --force evaluate",
+                    newest.number,
+                    newest.restores.unwrap_or_default()
+                );
+            }
+        }
+        match on(root, newest.as_ref(), candidate) {
+            Err(error) if is_conflict(&error) => {}
+            published => return published,
+        }
+    }
+}
+
+/// Publishes on top of `parent`, which must still be the newest publication.
+pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidate<'_>) -> Result<u64> {
+    let number = parent.map_or(1, |parent| parent.number + 1);
+    let Candidate { kind, run, base, served, full_training, .. } = *candidate;
+    let (_, lineage) = checkpoint::describe(&root.model_path(base))?;
+    let Some(learned_events) = lineage.learned_events() else {
+        bail!("it is not known which version of `events` `{base}` has learned of");
+    };
+    let metrics = candidate.measured.map_or_else(Metrics::new, |measured| {
+        if measured.guard.is_empty() { measured.test.clone() } else { measured.guard.clone() }
+    });
+    let daily = match kind {
+        Kind::Daily => number,
+        _ => parent.map_or(number, |parent| parent.daily),
+    };
+    publication::publish(
+        root,
+        &Publication {
+            number,
+            parent: parent.map(|parent| parent.number),
+            kind,
+            run: run.into(),
+            published_at: Utc::now(),
+            base: base.into(),
+            base_hash: checkpoint::hash(&root.model_path(base))?,
+            served: served.into(),
+            served_hash: checkpoint::hash(&root.model_path(served))?,
+            daily,
+            learned_events,
+            full_training,
+            tables: candidate.tables.clone(),
+            metrics,
+            restores: None,
+        },
+    )?;
+    Ok(number)
+}
+
+/// Brings publication `to` back, or the one before the newest.
+pub(crate) fn rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
+    let Some(newest) = publication::settle(root)? else { bail!("nothing was ever published") };
+    let target = match to {
+        Some(number) => number,
+        // A publication that was brought back stands for the one that it brought back.
+        None => {
+            let stands_for = newest.restores.unwrap_or(newest.number);
+            match publication::at(root, stands_for)?.and_then(|publication| publication.parent) {
+                Some(parent) => parent,
+                None => bail!("publication {stands_for} is the first: there is none before it"),
+            }
+        }
+    };
+    let Some(old) = publication::at(root, target)? else {
+        bail!("there is no publication {target}; `jobs history` lists them");
+    };
+    if (old.base_hash == newest.base_hash) && (old.served_hash == newest.served_hash) {
+        bail!("publication {target} is what is served already: `{}`", newest.served);
+    }
+    for (model, hash) in [(&old.base, &old.base_hash), (&old.served, &old.served_hash)] {
+        match checkpoint::hash(&root.model_path(model)) {
+            Ok(found) if found == *hash => {}
+            Ok(_) => {
+                bail!("model `{model}` of publication {target} was replaced by another one of the same name")
+            }
+            Err(error) => {
+                bail!("publication {target} cannot be brought back: {}", crate::daily::chain(&error))
+            }
+        }
+    }
+    let publication = Publication {
+        number: newest.number + 1,
+        parent: Some(newest.number),
+        kind: Kind::Rollback,
+        run: format!("rollback-{}", newest.number + 1),
+        published_at: Utc::now(),
+        restores: Some(old.restores.unwrap_or(old.number)),
+        ..old
+    };
+    publication::publish(root, &publication)?;
+    Ok(publication)
+}
+
+/// Whether another publisher was faster.
+pub(crate) fn is_conflict(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(PublicationError::Conflict { .. }))
+}

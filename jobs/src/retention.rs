@@ -1,0 +1,118 @@
+//! What is deleted: models of old publications, unfinished trainings of runs that are over, versions of tables.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, Utc};
+use pipeline::vacuum::{self, vacuum};
+use schemas::cli::Interrupt;
+use schemas::config::{Config, Span};
+use schemas::delta::Root;
+use schemas::publication::{self, Kind, Publication};
+use serde::{Deserialize, Serialize};
+use trainer::checkpoint;
+
+/// What was deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    /// Models.
+    pub(crate) models: Vec<String>,
+    /// Files of tables, and their bytes.
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+    /// How long versions of tables stay readable.
+    pub(crate) kept: String,
+}
+
+/// Deletes the models that some publication names, but none of the last `retention.publications`, and the tables' old files.
+/// Models that were never published by a job are left alone: they are somebody else's.
+pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
+    let all = publication::all(root)?;
+    let kept = kept(&all, config.retention.publications);
+    let names = |publication: &Publication| [publication.base.clone(), publication.served.clone()];
+    let needed: BTreeSet<String> = kept.iter().flat_map(|publication| names(publication)).collect();
+    let old: BTreeSet<String> = all.iter().flat_map(names).filter(|name| !needed.contains(name)).collect();
+    let mut models = Vec::new();
+    for name in old {
+        let directory = root.model_path(&name);
+        if checkpoint::find(&directory).is_some() {
+            checkpoint::discard(&directory).with_context(|| format!("model `{name}`"))?;
+            models.push(name);
+        }
+    }
+    let keep = keep(config.retention.tables, &kept, Utc::now());
+    let settings = vacuum::Settings { keep, dry_run: false, now_ms: Utc::now().timestamp_millis() };
+    let report = vacuum(root, &[], settings, interrupt).await?;
+    Ok(Removed {
+        models,
+        files: report.tables.iter().map(|table| table.files.len()).sum(),
+        bytes: report.tables.iter().map(|table| table.bytes).sum(),
+        kept: keep.to_string(),
+    })
+}
+
+/// The publications whose models stay: the newest ones, also of the daily job alone, what they descend from, and what they
+/// bring back.
+fn kept(all: &[Publication], publications: usize) -> Vec<&Publication> {
+    let newest = all.iter().rev().take(publications);
+    let daily = all.iter().rev().filter(|p| p.kind == Kind::Daily).take(publications);
+    let kept = newest.chain(daily).flat_map(|p| [Some(p.number), Some(p.daily), p.restores]);
+    let kept: BTreeSet<u64> = kept.flatten().collect();
+    all.iter().filter(|p| kept.contains(&p.number)).collect()
+}
+
+/// `tables`, or longer: what came after a kept publication's version of `events` is known from the shards as they were then.
+fn keep(tables: Span, kept: &[&Publication], now: DateTime<Utc>) -> Span {
+    let oldest = kept.iter().map(|publication| publication.published_at).min();
+    let age_ms = oldest.map_or(0, |oldest| (now - oldest).num_milliseconds());
+    // The publication's tables were read some time before it was made.
+    let margin = Span::minutes(24 * 60).ms;
+    Span { ms: tables.ms.max(if age_ms > 0 { age_ms + margin } else { 0 }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use chrono::{NaiveDate, TimeDelta};
+
+    fn publication(number: u64, daily: u64, age: TimeDelta) -> Publication {
+        Publication {
+            number,
+            parent: None,
+            kind: if daily == number { Kind::Daily } else { Kind::Refresh },
+            run: number.to_string(),
+            published_at: DateTime::UNIX_EPOCH - age,
+            base: number.to_string(),
+            base_hash: String::new(),
+            served: format!("{number}-sft"),
+            served_hash: String::new(),
+            daily,
+            learned_events: 0,
+            full_training: NaiveDate::default(),
+            tables: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            restores: None,
+        }
+    }
+
+    #[test]
+    fn the_newest_stay_with_what_they_descend_from() {
+        let day = TimeDelta::days(1);
+        let all = [
+            publication(1, 1, day * 40),
+            publication(2, 2, day * 30),
+            publication(3, 2, day * 20),
+            publication(4, 2, day),
+        ];
+        let kept = kept(&all, 2);
+        assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [2, 3, 4]);
+        // What came after publication 2 must stay known.
+        assert_eq!(keep(Span::minutes(60), &kept, DateTime::UNIX_EPOCH).to_string(), "31d");
+        assert_eq!(keep(Span::minutes(60 * 24 * 90), &kept, DateTime::UNIX_EPOCH).to_string(), "90d");
+        // A clock that was set back deletes nothing more.
+        let past = DateTime::UNIX_EPOCH - day * 100;
+        assert_eq!(keep(Span::minutes(60), &kept, past).to_string(), "1h");
+    }
+}

@@ -1,0 +1,146 @@
+//! `[daily]`, `[near_real_time]`, `[gate]` and `[retention]`: how the jobs run, and what may be published.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, Span, invalid};
+
+/// `[daily]`: the scheduled job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daily {
+    /// Days after which a model is trained from scratch again, instead of a refresh; 1 trains so every day. What people asked to
+    /// forget is out of the models by then.
+    pub full_every_days: u32,
+}
+
+impl Default for Daily {
+    fn default() -> Self {
+        Self { full_every_days: 30 }
+    }
+}
+
+/// `[near_real_time]`: `jobs refresh`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NearRealTime {
+    /// How often the loop looks for new versions of `events`.
+    pub poll_interval: Span,
+    /// New events that are worth a refresh.
+    pub min_events: u64,
+    /// Passes over the last daily job's instruction examples after each refresh, at most `sft.epochs`.
+    pub sft_epochs: usize,
+}
+
+impl Default for NearRealTime {
+    fn default() -> Self {
+        Self { poll_interval: Span { ms: 5_000 }, min_events: 1, sft_epochs: 1 }
+    }
+}
+
+/// `[gate]`: what a model must fulfil to be published in place of another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gate {
+    /// K of the hit rate that decides: 10, 20 or 50. It is taken as served, seen items filtered.
+    pub k: usize,
+    /// The share of the published model's hit rate that may be lost. A fall counts where its 95 % interval lies below zero.
+    pub max_fall: f64,
+    /// The smallest coverage, as a share of the published model's: how many different items the guard's lists hold.
+    pub min_coverage: f64,
+    /// How far the distribution of the best scores may move after a refresh: the largest difference of the two cumulative
+    /// distributions (Kolmogorov–Smirnov), from 0 to 1. A full training may give another scale, so there it decides nothing.
+    pub max_score_shift: f64,
+    /// Resamples of the bootstrap over users.
+    pub resamples: usize,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { k: 10, max_fall: 0.05, min_coverage: 0.5, max_score_shift: 0.5, resamples: 2_000 }
+    }
+}
+
+/// `[retention]`: what the daily job deletes. Never what the newest publications need, whatever their age.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Publications whose models are kept, so that `jobs rollback` can bring them back.
+    pub publications: usize,
+    /// How long a table's version stays readable after it was replaced; longer where a kept publication is older.
+    pub tables: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { publications: 7, tables: Span::minutes(7 * 24 * 60) }
+    }
+}
+
+impl Daily {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        if self.full_every_days == 0 {
+            return invalid(
+                "daily.full_every_days",
+                "must be at least 1, which trains from scratch every day",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl NearRealTime {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        if self.poll_interval.ms == 0 {
+            return invalid("near_real_time.poll_interval", "must not be 0");
+        }
+        if self.min_events == 0 {
+            return invalid("near_real_time.min_events", "must be at least 1");
+        }
+        if self.sft_epochs == 0 {
+            return invalid(
+                "near_real_time.sft_epochs",
+                "must be at least 1, or instructions would be forgotten",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Gate {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        if ![10, 20, 50].contains(&self.k) {
+            return invalid("gate.k", "must be 10, 20 or 50");
+        }
+        for (key, value) in [
+            ("max_fall", self.max_fall),
+            ("min_coverage", self.min_coverage),
+            ("max_score_shift", self.max_score_shift),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return invalid(format!("gate.{key}"), "must be from 0 to 1");
+            }
+        }
+        if self.resamples < 100 {
+            return invalid("gate.resamples", "must be at least 100, or the interval says nothing");
+        }
+        Ok(())
+    }
+}
+
+impl Retention {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        if self.publications < 2 {
+            return invalid(
+                "retention.publications",
+                "must be at least 2, or there is nothing to roll back to",
+            );
+        }
+        if self.tables.ms < Span::minutes(60).ms {
+            return invalid(
+                "retention.tables",
+                "must be at least 1h: writers and readers that run now need their files",
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Files that are there as a whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Tells the temporary files of one process apart.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+/// Writes a file under a temporary name beside it, flushes it and renames it over `path`. A crash leaves the old file.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = written_beside(path, bytes)?;
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// Writes a file that must not be there yet: [`io::ErrorKind::AlreadyExists`] where it is, whoever was faster. The file
+/// appears with all of its contents.
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = written_beside(path, bytes)?;
+    let linked = fs::hard_link(&temporary, path);
+    fs::remove_file(&temporary)?;
+    linked?;
+    sync_parent(path)
+}
+
+fn written_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}-{run}.writing", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let mut file = File::create(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        // A full disk: what was written so far is of no use.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    Ok(temporary)
+}
+
+/// The name itself has to reach the disk too.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_creator_is_refused_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1.json");
+        create(&path, b"first").unwrap();
+        let error = create(&path, b"second").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        replace(&path, b"third").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"third");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,296 @@
+//! Which model is served: `models/published.json`, and every publication before it.
+//!
+//! ```text
+//! models/published.json             the newest publication, for whoever serves: replaced by one rename
+//! models/.published/00000001.json   every publication, in its order; written once and never changed
+//! ```
+//!
+//! A publication is one file that must not be there yet, as a commit of a Delta table is: of two publishers that found the same
+//! parent, one creates the file and the other is told ([`PublicationError::Conflict`]). That file decides; `published.json`
+//! follows it. A publisher that dies between the two leaves the old model to be served, and [`settle`] repeats the second step.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::delta::Root;
+use crate::{failpoint, files};
+
+/// One model that was published.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Publication {
+    /// From 1, without a gap.
+    pub number: u64,
+    /// The publication that was there before; none for the first.
+    pub parent: Option<u64>,
+    /// What published it.
+    pub kind: Kind,
+    /// The run of that job.
+    pub run: String,
+    /// When, by the publisher's clock. Publications are ordered by their numbers.
+    pub published_at: DateTime<Utc>,
+    /// The pre-trained model, which a refresh continues.
+    pub base: String,
+    /// Hash of its weights.
+    pub base_hash: String,
+    /// The model that retrieval loads: the base after SFT, or the base itself where there are no SFT sets.
+    pub served: String,
+    /// Hash of its weights.
+    pub served_hash: String,
+    /// The last publication of a daily job that this one descends from: itself, for one of a daily job. The next daily job
+    /// continues that one's base.
+    pub daily: u64,
+    /// The newest version of `events` that the base has learned of.
+    pub learned_events: u64,
+    /// The day of the last full training that the base descends from.
+    pub full_training: NaiveDate,
+    /// Versions of the tables that it was made from.
+    pub tables: BTreeMap<String, u64>,
+    /// What was measured of the served model before it was published, such as `hr@10`.
+    pub metrics: BTreeMap<String, f64>,
+    /// The publication that this one brings back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<u64>,
+}
+
+/// What publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `jobs daily`.
+    Daily,
+    /// `jobs refresh`.
+    Refresh,
+    /// `jobs rollback`.
+    Rollback,
+}
+
+impl Kind {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Daily => "daily",
+            Self::Refresh => "refresh",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// Publications that cannot be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum PublicationError {
+    /// A file cannot be read or written.
+    #[error("{path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file does not hold what its name says.
+    #[error("{path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Another publisher was faster.
+    #[error("publication {number} was made by another job meanwhile")]
+    Conflict {
+        /// Its number.
+        number: u64,
+    },
+}
+
+/// The file that names the served model.
+pub fn published_path(root: &Root) -> PathBuf {
+    root.model_path("published.json")
+}
+
+/// What `models/published.json` says; `None` where nothing was ever published.
+pub fn published(root: &Root) -> Result<Option<Publication>, PublicationError> {
+    read(&published_path(root))
+}
+
+/// The newest publication.
+pub fn newest(root: &Root) -> Result<Option<Publication>, PublicationError> {
+    match numbers(root)?.last() {
+        Some(&number) => at(root, number),
+        None => Ok(None),
+    }
+}
+
+/// Publication `number`.
+pub fn at(root: &Root, number: u64) -> Result<Option<Publication>, PublicationError> {
+    read(&path(root, number))
+}
+
+/// All publications, the oldest first.
+pub fn all(root: &Root) -> Result<Vec<Publication>, PublicationError> {
+    numbers(root)?.into_iter().filter_map(|number| at(root, number).transpose()).collect()
+}
+
+/// Publishes: `publication.number` must be the next one.
+pub fn publish(root: &Root, publication: &Publication) -> Result<(), PublicationError> {
+    let path = path(root, publication.number);
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PublicationError::Io { path, source }
+    };
+    let directory = directory(root);
+    std::fs::create_dir_all(&directory).map_err(io(&directory))?;
+    let next = numbers(root)?.last().map_or(1, |last| last + 1);
+    if publication.number < next {
+        return Err(PublicationError::Conflict { number: publication.number });
+    }
+    match files::create(&path, &text(publication)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(PublicationError::Conflict { number: publication.number });
+        }
+        result => result.map_err(io(&path))?,
+    }
+    failpoint::reach("publish:between");
+    settle(root).map(drop)
+}
+
+/// Lets `models/published.json` say what the newest publication says, which it does unless a publisher died. Gives the newest.
+pub fn settle(root: &Root) -> Result<Option<Publication>, PublicationError> {
+    let mut newest = self::newest(root)?;
+    loop {
+        // A damaged file is replaced as a stale one is.
+        if newest.is_none() || published(root).ok().flatten() == newest {
+            return Ok(newest);
+        }
+        if let Some(newest) = &newest {
+            let path = published_path(root);
+            files::replace(&path, &text(newest)).map_err(|source| PublicationError::Io { path, source })?;
+        }
+        // Somebody may have published between the reading and the writing.
+        newest = self::newest(root)?;
+    }
+}
+
+fn text(publication: &Publication) -> Vec<u8> {
+    serde_json::to_vec_pretty(publication)
+        .unwrap_or_else(|e| unreachable!("a publication is a JSON document: {e}"))
+}
+
+fn directory(root: &Root) -> PathBuf {
+    root.model_path(".published")
+}
+
+fn path(root: &Root, number: u64) -> PathBuf {
+    directory(root).join(format!("{number:08}.json"))
+}
+
+/// The numbers that are there, ascending.
+fn numbers(root: &Root) -> Result<Vec<u64>, PublicationError> {
+    let directory = directory(root);
+    let entries = match std::fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|source| PublicationError::Io { path: directory, source })?,
+    };
+    let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+    let mut numbers: Vec<u64> = entries.flatten().filter_map(|entry| number(entry.file_name())).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn read(path: &Path) -> Result<Option<Publication>, PublicationError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PublicationError::Io { path: path.into(), source }),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| PublicationError::Damaged { path: path.into(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(number: u64, served: &str) -> Publication {
+        Publication {
+            number,
+            parent: number.checked_sub(1).filter(|&n| n > 0),
+            kind: Kind::Daily,
+            run: served.into(),
+            published_at: DateTime::UNIX_EPOCH,
+            base: served.into(),
+            base_hash: "0".into(),
+            served: served.into(),
+            served_hash: "0".into(),
+            daily: number,
+            learned_events: number,
+            full_training: NaiveDate::default(),
+            tables: BTreeMap::new(),
+            metrics: BTreeMap::from([("hr@10".into(), 0.1)]),
+            restores: None,
+        }
+    }
+
+    #[test]
+    fn of_two_publishers_one_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        assert_eq!(settle(&root).unwrap(), None);
+        publish(&root, &publication(1, "monday")).unwrap();
+        publish(&root, &publication(2, "tuesday")).unwrap();
+        let late = publish(&root, &publication(2, "also tuesday"));
+        assert!(matches!(late, Err(PublicationError::Conflict { number: 2 })), "{late:?}");
+        assert_eq!(published(&root).unwrap().unwrap().served, "tuesday");
+        assert_eq!(all(&root).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn many_publishers_at_once_make_one_chain() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        let (threads, each) = (4, 10);
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let root = &root;
+                scope.spawn(move || {
+                    let mut done = 0;
+                    while done < each {
+                        let next = newest(root).unwrap().map_or(1, |last| last.number + 1);
+                        match publish(root, &publication(next, &format!("t{thread}-{done}"))) {
+                            Ok(()) => done += 1,
+                            Err(PublicationError::Conflict { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+        let all = all(&root).unwrap();
+        assert_eq!(
+            all.iter().map(|p| p.number).collect::<Vec<_>>(),
+            (1..=threads * each).collect::<Vec<_>>()
+        );
+        let runs: std::collections::BTreeSet<_> = all.iter().map(|p| &p.run).collect();
+        assert_eq!(runs.len(), all.len());
+        assert_eq!(settle(&root).unwrap().as_ref(), all.last());
+        assert_eq!(published(&root).unwrap().as_ref(), all.last());
+    }
+
+    #[test]
+    fn a_torn_or_stale_file_is_mended() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        publish(&root, &publication(1, "monday")).unwrap();
+        publish(&root, &publication(2, "tuesday")).unwrap();
+        std::fs::write(published_path(&root), "{").unwrap();
+        assert!(matches!(published(&root), Err(PublicationError::Damaged { .. })));
+        settle(&root).unwrap();
+        assert_eq!(published(&root).unwrap().unwrap().number, 2);
+        files::replace(&published_path(&root), &text(&publication(1, "monday"))).unwrap();
+        settle(&root).unwrap();
+        assert_eq!(published(&root).unwrap().unwrap().number, 2);
+    }
+}

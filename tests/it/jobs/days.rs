@@ -1,0 +1,156 @@
+//! Days in a row: refreshes, instructions that are kept, the gate, going back.
+
+use serde_json::Value;
+
+use super::{EVENTS, USERS, date, day, published, run_day, service};
+use crate::programs::{files, json, stderr};
+
+fn metric(record: &Value, step: &str, name: &str) -> f64 {
+    record[step]["metrics"][name].as_f64().unwrap_or_else(|| panic!("no {name} in {record}"))
+}
+
+#[test]
+fn each_day_goes_on_from_the_one_before() {
+    let workspace = service(4);
+    let first = run_day(&workspace, 1);
+    assert_eq!(first["plan"]["training"]["kind"], "full");
+    assert_eq!(first["publish"]["number"], 1);
+    assert_eq!(first["ingest"]["accepted"], USERS * EVENTS);
+    assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
+
+    let second = run_day(&workspace, 2);
+    assert_eq!(second["plan"]["training"]["kind"], "refresh");
+    assert_eq!(second["plan"]["training"]["from"], "2026-01-01");
+    // What is new was predicted by the model of the day before.
+    assert_eq!(second["prequential"]["model"], "2026-01-01-sft");
+    assert!((0.0..=1.0).contains(&metric(&second, "prequential", "hr@10")));
+    let asked = second["prequential"]["targets"].as_u64().unwrap();
+    assert!(asked > 0 && asked <= u64::from(USERS * EVENTS), "{asked}");
+    let now = published(&workspace);
+    assert_eq!((&now["base"], &now["served"]), (&"2026-01-02".into(), &"2026-01-02-sft".into()));
+    assert_eq!((&now["number"], &now["parent"]), (&2.into(), &1.into()));
+    assert_eq!(now["full_training"], "2026-01-01");
+    // The gate compared both models on users that none of them learns of.
+    assert_eq!(second["evaluate"]["published"]["model"], "2026-01-01-sft");
+    assert!(second["evaluate"]["guard"]["cc@10 genre"].is_number(), "{second}");
+
+    // A second run of a finished day does nothing.
+    let before = files(&workspace.root());
+    let output = workspace.succeed("jobs", &day(&date(2), &[]));
+    assert_eq!(json(&output), second);
+    let same = |(name, _): &(String, Vec<u8>)| !name.ends_with("daily.lock");
+    let kept = |files: Vec<(String, Vec<u8>)>| files.into_iter().filter(same).collect::<Vec<_>>();
+    assert!(kept(files(&workspace.root())) == kept(before), "a finished day was changed");
+
+    // Days that are missing, in their order; those that are finished are left alone.
+    let range =
+        json(&workspace.succeed("jobs", &["daily", "--from", "2026-01-01", "--to", "2026-01-04", "--json"]));
+    let runs = range["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 4);
+    assert_eq!(runs[1], second);
+    assert_eq!(published(&workspace)["served"], "2026-01-04-sft");
+
+    let page = std::fs::read_to_string(workspace.root().join("jobs/daily/2026-01-04/report.html")).unwrap();
+    for part in
+        ["Daily job of 2026-01-04", "published, as publication 4", "prequential", "genre", "<svg", "Gate"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
+
+    // Any day can be brought back, and the next one goes on from there.
+    assert!(stderr(&workspace.succeed("jobs", &["rollback"])).contains("`2026-01-03-sft`"));
+    workspace.succeed("jobs", &["rollback", "--to", "2"]);
+    assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
+    let status = json(&workspace.succeed("jobs", &["status", "--json"]));
+    assert_eq!((&status["intact"], &status["published"]["restores"]), (&true.into(), &2.into()));
+    let again = json(&workspace.succeed("jobs", &day(&date(4), &["--force", "ingest"])));
+    assert_eq!(again["plan"]["training"]["from"], "2026-01-02");
+    assert_eq!(published(&workspace)["base"], "2026-01-04.2");
+    let history = json(&workspace.succeed("jobs", &["history", "--json"]));
+    let numbers: Vec<u64> =
+        history["publications"].as_array().unwrap().iter().map(|p| p["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [7, 6, 5, 4, 3, 2, 1]);
+    let message = workspace.fail("jobs", &["rollback", "--to", "99"], 1);
+    assert!(message.contains("99") && message.contains("jobs history"), "{message}");
+}
+
+#[test]
+fn a_model_that_the_gate_refuses_is_not_served() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    let before = published(&workspace);
+    let strict = day("2026-01-02", &["--set", "gate.max_score_shift=0"]);
+    let output = workspace.command("jobs", &strict).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("not published") && text.contains("scores"), "{text}");
+    assert_eq!(published(&workspace), before);
+    let page = std::fs::read_to_string(workspace.root().join("jobs/daily/2026-01-02/report.html")).unwrap();
+    assert!(page.contains("not published"), "{page}");
+    // The exit code stays what it was, until somebody decides otherwise.
+    assert_eq!(workspace.command("jobs", &strict).output().unwrap().status.code(), Some(4));
+    workspace.succeed("jobs", &day("2026-01-02", &["--force", "gate"]));
+    assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
+}
+
+#[test]
+fn the_next_day_learns_what_a_refused_one_did_not_pass_on() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    let learned = published(&workspace)["learned_events"].clone();
+    workspace.fail("jobs", &day("2026-01-02", &["--set", "gate.max_score_shift=0"]), 4);
+    let third = run_day(&workspace, 3);
+    assert_eq!(third["plan"]["training"]["since"], learned);
+    let asked = third["prequential"]["targets"].as_u64().unwrap();
+    assert!(asked > u64::from(USERS * EVENTS), "both days are new to the model: {asked}");
+}
+
+#[test]
+fn a_day_without_events_changes_nothing_and_says_so() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    let before = published(&workspace);
+    // Hardly a day on which nobody came: somebody has to look.
+    let log = std::fs::read_to_string(workspace.path("events/2026-01-02.csv")).unwrap();
+    workspace.write("events/2026-01-02.csv", "user,item,time\n");
+    let text = workspace.fail("jobs", &day("2026-01-02", &[]), 1);
+    assert!(text.contains("2026-01-02.csv") && text.contains("empty"), "{text}");
+    std::fs::remove_file(workspace.path("events/2026-01-02.csv")).unwrap();
+    let text = workspace.fail("jobs", &day("2026-01-02", &[]), 1);
+    assert!(text.contains("2026-01-02.csv"), "{text}");
+    assert_eq!(published(&workspace), before);
+    // The next day goes on, and a day that comes late is learned late.
+    run_day(&workspace, 3);
+    workspace.write("events/2026-01-02.csv", log);
+    let late = run_day(&workspace, 2);
+    assert_eq!(late["plan"]["training"]["from"], "2026-01-03");
+    assert_eq!(late["ingest"]["accepted"], USERS * EVENTS);
+
+    // What was read before is nothing new.
+    std::fs::copy(workspace.path("events/2026-01-03.csv"), workspace.path("events/2026-01-04.csv")).unwrap();
+    std::fs::copy(workspace.path("items/2026-01-03.jsonl"), workspace.path("items/2026-01-04.jsonl"))
+        .unwrap();
+    let output = workspace.succeed("jobs", &day("2026-01-04", &[]));
+    assert!(stderr(&output).contains("nothing new, what is served stays"), "{}", stderr(&output));
+    assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
+}
+
+#[test]
+fn a_full_training_is_made_when_it_is_due() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    run_day(&workspace, 2);
+    let due = json(&workspace.succeed("jobs", &day("2026-01-03", &["--set", "daily.full_every_days=2"])));
+    assert_eq!(due["plan"]["training"]["kind"], "full", "{}", due["plan"]);
+    assert_eq!(published(&workspace)["full_training"], "2026-01-03");
+}
+
+#[test]
+fn another_architecture_is_trained_from_scratch() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let other = json(&workspace.succeed("jobs", &day("2026-01-02", &["--set", "model.layers=2"])));
+    assert_eq!(other["plan"]["training"]["kind"], "full");
+    assert!(other["plan"]["reason"].as_str().unwrap().contains("[model]"), "{}", other["plan"]);
+}

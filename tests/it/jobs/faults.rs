@@ -1,0 +1,261 @@
+//! A day that is killed, starved or fed with damage: what is served stays loadable, and the next run recovers.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use schemas::failpoint::PAUSE_AT;
+use serde_json::Value;
+
+use super::{date, day, published, run_day, service};
+use crate::programs::{Workspace, json, stderr};
+
+const STEPS: [&str; 13] = [
+    "ingest",
+    "compact",
+    "sequences",
+    "sft-sets",
+    "instructions",
+    "prequential",
+    "train",
+    "sft",
+    "evaluate",
+    "gate",
+    "publish",
+    "retention",
+    "report",
+];
+
+/// Starts the job and waits until it stands at `point`.
+fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child {
+    let mut command = workspace.command("jobs", args);
+    let mut child =
+        command.env(PAUSE_AT, point).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let found = lines.any(|line| {
+        said.push(line.unwrap());
+        said.last().unwrap().starts_with("paused at")
+    });
+    assert!(found, "{point} is never reached: {}", said.join("\n"));
+    child
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// The weights that are served, by name of the model: they must be there, whatever happened.
+fn served(workspace: &Workspace) -> (String, Vec<u8>) {
+    let name = published(workspace)["served"].as_str().unwrap().to_owned();
+    workspace.succeed("jobs", &["status"]);
+    let weights =
+        std::fs::read(workspace.root().join("models").join(&name).join("model.safetensors")).unwrap();
+    (name, weights)
+}
+
+/// What a day comes to, without times.
+fn outcome(record: &Value) -> BTreeMap<&'static str, Value> {
+    let mut outcome = BTreeMap::new();
+    for (key, value) in [
+        ("publish", &record["publish"]["number"]),
+        ("guard", &record["evaluate"]["guard"]),
+        ("prequential", &record["prequential"]["metrics"]),
+        ("events", &record["ingest"]["events"]),
+    ] {
+        outcome.insert(key, value.clone());
+    }
+    outcome
+}
+
+#[test]
+fn killed_anywhere_the_next_run_goes_on() {
+    let undisturbed = service(2);
+    run_day(&undisturbed, 1);
+    let expected = outcome(&run_day(&undisturbed, 2));
+    let weights = served(&undisturbed);
+
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let before = served(&workspace);
+    let boundaries = STEPS.iter().flat_map(|step| [format!("step:{step}"), format!("step:{step}:done")]);
+    // Inside of steps: between the commits of tables, while a checkpoint is written, between the two files of a publication.
+    let inside = [
+        "commit:items:before-log",
+        "commit:events:before-log",
+        "commit:events:after-log",
+        "commit:sequences:before-log",
+        "commit:refresh:before-log",
+        "commit:sft/genre:before-log",
+        "commit:instructions:before-log",
+        "shard:sequences:unfinished",
+        "pretrain:recorded",
+        "publish:between",
+    ];
+    let begun = workspace.path("begun");
+    copy(&workspace.root(), &begun);
+    for point in boundaries.chain(inside.map(str::to_owned)) {
+        std::fs::remove_dir_all(workspace.root()).unwrap();
+        copy(&begun, &workspace.root());
+        let date = date(2);
+        kill(paused(&workspace, &day(&date, &[]), &point));
+        let now = served(&workspace);
+        assert!(now == before || now == weights, "{point}: another model is served");
+        let record = json(&workspace.succeed("jobs", &day(&date, &[])));
+        assert_eq!(outcome(&record), expected, "{point}");
+        assert!(served(&workspace) == weights, "{point}: other weights");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn two_runs_do_not_meet() {
+    let workspace = service(1);
+    let date = date(1);
+    let first = paused(&workspace, &day(&date, &[]), "step:sequences");
+    let text = workspace.fail("jobs", &day(&date, &[]), 1);
+    assert!(text.contains("running already") && text.contains(&format!("process {}", first.id())), "{text}");
+    let status = json(&workspace.command("jobs", &["status", "--json"]).output().unwrap());
+    assert_eq!(status["running"][0]["pid"], first.id());
+    // A dead owner keeps nobody out.
+    kill(first);
+    run_day(&workspace, 1);
+}
+
+/// The first file below `directory` whose name ends so.
+fn first(directory: &Path, ending: &str) -> PathBuf {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries.into_iter().find(|path| path.to_str().unwrap().ends_with(ending)).unwrap()
+}
+
+#[test]
+fn a_damaged_shard_is_built_again() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    for table in ["sequences", "sft/genre"] {
+        let date = date(2);
+        let point = if table == "sequences" { "step:prequential" } else { "step:sft" };
+        kill(paused(&workspace, &day(&date, &["--force", "sequences"]), point));
+        let shards = workspace.root().join(table);
+        // The newest ones: of the version that the run reads.
+        let mut shards: Vec<PathBuf> = std::fs::read_dir(&shards)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "parquet"))
+            .collect();
+        shards.sort_by_key(|path| path.metadata().unwrap().modified().unwrap());
+        let shard = shards.last().unwrap();
+        let mut bytes = std::fs::read(shard).unwrap();
+        bytes.fill(0);
+        std::fs::write(shard, bytes).unwrap();
+        let text = workspace.fail("jobs", &day(&date, &[]), 1);
+        assert!(text.contains("damaged"), "{table}: {text}");
+        served(&workspace);
+        workspace.succeed("jobs", &day(&date, &[]));
+        served(&workspace);
+    }
+}
+
+#[test]
+fn a_damaged_base_leads_to_a_full_training() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let weights = workspace.root().join("models/2026-01-01/model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let record = run_day(&workspace, 2);
+    assert_eq!(record["plan"]["training"]["kind"], "full", "{}", record["plan"]);
+    assert_eq!(served(&workspace).0, "2026-01-02-sft");
+}
+
+#[test]
+fn a_damaged_served_model_is_reported_and_replaced() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let weights = workspace.root().join("models/2026-01-01-sft/model.safetensors");
+    std::fs::write(&weights, b"nothing").unwrap();
+    let text = workspace.fail("jobs", &["status"], 1);
+    assert!(text.contains("problem"), "{text}");
+    let record = run_day(&workspace, 2);
+    assert!(record["evaluate"]["not_compared"].is_string(), "{record}");
+    assert_eq!(served(&workspace).0, "2026-01-02-sft");
+}
+
+#[test]
+fn a_catalogue_without_its_column_stops_the_day_and_nothing_else() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let before = served(&workspace);
+    let items = std::fs::read_to_string(workspace.path("items/2026-01-02.jsonl")).unwrap();
+    workspace.write("items/2026-01-02.jsonl", items.replace("item_id", "id"));
+    let date = date(2);
+    let output = workspace.command("jobs", &day(&date, &[])).output().unwrap();
+    let text = stderr(&output);
+    assert!(!output.status.success() && text.contains("item_id"), "{text}");
+    assert!(served(&workspace) == before);
+    workspace.write("items/2026-01-02.jsonl", items);
+    run_day(&workspace, 2);
+}
+
+#[test]
+fn a_root_that_cannot_be_written_says_so() {
+    let workspace = service(1);
+    let root = workspace.root();
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o555)).unwrap();
+    let probe = root.join("probe");
+    if std::fs::write(&probe, "").is_ok() {
+        eprintln!("this user may write anywhere: not tested");
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        return;
+    }
+    let text = workspace.fail("jobs", &day(&date(1), &[]), 1);
+    assert!(text.contains("daily.lock") && text.contains("ermission"), "{text}");
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+    run_day(&workspace, 1);
+}
+
+#[test]
+fn the_record_itself_may_be_torn() {
+    let workspace = service(1);
+    run_day(&workspace, 1);
+    let path = first(&workspace.root().join("jobs/daily/2026-01-01"), "run.json");
+    std::fs::write(&path, "{\"name\": ").unwrap();
+    let text = workspace.fail("jobs", &day(&date(1), &[]), 1);
+    assert!(text.contains("run.json") && text.contains("remove it"), "{text}");
+    std::fs::remove_file(&path).unwrap();
+    // Everything was done before, and is found.
+    let record = run_day(&workspace, 1);
+    assert_eq!(record["publish"]["number"], 1, "{record}");
+}
+
+#[test]
+fn a_run_that_another_day_has_overtaken_goes_on_from_there() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    let second = date(2);
+    kill(paused(&workspace, &day(&second, &[]), "step:evaluate"));
+    run_day(&workspace, 3);
+    let learned = published(&workspace)["learned_events"].as_u64().unwrap();
+    // All of its events were learned by the third day's model.
+    let output = workspace.succeed("jobs", &day(&second, &[]));
+    assert!(stderr(&output).contains("nothing new"), "{}", stderr(&output));
+    assert_eq!(published(&workspace)["learned_events"], learned);
+    assert_eq!(published(&workspace)["served"], "2026-01-03-sft");
+}

@@ -1,0 +1,79 @@
+//! The jobs, on a small service of a few days.
+
+mod daily;
+mod days;
+#[cfg(unix)]
+mod faults;
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::programs::{Workspace, json};
+
+/// The first day of the service.
+const FIRST: i64 = 1_767_225_600; // 2026-01-01
+
+/// Users of the service; each comes every day.
+const USERS: u32 = 40;
+
+/// Events of each user each day.
+const EVENTS: u32 = 6;
+
+/// `2026-01-01` and so on.
+fn date(day: u32) -> String {
+    format!("2026-01-{day:02}")
+}
+
+/// A service of `days` days: each with its file of events and its catalogue, which grows by two items a day.
+fn service(days: u32) -> Workspace {
+    let workspace = Workspace::new();
+    std::fs::create_dir_all(workspace.path("events")).unwrap();
+    std::fs::create_dir_all(workspace.path("items")).unwrap();
+    let mut catalogue = String::new();
+    for day in 1..=days {
+        let mut log = String::from("user,item,time\n");
+        let items = 28 + 2 * day;
+        for user in 0..USERS {
+            for i in 0..EVENTS {
+                let item = 1 + (user * 7 + (day * EVENTS + i) * (1 + user % 3)) % items;
+                let time = FIRST + i64::from((day - 1) * 86_400 + user * 60 + i * 2_000);
+                writeln!(log, "u{user},i{item},{time}").unwrap();
+            }
+        }
+        workspace.write(&format!("events/{}.csv", date(day)), log);
+        for item in if day == 1 { 1 } else { items - 1 }..=items {
+            let genre = ["Rock", "Jazz", "Folk"][item as usize % 3];
+            writeln!(catalogue, r#"{{"item_id": "i{item}", "title": "Item {item}", "genre": "{genre}"}}"#)
+                .unwrap();
+        }
+        workspace.write(&format!("items/{}.jsonl", date(day)), &catalogue);
+    }
+    let config = std::fs::read_to_string(workspace.path("config.toml")).unwrap();
+    let config = config
+        .replace("log.csv", "events/{date}.csv")
+        .replace("items.jsonl", "items/{date}.jsonl")
+        .replace("shards = 2", "shards = 2\nsplit = \"none\"\nguard_share = 0.2\nsft_share = 0.2");
+    let config = format!(
+        "{config}\n[conditions]\nmin_pool = 5\n\n[sft]\nconditions = [\"genre\"]\nepochs = 2\nbatch_size = 16\n\n\
+         [refresh]\nbatch_size = 16\n\n[gate]\nresamples = 200\n"
+    );
+    workspace.write("config.toml", config);
+    workspace
+}
+
+/// The arguments of one day's job.
+fn day<'a>(date: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["daily", "--date", date, "--json"][..], more].concat()
+}
+
+/// Runs one day and gives its record.
+fn run_day(workspace: &Workspace, number: u32) -> Value {
+    json(&workspace.succeed("jobs", &day(&date(number), &[])))
+}
+
+/// What `models/published.json` says.
+fn published(workspace: &Workspace) -> Value {
+    let text = std::fs::read(workspace.root().join("models/published.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
