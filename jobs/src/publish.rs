@@ -18,8 +18,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) run: &'a str,
     pub(crate) base: &'a str,
     pub(crate) served: &'a str,
-    /// The day of the last full training that the base descends from.
-    pub(crate) full_training: NaiveDate,
+    /// The day of the last full training that the base descends from, and the rows of `events` that it was made of.
+    pub(crate) full: (NaiveDate, u64),
     pub(crate) tables: BTreeMap<String, u64>,
     pub(crate) measured: Option<&'a Measured>,
 }
@@ -56,7 +56,7 @@ pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>) -> Result<u
 /// Publishes on top of `parent`, which must still be the newest publication.
 pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidate<'_>) -> Result<u64> {
     let number = parent.map_or(1, |parent| parent.number + 1);
-    let Candidate { kind, run, base, served, full_training, .. } = *candidate;
+    let Candidate { kind, run, base, served, full: (full_training, full_events), .. } = *candidate;
     let (_, lineage) = checkpoint::describe(&root.model_path(base))?;
     let Some(learned_events) = lineage.learned_events() else {
         bail!("it is not known which version of `events` `{base}` has learned of");
@@ -83,6 +83,7 @@ pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidat
             daily,
             learned_events,
             full_training,
+            full_events,
             tables: candidate.tables.clone(),
             metrics,
             restores: None,

@@ -91,6 +91,7 @@ mod tests {
             daily,
             learned_events: 0,
             full_training: NaiveDate::default(),
+            full_events: 0,
             tables: BTreeMap::new(),
             metrics: BTreeMap::new(),
             restores: None,
@@ -103,11 +104,12 @@ mod tests {
         let all = [
             publication(1, 1, day * 40),
             publication(2, 2, day * 30),
-            publication(3, 2, day * 20),
-            publication(4, 2, day),
+            publication(3, 3, day * 20),
+            publication(4, 3, day),
+            publication(5, 3, day),
         ];
         let kept = kept(&all, 2);
-        assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [2, 3, 4, 5]);
         // What came after publication 2 must stay known.
         assert_eq!(keep(Span::minutes(60), &kept, DateTime::UNIX_EPOCH).to_string(), "31d");
         assert_eq!(keep(Span::minutes(60 * 24 * 90), &kept, DateTime::UNIX_EPOCH).to_string(), "90d");

@@ -47,6 +47,8 @@ pub struct Publication {
     pub learned_events: u64,
     /// The day of the last full training that the base descends from.
     pub full_training: NaiveDate,
+    /// Rows of `events` that it was made of.
+    pub full_events: u64,
     /// Versions of the tables that it was made from.
     pub tables: BTreeMap<String, u64>,
     /// What was measured of the served model before it was published, such as `hr@10`.
@@ -228,6 +230,7 @@ mod tests {
             daily: number,
             learned_events: number,
             full_training: NaiveDate::default(),
+            full_events: 0,
             tables: BTreeMap::new(),
             metrics: BTreeMap::from([("hr@10".into(), 0.1)]),
             restores: None,

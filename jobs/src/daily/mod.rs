@@ -97,7 +97,10 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     record.full |= request.full;
     let trained = record.steps.is_done(Step::Train);
     if !record.steps.is_done(Step::Publish) {
-        let plan = Plan::new(config, &root, &record.name, record.date, record.full)?;
+        // A run that has read its tables is planned by what is in them.
+        let version = record.steps.sequences.as_ref().map(|done| (EVENTS, done.output.events_version));
+        let seen = root.pinned(version);
+        let plan = Plan::new(config, &seen, (&record.name, record.date), record.full).await?;
         let same = |old: &Plan| old.follows == plan.follows && (trained || old.training == plan.training);
         if !record.plan.as_ref().is_some_and(same) {
             // Another day was published since the run was begun, and it would take back what that one has learned; or the
@@ -119,8 +122,6 @@ struct Daily<'a> {
 
 impl Daily<'_> {
     async fn run(mut self) -> Result<Record> {
-        let plan = self.plan()?;
-        eprintln!("{}: {}, because {}", self.record.name, plan.training.name(), plan.reason);
         self.record.failure = None;
         for (i, step) in Step::ALL.into_iter().enumerate() {
             if self.record.steps.is_done(step) {
@@ -221,6 +222,10 @@ impl Daily<'_> {
     async fn sequences(&mut self) -> Result<Tables> {
         let events = self.root.require(EVENTS, "pipeline ingest").await?.version();
         let root = self.root.pinned([(EVENTS, events)]);
+        let plan =
+            Plan::new(self.config, &root, (&self.record.name, self.record.date), self.record.full).await?;
+        eprintln!("planned: {}, because {}", plan.training.name(), plan.reason);
+        self.record.plan = Some(plan.clone());
         let all = self.unless_stopped(Step::Sequences, sequences::build(self.config, &root)).await??;
         eprintln!("{all}");
         let mut tables = Tables {
@@ -233,7 +238,6 @@ impl Daily<'_> {
             hidden_share: all.hidden_share,
             ..Tables::default()
         };
-        let plan = self.plan()?;
         // What is new is predicted by the model that was there before, however the next one is trained.
         let since = match &plan.training {
             Training::Refresh { since, .. } => Some(*since),
@@ -251,8 +255,8 @@ impl Daily<'_> {
             Err(error) if cannot_tell_what_is_new(&error) => {
                 let reason = chain(&error);
                 eprintln!("{reason}\na model is trained from scratch instead");
-                let full_training = self.record.date;
-                self.record.plan = Some(Plan { training: Training::Full, reason, full_training, ..plan });
+                let full = (self.record.date, root.require(EVENTS, "pipeline ingest").await?.rows());
+                self.record.plan = Some(Plan { training: Training::Full, reason, full, ..plan });
             }
             Err(error) => return Err(error.into()),
         }
@@ -395,7 +399,7 @@ impl Daily<'_> {
             run: &self.record.name,
             base,
             served,
-            full_training: self.plan()?.full_training,
+            full: self.plan()?.full,
             tables: versions.into_iter().collect(),
             measured: self.record.steps.evaluate.as_ref().map(|done| &done.output),
         };

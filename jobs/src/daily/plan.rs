@@ -5,6 +5,7 @@ use chrono::NaiveDate;
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::publication::{self, Kind, Publication};
+use schemas::tables::EVENTS;
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
 
@@ -17,8 +18,8 @@ pub(crate) struct Plan {
     /// The publication of a daily job that the run follows: its served model predicts what is new, and a refresh continues its
     /// base.
     pub(crate) follows: Option<u64>,
-    /// The day of the last full training, this one included.
-    pub(crate) full_training: NaiveDate,
+    /// The day of the last full training, this one included, and the rows of `events` that it was made of.
+    pub(crate) full: (NaiveDate, u64),
 }
 
 /// How the base comes about.
@@ -46,28 +47,38 @@ impl Training {
 }
 
 impl Plan {
-    /// For the run called `run`.
-    pub(crate) fn new(config: &Config, root: &Root, run: &str, date: NaiveDate, full: bool) -> Result<Self> {
+    /// For the run called `run`, from `events` as they are in `root`.
+    pub(crate) async fn new(
+        config: &Config,
+        root: &Root,
+        (run, date): (&str, NaiveDate),
+        full: bool,
+    ) -> Result<Self> {
         let followed = followed(root, run)?;
+        let events = root.snapshot(EVENTS).await?.map_or(0, |events| events.rows());
         let full_for = |reason: String| Self {
             training: Training::Full,
             reason,
             follows: followed.as_ref().map(|publication| publication.number),
-            full_training: date,
+            full: (date, events),
         };
         let Some(publication) = &followed else { return Ok(full_for("nothing was published before".into())) };
         if full {
             return Ok(full_for("--full asks for it".into()));
         }
-        if let Some(reason) = reason_for_full(config, root, publication, date) {
+        if let Some(reason) = reason_for_full(config, root, publication, (date, events)) {
             return Ok(full_for(reason));
         }
-        let days = (date - publication.full_training).num_days();
+        let Publication { full_training, full_events, .. } = *publication;
+        let days = (date - full_training).num_days();
+        let growth = events as f64 / full_events.max(1) as f64;
         Ok(Self {
             training: Training::Refresh { from: publication.base.clone(), since: publication.learned_events },
-            reason: format!("the last full training was {days} days before"),
+            reason: format!(
+                "the last full training was {days} days before, on a log that has grown by a factor of {growth:.2}"
+            ),
             follows: Some(publication.number),
-            full_training: publication.full_training,
+            full: (full_training, full_events),
         })
     }
 }
@@ -92,9 +103,9 @@ fn reason_for_full(
     config: &Config,
     root: &Root,
     publication: &Publication,
-    date: NaiveDate,
+    (date, events): (NaiveDate, u64),
 ) -> Option<String> {
-    let Publication { base, base_hash, full_training, .. } = publication;
+    let Publication { base, base_hash, full_training, full_events, .. } = publication;
     let directory = root.model_path(base);
     // A base that cannot be read, or is another one, is no place to go on from.
     match checkpoint::hash(&directory) {
@@ -122,8 +133,15 @@ fn reason_for_full(
         return Some(format!("`{base}` was trained with another [sequences]"));
     }
     let due = i64::from(config.daily.full_every_days);
-    ((date - *full_training).num_days() >= due)
-        .then(|| format!("the last full training was on {full_training} (daily.full_every_days = {due})"))
+    if (date - *full_training).num_days() >= due {
+        return Some(format!(
+            "the last full training was on {full_training} (daily.full_every_days = {due})"
+        ));
+    }
+    let growth = config.daily.full_growth;
+    (events as f64 >= growth * *full_events as f64).then(|| {
+        format!("the last full training was made of {full_events} events, and there are {events} now (daily.full_growth = {growth})")
+    })
 }
 
 /// An error with its causes, in one line.

@@ -11,11 +11,14 @@ pub struct Daily {
     /// Days after which a model is trained from scratch again, instead of a refresh; 1 trains so every day. What people asked to
     /// forget is out of the models by then.
     pub full_every_days: u32,
+    /// A model is also trained from scratch when the log has grown by this factor since the last time: a young model has seen too
+    /// little for refreshes to make up for. Together such trainings cost about as much as the last one of them.
+    pub full_growth: f64,
 }
 
 impl Default for Daily {
     fn default() -> Self {
-        Self { full_every_days: 30 }
+        Self { full_every_days: 30, full_growth: 2.0 }
     }
 }
 

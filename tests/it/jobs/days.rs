@@ -144,6 +144,13 @@ fn a_full_training_is_made_when_it_is_due() {
     let due = json(&workspace.succeed("jobs", &day("2026-01-03", &["--set", "daily.full_every_days=2"])));
     assert_eq!(due["plan"]["training"]["kind"], "full", "{}", due["plan"]);
     assert_eq!(published(&workspace)["full_training"], "2026-01-03");
+
+    // A log that has doubled since then is another reason.
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let due = json(&workspace.succeed("jobs", &day("2026-01-02", &["--set", "daily.full_growth=2"])));
+    assert_eq!(due["plan"]["training"]["kind"], "full", "{}", due["plan"]);
+    assert!(due["plan"]["reason"].as_str().unwrap().contains("full_growth"), "{}", due["plan"]);
 }
 
 #[test]
