@@ -5,14 +5,17 @@ mod daily;
 mod gate;
 mod lock;
 mod publish;
+mod refresh;
 mod report;
 mod retention;
+mod stop;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::daily::DailyArgs;
 use commands::history::HistoryArgs;
+use commands::refresh::RefreshArgs;
 use commands::rollback::RollbackArgs;
 use commands::status::StatusArgs;
 use schemas::cli::{CommonArgs, report as report_error};
@@ -35,6 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Daily(DailyArgs),
+    Refresh(RefreshArgs),
     Status(StatusArgs),
     History(HistoryArgs),
     Rollback(RollbackArgs),
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         runtime.block_on(async {
             match &cli.command {
                 Command::Daily(args) => args.run(&cli.common).await,
+                Command::Refresh(args) => args.run(&cli.common).await,
                 Command::Status(args) => args.run(&cli.common).await,
                 Command::History(args) => args.run(&cli.common),
                 Command::Rollback(args) => args.run(&cli.common),

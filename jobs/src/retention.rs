@@ -12,6 +12,8 @@ use schemas::publication::{self, Kind, Publication};
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
 
+use crate::daily::Record;
+
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removed {
@@ -24,22 +26,11 @@ pub(crate) struct Removed {
     pub(crate) kept: String,
 }
 
-/// Deletes the models that some publication names, but none of the last `retention.publications`, and the tables' old files.
-/// Models that were never published by a job are left alone: they are somebody else's.
+/// Deletes [`models`], and the tables' old files.
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
     let all = publication::all(root)?;
+    let models = models(config, root, &all)?;
     let kept = kept(&all, config.retention.publications);
-    let names = |publication: &Publication| [publication.base.clone(), publication.served.clone()];
-    let needed: BTreeSet<String> = kept.iter().flat_map(|publication| names(publication)).collect();
-    let old: BTreeSet<String> = all.iter().flat_map(names).filter(|name| !needed.contains(name)).collect();
-    let mut models = Vec::new();
-    for name in old {
-        let directory = root.model_path(&name);
-        if checkpoint::find(&directory).is_some() {
-            checkpoint::discard(&directory).with_context(|| format!("model `{name}`"))?;
-            models.push(name);
-        }
-    }
     let keep = keep(config.retention.tables, &kept, Utc::now());
     let settings = vacuum::Settings { keep, dry_run: false, now_ms: Utc::now().timestamp_millis() };
     let report = vacuum(root, &[], settings, interrupt).await?;
@@ -49,6 +40,43 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
         bytes: report.tables.iter().map(|table| table.bytes).sum(),
         kept: keep.to_string(),
     })
+}
+
+/// Deletes the models that the jobs have made, but those of the publications that are kept and of the last
+/// `retention.publications` daily runs, which may have been refused. Other models are left alone: they are somebody else's.
+pub(crate) fn models(config: &Config, root: &Root, all: &[Publication]) -> Result<Vec<String>> {
+    let published = |publication: &&Publication| [publication.base.clone(), publication.served.clone()];
+    let of_run =
+        |run: &Record| run.base().into_iter().chain(run.served()).map(str::to_owned).collect::<Vec<_>>();
+    let kept = kept(all, config.retention.publications);
+    let (runs, _) = Record::all(root);
+    let last = runs.iter().rev().take(config.retention.publications);
+    let needed: BTreeSet<String> = kept.iter().flat_map(published).chain(last.flat_map(of_run)).collect();
+    let made: BTreeSet<String> =
+        all.iter().flat_map(|p| published(&p)).chain(runs.iter().flat_map(of_run)).collect();
+    let mut deleted = Vec::new();
+    for name in made.difference(&needed) {
+        let directory = root.model_path(name);
+        if checkpoint::find(&directory).is_some() {
+            checkpoint::discard(&directory).with_context(|| format!("model `{name}`"))?;
+            deleted.push(name.clone());
+        }
+    }
+    Ok(deleted)
+}
+
+/// Deletes what unfinished trainings have left whose names begin with `prefix`, but that of `current`.
+pub(crate) fn unfinished(root: &Root, prefix: &str, current: &str) -> Result<()> {
+    let directory = root.model_path(".training");
+    for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of_current = name.strip_prefix(current).is_some_and(|rest| rest.is_empty() || rest == "-sft");
+        if name.starts_with(prefix) && !of_current {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The publications whose models stay: the newest ones, also of the daily job alone, what they descend from, and what they

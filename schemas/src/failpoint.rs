@@ -2,12 +2,16 @@
 //!
 //! A build with debug assertions sleeps for ever at the point that the environment variable
 //! `CLIMBER_PILOT_PAUSE_AT` names (`name`, or `name@3` for the third time it is reached), once it has printed
-//! `paused at name` to stderr. In other builds [`reach`] is empty.
+//! `paused at name` to stderr; or until the file is there that `CLIMBER_PILOT_RESUME` names. In other builds [`reach`] is
+//! empty.
 
 use std::fmt::Display;
 
 /// The environment variable that names a point.
 pub const PAUSE_AT: &str = "CLIMBER_PILOT_PAUSE_AT";
+
+/// The environment variable that names a file which ends a pause.
+pub const RESUME: &str = "CLIMBER_PILOT_RESUME";
 
 /// Marks a point. Its name is only put together where somebody asks for a pause.
 pub fn reach(name: impl Display) {
@@ -53,8 +57,9 @@ mod pause {
             let name = name.to_string();
             if point.stops(&name) {
                 eprintln!("paused at {name}");
-                loop {
-                    std::thread::park();
+                let resume = std::env::var_os(super::RESUME).map(std::path::PathBuf::from);
+                while !resume.as_ref().is_some_and(|file| file.exists()) {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
                 }
             }
         }

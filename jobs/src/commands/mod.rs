@@ -2,6 +2,7 @@
 
 pub(crate) mod daily;
 pub(crate) mod history;
+pub(crate) mod refresh;
 pub(crate) mod rollback;
 pub(crate) mod status;
 

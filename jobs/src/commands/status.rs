@@ -11,6 +11,7 @@ use trainer::checkpoint;
 use super::daily::summary;
 use crate::daily::{Record, chain};
 use crate::lock::{Lock, Owner};
+use crate::refresh::{self, Refreshed};
 
 /// Say what is served, how old it is, what runs now, and how the last daily run ended.
 ///
@@ -31,6 +32,7 @@ struct Status {
     versions_behind: Option<u64>,
     running: Vec<Running>,
     last_run: Option<Record>,
+    last_refresh: Option<Refreshed>,
 }
 
 /// A job that runs now.
@@ -59,6 +61,7 @@ impl StatusArgs {
             versions_behind: behind,
             running: running.collect(),
             last_run: Record::all(&root).0.pop(),
+            last_refresh: refresh::last(&root),
             published,
         };
         print(&status, Utc::now());
@@ -98,5 +101,8 @@ fn print(status: &Status, now: DateTime<Utc>) {
     }
     if let Some(record) = &status.last_run {
         eprintln!("last run: {}", summary(record));
+    }
+    if let Some(refreshed) = &status.last_refresh {
+        eprintln!("last refresh: {}, {refreshed}", refreshed.at.format("%F %T UTC"));
     }
 }

@@ -43,12 +43,8 @@ pub(crate) use step::Step;
 use crate::gate::{self, Measured};
 use crate::lock::Lock;
 use crate::publish::{self, Candidate};
+use crate::stop::{Stopped, unless_stopped};
 use crate::{report, retention};
-
-/// The run was asked to stop.
-#[derive(Debug, thiserror::Error)]
-#[error("stopped during {0}; the same command goes on there")]
-pub(crate) struct Stopped(Step);
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -128,7 +124,7 @@ impl Daily<'_> {
                 continue;
             }
             if self.interrupt.requested() {
-                return Err(Stopped(step).into());
+                return Err(stopped(step).into());
             }
             eprintln!("\n[{}/{}] {step}: {}", i + 1, Step::ALL.len(), step.what());
             failpoint::reach(format!("step:{step}"));
@@ -330,7 +326,7 @@ impl Daily<'_> {
         };
         eprintln!("{outcome}");
         if outcome.status == Status::Interrupted {
-            return Err(Stopped(Step::Train).into());
+            return Err(stopped(Step::Train).into());
         }
         let epochs = epochs(&outcome.epochs);
         Ok(Trained { model: Some(name), steps: outcome.steps, targets: outcome.targets, epochs })
@@ -349,7 +345,7 @@ impl Daily<'_> {
         let outcome = sft::run(self.config, &self.pinned()?, base, options).await?;
         eprintln!("{outcome}");
         if outcome.training.status == Status::Interrupted {
-            return Err(Stopped(Step::Sft).into());
+            return Err(stopped(Step::Sft).into());
         }
         let epochs = epochs(&outcome.training.epochs);
         Ok(Tuned { model: Some(name), steps: outcome.training.steps, epochs })
@@ -489,13 +485,13 @@ impl Daily<'_> {
         Ok(pinned.pinned(sets.chain(tables.refresh_version.map(|version| (REFRESH, version)))))
     }
 
-    /// `work`, unless a stop is requested before it ends: for work that leaves nothing behind when it is dropped.
-    async fn unless_stopped<T>(&self, step: Step, work: impl Future<Output = T>) -> Result<T> {
-        tokio::select! {
-            result = work => Ok(result),
-            () = self.interrupt.wait() => Err(Stopped(step).into()),
-        }
+    async fn unless_stopped<T>(&self, step: Step, work: impl Future<Output = T>) -> Result<T, Stopped> {
+        unless_stopped(self.interrupt, step.name(), work).await
     }
+}
+
+fn stopped(step: Step) -> Stopped {
+    Stopped { during: step.name().into() }
 }
 
 pub(crate) fn epochs(records: &[checkpoint::EpochRecord]) -> Vec<Epoch> {

@@ -29,7 +29,7 @@ const STEPS: [&str; 13] = [
 ];
 
 /// Starts the job and waits until it stands at `point`.
-fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child {
+pub(super) fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child {
     let mut command = workspace.command("jobs", args);
     let mut child =
         command.env(PAUSE_AT, point).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -43,7 +43,7 @@ fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child {
     child
 }
 
-fn kill(mut child: Child) {
+pub(super) fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }

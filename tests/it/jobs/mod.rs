@@ -4,6 +4,8 @@ mod daily;
 mod days;
 #[cfg(unix)]
 mod faults;
+#[cfg(unix)]
+mod refresh;
 
 use std::fmt::Write as _;
 

@@ -1,0 +1,317 @@
+//! `jobs refresh`: new events become a new published model within minutes, between two daily jobs.
+//!
+//! ```text
+//! events at version E ─▶ build-sequences --since ─▶ refresh ─▶ SFT on the last daily's sets ─▶ gate ─▶ publish
+//!        ▲                (what the published base                                                       │
+//!        │                 has not learned)                                      somebody was faster ◀───┤
+//!        └───────────────────────────────────── start again from there ◀─────────────┘                   ▼
+//! ```
+//!
+//! `sequences` and the instruction examples are those of the last daily job: they are repeated against forgetting, and the
+//! guard's targets are asked of them. The next daily job begins at the last daily job again and learns the day as a whole; what
+//! is published here bridges the time until then.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use chrono::{DateTime, Utc};
+use pipeline::scan::Resources;
+use pipeline::sequences;
+use schemas::cli::Interrupt;
+use schemas::config::{Config, ConfigError};
+use schemas::delta::Root;
+use schemas::failpoint;
+use schemas::publication::{self, Kind, Publication};
+use schemas::tables::{EVENTS, ITEMS, REFRESH};
+use serde::{Deserialize, Serialize};
+use trainer::checkpoint;
+use trainer::training::{Options, Status, TrainError, refresh, sft};
+
+use crate::daily::chain;
+use crate::gate::{self, Verdict};
+use crate::lock::Lock;
+use crate::publish::{self, Candidate};
+use crate::retention;
+use crate::stop::{Stopped, unless_stopped};
+
+/// Failures in a row before the loop gives up: what does not go away by itself is for somebody to look at.
+const FAILURES: u32 = 10;
+/// The longest pause after a failure.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What one refresh came to: a line of `jobs/refresh/history.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Refreshed {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) outcome: Outcome,
+    /// The version of `events` that was looked at.
+    pub(crate) events_version: u64,
+    /// Events since the published base was trained.
+    pub(crate) new_events: u64,
+    /// The model, if one was made.
+    pub(crate) model: Option<String>,
+    /// The publication, if it was published.
+    pub(crate) publication: Option<u64>,
+    /// What the gate found.
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) seconds: f64,
+}
+
+/// How a refresh ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// The new model is served.
+    Published,
+    /// The gate refused it.
+    Refused,
+    /// There is too little to learn.
+    NothingNew,
+    /// Another job published meanwhile: start again from there.
+    Overtaken,
+}
+
+/// The file that the refreshes of a root are written down in.
+pub(crate) fn history_path(root: &Root) -> PathBuf {
+    root.path().join("jobs").join("refresh").join("history.jsonl")
+}
+
+/// The last refresh that was written down.
+pub(crate) fn last(root: &Root) -> Option<Refreshed> {
+    let text = std::fs::read_to_string(history_path(root)).ok()?;
+    text.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+}
+
+/// Takes the lock of this job.
+pub(crate) fn lock(root: &Root) -> Result<Lock> {
+    Ok(Lock::take("jobs refresh", &root.path().join("jobs").join("refresh.lock"))?)
+}
+
+/// One refresh, begun again as often as somebody else publishes meanwhile.
+pub(crate) async fn once(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
+    loop {
+        let refreshed = Attempt::begin(config, root, interrupt)?.run().await?;
+        if refreshed.outcome == Outcome::Overtaken {
+            eprintln!("another job has published meanwhile: starting again from there");
+            continue;
+        }
+        if refreshed.outcome != Outcome::NothingNew {
+            write_down(&history_path(root), &refreshed)?;
+        }
+        return Ok(refreshed);
+    }
+}
+
+/// Refreshes whenever `events` has new versions, until a stop is requested.
+pub(crate) async fn follow(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<()> {
+    let interval = Duration::from_millis(config.near_real_time.poll_interval.ms.unsigned_abs());
+    let (mut failures, mut pause) = (0, interval);
+    // What was found to be too little, or refused, is not worth another look.
+    let mut seen = None;
+    while !interrupt.requested() {
+        let now = (
+            publication::newest(root)?.map(|publication| publication.number),
+            root.snapshot(EVENTS).await?.map(|events| events.version()),
+        );
+        if seen != Some(now) {
+            match once(config, root, interrupt).await {
+                Ok(refreshed) => {
+                    (failures, pause) = (0, interval);
+                    if refreshed.outcome != Outcome::NothingNew {
+                        eprintln!("{refreshed}");
+                    }
+                    let number = publication::newest(root)?.map(|publication| publication.number);
+                    seen = Some((number, Some(refreshed.events_version)));
+                }
+                Err(error) if error.is::<Stopped>() => break,
+                Err(error) if error.chain().any(|cause| cause.is::<ConfigError>()) => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    if failures == FAILURES {
+                        return Err(
+                            error.context(format!("{failures} refreshes have failed, one after the other"))
+                        );
+                    }
+                    pause = (pause * 2).min(PAUSE.max(interval));
+                    eprintln!("warning: {}; again in {:.0} s", chain(error.as_ref()), pause.as_secs_f64());
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = interrupt.wait() => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_down(path: &Path, refreshed: &Refreshed) -> Result<()> {
+    let write = || {
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        let mut file = std::fs::File::options().append(true).create(true).open(path)?;
+        // One write: a line is there as a whole, or the last one is torn and passed over.
+        file.write_all(format!("{}\n", serde_json::to_string(refreshed)?).as_bytes())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// One refresh of one publication.
+struct Attempt<'a> {
+    config: Config,
+    root: &'a Root,
+    interrupt: &'a Interrupt,
+    parent: Publication,
+    /// The last daily job's, for the versions of its tables.
+    daily: Publication,
+    started: Instant,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(config: &Config, root: &'a Root, interrupt: &'a Interrupt) -> Result<Self> {
+        let Some(parent) = publication::settle(root)? else {
+            bail!("nothing is published yet: `jobs daily` publishes the first model");
+        };
+        let Some(daily) = publication::at(root, parent.daily)? else {
+            bail!(
+                "publication {} descends from publication {}, which is not there",
+                parent.number,
+                parent.daily
+            );
+        };
+        let mut config = config.clone();
+        config.sft.epochs = config.sft.epochs.min(config.near_real_time.sft_epochs);
+        config.evaluate.baselines = false;
+        Ok(Self { config, root, interrupt, parent, daily, started: Instant::now() })
+    }
+
+    async fn run(&self) -> Result<Refreshed> {
+        let Self { config, root, parent, .. } = self;
+        let events = root.require(EVENTS, "pipeline consume").await?;
+        let version = events.version();
+        let mut refreshed = Refreshed {
+            at: Utc::now(),
+            outcome: Outcome::NothingNew,
+            events_version: version,
+            new_events: 0,
+            model: None,
+            publication: None,
+            verdict: None,
+            seconds: 0.0,
+        };
+        let since = parent.learned_events;
+        if version <= since {
+            return Ok(refreshed);
+        }
+        let appended = events.appended_since(since).await?;
+        let new = events.shards().iter().filter(|shard| appended.contains(&shard.path));
+        refreshed.new_events = new.filter_map(|shard| shard.rows).sum();
+        if refreshed.new_events < config.near_real_time.min_events {
+            return Ok(refreshed);
+        }
+
+        let built = root.pinned([(EVENTS, version)]);
+        let built = sequences::refresh(config, &built, since, Resources::default());
+        let built = unless_stopped(self.interrupt, "build-sequences", built).await??;
+        let tables = self.tables(version, built.version, built.items_version);
+        let seen = root.pinned(tables.iter().map(|(table, &version)| (table.as_str(), version)));
+        let Some((base, served)) = self.train(&seen, version).await? else { return Ok(refreshed) };
+        let measured = gate::measure(config, &seen, &served, Some((parent.number, &parent.served))).await?;
+        let verdict = gate::judge(&config.gate, &measured, true);
+        eprintln!("{verdict}");
+        refreshed.model = Some(served.clone());
+        refreshed.outcome = Outcome::Refused;
+        if verdict.publish {
+            failpoint::reach("refresh:publish");
+            let candidate = Candidate {
+                kind: Kind::Refresh,
+                run: &base,
+                base: &base,
+                served: &served,
+                full: (parent.full_training, parent.full_events),
+                tables,
+                measured: Some(&measured),
+            };
+            match publish::on(root, Some(parent), &candidate) {
+                Ok(number) => {
+                    refreshed.publication = Some(number);
+                    refreshed.outcome = Outcome::Published;
+                }
+                Err(error) if publish::is_conflict(&error) => refreshed.outcome = Outcome::Overtaken,
+                Err(error) => return Err(error),
+            }
+        }
+        if refreshed.outcome != Outcome::Published {
+            for model in [&served, &base] {
+                checkpoint::discard(&root.model_path(model))?;
+            }
+        }
+        retention::models(config, root, &publication::all(root)?)?;
+        refreshed.verdict = Some(verdict);
+        refreshed.seconds = self.started.elapsed().as_secs_f64();
+        Ok(refreshed)
+    }
+
+    /// Versions of the tables that the new model is made from.
+    fn tables(&self, events: u64, refresh: u64, items: u64) -> BTreeMap<String, u64> {
+        let mut tables = self.daily.tables.clone();
+        tables.extend([
+            (EVENTS.to_owned(), events),
+            (REFRESH.to_owned(), refresh),
+            (ITEMS.to_owned(), items),
+        ]);
+        tables
+    }
+
+    /// The new base and the model to be served; `None` where nothing is new to them.
+    async fn train(&self, seen: &Root, version: u64) -> Result<Option<(String, String)>> {
+        let Self { config, root, interrupt, parent, daily, .. } = self;
+        // The name says what was learned: a refresh that was stopped goes on if nothing came since.
+        let prefix = format!("{}-e", daily.run);
+        let base = format!("{prefix}{version}");
+        retention::unfinished(root, &prefix, &base)?;
+        let options = |name| Options { name, fresh: false, interrupt, stop_after: None };
+        let outcome = match refresh::run(config, seen, &parent.base, options(&base)).await {
+            Err(TrainError::NothingNew { .. }) => return Ok(None),
+            outcome => outcome?,
+        };
+        eprintln!("{outcome}");
+        let stopped = || Stopped { during: "training".into() };
+        if outcome.status == Status::Interrupted {
+            return Err(stopped().into());
+        }
+        // The daily job has left instruction examples, or its base is served as it is.
+        if daily.served == daily.base {
+            return Ok(Some((base.clone(), base)));
+        }
+        let served = format!("{base}-sft");
+        let outcome = sft::run(config, seen, &base, options(&served)).await?;
+        eprintln!("{outcome}");
+        if outcome.training.status == Status::Interrupted {
+            return Err(stopped().into());
+        }
+        Ok(Some((base, served)))
+    }
+}
+
+impl std::fmt::Display for Refreshed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { new_events, events_version, seconds, .. } = self;
+        let model = self.model.as_deref().unwrap_or_default();
+        let objections = self.verdict.as_ref().map(Verdict::objections).unwrap_or_default();
+        match self.outcome {
+            Outcome::Published => write!(
+                f,
+                "publication {}: `{model}`, {new_events} new events up to version {events_version}, in {seconds:.1} s",
+                self.publication.unwrap_or_default()
+            ),
+            Outcome::Refused => write!(f, "`{model}` is not published, what is served stays: {objections}"),
+            Outcome::NothingNew => {
+                write!(f, "{new_events} new events up to version {events_version}: nothing to learn")
+            }
+            Outcome::Overtaken => write!(f, "another job has published meanwhile"),
+        }
+    }
+}

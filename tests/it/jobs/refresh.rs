@@ -1,0 +1,132 @@
+//! `jobs refresh`: between two daily jobs.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use schemas::failpoint::{PAUSE_AT, RESUME};
+use serde_json::Value;
+
+use super::faults::{kill, paused};
+use super::{date, published, run_day, service};
+use crate::programs::{Workspace, json, stderr};
+
+/// Appends a file of events, as a consumer would.
+fn append(workspace: &Workspace, day: u32) {
+    let file = workspace.path(&format!("events/{}.csv", date(day)));
+    workspace.succeed("pipeline", &["ingest", "--events", file.to_str().unwrap(), "--set", "items.paths=[]"]);
+}
+
+fn once(workspace: &Workspace, more: &[&str]) -> Value {
+    json(&workspace.succeed("jobs", &[&["refresh", "--once", "--json"][..], more].concat()))
+}
+
+#[test]
+fn new_events_become_a_served_model_that_still_follows() {
+    let workspace = service(4);
+    let text = workspace.fail("jobs", &["refresh", "--once"], 1);
+    assert!(text.contains("jobs daily"), "{text}");
+    run_day(&workspace, 1);
+    assert_eq!(once(&workspace, &[])["outcome"], "nothing-new");
+
+    append(&workspace, 2);
+    assert_eq!(once(&workspace, &["--set", "near_real_time.min_events=1000"])["outcome"], "nothing-new");
+    let refreshed = once(&workspace, &[]);
+    assert_eq!((&refreshed["outcome"], &refreshed["new_events"]), (&"published".into(), &240.into()));
+    let now = published(&workspace);
+    assert_eq!((&now["kind"], &now["daily"], &now["number"]), (&"refresh".into(), &1.into(), &2.into()));
+    let served = now["served"].as_str().unwrap().to_owned();
+    assert!(served.starts_with("2026-01-01-e") && served.ends_with("-sft"), "{served}");
+    // The second refresh continues the first.
+    append(&workspace, 3);
+    let base = now["base"].as_str().unwrap().to_owned();
+    once(&workspace, &[]);
+    let now = published(&workspace);
+    let lineage = workspace.root().join("models").join(now["base"].as_str().unwrap()).join("lineage.json");
+    let lineage: Value = serde_json::from_slice(&std::fs::read(lineage).unwrap()).unwrap();
+    assert_eq!(lineage["parent"], base);
+
+    // The daily job begins at the last daily job, and learns all that came since.
+    let daily = run_day(&workspace, 4);
+    assert_eq!(daily["plan"]["training"]["from"], "2026-01-01");
+    assert_eq!(daily["prequential"]["model"], "2026-01-01-sft");
+    assert_eq!(daily["evaluate"]["published"]["number"], 3);
+    let now = published(&workspace);
+    assert_eq!((&now["kind"], &now["parent"], &now["number"]), (&"daily".into(), &3.into(), &4.into()));
+    assert_eq!(once(&workspace, &[])["outcome"], "nothing-new");
+    let status = stderr(&workspace.succeed("jobs", &["status"]));
+    assert!(status.contains("last refresh") && status.contains("2026-01-04-sft"), "{status}");
+}
+
+#[test]
+fn a_refused_refresh_leaves_nothing_behind() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    let before = published(&workspace);
+    let text = workspace.fail("jobs", &["refresh", "--once", "--set", "gate.max_score_shift=0"], 4);
+    assert!(text.contains("not published"), "{text}");
+    assert_eq!(published(&workspace), before);
+    let models: Vec<String> = std::fs::read_dir(workspace.root().join("models"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.') && name != "published.json")
+        .collect();
+    assert_eq!(models.len(), 2, "{models:?}");
+}
+
+#[test]
+fn a_refresh_that_was_overtaken_starts_again_from_there() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    let go_on = workspace.path("go-on");
+    let mut command = workspace.command("jobs", &["refresh", "--once", "--json"]);
+    command.env(PAUSE_AT, "refresh:publish").env(RESUME, &go_on);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
+    // The daily job learns what the refresh has learned, and more.
+    run_day(&workspace, 3);
+    std::fs::write(&go_on, "").unwrap();
+    let said: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    assert!(child.wait().unwrap().success(), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("starting again")), "{said:?}");
+    assert_eq!(published(&workspace)["served"], "2026-01-03-sft");
+}
+
+#[test]
+fn the_loop_follows_the_log_and_ends_when_it_is_asked_to() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    let mut command = workspace.command("jobs", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for day in [2, 3] {
+        append(&workspace, day);
+        let told = lines.any(|line| line.unwrap().starts_with(&format!("publication {day}:")));
+        assert!(told, "the loop has ended");
+        assert_eq!(published(&workspace)["number"], day);
+    }
+    let text = workspace.fail("jobs", &["refresh", "--once"], 1);
+    assert!(text.contains("running already"), "{text}");
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn killed_anywhere_a_refresh_leaves_what_is_served() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    for point in ["commit:refresh:before-log", "pretrain:recorded", "refresh:publish"] {
+        kill(paused(&workspace, &["refresh", "--once"], point));
+        workspace.succeed("jobs", &["status"]);
+        assert_eq!(published(&workspace)["number"], 1, "{point}");
+    }
+    // Between the two files of a publication the new one is decided, and not yet served.
+    kill(paused(&workspace, &["refresh", "--once"], "publish:between"));
+    assert_eq!(published(&workspace)["number"], 1);
+    assert_eq!(once(&workspace, &[])["outcome"], "nothing-new");
+    assert_eq!(published(&workspace)["number"], 2);
+}
