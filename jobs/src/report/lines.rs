@@ -20,22 +20,39 @@ pub(super) struct Line<'a> {
     pub(super) values: Vec<Option<f64>>,
 }
 
-/// Lines over named places, the axis from 0; `show` prints a value. Nothing where no line has a value.
+/// About four round numbers from at most `least` to at least `most`.
+fn ticks(least: f64, most: f64) -> Vec<f64> {
+    // Equal values have no span of their own.
+    let smallest = least.abs().max(most.abs()).max(1e-6) * 1e-3;
+    let rough = ((most - least) / 4.0).max(smallest);
+    let decade = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 2.5, 5.0, 10.0].map(|n| n * decade).into_iter().find(|&step| step >= rough);
+    let step = step.unwrap_or(rough);
+    let (first, last) = ((least / step).floor() as i64, (most / step).ceil() as i64);
+    (first..=last.max(first + 1)).map(|n| n as f64 * step).collect()
+}
+
+/// Lines over named places; `show` prints a value. The axis begins at 0 where `from_zero`, and else near the smallest value.
+/// Nothing where no line has a value.
 pub(super) fn lines(
     frame: &Frame<'_>,
     places: &[String],
     lines: &[Line<'_>],
+    from_zero: bool,
     show: impl Fn(f64) -> String,
 ) -> String {
-    let all = || lines.iter().flat_map(|line| line.values.iter().copied().flatten());
+    let all =
+        || lines.iter().flat_map(|line| line.values.iter().copied().flatten()).filter(|v| v.is_finite());
     let Some(most) = all().reduce(f64::max) else { return String::new() };
     let width = if frame.wide { 2.0 * WIDTH + 50.0 } else { WIDTH };
     let bottom = TOP + HEIGHT;
-    let top = if most > 0.0 { most * 1.08 } else { 1.0 };
+    let least = if from_zero { 0.0 } else { all().fold(most, f64::min) };
+    let ticks = ticks(least, most);
+    let (low, top) = (ticks[0], ticks[ticks.len() - 1]);
     let x = |place: usize| LEFT + (width - LEFT - RIGHT) * (place as f64 + 0.5) / places.len().max(1) as f64;
-    let y = |value: f64| bottom - HEIGHT * value / top;
+    let y = |value: f64| bottom - HEIGHT * (value - low) / (top - low);
     let mut svg = String::new();
-    for (i, tick) in (0..=4).map(|n| top * f64::from(n) / 4.0).enumerate() {
+    for (i, &tick) in ticks.iter().enumerate() {
         let class = if i == 0 { "base" } else { "grid" };
         let (at, right) = (y(tick), width - RIGHT);
         let _ = write!(
@@ -61,10 +78,9 @@ pub(super) fn lines(
         let mut path = String::new();
         let mut broken = true;
         for (place, value) in line.values.iter().enumerate() {
-            match value {
+            match value.filter(|value| value.is_finite()) {
                 Some(value) => {
-                    let _ =
-                        write!(path, "{}{:.1} {:.1}", if broken { "M" } else { "L" }, x(place), y(*value));
+                    let _ = write!(path, "{}{:.1} {:.1}", if broken { "M" } else { "L" }, x(place), y(value));
                     broken = false;
                 }
                 None => broken = true,
@@ -72,15 +88,15 @@ pub(super) fn lines(
         }
         let _ = write!(svg, "<path class=\"curve line{n}\" d=\"{path}\"/>");
         for (place, value) in line.values.iter().enumerate() {
-            if let (Some(value), Some(name)) = (value, places.get(place)) {
+            if let (Some(value), Some(name)) = (value.filter(|value| value.is_finite()), places.get(place)) {
                 let _ = write!(
                     svg,
                     "<g><title>{}, {}: {}</title><circle class=\"dot line{n}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/></g>",
                     Escaped(line.name),
                     Escaped(name),
-                    Escaped(&show(*value)),
+                    Escaped(&show(value)),
                     x(place),
-                    y(*value)
+                    y(value)
                 );
             }
         }
@@ -114,16 +130,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ticks_are_round_and_hold_everything() {
+        assert_eq!(ticks(0.0, 0.177), [0.0, 0.05, 0.1, 0.15000000000000002, 0.2]);
+        assert_eq!(ticks(10.7, 10.83).len(), 5);
+        for (least, most) in
+            [(0.0, 0.0), (0.0, 3.0), (3.2, 3.2), (1e12, 1e12), (10.7, 10.71), (-2.0, 7.0), (1e-9, 2e-9)]
+        {
+            let ticks = ticks(least, most);
+            let near = 1e-9 * most.abs().max(1.0);
+            let held = ticks[0] <= least + near && ticks[ticks.len() - 1] >= most - near;
+            assert!(held && (2..=8).contains(&ticks.len()), "{ticks:?}");
+        }
+    }
+
+    #[test]
     fn a_line_is_broken_where_nothing_is_known() {
         let frame = Frame { title: "t", note: String::new(), x: "day", y: "HR", wide: false };
         let places: Vec<String> = (1..=4).map(|day| day.to_string()).collect();
         let line = Line { name: "a<b", values: vec![Some(0.1), Some(0.2), None, Some(0.3)] };
-        let svg = lines(&frame, &places, &[line], |value| format!("{value:.2}"));
+        let svg = lines(&frame, &places, &[line], true, |value| format!("{value:.2}"));
         let path = svg.split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!(path.matches('M').count(), 2, "{path}");
         assert_eq!(path.matches('L').count(), 1, "{path}");
         assert!(svg.contains("a&lt;b") && !svg.contains("a<b"), "{svg}");
+        let wild = Line { name: "w", values: vec![Some(f64::NAN), Some(1.0), Some(f64::INFINITY), None] };
+        let svg = lines(&frame, &places, &[wild], false, |value| format!("{value:.2}"));
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         let nothing = Line { name: "n", values: vec![None; 4] };
-        assert!(lines(&frame, &places, &[nothing], |v| v.to_string()).is_empty());
+        assert!(lines(&frame, &places, &[nothing], true, |v| v.to_string()).is_empty());
     }
 }

@@ -130,7 +130,7 @@ fn quality(shown: &[&Record]) -> String {
     };
     let series =
         [Line { name: "prequential", values: of(prequential) }, Line { name: "guard", values: of(guard) }];
-    lines(&frame, &places(shown), &series, rate)
+    lines(&frame, &places(shown), &series, true, rate)
 }
 
 fn following(shown: &[&Record]) -> String {
@@ -156,7 +156,7 @@ fn following(shown: &[&Record]) -> String {
         y: "CC@10",
         wide: false,
     };
-    lines(&frame, &places(shown), &series, rate)
+    lines(&frame, &places(shown), &series, true, rate)
 }
 
 fn learning(record: &Record) -> String {
@@ -166,8 +166,8 @@ fn learning(record: &Record) -> String {
         let loss = Line { name: "loss", values: epochs.iter().map(|epoch| Some(epoch.loss)).collect() };
         let validation =
             Line { name: "validation", values: epochs.iter().map(|epoch| epoch.validation).collect() };
-        lines(&frame("loss"), &places, &[loss], |v| format!("{v:.2}"))
-            + &lines(&frame("selecting number"), &places, &[validation], rate)
+        lines(&frame("loss"), &places, &[loss], false, |v| format!("{v:.2}"))
+            + &lines(&frame("selecting number"), &places, &[validation], false, rate)
     };
     let base =
         record.steps.train.as_ref().map(|done| curve("Learning curve of the base", &done.output.epochs));
@@ -247,7 +247,7 @@ fn distributions(record: &Record, yesterday: Option<&Record>) -> Vec<String> {
         let mut series = vec![Line { name: "now", values: shares(&bins) }];
         series.extend(then.map(|then| Line { name: "before", values: shares(then) }));
         let frame = Frame { title: &title, note: String::new(), x: "", y: "share", wide: false };
-        charts.push(lines(&frame, &places, &series, |v| format!("{:.0}%", 100.0 * v)));
+        charts.push(lines(&frame, &places, &series, true, |v| format!("{:.0}%", 100.0 * v)));
     }
     if let Some(measured) = record.steps.evaluate.as_ref().map(|done| &done.output) {
         let values = |scores: &[f64]| scores.iter().copied().step_by(5).map(Some).collect::<Vec<_>>();
@@ -263,7 +263,7 @@ fn distributions(record: &Record, yesterday: Option<&Record>) -> Vec<String> {
             y: "score",
             wide: false,
         };
-        charts.push(lines(&frame, &places, &series, |v| format!("{v:.2}")));
+        charts.push(lines(&frame, &places, &series, false, |v| format!("{v:.2}")));
     }
     charts
 }
@@ -285,7 +285,7 @@ fn totals(shown: &[&Record]) -> String {
     let training = shown.iter().map(|record| record.steps.seconds(Step::Train)).collect();
     let frame = Frame { title: "Seconds by day", note: String::new(), x: "day", y: "seconds", wide: false };
     let series = [Line { name: "all steps", values: seconds }, Line { name: "train", values: training }];
-    lines(&frame, &places(shown), &series, |v| format!("{v:.0}"))
+    lines(&frame, &places(shown), &series, true, |v| format!("{v:.0}"))
 }
 
 fn versions(body: &mut String, record: &Record) {

@@ -4,8 +4,10 @@ mod daily;
 mod days;
 #[cfg(unix)]
 mod faults;
+mod page;
 #[cfg(unix)]
 mod refresh;
+mod schedules;
 
 use std::fmt::Write as _;
 

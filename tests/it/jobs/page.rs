@@ -1,0 +1,64 @@
+//! The page of a day, looked at in a browser.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{run_day, service};
+
+/// A browser that can be run without a screen.
+fn browser() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+    let found = names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok());
+    if found.is_none() {
+        eprintln!("skipped: there is no browser here ({})", names.join(", "));
+    }
+    found
+}
+
+#[test]
+fn the_page_of_a_day_shows_itself_without_anything_else() {
+    let Some(browser) = browser() else { return };
+    let workspace = service(3);
+    for day in 1..=3 {
+        run_day(&workspace, day);
+    }
+    let page = workspace.root().join("jobs/daily/2026-01-03/report.html");
+    let picture: PathBuf = workspace.path("page.png");
+    let profile = format!("--user-data-dir={}", workspace.path("profile").display());
+    let run = |task: &str| {
+        let output = Command::new(browser)
+            // Tests run as root in containers, where the browser's own sandbox cannot be had; nothing of the page is foreign.
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--window-size=1200,3600",
+            ])
+            .args(["--host-resolver-rules=MAP * ~NOTFOUND", &profile, task])
+            .arg(format!("file://{}", page.display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let shown = run("--dump-dom");
+    for part in
+        ["Daily job of 2026-01-03", "published, as publication 3", "Seconds by step", "CC@10, by condition"]
+    {
+        assert!(shown.contains(part), "{part}");
+    }
+    // Two days were predicted before they were learned: a line with two points.
+    assert!(shown.contains("prequential, 01-02: 0.") && shown.contains("prequential, 01-03: 0."), "{shown}");
+    run(&format!("--screenshot={}", picture.display()));
+    let bytes = std::fs::read(&picture).unwrap();
+    assert!(bytes.starts_with(b"\x89PNG"));
+    let side = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    assert_eq!((side(16), side(20)), (1200, 3600));
+    // A page without its charts would be far smaller.
+    assert!(bytes.len() > 80_000, "{} bytes", bytes.len());
+    if let Some(keep) = std::env::var_os("CLIMBER_PILOT_PICTURES") {
+        std::fs::create_dir_all(&keep).unwrap();
+        std::fs::copy(&picture, PathBuf::from(keep).join("daily.png")).unwrap();
+    }
+}
