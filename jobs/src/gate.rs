@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result};
+use schemas::cli::Interrupt;
 use schemas::config::{Config, Gate};
 use schemas::delta::Root;
+use schemas::publication::Publication;
+use schemas::tables::ITEMS;
 use serde::{Deserialize, Serialize};
+use trainer::checkpoint;
 use trainer::compare::{self, Group};
 use trainer::evaluate::{self, EvaluateError, Health, Protocol, Report, Split};
 
 use crate::daily::chain;
+use crate::lock::Lock;
 
 /// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
 pub(crate) type Metrics = BTreeMap<String, f64>;
@@ -27,8 +32,8 @@ pub(crate) struct Measured {
     /// On the test targets, where the split holds some out.
     pub(crate) test: Metrics,
     pub(crate) health: Health,
-    /// The model that is served now.
-    pub(crate) published: Option<PublishedMeasured>,
+    /// The models that it is compared with: the one that is served now, first.
+    pub(crate) published: Vec<PublishedMeasured>,
     /// Why the served model was not measured, where it should have been.
     pub(crate) not_compared: Option<String>,
 }
@@ -70,6 +75,12 @@ pub(crate) struct Check {
     pub(crate) finding: String,
 }
 
+impl Check {
+    fn new(name: &str, passed: bool, finding: String) -> Self {
+        Self { name: name.into(), passed, finding }
+    }
+}
+
 impl Verdict {
     /// What was found against publishing, in one line.
     pub(crate) fn objections(&self) -> String {
@@ -87,13 +98,20 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Measures `model`, and the one that is served (publication number and name) beside it.
+/// Waits until no other job evaluates: results are stored beside the models, and both may ask the same one.
+pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lock> {
+    Lock::wait(&root.path().join("jobs").join("evaluate.lock"), interrupt).await
+}
+
+/// Measures `model`, and those of the publications `others`, the one that is served first.
 pub(crate) async fn measure(
     config: &Config,
     root: &Root,
     model: &str,
-    served: Option<(u64, &str)>,
+    others: Vec<&Publication>,
 ) -> Result<Measured> {
+    // A model that was published meanwhile may know newer items. Indexes only grow, so the newest catalogue serves all.
+    let root = &root.unpinned(ITEMS);
     let mut measured = Measured {
         model: Some(model.into()),
         health: evaluate::health(config, root, model).await.context("the new model")?,
@@ -113,18 +131,31 @@ pub(crate) async fn measure(
         eprint!("{report}");
     }
     measured.test = as_served(&report, model).0;
-    if let Some((number, served)) = served.filter(|_| !measured.guard.is_empty()) {
-        // A served model that cannot be read must not keep a good one from replacing it.
-        match against(config, root, model, (number, served)).await {
-            Ok(published) => measured.published = Some(published),
-            Err(error) => measured.not_compared = Some(format!("`{served}`: {}", chain(error.as_ref()))),
+    for other in others.into_iter().filter(|_| !measured.guard.is_empty()) {
+        // A served model that is damaged must not keep a good one from replacing it. Any other problem is one of this run.
+        match damage(root, other) {
+            Some(problem) => measured.not_compared = Some(problem),
+            None => measured.published.push(against(config, root, model, other).await?),
         }
     }
     Ok(measured)
 }
 
+/// What is wrong with a publication's served model.
+pub(crate) fn damage(root: &Root, publication: &Publication) -> Option<String> {
+    let Publication { served, served_hash, .. } = publication;
+    let directory = root.model_path(served);
+    match checkpoint::hash(&directory) {
+        Ok(hash) if hash != *served_hash => {
+            Some(format!("the weights of `{served}` are not those that were published"))
+        }
+        Ok(_) => checkpoint::describe(&directory).err().map(|error| chain(&error)),
+        Err(error) => Some(chain(&error)),
+    }
+}
+
 fn model_follows(root: &Root, model: &str) -> Result<bool> {
-    let (_, lineage) = trainer::checkpoint::describe(&root.model_path(model))?;
+    let (_, lineage) = checkpoint::describe(&root.model_path(model))?;
     Ok(!lineage.examples.is_empty())
 }
 
@@ -132,14 +163,14 @@ async fn against(
     config: &Config,
     root: &Root,
     model: &str,
-    (number, served): (u64, &str),
+    Publication { number, served, .. }: &Publication,
 ) -> Result<PublishedMeasured> {
     // Baselines say nothing about a difference.
     let mut quiet = config.clone();
     quiet.evaluate.baselines = false;
     let report = evaluate::run(&quiet, root, served, Split::Validation, (&[], false)).await?;
     let health = evaluate::health(config, root, served).await?;
-    let groups = [served, model].map(|name| Group { label: name.into(), runs: vec![name.into()] });
+    let groups = [served.as_str(), model].map(|name| Group { label: name.into(), runs: vec![name.into()] });
     let options = compare::Options {
         split: Split::Validation.name(),
         resamples: config.gate.resamples,
@@ -158,8 +189,8 @@ async fn against(
         }
     }
     Ok(PublishedMeasured {
-        number,
-        model: served.into(),
+        number: *number,
+        model: served.clone(),
         guard: as_served(&report, served).0,
         health,
         differences,
@@ -203,68 +234,76 @@ pub(crate) async fn prequential(
 
 /// Judges what was measured. `refreshed`: whether the model continues the served one's line, so that scores keep their scale.
 pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Verdict {
-    let mut checks = Vec::new();
-    let mut check = |name: &str, passed: bool, finding: String| {
-        checks.push(Check { name: name.into(), passed, finding });
-    };
     let health = &measured.health;
-    match &health.not_finite {
-        Some(tensor) => check("finite", false, format!("`{tensor}` holds values that are not finite")),
-        None => check("finite", true, "all weights and scores are finite".into()),
-    }
+    let mut checks = vec![match &health.not_finite {
+        Some(tensor) => Check::new("finite", false, format!("`{tensor}` holds values that are not finite")),
+        None => Check::new("finite", true, "all weights and scores are finite".into()),
+    }];
     if health.not_finite.is_none() {
         let metric = format!("hr@{}", settings.k);
-        match (&measured.published, measured.guard.get(&metric)) {
-            (Some(published), Some(&ours)) => {
-                let theirs = published.guard.get(&metric).copied().unwrap_or_default();
-                let difference = published.differences.get(&metric).copied().unwrap_or_default();
-                let allowed = settings.max_fall * theirs;
-                let fell = difference.value < -allowed && difference.high < 0.0;
-                let Difference { value, low, high } = difference;
-                check(
-                    "quality",
-                    !fell,
-                    format!(
-                        "guard HR@{} {ours:.4}, served `{}` {theirs:.4}: {value:+.4} [{low:+.4}, {high:+.4}], allowed \
-                         {:+.4}",
-                        settings.k, published.model, -allowed
-                    ),
-                );
-                let (ours, theirs) = (health.coverage(), published.health.coverage());
-                check(
-                    "coverage",
-                    ours >= settings.min_coverage * theirs,
-                    format!(
-                        "{:.1} % of the items are in somebody's list, {:.1} % before",
-                        100.0 * ours,
-                        100.0 * theirs
-                    ),
-                );
-                if let Some(shift) = health.score_shift(&published.health) {
-                    let decides = refreshed && shift > settings.max_score_shift;
-                    let note = if refreshed { "" } else { " (a full training: it decides nothing)" };
-                    check(
-                        "scores",
-                        !decides,
-                        format!("the best scores' distribution moved by {shift:.2}{note}"),
-                    );
+        let ours = measured.guard.get(&metric).copied();
+        match ours {
+            Some(ours) => {
+                for published in &measured.published {
+                    let found = against_published(settings, (&metric, ours), health, published, refreshed);
+                    checks.extend(found);
+                }
+                if measured.published.is_empty() {
+                    let why = match &measured.not_compared {
+                        Some(problem) => format!("the served model cannot be asked: {problem}"),
+                        None => "nothing is served yet".into(),
+                    };
+                    checks.push(Check::new(
+                        "quality",
+                        true,
+                        format!("guard HR@{} {ours:.4}; {why}", settings.k),
+                    ));
                 }
             }
-            (None, Some(ours)) => {
-                let why = match &measured.not_compared {
-                    Some(problem) => format!("the served model cannot be asked: {problem}"),
-                    None => "nothing is served yet".into(),
-                };
-                check("quality", true, format!("guard HR@{} {ours:.4}; {why}", settings.k));
-            }
-            (_, None) => check(
+            None => checks.push(Check::new(
                 "quality",
                 true,
                 "nothing is held out, so nothing was compared; sequences.guard_share holds users out".into(),
-            ),
+            )),
         }
     }
     Verdict { publish: checks.iter().all(|check| check.passed), checks }
+}
+
+/// The checks against one model that is or was served.
+fn against_published(
+    settings: &Gate,
+    (metric, ours): (&str, f64),
+    health: &Health,
+    published: &PublishedMeasured,
+    refreshed: bool,
+) -> Vec<Check> {
+    let theirs = published.guard.get(metric).copied().unwrap_or_default();
+    let Difference { value, low, high } = published.differences.get(metric).copied().unwrap_or_default();
+    let allowed = settings.max_fall * theirs;
+    let fell = value < -allowed && high < 0.0;
+    let quality = format!(
+        "guard HR@{} {ours:.4}, `{}` {theirs:.4}: {value:+.4} [{low:+.4}, {high:+.4}], allowed {:+.4}",
+        settings.k, published.model, -allowed
+    );
+    let (now, before) = (health.coverage(), published.health.coverage());
+    let coverage = format!(
+        "{:.1} % of the items are in somebody's list, {:.1} % of `{}`",
+        100.0 * now,
+        100.0 * before,
+        published.model
+    );
+    let mut checks = vec![
+        Check::new("quality", !fell, quality),
+        Check::new("coverage", now >= settings.min_coverage * before, coverage),
+    ];
+    if let Some(shift) = health.score_shift(&published.health) {
+        let note = if refreshed { "" } else { " (a full training: it decides nothing)" };
+        let finding =
+            format!("the best scores' distribution is {shift:.2} from that of `{}`{note}", published.model);
+        checks.push(Check::new("scores", !refreshed || shift <= settings.max_score_shift, finding));
+    }
+    checks
 }
 
 #[cfg(test)]
@@ -285,13 +324,13 @@ mod tests {
             guard: metrics(0.1 + difference.value),
             guard_targets: 10,
             health: health(coverage, score),
-            published: Some(PublishedMeasured {
+            published: vec![PublishedMeasured {
                 number: 1,
                 model: "old".into(),
                 guard: metrics(0.1),
                 health: health(80, 0.0),
                 differences: BTreeMap::from([("hr@10".into(), difference)]),
-            }),
+            }],
             ..Measured::default()
         }
     }
@@ -329,7 +368,7 @@ mod tests {
     #[test]
     fn without_anything_to_compare_with_it_says_so() {
         let mut first = measured(Difference::default(), 80, 0.0);
-        first.published = None;
+        first.published.clear();
         let verdict = judge(&Gate::default(), &first, false);
         assert!(verdict.publish && verdict.to_string().contains("nothing is served yet"), "{verdict}");
         first.guard.clear();

@@ -6,9 +6,18 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::Result;
 use chrono::{DateTime, Utc};
+use schemas::cli::Interrupt;
 use serde::{Deserialize, Serialize};
+
+use crate::stop::unless_stopped;
+
+/// So often a lock is tried that somebody may be looking at, and the time between two tries.
+const LOOKS: u32 = 4;
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A lock that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +89,16 @@ impl Lock {
         }
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            // `jobs status` holds it for the time of a look.
+            std::thread::sleep(LOOK);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let owner =
@@ -90,8 +108,20 @@ impl Lock {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         let text = serde_json::to_string(&Owner::this_process()).unwrap_or_default();
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}")).map_err(io)?;
+        // A full disk: the lock is as good without a name in it.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}"));
         Ok(Self { _file: file })
+    }
+
+    /// Takes the lock at `path` as soon as the other jobs of this root let go of it.
+    pub(crate) async fn wait(path: &Path, interrupt: &Interrupt) -> Result<Self> {
+        loop {
+            match Self::take("another job", path) {
+                Err(LockError::Held { .. }) => {}
+                taken => return Ok(taken?),
+            }
+            unless_stopped(interrupt, "waiting for another job", tokio::time::sleep(LOOK)).await?;
+        }
     }
 
     /// Who holds the lock at `path` now; `None` where nobody does.

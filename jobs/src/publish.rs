@@ -24,33 +24,46 @@ pub(crate) struct Candidate<'a> {
     pub(crate) measured: Option<&'a Measured>,
 }
 
-/// Publishes a daily job's model, over whatever refreshes were published since it began. Gives the publication's number; also
-/// where the run had published it before it died.
-pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>) -> Result<u64> {
+/// Publishes the model of the daily job that follows publication `follows`, over whatever refreshes were published since it
+/// began. Gives the publication's number; also where the run had published it before it died.
+pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Option<u64>) -> Result<u64> {
     loop {
         let newest = publication::settle(root)?;
-        if let Some(newest) = &newest {
-            // The run died after it had published, and a refresh may be there by now.
-            let own = publication::at(root, newest.daily)?;
-            if let Some(own) = own.filter(|own| own.run == candidate.run && own.served == candidate.served) {
-                return Ok(own.number);
-            }
-            let asked = candidate.measured.and_then(|m| m.published.as_ref()).map(|p| p.number);
-            // Somebody brought an older model back while this one was being made, and knows why.
-            if newest.kind == Kind::Rollback && asked.is_some_and(|asked| asked < newest.number) {
-                bail!(
-                    "publication {} brought publication {} back during this run; look into it, and then let the run go \
-                     on with --force evaluate",
-                    newest.number,
-                    newest.restores.unwrap_or_default()
-                );
-            }
+        let daily = newest.as_ref().map(|newest| publication::at(root, newest.daily)).transpose()?.flatten();
+        if let Some(own) = daily.filter(|own| own.run == candidate.run && own.served == candidate.served)
+            && own.served_hash == checkpoint::hash(&root.model_path(candidate.served))?
+        {
+            return Ok(own.number);
+        }
+        let followed = followed(root, candidate.run)?.map(|publication| publication.number);
+        if followed != follows {
+            // Somebody brought an older model back, and knows why; or another day was published on another machine.
+            bail!(
+                "publication {} has taken the place of what this run goes on from; the next run starts again from there",
+                newest.map_or(0, |newest| newest.number)
+            );
         }
         match on(root, newest.as_ref(), candidate) {
             Err(error) if is_conflict(&error) => {}
             published => return published,
         }
     }
+}
+
+/// The newest publication of a daily job that is in force, but for those of `run` itself.
+pub(crate) fn followed(root: &Root, run: &str) -> Result<Option<Publication>> {
+    let mut newest = publication::newest(root)?;
+    while let Some(found) = newest {
+        let daily =
+            if found.daily == found.number { Some(found) } else { publication::at(root, found.daily)? };
+        match daily {
+            Some(own) if own.kind == Kind::Daily && own.run == run => {
+                newest = own.parent.map_or(Ok(None), |parent| publication::at(root, parent))?;
+            }
+            daily => return Ok(daily),
+        }
+    }
+    Ok(None)
 }
 
 /// Publishes on top of `parent`, which must still be the newest publication.
@@ -94,6 +107,16 @@ pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidat
 
 /// Brings publication `to` back, or the one before the newest.
 pub(crate) fn rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
+    loop {
+        // A refresh may be faster; what is brought back is decided again then.
+        match try_rollback(root, to) {
+            Err(error) if is_conflict(&error) => {}
+            done => return done,
+        }
+    }
+}
+
+fn try_rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
     let Some(newest) = publication::settle(root)? else { bail!("nothing was ever published") };
     let target = match to {
         Some(number) => number,

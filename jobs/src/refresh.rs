@@ -27,10 +27,9 @@ use schemas::failpoint;
 use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, ITEMS, REFRESH};
 use serde::{Deserialize, Serialize};
-use trainer::checkpoint;
 use trainer::training::{Options, Status, TrainError, refresh, sft};
 
-use crate::daily::chain;
+use crate::daily::{again_on_conflict, anew_if_unusable, chain};
 use crate::gate::{self, Verdict};
 use crate::lock::Lock;
 use crate::publish::{self, Candidate};
@@ -39,6 +38,8 @@ use crate::stop::{Stopped, unless_stopped};
 
 /// Failures in a row before the loop gives up: what does not go away by itself is for somebody to look at.
 const FAILURES: u32 = 10;
+/// The history is begun anew when it is larger.
+const HISTORY_BYTES: u64 = 4 << 20;
 /// The longest pause after a failure.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -109,35 +110,21 @@ pub(crate) async fn once(config: &Config, root: &Root, interrupt: &Interrupt) ->
 pub(crate) async fn follow(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<()> {
     let interval = Duration::from_millis(config.near_real_time.poll_interval.ms.unsigned_abs());
     let (mut failures, mut pause) = (0, interval);
-    // What was found to be too little, or refused, is not worth another look.
     let mut seen = None;
     while !interrupt.requested() {
-        let now = (
-            publication::newest(root)?.map(|publication| publication.number),
-            root.snapshot(EVENTS).await?.map(|events| events.version()),
-        );
-        if seen != Some(now) {
-            match once(config, root, interrupt).await {
-                Ok(refreshed) => {
-                    (failures, pause) = (0, interval);
-                    if refreshed.outcome != Outcome::NothingNew {
-                        eprintln!("{refreshed}");
-                    }
-                    let number = publication::newest(root)?.map(|publication| publication.number);
-                    seen = Some((number, Some(refreshed.events_version)));
+        match look(config, root, interrupt, &mut seen).await {
+            Ok(()) => (failures, pause) = (0, interval),
+            Err(error) if error.is::<Stopped>() => break,
+            Err(error) if error.chain().any(|cause| cause.is::<ConfigError>()) => return Err(error),
+            Err(error) => {
+                failures += 1;
+                if failures == FAILURES {
+                    return Err(
+                        error.context(format!("{failures} refreshes have failed, one after the other"))
+                    );
                 }
-                Err(error) if error.is::<Stopped>() => break,
-                Err(error) if error.chain().any(|cause| cause.is::<ConfigError>()) => return Err(error),
-                Err(error) => {
-                    failures += 1;
-                    if failures == FAILURES {
-                        return Err(
-                            error.context(format!("{failures} refreshes have failed, one after the other"))
-                        );
-                    }
-                    pause = (pause * 2).min(PAUSE.max(interval));
-                    eprintln!("warning: {}; again in {:.0} s", chain(error.as_ref()), pause.as_secs_f64());
-                }
+                pause = (pause * 2).min(PAUSE.max(interval));
+                eprintln!("warning: {}; again in {:.0} s", chain(error.as_ref()), pause.as_secs_f64());
             }
         }
         tokio::select! {
@@ -148,12 +135,48 @@ pub(crate) async fn follow(config: &Config, root: &Root, interrupt: &Interrupt) 
     Ok(())
 }
 
+/// A publication, and a version of `events`.
+type Seen = (Option<u64>, Option<u64>);
+
+/// Refreshes where there is something that was not `seen`.
+async fn look(config: &Config, root: &Root, interrupt: &Interrupt, seen: &mut Option<Seen>) -> Result<()> {
+    let newest = publication::newest(root)?;
+    let number = newest.as_ref().map(|publication| publication.number);
+    let events = root.snapshot(EVENTS).await?.map(|events| events.version());
+    if *seen == Some((number, events)) {
+        return Ok(());
+    }
+    // Who brought a model back does not want the newer one again that a refresh would soon make.
+    if let Some(Publication { kind: Kind::Rollback, number, restores, .. }) = newest {
+        if seen.is_none_or(|(before, _)| before != Some(number)) {
+            let restored = restores.unwrap_or_default();
+            eprintln!(
+                "publication {number} has brought publication {restored} back: waiting for the next daily job (`jobs refresh \
+                 --once` goes on from here)"
+            );
+        }
+        *seen = Some((Some(number), events));
+        return Ok(());
+    }
+    let refreshed = once(config, root, interrupt).await?;
+    if refreshed.outcome != Outcome::NothingNew {
+        eprintln!("{refreshed}");
+    }
+    // What was found to be too little, or was refused, is not worth another look.
+    let number = publication::newest(root)?.map(|publication| publication.number);
+    *seen = Some((number, Some(refreshed.events_version)));
+    Ok(())
+}
+
 fn write_down(path: &Path, refreshed: &Refreshed) -> Result<()> {
     let write = || {
         path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        if std::fs::metadata(path).is_ok_and(|file| file.len() > HISTORY_BYTES) {
+            std::fs::rename(path, path.with_extension("jsonl.old"))?;
+        }
         let mut file = std::fs::File::options().append(true).create(true).open(path)?;
-        // One write: a line is there as a whole, or the last one is torn and passed over.
-        file.write_all(format!("{}\n", serde_json::to_string(refreshed)?).as_bytes())
+        // In a line of its own, whatever a full disk has left of the one before.
+        file.write_all(format!("\n{}\n", serde_json::to_string(refreshed)?).as_bytes())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
@@ -188,7 +211,7 @@ impl<'a> Attempt<'a> {
     }
 
     async fn run(&self) -> Result<Refreshed> {
-        let Self { config, root, parent, .. } = self;
+        let Self { config, root, parent, daily, .. } = self;
         let events = root.require(EVENTS, "pipeline consume").await?;
         let version = events.version();
         let mut refreshed = Refreshed {
@@ -213,12 +236,17 @@ impl<'a> Attempt<'a> {
         }
 
         let built = root.pinned([(EVENTS, version)]);
-        let built = sequences::refresh(config, &built, since, Resources::default());
-        let built = unless_stopped(self.interrupt, "build-sequences", built).await??;
+        let build = || sequences::refresh(config, &built, since, Resources::default());
+        let built = unless_stopped(self.interrupt, "build-sequences", again_on_conflict(build)).await??;
         let tables = self.tables(version, built.version, built.items_version);
         let seen = root.pinned(tables.iter().map(|(table, &version)| (table.as_str(), version)));
         let Some((base, served)) = self.train(&seen, version).await? else { return Ok(refreshed) };
-        let measured = gate::measure(config, &seen, &served, Some((parent.number, &parent.served))).await?;
+        let turn = gate::turn(root, self.interrupt).await?;
+        // Against the daily job's model too: many small losses would add up.
+        let mut others = vec![parent];
+        others.extend((daily.number != parent.number).then_some(daily));
+        let measured = gate::measure(config, &seen, &served, others).await?;
+        drop(turn);
         let verdict = gate::judge(&config.gate, &measured, true);
         eprintln!("{verdict}");
         refreshed.model = Some(served.clone());
@@ -245,10 +273,10 @@ impl<'a> Attempt<'a> {
         }
         if refreshed.outcome != Outcome::Published {
             for model in [&served, &base] {
-                checkpoint::discard(&root.model_path(model))?;
+                retention::discard(root, model)?;
             }
         }
-        retention::models(config, root, &publication::all(root)?)?;
+        retention::models(config, root)?;
         refreshed.verdict = Some(verdict);
         refreshed.seconds = self.started.elapsed().as_secs_f64();
         Ok(refreshed)
@@ -269,11 +297,13 @@ impl<'a> Attempt<'a> {
     async fn train(&self, seen: &Root, version: u64) -> Result<Option<(String, String)>> {
         let Self { config, root, interrupt, parent, daily, .. } = self;
         // The name says what was learned: a refresh that was stopped goes on if nothing came since.
-        let prefix = format!("{}-e", daily.run);
-        let base = format!("{prefix}{version}");
-        retention::unfinished(root, &prefix, &base)?;
-        let options = |name| Options { name, fresh: false, interrupt, stop_after: None };
-        let outcome = match refresh::run(config, seen, &parent.base, options(&base)).await {
+        let base = format!("{}-p{}-e{version}", daily.run, parent.number);
+        retention::unpublished_refreshes(root, &base)?;
+        let outcome = anew_if_unusable(async |fresh| {
+            let options = Options { name: &base, fresh, interrupt, stop_after: None };
+            refresh::run(config, seen, &parent.base, options).await
+        });
+        let outcome = match outcome.await {
             Err(TrainError::NothingNew { .. }) => return Ok(None),
             outcome => outcome?,
         };
@@ -287,7 +317,11 @@ impl<'a> Attempt<'a> {
             return Ok(Some((base.clone(), base)));
         }
         let served = format!("{base}-sft");
-        let outcome = sft::run(config, seen, &base, options(&served)).await?;
+        let outcome = anew_if_unusable(async |fresh| {
+            let options = Options { name: &served, fresh, interrupt, stop_after: None };
+            sft::run(config, seen, &base, options).await
+        });
+        let outcome = outcome.await?;
         eprintln!("{outcome}");
         if outcome.training.status == Status::Interrupted {
             return Err(stopped().into());

@@ -12,7 +12,7 @@ use schemas::publication::{self, Kind, Publication};
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
 
-use crate::daily::Record;
+use crate::daily::{Record, Step, chain};
 
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +28,8 @@ pub(crate) struct Removed {
 
 /// Deletes [`models`], and the tables' old files.
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
-    let all = publication::all(root)?;
-    let models = models(config, root, &all)?;
+    let models = models(config, root)?;
+    let (all, _) = publication::all(root)?;
     let kept = kept(&all, config.retention.publications);
     let keep = keep(config.retention.tables, &kept, Utc::now());
     let settings = vacuum::Settings { keep, dry_run: false, now_ms: Utc::now().timestamp_millis() };
@@ -42,41 +42,78 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
     })
 }
 
-/// Deletes the models that the jobs have made, but those of the publications that are kept and of the last
-/// `retention.publications` daily runs, which may have been refused. Other models are left alone: they are somebody else's.
-pub(crate) fn models(config: &Config, root: &Root, all: &[Publication]) -> Result<Vec<String>> {
+/// Deletes the models that the jobs have made, with what is left of their trainings, but those of the publications that are kept,
+/// of the last `retention.publications` daily runs, which may have been refused, and of runs that are not over. Other models are
+/// left alone: they are somebody else's.
+pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
+    let (all, damaged) = publication::all(root)?;
+    if let Some(problem) = damaged.first() {
+        eprintln!(
+            "warning: no model is deleted, because it is not known which ones are needed: {}",
+            chain(problem)
+        );
+        return Ok(Vec::new());
+    }
     let published = |publication: &&Publication| [publication.base.clone(), publication.served.clone()];
-    let of_run =
-        |run: &Record| run.base().into_iter().chain(run.served()).map(str::to_owned).collect::<Vec<_>>();
-    let kept = kept(all, config.retention.publications);
     let (runs, _) = Record::all(root);
     let last = runs.iter().rev().take(config.retention.publications);
-    let needed: BTreeSet<String> = kept.iter().flat_map(published).chain(last.flat_map(of_run)).collect();
-    let made: BTreeSet<String> =
-        all.iter().flat_map(|p| published(&p)).chain(runs.iter().flat_map(of_run)).collect();
+    let unfinished = runs.iter().filter(|run| !run.steps.is_done(Step::Publish));
+    let of_runs = last.chain(unfinished).flat_map(|run| run.models.iter().cloned());
+    let kept = kept(&all, config.retention.publications);
+    let needed: BTreeSet<String> = kept.iter().flat_map(published).chain(of_runs).collect();
+    let made =
+        all.iter().flat_map(|p| published(&p)).chain(runs.iter().flat_map(|run| run.models.iter().cloned()));
+    let made: BTreeSet<String> = made.collect();
     let mut deleted = Vec::new();
     for name in made.difference(&needed) {
-        let directory = root.model_path(name);
-        if checkpoint::find(&directory).is_some() {
-            checkpoint::discard(&directory).with_context(|| format!("model `{name}`"))?;
+        if discard(root, name)? {
             deleted.push(name.clone());
         }
     }
     Ok(deleted)
 }
 
-/// Deletes what unfinished trainings have left whose names begin with `prefix`, but that of `current`.
-pub(crate) fn unfinished(root: &Root, prefix: &str, current: &str) -> Result<()> {
-    let directory = root.model_path(".training");
-    for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let of_current = name.strip_prefix(current).is_some_and(|rest| rest.is_empty() || rest == "-sft");
-        if name.starts_with(prefix) && !of_current {
-            let path = entry.path();
-            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+/// Deletes what near-real-time refreshes have left that never came to be published, but that of `current`.
+pub(crate) fn unpublished_refreshes(root: &Root, current: &str) -> Result<()> {
+    let (all, damaged) = publication::all(root)?;
+    if !damaged.is_empty() {
+        return Ok(());
+    }
+    let published: BTreeSet<&str> = all.iter().flat_map(|p| [p.base.as_str(), p.served.as_str()]).collect();
+    for directory in [root.path().join("models"), root.model_path(".training")] {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let base = name.strip_suffix("-sft").unwrap_or(&name);
+            if is_refresh(base) && base != current && !published.contains(name.as_str()) {
+                discard(root, &name)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a base has the name that [`crate::refresh`] gives: `…-p12-e345`.
+fn is_refresh(base: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    base.rsplit_once("-e").is_some_and(|(before, events)| {
+        number(events)
+            && before.rsplit_once("-p").is_some_and(|(run, parent)| !run.is_empty() && number(parent))
+    })
+}
+
+/// Deletes a model, and what an unfinished training of that name has left. Whether there was a model.
+pub(crate) fn discard(root: &Root, name: &str) -> Result<bool> {
+    let directory = root.model_path(name);
+    let found = checkpoint::find(&directory).is_some();
+    let training = root.model_path(".training").join(name);
+    let discarded = checkpoint::discard(&directory).map_err(anyhow::Error::from).and_then(|()| {
+        match std::fs::remove_dir_all(&training) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    });
+    discarded.with_context(|| format!("model `{name}`"))?;
+    Ok(found)
 }
 
 /// The publications whose models stay: the newest ones, also of the daily job alone, what they descend from, and what they
@@ -123,6 +160,16 @@ mod tests {
             tables: BTreeMap::new(),
             metrics: BTreeMap::new(),
             restores: None,
+        }
+    }
+
+    #[test]
+    fn refreshes_are_known_by_their_names() {
+        for name in ["2026-11-22-p3-e57", "m-p1-e0", "a-p2-e3-p4-e5"] {
+            assert!(is_refresh(name), "{name}");
+        }
+        for name in ["2026-11-22", "2026-11-22-exp1", "shop-e5", "-p1-e2", "m-p1-e2x", "m-p-e2"] {
+            assert!(!is_refresh(name), "{name}");
         }
     }
 

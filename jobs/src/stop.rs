@@ -6,7 +6,7 @@ use schemas::cli::Interrupt;
 
 /// The job was asked to stop.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped during {during}; the same command goes on there")]
+#[error("stopped during {during}; the same command (without --force) goes on there")]
 pub(crate) struct Stopped {
     pub(crate) during: String,
 }

@@ -119,9 +119,27 @@ pub enum CommitMode<'a> {
         /// The size that the new ones were to have, for the log.
         target_bytes: u64,
     },
+    /// As [`Rewrite`](Self::Rewrite), but some rows of the replaced shards are not in the new ones: they are deleted.
+    Delete {
+        /// The shards with such rows.
+        replaced: &'a [Shard],
+    },
 }
 
-impl CommitMode<'_> {
+impl<'a> CommitMode<'a> {
+    /// The shards that others stand for.
+    fn replaced(self) -> Option<&'a [Shard]> {
+        match self {
+            Self::Rewrite { replaced, .. } | Self::Delete { replaced } => Some(replaced),
+            Self::Append | Self::Replace => None,
+        }
+    }
+
+    /// Whether readers see other rows.
+    fn changes_data(self) -> bool {
+        !matches!(self, Self::Rewrite { .. })
+    }
+
     fn operation(self, partition_by: &[&str]) -> DeltaOperation {
         let write = |mode| DeltaOperation::Write {
             mode,
@@ -135,6 +153,7 @@ impl CommitMode<'_> {
                 predicate: None,
                 target_size: i64::try_from(target_bytes).unwrap_or(i64::MAX),
             },
+            Self::Delete { .. } => DeltaOperation::Delete { predicate: None },
         }
     }
 }
@@ -156,9 +175,9 @@ pub struct Change<'a> {
     /// The shards to add.
     pub shards: &'a [NewShard],
     /// Table properties. `Append` keeps those that are not named here; `Replace` keeps only Delta's own
-    /// (`delta.…`); `Rewrite` keeps all and takes none.
+    /// (`delta.…`); `Rewrite` and `Delete` keep all and take none.
     pub properties: BTreeMap<String, String>,
-    /// The version from which the shards were computed; `None` where the table did not exist. `Rewrite` goes on top
+    /// The version from which the shards were computed; `None` where the table did not exist. `Rewrite` and `Delete` go on top
     /// of every later version that has the replaced shards.
     pub read_version: Option<u64>,
     /// How far writers have come: each with the number that [`Snapshot::transaction`] gives from then on.
@@ -180,7 +199,7 @@ pub struct Committed {
 /// Other errors leave them: whether the log entry was written may then be unknown.
 pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
     let mut result = attempt(root, &change).await;
-    if matches!(change.mode, CommitMode::Rewrite { .. }) {
+    if change.mode.replaced().is_some() {
         for _ in 1..REWRITE_TRIES {
             if !matches!(result, Err(CommitError::Conflict { .. })) {
                 break;
@@ -200,7 +219,7 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
     let log = |source| log_error(change.table, source);
     let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
     let snapshot = root.snapshot(change.table).await?;
-    let is_rewrite = matches!(change.mode, CommitMode::Rewrite { .. });
+    let is_rewrite = change.mode.replaced().is_some();
     if snapshot.as_ref().map(Snapshot::version) != change.read_version && !(is_rewrite && snapshot.is_some())
     {
         return Err(conflict());
@@ -221,7 +240,7 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
             actions.extend(removals(snapshot, change)?.into_iter().map(Action::Remove));
         }
     }
-    actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard, !is_rewrite))));
+    actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard, change.mode.changes_data()))));
     if let Some(snapshot) = &snapshot
         && actions.is_empty()
         && change.transactions.is_empty()

@@ -43,12 +43,13 @@ use schemas::delta::Root;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use assemble::Assembler;
+use assemble::{Assembler, Who};
 use decode::Decoder;
 use metrics::Metrics;
 use poll::{Poller, Shared};
 use store::Store;
 
+use crate::forget::Forgotten;
 use crate::records::Mapping;
 
 pub use decode::DecodeError;
@@ -84,13 +85,16 @@ pub async fn run(
         tracing::info!("metrics at http://{bound}/metrics");
         server = Some(task);
     }
-    let mapping = Mapping::new(&config.events);
+    let mut mapping = Mapping::new(&config.events);
+    let version = Forgotten::version(root);
+    mapping.forget(Forgotten::load(root, &config.forget).await?);
     let assembler = Assembler {
         kafka: kafka.clone(),
         max_record_bytes: config.events.max_record_bytes,
         decoder: Decoder::new(kafka, &mapping.wanted, &Handle::current(), interrupt)?,
         mapping,
         metrics: metrics.clone(),
+        who: Who { root: root.clone(), settings: config.forget.clone(), runtime: Handle::current(), version },
     };
     let shared = Shared::default();
     let poller = Poller {

@@ -9,7 +9,7 @@
 //!                                  commits, in this order: dead_letters, items, events
 //! ```
 //!
-//! **Counting.** Of every file, records read = accepted + duplicates + dead letters, and the program stops
+//! **Counting.** Of every file, records read = accepted + duplicates + dead letters + forgotten, and the program stops
 //! rather than report anything else.
 //!
 //! **Order.** Event files are read in the order of their paths, so that records come by (source, position):
@@ -71,6 +71,7 @@ use record::{Kept, Records};
 use source::{Carry, Reading, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
+use crate::forget::Forgotten;
 use crate::records::{Mapping, Rejection, Wanted};
 
 pub use error::IngestError;
@@ -128,6 +129,7 @@ struct Run<'a> {
     event_files: Vec<InputFile>,
     item_files: Vec<InputFile>,
     before: Before,
+    forgotten: Option<Forgotten>,
     dead: DeadLetters<'a>,
     progress: Progress,
     count: ByteCount,
@@ -162,6 +164,7 @@ impl<'a> Run<'a> {
             items: root.snapshot(ITEMS).await?,
             dead_letters: root.snapshot(DEAD_LETTERS).await?,
         };
+        let forgotten = Forgotten::load(root, &config.forget).await?;
         let all = || item_files.iter().chain(&event_files);
         let sources: Vec<&str> = all().map(|f| f.source.as_str()).collect();
         let dead = DeadLetters::new(root, before.dead_letters.as_ref(), &sources).await?;
@@ -175,6 +178,7 @@ impl<'a> Run<'a> {
             event_files,
             item_files,
             before,
+            forgotten,
             dead,
             progress,
             count: ByteCount::default(),
@@ -266,7 +270,8 @@ impl<'a> Run<'a> {
 
     /// Reads the interaction log. What is accepted here may still be a duplicate.
     fn read_events(&mut self) -> Result<Staged, IngestError> {
-        let mapping = Mapping::new(&self.config.events);
+        let mut mapping = Mapping::new(&self.config.events);
+        mapping.forget(self.forgotten.take());
         let mut stage = Stage::new(usize::try_from(self.limits.memory.bytes / 2).unwrap_or(usize::MAX));
         let mut totals = Counts::default();
         let mut tally = Tally::default();

@@ -8,6 +8,7 @@ pub mod compact;
 pub mod consume;
 pub mod dead_letters;
 pub mod engine;
+pub mod forget;
 pub mod html;
 pub mod ingest;
 pub mod inspect;

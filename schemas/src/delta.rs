@@ -120,6 +120,13 @@ impl Root {
         root
     }
 
+    /// The same root, with `table` at its newest version again.
+    pub fn unpinned(&self, table: &str) -> Self {
+        let mut root = self.clone();
+        root.pinned.remove(table);
+        root
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path

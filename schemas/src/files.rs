@@ -1,12 +1,9 @@
 //! Files that are there as a whole or not at all.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Tells the temporary files of one process apart.
-static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// Writes a file under a temporary name beside it, flushes it and renames it over `path`. A crash leaves the old file.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -27,10 +24,10 @@ pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn written_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut name = path.as_os_str().to_owned();
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    name.push(format!(".{}-{run}.writing", std::process::id()));
+    // Random: writers in containers have equal process ids.
+    name.push(format!(".{:016x}.writing", RandomState::new().build_hasher().finish()));
     let temporary = PathBuf::from(name);
-    let mut file = File::create(&temporary)?;
+    let mut file = File::create_new(&temporary)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // A full disk: what was written so far is of no use.

@@ -131,9 +131,16 @@ pub fn at(root: &Root, number: u64) -> Result<Option<Publication>, PublicationEr
     read(&path(root, number))
 }
 
-/// All publications, the oldest first.
-pub fn all(root: &Root) -> Result<Vec<Publication>, PublicationError> {
-    numbers(root)?.into_iter().filter_map(|number| at(root, number).transpose()).collect()
+/// All publications, the oldest first, and those that cannot be read any more.
+pub fn all(root: &Root) -> Result<(Vec<Publication>, Vec<PublicationError>), PublicationError> {
+    let (mut all, mut damaged) = (Vec::new(), Vec::new());
+    for number in numbers(root)? {
+        match at(root, number) {
+            Ok(publication) => all.extend(publication),
+            Err(error) => damaged.push(error),
+        }
+    }
+    Ok((all, damaged))
 }
 
 /// Publishes: `publication.number` must be the next one.
@@ -247,7 +254,7 @@ mod tests {
         let late = publish(&root, &publication(2, "also tuesday"));
         assert!(matches!(late, Err(PublicationError::Conflict { number: 2 })), "{late:?}");
         assert_eq!(published(&root).unwrap().unwrap().served, "tuesday");
-        assert_eq!(all(&root).unwrap().len(), 2);
+        assert_eq!(all(&root).unwrap().0.len(), 2);
     }
 
     #[test]
@@ -271,7 +278,8 @@ mod tests {
                 });
             }
         });
-        let all = all(&root).unwrap();
+        let (all, damaged) = all(&root).unwrap();
+        assert!(damaged.is_empty());
         assert_eq!(
             all.iter().map(|p| p.number).collect::<Vec<_>>(),
             (1..=threads * each).collect::<Vec<_>>()

@@ -14,6 +14,8 @@ pub const ITEMS: &str = "items";
 pub const DEAD_LETTERS: &str = "dead_letters";
 /// Which rejected records were sent to a topic again.
 pub const REPLAYS: &str = "replays";
+/// Who was forgotten: keyed hashes of users, whose records do not come in again.
+pub const FORGOTTEN: &str = "forgotten";
 /// Windows of the users' histories.
 pub const SEQUENCES: &str = "sequences";
 /// Rows of [`SEQUENCES`] that own a new event, for the incremental refresh of a model.
@@ -100,6 +102,11 @@ pub static REPLAYS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// One row is one user who was forgotten.
+pub static FORGOTTEN_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![required("user_hash", DataType::Utf8), required("forgotten_at", timestamp())]))
+});
+
 /// One row is one window of one user's history; the lists of a row have equal length.
 pub static SEQUENCES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
@@ -172,10 +179,12 @@ pub enum Reason {
     MalformedBinary,
     /// A message of a schema that the registry does not have, or that cannot be read.
     UnknownSchema,
+    /// Of somebody who was forgotten: counted, and never stored.
+    Forgotten,
 }
 
 impl Reason {
-    /// Every reason, in the order above.
+    /// Every reason that is stored, in the order above.
     pub const ALL: [Self; 10] = [
         Self::MissingField,
         Self::InvalidTime,
@@ -202,6 +211,7 @@ impl Reason {
             Self::Tombstone => "tombstone",
             Self::MalformedBinary => "malformed_binary",
             Self::UnknownSchema => "unknown_schema",
+            Self::Forgotten => "forgotten",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod export;
+mod forget;
 mod inspect;
 mod jobs;
 #[cfg(unix)]

@@ -3,6 +3,7 @@ use chrono::{Days, NaiveDate, Utc};
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
 use schemas::config::ConfigError;
+use schemas::delta::Root;
 use serde::Serialize;
 
 use super::EXIT_REFUSED;
@@ -21,26 +22,29 @@ use crate::daily::{self, Outcome, Record, Request, Step};
 #[command(after_help = "Examples:
   jobs daily --config config/movielens.toml
   jobs daily --config config/shop.toml --date 2026-11-22
+  jobs daily --config config/shop.toml --to yesterday                      every night: all days that are missing
   jobs daily --config config/shop.toml --from 2026-11-01 --to 2026-11-21   days that are missing, in their order
   jobs daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows")]
 pub(crate) struct DailyArgs {
-    /// The day, such as 2026-11-22; it stands for {date} in events.paths and items.paths. Default: today, UTC.
-    #[arg(long, value_name = "DATE")]
+    /// The day, such as 2026-11-22, or today, or yesterday (UTC); it stands for {date} in events.paths and items.paths. Default:
+    /// today.
+    #[arg(long, value_name = "DATE", value_parser = day, conflicts_with_all = ["from", "to"])]
     date: Option<NaiveDate>,
     /// Name of the run and of its model. Default: the date.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["from", "to"])]
     name: Option<String>,
     /// The first of several days; those that are finished are left alone.
-    #[arg(long, value_name = "DATE", requires = "to", conflicts_with_all = ["date", "name"])]
+    #[arg(long, value_name = "DATE", value_parser = day, requires = "to")]
     from: Option<NaiveDate>,
-    /// The last of them.
-    #[arg(long, value_name = "DATE", requires = "from")]
+    /// The last of several days. Without --from, they begin after the last day that was finished: for schedules, since no day is
+    /// left out when a run has failed or the machine was off.
+    #[arg(long, value_name = "DATE", value_parser = day)]
     to: Option<NaiveDate>,
     /// Train from scratch, whatever the rule says. Decided at the beginning of a run.
     #[arg(long)]
     full: bool,
     /// Do this step, and all that come after it, again.
-    #[arg(long, value_name = "STEP", conflicts_with = "from", hide_possible_values = false)]
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["from", "to"])]
     force: Option<Step>,
 }
 
@@ -55,7 +59,11 @@ impl DailyArgs {
         let config = common.load()?;
         let interrupt = Interrupt::on_signal();
         let mut runs = Vec::new();
-        let dates = self.dates()?;
+        let root = Root::new(&config.root)?;
+        let dates = self.dates(&root)?;
+        if dates.is_empty() {
+            eprintln!("every day up to then is finished");
+        }
         for &date in &dates {
             let name = self.name.clone().unwrap_or_else(|| date.to_string());
             let request = Request { name, date, full: self.full, force: self.force };
@@ -65,26 +73,51 @@ impl DailyArgs {
         }
         let refused = runs.iter().any(|record| record.outcome() == Outcome::Refused);
         if common.json {
-            match <[Record; 1]>::try_from(runs) {
-                Ok([record]) if dates.len() == 1 => print_json(&record)?,
-                Ok(runs) => print_json(&Runs { runs: runs.into() })?,
-                Err(runs) => print_json(&Runs { runs })?,
+            match &runs[..] {
+                [record] if self.to.is_none() => print_json(record)?,
+                _ => print_json(&Runs { runs })?,
             }
         }
         Ok(if refused { EXIT_REFUSED } else { EXIT_DONE })
     }
 
-    fn dates(&self) -> Result<Vec<NaiveDate>, ConfigError> {
-        let (Some(from), Some(to)) = (self.from, self.to) else {
-            return Ok(vec![self.date.unwrap_or_else(|| Utc::now().date_naive())]);
+    fn dates(&self, root: &Root) -> Result<Vec<NaiveDate>, ConfigError> {
+        let Some(to) = self.to else { return Ok(vec![self.date.unwrap_or_else(today)]) };
+        let from = match self.from {
+            Some(from) if to < from => {
+                let problem = format!("{to} is before {from}");
+                return Err(ConfigError::Invalid { key: "--to".into(), problem });
+            }
+            Some(from) => from,
+            None => next(&Record::all(root).0).unwrap_or(to),
         };
-        if to < from {
-            let problem = format!("{to} is before {from}");
-            return Err(ConfigError::Invalid { key: "--to".into(), problem });
-        }
         Ok(std::iter::successors(Some(from), |day| day.checked_add_days(Days::new(1)))
             .take_while(|&day| day <= to)
             .collect())
+    }
+}
+
+/// The first day that is not finished behind all that are; the first that was begun, where none is.
+fn next(records: &[Record]) -> Option<NaiveDate> {
+    let days = || records.iter().filter(|record| record.name == record.date.to_string());
+    let finished =
+        days().filter(|record| record.outcome() != Outcome::Unfinished).map(|record| record.date).max();
+    match finished {
+        Some(last) => last.checked_add_days(Days::new(1)),
+        None => days().map(|record| record.date).min(),
+    }
+}
+
+fn today() -> NaiveDate {
+    Utc::now().date_naive()
+}
+
+/// A date, or a word for one.
+fn day(text: &str) -> Result<NaiveDate, String> {
+    match text {
+        "today" => Ok(today()),
+        "yesterday" => Ok(today() - Days::new(1)),
+        _ => text.parse().map_err(|_| "write a date such as 2026-11-22, or today, or yesterday".to_owned()),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use trainer::checkpoint;
 
 use super::daily::summary;
-use crate::daily::Record;
+use crate::daily::{Record, chain};
 
 /// List publications and daily runs, the newest first.
 #[derive(Debug, Args)]
@@ -35,10 +35,12 @@ impl HistoryArgs {
             publications.truncate(self.limit);
             publications
         };
-        let (mut runs, problems) = Record::all(&root);
+        let (mut runs, mut problems) = Record::all(&root);
         runs.reverse();
         runs.truncate(self.limit);
-        let history = History { publications: newest_first(publication::all(&root)?), runs, problems };
+        let (publications, damaged) = publication::all(&root)?;
+        problems.extend(damaged.iter().map(|error| chain(error)));
+        let history = History { publications: newest_first(publications), runs, problems };
         print(&root, &history);
         if common.json {
             print_json(&history)?;

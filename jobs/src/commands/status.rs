@@ -6,10 +6,10 @@ use schemas::delta::Root;
 use schemas::publication::{self, Publication};
 use schemas::tables::EVENTS;
 use serde::Serialize;
-use trainer::checkpoint;
 
 use super::daily::summary;
 use crate::daily::{Record, chain};
+use crate::gate;
 use crate::lock::{Lock, Owner};
 use crate::refresh::{self, Refreshed};
 
@@ -72,13 +72,14 @@ impl StatusArgs {
     }
 }
 
+/// What is wrong with what is served.
 fn problem(root: &Root, publication: &Publication) -> Option<String> {
-    let Publication { served, served_hash, .. } = publication;
-    match checkpoint::hash(&root.model_path(served)) {
-        Ok(hash) if hash == *served_hash => None,
-        Ok(_) => Some(format!("the weights of `{served}` are not those that were published")),
-        Err(error) => Some(chain(&error)),
-    }
+    let names = match publication::published(root) {
+        Ok(published) if published.as_ref() == Some(publication) => None,
+        Ok(_) => Some("models/published.json does not name it; the next job mends that".to_owned()),
+        Err(error) => Some(format!("{}; the next job mends that", chain(&error))),
+    };
+    gate::damage(root, publication).or(names)
 }
 
 fn print(status: &Status, now: DateTime<Utc>) {

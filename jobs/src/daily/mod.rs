@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{NaiveDate, Utc};
+use pipeline::commit::CommitError;
 use pipeline::inspect::{Contents, inspect};
 use pipeline::scan::Resources;
 use pipeline::{compact, ingest, instructions, sequences, sft as sft_sets};
@@ -45,6 +46,9 @@ use crate::lock::Lock;
 use crate::publish::{self, Candidate};
 use crate::stop::{Stopped, unless_stopped};
 use crate::{report, retention};
+
+/// So often a table is built that another job writes too.
+const CONFLICTS: usize = 5;
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -85,9 +89,14 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     };
     if let Some(step) = request.force {
         record.steps.clear_from(step);
-        if step <= Step::Sft {
-            // The models that were made before may be served: the new ones get names of their own.
-            record.generation += 1;
+    }
+    // A model that is gone has to be made again, whoever took it away.
+    let gone = |model: Option<&str>| model.is_some_and(|m| checkpoint::find(&root.model_path(m)).is_none());
+    if !record.steps.is_done(Step::Publish) {
+        if gone(record.base()) {
+            record.steps.clear_from(Step::Train);
+        } else if gone(record.served()) {
+            record.steps.clear_from(Step::Sft);
         }
     }
     record.full |= request.full;
@@ -97,16 +106,40 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
         let version = record.steps.sequences.as_ref().map(|done| (EVENTS, done.output.events_version));
         let seen = root.pinned(version);
         let plan = Plan::new(config, &seen, (&record.name, record.date), record.full).await?;
-        let same = |old: &Plan| old.follows == plan.follows && (trained || old.training == plan.training);
+        // A training from scratch that was begun is finished.
+        let stays = |old: &Training| trained || *old == plan.training || *old == Training::Full;
+        let same = |old: &Plan| old.follows == plan.follows && stays(&old.training);
         if !record.plan.as_ref().is_some_and(same) {
             // Another day was published since the run was begun, and it would take back what that one has learned; or the
             // base that it was to continue is not there any more.
-            record.generation += u32::from(trained);
             record.steps.clear_from(Step::Sequences);
             record.plan = Some(plan);
         }
+        own_names(&root, &mut record)?;
+        record.save(&root)?;
+        // Room is made before it is needed.
+        retention::models(config, &root)?;
     }
     Daily { config, root, interrupt, record }.run().await
+}
+
+/// Raises the run's generation until nobody else's model, and none that was published, has the names of those that it will make:
+/// what is served is never written over.
+fn own_names(root: &Root, record: &mut Record) -> Result<()> {
+    let (all, _) = publication::all(root)?;
+    let published = |name: &str| all.iter().any(|p| p.base == name || p.served == name);
+    let taken = |record: &Record, name: &str| {
+        published(name)
+            || (!record.models.contains(name) && checkpoint::find(&root.model_path(name)).is_some())
+    };
+    loop {
+        let base = !record.steps.is_done(Step::Train) && taken(record, &record.base_name());
+        let tuned = !record.steps.is_done(Step::Sft) && taken(record, &record.tuned_name());
+        if !base && !tuned {
+            return Ok(());
+        }
+        record.generation += 1;
+    }
 }
 
 struct Daily<'a> {
@@ -144,12 +177,15 @@ impl Daily<'_> {
         if let Some((step, shard)) = damaged(&self.root, error) {
             // The builders see that it is missing.
             let aside = shard.with_extension("damaged");
-            if std::fs::rename(&shard, &aside).is_ok() {
-                eprintln!(
-                    "the damaged shard is now {}; the next run builds its table again",
-                    aside.display()
-                );
-                self.record.steps.clear_from(step);
+            match std::fs::rename(&shard, &aside) {
+                Err(problem) if problem.kind() != std::io::ErrorKind::NotFound => {}
+                moved => {
+                    if moved.is_ok() {
+                        eprintln!("the damaged shard is now {}", aside.display());
+                    }
+                    eprintln!("the next run builds the table again");
+                    self.record.steps.clear_from(step);
+                }
             }
         }
         let written = self.record.save(&self.root).and_then(|()| report::write(&self.root, &self.record));
@@ -222,7 +258,8 @@ impl Daily<'_> {
             Plan::new(self.config, &root, (&self.record.name, self.record.date), self.record.full).await?;
         eprintln!("planned: {}, because {}", plan.training.name(), plan.reason);
         self.record.plan = Some(plan.clone());
-        let all = self.unless_stopped(Step::Sequences, sequences::build(self.config, &root)).await??;
+        let build = || sequences::build(self.config, &root);
+        let all = self.unless_stopped(Step::Sequences, again_on_conflict(build)).await??;
         eprintln!("{all}");
         let mut tables = Tables {
             events_version: events,
@@ -240,8 +277,8 @@ impl Daily<'_> {
             Training::Full => self.followed()?.map(|publication| publication.learned_events),
         };
         let Some(since) = since else { return Ok(tables) };
-        let built = sequences::refresh(self.config, &root, since, Resources::default());
-        match self.unless_stopped(Step::Sequences, built).await? {
+        let build = || sequences::refresh(self.config, &root, since, Resources::default());
+        match self.unless_stopped(Step::Sequences, again_on_conflict(build)).await? {
             Ok(fresh) => {
                 eprintln!("{fresh}");
                 tables.refresh_version = Some(fresh.version);
@@ -294,6 +331,7 @@ impl Daily<'_> {
             return Ok(Prequential::default());
         }
         let served = publication.served;
+        let _turn = gate::turn(&self.root, self.interrupt).await?;
         match gate::prequential(self.config, &self.pinned()?, &served).await {
             Ok((metrics, targets)) => {
                 if let Some(hr) = metrics.get("hr@10") {
@@ -311,18 +349,24 @@ impl Daily<'_> {
         }
     }
 
-    async fn train(&self) -> Result<Trained> {
+    async fn train(&mut self) -> Result<Trained> {
         let (name, root) = (self.record.base_name(), self.pinned()?);
-        let options = Options { name: &name, fresh: false, interrupt: self.interrupt, stop_after: None };
-        let outcome = match self.plan()?.training {
-            Training::Full => pretrain::run(self.config, &root, options).await?,
-            Training::Refresh { from, .. } => match refresh::run(self.config, &root, &from, options).await {
-                Err(error @ TrainError::NothingNew { .. }) => {
-                    eprintln!("{error}");
-                    return Ok(Trained::default());
-                }
-                outcome => outcome?,
-            },
+        let training = self.plan()?.training;
+        self.begin_model(&name)?;
+        let (config, interrupt) = (self.config, self.interrupt);
+        let outcome = anew_if_unusable(async |fresh| {
+            let options = Options { name: &name, fresh, interrupt, stop_after: None };
+            match &training {
+                Training::Full => pretrain::run(config, &root, options).await,
+                Training::Refresh { from, .. } => refresh::run(config, &root, from, options).await,
+            }
+        });
+        let outcome = match outcome.await {
+            Err(error @ TrainError::NothingNew { .. }) => {
+                eprintln!("{error}");
+                return Ok(Trained::default());
+            }
+            outcome => outcome?,
         };
         eprintln!("{outcome}");
         if outcome.status == Status::Interrupted {
@@ -332,17 +376,22 @@ impl Daily<'_> {
         Ok(Trained { model: Some(name), steps: outcome.steps, targets: outcome.targets, epochs })
     }
 
-    async fn sft(&self) -> Result<Tuned> {
-        let Some(base) = self.record.base() else {
+    async fn sft(&mut self) -> Result<Tuned> {
+        let Some(base) = self.record.base().map(str::to_owned) else {
             eprintln!("there is no new base");
             return Ok(Tuned::default());
         };
         if self.conditions().is_none() {
             return Ok(Tuned::default());
         }
-        let name = format!("{base}-sft");
-        let options = Options { name: &name, fresh: false, interrupt: self.interrupt, stop_after: None };
-        let outcome = sft::run(self.config, &self.pinned()?, base, options).await?;
+        let (name, root) = (self.record.tuned_name(), self.pinned()?);
+        self.begin_model(&name)?;
+        let (config, interrupt) = (self.config, self.interrupt);
+        let outcome = anew_if_unusable(async |fresh| {
+            let options = Options { name: &name, fresh, interrupt, stop_after: None };
+            sft::run(config, &root, &base, options).await
+        });
+        let outcome = outcome.await?;
         eprintln!("{outcome}");
         if outcome.training.status == Status::Interrupted {
             return Err(stopped(Step::Sft).into());
@@ -356,9 +405,9 @@ impl Daily<'_> {
             eprintln!("there is no new model");
             return Ok(Measured::default());
         };
+        let _turn = gate::turn(&self.root, self.interrupt).await?;
         let served = publication::newest(&self.root)?;
-        let served = served.as_ref().map(|publication| (publication.number, publication.served.as_str()));
-        gate::measure(self.config, &self.pinned()?, model, served).await
+        gate::measure(self.config, &self.pinned()?, model, served.iter().collect()).await
     }
 
     fn gate(&self) -> Result<gate::Verdict> {
@@ -399,7 +448,7 @@ impl Daily<'_> {
             tables: versions.into_iter().collect(),
             measured: self.record.steps.evaluate.as_ref().map(|done| &done.output),
         };
-        let number = publish::over_refreshes(&self.root, &candidate)?;
+        let number = publish::over_refreshes(&self.root, &candidate, self.plan()?.follows)?;
         eprintln!("`{served}` is served, as publication {number}");
         Ok(Published { number: Some(number) })
     }
@@ -434,6 +483,12 @@ impl Daily<'_> {
         let path = Record::directory(&self.root, &self.record.name).join("report.html");
         let inside = path.strip_prefix(self.root.path()).unwrap_or(&path);
         Ok(Page { path: inside.display().to_string(), distributions })
+    }
+
+    /// Writes down that the model is the run's, before there is anything of it.
+    fn begin_model(&mut self, name: &str) -> Result<()> {
+        self.record.models.insert(name.into());
+        self.record.save(&self.root)
     }
 
     /// What the served model is to follow; without, and without events that are set aside for it, the base itself is served.
@@ -503,9 +558,40 @@ pub(crate) fn epochs(records: &[checkpoint::EpochRecord]) -> Vec<Epoch> {
     records.iter().map(epoch).collect()
 }
 
-/// Whether what came after a version of `events` is not known any more.
+/// `build`, again where another job has committed to the same table meanwhile: both write `refresh`, and new items.
+pub(crate) async fn again_on_conflict<T, F: Future<Output = Result<T, sequences::BuildError>>>(
+    build: impl Fn() -> F,
+) -> Result<T, sequences::BuildError> {
+    for _ in 1..CONFLICTS {
+        match build().await {
+            Err(sequences::BuildError::Commit(CommitError::Conflict { .. })) => {}
+            built => return built,
+        }
+    }
+    build().await
+}
+
+/// A training, from the beginning where what an earlier run has left cannot be continued: it was begun with other settings, from
+/// other tables, by another version of the code, or is damaged. The names are the jobs' own, so nothing of anybody's is lost.
+pub(crate) async fn anew_if_unusable<T>(
+    train: impl AsyncFn(bool) -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    match train(false).await {
+        Err(error @ (TrainError::OtherRun { .. } | TrainError::Checkpoint(_))) => {
+            eprintln!("{}\ntraining begins anew", chain(&error));
+            train(true).await
+        }
+        trained => trained,
+    }
+}
+
+/// Whether what came after a version of `events` is not known any more: a log entry is gone, or a shard as it was then.
 fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
-    let gone = |error: &TableError| matches!(error, TableError::Expired { .. } | TableError::Future { .. });
+    let gone = |error: &TableError| match error {
+        TableError::Expired { .. } | TableError::Future { .. } => true,
+        TableError::Shard { table, .. } => table == EVENTS,
+        _ => false,
+    };
     matches!(error, sequences::BuildError::Table(error) if gone(error))
 }
 

@@ -4,10 +4,12 @@ use anyhow::Result;
 use chrono::NaiveDate;
 use schemas::config::Config;
 use schemas::delta::Root;
-use schemas::publication::{self, Kind, Publication};
+use schemas::publication::Publication;
 use schemas::tables::EVENTS;
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
+
+use crate::publish::followed;
 
 /// Decided at the beginning of a run, and kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,22 +83,6 @@ impl Plan {
             full: (full_training, full_events),
         })
     }
-}
-
-/// The newest publication of a daily job that is in force, but for those of `run` itself.
-pub(super) fn followed(root: &Root, run: &str) -> Result<Option<Publication>> {
-    let mut newest = publication::newest(root)?;
-    while let Some(found) = newest {
-        let daily =
-            if found.daily == found.number { Some(found) } else { publication::at(root, found.daily)? };
-        match daily {
-            Some(own) if own.kind == Kind::Daily && own.run == run => {
-                newest = own.parent.map_or(Ok(None), |parent| publication::at(root, parent))?;
-            }
-            daily => return Ok(daily),
-        }
-    }
-    Ok(None)
 }
 
 fn reason_for_full(

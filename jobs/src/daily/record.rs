@@ -1,6 +1,6 @@
 //! What a run has done, on disk: `jobs/daily/<name>/run.json`. A step that stands there is not done again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -29,6 +29,9 @@ pub(crate) struct Record {
     /// How often its models were made anew, from 1.
     #[serde(default)]
     pub(crate) generation: u32,
+    /// Every model that the run has begun to train.
+    #[serde(default)]
+    pub(crate) models: BTreeSet<String>,
     /// What is trained, and from what.
     pub(crate) plan: Option<Plan>,
     /// What is done.
@@ -214,6 +217,7 @@ impl Record {
             started_at: Utc::now(),
             full: false,
             generation: 1,
+            models: BTreeSet::new(),
             plan: None,
             steps: Steps::default(),
             failure: None,
@@ -269,6 +273,11 @@ impl Record {
             0 | 1 => self.name.clone(),
             n => format!("{}.{n}", self.name),
         }
+    }
+
+    /// The name of the base after SFT.
+    pub(crate) fn tuned_name(&self) -> String {
+        format!("{}-sft", self.base_name())
     }
 
     /// The base, if there is a new one.

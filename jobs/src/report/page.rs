@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use pipeline::html::chart::{Bar, Frame, lying, upright};
@@ -78,7 +78,7 @@ fn headline(record: &Record) -> Vec<(&'static str, String)> {
     let rate = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
     facts.push(("prequential HR@10", rate(prequential(record))));
     facts.push(("guard HR@10", rate(guard(record))));
-    let served = record.steps.evaluate.as_ref().and_then(|done| done.output.published.as_ref());
+    let served = record.steps.evaluate.as_ref().and_then(|done| done.output.published.first());
     facts.push(("of the one before", rate(served.and_then(|p| p.guard.get("hr@10").copied()))));
     facts.push(("seconds", format!("{:.1}", record.seconds())));
     facts
@@ -233,10 +233,12 @@ fn distributions(record: &Record, yesterday: Option<&Record>) -> Vec<String> {
     let before = yesterday.and_then(of).unwrap_or_default();
     for (title, bins) in of(record).unwrap_or_default() {
         let then = before.get(&title);
-        let mut places: Vec<String> = bins.iter().map(|bin| bin.0.clone()).collect();
-        let more = then.into_iter().flatten().map(|bin| bin.0.clone()).filter(|bin| !places.contains(bin));
-        let more: Vec<String> = more.collect();
-        places.extend(more);
+        let all: BTreeMap<u64, &String> = bins
+            .iter()
+            .chain(then.into_iter().flatten())
+            .map(|(name, _)| (first_number(name), name))
+            .collect();
+        let places: Vec<String> = all.into_values().cloned().collect();
         let shares = |bins: &[(String, u64)]| -> Vec<Option<f64>> {
             let total = bins.iter().map(|bin| bin.1).sum::<u64>().max(1) as f64;
             let share = |place: &String| {
@@ -252,7 +254,7 @@ fn distributions(record: &Record, yesterday: Option<&Record>) -> Vec<String> {
     if let Some(measured) = record.steps.evaluate.as_ref().map(|done| &done.output) {
         let values = |scores: &[f64]| scores.iter().copied().step_by(5).map(Some).collect::<Vec<_>>();
         let mut series = vec![Line { name: "new model", values: values(&measured.health.best_scores) }];
-        if let Some(published) = &measured.published {
+        if let Some(published) = measured.published.first() {
             series.push(Line { name: "served before", values: values(&published.health.best_scores) });
         }
         let places: Vec<String> = (0..=100).step_by(5).map(|percent| percent.to_string()).collect();
@@ -266,6 +268,12 @@ fn distributions(record: &Record, yesterday: Option<&Record>) -> Vec<String> {
         charts.push(lines(&frame, &places, &series, false, |v| format!("{v:.2}")));
     }
     charts
+}
+
+/// The smallest number of a bin: `1,025–2,048`.
+fn first_number(name: &str) -> u64 {
+    let digits = name.split('–').next().unwrap_or_default().chars().filter(char::is_ascii_digit);
+    digits.collect::<String>().parse().unwrap_or(0)
 }
 
 fn timings(record: &Record) -> String {
@@ -285,7 +293,7 @@ fn totals(shown: &[&Record]) -> String {
     let training = shown.iter().map(|record| record.steps.seconds(Step::Train)).collect();
     let frame = Frame { title: "Seconds by day", note: String::new(), x: "day", y: "seconds", wide: false };
     let series = [Line { name: "all steps", values: seconds }, Line { name: "train", values: training }];
-    lines(&frame, &places(shown), &series, true, |v| format!("{v:.0}"))
+    lines(&frame, &places(shown), &series, true, |v| format!("{v:.1}"))
 }
 
 fn versions(body: &mut String, record: &Record) {

@@ -5,6 +5,7 @@ pub(crate) mod build_sft;
 pub(crate) mod compact;
 pub(crate) mod consume;
 pub(crate) mod dead_letters;
+pub(crate) mod forget;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod instructions;

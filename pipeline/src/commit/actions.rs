@@ -12,13 +12,13 @@ use super::{Change, CommitError, CommitMode, NewShard, log_error};
 pub(super) fn removals(snapshot: &Snapshot, change: &Change<'_>) -> Result<Vec<Remove>, CommitError> {
     let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
     let data = state.log_data();
-    let CommitMode::Rewrite { replaced, .. } = change.mode else {
+    let Some(replaced) = change.mode.replaced() else {
         let all = change.mode == CommitMode::Replace;
         return Ok(data.iter().filter(|_| all).map(|file| file.remove_action(true)).collect());
     };
     let mut missing: BTreeSet<&str> = replaced.iter().map(|shard| shard.path.as_str()).collect();
     let found = data.iter().filter(|file| missing.remove(file.path().as_ref()));
-    let removals = found.map(|file| file.remove_action(false)).collect();
+    let removals = found.map(|file| file.remove_action(change.mode.changes_data())).collect();
     match missing.first() {
         None => Ok(removals),
         Some(&shard) => Err(CommitError::Superseded { table: change.table.into(), shard: shard.into() }),
@@ -72,7 +72,7 @@ pub(super) fn new_table_metadata(
             }
         }
     }
-    let is_rewrite = matches!(change.mode, CommitMode::Rewrite { .. });
+    let is_rewrite = change.mode.replaced().is_some();
     for (key, value) in change.properties.iter().filter(|_| !is_rewrite) {
         if snapshot.properties().get(key) != Some(value) {
             metadata = metadata

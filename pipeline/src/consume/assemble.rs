@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use schemas::config::Kafka;
+use schemas::config::{Forget, Kafka};
+use schemas::delta::Root;
 use schemas::tables::{EVENTS, Reason};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::batch::{Message, MicroBatch, Part, Taken};
@@ -15,6 +17,7 @@ use super::error::ConsumeError;
 use super::metrics::Metrics;
 use super::poll::Input;
 use super::reached::Stored;
+use crate::forget::Forgotten;
 use crate::records::{Mapping, Rejection};
 
 /// What the store is told, in order.
@@ -36,6 +39,15 @@ pub(super) struct Assembler {
     pub(super) max_record_bytes: usize,
     pub(super) decoder: Decoder,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) who: Who,
+}
+
+/// Who was forgotten, as far as this consumer knows.
+pub(super) struct Who {
+    pub(super) root: Root,
+    pub(super) settings: Forget,
+    pub(super) runtime: Handle,
+    pub(super) version: Option<u64>,
 }
 
 impl Assembler {
@@ -80,15 +92,30 @@ impl Assembler {
                         return Ok(());
                     }
                 }
+                Err(RecvTimeoutError::Timeout) if batch.messages == 0 => self.look_who_was_forgotten()?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return hand_on(&mut batch, &output).map(|_| ()),
             }
             let old = batch.since.is_some_and(|since| since.elapsed() >= interval);
             let full = batch.messages >= self.kafka.batch_rows || batch.bytes >= self.kafka.batch_bytes.bytes;
-            if (old || full) && !hand_on(&mut batch, &output)? {
-                return Ok(());
+            if old || full {
+                if !hand_on(&mut batch, &output)? {
+                    return Ok(());
+                }
+                self.look_who_was_forgotten()?;
             }
         }
+    }
+
+    /// Reads the table again if it has another version: once a micro-batch.
+    fn look_who_was_forgotten(&mut self) -> Result<(), ConsumeError> {
+        let Who { root, settings, runtime, version } = &mut self.who;
+        let newest = Forgotten::version(root);
+        if newest != *version {
+            self.mapping.forget(runtime.block_on(Forgotten::load(root, settings))?);
+            *version = newest;
+        }
+        Ok(())
     }
 
     fn take(
@@ -102,6 +129,7 @@ impl Assembler {
         let Some(part) = batch.parts.get_mut(&partition) else { return Ok(bytes) };
         match self.event(part, partition, message)? {
             Ok(()) => {}
+            Err(Rejection { reason: Reason::Forgotten, .. }) => part.forgotten(message),
             Err(rejection) => part.dead_letter(message, rejection),
         }
         batch.messages += 1;
@@ -118,14 +146,23 @@ impl Assembler {
         message: Message<'_>,
     ) -> Result<Result<(), Rejection>, ConsumeError> {
         let Some(value) = message.value else {
+            if self.mapping.is_forgotten(message.key, &[]) {
+                return Ok(Err(Rejection::new(Reason::Forgotten, "")));
+            }
             return Ok(Err(Rejection::new(Reason::Tombstone, "the message has no value")));
         };
         if value.len() > self.max_record_bytes {
+            if self.mapping.is_forgotten(message.key, value) {
+                return Ok(Err(Rejection::new(Reason::Forgotten, "")));
+            }
             let text = format!("the message has {} bytes, more than events.max_record_bytes", value.len());
             return Ok(Err(Rejection::new(Reason::TooLong, text)));
         }
         let fields = match self.decoder.decode(value) {
             Ok(fields) => fields,
+            Err(Fault::Rejected(_)) if self.mapping.is_forgotten(message.key, value) => {
+                return Ok(Err(Rejection::new(Reason::Forgotten, "")));
+            }
             Err(Fault::Rejected(rejection)) => return Ok(Err(rejection)),
             Err(Fault::Stop(error)) => return Err(error.into()),
         };

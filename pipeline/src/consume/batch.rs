@@ -26,6 +26,8 @@ pub(super) struct Part {
     /// For each event whether its id is to be looked for among those stored.
     check: Vec<bool>,
     pub(super) dead_letters: Vec<DeadLetter>,
+    /// Messages of users who were forgotten.
+    pub(super) forgotten: u64,
     /// Events earlier than one before them in the partition, and those of an earlier date.
     pub(super) out_of_order: u64,
     pub(super) late: u64,
@@ -55,6 +57,7 @@ impl Part {
             columns: Columns::new(),
             check: Vec::new(),
             dead_letters: Vec::new(),
+            forgotten: 0,
             out_of_order: 0,
             late: 0,
             newest: i64::MIN,
@@ -90,6 +93,11 @@ impl Part {
         self.read(message);
     }
 
+    pub(super) fn forgotten(&mut self, message: Message<'_>) {
+        self.forgotten += 1;
+        self.read(message);
+    }
+
     fn read(&mut self, message: Message<'_>) {
         self.to = message.offset + 1;
         self.first_sent.get_or_insert(message.sent);
@@ -109,6 +117,7 @@ impl Part {
             events: batch,
             check: done.check,
             dead_letters: done.dead_letters,
+            forgotten: done.forgotten,
             out_of_order: done.out_of_order,
             late: done.late,
             first_sent: done.first_sent,
@@ -125,6 +134,7 @@ pub(super) struct Taken {
     pub(super) events: Batch,
     pub(super) check: Vec<bool>,
     pub(super) dead_letters: Vec<DeadLetter>,
+    pub(super) forgotten: u64,
     pub(super) out_of_order: u64,
     pub(super) late: u64,
     pub(super) first_sent: Option<i64>,
@@ -133,7 +143,7 @@ pub(super) struct Taken {
 impl Taken {
     /// Messages.
     pub(super) fn read(&self) -> u64 {
-        (self.events.dates.len() + self.dead_letters.len()) as u64
+        (self.events.dates.len() + self.dead_letters.len()) as u64 + self.forgotten
     }
 }
 

@@ -6,6 +6,7 @@ use schemas::delta::TableError;
 
 use super::decode::DecodeError;
 use crate::commit::CommitError;
+use crate::forget::ForgetError;
 
 /// A consumer that stopped. What it had committed stands; everything else is read again by the next one.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum ConsumeError {
     /// A table's log or a shard cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// It is not known who was forgotten.
+    #[error(transparent)]
+    Forgotten(#[from] ForgetError),
     /// A table cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Counts of a run: messages = accepted + duplicates + dead letters, each of them in a commit.
+/// Counts of a run: messages = accepted + duplicates + dead letters + forgotten, each of them in a commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Messages.
@@ -16,7 +16,9 @@ pub struct Totals {
     pub duplicates: u64,
     /// Messages that are no events.
     pub dead_letters: u64,
-    /// The same by reason.
+    /// Messages of users who were forgotten: not stored.
+    pub forgotten: u64,
+    /// Dead letters by reason.
     pub reasons: BTreeMap<&'static str, u64>,
     /// Events with an earlier date than one before them in their partition.
     pub late: u64,
@@ -83,6 +85,9 @@ impl fmt::Display for ConsumeReport {
         writeln!(f, "  dead letters{dead_letters:>12}")?;
         for (reason, n) in &self.totals.reasons {
             writeln!(f, "    {reason:<17}{n:>5}")?;
+        }
+        if self.totals.forgotten > 0 {
+            writeln!(f, "  forgotten   {:>12}", self.totals.forgotten)?;
         }
         for gone in &self.gone {
             writeln!(f, "{gone}")?;

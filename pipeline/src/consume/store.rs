@@ -370,11 +370,13 @@ impl Store {
     ) {
         let read: u64 = parts.iter().map(Taken::read).sum();
         let events: u64 = parts.iter().map(|part| part.events.dates.len() as u64).sum();
+        let forgotten: u64 = parts.iter().map(|part| part.forgotten).sum();
         let totals = &mut self.totals;
         totals.messages += read;
         totals.accepted += accepted;
         totals.duplicates += events - accepted;
-        totals.dead_letters += read - events;
+        totals.dead_letters += read - events - forgotten;
+        totals.forgotten += forgotten;
         totals.late += parts.iter().map(|part| part.late).sum::<u64>();
         totals.out_of_order += parts.iter().map(|part| part.out_of_order).sum::<u64>();
         totals.commits += 1;
@@ -391,7 +393,8 @@ impl Store {
             messages = read,
             accepted,
             duplicates = events - accepted,
-            dead_letters = read - events,
+            dead_letters = read - events - forgotten,
+            forgotten,
             dead_letters_written,
             partitions = parts.len(),
             seconds = started.elapsed().as_secs_f64(),

@@ -7,6 +7,7 @@ use schemas::delta::TableError;
 use schemas::tables::EVENTS;
 
 use crate::commit::CommitError;
+use crate::forget::ForgetError;
 
 /// A run that stopped. No table was changed, except where [`CommitError`] says so.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum IngestError {
     /// Nothing to read. (Not transparent: the exit code is decided by finding the cause.)
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// It is not known who was forgotten.
+    #[error(transparent)]
+    Forgotten(#[from] ForgetError),
     /// A path or pattern without a file.
     #[error("{path}: no such file")]
     NoSuchFile {

@@ -203,4 +203,8 @@ impl Visit for Events<'_> {
             Err(rejection) => Ok(Err(rejection)),
         }
     }
+
+    fn is_forgotten(&self, raw: &[u8]) -> bool {
+        self.mapping.is_forgotten(None, raw)
+    }
 }

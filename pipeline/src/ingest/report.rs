@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use serde::Serialize;
 
 /// What became of the records of a file or of all files. Always
-/// `read = accepted + duplicates + dead_letters`.
+/// `read = accepted + duplicates + dead_letters + forgotten`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Records in the file; a CSV header and empty lines are none.
@@ -17,6 +17,8 @@ pub struct Counts {
     pub duplicates: u64,
     /// Rejected records, whether this run or an earlier one stored them.
     pub dead_letters: u64,
+    /// Records of users who were forgotten (`pipeline forget`): not stored.
+    pub forgotten: u64,
 }
 
 impl Counts {
@@ -25,14 +27,15 @@ impl Counts {
         self.accepted += other.accepted;
         self.duplicates += other.duplicates;
         self.dead_letters += other.dead_letters;
+        self.forgotten += other.forgotten;
     }
 
     /// Stops a program that has lost count: nothing may be dropped silently.
     pub(super) fn check(&self, what: &str) {
         assert_eq!(
             self.read,
-            self.accepted + self.duplicates + self.dead_letters,
-            "{what}: read is not accepted + duplicates + dead letters: {self:?}"
+            self.accepted + self.duplicates + self.dead_letters + self.forgotten,
+            "{what}: read is not accepted + duplicates + dead letters + forgotten: {self:?}"
         );
     }
 }
@@ -106,7 +109,7 @@ impl Display for IngestReport {
         let names: Vec<String> = self.files.iter().map(|file| shown(&file.source)).collect();
         let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0).max(8);
         let row = |f: &mut fmt::Formatter<'_>, table: &str, name: &str, c: &Counts| {
-            let Counts { read, accepted, duplicates, dead_letters } = c;
+            let Counts { read, accepted, duplicates, dead_letters, .. } = c;
             writeln!(
                 f,
                 "{table:<6}  {name:<width$}  {read:>12} {accepted:>12} {duplicates:>12} {dead_letters:>12}"

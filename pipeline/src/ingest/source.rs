@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use schemas::config::Format;
+use schemas::tables::Reason;
 
 use super::blocks::{TextBlock, TextBlocks};
 use super::csv::{CsvLayout, CsvRecords, open_csv};
@@ -33,6 +34,11 @@ pub(super) struct Reading {
 pub(super) trait Visit {
     /// Takes a record, or says why not.
     fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Kept, Rejection>, IngestError>;
+
+    /// Whether a record that cannot be taken apart is of somebody who was forgotten.
+    fn is_forgotten(&self, _raw: &[u8]) -> bool {
+        false
+    }
 }
 
 /// A rejected record.
@@ -89,6 +95,10 @@ fn walk<R: Records>(records: &mut R, visit: &mut impl Visit) -> Result<Walked, I
     loop {
         let rejection = match records.advance() {
             Step::End => break,
+            Step::Rejected(_) if visit.is_forgotten(&records.raw()?) => {
+                counts.forgotten += 1;
+                None
+            }
             Step::Rejected(rejection) => Some(rejection),
             Step::Record => match visit.record(records, counts.read)? {
                 Ok(Kept::Accepted) => {
@@ -97,6 +107,10 @@ fn walk<R: Records>(records: &mut R, visit: &mut impl Visit) -> Result<Walked, I
                 }
                 Ok(Kept::Duplicate) => {
                     counts.duplicates += 1;
+                    None
+                }
+                Err(Rejection { reason: Reason::Forgotten, .. }) => {
+                    counts.forgotten += 1;
                     None
                 }
                 Err(rejection) => Some(rejection),

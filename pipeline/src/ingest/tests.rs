@@ -158,7 +158,7 @@ const LOG: &str = "user_id,item_id,ts,value\nu1,i1,100,1\nu1,i2,86400,2.5\nu2,i1
 async fn reading_a_file_twice_adds_nothing_and_equal_purchases_stay_two() {
     let mut place = Place::new();
     let first = place.ingest_file("log.csv", LOG).await.unwrap();
-    assert_eq!(first.events, Counts { read: 4, accepted: 4, duplicates: 0, dead_letters: 0 });
+    assert_eq!(first.events, Counts { read: 4, accepted: 4, duplicates: 0, dead_letters: 0, forgotten: 0 });
     let stored = place.events().await;
     let lines: Vec<_> = stored.iter().map(|(_, line)| line.as_str()).collect();
     assert_eq!(
@@ -175,12 +175,12 @@ async fn reading_a_file_twice_adds_nothing_and_equal_purchases_stay_two() {
     assert_eq!(dates, ["1970-01-01", "1970-01-02"]);
 
     let second = place.ingest().await.unwrap();
-    assert_eq!(second.events, Counts { read: 4, accepted: 0, duplicates: 4, dead_letters: 0 });
+    assert_eq!(second.events, Counts { read: 4, accepted: 0, duplicates: 4, dead_letters: 0, forgotten: 0 });
     assert_eq!((second.versions, second.events_stored), (first.versions, 4));
     // The same content under another name is the same events, and one more equal purchase is one more.
     place.config.events.paths.push(place.file("copy.csv", format!("{LOG}u1,i1,100,1.0\n")));
     let third = place.ingest().await.unwrap();
-    assert_eq!(third.events, Counts { read: 9, accepted: 1, duplicates: 8, dead_letters: 0 });
+    assert_eq!(third.events, Counts { read: 9, accepted: 1, duplicates: 8, dead_letters: 0, forgotten: 0 });
     assert_eq!(
         third.files[0].source,
         std::fs::canonicalize(place.dir.path().join("copy.csv")).unwrap().to_str().unwrap()
@@ -194,7 +194,7 @@ async fn a_producers_ids_are_kept_and_unique_within_a_date() {
     let mut place = Place::new();
     let log = "event_id,user_id,item_id,ts\na,u,first,1\na,u,second,2\na,u,next day,86400\n,u,no id,3\n";
     let report = place.ingest_file("log.csv", log).await.unwrap();
-    assert_eq!(report.events, Counts { read: 4, accepted: 3, duplicates: 1, dead_letters: 0 });
+    assert_eq!(report.events, Counts { read: 4, accepted: 3, duplicates: 1, dead_letters: 0, forgotten: 0 });
     let events = place.events().await;
     assert_eq!((events[0].0.as_str(), events[1].0.as_str(), events[2].0.len()), ("a", "a", 32));
     assert!(events[0].1.contains("first"));
@@ -209,7 +209,7 @@ async fn files_are_read_in_the_order_of_their_paths() {
     let a = place.file("a.csv", "event_id,user_id,item_id,ts\nx,u,from a,1\n");
     place.config.events.paths = vec![b, a, place.dir.path().join("*.csv").to_str().unwrap().into()];
     let report = place.ingest().await.unwrap();
-    assert_eq!(report.events, Counts { read: 2, accepted: 1, duplicates: 1, dead_letters: 0 });
+    assert_eq!(report.events, Counts { read: 2, accepted: 1, duplicates: 1, dead_letters: 0, forgotten: 0 });
     assert!(place.lines().await[0].contains("from a"));
 }
 
@@ -225,7 +225,7 @@ async fn rejected_records_are_kept_as_they_came_and_only_once() {
     log.extend([b'x'; 100]);
     log.extend(b"\r\nu,i,5,\r\n");
     let report = place.ingest_file("log.csv", &log).await.unwrap();
-    assert_eq!(report.events, Counts { read: 10, accepted: 2, duplicates: 0, dead_letters: 8 });
+    assert_eq!(report.events, Counts { read: 10, accepted: 2, duplicates: 0, dead_letters: 8, forgotten: 0 });
     let expected: [(i64, &str, &[u8]); 8] = [
         (0, "missing_field", b",i,1,"),
         (1, "invalid_time", b"u,i,soon,"),
@@ -240,7 +240,7 @@ async fn rejected_records_are_kept_as_they_came_and_only_once() {
     assert_eq!(place.dead_letters().await, expected);
     assert!(place.lines().await[1].ends_with("log.csv:9"));
     let again = place.ingest().await.unwrap();
-    assert_eq!(again.events, Counts { read: 10, accepted: 0, duplicates: 2, dead_letters: 8 });
+    assert_eq!(again.events, Counts { read: 10, accepted: 0, duplicates: 2, dead_letters: 8, forgotten: 0 });
     assert_eq!(again.versions, report.versions);
 }
 
@@ -268,7 +268,7 @@ async fn a_torn_quote_costs_one_line() {
     let report = place.ingest_file("log.csv", &log).await.unwrap();
     assert_eq!(
         report.events,
-        Counts { read: 55, accepted: 52, duplicates: 0, dead_letters: 3 },
+        Counts { read: 55, accepted: 52, duplicates: 0, dead_letters: 3, forgotten: 0 },
         "{}",
         report.examples
     );

@@ -53,6 +53,9 @@ pub enum InspectError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// It is not known who was forgotten.
+    #[error(transparent)]
+    Forgotten(#[from] crate::forget::ForgetError),
     /// The configuration's split is incomplete.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -233,7 +236,7 @@ fn directories(path: &Path) -> Vec<(String, std::path::PathBuf)> {
 
 async fn report(root: &Root, snapshot: Snapshot) -> Result<TableReport, InspectError> {
     let name = snapshot.name().to_owned();
-    let schema = schema(&snapshot)?;
+    let schema = stored_schema(&snapshot)?;
     let column = |field: &arrow::datatypes::FieldRef| ColumnReport {
         name: field.name().clone(),
         data_type: type_name(field.data_type()),
@@ -265,7 +268,7 @@ fn is_sft(name: &str) -> bool {
 }
 
 /// The columns as the shards have them: the log knows no unsigned types.
-fn schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
+pub(crate) fn stored_schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
     Ok(match snapshot.name() {
         EVENTS => EVENTS_SCHEMA.clone(),
         ITEMS => stored_items_schema(snapshot)?,

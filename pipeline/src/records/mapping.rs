@@ -6,6 +6,8 @@ use schemas::config::{Events, TimeUnit};
 use schemas::tables::Reason;
 
 use super::time::{parse, shortened};
+use crate::forget::Forgotten;
+
 use super::value::{Fields, Need, Rejection, Value, Wanted};
 
 /// The action of events whose source has no action and whose configuration gives none.
@@ -35,6 +37,7 @@ pub(crate) struct Mapping {
     earliest: i64,
     latest: i64,
     max_record_bytes: usize,
+    forgotten: Option<Forgotten>,
 }
 
 const USER_ID: usize = 0;
@@ -79,7 +82,18 @@ impl Mapping {
             earliest: events.earliest.timestamp_millis(),
             latest: events.latest.timestamp_millis(),
             max_record_bytes: events.max_record_bytes,
+            forgotten: None,
         }
+    }
+
+    /// From now on, records of these users are rejected as [`Reason::Forgotten`].
+    pub(crate) fn forget(&mut self, forgotten: Option<Forgotten>) {
+        self.forgotten = forgotten;
+    }
+
+    /// Whether a record that cannot be taken apart names somebody who was forgotten.
+    pub(crate) fn is_forgotten(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
+        self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(key, value))
     }
 
     /// The event in the current record.
@@ -88,6 +102,9 @@ impl Mapping {
         let id = |slot| identity(record.value(slot), name(slot));
         let required = |slot: usize| id(slot)?.ok_or_else(|| missing(name(slot)));
         let user_id = required(USER_ID)?;
+        if self.forgotten.as_ref().is_some_and(|forgotten| forgotten.has(&user_id)) {
+            return Err(Rejection::new(Reason::Forgotten, ""));
+        }
         let item_id = required(ITEM_ID)?;
         let ts = self.time(record.value(TS), name(TS))?.ok_or_else(|| missing(name(TS)))?;
         let event_id = id(EVENT_ID)?;

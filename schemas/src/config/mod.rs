@@ -7,6 +7,7 @@ mod conditions;
 mod data;
 mod device;
 mod duration;
+mod forget;
 mod jobs;
 mod kafka;
 mod model;
@@ -24,6 +25,7 @@ pub use data::{
 };
 pub use device::DeviceSetting;
 pub use duration::Span;
+pub use forget::Forget;
 pub use jobs::{Daily, Gate, NearRealTime, Retention};
 pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
@@ -47,6 +49,8 @@ pub struct Config {
     pub events: Events,
     /// The topic that brings more of it.
     pub kafka: Kafka,
+    /// Who was forgotten.
+    pub forget: Forget,
     /// The catalogue.
     pub items: Items,
     /// How events become rows.
@@ -83,6 +87,7 @@ impl Default for Config {
             seed: 1,
             events: Events::default(),
             kafka: Kafka::default(),
+            forget: Forget::default(),
             items: Items::default(),
             sequences: Sequences::default(),
             conditions: Conditions::default(),

@@ -31,7 +31,7 @@ fn each_day_goes_on_from_the_one_before() {
     assert_eq!((&now["number"], &now["parent"]), (&2.into(), &1.into()));
     assert_eq!(now["full_training"], "2026-01-01");
     // The gate compared both models on users that none of them learns of.
-    assert_eq!(second["evaluate"]["published"]["model"], "2026-01-01-sft");
+    assert_eq!(second["evaluate"]["published"][0]["model"], "2026-01-01-sft");
     assert!(second["evaluate"]["guard"]["cc@10 genre"].is_number(), "{second}");
 
     // A second run of a finished day does nothing.
@@ -160,4 +160,80 @@ fn another_architecture_is_trained_from_scratch() {
     let other = json(&workspace.succeed("jobs", &day("2026-01-02", &["--set", "model.layers=2"])));
     assert_eq!(other["plan"]["training"]["kind"], "full");
     assert!(other["plan"]["reason"].as_str().unwrap().contains("[model]"), "{}", other["plan"]);
+}
+
+#[test]
+fn a_schedule_makes_up_for_days_that_are_missing() {
+    let workspace = service(4);
+    // The first time, there is nothing to make up for.
+    let runs = |to: &str| {
+        let output = workspace.command("jobs", &["daily", "--to", to, "--json"]).output().unwrap();
+        let ran: Vec<String> = match output.status.success() {
+            true => json(&output)["runs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| r["name"].as_str().unwrap().into())
+                .collect(),
+            false => vec!["failed".into()],
+        };
+        ran
+    };
+    assert_eq!(runs("2026-01-01"), ["2026-01-01"]);
+    assert_eq!(runs("2026-01-01"), Vec::<String>::new());
+    // A night that was missed, and one on which the log came late.
+    let log = std::fs::read_to_string(workspace.path("events/2026-01-03.csv")).unwrap();
+    std::fs::remove_file(workspace.path("events/2026-01-03.csv")).unwrap();
+    assert_eq!(runs("2026-01-03"), ["failed"]);
+    assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
+    workspace.write("events/2026-01-03.csv", log);
+    assert_eq!(runs("2026-01-04"), ["2026-01-03", "2026-01-04"]);
+    let text = workspace.fail("jobs", &["daily", "--date", "tomorrow"], 2);
+    assert!(text.contains("yesterday"), "{text}");
+}
+
+#[test]
+fn what_is_served_is_never_written_over() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    run_day(&workspace, 2);
+    let weights = |name: &str| {
+        std::fs::read(workspace.root().join("models").join(name).join("model.safetensors")).unwrap()
+    };
+    let before = [weights("2026-01-02"), weights("2026-01-02-sft")];
+    // The base stays; the model that is tuned from it gets a name of its own.
+    let again =
+        json(&workspace.succeed("jobs", &day("2026-01-02", &["--force", "sft", "--set", "sft.epochs=1"])));
+    assert_eq!(
+        (&again["train"]["model"], &again["sft"]["model"]),
+        (&"2026-01-02".into(), &"2026-01-02.2-sft".into())
+    );
+    assert_eq!(published(&workspace)["served"], "2026-01-02.2-sft");
+    assert!([weights("2026-01-02"), weights("2026-01-02-sft")] == before);
+    // Nor is a model of somebody who gave it the name of the day.
+    let workspace = service(1);
+    workspace.succeed(
+        "pipeline",
+        &[
+            "ingest",
+            "--events",
+            workspace.path("events/2026-01-01.csv").to_str().unwrap(),
+            "--items",
+            workspace.path("items/2026-01-01.jsonl").to_str().unwrap(),
+        ],
+    );
+    workspace.succeed("pipeline", &["build-sequences"]);
+    workspace.succeed("trainer", &["pretrain", "--name", "2026-01-01", "--set", "pretrain.epochs=1"]);
+    assert_eq!(run_day(&workspace, 1)["train"]["model"], "2026-01-01.2");
+}
+
+#[test]
+fn a_run_that_was_begun_with_other_settings_begins_anew() {
+    let workspace = service(1);
+    // It stops in the middle of a training.
+    let child = super::faults::paused(&workspace, &day("2026-01-01", &[]), "pretrain:recorded@2");
+    super::faults::kill(child);
+    let output = workspace.succeed("jobs", &day("2026-01-01", &["--set", "pretrain.learning_rate=2e-2"]));
+    assert!(stderr(&output).contains("training begins anew"), "{}", stderr(&output));
+    assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
 }

@@ -70,7 +70,11 @@ async fn every_format_and_packing_gives_the_same_events() {
     for (name, bytes) in files {
         let mut place = place();
         let report = place.ingest_file(name, bytes).await.unwrap();
-        assert_eq!(report.events, Counts { read: 3, accepted: 3, duplicates: 0, dead_letters: 0 }, "{name}");
+        assert_eq!(
+            report.events,
+            Counts { read: 3, accepted: 3, duplicates: 0, dead_letters: 0, forgotten: 0 },
+            "{name}"
+        );
         let events: Vec<_> =
             place.events().await.into_iter().map(|(id, line)| (id, line.replace(name, "log"))).collect();
         assert_eq!(events[1].1, "8 ü 101000 rate None None None log:1", "{name}");

@@ -12,6 +12,7 @@ use schemas::hash::{hash64, hash128};
 use super::events::by_date;
 use super::instructions::Weighted;
 use super::violation::Stop;
+use crate::forget::Forgotten;
 use crate::instructions::{Rules, Window};
 
 const COLUMNS: [&str; 7] = ["event_id", "source", "position", "ts", "user_id", "item_id", "action"];
@@ -97,6 +98,8 @@ pub(super) struct Recount<'a> {
     pub rules: &'a Rules,
     pub carried: &'a Carried,
     pub window: Window,
+    /// Their rows are gone from the tables, and stay in older versions of `events` for a while.
+    pub forgotten: Option<Forgotten>,
 }
 
 /// Which of the slices a user belongs to.
@@ -165,7 +168,8 @@ impl Recount<'_> {
                     let (ts, user) = (ts(&batch, row), text(4));
                     let is_counted = self.window.contains(ts)
                         && self.rules.is_wanted(text(6))
-                        && slice_of(user, slices) == slice;
+                        && slice_of(user, slices) == slice
+                        && !self.forgotten.as_ref().is_some_and(|forgotten| forgotten.has(user));
                     if !is_counted {
                         continue;
                     }

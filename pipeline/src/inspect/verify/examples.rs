@@ -22,6 +22,7 @@ use super::row::{self, Broken};
 use super::sequences::{ONE_SHARD, SORTED, broken_row};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
+use crate::forget::Forgotten;
 use crate::sft::{CONDITIONS_HASH, conditions_hash};
 
 const STORED: &str = "no target of an example is a pre-training target of `sequences`";
@@ -62,7 +63,8 @@ pub(super) async fn verify(
         (Ok(_), ..) if !same_conditions => Err(reason),
         (Ok(mut rules), Some(events), Some(items), Ok(_)) => {
             rules.learned = Some(config.conditions.clone());
-            Ok(Log::open(events, &items, rules).await?)
+            let forgotten = Forgotten::load(root, &config.forget).await?;
+            Ok(Log::open(events, &items, rules, forgotten).await?)
         }
         _ => Err("the root has no events or no items".to_owned()),
     };

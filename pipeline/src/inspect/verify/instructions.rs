@@ -14,6 +14,7 @@ use super::counted::{Carried, Recount, slice_of};
 use super::properties::{number, version_of};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
+use crate::forget::Forgotten;
 use crate::instructions::{AS_OF_MS, Rules, WINDOW_MS, Window};
 
 const SORTED: &str = "rows are sorted by user, each user once";
@@ -109,7 +110,8 @@ pub(super) async fn verify(
         proof.skip(RECOUNTED, "the root has no events");
         return Ok(());
     };
-    let recount = Recount { events: &events, rules: &rules, carried: &carried, window };
+    let forgotten = Forgotten::load(root, &config.forget).await?;
+    let recount = Recount { events: &events, rules: &rules, carried: &carried, window, forgotten };
     recounted(snapshot, &recount, events_held_max, proof).await
 }
 

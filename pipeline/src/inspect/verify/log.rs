@@ -13,6 +13,8 @@ use schemas::delta::Snapshot;
 use schemas::hash::{hash64, hash128, mix64};
 use schemas::tables::EVENTS_SCHEMA;
 
+use crate::forget::Forgotten;
+
 use super::events::by_date;
 use super::history::{History, Rules};
 use super::reader;
@@ -25,6 +27,8 @@ pub(super) struct Log {
     pub indexes: HashMap<String, u32>,
     pub rules: Rules,
     repeated: Repeated,
+    /// Their rows are gone from the tables, and stay in older versions of `events` for a while.
+    forgotten: Option<Forgotten>,
 }
 
 const COLUMNS: [&str; 9] =
@@ -177,7 +181,12 @@ pub(super) fn slice_of(user: &str, slices: u64) -> u64 {
 }
 
 impl Log {
-    pub(super) async fn open(events: Snapshot, items: &Snapshot, rules: Rules) -> Result<Self, Stop> {
+    pub(super) async fn open(
+        events: Snapshot,
+        items: &Snapshot,
+        rules: Rules,
+        forgotten: Option<Forgotten>,
+    ) -> Result<Self, Stop> {
         let mut indexes = HashMap::new();
         for batch in items.read(&["item_id", "item_index"]).await? {
             let ids = batch.column(0).as_string::<i32>().iter().flatten();
@@ -185,7 +194,7 @@ impl Log {
             indexes.extend(ids.zip(numbers).map(|(id, &index)| (id.to_owned(), index)));
         }
         let repeated = Repeated::find(&events, &rules).await?;
-        Ok(Self { events, indexes, rules, repeated })
+        Ok(Self { events, indexes, rules, repeated, forgotten })
     }
 
     /// The events of the users of slice `number` of `slices`.
@@ -198,7 +207,9 @@ impl Log {
                 for batch in reader::read(&self.events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
-                        if slice_of(fields.text(1, row), slices) != number {
+                        let user = fields.text(1, row);
+                        let gone = self.forgotten.as_ref().is_some_and(|forgotten| forgotten.has(user));
+                        if gone || slice_of(user, slices) != number {
                             continue;
                         }
                         let (date, rules) = (date.unwrap_or_default(), &self.rules);

@@ -15,6 +15,7 @@ use super::properties::{PROPERTIES, number, rules, version_of};
 use super::row::{self, Bounds, Broken, Row};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
+use crate::forget::Forgotten;
 
 pub(super) const SORTED: &str = "a shard is sorted by user";
 pub(super) const ONE_SHARD: &str = "a user's rows lie in one shard";
@@ -53,7 +54,8 @@ pub(super) async fn verify(
         Ok(rules) => match (events, items) {
             (Some(events), Some(items)) => {
                 held = held.max(events.rows());
-                Ok(Log::open(events, &items, rules).await?)
+                let forgotten = Forgotten::load(root, &config.forget).await?;
+                Ok(Log::open(events, &items, rules, forgotten).await?)
             }
             _ => Err("the root has no events or no items".to_owned()),
         },

@@ -5,6 +5,7 @@ use schemas::delta::{Shard, Snapshot, TableError};
 use serde::Serialize;
 
 use super::super::InspectError;
+use crate::forget::ForgetError;
 
 /// A claim that does not hold: where, what is, and what should be. Rows and positions count from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -104,6 +105,12 @@ pub(super) enum Stop {
     Violated(Box<Violation>),
     /// It could not be found out.
     Failed(InspectError),
+}
+
+impl From<ForgetError> for Stop {
+    fn from(error: ForgetError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 impl From<Violation> for Stop {

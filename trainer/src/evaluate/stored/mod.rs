@@ -21,7 +21,7 @@
 pub mod instructed;
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -229,18 +229,8 @@ fn numbers<'a, T: ArrowPrimitiveType>(
     column(path, batch, name)?.as_primitive_opt::<T>().ok_or_else(other)
 }
 
-/// Writes a file under a temporary name, flushes it and renames it.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoredError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".writing");
-    let temporary = PathBuf::from(name);
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(io_error(path))
+    schemas::files::replace(path, bytes).map_err(io_error(path))
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StoredError + '_ {

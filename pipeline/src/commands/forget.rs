@@ -1,0 +1,38 @@
+//! `pipeline forget`.
+
+use pipeline::forget::forget;
+use schemas::cli::{CommonArgs, Interrupt, print_json};
+use schemas::delta::Root;
+
+/// Take a person out of all tables, dead letters included, and let nothing of them come in again.
+///
+/// Every shard with rows of the user is written again without them; the old one can be read as an older version until pipeline
+/// vacuum deletes it. A hash of the user under a secret key is kept in table forgotten, so that reading a source again counts
+/// their records (`forgotten`) instead of bringing them back. The key is forgotten.key in the root, or forget.key_file of the
+/// configuration: keep it, and keep it secret.
+///
+/// Rejected records are known by their key, by the field of a JSON object that names the user, or else by any word of theirs that
+/// is the user's id: with ids as short as `1`, more of them go than have to.
+///
+/// What models have learned goes with the next full training (daily.full_every_days). May be repeated; a running consumer knows
+/// within a micro-batch, so run it a second time a minute later if one is running.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  pipeline forget --config config/shop.toml --user 4711
+  pipeline vacuum --config config/shop.toml --keep 1h")]
+pub(crate) struct Args {
+    /// The user's id as the log has it; may be repeated.
+    #[arg(long = "user", value_name = "USER", required = true)]
+    users: Vec<String>,
+}
+
+pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
+    let config = common.load()?;
+    let root = Root::new(&config.root)?;
+    let report = forget(&config, &root, &args.users, &Interrupt::on_signal()).await?;
+    eprintln!("{report}");
+    if common.json {
+        print_json(&report)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Who was forgotten, without saying who: keyed hashes of users.
+//!
+//! Records of a forgotten user may come again (a file that is read once more, a topic that is read from its beginning), so
+//! something of the user has to be kept. It is a hash under a secret key that the root's tables do not hold: without the key,
+//! nobody can try out who it was. Whoever has both can ask about a user whom he knows already, as ingestion does.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::hash::Hasher as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use arrow::array::AsArray;
+use schemas::config::Forget;
+use schemas::delta::{Root, Snapshot};
+use schemas::tables::FORGOTTEN;
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+use super::ForgetError;
+
+/// The secret key: 128 random bits.
+#[derive(Clone)]
+pub(super) struct Key([u8; 16]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+/// Where the key is: beside the tables, unless it is configured otherwise.
+pub(super) fn key_path(root: &Root, settings: &Forget) -> PathBuf {
+    settings.key_file.as_ref().map_or_else(|| root.path().join("forgotten.key"), PathBuf::from)
+}
+
+impl Key {
+    /// The key in `path`.
+    pub(super) fn read(path: &Path) -> Result<Self, ForgetError> {
+        let fail = |source| ForgetError::Key { path: path.into(), source };
+        let text = fs::read_to_string(path).map_err(fail)?;
+        let text = text.trim();
+        let byte = |at: usize| text.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let bytes: Option<Vec<u8>> = (0..16).map(|i| byte(2 * i)).collect();
+        bytes.filter(|_| text.len() == 32).and_then(|bytes| Some(Self(bytes.try_into().ok()?))).ok_or_else(
+            || fail(io::Error::new(io::ErrorKind::InvalidData, "it is not 32 hexadecimal digits")),
+        )
+    }
+
+    /// The key in `path`, or a new one that only its owner can read.
+    pub(super) fn read_or_create(path: &Path) -> Result<Self, ForgetError> {
+        if path.exists() {
+            return Self::read(path);
+        }
+        let bytes = uuid::Uuid::new_v4().into_bytes();
+        // A UUID has 122 random bits; two of them leave none that is known.
+        let other = uuid::Uuid::new_v4().into_bytes();
+        let key = Self(std::array::from_fn(|i| bytes[i] ^ other[(i + 7) % 16]));
+        let fail = |source| ForgetError::Key { path: path.into(), source };
+        let mut options = File::options();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let text: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut file = options.open(path).map_err(fail)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+        Ok(key)
+    }
+
+    /// The hash of a user.
+    pub(super) fn hash(&self, user: &[u8]) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(user);
+        hasher.finish128().as_u128()
+    }
+}
+
+/// The users that were forgotten.
+#[derive(Debug, Clone)]
+pub(crate) struct Forgotten {
+    key: Key,
+    hashes: HashSet<u128>,
+}
+
+impl Forgotten {
+    /// The newest version of table `forgotten`, by a look at its directory.
+    pub(crate) fn version(root: &Root) -> Option<u64> {
+        let entries = fs::read_dir(root.table_path(FORGOTTEN).join("_delta_log")).ok()?;
+        let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        entries.flatten().filter_map(|entry| number(entry.file_name())).max()
+    }
+
+    /// Those of the newest version of table `forgotten`; `None` where nobody was.
+    pub(crate) async fn load(root: &Root, settings: &Forget) -> Result<Option<Self>, ForgetError> {
+        let Some(snapshot) = root.snapshot(FORGOTTEN).await? else { return Ok(None) };
+        let key = Key::read(&key_path(root, settings))?;
+        Ok(Some(Self { key, hashes: stored(&snapshot).await? }))
+    }
+
+    /// Whether this user was forgotten.
+    pub(crate) fn has(&self, user: &str) -> bool {
+        self.hashes.contains(&self.key.hash(user.as_bytes()))
+    }
+
+    /// Whether a record that cannot be taken apart names somebody who was forgotten: its key, or one of its words.
+    pub(crate) fn is_named_in(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
+        let is_one = |word: &[u8]| self.hashes.contains(&self.key.hash(word));
+        key.is_some_and(is_one) || words(value).any(is_one)
+    }
+}
+
+/// The hashes that the table holds.
+pub(super) async fn stored(snapshot: &Snapshot) -> Result<HashSet<u128>, ForgetError> {
+    let mut hashes = HashSet::new();
+    for batch in snapshot.read(&["user_hash"]).await? {
+        let texts = batch.column(0).as_string::<i32>().iter().flatten();
+        hashes.extend(texts.filter_map(|text| u128::from_str_radix(text, 16).ok()));
+    }
+    Ok(hashes)
+}
+
+/// What stands between the marks of CSV and JSON in a record.
+pub(super) fn words(record: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_mark = |byte: &u8| byte.is_ascii_whitespace() || b"\",;:|'{}[]()<>=".contains(byte) || *byte == 0;
+    record.split(is_mark).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_needs_its_key() {
+        let [a, b] = [Key([1; 16]), Key([2; 16])];
+        assert_eq!(a.hash(b"user"), a.hash(b"user"));
+        assert_ne!(a.hash(b"user"), b.hash(b"user"));
+        assert_ne!(a.hash(b"user"), a.hash(b"User"));
+        assert_eq!(format!("{a:?}"), "Key");
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("forgotten.key");
+        let made = Key::read_or_create(&path).unwrap();
+        assert_eq!(Key::read_or_create(&path).unwrap().0, made.0);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        fs::write(&path, "not a key").unwrap();
+        assert!(Key::read(&path).unwrap_err().to_string().contains("forgotten.key"));
+    }
+
+    #[test]
+    fn a_broken_record_is_known_by_its_words() {
+        let key = Key([3; 16]);
+        let forgotten = Forgotten { hashes: HashSet::from([key.hash(b"u-7")]), key };
+        assert!(forgotten.has("u-7") && !forgotten.has("u-70"));
+        assert!(forgotten.is_named_in(None, br#"{"user":"u-7","item":"#));
+        assert!(forgotten.is_named_in(None, b"u-7,i1,not a time"));
+        assert!(forgotten.is_named_in(Some(b"u-7"), b"\xff\xfe"));
+        assert!(!forgotten.is_named_in(Some(b"u-70"), br#"{"user":"u-70","item":"#));
+    }
+}
