@@ -67,6 +67,9 @@ fn each_day_goes_on_from_the_one_before() {
     let again = json(&workspace.succeed("jobs", &day(&date(4), &["--force", "ingest"])));
     assert_eq!(again["plan"]["training"]["from"], "2026-01-02");
     assert_eq!(published(&workspace)["base"], "2026-01-04.2");
+    // Retrieval loads what is served unless it is told otherwise.
+    let told = stderr(&workspace.succeed("trainer", &["retrieve", "--out", "top.jsonl"]));
+    assert!(told.contains("`2026-01-04.2-sft`, served by publication 7"), "{told}");
     let history = json(&workspace.succeed("jobs", &["history", "--json"]));
     let numbers: Vec<u64> =
         history["publications"].as_array().unwrap().iter().map(|p| p["number"].as_u64().unwrap()).collect();

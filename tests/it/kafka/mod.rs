@@ -6,6 +6,7 @@ mod broker;
 mod consumer;
 mod exactly_once;
 mod fates;
+mod forgotten;
 mod gone;
 mod harness;
 mod message_schemas;

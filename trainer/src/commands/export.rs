@@ -19,9 +19,9 @@ use trainer::export;
                         [\"scores\"], {\"history\": [1, 2], \"times\": [0, 60000]}))'"
 )]
 pub(crate) struct ExportArgs {
-    /// Name of the model.
+    /// Name of the model. Default: the one that is served, by models/published.json.
     #[arg(long)]
-    model: String,
+    model: Option<String>,
     /// Directory to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -32,7 +32,9 @@ impl ExportArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
-        let report = export::run(&root, &self.model, &self.out, &interrupt).await?;
+        let report =
+            export::run(&root, &super::or_served(&root, self.model.as_deref())?, &self.out, &interrupt)
+                .await?;
         eprint!("{report}");
         if common.json {
             print_json(&report)?;

@@ -7,3 +7,19 @@ pub(crate) mod pretrain;
 pub(crate) mod refresh;
 pub(crate) mod retrieve;
 pub(crate) mod sft;
+
+use anyhow::{Context as _, Result};
+use schemas::delta::Root;
+use schemas::publication;
+
+/// The model that was asked for, or else the one that is served.
+fn or_served(root: &Root, model: Option<&str>) -> Result<String> {
+    if let Some(model) = model {
+        return Ok(model.into());
+    }
+    let published = publication::published(root)?;
+    let published =
+        published.context("no model is published (`jobs daily` does that); name one with --model")?;
+    eprintln!("model `{}`, served by publication {}", published.served, published.number);
+    Ok(published.served)
+}

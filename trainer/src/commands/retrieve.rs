@@ -24,9 +24,9 @@ use trainer::retrieve::{self, By, Merge, Method, Options, Output, Users, parse_t
   trainer retrieve --config config/movielens.toml --model sft --instructions --merge round-robin --out top.jsonl
   trainer retrieve --config config/movielens.toml --model sft --case 1212 --conditions genre=Comedy")]
 pub(crate) struct RetrieveArgs {
-    /// Name of the model.
+    /// Name of the model. Default: the one that is served, by models/published.json.
     #[arg(long)]
-    model: String,
+    model: Option<String>,
     /// Users, one id a line; `-` or absent: all of table `sequences`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["stdin", "case"])]
     users: Option<PathBuf>,
@@ -87,10 +87,10 @@ fn usage(key: &str, problem: &str) -> ConfigError {
 }
 
 impl RetrieveArgs {
-    fn options<'a>(&'a self, interrupt: &'a Interrupt) -> Options<'a> {
+    fn options<'a>(&'a self, model: &'a str, interrupt: &'a Interrupt) -> Options<'a> {
         let k = self.k as usize;
         Options {
-            model: &self.model,
+            model,
             users: match &self.users {
                 _ if self.stdin => Users::Stdin,
                 Some(path) if path.as_os_str() != "-" => Users::File(path),
@@ -119,7 +119,8 @@ impl RetrieveArgs {
             return Err(usage("--ef", "is a setting of --search hnsw").into());
         }
         let interrupt = Interrupt::on_signal();
-        let options = self.options(&interrupt);
+        let model = super::or_served(&root, self.model.as_deref())?;
+        let options = self.options(&model, &interrupt);
         if let Some(user) = &self.case {
             let case = retrieve::case(&config, &root, options, user).await?;
             eprint!("{case}");
