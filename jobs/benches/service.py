@@ -188,21 +188,23 @@ def main():
         if date in days:
             before = date
             continue
+        published = service.root / "models" / "published.json"
+        served = json.loads(published.read_text())["served"] if published.exists() else None
         record, seconds = service.run("jobs", "daily", "--date", date, codes=(0, 4))
         day = {"seconds": seconds, "train_seconds": record["train"]["seconds"], "kind": record["plan"]["training"]["kind"],
-               "published": record["publish"]["number"], "hr": record["prequential"]["metrics"].get("hr@10"),
-               "targets": record["prequential"]["targets"]}
+               "published": record["publish"]["number"], "version": record["sequences"]["events_version"]}
         indexes = service.indexes()
         known = out / "indexes.json"
         old = json.loads(known.read_text()) if known.exists() else {}
         day["items"], day["moved"] = len(indexes), sum(indexes.get(item) != index for item, index in old.items())
         known.write_text(json.dumps(indexes))
-        if record["prequential"]["model"]:
-            service.ranks(record["prequential"]["model"], f"refreshed-{date}")
-        if date in compared and before is not None and f"scratch-{before}" in days.get(before, {}).get("models", []):
-            service.run("trainer", "evaluate", "--model", f"scratch-{before}", "--split", "prequential")
-            path = service.ranks(f"scratch-{before}", f"scratch-{date}")
-            day["scratch_hr"] = sum(hit(rank, 10) for *_, rank in answers(path)) / max(1, len(answers(path)))
+        if date in compared and before is not None and f"scratch-{before}" in days[before].get("models", []):
+            # What came on this day, whether or not the model of the day before was published.
+            service.run("pipeline", "build-sequences", "--since", str(days[before]["version"]))
+            for arm, model in (("refreshed", served), ("scratch", f"scratch-{before}")):
+                service.run("trainer", "evaluate", "--model", model, "--split", "prequential")
+                found = answers(service.ranks(model, f"{arm}-{date}"))
+                day[arm], day["targets"] = sum(hit(rank, 10) for *_, rank in found) / max(1, len(found)), len(found)
             shutil.rmtree(service.root / "models" / f"scratch-{before}")
         following = (datetime.date.fromisoformat(date) + datetime.timedelta(days=1)).isoformat()
         if following in compared:
@@ -236,7 +238,7 @@ def main():
         "refused": sum(day["published"] is None for day in days.values()),
         "indexes_moved": sum(day["moved"] for day in days.values()),
         "items": [day["items"] for day in days.values()],
-        "series": [[date, day["hr"], day.get("scratch_hr")] for date, day in zip(compared, answered)],
+        "series": [[date, day.get("refreshed"), day.get("scratch")] for date, day in zip(compared, answered)],
     }
     result["time"] = result["train_seconds"] / max(1e-9, result["scratch_seconds"])
     (out / "service.json").write_text(json.dumps(result, indent=1))

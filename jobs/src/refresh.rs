@@ -18,18 +18,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
+use pipeline::forget::sweep_models;
 use pipeline::scan::Resources;
 use pipeline::sequences;
 use schemas::cli::Interrupt;
 use schemas::config::{Config, ConfigError};
-use schemas::delta::Root;
+use schemas::delta::{Root, Shard};
 use schemas::failpoint;
 use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, ITEMS, REFRESH};
 use serde::{Deserialize, Serialize};
 use trainer::training::{Options, Status, TrainError, refresh, sft};
 
-use crate::daily::{again_on_conflict, anew_if_unusable, chain};
+use crate::daily::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new, chain};
 use crate::gate::{self, Verdict};
 use crate::lock::Lock;
 use crate::publish::{self, Candidate};
@@ -94,16 +95,22 @@ pub(crate) fn lock(root: &Root) -> Result<Lock> {
 /// One refresh, begun again as often as somebody else publishes meanwhile.
 pub(crate) async fn once(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
     loop {
-        let refreshed = Attempt::begin(config, root, interrupt)?.run().await?;
-        if refreshed.outcome == Outcome::Overtaken {
-            eprintln!("another job has published meanwhile: starting again from there");
-            continue;
+        let refreshed = attempt(config, root, interrupt).await?;
+        if refreshed.outcome != Outcome::Overtaken {
+            return Ok(refreshed);
         }
-        if refreshed.outcome != Outcome::NothingNew {
-            write_down(&history_path(root), &refreshed)?;
-        }
-        return Ok(refreshed);
     }
+}
+
+/// One refresh, which may be overtaken.
+async fn attempt(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
+    let refreshed = Attempt::begin(config, root, interrupt)?.run().await?;
+    match refreshed.outcome {
+        Outcome::Overtaken => eprintln!("another job has published meanwhile: starting again from there"),
+        Outcome::NothingNew => {}
+        Outcome::Published | Outcome::Refused => write_down(&history_path(root), &refreshed)?,
+    }
+    Ok(refreshed)
 }
 
 /// Refreshes whenever `events` has new versions, until a stop is requested.
@@ -158,9 +165,12 @@ async fn look(config: &Config, root: &Root, interrupt: &Interrupt, seen: &mut Op
         *seen = Some((Some(number), events));
         return Ok(());
     }
-    let refreshed = once(config, root, interrupt).await?;
-    if refreshed.outcome != Outcome::NothingNew {
-        eprintln!("{refreshed}");
+    let refreshed = attempt(config, root, interrupt).await?;
+    match refreshed.outcome {
+        // Perhaps by a rollback: the next look sees.
+        Outcome::Overtaken => return Ok(()),
+        Outcome::NothingNew => {}
+        Outcome::Published | Outcome::Refused => eprintln!("{refreshed}"),
     }
     // What was found to be too little, or was refused, is not worth another look.
     let number = publication::newest(root)?.map(|publication| publication.number);
@@ -229,15 +239,26 @@ impl<'a> Attempt<'a> {
             return Ok(refreshed);
         }
         let appended = events.appended_since(since).await?;
-        let new = events.shards().iter().filter(|shard| appended.contains(&shard.path));
-        refreshed.new_events = new.filter_map(|shard| shard.rows).sum();
-        if refreshed.new_events < config.near_real_time.min_events {
+        let new: Vec<&Shard> =
+            events.shards().iter().filter(|shard| appended.contains(&shard.path)).collect();
+        refreshed.new_events = new.iter().filter_map(|shard| shard.rows).sum();
+        // Shards that were merged or written again since hold some more.
+        if refreshed.new_events < config.near_real_time.min_events && new.len() == appended.len() {
             return Ok(refreshed);
         }
 
         let built = root.pinned([(EVENTS, version)]);
         let build = || sequences::refresh(config, &built, since, Resources::default());
-        let built = unless_stopped(self.interrupt, "build-sequences", again_on_conflict(build)).await??;
+        let built = match unless_stopped(self.interrupt, "build-sequences", again_on_conflict(build)).await? {
+            Err(error) if cannot_tell_what_is_new(&error) => {
+                eprintln!(
+                    "{}\nthe next daily job trains from scratch; until then there is no refresh",
+                    chain(&error)
+                );
+                return Ok(refreshed);
+            }
+            built => built?,
+        };
         let tables = self.tables(version, built.version, built.items_version);
         let seen = root.pinned(tables.iter().map(|(table, &version)| (table.as_str(), version)));
         let Some((base, served)) = self.train(&seen, version).await? else { return Ok(refreshed) };
@@ -277,6 +298,8 @@ impl<'a> Attempt<'a> {
             }
         }
         retention::models(config, root)?;
+        // The evaluation may have read somebody in the last daily job's tables who was forgotten since.
+        sweep_models(config, root).await?;
         refreshed.verdict = Some(verdict);
         refreshed.seconds = self.started.elapsed().as_secs_f64();
         Ok(refreshed)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
+use pipeline::forget::sweep;
 use pipeline::vacuum::{self, vacuum};
 use schemas::cli::Interrupt;
 use schemas::config::{Config, Span};
@@ -29,6 +30,16 @@ pub(crate) struct Removed {
 /// Deletes [`models`], and the tables' old files.
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
     let models = models(config, root)?;
+    // What this run and others have read in versions of before may hold somebody who was forgotten since.
+    if let Some(swept) = sweep(config, root, interrupt).await? {
+        let rows =
+            swept.tables.iter().map(|table| table.rows).chain(swept.files.iter().map(|file| file.rows));
+        eprintln!(
+            "{} rows of {} users who were forgotten were swept out again",
+            rows.sum::<u64>(),
+            swept.users
+        );
+    }
     let (all, _) = publication::all(root)?;
     let kept = kept(&all, config.retention.publications);
     let keep = keep(config.retention.tables, &kept, Utc::now());

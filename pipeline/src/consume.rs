@@ -127,7 +127,7 @@ pub async fn run(
     let totals = store.totals;
     assert_eq!(
         totals.messages,
-        totals.accepted + totals.duplicates + totals.dead_letters,
+        totals.accepted + totals.duplicates + totals.dead_letters + totals.forgotten,
         "every message is counted"
     );
     Ok(ConsumeReport {

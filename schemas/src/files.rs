@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Writes a file under a temporary name beside it, flushes it and renames it over `path`. A crash leaves the old file.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = written_beside(path, bytes)?;
+    let temporary = written_beside(path, bytes, false)?;
     fs::rename(&temporary, path)?;
     sync_parent(path)
 }
@@ -15,19 +15,35 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Writes a file that must not be there yet: [`io::ErrorKind::AlreadyExists`] where it is, whoever was faster. The file
 /// appears with all of its contents.
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = written_beside(path, bytes)?;
+    link(written_beside(path, bytes, false)?, path)
+}
+
+/// [`create`], for a file that only its owner may read.
+pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    link(written_beside(path, bytes, true)?, path)
+}
+
+fn link(temporary: PathBuf, path: &Path) -> io::Result<()> {
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary)?;
     linked?;
     sync_parent(path)
 }
 
-fn written_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+fn written_beside(path: &Path, bytes: &[u8], private: bool) -> io::Result<PathBuf> {
     let mut name = path.as_os_str().to_owned();
     // Random: writers in containers have equal process ids.
     name.push(format!(".{:016x}.writing", RandomState::new().build_hasher().finish()));
     let temporary = PathBuf::from(name);
-    let mut file = File::create_new(&temporary)?;
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if private {
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = private;
+    let mut file = options.open(&temporary)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // A full disk: what was written so far is of no use.
@@ -39,7 +55,8 @@ fn written_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
 
 /// The name itself has to reach the disk too.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use chrono::{Days, NaiveDate, Utc};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
 use schemas::config::ConfigError;
 use schemas::delta::Root;
 use serde::Serialize;
 
 use super::EXIT_REFUSED;
-use crate::daily::{self, Outcome, Record, Request, Step};
+use crate::daily::{self, Outcome, Record, Request, Step, chain};
 
 /// One day's job: from the log to a published model, in steps.
 ///
@@ -36,7 +38,7 @@ pub(crate) struct DailyArgs {
     /// The first of several days; those that are finished are left alone.
     #[arg(long, value_name = "DATE", value_parser = day, requires = "to")]
     from: Option<NaiveDate>,
-    /// The last of several days. Without --from, they begin after the last day that was finished: for schedules, since no day is
+    /// The last of several days. Without --from, they begin with the first that is not finished: for schedules, since no day is
     /// left out when a run has failed or the machine was off.
     #[arg(long, value_name = "DATE", value_parser = day)]
     to: Option<NaiveDate>,
@@ -58,7 +60,7 @@ impl DailyArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let interrupt = Interrupt::on_signal();
-        let mut runs = Vec::new();
+        let (mut runs, mut failed) = (Vec::new(), false);
         let root = Root::new(&config.root)?;
         let dates = self.dates(&root)?;
         if dates.is_empty() {
@@ -67,9 +69,21 @@ impl DailyArgs {
         for &date in &dates {
             let name = self.name.clone().unwrap_or_else(|| date.to_string());
             let request = Request { name, date, full: self.full, force: self.force };
-            let record = daily::run(&config, &request, &interrupt).await?;
-            eprintln!("\n{}", summary(&record));
-            runs.push(record);
+            match daily::run(&config, &request, &interrupt).await {
+                Ok(record) => {
+                    eprintln!("\n{}", summary(&record));
+                    runs.push(record);
+                }
+                // A day whose log will never come must not keep the later ones from their turn for ever.
+                Err(error) if later_is_finished(&root, date) && !interrupt.requested() => {
+                    eprintln!(
+                        "jobs: {}; later days are finished, so the next ones go on",
+                        chain(error.as_ref())
+                    );
+                    failed = true;
+                }
+                Err(error) => return Err(error),
+            }
         }
         let refused = runs.iter().any(|record| record.outcome() == Outcome::Refused);
         if common.json {
@@ -78,7 +92,11 @@ impl DailyArgs {
                 _ => print_json(&Runs { runs })?,
             }
         }
-        Ok(if refused { EXIT_REFUSED } else { EXIT_DONE })
+        Ok(match (failed, refused) {
+            (true, _) => EXIT_FAILED,
+            (false, true) => EXIT_REFUSED,
+            (false, false) => EXIT_DONE,
+        })
     }
 
     fn dates(&self, root: &Root) -> Result<Vec<NaiveDate>, ConfigError> {
@@ -97,15 +115,20 @@ impl DailyArgs {
     }
 }
 
-/// The first day that is not finished behind all that are; the first that was begun, where none is.
+/// The first day without a finished run, from the first day that was ever begun.
 fn next(records: &[Record]) -> Option<NaiveDate> {
     let days = || records.iter().filter(|record| record.name == record.date.to_string());
-    let finished =
-        days().filter(|record| record.outcome() != Outcome::Unfinished).map(|record| record.date).max();
-    match finished {
-        Some(last) => last.checked_add_days(Days::new(1)),
-        None => days().map(|record| record.date).min(),
-    }
+    let finished: BTreeSet<NaiveDate> =
+        days().filter(|record| record.outcome() != Outcome::Unfinished).map(|record| record.date).collect();
+    let first = days().map(|record| record.date).min()?;
+    std::iter::successors(Some(first), |day| day.checked_add_days(Days::new(1)))
+        .find(|day| !finished.contains(day))
+}
+
+/// Whether a day after `date` is finished.
+fn later_is_finished(root: &Root, date: NaiveDate) -> bool {
+    let (records, _) = Record::all(root);
+    records.iter().any(|record| record.date > date && record.outcome() != Outcome::Unfinished)
 }
 
 fn today() -> NaiveDate {

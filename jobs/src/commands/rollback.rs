@@ -8,7 +8,8 @@ use crate::publish;
 /// Serve an earlier publication's model again.
 ///
 /// Makes a new publication of the old model, so that history stays as it was; the next daily job continues the model that was
-/// brought back, and learns again what came after it. A near-real-time refresh that is running starts again from it.
+/// brought back, and learns again what came after it. The loop of `jobs refresh`
+/// waits for that; `jobs refresh --once` goes on from the old model at once.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   jobs rollback --config config/shop.toml            the one before

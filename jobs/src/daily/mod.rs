@@ -176,7 +176,7 @@ impl Daily<'_> {
         self.record.failure = Some(Failure { step, error: chain(error.as_ref()), at: Utc::now() });
         if let Some((step, shard)) = damaged(&self.root, error) {
             // The builders see that it is missing.
-            let aside = shard.with_extension("damaged");
+            let aside = shard.with_extension("damaged.parquet");
             match std::fs::rename(&shard, &aside) {
                 Err(problem) if problem.kind() != std::io::ErrorKind::NotFound => {}
                 moved => {
@@ -238,6 +238,7 @@ impl Daily<'_> {
             accepted: report.events.accepted,
             duplicates: report.events.duplicates,
             dead_letters: report.events.dead_letters,
+            forgotten: report.events.forgotten,
             reasons: report.dead_letters.iter().map(|(&reason, &count)| (reason.to_owned(), count)).collect(),
             events: report.events_stored,
             items: report.catalogue.total,
@@ -586,7 +587,7 @@ pub(crate) async fn anew_if_unusable<T>(
 }
 
 /// Whether what came after a version of `events` is not known any more: a log entry is gone, or a shard as it was then.
-fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
+pub(crate) fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
     let gone = |error: &TableError| match error {
         TableError::Expired { .. } | TableError::Future { .. } => true,
         TableError::Shard { table, .. } => table == EVENTS,

@@ -83,11 +83,13 @@ pub(crate) struct Failure {
 /// Files to `events`, `items` and `dead_letters`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ingested {
-    /// Records of the log: read = accepted + duplicates + dead letters.
+    /// Records of the log: read = accepted + duplicates + dead letters + forgotten.
     pub(crate) read: u64,
     pub(crate) accepted: u64,
     pub(crate) duplicates: u64,
     pub(crate) dead_letters: u64,
+    #[serde(default)]
+    pub(crate) forgotten: u64,
     /// Rejected records, of log and catalogue, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Rows of `events`, and of `items`.

@@ -14,12 +14,13 @@ use schemas::delta::Root;
 /// Rejected records are known by their key, by the field of a JSON object that names the user, or else by any word of theirs that
 /// is the user's id: with ids as short as `1`, more of them go than have to.
 ///
-/// What models have learned goes with the next full training (daily.full_every_days). May be repeated; a running consumer knows
-/// within a micro-batch, so run it a second time a minute later if one is running.
+/// What models have learned goes with the next full training (daily.full_every_days). An ingest or a build that was running may
+/// still bring what it had read before, and a consumer what it held (it knows after the next micro-batch): run the command again
+/// when they are done. jobs daily sweeps all tables too, every day.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   pipeline forget --config config/shop.toml --user 4711
-  pipeline vacuum --config config/shop.toml --keep 1h")]
+  pipeline vacuum --config config/shop.toml --keep 1h      an hour later: the old shards go")]
 pub(crate) struct Args {
     /// The user's id as the log has it; may be repeated.
     #[arg(long = "user", value_name = "USER", required = true)]

@@ -168,7 +168,12 @@ impl Assembler {
         };
         let mut event = match self.mapping.event(&fields) {
             Ok(event) => event,
-            Err(rejection) => return Ok(Err(rejection)),
+            Err(rejection) => {
+                let value = if self.mapping.says_nobody(&fields) { value } else { &[] };
+                let forgotten =
+                    rejection.reason != Reason::Forgotten && self.mapping.is_forgotten(message.key, value);
+                return Ok(Err(if forgotten { Rejection::new(Reason::Forgotten, "") } else { rejection }));
+            }
         };
         let given = event.event_id.is_some();
         if !given {

@@ -45,6 +45,7 @@ pub(super) struct Metrics {
     bytes: Family<Partition, Counter>,
     accepted: Counter,
     duplicates: Counter,
+    forgotten: Counter,
     dead_letters: Family<ByReason, Counter>,
     gone: Family<Partition, Counter>,
     commits: Counter,
@@ -73,6 +74,12 @@ impl Metrics {
         registry.register_with_unit("read", "Bytes of keys and values", Unit::Bytes, bytes.clone());
         let accepted = Counter::default();
         registry.register("accepted_events", "New rows of `events`, committed", accepted.clone());
+        let forgotten = Counter::default();
+        registry.register(
+            "forgotten_messages",
+            "Messages of users who were forgotten, not stored",
+            forgotten.clone(),
+        );
         let duplicates = Counter::default();
         registry.register(
             "duplicate_events",
@@ -139,6 +146,7 @@ impl Metrics {
             bytes,
             accepted,
             duplicates,
+            forgotten,
             dead_letters,
             gone,
             commits,
@@ -171,6 +179,11 @@ impl Metrics {
     pub(super) fn taken(&self, partition: i32, messages: u64, bytes: u64) {
         self.messages.get_or_create(&Partition { partition }).inc_by(messages);
         self.bytes.get_or_create(&Partition { partition }).inc_by(bytes);
+    }
+
+    /// Messages of users who were forgotten.
+    pub(super) fn forgotten(&self, messages: u64) {
+        self.forgotten.inc_by(messages);
     }
 
     pub(super) fn rejected(&self, reason: Reason) {

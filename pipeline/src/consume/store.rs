@@ -377,6 +377,7 @@ impl Store {
         totals.duplicates += events - accepted;
         totals.dead_letters += read - events - forgotten;
         totals.forgotten += forgotten;
+        self.metrics.forgotten(forgotten);
         totals.late += parts.iter().map(|part| part.late).sum::<u64>();
         totals.out_of_order += parts.iter().map(|part| part.out_of_order).sum::<u64>();
         totals.commits += 1;

@@ -17,7 +17,7 @@ use schemas::delta::{Root, Shard, Snapshot};
 use schemas::files;
 use schemas::tables::{DEAD_LETTERS, EVENT_DATE, EVENTS};
 
-use super::hashes::words;
+use super::hashes::{Forgotten, words};
 use super::{FileReport, ForgetError, TableReport};
 use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, commit, discard};
 use crate::inspect::{InspectError, stored_schema};
@@ -25,14 +25,46 @@ use crate::inspect::{InspectError, stored_schema};
 /// So often a table is tried again that another writer has replaced meanwhile.
 const TRIES: usize = 10;
 
-/// Takes the rows of `users` out of the newest version of `table`; `None` where the table's rows are of nobody.
+/// Whose rows go.
+pub(super) enum Who<'a> {
+    /// By their ids.
+    Users(HashSet<&'a str>),
+    /// By the hashes of their ids.
+    Forgotten(&'a Forgotten),
+}
+
+/// Ids that are so long are found in the bytes of a record wherever they stand; shorter ones would be found by chance.
+const LONG: usize = 6;
+
+impl Who<'_> {
+    /// Whether these bytes are the id of one.
+    fn is_one(&self, id: &[u8]) -> bool {
+        match self {
+            Self::Users(users) => std::str::from_utf8(id).is_ok_and(|id| users.contains(id)),
+            Self::Forgotten(forgotten) => forgotten.is_one(id),
+        }
+    }
+
+    /// Whether a record that does not say whose it is names one.
+    fn is_named_in(&self, value: &[u8]) -> bool {
+        let within = match self {
+            Self::Users(users) => users
+                .iter()
+                .filter(|id| id.len() >= LONG)
+                .any(|id| memchr::memmem::find(value, id.as_bytes()).is_some()),
+            Self::Forgotten(_) => false,
+        };
+        within || words(value).any(|word| self.is_one(word))
+    }
+}
+
+/// Takes the rows of `who` out of the newest version of `table`; `None` where the table's rows are of nobody.
 pub(super) async fn from_table(
     config: &Config,
     root: &Root,
     table: &str,
-    users: &[String],
+    who: &Who<'_>,
 ) -> Result<Option<TableReport>, ForgetError> {
-    let users: HashSet<&str> = users.iter().map(String::as_str).collect();
     for _ in 0..TRIES {
         let Some(snapshot) = root.snapshot(table).await? else { return Ok(None) };
         let state = snapshot.delta().snapshot().map_err(|source| schemas::delta::TableError::Log {
@@ -47,7 +79,7 @@ pub(super) async fn from_table(
         } else {
             return Ok(None);
         };
-        let run = Run { root, snapshot: &snapshot, users: &users, owned };
+        let run = Run { root, snapshot: &snapshot, who, owned };
         let Some((replaced, written, rows)) = run.rewrite().await? else {
             return Ok(Some(TableReport {
                 table: table.into(),
@@ -89,7 +121,7 @@ enum Owned {
 struct Run<'a> {
     root: &'a Root,
     snapshot: &'a Snapshot,
-    users: &'a HashSet<&'a str>,
+    who: &'a Who<'a>,
     owned: Owned,
 }
 
@@ -144,7 +176,8 @@ impl Run<'_> {
         match &self.owned {
             Owned::ByColumn => {
                 let column = batch.column_by_name("user_id").and_then(|column| column.as_string_opt::<i32>());
-                let is_one = |user: Option<&str>| Some(user.is_some_and(|user| self.users.contains(user)));
+                let is_one =
+                    |user: Option<&str>| Some(user.is_some_and(|user| self.who.is_one(user.as_bytes())));
                 column.map_or_else(
                     || vec![false; batch.num_rows()].into(),
                     |users| users.iter().map(is_one).collect(),
@@ -166,16 +199,19 @@ impl Run<'_> {
     }
 
     fn is_named(&self, user_field: &str, key: Option<&[u8]>, value: &[u8]) -> bool {
-        let is_one = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| self.users.contains(word));
-        if key.is_some_and(is_one) {
+        if key.is_some_and(|key| self.who.is_one(key)) {
             return true;
         }
         // A JSON object says whose it is.
         let object: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(value).ok();
         match object.as_ref().and_then(|object| object.get(user_field)) {
-            Some(serde_json::Value::String(user)) => self.users.contains(user.as_str()),
-            Some(serde_json::Value::Number(user)) => self.users.contains(user.to_string().as_str()),
-            _ => words(value).any(is_one),
+            Some(serde_json::Value::String(user)) => self.who.is_one(user.as_bytes()),
+            Some(serde_json::Value::Number(user)) => {
+                let whole = user.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64);
+                self.who.is_one(user.to_string().as_bytes())
+                    || whole.is_some_and(|whole| self.who.is_one(whole.to_string().as_bytes()))
+            }
+            _ => self.who.is_named_in(value),
         }
     }
 
@@ -221,8 +257,7 @@ fn prefix(path: &str) -> &str {
 }
 
 /// Takes the users out of the Parquet files beside the models, which say how well each event was predicted.
-pub(super) fn from_models(root: &Root, users: &[String]) -> Result<Vec<FileReport>, ForgetError> {
-    let users: HashSet<&str> = users.iter().map(String::as_str).collect();
+pub(super) fn from_models(root: &Root, who: &Who<'_>) -> Result<Vec<FileReport>, ForgetError> {
     let mut found = Vec::new();
     let mut directories = vec![root.path().join("models")];
     while let Some(directory) = directories.pop() {
@@ -231,7 +266,7 @@ pub(super) fn from_models(root: &Root, users: &[String]) -> Result<Vec<FileRepor
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|ending| ending == "parquet") {
-                let rows = from_file(&path, &users)
+                let rows = from_file(&path, who)
                     .map_err(|source| ForgetError::File { path: path.clone(), source })?;
                 found.extend((rows > 0).then(|| FileReport { path: inside(root, &path), rows }));
             }
@@ -246,7 +281,7 @@ fn inside(root: &Root, path: &Path) -> PathBuf {
 }
 
 /// Writes the file again without the users' rows, if it has any; how many these were.
-fn from_file(path: &Path, users: &HashSet<&str>) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+fn from_file(path: &Path, who: &Who<'_>) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?;
     let schema: Arc<Schema> = reader.schema().clone();
     if schema.field_with_name("user_id").is_err() {
@@ -258,7 +293,7 @@ fn from_file(path: &Path, users: &HashSet<&str>) -> Result<u64, Box<dyn std::err
         let column = batch.column_by_name("user_id").and_then(|column| column.as_string_opt::<i32>());
         let column = column.ok_or("column `user_id` is no text")?;
         let others: BooleanArray =
-            column.iter().map(|user| Some(!user.is_some_and(|user| users.contains(user)))).collect();
+            column.iter().map(|user| Some(!user.is_some_and(|user| who.is_one(user.as_bytes())))).collect();
         left_out += (others.len() - others.true_count()) as u64;
         kept.push(filter_record_batch(&batch, &others)?);
     }

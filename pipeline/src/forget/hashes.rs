@@ -5,18 +5,22 @@
 //! nobody can try out who it was. Whoever has both can ask about a user whom he knows already, as ingestion does.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::Hasher as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
 use schemas::config::Forget;
 use schemas::delta::{Root, Snapshot};
+use schemas::files;
 use schemas::tables::FORGOTTEN;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::ForgetError;
+
+/// Table property: [`Key::check`].
+pub(super) const KEY_CHECK: &str = "key_check";
 
 /// The secret key: 128 random bits.
 #[derive(Clone)]
@@ -46,24 +50,21 @@ impl Key {
         )
     }
 
-    /// The key in `path`, or a new one that only its owner can read.
-    pub(super) fn read_or_create(path: &Path) -> Result<Self, ForgetError> {
-        if path.exists() {
-            return Self::read(path);
-        }
+    /// A new key in `path`, that only its owner can read; there as a whole or not at all.
+    pub(super) fn create(path: &Path) -> Result<Self, ForgetError> {
         let bytes = uuid::Uuid::new_v4().into_bytes();
         // A UUID has 122 random bits; two of them leave none that is known.
         let other = uuid::Uuid::new_v4().into_bytes();
         let key = Self(std::array::from_fn(|i| bytes[i] ^ other[(i + 7) % 16]));
-        let fail = |source| ForgetError::Key { path: path.into(), source };
-        let mut options = File::options();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let text: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut file = options.open(path).map_err(fail)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+        files::create_private(path, text.as_bytes())
+            .map_err(|source| ForgetError::Key { path: path.into(), source })?;
         Ok(key)
+    }
+
+    /// What tells this key from another, and nothing about it: a property of the table.
+    pub(super) fn check(&self) -> String {
+        format!("{:032x}", self.hash(b"the key of table `forgotten`"))
     }
 
     /// The hash of a user.
@@ -92,20 +93,40 @@ impl Forgotten {
     /// Those of the newest version of table `forgotten`; `None` where nobody was.
     pub(crate) async fn load(root: &Root, settings: &Forget) -> Result<Option<Self>, ForgetError> {
         let Some(snapshot) = root.snapshot(FORGOTTEN).await? else { return Ok(None) };
-        let key = Key::read(&key_path(root, settings))?;
+        let key = known_key(&snapshot, &key_path(root, settings))?;
         Ok(Some(Self { key, hashes: stored(&snapshot).await? }))
+    }
+
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        self.hashes.len()
     }
 
     /// Whether this user was forgotten.
     pub(crate) fn has(&self, user: &str) -> bool {
-        self.hashes.contains(&self.key.hash(user.as_bytes()))
+        self.is_one(user.as_bytes())
     }
 
-    /// Whether a record that cannot be taken apart names somebody who was forgotten: its key, or one of its words.
-    pub(crate) fn is_named_in(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
-        let is_one = |word: &[u8]| self.hashes.contains(&self.key.hash(word));
-        key.is_some_and(is_one) || words(value).any(is_one)
+    /// Whether these bytes are the id of somebody who was forgotten.
+    pub(super) fn is_one(&self, word: &[u8]) -> bool {
+        self.hashes.contains(&self.key.hash(word))
     }
+
+    /// Whether a record that does not say whose it is names somebody who was forgotten: its key, or one of its words.
+    pub(crate) fn is_named_in(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
+        key.is_some_and(|key| self.is_one(key)) || words(value).any(|word| self.is_one(word))
+    }
+}
+
+/// The key of a table that is there: no other one will do, since nobody would be known by it.
+pub(super) fn known_key(snapshot: &Snapshot, path: &Path) -> Result<Key, ForgetError> {
+    let key = Key::read(path)?;
+    if snapshot.properties().get(KEY_CHECK).is_some_and(|check| *check != key.check()) {
+        let problem = "it is another key than that of the table";
+        let source = io::Error::new(io::ErrorKind::InvalidData, problem);
+        return Err(ForgetError::Key { path: path.into(), source });
+    }
+    Ok(key)
 }
 
 /// The hashes that the table holds.
@@ -141,8 +162,9 @@ mod tests {
     fn the_key_is_made_once_and_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("forgotten.key");
-        let made = Key::read_or_create(&path).unwrap();
-        assert_eq!(Key::read_or_create(&path).unwrap().0, made.0);
+        let made = Key::create(&path).unwrap();
+        assert_eq!(Key::read(&path).unwrap().0, made.0);
+        assert!(Key::create(&path).is_err(), "a key is never replaced");
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

@@ -14,7 +14,7 @@ mod erase;
 mod hashes;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use schemas::tables::{EVENTS, FORGOTTEN, FORGOTTEN_SCHEMA};
 
 use crate::commit::{Change, CommitError, CommitMode, ShardWriter, commit};
 
+use erase::Who;
 pub(crate) use hashes::Forgotten;
 pub use report::{FileReport, Report, TableReport};
 
@@ -94,24 +95,57 @@ pub async fn forget(
     root.require(EVENTS, "pipeline ingest").await?;
     let known = remember(root, &config.forget, users).await?;
     let mut report = Report { users: users.len(), known, tables: Vec::new(), files: Vec::new() };
+    let who = Who::Users(users.iter().map(String::as_str).collect());
     for table in crate::inspect::tables(root) {
         if interrupt.requested() {
             return Err(ForgetError::Interrupted);
         }
-        report.tables.extend(erase::from_table(config, root, &table, users).await?);
+        report.tables.extend(erase::from_table(config, root, &table, &who).await?);
     }
-    report.files = erase::from_models(root, users)?;
+    report.files = erase::from_models(root, &who)?;
     Ok(report)
+}
+
+/// Takes out again what writers that had begun before have still brought of anybody who was forgotten: a build or an evaluation
+/// of older versions, a file that was being read. `None` where nobody ever was.
+pub async fn sweep(
+    config: &Config,
+    root: &Root,
+    interrupt: &Interrupt,
+) -> Result<Option<Report>, ForgetError> {
+    let Some(forgotten) = Forgotten::load(root, &config.forget).await? else { return Ok(None) };
+    let users = forgotten.len();
+    let mut report = Report { users, known: users, tables: Vec::new(), files: Vec::new() };
+    let who = Who::Forgotten(&forgotten);
+    for table in crate::inspect::tables(root) {
+        if interrupt.requested() {
+            return Err(ForgetError::Interrupted);
+        }
+        let found = erase::from_table(config, root, &table, &who).await?;
+        report.tables.extend(found.filter(|table| table.rows > 0));
+    }
+    report.files = erase::from_models(root, &who)?;
+    Ok(Some(report))
+}
+
+/// [`sweep`] over what stands beside the models alone.
+pub async fn sweep_models(config: &Config, root: &Root) -> Result<(), ForgetError> {
+    match Forgotten::load(root, &config.forget).await? {
+        Some(forgotten) => erase::from_models(root, &Who::Forgotten(&forgotten)).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Adds the hashes of `users` to table `forgotten`; how many of them were there before.
 async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<usize, ForgetError> {
-    let key = hashes::Key::read_or_create(&hashes::key_path(root, settings))?;
+    let path = hashes::key_path(root, settings);
     loop {
         let present = root.snapshot(FORGOTTEN).await?;
-        let stored = match &present {
-            Some(snapshot) => hashes::stored(snapshot).await?,
-            None => Default::default(),
+        let (key, stored) = match &present {
+            Some(snapshot) => (hashes::known_key(snapshot, &path)?, hashes::stored(snapshot).await?),
+            // Of a run that died before its first commit.
+            None if path.exists() => (hashes::Key::read(&path)?, HashSet::new()),
+            None => (hashes::Key::create(&path)?, HashSet::new()),
         };
         let mut new: Vec<u128> = users.iter().map(|user| key.hash(user.as_bytes())).collect();
         new.retain(|hash| !stored.contains(hash));
@@ -136,7 +170,7 @@ async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<us
             partition_by: &[],
             mode: CommitMode::Append,
             shards: &shards,
-            properties: BTreeMap::new(),
+            properties: BTreeMap::from([(hashes::KEY_CHECK.to_owned(), key.check())]),
             read_version: present.as_ref().map(Snapshot::version),
             transactions: BTreeMap::new(),
         };

@@ -52,7 +52,7 @@ impl Display for Report {
         }
         write!(
             f,
-            "Still there: older versions of the tables, until `pipeline vacuum` (--keep 1h at least); what models have learned, \
+            "Still there: older versions of the tables, until a `pipeline vacuum` that comes more than its --keep later; what models have learned, \
              until the next full training; sources outside of the root, and files that `trainer retrieve --out` wrote."
         )
     }

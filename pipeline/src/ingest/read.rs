@@ -204,6 +204,10 @@ impl Visit for Events<'_> {
         }
     }
 
+    fn says_nobody(&self, record: &impl Records) -> bool {
+        self.mapping.says_nobody(record)
+    }
+
     fn is_forgotten(&self, raw: &[u8]) -> bool {
         self.mapping.is_forgotten(None, raw)
     }

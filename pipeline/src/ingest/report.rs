@@ -128,6 +128,10 @@ impl Display for IngestReport {
                 row(f, table, "all", counts)?;
             }
         }
+        let forgotten = self.events.forgotten;
+        if forgotten > 0 {
+            writeln!(f, "events of users who were forgotten, not stored: {forgotten}")?;
+        }
         let CatalogueReport { added, updated, unchanged, from_events, total } = self.catalogue;
         writeln!(
             f,

@@ -35,7 +35,12 @@ pub(super) trait Visit {
     /// Takes a record, or says why not.
     fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Kept, Rejection>, IngestError>;
 
-    /// Whether a record that cannot be taken apart is of somebody who was forgotten.
+    /// Whether a rejected record does not say whose it is.
+    fn says_nobody(&self, _record: &impl Records) -> bool {
+        false
+    }
+
+    /// Whether a record that does not say whose it is, is of somebody who was forgotten.
     fn is_forgotten(&self, _raw: &[u8]) -> bool {
         false
     }
@@ -110,6 +115,10 @@ fn walk<R: Records>(records: &mut R, visit: &mut impl Visit) -> Result<Walked, I
                     None
                 }
                 Err(Rejection { reason: Reason::Forgotten, .. }) => {
+                    counts.forgotten += 1;
+                    None
+                }
+                Err(_) if visit.says_nobody(records) && visit.is_forgotten(&records.raw()?) => {
                     counts.forgotten += 1;
                     None
                 }

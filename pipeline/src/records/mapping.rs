@@ -91,7 +91,12 @@ impl Mapping {
         self.forgotten = forgotten;
     }
 
-    /// Whether a record that cannot be taken apart names somebody who was forgotten.
+    /// Whether a rejected record does not say whose it is, or not in a way that can be read.
+    pub(crate) fn says_nobody(&self, record: &impl Fields) -> bool {
+        !matches!(identity(record.value(USER_ID), ""), Ok(Some(_)))
+    }
+
+    /// Whether a record that does not say whose it is names somebody who was forgotten.
     pub(crate) fn is_forgotten(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
         self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(key, value))
     }

@@ -191,6 +191,10 @@ fn a_schedule_makes_up_for_days_that_are_missing() {
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
     workspace.write("events/2026-01-03.csv", log);
     assert_eq!(runs("2026-01-04"), ["2026-01-03", "2026-01-04"]);
+    // Nor is a day left out that somebody has run past by hand.
+    let late = workspace.path("jobs-late");
+    std::fs::rename(workspace.root().join("jobs/daily/2026-01-02"), &late).unwrap();
+    assert_eq!(runs("2026-01-04")[0], "2026-01-02");
     let text = workspace.fail("jobs", &["daily", "--date", "tomorrow"], 2);
     assert!(text.contains("yesterday"), "{text}");
 }

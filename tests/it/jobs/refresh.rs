@@ -152,3 +152,56 @@ fn the_loop_does_not_undo_a_rollback() {
     assert_eq!(refreshed["outcome"], "published");
     assert!(refreshed["model"].as_str().unwrap().starts_with("2026-01-01-p3-e"), "{refreshed}");
 }
+
+#[test]
+fn a_refresh_that_a_rollback_overtakes_does_not_undo_it() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    once(&workspace, &[]);
+    append(&workspace, 3);
+    let go_on = workspace.path("go-on");
+    let mut command = workspace.command("jobs", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
+    command.env(PAUSE_AT, "refresh:publish").env(RESUME, &go_on);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
+    workspace.succeed("jobs", &["rollback"]);
+    std::fs::write(&go_on, "").unwrap();
+    assert!(lines.any(|line| line.unwrap().contains("waiting for the next daily job")));
+    assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
+    kill(child);
+}
+
+#[test]
+fn nobody_who_was_forgotten_comes_back_by_older_tables() {
+    let workspace = service(3);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    let in_ranks = || {
+        let models = workspace.root().join("models");
+        crate::programs::files(&models).into_iter().any(|(name, _)| {
+            name.ends_with(".parquet")
+                && trainer::evaluate::stored::read_ranks(&models.join(&name))
+                    .is_ok_and(|rows| rows.unwrap_or_default().iter().any(|row| guards(&row.user_id)))
+        })
+    };
+    assert!(in_ranks());
+    // Everybody who is held out: these are the users whose ranks are stored.
+    let users: Vec<String> =
+        (0..super::USERS).map(|user| format!("u{user}")).filter(|user| guards(user)).collect();
+    let named: Vec<&str> = users.iter().flat_map(|user| ["--user", user]).collect();
+    workspace.succeed("pipeline", &[&["forget"][..], &named].concat());
+    assert!(!in_ranks());
+    // A refresh reads the last daily job's tables as they were.
+    once(&workspace, &[]);
+    assert!(!in_ranks(), "a refresh has brought somebody back");
+    let said = stderr(&workspace.succeed("jobs", &["daily", "--date", "2026-01-03"]));
+    assert!(said.contains("who were forgotten were swept out"), "{said}");
+    assert!(!in_ranks());
+}
+
+/// Some of the users, guards among them.
+fn guards(user: &str) -> bool {
+    ["u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9"].iter().any(|begin| user.starts_with(begin))
+}
