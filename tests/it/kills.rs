@@ -15,7 +15,7 @@ use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
 
 const SFT_GENRE: &str = "sft/genre";
 
-use crate::programs::Workspace;
+use crate::programs::{Workspace, copy};
 
 /// Table → its rows as text, sorted, without what a second run cannot repeat; a table that is not there has
 /// no entry.
@@ -46,18 +46,6 @@ async fn contents(root: &Path) -> Contents {
         tables.insert(table, rows);
     }
     tables
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            std::fs::copy(&from, &to).unwrap();
-        }
-    }
 }
 
 /// One command, and the tables it starts from.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use chrono::{Days, NaiveDate, Utc};
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
-use schemas::config::ConfigError;
+use schemas::config::{Config, ConfigError};
 use schemas::delta::Root;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ use crate::daily::{self, Outcome, Record, Request, Step, chain};
   jobs daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows")]
 pub(crate) struct DailyArgs {
     /// The day, such as 2026-11-22, or today, or yesterday (UTC); it stands for {date} in events.paths and items.paths. Default:
-    /// today.
+    /// yesterday where a path has {date}, since the log of today is not complete, and else today.
     #[arg(long, value_name = "DATE", value_parser = day, conflicts_with_all = ["from", "to"])]
     date: Option<NaiveDate>,
     /// Name of the run and of its model. Default: the date.
@@ -62,7 +62,7 @@ impl DailyArgs {
         let interrupt = Interrupt::on_signal();
         let (mut runs, mut failed) = (Vec::new(), false);
         let root = Root::new(&config.root)?;
-        let dates = self.dates(&root)?;
+        let dates = self.dates(&config, &root)?;
         if dates.is_empty() {
             eprintln!("every day up to then is finished");
         }
@@ -99,8 +99,12 @@ impl DailyArgs {
         })
     }
 
-    fn dates(&self, root: &Root) -> Result<Vec<NaiveDate>, ConfigError> {
-        let Some(to) = self.to else { return Ok(vec![self.date.unwrap_or_else(today)]) };
+    fn dates(&self, config: &Config, root: &Root) -> Result<Vec<NaiveDate>, ConfigError> {
+        let Some(to) = self.to else {
+            let dated = config.events.paths.iter().any(|path| path.contains("{date}"));
+            let default = if dated { today() - Days::new(1) } else { today() };
+            return Ok(vec![self.date.unwrap_or(default)]);
+        };
         let from = match self.from {
             Some(from) if to < from => {
                 let problem = format!("{to} is before {from}");

@@ -1,6 +1,5 @@
 //! The page of a day: `jobs/daily/<name>/report.html`, one file that needs nothing else.
 
-mod lines;
 mod page;
 
 use std::path::PathBuf;

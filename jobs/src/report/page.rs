@@ -2,10 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use pipeline::html::chart::{Bar, Frame, lying, upright};
+use pipeline::html::lines::{Line, lines};
 use pipeline::html::page::{facts, page as whole, table};
 use pipeline::html::{Escaped, number};
 
-use super::lines::{Line, lines};
 use crate::daily::{Epoch, Outcome, Record, Step};
 
 /// Days in the charts.

@@ -46,6 +46,15 @@ impl Bar {
 }
 
 impl Frame<'_> {
+    /// The names of both axes: the lying one's in the middle at `x` and `y`, the upright one's above it.
+    pub(super) fn axes(&self, x: f64, y: f64) -> String {
+        format!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"11\">{}</text>",
+            Escaped(self.x),
+            Escaped(self.y)
+        )
+    }
+
     /// The chart as a figure; `svg` is its inside, `width` by `height`.
     pub fn figure(&self, width: f64, height: f64, svg: &str) -> String {
         format!(
@@ -125,14 +134,7 @@ pub fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
             let _ = write!(svg, "<text {place}>{}</text>", Escaped(&bar.label));
         }
     }
-    let _ = write!(
-        svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"11\">{}</text>",
-        (LEFT + width - RIGHT) / 2.0,
-        height - 5.0,
-        Escaped(frame.x),
-        Escaped(frame.y)
-    );
+    svg.push_str(&frame.axes((LEFT + width - RIGHT) / 2.0, height - 5.0));
     frame.figure(width, height, &svg)
 }
 

@@ -4,6 +4,7 @@
 //! setting. Everything that comes from a table (ids, titles, attribute values, rejected bytes) is escaped.
 
 pub mod chart;
+pub mod lines;
 pub mod page;
 
 use std::fmt;

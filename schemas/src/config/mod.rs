@@ -246,9 +246,11 @@ fn rebase(table: &mut toml::Table, directory: &Path) {
             }
         }
     }
-    let schema = table.get_mut("kafka").and_then(|kafka| kafka.get_mut("schema_file"));
-    if let Some(toml::Value::String(path)) = schema {
-        *path = rebased(path);
+    for (section, file) in [("kafka", "schema_file"), ("forget", "key_file")] {
+        let path = table.get_mut(section).and_then(|section| section.get_mut(file));
+        if let Some(toml::Value::String(path)) = path {
+            *path = rebased(path);
+        }
     }
 }
 
@@ -390,11 +392,12 @@ mod tests {
     #[test]
     fn paths_are_relative_to_the_file() {
         let config = load(
-            "root = \"here\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\"]\n",
+            "root = \"here\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\"]\n[forget]\nkey_file = \"key\"\n",
             &["items.paths=[\"y.csv\"]"],
         )
         .unwrap();
         assert!(config.root.ends_with("/here") && Path::new(&config.root).is_absolute());
+        assert!(config.forget.key_file.unwrap().ends_with("/key"));
         assert!(config.events.paths[0].ends_with("/x.csv") && config.events.paths[1] == "/abs.csv");
         assert_eq!(config.items.paths, ["y.csv"]);
     }

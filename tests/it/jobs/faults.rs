@@ -10,7 +10,7 @@ use schemas::failpoint::PAUSE_AT;
 use serde_json::Value;
 
 use super::{date, day, published, run_day, service};
-use crate::programs::{Workspace, json, stderr};
+use crate::programs::{Workspace, copy, json, stderr};
 
 const STEPS: [&str; 13] = [
     "ingest",
@@ -110,18 +110,6 @@ fn killed_anywhere_the_next_run_goes_on() {
         let record = json(&workspace.succeed("jobs", &day(&date, &[])));
         assert_eq!(outcome(&record), expected, "{point}");
         assert!(served(&workspace) == weights, "{point}: other weights");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            std::fs::copy(&from, &to).unwrap();
-        }
     }
 }
 

@@ -125,9 +125,10 @@ mod tests {
             best_scores: scores.map(f64::from).collect(),
             ..Health::default()
         };
-        assert_eq!(of(0..100).score_shift(&of(0..100)), Some(0.0));
-        assert_eq!(of(0..100).score_shift(&of(100..200)), Some(1.0));
-        assert_eq!(of(0..100).score_shift(&of(25..125)), Some(0.25));
+        for (theirs, expected) in [(0..100, 0.0), (100..200, 1.0), (25..125, 0.25)] {
+            let shift = of(0..100).score_shift(&of(theirs)).unwrap();
+            assert!((shift - expected).abs() < 1e-9, "{shift} {expected}");
+        }
         assert_eq!(of(0..100).score_shift(&Health::default()), None);
     }
 }

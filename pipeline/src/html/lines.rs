@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use pipeline::html::Escaped;
-use pipeline::html::chart::Frame;
+use super::Escaped;
+use super::chart::Frame;
 
 const WIDTH: f64 = 520.0;
 const LEFT: f64 = 52.0;
@@ -14,10 +14,11 @@ const HEIGHT: f64 = 180.0;
 const LABELS: usize = 8;
 
 /// One line; where a place has no value it is broken.
-pub(super) struct Line<'a> {
-    pub(super) name: &'a str,
+pub struct Line<'a> {
+    /// Its name.
+    pub name: &'a str,
     /// By place on the lying axis.
-    pub(super) values: Vec<Option<f64>>,
+    pub values: Vec<Option<f64>>,
 }
 
 /// About four round numbers from at most `least` to at least `most`.
@@ -34,7 +35,7 @@ fn ticks(least: f64, most: f64) -> Vec<f64> {
 
 /// Lines over named places; `show` prints a value. The axis begins at 0 where `from_zero`, and else near the smallest value.
 /// Nothing where no line has a value.
-pub(super) fn lines(
+pub fn lines(
     frame: &Frame<'_>,
     places: &[String],
     lines: &[Line<'_>],
@@ -114,14 +115,7 @@ pub(super) fn lines(
         left += 32.0 + 6.6 * line.name.chars().count() as f64;
     }
     let height = bottom + 40.0;
-    let _ = write!(
-        svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"11\">{}</text>",
-        (LEFT + width - RIGHT) / 2.0,
-        height - 5.0,
-        Escaped(frame.x),
-        Escaped(frame.y)
-    );
+    svg.push_str(&frame.axes((LEFT + width - RIGHT) / 2.0, height - 5.0));
     frame.figure(width, height, &svg)
 }
 
