@@ -154,9 +154,10 @@ def interval(pairs, resamples=2000, seed=1):
 
     generator = random.Random(seed)
     mean = means(sparse)
-    ratios = sorted(a / b for a, b in (means(generator.choices(sparse, k=len(sparse))) for _ in range(resamples)))
+    drawn = (means(generator.choices(sparse, k=len(sparse))) for _ in range(resamples))
+    ratios = sorted(a / b if b else float("inf") for a, b in drawn)
     low, high = ratios[int(resamples * 0.025)], ratios[int(resamples * 0.975)]
-    return {"refreshed": mean[0], "scratch": mean[1], "ratio": mean[0] / mean[1], "low": low, "high": high}
+    return {"refreshed": mean[0], "scratch": mean[1], "ratio": mean[0] / mean[1] if mean[1] else None, "low": low, "high": high}
 
 
 def main():
@@ -230,7 +231,7 @@ def main():
     answered = [days[date] for date in compared]
     trained = [days[date] for date in dates(args.days)[-args.compare - 1:-1] if "scratch_seconds" in days[date]]
     result = {
-        "quality": interval(pairs),
+        "quality": interval(pairs) if pairs else None,
         "items_younger_than_7_days": interval([row[:4] for row in young]) if young else None,
         "of_them_younger_than_2_days": interval([row[:4] for row in young if row[4]]) if any(r[4] for r in young) else None,
         "train_seconds": sum(day["train_seconds"] for day in trained),
