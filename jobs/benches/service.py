@@ -51,7 +51,8 @@ def simulated(args, out):
     log = out / "log"
     line = [args.bin / "pipeline", "simulate", "--events", args.events, "--users", args.users, "--items", args.items,
             "--days", args.days, "--start", FIRST.isoformat(), "--out", log]
-    subprocess.run([str(part) for part in line], check=True, capture_output=True)
+    if not (log / "items.jsonl").exists():
+        subprocess.run([str(part) for part in line], check=True, capture_output=True)
     items = [(json.loads(line)["release_ts"], line) for line in (log / "items.jsonl").read_text().splitlines()]
     (log / "items").mkdir(exist_ok=True)
     for date in dates(args.days):
