@@ -1,0 +1,70 @@
+//! What goes wrong and can be repaired by doing it again.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use pipeline::commit::CommitError;
+use pipeline::sequences;
+use schemas::delta::{Root, TableError};
+use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
+use trainer::data::DataError;
+use trainer::evaluate::EvaluateError;
+use trainer::training::TrainError;
+
+use super::{Step, chain};
+
+/// So often a table is built that another job writes too.
+const CONFLICTS: usize = 5;
+
+/// `build`, again where another job has committed to the same table meanwhile: both write `refresh`, and new items.
+pub(crate) async fn again_on_conflict<T, F: Future<Output = Result<T, sequences::BuildError>>>(
+    build: impl Fn() -> F,
+) -> Result<T, sequences::BuildError> {
+    for _ in 1..CONFLICTS {
+        match build().await {
+            Err(sequences::BuildError::Commit(CommitError::Conflict { .. })) => {}
+            built => return built,
+        }
+    }
+    build().await
+}
+
+/// A training, from the beginning where what an earlier run has left cannot be continued: it was begun with other settings, from
+/// other tables, by another version of the code, or is damaged. The names are the jobs' own, so nothing of anybody's is lost.
+pub(crate) async fn anew_if_unusable<T>(
+    train: impl AsyncFn(bool) -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    match train(false).await {
+        Err(error @ (TrainError::OtherRun { .. } | TrainError::Checkpoint(_))) => {
+            eprintln!("{}\ntraining begins anew", chain(&error));
+            train(true).await
+        }
+        trained => trained,
+    }
+}
+
+/// Whether what came after a version of `events` is not known any more: a log entry is gone, or a shard as it was then.
+pub(crate) fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
+    let gone = |error: &TableError| match error {
+        TableError::Expired { .. } | TableError::Future { .. } => true,
+        TableError::Shard { table, .. } => table == EVENTS,
+        _ => false,
+    };
+    matches!(error, sequences::BuildError::Table(error) if gone(error))
+}
+
+/// The shard that cannot be read and the step that builds its table, if it is one that can be built again.
+pub(super) fn damaged(root: &Root, error: &anyhow::Error) -> Option<(Step, PathBuf)> {
+    let data = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(TrainError::Data(data) | TrainError::Evaluate(EvaluateError::Data(data))), _) => data,
+        (_, Some(EvaluateError::Data(data))) => data,
+        _ => return None,
+    };
+    let DataError::Table(TableError::Shard { table, shard, .. }) = data else { return None };
+    let step = match table.as_str() {
+        SEQUENCES | REFRESH => Step::Sequences,
+        table if table.starts_with("sft/") => Step::SftSets,
+        _ => return None,
+    };
+    Some((step, root.table_path(table).join(shard)))
+}
