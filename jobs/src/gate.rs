@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result};
-use schemas::cli::Interrupt;
+use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, Gate};
 use schemas::delta::Root;
 use schemas::publication::Publication;
@@ -14,7 +14,6 @@ use trainer::checkpoint;
 use trainer::compare::{self, Group};
 use trainer::evaluate::{self, EvaluateError, Health, Protocol, Report, Split};
 
-use crate::daily::chain;
 use crate::lock::Lock;
 
 /// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
@@ -149,8 +148,8 @@ pub(crate) fn damage(root: &Root, publication: &Publication) -> Option<String> {
         Ok(hash) if hash != *served_hash => {
             Some(format!("the weights of `{served}` are not those that were published"))
         }
-        Ok(_) => checkpoint::describe(&directory).err().map(|error| chain(&error)),
-        Err(error) => Some(chain(&error)),
+        Ok(_) => checkpoint::describe(&directory).err().map(|error| with_causes(&error)),
+        Err(error) => Some(with_causes(&error)),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use chrono::{NaiveDate, Utc};
+use schemas::cli::with_causes;
 use schemas::delta::Root;
 use schemas::publication::{self, Kind, Publication, PublicationError};
 use trainer::checkpoint;
@@ -142,7 +143,7 @@ fn try_rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
                 bail!("model `{model}` of publication {target} was replaced by another one of the same name")
             }
             Err(error) => {
-                bail!("publication {target} cannot be brought back: {}", crate::daily::chain(&error))
+                bail!("publication {target} cannot be brought back: {}", with_causes(&error))
             }
         }
     }

@@ -21,7 +21,7 @@ use chrono::{DateTime, Utc};
 use pipeline::forget::sweep_models;
 use pipeline::scan::Resources;
 use pipeline::sequences;
-use schemas::cli::Interrupt;
+use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, ConfigError};
 use schemas::delta::{Root, Shard};
 use schemas::failpoint;
@@ -30,7 +30,7 @@ use schemas::tables::{EVENTS, ITEMS, REFRESH};
 use serde::{Deserialize, Serialize};
 use trainer::training::{Options, Status, TrainError, refresh, sft};
 
-use crate::daily::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new, chain};
+use crate::daily::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Verdict};
 use crate::lock::Lock;
 use crate::publish::{self, Candidate};
@@ -131,7 +131,7 @@ pub(crate) async fn follow(config: &Config, root: &Root, interrupt: &Interrupt) 
                     );
                 }
                 pause = (pause * 2).min(PAUSE.max(interval));
-                eprintln!("warning: {}; again in {:.0} s", chain(error.as_ref()), pause.as_secs_f64());
+                eprintln!("warning: {}; again in {:.0} s", with_causes(error.as_ref()), pause.as_secs_f64());
             }
         }
         tokio::select! {
@@ -253,7 +253,7 @@ impl<'a> Attempt<'a> {
             Err(error) if cannot_tell_what_is_new(&error) => {
                 eprintln!(
                     "{}\nthe next daily job trains from scratch; until then there is no refresh",
-                    chain(&error)
+                    with_causes(&error)
                 );
                 return Ok(refreshed);
             }

@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
 use pipeline::forget::sweep;
 use pipeline::vacuum::{self, vacuum};
-use schemas::cli::Interrupt;
+use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, Span};
 use schemas::delta::Root;
 use schemas::publication::{self, Kind, Publication};
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
 
-use crate::daily::{Record, Step, chain};
+use crate::daily::{Record, Step};
 
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     if let Some(problem) = damaged.first() {
         eprintln!(
             "warning: no model is deleted, because it is not known which ones are needed: {}",
-            chain(problem)
+            with_causes(problem)
         );
         return Ok(Vec::new());
     }

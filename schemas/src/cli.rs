@@ -56,15 +56,11 @@ impl CommonArgs {
     }
 }
 
-/// Prints an error with its causes to stderr, and says which exit code belongs to it.
-pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
-    let mut causes = vec![error];
-    while let Some(source) = causes.last().and_then(|e| e.source()) {
-        causes.push(source);
-    }
-    // A wrapper that already prints its source would otherwise say everything twice.
+/// An error with its causes, in one line.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
-    for cause in &causes {
+    for cause in causes(error) {
+        // A wrapper that already prints its source would otherwise say everything twice.
         let cause = cause.to_string();
         if !text.ends_with(&cause) {
             if !text.is_empty() {
@@ -73,10 +69,21 @@ pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
             text.push_str(&cause);
         }
     }
-    eprintln!("{program}: {text}");
-    if causes.iter().any(|cause| cause.is::<ConfigError>()) {
+    text
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Prints an error with its causes to stderr, and says which exit code belongs to it.
+pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
+    eprintln!("{program}: {}", with_causes(error));
+    if causes(error).any(|cause| cause.is::<ConfigError>()) {
         EXIT_USAGE
-    } else if causes.iter().any(|cause| cause.is::<Violated>()) {
+    } else if causes(error).any(|cause| cause.is::<Violated>()) {
         EXIT_VIOLATION
     } else {
         EXIT_FAILED

@@ -3,13 +3,13 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use chrono::{Days, NaiveDate, Utc};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json, with_causes};
 use schemas::config::{Config, ConfigError};
 use schemas::delta::Root;
 use serde::Serialize;
 
 use super::EXIT_REFUSED;
-use crate::daily::{self, Outcome, Record, Request, Step, chain};
+use crate::daily::{self, Outcome, Record, Request, Step};
 
 /// One day's job: from the log to a published model, in steps.
 ///
@@ -78,7 +78,7 @@ impl DailyArgs {
                 Err(error) if later_is_finished(&root, date) && !interrupt.requested() => {
                     eprintln!(
                         "jobs: {}; later days are finished, so the next ones go on",
-                        chain(error.as_ref())
+                        with_causes(error.as_ref())
                     );
                     failed = true;
                 }

@@ -1,13 +1,13 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
+use schemas::cli::{CommonArgs, EXIT_DONE, print_json, with_causes};
 use schemas::delta::Root;
 use schemas::publication::{self, Publication};
 use serde::Serialize;
 use trainer::checkpoint;
 
 use super::daily::summary;
-use crate::daily::{Record, chain};
+use crate::daily::Record;
 
 /// List publications and daily runs, the newest first.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl HistoryArgs {
         runs.reverse();
         runs.truncate(self.limit);
         let (publications, damaged) = publication::all(&root)?;
-        problems.extend(damaged.iter().map(|error| chain(error)));
+        problems.extend(damaged.iter().map(|error| with_causes(error)));
         let history = History { publications: newest_first(publications), runs, problems };
         print(&root, &history);
         if common.json {

@@ -1,14 +1,14 @@
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
 use schemas::delta::Root;
 use schemas::publication::{self, Publication};
 use schemas::tables::EVENTS;
 use serde::Serialize;
 
 use super::daily::summary;
-use crate::daily::{Record, chain};
+use crate::daily::Record;
 use crate::gate;
 use crate::lock::{Lock, Owner};
 use crate::refresh::{self, Refreshed};
@@ -77,7 +77,7 @@ fn problem(root: &Root, publication: &Publication) -> Option<String> {
     let names = match publication::published(root) {
         Ok(published) if published.as_ref() == Some(publication) => None,
         Ok(_) => Some("models/published.json does not name it; the next job mends that".to_owned()),
-        Err(error) => Some(format!("{}; the next job mends that", chain(&error))),
+        Err(error) => Some(format!("{}; the next job mends that", with_causes(&error))),
     };
     gate::damage(root, publication).or(names)
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use chrono::{NaiveDate, Utc};
-use schemas::cli::Interrupt;
+use schemas::cli::{Interrupt, with_causes};
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::failpoint;
@@ -26,7 +26,7 @@ use schemas::publication;
 use schemas::tables::EVENTS;
 use trainer::checkpoint;
 
-pub(crate) use plan::{Plan, Training, chain};
+pub(crate) use plan::{Plan, Training};
 pub(crate) use record::{Done, Epoch, Failure, Outcome, Record};
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 pub(crate) use step::Step;
@@ -159,7 +159,7 @@ impl Daily<'_> {
 
     /// Writes down why the run stopped, and tells it on the page. The error itself goes on to the caller, so nothing here may hide it.
     fn failed(&mut self, step: Step, error: &anyhow::Error) {
-        self.record.failure = Some(Failure { step, error: chain(error.as_ref()), at: Utc::now() });
+        self.record.failure = Some(Failure { step, error: with_causes(error.as_ref()), at: Utc::now() });
         if let Some((step, shard)) = damaged(&self.root, error) {
             // The builders see that it is missing.
             let aside = shard.with_extension("damaged.parquet");

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use chrono::NaiveDate;
+use schemas::cli::with_causes;
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::publication::Publication;
@@ -101,13 +102,15 @@ fn reason_for_full(
             ));
         }
         Err(error) => {
-            return Some(format!("the published base `{base}` cannot be read: {}", chain(&error)));
+            return Some(format!("the published base `{base}` cannot be read: {}", with_causes(&error)));
         }
         Ok(_) => {}
     }
     let (theirs, lineage) = match checkpoint::describe(&directory) {
         Ok(described) => described,
-        Err(error) => return Some(format!("the published base `{base}` cannot be read: {}", chain(&error))),
+        Err(error) => {
+            return Some(format!("the published base `{base}` cannot be read: {}", with_causes(&error)));
+        }
     };
     if theirs.model != config.model {
         return Some(format!("`{base}` has another [model]"));
@@ -128,19 +131,4 @@ fn reason_for_full(
     (events as f64 >= growth * *full_events as f64).then(|| {
         format!("the last full training was made of {full_events} events, and there are {events} now (daily.full_growth = {growth})")
     })
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use pipeline::commit::CommitError;
 use pipeline::sequences;
+use schemas::cli::with_causes;
 use schemas::delta::{Root, TableError};
 use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
 use trainer::data::DataError;
 use trainer::evaluate::EvaluateError;
 use trainer::training::TrainError;
 
-use super::{Step, chain};
+use super::Step;
 
 /// So often a table is built that another job writes too.
 const CONFLICTS: usize = 5;
@@ -36,7 +37,7 @@ pub(crate) async fn anew_if_unusable<T>(
 ) -> Result<T, TrainError> {
     match train(false).await {
         Err(error @ (TrainError::OtherRun { .. } | TrainError::Checkpoint(_))) => {
-            eprintln!("{}\ntraining begins anew", chain(&error));
+            eprintln!("{}\ntraining begins anew", with_causes(&error));
             train(true).await
         }
         trained => trained,

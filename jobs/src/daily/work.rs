@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use pipeline::inspect::{Contents, inspect};
 use pipeline::scan::Resources;
 use pipeline::{compact, ingest, instructions, sequences, sft as sft_sets};
+use schemas::cli::with_causes;
 use schemas::delta::Root;
 use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES};
@@ -17,7 +18,7 @@ use super::record::{
     Compacted, Epoch, Ingested, Instructed, Page, Prequential, Published, SftSets, Tables, Trained, Tuned,
 };
 use super::{
-    Daily, Plan, Record, Step, Training, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new, chain,
+    Daily, Plan, Record, Step, Training, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new,
 };
 use crate::gate::{self, Measured};
 use crate::publish::{self, Candidate};
@@ -87,7 +88,7 @@ impl Daily<'_> {
                 tables.items_version = tables.items_version.max(fresh.items_version);
             }
             Err(error) if cannot_tell_what_is_new(&error) => {
-                let reason = chain(&error);
+                let reason = with_causes(&error);
                 eprintln!("{reason}\na model is trained from scratch instead");
                 let full = (self.record.date, root.require(EVENTS, "pipeline ingest").await?.rows());
                 self.record.plan = Some(Plan { training: Training::Full, reason, full, ..plan });
@@ -144,7 +145,7 @@ impl Daily<'_> {
             }
             // What is lost is a number, not the day.
             Err(error) => {
-                eprintln!("warning: `{served}` cannot be asked: {}", chain(&error));
+                eprintln!("warning: `{served}` cannot be asked: {}", with_causes(&error));
                 Ok(Prequential::default())
             }
         }

@@ -43,12 +43,16 @@ pub struct FileReport {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { users, known, tables, files } = self;
-        writeln!(f, "{users} users, {known} of them forgotten before")?;
+        writeln!(f, "users: {users}, {known} of them forgotten before")?;
         for TableReport { table, rows, shards, version } in tables {
             writeln!(f, "  {table:<24} {rows:>10} rows taken out of {shards} shards; version {version}")?;
         }
         for FileReport { path, rows } in files {
             writeln!(f, "  {:<24} {rows:>10} rows taken out", path.display())?;
+        }
+        let found = tables.iter().any(|table| table.rows > 0) || !files.is_empty();
+        if !found && known < users {
+            writeln!(f, "No row of theirs was found: the id must be written just as the log has it.")?;
         }
         write!(
             f,
