@@ -74,7 +74,8 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
         Err(error) => Err(DeviceError::Failed { setting, source: candle_core::Error::wrap(error) }),
         Ok(count) if ordinal >= count as usize => Err(DeviceError::NoGpu { setting, count: count as usize }),
         Ok(_) => {
-            let device = Device::new_cuda(ordinal);
+            // One stream for all threads, in which everything happens one after the other; Candle's default is one for each.
+            let device = Device::new_cuda_with_stream(ordinal);
             let device = device.map_err(|source| DeviceError::Failed { setting, source })?;
             eprintln!(
                 "device {setting}: training and evaluation on a GPU have not been tried on one yet, only compiled; compare \

@@ -86,8 +86,7 @@ impl TamipLoss {
             None => scored,
             Some(negatives) => {
                 let index: Vec<u32> = negatives.candidates().map(place).collect();
-                let n = index.len();
-                scored.index_select(&Tensor::from_vec(index, n, scored.device())?, 0)?
+                ops::gather(&scored, &index)?
             }
         };
         let mut total: Option<Tensor> = None;

@@ -3,6 +3,8 @@
 //! Dense parameters are updated whole. Of the id table only the rows that a step touched are: their moments
 //! stand still while nobody looks at them, and the bias correction follows the global step.
 
+#[cfg(any(feature = "cuda", test))]
+mod kernel;
 mod reference;
 
 use std::collections::{BTreeMap, HashMap};
@@ -123,11 +125,11 @@ impl Adam {
             updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
         }
         let fused = ops::fused(&model.ids().weight);
-        let all = updates.iter().map(|(_, _, gradient, _)| gradient);
+        let all: Vec<&Tensor> = updates.iter().map(|(_, _, gradient, _)| gradient).collect();
         let squares = if fused {
-            all.map(sum_of_squares).sum::<Result<f64>>()
+            all.into_iter().map(sum_of_squares).sum::<Result<f64>>()
         } else {
-            reference::sum_of_squares(all)
+            squares_elsewhere(&all)
         }?;
         let norm = squares.sqrt();
         if !norm.is_finite() {
@@ -146,7 +148,7 @@ impl Adam {
             let rate = (rate / correction(BETA1)) as f32;
             let root = (1.0 / correction(BETA2).sqrt()) as f32;
             if !fused {
-                let update = reference::Update { scale, decay, rate, root };
+                let update = Update { scale, decay, rate, root };
                 update.apply(weight, moments, &gradient, rows.as_deref().map(Vec::as_slice))?;
                 continue;
             }
@@ -156,6 +158,46 @@ impl Adam {
         }
         Ok(norm)
     }
+}
+
+/// What a step does with each gradient.
+#[derive(Debug, Clone, Copy)]
+struct Update {
+    /// What clipping leaves of the gradient.
+    scale: f32,
+    /// Weight decay.
+    decay: f32,
+    /// Learning rate over the first moments' bias correction.
+    rate: f32,
+    /// One over the root of the second moments' bias correction.
+    root: f32,
+}
+
+impl Update {
+    /// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place, on any device: those
+    /// of `rows`, which ascend, where `gradient` has those rows alone.
+    fn apply(
+        &self,
+        weight: &Tensor,
+        moments: &Tensor,
+        gradient: &Tensor,
+        rows: Option<&[u32]>,
+    ) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if ops::has_kernels(weight) {
+            return kernel::apply(self, weight, moments, gradient, rows);
+        }
+        reference::apply(self, weight, moments, gradient, rows)
+    }
+}
+
+/// The sum of the squares of all elements, where the CPU does not compute.
+fn squares_elsewhere(tensors: &[&Tensor]) -> Result<f64> {
+    #[cfg(any(feature = "cuda", test))]
+    if tensors.first().is_some_and(|tensor| ops::has_kernels(tensor)) {
+        return kernel::sum_of_squares(tensors);
+    }
+    reference::sum_of_squares(tensors)
 }
 
 /// A parameter's rows and columns: a vector is one row.

@@ -8,7 +8,7 @@ use schemas::config::Model;
 
 use super::Parameters;
 use super::layer::{FeedForward, Modulated, SelfAttention};
-use crate::ops::{AttentionLayout, Dropout, Queries};
+use crate::ops::{self, AttentionLayout, Dropout, Queries};
 
 /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`. The temperatures are `√d_k` at first (Climber's adaptive
 /// temperature).
@@ -48,7 +48,7 @@ impl Layer {
         condition: Option<&Tensor>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let mut rows = rows_at(x, queries)?;
+        let mut rows = ops::gather(x, &queries.tokens)?;
         if let Some(condition) = condition {
             rows = (rows + condition)?;
         }
@@ -67,7 +67,7 @@ impl Layer {
         modulated: Modulated<'_>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let rows = rows_at(x, queries)?;
+        let rows = ops::gather(x, &queries.tokens)?;
         let asking = modulated.at_reads(&self.attention.norm(&rows)?, 0)?;
         let asked = modulated.at_tokens(&self.attention.norm(x)?, 0)?;
         let attended = self.attention.ask(&asking, &asked, layout, queries)?;
@@ -75,9 +75,4 @@ impl Layer {
         let inner = self.feed_forward.inner(&modulated.at_reads(&self.feed_forward.norm(&rows)?, 1)?)?;
         self.feed_forward.add(&rows, &modulated.gated(&inner, 1)?, dropout)
     }
-}
-
-fn rows_at(x: &Tensor, queries: &Queries) -> Result<Tensor> {
-    let tokens = &queries.tokens;
-    x.index_select(&Tensor::from_slice(tokens, tokens.len(), x.device())?, 0)
 }

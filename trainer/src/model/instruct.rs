@@ -105,21 +105,16 @@ impl Instructions {
     fn added(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
         let Some(embedding) = &self.embedding else { return Ok(None) };
         let d = embedding.dim(1)? as f64;
-        Ok(Some((rows_of(embedding, conditions)? * d.sqrt())?))
+        Ok(Some((ops::gather(embedding, conditions)? * d.sqrt())?))
     }
 
     /// `hidden` `[R, d]` times the factor of each read's condition.
     fn sharpened(&self, hidden: Tensor, conditions: &[u32]) -> Result<Tensor> {
         match &self.sharpness {
-            Some(sharpness) => hidden.broadcast_mul(&rows_of(sharpness, conditions)?.exp()?),
+            Some(sharpness) => hidden.broadcast_mul(&ops::gather(sharpness, conditions)?.exp()?),
             None => Ok(hidden),
         }
     }
-}
-
-/// Rows of a table of conditions.
-fn rows_of(table: &Tensor, conditions: &[u32]) -> Result<Tensor> {
-    table.index_select(&Tensor::from_slice(conditions, conditions.len(), table.device())?, 0)
 }
 
 impl ClimberPilot {
@@ -181,17 +176,13 @@ impl ClimberPilot {
                 let Some(embedding) = &instructions.embedding else {
                     candle_core::bail!("a modulation needs an embedding");
                 };
-                let condition = rows_of(embedding, &reads.conditions)?;
+                let condition = ops::gather(embedding, &reads.conditions)?;
                 let (weight, bias) = &instructions.modulation[k - 1];
                 let modulation = ops::linear(&condition.silu()?, weight, Some(bias))?;
                 let Apart { sources, layout, last, of } = Apart::new(layout, reads, false);
                 let sources: Vec<u32> = sources.into_iter().flatten().collect();
-                let index = |rows: Vec<u32>| {
-                    let n = rows.len();
-                    Tensor::from_vec(rows, n, modulation.device())
-                };
-                let modulated = Modulated { modulation: &modulation, of: index(of)? };
-                let x = self.backbone_of(histories)?.index_select(&index(sources)?, 0)?;
+                let modulated = Modulated { modulation: &modulation, of };
+                let x = ops::gather(&self.backbone_of(histories)?, &sources)?;
                 let queries = Arc::new(Queries { tokens: last, matches: None });
                 layer.forward_modulated(&x, &layout, &queries, modulated, dropout)?
             }

@@ -77,7 +77,7 @@ pub(super) struct Modulated<'a> {
     /// of a closed gate, which would cut a pre-trained layer off, stands an open one.
     pub(super) modulation: &'a Tensor,
     /// The read of each token, `[T]`.
-    pub(super) of: Tensor,
+    pub(super) of: Vec<u32>,
 }
 
 impl Modulated<'_> {
@@ -95,7 +95,7 @@ impl Modulated<'_> {
 
     /// The same for all tokens.
     pub(super) fn at_tokens(&self, n: &Tensor, half: usize) -> Result<Tensor> {
-        let of_token = |part: usize| self.part(part)?.contiguous()?.index_select(&self.of, 0);
+        let of_token = |part: usize| ops::gather(&self.part(part)?.contiguous()?, &self.of);
         let scale = (of_token(3 * half + 1)? + 1.0)?;
         (n * scale)? + of_token(3 * half)?
     }

@@ -177,8 +177,7 @@ impl ClimberPilot {
 
     /// The shared backbone `H`: `[T, d]`.
     pub fn backbone(&self, tokens: &Tokens, items: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-        let index = Tensor::from_slice(&tokens.embedding, tokens.embedding.len(), items.device())?;
-        let embedded = Tensor::cat(&[&self.start, items], 0)?.index_select(&index, 0)?;
+        let embedded = ops::gather(&Tensor::cat(&[&self.start, items], 0)?, &tokens.embedding)?;
         // As in the Transformer: embeddings are small, the layers' outputs are not.
         let mut embedded = (embedded * (self.d as f64).sqrt())?;
         if let Some(positions) = &self.positions {
@@ -201,10 +200,9 @@ impl ClimberPilot {
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let branch = &self.branches[k - 1];
-        let rows = Tensor::from_slice(rows, rows.len(), backbone.device())?;
         let hidden = match &branch.layer {
-            Some(layer) => layer.forward(backbone, layout, dropout)?.index_select(&rows, 0)?,
-            None => backbone.index_select(&rows, 0)?,
+            Some(layer) => ops::gather(&layer.forward(backbone, layout, dropout)?, rows)?,
+            None => ops::gather(backbone, rows)?,
         };
         self.finish(branch, &hidden)
     }

@@ -11,7 +11,7 @@ use schemas::config::Model;
 
 use super::Parameters;
 use super::layer::{FeedForward, SelfAttention};
-use crate::ops::{AttentionLayout, Dropout};
+use crate::ops::{self, AttentionLayout, Dropout};
 
 /// The learned vector of each position in a row.
 ///
@@ -34,8 +34,7 @@ impl Positions {
     pub(super) fn add(&self, x: &Tensor, layout: &AttentionLayout) -> Result<Tensor> {
         let last = self.table.dim(0)? - 1;
         let rows: Vec<u32> = layout.positions().map(|position| position.min(last) as u32).collect();
-        let rows = Tensor::from_vec(rows, x.dim(0)?, x.device())?;
-        x + self.table.index_select(&rows, 0)?
+        x + ops::gather(&self.table, &rows)?
     }
 }
 

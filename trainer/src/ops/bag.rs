@@ -52,10 +52,26 @@ pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
         candle_core::bail!("bag_mean: row {row} of a table with {rows} rows");
     }
     if fused(table) {
-        table.contiguous()?.apply_op1(BagMean { bags: bags.clone() })
-    } else {
-        reference::bag_mean(table, bags)
+        return table.contiguous()?.apply_op1(BagMean { bags: bags.clone() });
     }
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(table) {
+        return super::kernels::bag_mean(table, bags);
+    }
+    reference::bag_mean(table, bags)
+}
+
+/// The rows `index` of `table`: `[R, c]` → `[index, c]`.
+pub fn gather(table: &Tensor, index: &[u32]) -> Result<Tensor> {
+    let rows = table.dim(0)?;
+    if let Some(row) = index.iter().find(|&&row| row as usize >= rows) {
+        candle_core::bail!("gather: row {row} of a table with {rows} rows");
+    }
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(table) {
+        return super::kernels::gather(table, index);
+    }
+    table.index_select(&Tensor::from_slice(index, index.len(), table.device())?, 0)
 }
 
 struct BagMean {
@@ -116,5 +132,18 @@ mod tests {
         assert!(check::distance(&out, &reference::bag_mean(&table, &bags).unwrap()) < 1e-6);
         let weight = check::random((4, 3), 2);
         check::gradients(&[table], |t| (bag_mean(&t[0], &bags)? * &weight)?.sum_all());
+    }
+
+    #[test]
+    fn kernels_agree() {
+        // A row that more bags have than one warp adds up, one that none has, and bags of several rows.
+        let mut bags = Bags::default();
+        bags.push([]);
+        (0..200).for_each(|i| bags.push([5, i % 4]));
+        bags.push([0, 0, 1]);
+        let bags = Arc::new(bags);
+        let table = [check::random((7, 40), 1)];
+        check::kernels_agree(&table, 1e-4, |t| bag_mean(&t[0], &bags));
+        check::kernels_agree(&table, 1e-4, |t| gather(&t[0], &[3, 3, 0, 6, 3]));
     }
 }

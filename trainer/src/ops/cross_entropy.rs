@@ -138,6 +138,10 @@ pub fn cross_entropy(
             candle_core::bail!("cross_entropy: the sampled candidates do not fit the rows");
         }
     }
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(hidden) {
+        return super::kernels::cross_entropy(hidden, items, targets, candidates, label_smoothing);
+    }
     if !fused(hidden) {
         return reference::cross_entropy(hidden, items, targets, candidates, label_smoothing);
     }
@@ -433,6 +437,9 @@ mod tests {
                 reference::cross_entropy(&inputs[0], &inputs[1], &grouped(), &all, smoothing).unwrap();
             assert!(check::distance(&fused, &stock) < 1e-5);
             check::gradients(&inputs, |t| cross_entropy(&t[0], &t[1], &grouped(), &all, smoothing)? * 1.5);
+            check::kernels_agree(&inputs, 1e-4, |t| {
+                cross_entropy(&t[0], &t[1], &grouped(), &all, smoothing)? * 1.5
+            });
         }
     }
 
@@ -446,6 +453,7 @@ mod tests {
             let stock = reference::cross_entropy(&inputs[0], &inputs[1], &targets, &candidates, 0.0).unwrap();
             assert!(check::distance(&fused, &stock) < 1e-5);
             check::gradients(&inputs, |t| cross_entropy(&t[0], &t[1], &targets, &candidates, 0.0));
+            check::kernels_agree(&inputs, 1e-4, |t| cross_entropy(&t[0], &t[1], &targets, &candidates, 0.0));
         }
     }
 

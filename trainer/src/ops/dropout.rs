@@ -21,6 +21,10 @@ pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<T
         candle_core::bail!("add_dropped: {:?} and {:?}", x.shape(), y.shape());
     }
     let dropout = dropout.filter(|dropout| dropout.p > 0.0);
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(x) {
+        return super::kernels::add_dropped(x, y, AddDropped::new(dropout));
+    }
     if !fused(x) {
         return reference::add_dropped(x, y, dropout);
     }
@@ -33,9 +37,9 @@ pub(super) fn factors(dropout: Dropout, n: usize) -> Vec<f32> {
 }
 
 pub(super) struct AddDropped {
-    threshold: u32,
-    scale: f32,
-    seed: u64,
+    pub(super) threshold: u32,
+    pub(super) scale: f32,
+    pub(super) seed: u64,
 }
 
 impl AddDropped {
@@ -169,6 +173,14 @@ mod tests {
             pieces.extend(out);
         }
         assert_eq!(pieces, dropped.apply_all(None, &y));
+    }
+
+    #[test]
+    fn kernels_agree() {
+        let inputs = [check::random((250, 70), 1), check::random((250, 70), 2)];
+        for dropout in [None, Some(Dropout { p: 0.4, seed: 0x1234_5678_9abc_def0 })] {
+            check::kernels_agree(&inputs, 1e-6, |t| add_dropped(&t[0], &t[1], dropout));
+        }
     }
 
     #[test]

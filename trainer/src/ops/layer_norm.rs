@@ -12,10 +12,15 @@ const ROWS: usize = 256;
 /// `x` is `[T, d]`; `gamma` and `beta` are `[d]`.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
     if fused(x) {
-        x.contiguous()?.apply_op3(gamma, beta, LayerNorm)
-    } else {
-        reference::layer_norm(x, gamma, beta)
+        return x.contiguous()?.apply_op3(gamma, beta, LayerNorm);
     }
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(x)
+        && let Some(y) = super::kernels::layer_norm(x, gamma, beta)?
+    {
+        return Ok(y);
+    }
+    reference::layer_norm(x, gamma, beta)
 }
 
 struct LayerNorm;
@@ -148,5 +153,14 @@ mod tests {
         assert!(check::distance(&layer_norm(x, gamma, beta).unwrap(), &stock) < 1e-5);
         let weight = check::random((5, 8), 4);
         check::gradients(&inputs, |t| (layer_norm(&t[0], &t[1], &t[2])? * &weight)?.sum_all());
+    }
+
+    #[test]
+    fn kernels_agree() {
+        // Fewer rows than a block of threads has, and more than one block works through; narrow and wide ones, one too wide.
+        for (rows, d) in [(3, 8), (150, 40), (70, 1024), (2, 1025)] {
+            let inputs = [check::random((rows, d), 1), check::random(d, 2), check::random(d, 3)];
+            check::kernels_agree(&inputs, 2e-4, |t| layer_norm(&t[0], &t[1], &t[2]));
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The operations of the model, on ragged batches: fused, with hand-written gradients, on the CPU; from
-//! gradient-safe stock operations elsewhere ([`reference`]).
+//! The operations of the model, on ragged batches: fused, with hand-written gradients, on the CPU; on a GPU by kernels
+//! where there are some (`kernels`), and else from gradient-safe stock operations ([`reference`]).
 //!
 //! A ragged batch of `B` sequences is one `[T, d]` tensor of all tokens, sequence after sequence, and `B + 1`
 //! offsets into it; there is no padding anywhere. Candle's own fused layer norm and softmax cut gradients
@@ -14,6 +14,8 @@ mod bag;
 mod cross_entropy;
 mod dropout;
 mod feed_forward;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod kernels;
 mod layer_norm;
 mod linear;
 mod matrix;
@@ -30,7 +32,7 @@ use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
 pub use activation::silu;
 pub(crate) use activation::{A as GELU_SCALE, B as GELU_CUBIC};
-pub use bag::{Bags, bag_mean};
+pub use bag::{Bags, bag_mean, gather};
 pub use cross_entropy::{Candidates, Targets, cross_entropy};
 pub use dropout::{Dropout, add_dropped};
 pub use feed_forward::{FeedForwardParameters, feed_forward};
@@ -45,31 +47,62 @@ pub use self_attention::{SelfAttentionParameters, self_attention};
 pub(crate) use unit_rows::EPSILON as UNIT_EPSILON;
 pub use unit_rows::unit_rows;
 
-/// Whether the device of `tensor` has the fused operations; on the others, stock operations take their place.
+/// Whether the device of `tensor` has the fused operations, all of which are for the CPU.
 pub(crate) fn fused(tensor: &Tensor) -> bool {
     #[cfg(test)]
-    if STOCK.get() {
+    if PATH.get() != Path::Fused {
         return false;
     }
     tensor.device().is_cpu()
 }
 
-#[cfg(test)]
-thread_local! {
-    static STOCK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+/// Whether the device of `tensor` has kernels; what has none is put together from stock operations.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
+    #[cfg(test)]
+    if PATH.get() != Path::Fused {
+        return PATH.get() == Path::Kernels;
+    }
+    tensor.device().is_cuda()
 }
 
-/// Calls `f` with the CPU treated like a device that has no fused operations, on this thread.
+/// What tests have the CPU do.
 #[cfg(test)]
-pub(crate) fn with_stock_operations<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Path {
+    Fused,
+    Stock,
+    Kernels,
+}
+
+#[cfg(test)]
+thread_local! {
+    static PATH: std::cell::Cell<Path> = const { std::cell::Cell::new(Path::Fused) };
+}
+
+#[cfg(test)]
+fn on_path<R>(path: Path, f: impl FnOnce() -> R) -> R {
+    struct Restore(Path);
     impl Drop for Restore {
         fn drop(&mut self) {
-            STOCK.set(self.0);
+            PATH.set(self.0);
         }
     }
-    let _restore = Restore(STOCK.replace(true));
+    let _restore = Restore(PATH.replace(path));
     f()
+}
+
+/// Calls `f` with the CPU treated like a device that has no operations of ours, on this thread.
+#[cfg(test)]
+pub(crate) fn with_stock_operations<R>(f: impl FnOnce() -> R) -> R {
+    on_path(Path::Stock, f)
+}
+
+/// Calls `f` with the CPU treated like a GPU, on this thread: kernels are emulated, and what has none is of stock operations.
+/// Callers ask [`kernels::emulator::there_is`] first.
+#[cfg(test)]
+pub(crate) fn with_kernels<R>(f: impl FnOnce() -> R) -> R {
+    on_path(Path::Kernels, f)
 }
 
 /// The elements of a contiguous `f32` tensor on the CPU.
@@ -95,7 +128,7 @@ fn cpu_tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-mod check {
+pub(crate) mod check {
     //! Finite differences: the judge of every hand-written gradient.
 
     use std::sync::Arc;
@@ -103,6 +136,7 @@ mod check {
     use candle_core::{Result, Tensor, Var};
 
     use super::AttentionLayout;
+    use super::kernels::emulator;
 
     /// Sequences of these lengths, with growing gaps between their tokens.
     pub(super) fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<AttentionLayout> {
@@ -151,16 +185,61 @@ mod check {
         tolerance: f32,
         f: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
+        let stock = super::with_stock_operations(|| results(inputs, &f));
+        agree(&results(inputs, &f), &stock, tolerance);
+    }
+
+    /// The same with what kernels give: on a GPU where there is one, and emulated where they can be compiled for it.
+    pub(super) fn kernels_agree(inputs: &[Tensor], tolerance: f32, f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+        let expected = results(inputs, &f);
+        if emulator::there_is("a comparison with emulated kernels") {
+            let [emulated, shuffled] = [0, 0x5bd1_e995]
+                .map(|order| emulator::in_order(order, || super::with_kernels(|| results(inputs, &f))));
+            agree(&emulated, &expected, tolerance);
+            for (one, other) in emulated.iter().zip(&shuffled) {
+                assert_eq!(distance(one, other), 0.0, "the order of threads matters");
+            }
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = gpu("a comparison with a GPU") {
+            let inputs: Vec<Tensor> = inputs.iter().map(|t| t.to_device(&gpu).unwrap()).collect();
+            agree(&results(&inputs, &f), &expected, tolerance);
+        }
+    }
+
+    /// A GPU, where there is one; says that `test` is skipped where there is none.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpu(test: &str) -> Option<candle_core::Device> {
+        static GPU: std::sync::LazyLock<
+            std::result::Result<candle_core::Device, crate::device::DeviceError>,
+        > = std::sync::LazyLock::new(|| crate::device::open(schemas::config::DeviceSetting::Cuda(0)));
+        match &*GPU {
+            Ok(device) => Some(device.clone()),
+            Err(reason) => {
+                eprintln!("{test} is skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    /// `f(inputs)`, and the gradients of a weighted sum of it, on the CPU.
+    fn results(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
         let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
         let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let fused = f(&tensors).unwrap();
-        let stock = super::with_stock_operations(|| f(&tensors)).unwrap();
-        assert!(distance(&fused, &stock) < 1e-4);
-        let weight = random(fused.shape(), 9);
-        let gradients = |out: Tensor| (out * &weight).unwrap().backward().unwrap();
-        let (fused, stock) = (gradients(fused), gradients(stock));
-        for (i, var) in vars.iter().enumerate() {
-            let distance = distance(fused.get(var).unwrap(), stock.get(var).unwrap());
+        let out = f(&tensors).unwrap();
+        let weight = random(out.shape(), 9).to_device(out.device()).unwrap();
+        let gradients = (&out * weight).unwrap().backward().unwrap();
+        let gradient =
+            |(i, var)| gradients.get(var).unwrap_or_else(|| panic!("no gradient of input {i}")).clone();
+        let all =
+            std::iter::once(out.detach()).chain(vars.iter().map(Var::as_tensor).enumerate().map(gradient));
+        all.map(|t| t.to_device(&candle_core::Device::Cpu).unwrap()).collect()
+    }
+
+    fn agree(ours: &[Tensor], expected: &[Tensor], tolerance: f32) {
+        assert!(distance(&ours[0], &expected[0]) < 1e-4);
+        for (i, (ours, expected)) in ours.iter().zip(expected).skip(1).enumerate() {
+            let distance = distance(ours, expected);
             assert!(distance < tolerance, "input {i}: {distance}");
         }
     }

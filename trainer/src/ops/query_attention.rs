@@ -54,6 +54,11 @@ pub fn query_attention(
         candle_core::bail!("query_attention: queries stand in no order, or behind the last token");
     }
     let op = QueryAttention::new(d, ragged, queries.clone(), Parts::none())?;
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(q) && d / op.ragged.heads <= super::kernels::QUERY_WIDTH {
+        let Packed { flat, parts } = Packed::new([bias, log_temperature])?;
+        return super::kernels::query_attention(q, kv, &flat, QueryAttention { parts, ..op });
+    }
     if !fused(q) {
         let asked = (&queries.tokens[..], &op.seen()[..]);
         return reference::query_attention(q, kv, bias, log_temperature, asked, layout, max_distance);
@@ -62,14 +67,14 @@ pub fn query_attention(
     q.contiguous()?.apply_op3(&kv.contiguous()?, &flat, QueryAttention { parts, ..op })
 }
 
-struct QueryAttention {
-    d: usize,
-    ragged: Ragged,
-    queries: Arc<Queries>,
+pub(super) struct QueryAttention {
+    pub(super) d: usize,
+    pub(super) ragged: Ragged,
+    pub(super) queries: Arc<Queries>,
     /// By query, where its flags begin in `queries.matches`.
-    flags: Vec<usize>,
+    pub(super) flags: Vec<usize>,
     /// By sequence, where its queries begin, and the end of the last.
-    of_sequence: Vec<usize>,
+    pub(super) of_sequence: Vec<usize>,
     parts: Parts<2>,
     /// `log Σ exp` of the scores, `[R, H]`.
     log_sum: OnceLock<Vec<f32>>,
@@ -416,6 +421,7 @@ mod tests {
             let mut inputs = inputs(queries.tokens.len(), tokens, 8);
             inputs[2] = inputs[2].narrow(1, 0, columns).unwrap();
             check::agrees_with_stock(&inputs, 5e-3, |t| run(t, &layout, &queries));
+            check::kernels_agree(&inputs, 5e-3, |t| run(t, &layout, &queries));
         }
     }
 

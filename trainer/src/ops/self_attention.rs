@@ -48,7 +48,7 @@ pub fn self_attention(
     let SelfAttentionParameters { gamma, beta, qkv, out, bias, log_temperature, max_distance } = parameters;
     if !fused(x) {
         let qkv = linear(&layer_norm(x, gamma, beta)?, qkv, None)?;
-        let attended = reference::attention(&qkv, bias, log_temperature, layout, max_distance)?;
+        let attended = attend(&qkv, bias, log_temperature, layout, max_distance)?;
         return add_dropped(x, &linear(&attended, out, None)?, dropout);
     }
     let d = x.dim(1)?;
@@ -62,6 +62,23 @@ pub fn self_attention(
     let Packed { flat, parts } = Packed::new([gamma, beta, qkv, out, bias, log_temperature])?;
     let op = SelfAttention { d, ragged, parts, dropout: AddDropped::new(dropout) };
     apply(op, x, &flat)
+}
+
+/// What comes between the two linear maps, where the operation is not fused as a whole.
+pub(super) fn attend(
+    qkv: &Tensor,
+    bias: &Tensor,
+    log_temperature: &Tensor,
+    layout: &Arc<AttentionLayout>,
+    max_distance: usize,
+) -> Result<Tensor> {
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(qkv)
+        && let Some(out) = super::kernels::attention(qkv, bias, log_temperature, layout, max_distance)?
+    {
+        return Ok(out);
+    }
+    reference::attention(qkv, bias, log_temperature, layout, max_distance)
 }
 
 struct SelfAttention {
@@ -287,6 +304,7 @@ mod tests {
             let mut inputs = inputs(tokens, 8);
             inputs[5] = inputs[5].narrow(1, 0, columns).unwrap();
             check::agrees_with_stock(&inputs, 5e-3, |t| run(t, &layout, dropout));
+            check::kernels_agree(&inputs, 5e-3, |t| run(t, &layout, dropout));
         }
     }
 

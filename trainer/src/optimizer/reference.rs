@@ -2,12 +2,13 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{BETA1, BETA2, EPSILON, matrix};
+use super::{BETA1, BETA2, EPSILON, Update, matrix};
 
 /// The sum of the squares of all elements of all `tensors`.
-pub(super) fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64> {
+pub(super) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     // Added on the device, so that it is waited for once.
     let squares = tensors
+        .iter()
         .map(|tensor| tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.reshape(1))
         .collect::<Result<Vec<_>>>()?;
     if squares.is_empty() {
@@ -16,58 +17,42 @@ pub(super) fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> R
     Tensor::cat(&squares, 0)?.sum_all()?.to_scalar()
 }
 
-/// What a step does with each gradient.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Update {
-    /// What clipping leaves of the gradient.
-    pub(super) scale: f32,
-    /// Weight decay.
-    pub(super) decay: f32,
-    /// Learning rate over the first moments' bias correction.
-    pub(super) rate: f32,
-    /// One over the root of the second moments' bias correction.
-    pub(super) root: f32,
-}
-
-impl Update {
-    /// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place: those of
-    /// `rows`, which ascend, where `gradient` has those rows alone.
-    pub(super) fn apply(
-        &self,
-        weight: &Tensor,
-        moments: &Tensor,
-        gradient: &Tensor,
-        rows: Option<&[u32]>,
-    ) -> Result<()> {
-        let (n, columns) = matrix(weight);
-        // All rows are written back faster whole.
-        let rows = match rows {
-            Some(rows) if rows.len() < n => Some(Tensor::from_slice(rows, rows.len(), weight.device())?),
-            _ => None,
-        };
-        // Neither the weight's variable nor the gradient takes part in a differentiation here.
-        let (whole, gradient) = (weight.detach().reshape((n, columns))?, gradient.detach());
-        let (old, of_old) = match &rows {
-            Some(rows) => (whole.index_select(rows, 0)?, moments.index_select(rows, 0)?),
-            None => (whole, moments.clone()),
-        };
-        let gradient = gradient.reshape(old.shape())?;
-        let gradient = ((gradient * f64::from(self.scale))? + (&old * f64::from(self.decay))?)?;
-        let first = (of_old.narrow(1, 0, columns)? * BETA1)? + (&gradient * (1.0 - BETA1))?;
-        let second = (of_old.narrow(1, columns, columns)? * BETA2)? + (gradient.sqr()? * (1.0 - BETA2))?;
-        let (first, second) = (first?, second?);
-        let divisor = ((second.sqrt()? * f64::from(self.root))? + f64::from(EPSILON))?;
-        let new = (old - ((&first * f64::from(self.rate))? / divisor)?)?;
-        let of_new = Tensor::cat(&[first, second], D::Minus1)?;
-        match &rows {
-            Some(rows) => {
-                write_rows(weight, rows, &new)?;
-                write_rows(moments, rows, &of_new)
-            }
-            None => {
-                weight.slice_set(&new.reshape(weight.shape())?, 0, 0)?;
-                moments.slice_set(&of_new, 0, 0)
-            }
+/// See [`Update::apply`].
+pub(super) fn apply(
+    update: &Update,
+    weight: &Tensor,
+    moments: &Tensor,
+    gradient: &Tensor,
+    rows: Option<&[u32]>,
+) -> Result<()> {
+    let (n, columns) = matrix(weight);
+    // All rows are written back faster whole.
+    let rows = match rows {
+        Some(rows) if rows.len() < n => Some(Tensor::from_slice(rows, rows.len(), weight.device())?),
+        _ => None,
+    };
+    // Neither the weight's variable nor the gradient takes part in a differentiation here.
+    let (whole, gradient) = (weight.detach().reshape((n, columns))?, gradient.detach());
+    let (old, of_old) = match &rows {
+        Some(rows) => (whole.index_select(rows, 0)?, moments.index_select(rows, 0)?),
+        None => (whole, moments.clone()),
+    };
+    let gradient = gradient.reshape(old.shape())?;
+    let gradient = ((gradient * f64::from(update.scale))? + (&old * f64::from(update.decay))?)?;
+    let first = (of_old.narrow(1, 0, columns)? * BETA1)? + (&gradient * (1.0 - BETA1))?;
+    let second = (of_old.narrow(1, columns, columns)? * BETA2)? + (gradient.sqr()? * (1.0 - BETA2))?;
+    let (first, second) = (first?, second?);
+    let divisor = ((second.sqrt()? * f64::from(update.root))? + f64::from(EPSILON))?;
+    let new = (old - ((&first * f64::from(update.rate))? / divisor)?)?;
+    let of_new = Tensor::cat(&[first, second], D::Minus1)?;
+    match &rows {
+        Some(rows) => {
+            write_rows(weight, rows, &new)?;
+            write_rows(moments, rows, &of_new)
+        }
+        None => {
+            weight.slice_set(&new.reshape(weight.shape())?, 0, 0)?;
+            moments.slice_set(&of_new, 0, 0)
         }
     }
 }
@@ -82,8 +67,9 @@ fn write_rows(table: &Tensor, rows: &Tensor, values: &Tensor) -> Result<()> {
 mod tests {
     use candle_core::Device;
 
-    use super::super::{UpdateMoments, UpdateWeights, sum_of_squares as fused_sum_of_squares};
+    use super::super::{UpdateMoments, UpdateWeights, kernel, sum_of_squares as fused_sum_of_squares};
     use super::*;
+    use crate::ops::kernels::emulator;
 
     fn values(shape: (usize, usize), from: f32) -> Tensor {
         let values: Vec<f32> = (0..shape.0 * shape.1).map(|i| ((i as f32 + from) * 0.7).sin()).collect();
@@ -97,7 +83,7 @@ mod tests {
             let gradient = values((rows.as_ref().map_or(6, Vec::len), 3), 1.0);
             let begin = || (values((6, 3), 2.0), values((6, 6), 3.0).abs().unwrap());
             let (weight, moments) = begin();
-            update.apply(&weight, &moments, &gradient, rows.as_deref()).unwrap();
+            apply(&update, &weight, &moments, &gradient, rows.as_deref()).unwrap();
             let (fused_weight, fused_moments) = begin();
             let shared = rows.clone().map(std::sync::Arc::new);
             let (scale, decay) = (update.scale, update.decay);
@@ -105,7 +91,13 @@ mod tests {
             fused_moments.inplace_op3(&gradient, &fused_weight, &op).unwrap();
             let op = UpdateWeights { columns: 3, rows: shared, rate: update.rate, root: update.root };
             fused_weight.inplace_op2(&fused_moments, &op).unwrap();
-            for (stock, fused) in [(&weight, &fused_weight), (&moments, &fused_moments)] {
+            let mut pairs = vec![(&weight, &fused_weight), (&moments, &fused_moments)];
+            let (kernel_weight, kernel_moments) = begin();
+            if emulator::there_is("adam") {
+                kernel::apply(&update, &kernel_weight, &kernel_moments, &gradient, rows.as_deref()).unwrap();
+                pairs.extend([(&kernel_weight, &fused_weight), (&kernel_moments, &fused_moments)]);
+            }
+            for (stock, fused) in pairs {
                 let apart = (stock - fused).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(apart.to_scalar::<f32>().unwrap() < 1e-6, "{stock} {fused}");
             }
@@ -121,7 +113,10 @@ mod tests {
     fn squares_add_up_over_all_tensors() {
         let tensors = [values((5, 4), 1.0), values((1, 7), 2.0)];
         let fused: f64 = tensors.iter().map(|t| fused_sum_of_squares(t).unwrap()).sum();
-        assert!((sum_of_squares(tensors.iter()).unwrap() - fused).abs() < 1e-5);
-        assert_eq!(sum_of_squares([].iter()).unwrap(), 0.0);
+        assert!((sum_of_squares(&tensors.each_ref()).unwrap() - fused).abs() < 1e-5);
+        assert_eq!(sum_of_squares(&[]).unwrap(), 0.0);
+        if emulator::there_is("sum_of_squares") {
+            assert!((kernel::sum_of_squares(&tensors.each_ref()).unwrap() - fused).abs() < 1e-9);
+        }
     }
 }

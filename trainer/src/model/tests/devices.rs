@@ -1,7 +1,10 @@
 //! Training without the fused operations, as on a device that has none.
 
 use super::*;
-use crate::ops::with_stock_operations;
+#[cfg(feature = "cuda")]
+use crate::ops::check::gpu;
+use crate::ops::kernels::emulator;
+use crate::ops::{with_kernels, with_stock_operations};
 
 const STEPS: u64 = 4;
 const RATE: f64 = 1e-3;
@@ -74,30 +77,33 @@ fn stock_operations_train_like_the_fused_ones() {
     }
 }
 
+/// Every parameter.
+fn values(trained: &Trained) -> std::collections::BTreeMap<String, Vec<f32>> {
+    let tensors = trained.model.tensors().into_iter();
+    tensors.map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()
+}
+
+#[test]
+fn kernels_train_like_the_fused_operations() {
+    if !emulator::there_is("kernels_train_like_the_fused_operations") {
+        return;
+    }
+    for (case, what) in cases() {
+        let fused = train(case, &Device::Cpu);
+        let kernels = with_kernels(|| train(case, &Device::Cpu));
+        assert_agree(&what, &fused, &kernels);
+        assert!(values(&fused) != values(&kernels), "{what}: they agree because they are the same");
+    }
+}
+
 #[test]
 fn any_number_of_threads_trains_the_same_model() {
-    let values = |trained: &Trained| -> std::collections::BTreeMap<String, Vec<f32>> {
-        let tensors = trained.model.tensors().into_iter();
-        tensors.map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()
-    };
     for (case, what) in cases() {
         let [one, three] = [1, 3].map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| values(&train(case, &Device::Cpu)))
         });
         assert!(one == three, "{what}");
-    }
-}
-
-/// A GPU, where there is one.
-#[cfg(feature = "cuda")]
-fn gpu(test: &str) -> Option<Device> {
-    match crate::device::open(schemas::config::DeviceSetting::Cuda(0)) {
-        Ok(device) => Some(device),
-        Err(reason) => {
-            eprintln!("{test} is skipped: {reason}");
-            None
-        }
     }
 }
 

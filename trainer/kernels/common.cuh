@@ -1,0 +1,219 @@
+// What the kernels share: number types, sums over a warp or a block, and products of small matrices on tensor cores.
+//
+// A kernel is an `extern "C"` function without templates in its name, so that it is found in PTX by it; what it takes is
+// pointers, 32-bit integers and floats, in the order in which the launching Rust code gives them. Sums are taken in a fixed
+// order: equal input gives equal output, to the last bit.
+#pragma once
+
+#ifdef EMULATED
+#include "emulator.hpp"
+#else
+#include <cstdint>
+#include <cuda_bf16.h>
+#define KERNEL(name)
+// One declaration for all kernels: the memory has no other name.
+extern __shared__ __align__(16) unsigned char shared_memory[];
+#define SHARED(type, name) type* name = reinterpret_cast<type*>(shared_memory)
+#endif
+
+using bf16 = __nv_bfloat16;
+
+constexpr unsigned WARP_SIZE = 32;
+constexpr unsigned ALL_LANES = 0xffffffff;
+
+__device__ __forceinline__ float to_float(float x) {
+    return x;
+}
+
+__device__ __forceinline__ float to_float(bf16 x) {
+    return __bfloat162float(x);
+}
+
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+    return x;
+}
+
+template <>
+__device__ __forceinline__ bf16 from_float<bf16>(float x) {
+    return __float2bfloat16(x);
+}
+
+// Copies 16 bytes, aligned as such; zeros where `from` is null.
+__device__ __forceinline__ void copy_16(void* to, const void* from) {
+#ifdef EMULATED
+    emulator::must_be_aligned(to, 16);
+    emulator::must_be_aligned(from, 16);
+    if (from) memcpy(to, from, 16);
+    else memset(to, 0, 16);
+#else
+    *static_cast<uint4*>(to) = from ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+#endif
+}
+
+// The sum over the lanes of a warp, in every lane.
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(ALL_LANES, x, mask);
+    return x;
+}
+
+// The sum over a block of whole warps, in every thread. `scratch` has room for a float of each warp, and one more.
+__device__ __forceinline__ float block_sum(float x, float* scratch) {
+    const unsigned warps = blockDim.x / WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+    x = warp_sum(x);
+    // The last sum may still be read.
+    __syncthreads();
+    if (threadIdx.x % WARP_SIZE == 0) scratch[warp] = x;
+    __syncthreads();
+    float sum = 0;
+    for (unsigned w = 0; w < warps; ++w) sum += scratch[w];
+    return sum;
+}
+
+// Fragments of the matrix product of a warp: 16×16 times 16×8. Lane `l` holds, with `g = l / 4` and `t = 2 (l % 4)`,
+//   of A  rows g, g + 8 and columns t, t + 1, t + 8, t + 9, in the order (g; t, t+1), (g+8; t, t+1), (g; t+8, t+9), (g+8; …),
+//   of B  rows t, t + 1, t + 8, t + 9 of column g,
+//   of C  rows g, g + 8 and columns t, t + 1, in the order (g; t), (g; t+1), (g+8; t), (g+8; t+1).
+// Two neighbouring Cs are thus an A: what one product gives is what the next one takes.
+template <class T>
+struct FragmentA;
+template <class T>
+struct FragmentB;
+
+template <>
+struct FragmentA<bf16> {
+    uint32_t pairs[4];
+};
+template <>
+struct FragmentB<bf16> {
+    uint32_t pairs[2];
+};
+template <>
+struct FragmentA<float> {
+    float values[8];
+};
+template <>
+struct FragmentB<float> {
+    float values[4];
+};
+
+struct FragmentC {
+    float values[4] = {0, 0, 0, 0};
+};
+
+__device__ __forceinline__ uint32_t bits_of(bf16 x) {
+    uint16_t bits;
+    memcpy(&bits, &x, 2);
+    return bits;
+}
+
+// Sets values 2 `pair` and 2 `pair` + 1 of a fragment.
+__device__ __forceinline__ void set(FragmentA<bf16>& a, int pair, float x, float y) {
+    a.pairs[pair] = bits_of(__float2bfloat16(x)) | bits_of(__float2bfloat16(y)) << 16;
+}
+__device__ __forceinline__ void set(FragmentA<float>& a, int pair, float x, float y) {
+    a.values[2 * pair] = x;
+    a.values[2 * pair + 1] = y;
+}
+__device__ __forceinline__ void set(FragmentA<bf16>& a, int pair, bf16 x, bf16 y) {
+    a.pairs[pair] = bits_of(x) | bits_of(y) << 16;
+}
+__device__ __forceinline__ void set(FragmentB<bf16>& b, int pair, bf16 x, bf16 y) {
+    b.pairs[pair] = bits_of(x) | bits_of(y) << 16;
+}
+__device__ __forceinline__ void set(FragmentB<float>& b, int pair, float x, float y) {
+    b.values[2 * pair] = x;
+    b.values[2 * pair + 1] = y;
+}
+
+#ifdef EMULATED
+
+struct Operands {
+    float a[8], b[4];
+};
+
+inline FragmentC product_of(const Operands& mine, FragmentC c) {
+    const auto slots = emulator::exchange(mine);
+    const unsigned lane = threadIdx.x % WARP_SIZE, g = lane / 4, t = lane % 4 * 2;
+    for (int value = 0; value < 4; ++value) {
+        const unsigned row = g + value / 2 * 8, column = t + value % 2;
+        for (unsigned k = 0; k < 16; ++k) {
+            const auto a = emulator::of_lane<Operands>(slots, row % 8 * 4 + k % 8 / 2);
+            const auto b = emulator::of_lane<Operands>(slots, column * 4 + k % 8 / 2);
+            c.values[value] += a.a[k / 8 * 4 + row / 8 * 2 + k % 2] * b.b[k / 8 * 2 + k % 2];
+        }
+    }
+    return c;
+}
+
+inline float half_of(uint32_t pair, int which) {
+    return __uint_as_float(which ? pair & 0xffff0000 : pair << 16);
+}
+
+// C + A B
+inline FragmentC product(const FragmentA<bf16>& a, const FragmentB<bf16>& b, const FragmentC& c) {
+    Operands mine;
+    for (int i = 0; i < 8; ++i) mine.a[i] = half_of(a.pairs[i / 2], i % 2);
+    for (int i = 0; i < 4; ++i) mine.b[i] = half_of(b.pairs[i / 2], i % 2);
+    return product_of(mine, c);
+}
+
+inline FragmentC product(const FragmentA<float>& a, const FragmentB<float>& b, const FragmentC& c) {
+    Operands mine;
+    memcpy(mine.a, a.values, sizeof mine.a);
+    memcpy(mine.b, b.values, sizeof mine.b);
+    return product_of(mine, c);
+}
+
+#else
+
+// C + A B
+__device__ __forceinline__ FragmentC product(const FragmentA<bf16>& a, const FragmentB<bf16>& b, FragmentC c) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])
+        : "r"(a.pairs[0]), "r"(a.pairs[1]), "r"(a.pairs[2]), "r"(a.pairs[3]), "r"(b.pairs[0]), "r"(b.pairs[1]));
+    return c;
+}
+
+__device__ __forceinline__ uint32_t tf32(float x) {
+    uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+}
+
+// 32-bit floats are products of three pairs of TF32 numbers: the leading parts, and the two of a leading and a remaining part. Eight
+// columns of A at a time; which ones is free, as long as A and B agree.
+__device__ __forceinline__ FragmentC product(const FragmentA<float>& a, const FragmentB<float>& b, FragmentC c) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float* of_a = a.values + 4 * half;
+        const float* of_b = b.values + 2 * half;
+        // (g; t), (g+8; t), (g; t+1), (g+8; t+1)
+        const float x[4] = {of_a[0], of_a[2], of_a[1], of_a[3]};
+        uint32_t lead[4], rest[4], lead_b[2], rest_b[2];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            lead[i] = tf32(x[i]);
+            rest[i] = tf32(x[i] - __uint_as_float(lead[i]));
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            lead_b[i] = tf32(of_b[i]);
+            rest_b[i] = tf32(of_b[i] - __uint_as_float(lead_b[i]));
+        }
+#pragma unroll
+        for (int part = 0; part < 3; ++part) {
+            const uint32_t* p = part == 0 ? rest : lead;
+            const uint32_t* q = part == 1 ? rest_b : lead_b;
+            asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])
+                : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(q[0]), "r"(q[1]));
+        }
+    }
+    return c;
+}
+
+#endif

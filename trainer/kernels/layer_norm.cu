@@ -1,0 +1,98 @@
+// Layer normalisation: γ (x − mean) / √(variance + ε) + β, a warp a row.
+#include "common.cuh"
+
+// Columns a lane holds, at most: rows are up to 1,024 wide.
+constexpr int A_LANE = 32;
+
+struct Row {
+    float values[A_LANE];
+    float mean, rstd;
+};
+
+__device__ __forceinline__ Row load_row(const float* x, unsigned d, float epsilon) {
+    Row row;
+    const unsigned lane = threadIdx.x % WARP_SIZE;
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < A_LANE; ++k) {
+        const unsigned column = k * WARP_SIZE + lane;
+        row.values[k] = column < d ? x[column] : 0;
+        sum += row.values[k];
+    }
+    row.mean = warp_sum(sum) / d;
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < A_LANE; ++k) {
+        const float apart = k * WARP_SIZE + lane < d ? row.values[k] - row.mean : 0;
+        squares += apart * apart;
+    }
+    row.rstd = rsqrtf(warp_sum(squares) / d + epsilon);
+    return row;
+}
+
+extern "C" __global__ void layer_norm(const float* x, const float* gamma, const float* beta, float* y, unsigned rows, unsigned d,
+                                      float epsilon) {
+    const unsigned lane = threadIdx.x % WARP_SIZE;
+    const unsigned r = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
+    if (r >= rows) return;
+    const Row row = load_row(x + size_t(r) * d, d, epsilon);
+    float* out = y + size_t(r) * d;
+#pragma unroll
+    for (int k = 0; k < A_LANE; ++k) {
+        const unsigned column = k * WARP_SIZE + lane;
+        if (column < d) out[column] = (row.values[k] - row.mean) * row.rstd * gamma[column] + beta[column];
+    }
+}
+KERNEL(layer_norm);
+
+// `dx` becomes the gradient of `x`, `parts` [blocks, 2, d] each block's share of the gradients of γ and β. A block works through `a_block` rows. Shared: a float for each warp and column, twice.
+extern "C" __global__ void layer_norm_backward(const float* x, const float* gamma, const float* dy, float* dx,
+                                               float* parts, unsigned rows, unsigned d, unsigned a_block,
+                                               float epsilon) {
+    SHARED(float, sums);
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    const unsigned end = min(rows, (blockIdx.x + 1) * a_block);
+    float dgamma[A_LANE] = {}, dbeta[A_LANE] = {};
+    for (unsigned r = blockIdx.x * a_block + warp; r < end; r += warps) {
+        const Row row = load_row(x + size_t(r) * d, d, epsilon);
+        const float* of_dy = dy + size_t(r) * d;
+        float scaled[A_LANE], sum = 0, product = 0;
+#pragma unroll
+        for (int k = 0; k < A_LANE; ++k) {
+            const unsigned column = k * WARP_SIZE + lane;
+            const float g = column < d ? of_dy[column] : 0;
+            const float normal = (row.values[k] - row.mean) * row.rstd;
+            scaled[k] = column < d ? g * gamma[column] : 0;
+            dgamma[k] += g * normal;
+            dbeta[k] += g;
+            sum += scaled[k];
+            product += scaled[k] * normal;
+        }
+        sum = warp_sum(sum) / d;
+        product = warp_sum(product) / d;
+#pragma unroll
+        for (int k = 0; k < A_LANE; ++k) {
+            const unsigned column = k * WARP_SIZE + lane;
+            if (column < d) {
+                const size_t at = size_t(r) * d + column;
+                const float normal = (row.values[k] - row.mean) * row.rstd;
+                dx[at] = row.rstd * (scaled[k] - sum - normal * product);
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < A_LANE; ++k) {
+        const unsigned column = k * WARP_SIZE + lane;
+        if (column < d) {
+            sums[warp * d + column] = dgamma[k];
+            sums[(warps + warp) * d + column] = dbeta[k];
+        }
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < 2 * d; i += blockDim.x) {
+        float sum = 0;
+        for (unsigned w = 0; w < warps; ++w) sum += sums[(i / d * warps + w) * d + i % d];
+        parts[size_t(blockIdx.x) * 2 * d + i] = sum;
+    }
+}
+KERNEL(layer_norm_backward);

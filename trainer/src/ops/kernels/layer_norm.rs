@@ -1,0 +1,85 @@
+use candle_core::{Result, Shape, Tensor};
+
+use super::applied::{Operation, apply};
+use super::sums::{Parts, rows_a_block};
+use super::{Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
+use crate::ops::layer_norm::EPSILON;
+
+/// Columns of a row, at most: a warp holds them in its registers.
+const COLUMNS: usize = 1024;
+
+/// See [`crate::ops::layer_norm()`]. `None` where rows are too wide for the kernels.
+pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Option<Tensor>> {
+    let (rows, d) = x.dims2()?;
+    if gamma.dims() != [d] || beta.dims() != [d] {
+        candle_core::bail!("layer_norm: {:?} by {:?} and {:?}", x.shape(), gamma.shape(), beta.shape());
+    }
+    if d > COLUMNS {
+        return Ok(None);
+    }
+    apply(LayerNorm { rows, d }, [x, gamma, beta]).map(Some)
+}
+
+struct LayerNorm {
+    rows: usize,
+    d: usize,
+}
+
+impl Operation for LayerNorm {
+    const NAME: &'static str = "layer-norm";
+    type Kept = ();
+
+    fn forward(
+        &self,
+        machine: &Machine,
+        [x, gamma, beta]: [Input<'_>; 3],
+    ) -> Result<(Buffer<f32>, Shape, ())> {
+        let &Self { rows, d } = self;
+        let mut y = Buffer::new(machine, x.len)?;
+        let kernel = Kernel { file: "layer_norm", name: "layer_norm" };
+        // SAFETY: a warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
+        unsafe {
+            let arguments =
+                &mut [x.read(), gamma.read(), beta.read(), y.write(), rows.into(), d.into(), EPSILON.into()];
+            machine.launch(kernel, Launch::warps(rows), arguments)?;
+        }
+        Ok((y, (rows, d).into(), ()))
+    }
+
+    fn backward(
+        &self,
+        machine: &Machine,
+        [x, gamma, _]: [Input<'_>; 3],
+        (): &(),
+        (_, dy): (Input<'_>, Input<'_>),
+    ) -> Result<[Option<Buffer<f32>>; 3]> {
+        let &Self { rows, d } = self;
+        let a_block = rows_a_block(rows);
+        let blocks = rows.div_ceil(a_block);
+        let mut dx = Buffer::new(machine, x.len)?;
+        let mut parts = Parts::new(machine, blocks, 1, 2 * d)?;
+        let kernel = Kernel { file: "layer_norm", name: "layer_norm_backward" };
+        let warps = (THREADS / WARP) as usize;
+        let launch = Launch {
+            blocks: [blocks as u32, 1, 1],
+            threads: THREADS,
+            shared: 2 * warps * d * size_of::<f32>(),
+        };
+        // SAFETY: the blocks share out the rows; `parts` has room for what each leaves.
+        unsafe {
+            let arguments = &mut [
+                x.read(),
+                gamma.read(),
+                dy.read(),
+                dx.write(),
+                parts.values.write(),
+                rows.into(),
+                d.into(),
+                a_block.into(),
+                EPSILON.into(),
+            ];
+            machine.launch(kernel, launch, arguments)?;
+        }
+        Ok([Some(dx), Some(parts.sum(machine, 0..d)?), Some(parts.sum(machine, d..2 * d)?)])
+    }
+}

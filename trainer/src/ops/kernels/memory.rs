@@ -1,0 +1,327 @@
+//! Memory that kernels read and write.
+
+#[cfg(test)]
+use std::ffi::c_void;
+use std::marker::PhantomData;
+
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, DevicePtr as _, DevicePtrMut as _, DeviceRepr, LaunchArgs, PushKernelArg as _, ValidAsZeroBits,
+};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, cuda_backend::CudaDType};
+
+use super::Machine;
+
+/// Numbers that kernels know.
+#[cfg(feature = "cuda")]
+pub(crate) trait Element: Copy + Default + DeviceRepr + ValidAsZeroBits {}
+/// Numbers that kernels know.
+#[cfg(not(feature = "cuda"))]
+pub(crate) trait Element: Copy + Default {}
+
+impl Element for f32 {}
+impl Element for f64 {}
+impl Element for u8 {}
+impl Element for u32 {}
+impl Element for i64 {}
+#[cfg(test)]
+impl Element for half::bf16 {}
+
+/// What is written where nothing was written yet: in tests, something that shows.
+#[cfg(test)]
+const UNWRITTEN: u8 = 0xff;
+
+/// Memory of a machine.
+pub(crate) enum Buffer<T> {
+    #[cfg(feature = "cuda")]
+    Cuda(CudaSlice<T>, candle_core::CudaDevice),
+    #[cfg(test)]
+    Emulated(Vec<T>),
+}
+
+impl<T: Element> Buffer<T> {
+    /// `n` elements, to be written before they are read.
+    pub(crate) fn new(machine: &Machine, n: usize) -> Result<Self> {
+        match machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(device) => {
+                // SAFETY: kernels write before they read; the emulator, which runs the same ones, shows where they do not.
+                Ok(Self::Cuda(unsafe { device.alloc(n.max(1)) }?, device.clone()))
+            }
+            #[cfg(test)]
+            Machine::Emulator => {
+                let mut values = vec![T::default(); n];
+                // SAFETY: every pattern of bits is a value of each `Element`.
+                unsafe { std::ptr::write_bytes(values.as_mut_ptr(), UNWRITTEN, n) };
+                Ok(Self::Emulated(values))
+            }
+        }
+    }
+
+    /// A copy of `values`.
+    pub(crate) fn from_slice(machine: &Machine, values: &[T]) -> Result<Self> {
+        match machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(device) => {
+                let slice = if values.is_empty() {
+                    device.alloc_zeros(1)?
+                } else {
+                    device.cuda_stream().clone_htod(values).map_err(cuda)?
+                };
+                Ok(Self::Cuda(slice, device.clone()))
+            }
+            #[cfg(test)]
+            Machine::Emulator => Ok(Self::Emulated(values.to_vec())),
+        }
+    }
+
+    /// To be read by a kernel.
+    pub(crate) fn read(&self) -> Argument<'_> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(slice, device) => {
+                let stream = device.cuda_stream();
+                let (address, _guard) = slice.device_ptr(&stream);
+                Argument::address(address)
+            }
+            #[cfg(test)]
+            Self::Emulated(values) => Argument::address(values.as_ptr() as u64),
+        }
+    }
+
+    /// To be written by a kernel.
+    pub(crate) fn write(&mut self) -> Argument<'_> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(slice, device) => {
+                let stream = device.cuda_stream();
+                let (address, _guard) = slice.device_ptr_mut(&stream);
+                Argument::address(address)
+            }
+            #[cfg(test)]
+            Self::Emulated(values) => Argument::address(values.as_mut_ptr() as u64),
+        }
+    }
+
+    /// The elements, on the CPU; at least one.
+    pub(crate) fn to_vec(&self) -> Result<Vec<T>> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(slice, device) => device.cuda_stream().clone_dtoh(slice).map_err(cuda),
+            #[cfg(test)]
+            Self::Emulated(values) => Ok(values.clone()),
+        }
+    }
+}
+
+impl Buffer<f32> {
+    /// As the storage of a tensor on the CPU, the emulator's.
+    #[cfg(test)]
+    pub(super) fn into_cpu_storage(self) -> CpuStorage {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => unreachable!("the emulator's memory is the CPU's"),
+            Self::Emulated(values) => CpuStorage::F32(values),
+        }
+    }
+
+    /// As the storage of a tensor on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn into_cuda_storage(self) -> Result<CudaStorage> {
+        match self {
+            Self::Cuda(slice, device) => Ok(f32::wrap_cuda_slice(slice, device)),
+            #[cfg(test)]
+            Self::Emulated(_) => candle_core::bail!("the emulator's memory is the CPU's"),
+        }
+    }
+
+    /// As a tensor that has no history.
+    pub(super) fn into_tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let storage = match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => Storage::Cuda(self.into_cuda_storage()?),
+            #[cfg(test)]
+            Self::Emulated(_) => Storage::Cpu(self.into_cpu_storage()),
+        };
+        Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    }
+}
+
+/// A tensor's 32-bit floats, contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    address: u64,
+    /// How many.
+    pub(crate) len: usize,
+    /// The tensor's.
+    pub(crate) shape: &'a Shape,
+}
+
+impl<'a> Input<'a> {
+    fn at(base: u64, layout: &'a Layout) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a kernel needs contiguous input, got {layout:?}");
+        };
+        Ok(Self {
+            address: base + (start * size_of::<f32>()) as u64,
+            len: end - start,
+            shape: layout.shape(),
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_cpu(storage: &'a CpuStorage, layout: &'a Layout) -> Result<Self> {
+        Self::at(storage.as_slice::<f32>()?.as_ptr() as u64, layout)
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn of_cuda(storage: &'a CudaStorage, layout: &'a Layout) -> Result<Self> {
+        let slice = storage.as_cuda_slice::<f32>()?;
+        let stream = storage.device.cuda_stream();
+        let (address, _guard) = slice.device_ptr(&stream);
+        Self::at(address, layout)
+    }
+
+    pub(super) fn of(storage: &'a Storage, layout: &'a Layout) -> Result<Self> {
+        match storage {
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(storage) => Self::of_cuda(storage, layout),
+            #[cfg(test)]
+            Storage::Cpu(storage) => Self::of_cpu(storage, layout),
+            _ => candle_core::bail!("a kernel was given a tensor of another device"),
+        }
+    }
+
+    /// To be read by a kernel.
+    pub(crate) fn read(&self) -> Argument<'a> {
+        Argument::address(self.address)
+    }
+}
+
+/// The place of a tensor's 32-bit floats, for a kernel that changes them where they are.
+pub(crate) fn place_of(tensor: &Tensor) -> Result<Argument<'_>> {
+    struct Place(std::sync::atomic::AtomicU64);
+    impl Place {
+        fn found(&self, base: u64, layout: &Layout) -> Result<()> {
+            self.0.store(Input::at(base, layout)?.address, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        }
+    }
+    impl InplaceOp1 for Place {
+        fn name(&self) -> &'static str {
+            "place"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            match storage {
+                CpuStorage::F32(values) => self.found(values.as_mut_ptr() as u64, layout),
+                _ => candle_core::bail!("a kernel needs 32-bit floats"),
+            }
+        }
+
+        #[cfg(feature = "cuda")]
+        fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+            let stream = storage.device.cuda_stream();
+            let slice = storage.as_cuda_slice_mut::<f32>()?;
+            let (address, _guard) = slice.device_ptr_mut(&stream);
+            self.found(address, layout)
+        }
+    }
+    let place = Place(0.into());
+    tensor.inplace_op1(&place)?;
+    Ok(Argument::address(place.0.into_inner()))
+}
+
+/// What a kernel is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Argument<'a> {
+    value: Value,
+    of: PhantomData<&'a ()>,
+}
+
+#[derive(Clone, Copy)]
+enum Value {
+    Address(u64),
+    Number(u32),
+    Float(f32),
+}
+
+impl Argument<'_> {
+    /// Of memory that the caller keeps until all kernels so far are done, or frees in their order: a machine has one stream, in
+    /// which everything happens one after the other.
+    pub(super) fn address(address: u64) -> Self {
+        Self { value: Value::Address(address), of: PhantomData }
+    }
+
+    /// The address of memory; 0 of a number.
+    pub(super) fn as_address(&self) -> u64 {
+        match self.value {
+            Value::Address(address) => address,
+            Value::Number(_) | Value::Float(_) => 0,
+        }
+    }
+
+    /// What lies `n` elements behind.
+    pub(super) fn behind<T>(self, n: usize) -> Self {
+        Self::address(self.as_address() + (n * size_of::<T>()) as u64)
+    }
+
+    /// Where nothing is.
+    pub(crate) fn null() -> Self {
+        Self::address(0)
+    }
+
+    /// Bytes of the value.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        match self.value {
+            Value::Address(_) => size_of::<u64>(),
+            Value::Number(_) | Value::Float(_) => size_of::<u32>(),
+        }
+    }
+
+    /// Where the value lies.
+    #[cfg(test)]
+    pub(super) fn place(&mut self) -> *mut c_void {
+        match &mut self.value {
+            Value::Address(value) => std::ptr::from_mut(value).cast(),
+            Value::Number(value) => std::ptr::from_mut(value).cast(),
+            Value::Float(value) => std::ptr::from_mut(value).cast(),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn push<'b>(&'b self, builder: &mut LaunchArgs<'b>) {
+        match &self.value {
+            Value::Address(value) => builder.arg(value),
+            Value::Number(value) => builder.arg(value),
+            Value::Float(value) => builder.arg(value),
+        };
+    }
+}
+
+impl From<u32> for Argument<'_> {
+    fn from(number: u32) -> Self {
+        Self { value: Value::Number(number), of: PhantomData }
+    }
+}
+
+impl From<usize> for Argument<'_> {
+    fn from(number: usize) -> Self {
+        u32::try_from(number).expect("kernels count in 32 bits").into()
+    }
+}
+
+impl From<f32> for Argument<'_> {
+    fn from(number: f32) -> Self {
+        Self { value: Value::Float(number), of: PhantomData }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(error: candle_core::cuda_backend::cudarc::driver::DriverError) -> candle_core::Error {
+    candle_core::Error::Cuda(Box::new(error))
+}

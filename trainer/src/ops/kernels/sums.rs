@@ -1,0 +1,59 @@
+//! Sums that kernels leave in parts, so that they are the same whatever the device does first.
+
+use std::ops::Range;
+
+use candle_core::Result;
+
+use super::{Argument, Buffer, Kernel, Launch, Machine};
+
+/// Rows that one block sums up, at least, and how many blocks there are at most.
+const ROWS: usize = 64;
+const BLOCKS: usize = 256;
+
+/// How many of `rows` rows one block works through.
+pub(super) fn rows_a_block(rows: usize) -> usize {
+    rows.div_ceil(BLOCKS).max(ROWS)
+}
+
+/// What a kernel left: `count` parts of `rows` rows of `pitch` columns.
+pub(super) struct Parts {
+    pub(super) values: Buffer<f32>,
+    pub(super) count: usize,
+    pub(super) rows: usize,
+    pub(super) pitch: usize,
+}
+
+impl Parts {
+    /// Room for them.
+    pub(super) fn new(machine: &Machine, count: usize, rows: usize, pitch: usize) -> Result<Self> {
+        Ok(Self { values: Buffer::new(machine, count * rows * pitch)?, count, rows, pitch })
+    }
+
+    /// The sum over the parts of some columns, `[rows, columns]`.
+    pub(super) fn sum(&self, machine: &Machine, columns: Range<usize>) -> Result<Buffer<f32>> {
+        let mut out = Buffer::new(machine, self.rows * columns.len())?;
+        self.sum_into(machine, columns, out.write())?;
+        Ok(out)
+    }
+
+    /// The same, into `out`.
+    pub(super) fn sum_into(&self, machine: &Machine, columns: Range<usize>, out: Argument<'_>) -> Result<()> {
+        let &Self { ref values, count, rows, pitch } = self;
+        let n = rows * columns.len();
+        let kernel = Kernel { file: "reduce", name: "sum_parts" };
+        // SAFETY: a thread for each of the `n` elements; none reads behind its part.
+        unsafe {
+            let arguments = &mut [
+                values.read(),
+                out,
+                count.into(),
+                (rows * pitch).into(),
+                pitch.into(),
+                columns.start.into(),
+                columns.len().into(),
+                n.into(),
+            ];
+            machine.launch(kernel, Launch::threads(n), arguments)
+        }
+    }
+}
