@@ -9,6 +9,7 @@ use pipeline::vacuum::{self, vacuum};
 use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, Span};
 use schemas::delta::Root;
+use schemas::failpoint;
 use schemas::publication::{self, Kind, Publication};
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
@@ -30,6 +31,7 @@ pub(crate) struct Removed {
 /// Deletes [`models`], and the tables' old files.
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
     let models = models(config, root)?;
+    failpoint::reach("retention:models-deleted");
     // What this run and others have read in versions of before may hold somebody who was forgotten since.
     if let Some(swept) = sweep(config, root, interrupt).await? {
         let rows =

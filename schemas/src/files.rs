@@ -5,9 +5,12 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::failpoint;
+
 /// Writes a file under a temporary name beside it, flushes it and renames it over `path`. A crash leaves the old file.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = written_beside(path, bytes, false)?;
+    reach(path);
     fs::rename(&temporary, path)?;
     sync_parent(path)
 }
@@ -24,10 +27,16 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn link(temporary: PathBuf, path: &Path) -> io::Result<()> {
+    reach(path);
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary)?;
     linked?;
     sync_parent(path)
+}
+
+/// The file is written, and not yet there.
+fn reach(path: &Path) {
+    failpoint::reach(format_args!("file:{}", path.file_name().unwrap_or_default().display()));
 }
 
 fn written_beside(path: &Path, bytes: &[u8], private: bool) -> io::Result<PathBuf> {

@@ -117,10 +117,10 @@ fn a_kill_between_records_and_checkpoint_doubles_no_line() {
     let args = ["pretrain", "--name", "m", "--set", "pretrain.checkpoint_steps=1"];
     // The records of a step, or of an epoch, are on the disk, the checkpoint that follows them is not.
     let mut command = workspace.command("trainer", &args);
-    command.env(PAUSE_AT, "pretrain:recorded@9").stderr(Stdio::piped());
+    command.env(PAUSE_AT, "training:recorded@9").stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at pretrain:recorded"))));
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at training:recorded"))));
     child.kill().unwrap();
     child.wait().unwrap();
     workspace.succeed("trainer", &args);

@@ -1,4 +1,4 @@
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, print_json, with_causes};
 use schemas::delta::Root;
@@ -30,6 +30,7 @@ struct History {
 impl HistoryArgs {
     pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
         let root = Root::new(&common.load()?.root)?;
+        ensure!(root.path().is_dir(), "there is no root at {}", root.path().display());
         let newest_first = |mut publications: Vec<Publication>| {
             publications.reverse();
             publications.truncate(self.limit);

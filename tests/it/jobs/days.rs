@@ -238,7 +238,7 @@ fn what_is_served_is_never_written_over() {
 fn a_run_that_was_begun_with_other_settings_begins_anew() {
     let workspace = service(1);
     // It stops in the middle of a training.
-    let child = super::faults::paused(&workspace, &day("2026-01-01", &[]), "pretrain:recorded@2");
+    let child = super::faults::paused(&workspace, &day("2026-01-01", &[]), "training:recorded@2");
     super::faults::kill(child);
     let output = workspace.succeed("jobs", &day("2026-01-01", &["--set", "pretrain.learning_rate=2e-2"]));
     assert!(stderr(&output).contains("training begins anew"), "{}", stderr(&output));

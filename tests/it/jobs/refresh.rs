@@ -119,7 +119,7 @@ fn killed_anywhere_a_refresh_leaves_what_is_served() {
     let workspace = service(2);
     run_day(&workspace, 1);
     append(&workspace, 2);
-    for point in ["commit:refresh:before-log", "pretrain:recorded", "refresh:publish"] {
+    for point in ["commit:refresh:before-log", "training:recorded", "refresh:publish"] {
         kill(paused(&workspace, &["refresh", "--once"], point));
         workspace.succeed("jobs", &["status"]);
         assert_eq!(published(&workspace)["number"], 1, "{point}");

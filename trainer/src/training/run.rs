@@ -360,7 +360,7 @@ impl<'a, T: Task> Run<'a, T> {
         records: &Records,
     ) -> Result<(), TrainError> {
         records.sync()?;
-        failpoint::reach("pretrain:recorded");
+        failpoint::reach("training:recorded");
         Ok(self.save(&self.latest, model, optimizer, state, &[])?)
     }
 
