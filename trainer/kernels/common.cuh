@@ -60,17 +60,35 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 
-// The sum over a block of whole warps, in every thread. `scratch` has room for a float of each warp, and one more.
+// The largest over the lanes of a warp, in every lane.
+__device__ __forceinline__ float warp_max(float x) {
+    for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, mask));
+    return x;
+}
+
+// What each warp of a block has found, for every thread to read: a float a warp, at `scratch`.
+__device__ __forceinline__ unsigned share_of_warps(float of_warp, float* scratch) {
+    // What was shared before may still be read.
+    __syncthreads();
+    if (threadIdx.x % WARP_SIZE == 0) scratch[threadIdx.x / WARP_SIZE] = of_warp;
+    __syncthreads();
+    return blockDim.x / WARP_SIZE;
+}
+
+// The sum over a block of whole warps, in every thread. `scratch` has room for a float of each warp.
 __device__ __forceinline__ float block_sum(float x, float* scratch) {
-    const unsigned warps = blockDim.x / WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-    x = warp_sum(x);
-    // The last sum may still be read.
-    __syncthreads();
-    if (threadIdx.x % WARP_SIZE == 0) scratch[warp] = x;
-    __syncthreads();
+    const unsigned warps = share_of_warps(warp_sum(x), scratch);
     float sum = 0;
     for (unsigned w = 0; w < warps; ++w) sum += scratch[w];
     return sum;
+}
+
+// The largest over a block, in the same way.
+__device__ __forceinline__ float block_max(float x, float* scratch) {
+    const unsigned warps = share_of_warps(warp_max(x), scratch);
+    float most = scratch[0];
+    for (unsigned w = 1; w < warps; ++w) most = fmaxf(most, scratch[w]);
+    return most;
 }
 
 // Fragments of the matrix product of a warp: 16×16 times 16×8. Lane `l` holds, with `g = l / 4` and `t = 2 (l % 4)`,

@@ -2,23 +2,6 @@
 // two matrix products then bring to the hidden states and the candidates.
 #include "common.cuh"
 
-__device__ __forceinline__ float warp_max(float x) {
-    for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, mask));
-    return x;
-}
-
-// The largest over a block of whole warps, in every thread; see `block_sum`.
-__device__ __forceinline__ float block_max(float x, float* scratch) {
-    const unsigned warps = blockDim.x / WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-    x = warp_max(x);
-    __syncthreads();
-    if (threadIdx.x % WARP_SIZE == 0) scratch[warp] = x;
-    __syncthreads();
-    float most = scratch[0];
-    for (unsigned w = 1; w < warps; ++w) most = fmaxf(most, scratch[w]);
-    return most;
-}
-
 // A block a row, from row `first` of the batch on. `logits` [rows, columns] become gradients, `losses` [rows] the rows' losses.
 //
 // Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `shift` is null, all columns compete; otherwise each row has one target at

@@ -66,9 +66,7 @@ extern "C" __global__ void query_attention_forward(const float* q, const float* 
         if (j < end && in_sight(batch, queries, start, r, i, j)) {
             score = score_of(batch, of_bias, query, keys_at + size_t(j) * 2 * d, scale, start, i, j);
         }
-        float now = score;
-        for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) now = fmaxf(now, __shfl_xor_sync(ALL_LANES, now, mask));
-        now = fmaxf(now, largest);
+        const float now = fmaxf(warp_max(score), largest);
         const float shrink = largest == NEVER ? 0 : expf(largest - now);
         const float weight = score == NEVER ? 0 : expf(score - now);
         sum = sum * shrink + weight;

@@ -1,7 +1,7 @@
 //! The operations on a GPU, by kernels of our own (`trainer/kernels/*.cu`).
 //!
 //! What launches a kernel does not know what it is launched on: a [`Machine`] is a CUDA device, or in tests the CPU, which runs
-//! the same source ([`emulator`]). What has no kernel is put together from stock operations ([`super::reference`]).
+//! the same source (`emulator`). What has no kernel is put together from stock operations ([`reference`](super::reference)).
 
 mod applied;
 mod attention;
