@@ -30,7 +30,7 @@ async fn models() -> Workspace {
     let overrides = ["sft.conditions=[\"genre\"]".to_owned()];
     let config = Config::load(&workspace.path("config.toml"), &overrides).unwrap();
     let root = Root::new(&config.root).unwrap();
-    let device = trainer::device::open(config.device).unwrap();
+    let device = trainer::device::open(&config).unwrap();
     let catalogue = Catalogue::load(&root, &["genre".into()]).await.unwrap();
     let base = checkpoint::load(&root.model_path("base"), &catalogue, &device).unwrap();
     let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);

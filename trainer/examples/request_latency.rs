@@ -21,6 +21,7 @@ use schemas::config::{Age, MaskMode, Model, Sft, Span};
 use schemas::hash::mix64;
 use trainer::conditions::{Carriers, Conditions};
 use trainer::data::Catalogue;
+use trainer::device::Backend;
 use trainer::model::ClimberPilot;
 use trainer::retrieve::{Asked, Candidates, History, Hnsw, Question, hidden};
 use trainer::vocabulary::Vocabulary;
@@ -143,7 +144,7 @@ impl Bench {
             Model { d: D, layers: 3, hash_buckets: 1_000, attributes: Vec::new(), ..Model::default() };
         let vocabulary =
             Vocabulary::new(&config, &catalogue, &vec![0; items + 1]).with_conditions(conditions);
-        let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, &Device::Cpu)?;
+        let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, &Backend::CPU)?;
         let noise = |what: u64, i: u64| (mix64(what, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         let value = |i: u64| {
             let (item, column) = (i / D as u64, i % D as u64);

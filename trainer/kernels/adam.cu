@@ -2,22 +2,38 @@
 #include "common.cuh"
 
 // `weights` [n, columns] and `moments` [n, 2 columns], first moments before second ones. `gradient` is [count, columns], for
-// the rows `rows`, each once, or for the first `count` rows where that is null. `scale` is what clipping leaves of the gradient;
-// `rate` and `root` hold the bias corrections.
-extern "C" __global__ void adam(float* weights, float* moments, const float* gradient, const unsigned* rows, unsigned count,
-                                unsigned columns, float scale, float decay, float rate, float root, float beta1, float beta2,
+// the rows `rows`, each once, or for the first rows where that is null; a block a row. `clipping` [2] is of `clip_norm`; `rate` and
+// `root` hold the bias corrections.
+extern "C" __global__ void adam(float* weights, float* moments, const float* gradient, const unsigned* rows, unsigned columns,
+                                const float* clipping, float decay, float rate, float root, float beta1, float beta2,
                                 float epsilon) {
-    const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size_t(count) * columns) return;
-    const size_t r = i / columns, column = i % columns, row = rows ? rows[r] : r;
-    float* first = moments + row * 2 * columns + column;
-    float* second = first + columns;
-    float* weight = weights + row * columns + column;
-    const float g = decay * *weight + scale * gradient[i];
-    const float m = beta1 * *first + (1 - beta1) * g;
-    const float v = beta2 * *second + (1 - beta2) * g * g;
-    *first = m;
-    *second = v;
-    *weight -= rate * m / (sqrtf(v) * root + epsilon);
+    const float scale = clipping[1];
+    // A gradient that is not finite changes nothing.
+    if (!(scale <= 1)) return;
+    const size_t row = rows ? rows[blockIdx.x] : blockIdx.x;
+    for (unsigned column = threadIdx.x; column < columns; column += blockDim.x) {
+        float* first = moments + row * 2 * columns + column;
+        float* second = first + columns;
+        float* weight = weights + row * columns + column;
+        const float g = decay * *weight + scale * gradient[size_t(blockIdx.x) * columns + column];
+        const float m = beta1 * *first + (1 - beta1) * g;
+        const float v = beta2 * *second + (1 - beta2) * g * g;
+        *first = m;
+        *second = v;
+        *weight -= rate * m / (sqrtf(v) * root + epsilon);
+    }
 }
 KERNEL(adam);
+
+// From the `n` sums of squares of a gradient: `clipping` [2] becomes its norm, and what is left of the gradient where that may be
+// `clip_norm` at most; no number where the norm is none. One block. Shared: a double for each thread.
+extern "C" __global__ void clip_norm(const double* squares, float* clipping, unsigned n, float clip_norm) {
+    SHARED(double, sums);
+    const double sum = block_total(squares, n, sums);
+    if (threadIdx.x == 0) {
+        const float norm = sqrt(sum);
+        clipping[0] = norm;
+        clipping[1] = norm < INFINITY ? (norm > clip_norm ? clip_norm / norm : 1) : NAN;
+    }
+}
+KERNEL(clip_norm);

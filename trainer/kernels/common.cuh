@@ -42,16 +42,75 @@ __device__ __forceinline__ bf16 from_float<bf16>(float x) {
     return __float2bfloat16(x);
 }
 
-// Copies 16 bytes, aligned as such; zeros where `from` is null.
-__device__ __forceinline__ void copy_16(void* to, const void* from) {
+__device__ __forceinline__ uint32_t bits_of(bf16 x) {
+    uint16_t bits;
+    memcpy(&bits, &x, 2);
+    return bits;
+}
+
+// Four neighbouring numbers.
+struct Four {
+    float values[4];
+};
+
+// What memory gives and takes at once, at an address that is a multiple of its size.
+template <class V>
+__device__ __forceinline__ V load_vector(const void* from) {
 #ifdef EMULATED
-    emulator::must_be_aligned(to, 16);
-    emulator::must_be_aligned(from, 16);
-    if (from) memcpy(to, from, 16);
-    else memset(to, 0, 16);
-#else
-    *static_cast<uint4*>(to) = from ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+    emulator::must_be_aligned(from, sizeof(V));
 #endif
+    return *static_cast<const V*>(from);
+}
+
+template <class V>
+__device__ __forceinline__ void store_vector(void* to, V vector) {
+#ifdef EMULATED
+    emulator::must_be_aligned(to, sizeof(V));
+#endif
+    *static_cast<V*>(to) = vector;
+}
+
+// Copies 16 bytes; zeros where `from` is null.
+__device__ __forceinline__ void copy_16(void* to, const void* from) {
+    store_vector(to, from ? load_vector<uint4>(from) : uint4{0, 0, 0, 0});
+}
+
+__device__ __forceinline__ Four load_4(const float* from) {
+    const float4 all = load_vector<float4>(from);
+    return {{all.x, all.y, all.z, all.w}};
+}
+
+__device__ __forceinline__ Four load_4(const bf16* from) {
+    const uint2 all = load_vector<uint2>(from);
+    return {{__uint_as_float(all.x << 16), __uint_as_float(all.x & 0xffff0000), __uint_as_float(all.y << 16),
+             __uint_as_float(all.y & 0xffff0000)}};
+}
+
+__device__ __forceinline__ void store_4(float* to, const Four& four) {
+    const float* x = four.values;
+    store_vector(to, float4{x[0], x[1], x[2], x[3]});
+}
+
+__device__ __forceinline__ void store_4(bf16* to, const Four& four) {
+    const float* x = four.values;
+    store_vector(to, uint2{bits_of(from_float<bf16>(x[0])) | bits_of(from_float<bf16>(x[1])) << 16,
+                           bits_of(from_float<bf16>(x[2])) | bits_of(from_float<bf16>(x[3])) << 16});
+}
+
+// Those of the `n` numbers at `from`, which begin at an aligned address, from number `first` on, a multiple of four; zeros behind the
+// last.
+template <class T>
+__device__ __forceinline__ Four load_4(const T* from, size_t first, size_t n) {
+    if (first + 4 <= n) return load_4(from + first);
+    Four four;
+    for (int i = 0; i < 4; ++i) four.values[i] = first + i < n ? to_float(from[first + i]) : 0;
+    return four;
+}
+
+template <class T>
+__device__ __forceinline__ void store_4(T* to, size_t first, size_t n, const Four& four) {
+    if (first + 4 <= n) return store_4(to + first, four);
+    for (int i = 0; first + i < n; ++i) to[first + i] = from_float<T>(four.values[i]);
 }
 
 // The sum over the lanes of a warp, in every lane.
@@ -91,6 +150,24 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
     return most;
 }
 
+// The sum over a block, in thread 0. `sums` has room for a double of each thread.
+__device__ __forceinline__ double block_sum(double x, double* sums) {
+    sums[threadIdx.x] = x;
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return sums[0];
+}
+
+// The sum of the `n` numbers at `from`, by one block, in thread 0.
+template <class T>
+__device__ __forceinline__ double block_total(const T* from, unsigned n, double* sums) {
+    double sum = 0;
+    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) sum += from[i];
+    return block_sum(sum, sums);
+}
+
 // Fragments of the matrix product of a warp: 16×16 times 16×8. Lane `l` holds, with `g = l / 4` and `t = 2 (l % 4)`,
 //   of A  rows g, g + 8 and columns t, t + 1, t + 8, t + 9, in the order (g; t, t+1), (g+8; t, t+1), (g; t+8, t+9), (g+8; …),
 //   of B  rows t, t + 1, t + 8, t + 9 of column g,
@@ -121,12 +198,6 @@ struct FragmentB<float> {
 struct FragmentC {
     float values[4] = {0, 0, 0, 0};
 };
-
-__device__ __forceinline__ uint32_t bits_of(bf16 x) {
-    uint16_t bits;
-    memcpy(&bits, &x, 2);
-    return bits;
-}
 
 // Sets values 2 `pair` and 2 `pair` + 1 of a fragment.
 __device__ __forceinline__ void set(FragmentA<bf16>& a, int pair, float x, float y) {

@@ -2,22 +2,26 @@
 // two matrix products then bring to the hidden states and the candidates.
 #include "common.cuh"
 
-// A block a row, from row `first` of the batch on. `logits` [rows, columns] become gradients, `losses` [rows] the rows' losses.
+// A block a row, from row `first` of the batch on. `logits` [rows, columns] become gradients, once more in `gradients` where that is not
+// the same memory; `losses` [rows] become the rows' losses.
 //
 // Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `shift` is null, all columns compete; otherwise each row has one target at
 // most, with which the first `negatives` columns compete, their logits shifted, but those of `excluded`
 // (`excluded_offsets[r]..excluded_offsets[r + 1]`).
-extern "C" __global__ void cross_entropy_rows(float* logits, float* losses, const unsigned* offsets, const unsigned* targets,
-                                              const float* weights, const float* shift, const unsigned* excluded_offsets,
-                                              const unsigned* excluded, unsigned first, unsigned columns, unsigned negatives,
-                                              float smoothing) {
+template <class T>
+__device__ void cross_entropy_rows(float* logits, T* gradients, float* losses, const unsigned* offsets, const unsigned* targets,
+                                   const float* weights, const float* shift, const unsigned* excluded_offsets,
+                                   const unsigned* excluded, unsigned first, unsigned columns, unsigned negatives,
+                                   float smoothing) {
     SHARED(float, scratch);
+    const bool apart = static_cast<void*>(gradients) != static_cast<void*>(logits);
+    T* out = gradients + size_t(blockIdx.x) * columns;
     float* row = logits + size_t(blockIdx.x) * columns;
     const unsigned r = first + blockIdx.x, from = offsets[r], to = offsets[r + 1];
     float weight = 0;
     for (unsigned i = from; i < to; ++i) weight += weights[i];
     if (weight == 0) {
-        for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) row[c] = 0;
+        for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) out[c] = from_float<T>(0);
         if (threadIdx.x == 0) losses[blockIdx.x] = 0;
         return;
     }
@@ -57,19 +61,27 @@ extern "C" __global__ void cross_entropy_rows(float* logits, float* losses, cons
     if (threadIdx.x == 0) {
         for (unsigned i = from; i < to; ++i) row[targets[i]] -= (1 - smoothing) * weights[i];
     }
+    if (!apart) return;
+    __syncthreads();
+    for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) out[c] = from_float<T>(row[c]);
 }
-KERNEL(cross_entropy_rows);
+
+#define CROSS_ENTROPY_ROWS(T)                                                                                                \
+    extern "C" __global__ void cross_entropy_rows_##T(                                                                       \
+        float* logits, T* gradients, float* losses, const unsigned* offsets, const unsigned* targets, const float* weights,  \
+        const float* shift, const unsigned* excluded_offsets, const unsigned* excluded, unsigned first, unsigned columns,    \
+        unsigned negatives, float smoothing) {                                                                               \
+        cross_entropy_rows(logits, gradients, losses, offsets, targets, weights, shift, excluded_offsets, excluded, first,   \
+                           columns, negatives, smoothing);                                                                   \
+    }                                                                                                                        \
+    KERNEL(cross_entropy_rows_##T);
+CROSS_ENTROPY_ROWS(float)
+CROSS_ENTROPY_ROWS(bf16)
 
 // `out` = Σ `values`, by one block. Shared: a double for each thread.
 extern "C" __global__ void sum_all(const float* values, float* out, unsigned n) {
     SHARED(double, sums);
-    double sum = 0;
-    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) sum += values[i];
-    sums[threadIdx.x] = sum;
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) *out = sums[0];
+    const double sum = block_total(values, n, sums);
+    if (threadIdx.x == 0) *out = sum;
 }
 KERNEL(sum_all);

@@ -1,4 +1,4 @@
-// What goes through tensors element by element.
+// What goes through tensors element by element, four at a time.
 #include "common.cuh"
 
 // Elements that share a key in dropout; see `ops::dropout`.
@@ -17,23 +17,128 @@ __device__ __forceinline__ uint32_t mix_32(uint32_t x) {
     return x ^ (x >> 16);
 }
 
-// Dropout that follows from a seed and the place of an element alone: the same elements as on the CPU, and no mask in memory.
-// `out` = `x` + dropout(`y`), or dropout(`y`) where `x` is null, for `n` elements. What falls below `threshold` is dropped, the rest
-// multiplied with `scale`.
-extern "C" __global__ void add_dropped(const float* x, const float* y, float* out, unsigned n, unsigned seed_high,
-                                       unsigned seed_low, unsigned threshold, float scale) {
-    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    const uint64_t seed = uint64_t(seed_high) << 32 | seed_low;
-    const uint32_t key = uint32_t(mix_64(seed, i / CHUNK)) + i % CHUNK;
-    const float kept = mix_32(key) >= threshold ? y[i] * scale : 0;
-    out[i] = x ? x[i] + kept : kept;
+// The first of the four elements of this thread.
+__device__ __forceinline__ unsigned first_element() {
+    return 4 * (blockIdx.x * blockDim.x + threadIdx.x);
 }
-KERNEL(add_dropped);
+
+// The columns of neighbouring elements, row after row.
+struct Column {
+    unsigned at, columns;
+
+    __device__ Column(unsigned first, unsigned columns) : at(first % columns), columns(columns) {}
+
+    __device__ __forceinline__ unsigned next() {
+        const unsigned now = at;
+        if (++at == columns) at = 0;
+        return now;
+    }
+};
+
+// Dropout that follows from a seed and the place of an element alone: the same elements as on the CPU, and no mask in memory.
+// `out` = `x` + dropout(`y` + `bias`) for `n` elements, rows of `columns`; nothing is added where `x` or `bias` is null. What falls
+// below `threshold` is dropped, the rest multiplied with `scale`.
+template <class Y, class Out>
+__device__ void add_dropped(const float* x, const Y* y, const float* bias, Out* out, unsigned n, unsigned columns,
+                            unsigned seed_high, unsigned seed_low, unsigned threshold, float scale) {
+    const unsigned first = first_element();
+    if (first >= n) return;
+    const uint64_t seed = uint64_t(seed_high) << 32 | seed_low;
+    const uint32_t key = uint32_t(mix_64(seed, first / CHUNK)) + first % CHUNK;
+    Four four = load_4(y, first, n);
+    const Four added = x ? load_4(x, first, n) : Four{};
+    Column column(first, columns);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        float& value = four.values[i];
+        if (bias) value += bias[column.next()];
+        value = added.values[i] + (mix_32(key + i) >= threshold ? value * scale : 0);
+    }
+    store_4(out, first, n, four);
+}
+
+#define ADD_DROPPED(Y, OUT)                                                                                                  \
+    extern "C" __global__ void add_dropped_##Y##_##OUT(const float* x, const Y* y, const float* bias, OUT* out, unsigned n, \
+                                                       unsigned columns, unsigned seed_high, unsigned seed_low,              \
+                                                       unsigned threshold, float scale) {                                   \
+        add_dropped(x, y, bias, out, n, columns, seed_high, seed_low, threshold, scale);                                     \
+    }                                                                                                                        \
+    KERNEL(add_dropped_##Y##_##OUT);
+// Forwards, and backwards.
+ADD_DROPPED(float, float)
+ADD_DROPPED(bf16, float)
+ADD_DROPPED(float, bf16)
+
+// `out` = `x`, in 16 bits each. `x` may begin anywhere.
+extern "C" __global__ void halves(const float* x, bf16* out, unsigned n) {
+    const unsigned first = first_element();
+    if (reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0) {
+        if (first < n) store_4(out, first, n, load_4(x, first, n));
+        return;
+    }
+    for (unsigned i = first; i < min(n, first + 4); ++i) out[i] = from_float<bf16>(x[i]);
+}
+KERNEL(halves);
 
 // `out` = `x` times the number at `factor`, which the CPU need not know.
 extern "C" __global__ void scale(const float* x, const float* factor, float* out, unsigned n) {
-    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = x[i] * *factor;
+    const unsigned first = first_element();
+    if (first >= n) return;
+    Four four = load_4(x, first, n);
+    for (float& value : four.values) value *= *factor;
+    store_4(out, first, n, four);
 }
 KERNEL(scale);
+
+// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`, and its derivative; as `ops::activation`.
+struct Gelu {
+    float value, slope;
+};
+
+__device__ __forceinline__ Gelu gelu(float x) {
+    const float a = 0.7978846f, b = 0.044715f;
+    const float g = 1 / (1 + expf(-2 * a * (b * x * x * x + x)));
+    return {x * g, g + x * g * (1 - g) * 2 * a * (3 * b * x * x + 1)};
+}
+
+// `active` = GELU(`inner` + `bias`) for `n` elements, rows of `columns`.
+template <class T>
+__device__ void bias_gelu(const T* inner, const float* bias, T* active, unsigned n, unsigned columns) {
+    const unsigned first = first_element();
+    if (first >= n) return;
+    Four four = load_4(inner, first, n);
+    Column column(first, columns);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four.values[i] = gelu(four.values[i] + bias[column.next()]).value;
+    store_4(active, first, n, four);
+}
+
+// The same again, and `gradient`, that of `active`, becomes that of `inner` + `bias`.
+template <class T>
+__device__ void bias_gelu_backward(const T* inner, const float* bias, T* active, T* gradient, unsigned n, unsigned columns) {
+    const unsigned first = first_element();
+    if (first >= n) return;
+    Four four = load_4(inner, first, n), slopes = load_4(gradient, first, n);
+    Column column(first, columns);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const Gelu at = gelu(four.values[i] + bias[column.next()]);
+        four.values[i] = at.value;
+        slopes.values[i] *= at.slope;
+    }
+    store_4(active, first, n, four);
+    store_4(gradient, first, n, slopes);
+}
+
+#define BIAS_GELU(T)                                                                                                         \
+    extern "C" __global__ void bias_gelu_##T(const T* inner, const float* bias, T* active, unsigned n, unsigned columns) {  \
+        bias_gelu(inner, bias, active, n, columns);                                                                          \
+    }                                                                                                                        \
+    KERNEL(bias_gelu_##T);                                                                                                   \
+    extern "C" __global__ void bias_gelu_backward_##T(const T* inner, const float* bias, T* active, T* gradient, unsigned n, \
+                                                      unsigned columns) {                                                    \
+        bias_gelu_backward(inner, bias, active, gradient, n, columns);                                                       \
+    }                                                                                                                        \
+    KERNEL(bias_gelu_backward_##T);
+BIAS_GELU(float)
+BIAS_GELU(bf16)

@@ -28,6 +28,17 @@ struct dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
 
+// Vectors of CUDA.
+struct float4 {
+    float x, y, z, w;
+};
+struct uint2 {
+    unsigned x, y;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
+
 namespace emulator {
 
 constexpr int WARP = 32;

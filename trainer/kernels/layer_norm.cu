@@ -30,37 +30,37 @@ __device__ __forceinline__ Row load_row(const float* x, unsigned d, float epsilo
     return row;
 }
 
-extern "C" __global__ void layer_norm(const float* x, const float* gamma, const float* beta, float* y, unsigned rows, unsigned d,
-                                      float epsilon) {
+template <class T>
+__device__ void forward(const float* x, const float* gamma, const float* beta, T* y, unsigned rows, unsigned d, float epsilon) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     const unsigned r = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
     if (r >= rows) return;
     const Row row = load_row(x + size_t(r) * d, d, epsilon);
-    float* out = y + size_t(r) * d;
+    T* out = y + size_t(r) * d;
 #pragma unroll
     for (int k = 0; k < A_LANE; ++k) {
         const unsigned column = k * WARP_SIZE + lane;
-        if (column < d) out[column] = (row.values[k] - row.mean) * row.rstd * gamma[column] + beta[column];
+        if (column < d) out[column] = from_float<T>((row.values[k] - row.mean) * row.rstd * gamma[column] + beta[column]);
     }
 }
-KERNEL(layer_norm);
 
-// `dx` becomes the gradient of `x`, `parts` [blocks, 2, d] each block's share of the gradients of γ and β. A block works through `a_block` rows. Shared: a float for each warp and column, twice.
-extern "C" __global__ void layer_norm_backward(const float* x, const float* gamma, const float* dy, float* dx,
-                                               float* parts, unsigned rows, unsigned d, unsigned a_block,
-                                               float epsilon) {
+// `dx` becomes the gradient of `x`, plus `beside` where that is not null: what reaches `x` beside the norm. `parts` [blocks, 2, d] gets each block's
+// share of the gradients of γ and β. A block works through `a_block` rows. Shared: a float for each warp and column, twice.
+template <class T>
+__device__ void backward(const float* x, const float* gamma, const T* dy, const float* beside, float* dx, float* parts,
+                         unsigned rows, unsigned d, unsigned a_block, float epsilon) {
     SHARED(float, sums);
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     const unsigned end = min(rows, (blockIdx.x + 1) * a_block);
     float dgamma[A_LANE] = {}, dbeta[A_LANE] = {};
     for (unsigned r = blockIdx.x * a_block + warp; r < end; r += warps) {
         const Row row = load_row(x + size_t(r) * d, d, epsilon);
-        const float* of_dy = dy + size_t(r) * d;
+        const T* of_dy = dy + size_t(r) * d;
         float scaled[A_LANE], sum = 0, product = 0;
 #pragma unroll
         for (int k = 0; k < A_LANE; ++k) {
             const unsigned column = k * WARP_SIZE + lane;
-            const float g = column < d ? of_dy[column] : 0;
+            const float g = column < d ? to_float(of_dy[column]) : 0;
             const float normal = (row.values[k] - row.mean) * row.rstd;
             scaled[k] = column < d ? g * gamma[column] : 0;
             dgamma[k] += g * normal;
@@ -76,7 +76,7 @@ extern "C" __global__ void layer_norm_backward(const float* x, const float* gamm
             if (column < d) {
                 const size_t at = size_t(r) * d + column;
                 const float normal = (row.values[k] - row.mean) * row.rstd;
-                dx[at] = row.rstd * (scaled[k] - sum - normal * product);
+                dx[at] = row.rstd * (scaled[k] - sum - normal * product) + (beside ? beside[at] : 0);
             }
         }
     }
@@ -95,4 +95,18 @@ extern "C" __global__ void layer_norm_backward(const float* x, const float* gamm
         parts[size_t(blockIdx.x) * 2 * d + i] = sum;
     }
 }
-KERNEL(layer_norm_backward);
+
+#define LAYER_NORM(T)                                                                                                        \
+    extern "C" __global__ void layer_norm_##T(const float* x, const float* gamma, const float* beta, T* y, unsigned rows,   \
+                                              unsigned d, float epsilon) {                                                   \
+        forward(x, gamma, beta, y, rows, d, epsilon);                                                                        \
+    }                                                                                                                        \
+    KERNEL(layer_norm_##T);                                                                                                  \
+    extern "C" __global__ void layer_norm_backward_##T(const float* x, const float* gamma, const T* dy, const float* beside, \
+                                                       float* dx, float* parts, unsigned rows, unsigned d,                  \
+                                                       unsigned a_block, float epsilon) {                                   \
+        backward(x, gamma, dy, beside, dx, parts, rows, d, a_block, epsilon);                                                \
+    }                                                                                                                        \
+    KERNEL(layer_norm_backward_##T);
+LAYER_NORM(float)
+LAYER_NORM(bf16)

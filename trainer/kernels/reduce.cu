@@ -14,6 +14,27 @@ extern "C" __global__ void sum_parts(const float* values, float* out, unsigned p
 }
 KERNEL(sum_parts);
 
+// `parts` [blocks, columns]: Σ over the rows of `x` [rows, columns] that are a block's, `a_block` of them. A thread a column; blocks lie
+// beside each other for more columns than a block has threads.
+template <class T>
+__device__ void column_sums(const T* x, float* parts, unsigned rows, unsigned columns, unsigned a_block) {
+    const unsigned column = blockIdx.y * blockDim.x + threadIdx.x;
+    if (column >= columns) return;
+    const unsigned end = min(rows, (blockIdx.x + 1) * a_block);
+    float sum = 0;
+    for (unsigned row = blockIdx.x * a_block; row < end; ++row) sum += to_float(x[size_t(row) * columns + column]);
+    parts[size_t(blockIdx.x) * columns + column] = sum;
+}
+
+#define COLUMN_SUMS(T)                                                                                                       \
+    extern "C" __global__ void column_sums_##T(const T* x, float* parts, unsigned rows, unsigned columns,                   \
+                                               unsigned a_block) {                                                           \
+        column_sums(x, parts, rows, columns, a_block);                                                                       \
+    }                                                                                                                        \
+    KERNEL(column_sums_##T);
+COLUMN_SUMS(float)
+COLUMN_SUMS(bf16)
+
 // `out[first + block]` = Σ x² over the block's share of `x`. Shared: a double for each thread.
 extern "C" __global__ void sum_of_squares(const float* x, double* out, unsigned first, unsigned n) {
     SHARED(double, sums);
@@ -21,11 +42,7 @@ extern "C" __global__ void sum_of_squares(const float* x, double* out, unsigned 
     for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) {
         sum += double(x[i]) * x[i];
     }
-    sums[threadIdx.x] = sum;
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) out[first + blockIdx.x] = sums[0];
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) out[first + blockIdx.x] = sum;
 }
 KERNEL(sum_of_squares);

@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Catalogue, ExamplesSource, FreshSource, SequencesSource};
+use crate::device::Backend;
 use crate::model::ClimberPilot;
 use crate::optimizer::Adam;
 use crate::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
@@ -292,8 +293,12 @@ pub fn hash(directory: &Path) -> Result<String, CheckpointError> {
     Ok(format!("{:032x}", schemas::hash::hash128(&bytes)))
 }
 
-/// Reads a checkpoint for use with `catalogue`, its model on `device`, wherever that was trained.
-pub fn load(directory: &Path, catalogue: &Catalogue, device: &Device) -> Result<Checkpoint, CheckpointError> {
+/// Reads a checkpoint for use with `catalogue`, its model on `backend`, wherever that was trained.
+pub fn load(
+    directory: &Path,
+    catalogue: &Catalogue,
+    backend: &Backend,
+) -> Result<Checkpoint, CheckpointError> {
     let found = require(directory)?;
     let config = load_config(&found)?;
     let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
@@ -305,7 +310,7 @@ pub fn load(directory: &Path, catalogue: &Catalogue, device: &Device) -> Result<
     let vocabulary = Vocabulary::restore(saved, rows, catalogue)
         .map_err(|e| damaged(&path, e))?
         .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
-    let mut model = ClimberPilot::new(&config.model, &config.sft, vocabulary.into(), config.seed, device)
+    let mut model = ClimberPilot::new(&config.model, &config.sft, vocabulary.into(), config.seed, backend)
         .map_err(|e| damaged(&path, e))?;
     model.load(&tensors).map_err(|e| damaged(&path, e))?;
     Ok(Checkpoint {

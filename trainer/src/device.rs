@@ -4,7 +4,21 @@
 //! and trained further on any other, though not to the same bits.
 
 use candle_core::Device;
-use schemas::config::DeviceSetting;
+use schemas::config::{Config, DeviceSetting, Precision};
+
+/// Where a model computes, and with what.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The processor or a GPU.
+    pub device: Device,
+    /// The numbers of matrix products and attention.
+    pub precision: Precision,
+}
+
+impl Backend {
+    /// The processor.
+    pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
+}
 
 /// A device that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +62,13 @@ pub enum DeviceError {
     },
 }
 
+/// Where `config` says that the trainer computes.
+pub fn open(config: &Config) -> Result<Backend, DeviceError> {
+    Ok(Backend { device: device(config.device)?, precision: config.precision })
+}
+
 /// The device that `setting` names.
-pub fn open(setting: DeviceSetting) -> Result<Device, DeviceError> {
+pub(crate) fn device(setting: DeviceSetting) -> Result<Device, DeviceError> {
     match setting {
         DeviceSetting::Cpu => Ok(Device::Cpu),
         DeviceSetting::Cuda(ordinal) => cuda(setting, ordinal),
@@ -92,14 +111,14 @@ mod tests {
 
     #[test]
     fn the_cpu_is_always_there() {
-        assert!(open(DeviceSetting::Cpu).unwrap().is_cpu());
+        assert!(device(DeviceSetting::Cpu).unwrap().is_cpu());
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_that_names_the_setting() {
         // More than any machine has.
         let setting = DeviceSetting::Cuda(1 << 20);
-        let message = open(setting).unwrap_err().to_string();
+        let message = device(setting).unwrap_err().to_string();
         assert!(message.starts_with("device = \"cuda:1048576\""), "{message}");
         assert_eq!(message.contains("built without CUDA"), !cfg!(feature = "cuda"), "{message}");
     }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use rand::Rng;
 use schemas::config::{Loss, Pretrain};
+use schemas::tables::NO_ITEM;
 
 use crate::data::{Anchors, Batch};
-use crate::model::{ClimberPilot, Tokens, TouchedRows};
+use crate::model::{ClimberPilot, ItemRows, Tokens, TouchedRows};
 use crate::ops::{self, Candidates, Dropout, Targets};
 use crate::random;
+use crate::vocabulary::Vocabulary;
 
 /// A step's loss, ready for `backward`.
 #[derive(Debug)]
@@ -19,6 +21,37 @@ pub struct StepLoss {
     pub loss: Tensor,
     /// What the optimiser has to write back of the id table.
     pub touched: TouchedRows,
+}
+
+/// What a step computes: which rows of which tables, and who competes with whom.
+#[derive(Debug)]
+pub struct Plan {
+    /// The batch.
+    pub batch: Batch,
+    /// Of the items that the step needs.
+    rows: ItemRows,
+    /// The histories, in terms of those items.
+    tokens: Tokens,
+    /// Of those items, the candidates; all of them in a full softmax.
+    candidates: Option<Vec<u32>>,
+    branches: Vec<BranchPlan>,
+}
+
+/// What is asked of one branch.
+#[derive(Debug, Default)]
+struct BranchPlan {
+    /// Under the conditions of the batch's reads (Eq. 6).
+    instructed: Option<Asked>,
+    /// Without any.
+    plain: Option<Asked>,
+}
+
+/// Targets at rows of the batch, and what competes with them.
+#[derive(Debug)]
+struct Asked {
+    rows: Vec<u32>,
+    targets: Arc<Targets>,
+    competitors: Arc<Candidates>,
 }
 
 /// What the loss needs to know besides the batch.
@@ -52,81 +85,88 @@ impl TamipLoss {
         Self { unconditional_weight: weight, ..self }
     }
 
-    /// The loss of a batch with at least one target; `step` seeds what is random.
-    pub fn compute(
-        &self,
-        model: &ClimberPilot,
-        batch: &Batch,
-        dropout: Option<Dropout>,
-        step: u64,
-    ) -> Result<StepLoss> {
+    /// What a step on `batch` is to compute, of a model with this vocabulary; `step` seeds what is random. It knows no values: it
+    /// can be made while the steps before are still going on.
+    pub fn plan(&self, vocabulary: &Vocabulary, batch: Batch, step: u64) -> Plan {
         let negatives = match self.config.loss {
             Loss::Full => None,
-            Loss::Sampled => Some(self.negatives(batch, step)),
+            Loss::Sampled => Some(self.negatives(&batch, step)),
         };
         // The items whose vectors this step needs, ascending.
         let items: Vec<u32> = match &negatives {
             None => (1..=self.items as u32).collect(),
             Some(negatives) => {
-                let inputs = batch.items.iter().filter(|&&item| item != schemas::tables::NO_ITEM);
+                let inputs = batch.items.iter().filter(|&&item| item != NO_ITEM);
                 unique(inputs.copied().chain(negatives.candidates()))
             }
         };
-        let place = |item: u32| items.partition_point(|&i| i < item) as u32;
-        let vectors = model.item_vectors(&items)?;
-        let embedding = batch
-            .items
-            .iter()
-            .map(|&item| if item == schemas::tables::NO_ITEM { 0 } else { 1 + place(item) })
-            .collect();
-        let tokens = Tokens { embedding, layout: batch.layout.clone() };
-        let histories = model.histories(&tokens, &vectors.vectors, dropout);
-        let scored = model.candidates(&vectors.vectors)?;
-        let candidates = match &negatives {
-            None => scored,
-            Some(negatives) => {
-                let index: Vec<u32> = negatives.candidates().map(place).collect();
-                ops::gather(&scored, &index)?
-            }
+        let place = |item: u32| match &negatives {
+            None => item - 1,
+            Some(_) => items.partition_point(|&i| i < item) as u32,
         };
-        let mut total: Option<Tensor> = None;
-        for (k, anchors) in batch.branches.iter().enumerate() {
-            if anchors.items.is_empty() {
-                continue;
-            }
-            let asked = |apart: bool| match &negatives {
+        let asked = |anchors: &Anchors, apart: bool| {
+            let (rows, targets, competitors) = match &negatives {
                 None => {
                     let (rows, targets) = grouped(anchors, apart);
                     (rows, targets, Candidates::All)
                 }
-                Some(negatives) => negatives.targets(batch, anchors),
+                Some(negatives) => negatives.targets(anchors),
             };
-            let mut add = |hidden: &Tensor, (targets, competitors), weight: f64| -> Result<()> {
-                let (targets, competitors) = (Arc::new(targets), Arc::new(competitors));
-                let smoothing = self.config.label_smoothing;
-                let mean = ops::cross_entropy(hidden, &candidates, &targets, &competitors, smoothing)?;
-                let mean = if weight == 1.0 { mean } else { (mean * weight)? };
-                total = Some(match total.take() {
-                    Some(total) => (total + mean)?,
-                    None => mean,
-                });
-                Ok(())
-            };
-            match &anchors.reads {
-                Some(reads) => {
-                    let (_, targets, competitors) = asked(true);
-                    add(&model.read(k + 1, &histories, reads)?, (targets, competitors), 1.0)?;
-                    if self.unconditional_weight > 0.0 {
-                        let (rows, targets, competitors) = asked(false);
-                        let plain = model.read_plain(k + 1, &histories, &rows)?;
-                        add(&plain, (targets, competitors), self.unconditional_weight)?;
+            Asked { rows, targets: Arc::new(targets), competitors: Arc::new(competitors) }
+        };
+        let of_branch = |anchors: &Anchors| {
+            if anchors.items.is_empty() {
+                return BranchPlan::default();
+            }
+            let instructed = anchors.reads.as_ref().map(|_| asked(anchors, true));
+            let plain = instructed.is_none() || self.unconditional_weight > 0.0;
+            BranchPlan { instructed, plain: plain.then(|| asked(anchors, false)) }
+        };
+        let row = |&item: &u32| if item == NO_ITEM { 0 } else { 1 + place(item) };
+        Plan {
+            tokens: Tokens { embedding: batch.items.iter().map(row).collect(), layout: batch.layout.clone() },
+            candidates: negatives.as_ref().map(|negatives| negatives.candidates().map(place).collect()),
+            branches: batch.branches.iter().map(of_branch).collect(),
+            rows: ItemRows::new(vocabulary, &items),
+            batch,
+        }
+    }
+
+    /// The loss of a batch with at least one target, as planned for `model`.
+    pub fn compute(&self, model: &ClimberPilot, plan: &Plan, dropout: Option<Dropout>) -> Result<StepLoss> {
+        let vectors = model.item_vectors_of(&plan.rows)?;
+        let histories = model.histories(&plan.tokens, &vectors.vectors, dropout);
+        let scored = model.candidates(&vectors.vectors)?;
+        let candidates = match &plan.candidates {
+            None => scored,
+            Some(index) => ops::gather(&scored, index)?,
+        };
+        let mut total: Option<Tensor> = None;
+        let mut add = |hidden: &Tensor, asked: &Asked, weight: f64| -> Result<()> {
+            let (smoothing, precision) = (self.config.label_smoothing, model.parameters().precision());
+            let Asked { targets, competitors, .. } = asked;
+            let mean = ops::cross_entropy(hidden, &candidates, targets, competitors, smoothing, precision)?;
+            let mean = if weight == 1.0 { mean } else { (mean * weight)? };
+            total = Some(match total.take() {
+                Some(total) => (total + mean)?,
+                None => mean,
+            });
+            Ok(())
+        };
+        for (k, (of_branch, anchors)) in plan.branches.iter().zip(&plan.batch.branches).enumerate() {
+            match (&of_branch.instructed, &anchors.reads) {
+                (Some(asked), Some(reads)) => {
+                    add(&model.read(k + 1, &histories, reads)?, asked, 1.0)?;
+                    if let Some(asked) = &of_branch.plain {
+                        let hidden = model.read_plain(k + 1, &histories, &asked.rows)?;
+                        add(&hidden, asked, self.unconditional_weight)?;
                     }
                 }
-                None => {
-                    let (rows, targets, competitors) = asked(false);
+                _ => {
+                    let Some(asked) = &of_branch.plain else { continue };
                     let backbone = model.backbone_of(&histories)?;
-                    let hidden = model.branch(k + 1, &backbone, &batch.layout, &rows, dropout)?;
-                    add(&hidden, (targets, competitors), 1.0)?;
+                    let layout = &plan.tokens.layout;
+                    add(&model.branch(k + 1, &backbone, layout, &asked.rows, dropout)?, asked, 1.0)?;
                 }
             }
         }
@@ -164,7 +204,13 @@ impl TamipLoss {
                 -(1.0 - missed).max(1e-12).ln() as f32
             })
             .collect();
-        Negatives { items, targets_only, shift }
+        let mut negatives = Negatives { items, targets_only, shift, at_anchors: Vec::new() };
+        let predicted = batch.branches.iter().flat_map(|branch| branch.positions.iter().zip(&branch.items));
+        let mut at_anchors: Vec<(u32, u32)> =
+            predicted.map(|(&position, &item)| (position, negatives.candidate(item))).collect();
+        at_anchors.sort_unstable();
+        negatives.at_anchors = at_anchors;
+        negatives
     }
 }
 
@@ -176,6 +222,8 @@ struct Negatives {
     targets_only: Vec<u32>,
     /// What is added to the logits of the negatives.
     shift: Vec<f32>,
+    /// Anchors and candidates that some branch predicts there, ascending.
+    at_anchors: Vec<(u32, u32)>,
 }
 
 impl Negatives {
@@ -194,16 +242,12 @@ impl Negatives {
     }
 
     /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
-    fn targets(&self, batch: &Batch, anchors: &Anchors) -> (Vec<u32>, Targets, Candidates) {
-        let mut at_anchor: std::collections::HashMap<u32, Vec<u32>> = std::collections::HashMap::new();
-        for branch in &batch.branches {
-            for (&position, &item) in branch.positions.iter().zip(&branch.items) {
-                at_anchor.entry(position).or_default().push(self.candidate(item));
-            }
-        }
+    fn targets(&self, anchors: &Anchors) -> (Vec<u32>, Targets, Candidates) {
         let (mut excluded_offsets, mut excluded) = (vec![0], Vec::new());
-        for position in &anchors.positions {
-            excluded.extend(at_anchor.get(position).into_iter().flatten());
+        for &position in &anchors.positions {
+            let from = self.at_anchors.partition_point(|&(anchor, _)| anchor < position);
+            let here = self.at_anchors[from..].iter().take_while(|&&(anchor, _)| anchor == position);
+            excluded.extend(here.map(|&(_, candidate)| candidate));
             excluded_offsets.push(excluded.len() as u32);
         }
         let targets = Targets {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::model::{CONDITION_PREFIX, ClimberPilot, ID_TABLE, TouchedRows};
@@ -105,16 +105,15 @@ impl Adam {
 
     /// One step: `weights -= rate · m̂ / (√v̂ + ε)`, after scaling the gradient down to `clip_norm`.
     ///
-    /// A parameter that no gradient reached (a branch without targets in this batch) stays as it is. Returns
-    /// the norm of the gradient before clipping; a gradient that is not finite changes nothing and is an
-    /// error.
+    /// A parameter that no gradient reached (a branch without targets in this batch) stays as it is. A gradient that is not
+    /// finite changes nothing; on the CPU it is an error here, on a GPU where its norm is looked at.
     pub fn step(
         &mut self,
         model: &ClimberPilot,
         touched: &TouchedRows,
         gradients: &GradStore,
         rates: Rates,
-    ) -> Result<f64> {
+    ) -> Result<GradientNorm> {
         let mut updates = Vec::new();
         for (name, var) in model.parameters().iter() {
             if let Some(gradient) = gradients.get(var) {
@@ -124,47 +123,83 @@ impl Adam {
         if let Some(gradient) = gradients.get(&touched.values) {
             updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
         }
-        let fused = ops::fused(&model.ids().weight);
         let all: Vec<&Tensor> = updates.iter().map(|(_, _, gradient, _)| gradient).collect();
-        let squares = if fused {
-            all.into_iter().map(sum_of_squares).sum::<Result<f64>>()
-        } else {
-            squares_elsewhere(&all)
-        }?;
-        let norm = squares.sqrt();
-        if !norm.is_finite() {
-            candle_core::bail!("the gradient is not finite; lower the learning rate");
-        }
-        let scale = if norm > self.clip_norm { (self.clip_norm / norm) as f32 } else { 1.0 };
+        let clipping = Clipping::of(&all, self.clip_norm)?;
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         for (name, weight, gradient, rows) in updates {
             let Some(moments) = self.moments.get(name) else {
                 candle_core::bail!("no moments for parameter `{name}`");
             };
-            let columns = matrix(weight).1;
-            let decay = self.weight_decay as f32;
             let rate = if name.starts_with(CONDITION_PREFIX) { rates.conditions } else { rates.pretrained };
-            let rate = (rate / correction(BETA1)) as f32;
-            let root = (1.0 / correction(BETA2).sqrt()) as f32;
-            if !fused {
-                let update = Update { scale, decay, rate, root };
-                update.apply(weight, moments, &gradient, rows.as_deref().map(Vec::as_slice))?;
-                continue;
-            }
-            let op = UpdateMoments { columns, rows: rows.clone(), scale, decay };
-            moments.inplace_op3(&gradient, weight, &op)?;
-            weight.inplace_op2(moments, &UpdateWeights { columns, rows, rate, root })?;
+            let update = Update {
+                decay: self.weight_decay as f32,
+                rate: (rate / correction(BETA1)) as f32,
+                root: (1.0 / correction(BETA2).sqrt()) as f32,
+            };
+            update.apply(&clipping, (weight, moments), &gradient, rows)?;
         }
-        Ok(norm)
+        Ok(clipping.norm)
+    }
+}
+
+/// The norm of a step's gradient before clipping, a scalar where it was computed.
+#[derive(Debug, Clone)]
+pub struct GradientNorm(Tensor);
+
+impl GradientNorm {
+    /// Their values. Waits for the device; one that is not finite is an error.
+    pub fn values(norms: &[Self]) -> Result<Vec<f64>> {
+        let norms: Vec<&Tensor> = norms.iter().map(|norm| &norm.0).collect();
+        if norms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = Tensor::stack(&norms, 0)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        if values.iter().all(|norm| norm.is_finite()) {
+            Ok(values)
+        } else {
+            candle_core::bail!("the gradient is not finite; lower the learning rate")
+        }
+    }
+}
+
+/// A gradient's norm, and what clipping leaves of the gradient.
+struct Clipping {
+    norm: GradientNorm,
+    left: Left,
+}
+
+enum Left {
+    /// This share.
+    Known(f32),
+    /// Only the device knows: the norm and the share, `[2]`.
+    #[cfg(any(feature = "cuda", test))]
+    OnDevice(Tensor),
+}
+
+impl Clipping {
+    fn of(gradients: &[&Tensor], clip_norm: f64) -> Result<Self> {
+        #[cfg(any(feature = "cuda", test))]
+        if gradients.first().is_some_and(|gradient| ops::has_kernels(gradient)) {
+            let both = kernel::clipping(gradients, clip_norm)?;
+            return Ok(Self { norm: GradientNorm(both.get(0)?), left: Left::OnDevice(both) });
+        }
+        let squares = if gradients.iter().all(|gradient| ops::fused(gradient)) {
+            gradients.iter().map(|gradient| sum_of_squares(gradient)).sum::<Result<f64>>()
+        } else {
+            reference::sum_of_squares(gradients)
+        }?;
+        let norm = squares.sqrt();
+        let left = if norm > clip_norm { (clip_norm / norm) as f32 } else { 1.0 };
+        let norm = GradientNorm(Tensor::new(norm, &Device::Cpu)?);
+        GradientNorm::values(std::slice::from_ref(&norm))?;
+        Ok(Self { norm, left: Left::Known(left) })
     }
 }
 
 /// What a step does with each gradient.
 #[derive(Debug, Clone, Copy)]
 struct Update {
-    /// What clipping leaves of the gradient.
-    scale: f32,
     /// Weight decay.
     decay: f32,
     /// Learning rate over the first moments' bias correction.
@@ -174,30 +209,32 @@ struct Update {
 }
 
 impl Update {
-    /// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place, on any device: those
-    /// of `rows`, which ascend, where `gradient` has those rows alone.
+    /// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place: those of `rows`, which
+    /// ascend, where `gradient` has those rows alone.
     fn apply(
         &self,
-        weight: &Tensor,
-        moments: &Tensor,
+        clipping: &Clipping,
+        (weight, moments): (&Tensor, &Tensor),
         gradient: &Tensor,
-        rows: Option<&[u32]>,
+        rows: Option<Arc<Vec<u32>>>,
     ) -> Result<()> {
-        #[cfg(any(feature = "cuda", test))]
-        if ops::has_kernels(weight) {
-            return kernel::apply(self, weight, moments, gradient, rows);
+        let scale = match &clipping.left {
+            #[cfg(any(feature = "cuda", test))]
+            Left::OnDevice(clipping) => {
+                let rows = rows.as_deref().map(Vec::as_slice);
+                return kernel::apply(self, clipping, (weight, moments), gradient, rows);
+            }
+            &Left::Known(scale) => scale,
+        };
+        if !ops::fused(weight) {
+            let rows = rows.as_deref().map(Vec::as_slice);
+            return reference::apply(self, scale, (weight, moments), gradient, rows);
         }
-        reference::apply(self, weight, moments, gradient, rows)
+        let columns = matrix(weight).1;
+        let op = UpdateMoments { columns, rows: rows.clone(), scale, decay: self.decay };
+        moments.inplace_op3(gradient, weight, &op)?;
+        weight.inplace_op2(moments, &UpdateWeights { columns, rows, rate: self.rate, root: self.root })
     }
-}
-
-/// The sum of the squares of all elements, where the CPU does not compute.
-fn squares_elsewhere(tensors: &[&Tensor]) -> Result<f64> {
-    #[cfg(any(feature = "cuda", test))]
-    if tensors.first().is_some_and(|tensor| ops::has_kernels(tensor)) {
-        return kernel::sum_of_squares(tensors);
-    }
-    reference::sum_of_squares(tensors)
 }
 
 /// A parameter's rows and columns: a vector is one row.

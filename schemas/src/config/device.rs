@@ -42,6 +42,18 @@ impl From<DeviceSetting> for String {
     }
 }
 
+/// The numbers that matrix products and attention work with on a GPU. Parameters, their moments, norms, softmax and the loss are
+/// 32-bit floats always, and so is what products sum up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats with the exponents of 32-bit ones: for GPUs alone.
+    Bf16,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ pub use data::{
     Attribute, DeltaTauSetting, EventColumns, Events, Format, ItemColumns, Items, Sequences, SplitKind, Ties,
     TimeUnit,
 };
-pub use device::DeviceSetting;
+pub use device::{DeviceSetting, Precision};
 pub use duration::Span;
 pub use forget::Forget;
 pub use jobs::{Daily, Gate, NearRealTime, Retention};
@@ -43,6 +43,8 @@ pub struct Config {
     /// Where the trainer computes: `cpu`, or `cuda:N` in a build with CUDA. A model trained on one can be used and
     /// trained further on the other.
     pub device: DeviceSetting,
+    /// The numbers of matrix products and attention: `f32` or, on a GPU, `bf16`.
+    pub precision: Precision,
     /// Seed of everything random in training and of the order of equal scores.
     pub seed: u64,
     /// The interaction log.
@@ -84,6 +86,7 @@ impl Default for Config {
         Self {
             root: "runs".into(),
             device: DeviceSetting::Cpu,
+            precision: Precision::F32,
             seed: 1,
             events: Events::default(),
             kafka: Kafka::default(),
@@ -182,6 +185,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.root.is_empty() {
             return invalid("root", "must name a directory");
+        }
+        if self.precision != Precision::F32 && self.device == DeviceSetting::Cpu {
+            return invalid(
+                "precision",
+                "the CPU computes in 32-bit floats: set precision = \"f32\", or device = \"cuda:0\"",
+            );
         }
         self.events.validate()?;
         self.kafka.validate()?;
@@ -432,6 +441,11 @@ mod tests {
     #[test]
     fn the_device_is_a_word_that_is_known() {
         assert_eq!(load("device = \"cpu\"\n", &["device=cuda:1"]).unwrap().device, DeviceSetting::Cuda(1));
+        assert_eq!(
+            load("precision = \"bf16\"\ndevice = \"cuda:0\"\n", &[]).unwrap().precision,
+            Precision::Bf16
+        );
+        assert!(load("", &["precision=bf16"]).unwrap_err().to_string().contains("32-bit floats"));
         let message = load("device = \"gpu\"\n", &[]).unwrap_err().to_string();
         assert!(message.contains("device = \"gpu\"") && message.contains("cuda:0"), "{message}");
         let message = load("", &["device=gpu"]).unwrap_err().to_string();

@@ -10,7 +10,7 @@ pub use batch::{Anchors, Batch, context_length};
 pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
 pub use examples::{Examples, ExamplesSource};
-pub use loader::batches;
+pub use loader::ahead;
 pub use sequences::{FreshSource, Sequences, SequencesSource};
 
 /// Data that cannot be used.

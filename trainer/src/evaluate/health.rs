@@ -60,10 +60,10 @@ impl Health {
 
 /// Examines `models/<name>`.
 pub async fn health(config: &Config, root: &Root, name: &str) -> Result<Health, EvaluateError> {
-    let device = device::open(config.device)?;
+    let backend = device::open(config)?;
     let directory = root.model_path(name);
     let catalogue = Catalogue::load(root, &checkpoint::attributes(&directory)?).await?;
-    let checkpoint = checkpoint::load(&directory, &catalogue, &device)?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
     let mut tensors: Vec<(String, Tensor)> = checkpoint.model.tensors().into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, tensor) in tensors {

@@ -55,14 +55,14 @@ pub async fn run(
     for name in conditions {
         config.check_condition("--condition", name).map_err(EvaluateError::Usage)?;
     }
-    let device = device::open(config.device)?;
+    let backend = device::open(config)?;
     let directory = root.model_path(name);
     let mut attributes = checkpoint::attributes(&directory)?;
     let derived = &config.conditions.derived;
     let asked = conditions.iter().filter(|name| !derived.contains_key(*name) && !attributes.contains(name));
     attributes.extend(asked.cloned().collect::<Vec<_>>());
     let catalogue = Catalogue::load(root, &attributes).await?;
-    let checkpoint = checkpoint::load(&directory, &catalogue, &device)?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
     // A model that follows none can still have a filter behind it.
     let (known, derived) = match checkpoint.model.paradigm() {
         Some(_) => {

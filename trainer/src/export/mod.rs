@@ -25,7 +25,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use prost::Message as _;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Architecture, Config, MaskMode, Paradigm};
@@ -38,6 +37,7 @@ pub use vectors::ITEM_VECTORS_NPY;
 
 use crate::checkpoint::{self, CheckpointError, Lineage};
 use crate::data::{Catalogue, DataError};
+use crate::device::Backend;
 use crate::model::ClimberPilot;
 use directory::Staging;
 use vectors::Items;
@@ -136,7 +136,7 @@ pub async fn run(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> 
     let directory = root.model_path(name);
     let attributes = checkpoint::attributes(&directory)?;
     let catalogue = Catalogue::load(root, &attributes).await?;
-    let checkpoint = checkpoint::load(&directory, &catalogue, &Device::Cpu)?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &Backend::CPU)?;
     let weights = checkpoint::find(&directory).unwrap_or(directory).join(WEIGHTS);
     let source = Source {
         name,

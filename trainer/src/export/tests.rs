@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rand_distr::{Distribution, StandardNormal};
 use schemas::config::{Model, Sft};
 use tempfile::TempDir;
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::conditions::Conditions;
 use crate::data::SequencesSource;
+use crate::device::Backend;
 use crate::vocabulary::Vocabulary;
 
 mod agreement;
@@ -64,7 +65,7 @@ impl Example {
         }
         catalogue.version = 3;
         let model =
-            ClimberPilot::new(&config.model, &config.sft, Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+            ClimberPilot::new(&config.model, &config.sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
         // At their initial values biases are zero and hide what they do.
         for (name, var) in model.parameters().iter() {
             let mut generator = crate::random::generator(2, name, 0);

@@ -15,7 +15,7 @@ impl ClimberPilot {
     /// and carry the value. An item that shares no value with them begins at the mean of all, and so does a new value in the
     /// table of its attribute.
     pub fn grown(&self, model: &Model, sft: &Sft, vocabulary: Arc<Vocabulary>, seed: u64) -> Result<Self> {
-        let mut grown = Self::new(model, sft, vocabulary, seed, self.parameters.device())?;
+        let mut grown = Self::new(model, sft, vocabulary, seed, self.parameters.backend())?;
         let mut tensors = self.tensors();
         for (name, wanted) in grown.tensors() {
             // What is not there, loading names.

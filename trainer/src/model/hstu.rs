@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use schemas::config::Model;
+use schemas::config::{Model, Precision};
 
 use super::Parameters;
 use super::layer::{Norm, at, linear_std};
@@ -35,6 +35,7 @@ pub(super) struct Layer {
     out: Tensor,
     out_bias: Tensor,
     max_distance: usize,
+    precision: Precision,
 }
 
 impl Layer {
@@ -53,6 +54,7 @@ impl Layer {
             out: parameters.normal(&of("out"), &[d, d], linear_std(d) / residual)?,
             out_bias: parameters.constant(&of("out_bias"), &[d], 0.0)?,
             max_distance: model.max_distance,
+            precision: parameters.precision(),
             name: name.to_owned(),
         })
     }
@@ -65,11 +67,11 @@ impl Layer {
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let normal = self.norm.forward(x)?;
-        let gate = ops::silu(&ops::linear(&normal, &self.gate, None)?)?;
-        let qkv = ops::silu(&ops::linear(&normal, &self.qkv, None)?)?;
+        let gate = ops::silu(&ops::linear(&normal, &self.gate, None, self.precision)?)?;
+        let qkv = ops::silu(&ops::linear(&normal, &self.qkv, None, self.precision)?)?;
         let attended = ops::pointwise_attention(&qkv, &self.bias, layout, self.max_distance)?;
         let gated = (self.attended_norm.forward(&attended)? * gate)?;
-        let outer = ops::linear(&gated, &self.out, Some(&self.out_bias))?;
+        let outer = ops::linear(&gated, &self.out, Some(&self.out_bias), self.precision)?;
         ops::add_dropped(x, &outer, at(dropout, &self.name))
     }
 }

@@ -178,7 +178,8 @@ impl ClimberPilot {
                 };
                 let condition = ops::gather(embedding, &reads.conditions)?;
                 let (weight, bias) = &instructions.modulation[k - 1];
-                let modulation = ops::linear(&condition.silu()?, weight, Some(bias))?;
+                let modulation =
+                    ops::linear(&condition.silu()?, weight, Some(bias), self.parameters.precision())?;
                 let Apart { sources, layout, last, of } = Apart::new(layout, reads, false);
                 let sources: Vec<u32> = sources.into_iter().flatten().collect();
                 let modulated = Modulated { modulation: &modulation, of };

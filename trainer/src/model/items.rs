@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor, Var};
-use schemas::config::Model;
+use candle_core::{Result, Tensor, Var};
+use schemas::config::{Model, Precision};
 
 use super::Parameters;
 use super::parameters::normal;
@@ -36,10 +36,39 @@ pub struct TouchedRows {
 }
 
 impl IdTable {
-    fn gather(&self, rows: Vec<u32>) -> Result<TouchedRows> {
-        let index = Tensor::from_slice(&rows, rows.len(), self.weight.device())?;
+    fn gather(&self, rows: &Arc<Vec<u32>>) -> Result<TouchedRows> {
+        let index = Tensor::from_slice(rows, rows.len(), self.weight.device())?;
         let values = Var::from_tensor(&self.weight.index_select(&index, 0)?)?;
-        Ok(TouchedRows { rows: Arc::new(rows), values })
+        Ok(TouchedRows { rows: rows.clone(), values })
+    }
+}
+
+/// Which rows of the tables a set of items needs.
+#[derive(Debug, Clone)]
+pub struct ItemRows {
+    /// Of the id table, ascending.
+    ids: Arc<Vec<u32>>,
+    /// For each item, places in `ids`.
+    of_ids: Arc<Bags>,
+    /// For each attribute, for each item, rows of its table.
+    of_attributes: Vec<Arc<Bags>>,
+}
+
+impl ItemRows {
+    /// Those of `items` (catalogue indexes).
+    pub fn new(vocabulary: &Vocabulary, items: &[u32]) -> Self {
+        let Bags { rows, offsets } = vocabulary.id_bags(items);
+        let mut ids = rows.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        let place = |row: &u32| ids.partition_point(|id| id < row) as u32;
+        let of_ids = Bags { rows: rows.iter().map(place).collect(), offsets };
+        let attributes = 0..vocabulary.attributes().len();
+        Self {
+            of_ids: Arc::new(of_ids),
+            of_attributes: attributes.map(|a| Arc::new(vocabulary.attribute_bags(a, items))).collect(),
+            ids: Arc::new(ids),
+        }
     }
 }
 
@@ -50,6 +79,7 @@ pub(super) struct ItemEncoder {
     attributes: Vec<Tensor>,
     /// `W`, `[d (1 + attributes), d]`; absent where the id is all there is.
     fuse: Option<Tensor>,
+    precision: Precision,
 }
 
 /// The vectors of a set of items.
@@ -67,11 +97,14 @@ impl ItemEncoder {
         model: &Model,
         vocabulary: &Vocabulary,
         seed: u64,
-        device: &Device,
     ) -> Result<Self> {
         let d = model.d;
         let rows = vocabulary.id_rows();
-        let ids = Tensor::from_vec(normal(seed, ID_TABLE, rows * d, EMBEDDING_STD)?, (rows, d), device)?;
+        let ids = Tensor::from_vec(
+            normal(seed, ID_TABLE, rows * d, EMBEDDING_STD)?,
+            (rows, d),
+            parameters.device(),
+        )?;
         let attributes = vocabulary
             .attributes()
             .iter()
@@ -85,29 +118,21 @@ impl ItemEncoder {
             let inputs = d * (1 + attributes.len());
             Some(parameters.normal("items.fuse", &[inputs, d], (1.0 / d as f64).sqrt())?)
         };
-        Ok(Self { ids: IdTable { weight: ids }, attributes, fuse })
+        Ok(Self { ids: IdTable { weight: ids }, attributes, fuse, precision: parameters.precision() })
     }
 
-    /// `e_i` for each of `items` (catalogue indexes).
-    pub(super) fn forward(&self, vocabulary: &Vocabulary, items: &[u32]) -> Result<ItemVectors> {
-        let bags = vocabulary.id_bags(items);
-        let mut rows = bags.rows.clone();
-        rows.sort_unstable();
-        rows.dedup();
-        let local = Bags {
-            rows: bags.rows.iter().map(|row| rows.partition_point(|r| r < row) as u32).collect(),
-            offsets: bags.offsets,
-        };
-        let touched = self.ids.gather(rows)?;
-        let ids = ops::bag_mean(touched.values.as_tensor(), &Arc::new(local))?;
+    /// `e_i` for each of the items whose rows are `rows`.
+    pub(super) fn forward(&self, rows: &ItemRows) -> Result<ItemVectors> {
+        let touched = self.ids.gather(&rows.ids)?;
+        let ids = ops::bag_mean(touched.values.as_tensor(), &rows.of_ids)?;
         let vectors = match &self.fuse {
             None => ids,
             Some(fuse) => {
                 let mut parts = vec![ids];
-                for (a, table) in self.attributes.iter().enumerate() {
-                    parts.push(ops::bag_mean(table, &Arc::new(vocabulary.attribute_bags(a, items)))?);
+                for (table, bags) in self.attributes.iter().zip(&rows.of_attributes) {
+                    parts.push(ops::bag_mean(table, bags)?);
                 }
-                ops::linear(&Tensor::cat(&parts, 1)?, fuse, None)?
+                ops::linear(&Tensor::cat(&parts, 1)?, fuse, None, self.precision)?
             }
         };
         Ok(ItemVectors { vectors, touched })

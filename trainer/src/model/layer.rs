@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use schemas::config::{Architecture, Model};
+use schemas::config::{Architecture, Model, Precision};
 
 use super::{Parameters, climber, hstu, sasrec};
 use crate::ops::{self, AttentionLayout, Dropout, Queries, TIME_BUCKETS};
@@ -119,6 +119,7 @@ pub(super) struct SelfAttention {
     log_temperature: Tensor,
     out: Tensor,
     max_distance: usize,
+    precision: Precision,
 }
 
 impl SelfAttention {
@@ -173,6 +174,7 @@ impl SelfAttention {
             log_temperature,
             out: parameters.normal(&of("out"), &[d, d], linear_std(d) / residual)?,
             max_distance,
+            precision: parameters.precision(),
             name: name.to_owned(),
         })
     }
@@ -191,11 +193,11 @@ impl SelfAttention {
         queries: &Arc<Queries>,
     ) -> Result<Tensor> {
         let d = self.out.dim(0)?;
-        let q = ops::linear(asking, &self.qkv.narrow(1, 0, d)?.contiguous()?, None)?;
-        let kv = ops::linear(asked, &self.qkv.narrow(1, d, 2 * d)?.contiguous()?, None)?;
+        let q = ops::linear(asking, &self.qkv.narrow(1, 0, d)?.contiguous()?, None, self.precision)?;
+        let kv = ops::linear(asked, &self.qkv.narrow(1, d, 2 * d)?.contiguous()?, None, self.precision)?;
         let scores = (&self.bias, &self.log_temperature);
         let attended = ops::query_attention(&q, &kv, scores, (layout, queries), self.max_distance)?;
-        ops::linear(&attended, &self.out, None)
+        ops::linear(&attended, &self.out, None, self.precision)
     }
 
     /// `x + y`, `y` dropped as the output of this half.
@@ -218,6 +220,7 @@ impl SelfAttention {
             bias: &self.bias,
             log_temperature: &self.log_temperature,
             max_distance: self.max_distance,
+            precision: self.precision,
         };
         ops::self_attention(x, parameters, layout, at(dropout, &self.name))
     }
@@ -232,6 +235,7 @@ pub(super) struct FeedForward {
     up_bias: Tensor,
     down: Tensor,
     down_bias: Tensor,
+    precision: Precision,
 }
 
 impl FeedForward {
@@ -245,6 +249,7 @@ impl FeedForward {
             up_bias: parameters.constant(&of("up_bias"), &[inner], 0.0)?,
             down: parameters.normal(&of("down"), &[inner, d], linear_std(inner) / residual)?,
             down_bias: parameters.constant(&of("down_bias"), &[d], 0.0)?,
+            precision: parameters.precision(),
             name: name.to_owned(),
         })
     }
@@ -257,6 +262,7 @@ impl FeedForward {
             up_bias: &self.up_bias,
             down: &self.down,
             down_bias: &self.down_bias,
+            precision: self.precision,
         };
         ops::feed_forward(x, parameters, at(dropout, &self.name))
     }
@@ -268,8 +274,8 @@ impl FeedForward {
 
     /// `W₂ GELU(W₁ n + b₁) + b₂`.
     pub(super) fn inner(&self, n: &Tensor) -> Result<Tensor> {
-        let inner = ops::linear(n, &self.up, Some(&self.up_bias))?.gelu()?;
-        ops::linear(&inner, &self.down, Some(&self.down_bias))
+        let inner = ops::linear(n, &self.up, Some(&self.up_bias), self.precision)?.gelu()?;
+        ops::linear(&inner, &self.down, Some(&self.down_bias), self.precision)
     }
 
     /// `x + y`, `y` dropped as the output of this half.

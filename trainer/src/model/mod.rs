@@ -27,13 +27,14 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use schemas::config::{Architecture, Model, Sft};
 
 pub use instruct::{CONDITION_PREFIX, Histories, Reads};
-pub use items::{ID_TABLE, IdTable, ItemVectors, TouchedRows};
+pub use items::{ID_TABLE, IdTable, ItemRows, ItemVectors, TouchedRows};
 pub use parameters::Parameters;
 
+use crate::device::Backend;
 use crate::ops::{self, AttentionLayout, Dropout};
 use crate::vocabulary::Vocabulary;
 use instruct::Instructions;
@@ -96,10 +97,10 @@ impl ClimberPilot {
         sft: &Sft,
         vocabulary: Arc<Vocabulary>,
         seed: u64,
-        device: &Device,
+        backend: &Backend,
     ) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device.clone());
-        let items = ItemEncoder::new(&mut parameters, model, &vocabulary, seed, device)?;
+        let mut parameters = Parameters::new(seed, backend.clone());
+        let items = ItemEncoder::new(&mut parameters, model, &vocabulary, seed)?;
         let start = parameters.normal("start", &[1, model.d], 0.02)?;
         let positions = match model.architecture {
             Architecture::Sasrec => Some(Positions::new(&mut parameters, model)?),
@@ -139,7 +140,7 @@ impl ClimberPilot {
         vocabulary: Arc<Vocabulary>,
         seed: u64,
     ) -> Result<Self> {
-        let mut taught = Self::new(model, sft, vocabulary, seed, parent.parameters.device())?;
+        let mut taught = Self::new(model, sft, vocabulary, seed, parent.parameters.backend())?;
         let mut tensors = parent.tensors();
         for (name, value) in taught.tensors() {
             if name.starts_with(CONDITION_PREFIX) {
@@ -172,7 +173,12 @@ impl ClimberPilot {
 
     /// `e_i` of `items` (catalogue indexes): `[items, d]`.
     pub fn item_vectors(&self, items: &[u32]) -> Result<ItemVectors> {
-        self.items.forward(&self.vocabulary, items)
+        self.item_vectors_of(&ItemRows::new(&self.vocabulary, items))
+    }
+
+    /// The same of items whose rows are known.
+    pub fn item_vectors_of(&self, rows: &ItemRows) -> Result<ItemVectors> {
+        self.items.forward(rows)
     }
 
     /// The shared backbone `H`: `[T, d]`.

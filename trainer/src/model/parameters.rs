@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand_distr::{Distribution, Normal};
+use schemas::config::Precision;
 
+use crate::device::Backend;
 use crate::random;
 
 /// Dense parameters by name. Names are those of the checkpoint.
@@ -12,29 +14,39 @@ use crate::random;
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
     seed: u64,
-    device: Device,
+    backend: Backend,
 }
 
 impl Parameters {
     /// No parameters yet. Initial values follow from `seed` and each parameter's name.
-    pub fn new(seed: u64, device: Device) -> Self {
-        Self { vars: BTreeMap::new(), seed, device }
+    pub fn new(seed: u64, backend: Backend) -> Self {
+        Self { vars: BTreeMap::new(), seed, backend }
     }
 
     /// Where the values are.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.backend.device
+    }
+
+    /// Where and how they compute.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// The numbers that they are multiplied as.
+    pub fn precision(&self) -> Precision {
+        self.backend.precision
     }
 
     /// A new parameter with values from `N(0, std²)`.
     pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
         let values = normal(self.seed, name, shape.iter().product(), std)?;
-        self.insert(name, Tensor::from_vec(values, shape, &self.device)?)
+        self.insert(name, Tensor::from_vec(values, shape, self.device())?)
     }
 
     /// A new parameter with one value everywhere.
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Tensor> {
-        self.insert(name, Tensor::full(value, shape, &self.device)?)
+        self.insert(name, Tensor::full(value, shape, self.device())?)
     }
 
     fn insert(&mut self, name: &str, value: Tensor) -> Result<Tensor> {

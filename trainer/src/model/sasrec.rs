@@ -71,10 +71,11 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
+    use crate::device::Backend;
 
     #[test]
     fn late_positions_share_the_last_row() {
-        let mut parameters = Parameters::new(1, Device::Cpu);
+        let mut parameters = Parameters::new(1, Backend::CPU);
         let model = Model { d: 2, max_positions: 3, ..Model::default() };
         let positions = Positions::new(&mut parameters, &model).unwrap();
         let layout = AttentionLayout { offsets: vec![0, 5, 7], ..AttentionLayout::default() };

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-use schemas::config::{Architecture, Loss, MaskMode, Model, Pretrain, Sft};
+use schemas::config::{Architecture, Loss, MaskMode, Model, Precision, Pretrain, Sft};
 use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
 
 use super::*;
 use crate::data::{Batch, Catalogue, Sequences};
+use crate::device::Backend;
 use crate::loss::TamipLoss;
 use crate::optimizer::Adam;
 
@@ -51,17 +52,17 @@ fn catalogue() -> Catalogue {
 
 /// A model whose values are all random: at their initial ones biases are zero and hide what they do.
 fn random_model(architecture: Architecture, mask: MaskMode) -> ClimberPilot {
-    random_model_on(architecture, mask, &Device::Cpu)
+    random_model_on(architecture, mask, &Backend::CPU)
 }
 
-fn random_model_on(architecture: Architecture, mask: MaskMode, device: &Device) -> ClimberPilot {
+fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend) -> ClimberPilot {
     let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
     let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
-    let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, device).unwrap();
+    let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, backend).unwrap();
     for (name, var) in model.parameters().iter() {
         let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
-        let noise = Tensor::from_vec(noise, var.shape(), device).unwrap();
+        let noise = Tensor::from_vec(noise, var.shape(), &backend.device).unwrap();
         var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
     }
     model
@@ -234,7 +235,7 @@ fn every_parameter_receives_a_gradient() {
             let model = random_model(architecture, mask);
             let batch = Batch::pretrain(&data, &rows, mask, model.branches(), true, None);
             let loss = TamipLoss::new(&pretrain(loss), &data.training_counts(ITEMS as usize), 1);
-            let step = loss.compute(&model, &batch, None, 0).unwrap();
+            let step = loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 0), None).unwrap();
             let gradients = step.loss.backward().unwrap();
             for (name, var) in model.parameters().iter() {
                 let gradient =
@@ -258,7 +259,11 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
     let value = |config: Pretrain| {
         let loss = TamipLoss::new(&config, &counts, 1);
-        loss.compute(&model, &batch, None, 0).unwrap().loss.to_scalar::<f32>().unwrap()
+        loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 0), None)
+            .unwrap()
+            .loss
+            .to_scalar::<f32>()
+            .unwrap()
     };
     // So many draws that every item is a negative with certainty, and its correction is 0.
     let sampled = value(Pretrain { uniform_negatives: 2000, ..pretrain(Loss::Sampled) });
@@ -281,7 +286,12 @@ fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
             ..pretrain(Loss::Sampled)
         };
         let loss = TamipLoss::new(&config, &data.training_counts(ITEMS as usize), 1);
-        let value = loss.compute(&model, &batch, None, 3).unwrap().loss.to_scalar::<f32>().unwrap();
+        let value = loss
+            .compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 3), None)
+            .unwrap()
+            .loss
+            .to_scalar::<f32>()
+            .unwrap();
 
         let mut generator = crate::random::generator(1, "negatives", 3);
         let drawn: std::collections::BTreeSet<u32> =
@@ -312,7 +322,8 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
     let mut touched = std::collections::BTreeSet::new();
     for step in 0..60 {
         let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true, None);
-        let result = loss.compute(&model, &batch, None, step % 4).unwrap();
+        let result =
+            loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), step % 4), None).unwrap();
         touched.extend(result.touched.rows.iter().copied());
         let gradients = result.loss.backward().unwrap();
         adam.step(&model, &result.touched, &gradients, 1e-2.into()).unwrap();

@@ -133,17 +133,4 @@ mod tests {
         let weight = check::random((4, 3), 2);
         check::gradients(&[table], |t| (bag_mean(&t[0], &bags)? * &weight)?.sum_all());
     }
-
-    #[test]
-    fn kernels_agree() {
-        // A row that more bags have than one warp adds up, one that none has, and bags of several rows.
-        let mut bags = Bags::default();
-        bags.push([]);
-        (0..200).for_each(|i| bags.push([5, i % 4]));
-        bags.push([0, 0, 1]);
-        let bags = Arc::new(bags);
-        let table = [check::random((7, 40), 1)];
-        check::kernels_agree(&table, 1e-4, |t| bag_mean(&t[0], &bags));
-        check::kernels_agree(&table, 1e-4, |t| gather(&t[0], &[3, 3, 0, 6, 3]));
-    }
 }

@@ -5,6 +5,7 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use schemas::config::Precision;
 
 use super::activation::gelu;
 use super::dropout::AddDropped;
@@ -30,6 +31,8 @@ pub struct FeedForwardParameters<'a> {
     pub down: &'a Tensor,
     /// `b₂`.
     pub down_bias: &'a Tensor,
+    /// Of products, on a GPU.
+    pub precision: Precision,
 }
 
 /// `x + dropout(W₂ GELU(W₁ norm(x) + b₁) + b₂)` for all tokens: `x` is `[T, d]`.
@@ -38,19 +41,27 @@ pub fn feed_forward(
     parameters: FeedForwardParameters<'_>,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    let FeedForwardParameters { gamma, beta, up, up_bias, down, down_bias } = parameters;
-    if !fused(x) {
-        let inner = linear(&layer_norm(x, gamma, beta)?, up, Some(up_bias))?;
-        return add_dropped(x, &linear(&inner.gelu()?, down, Some(down_bias))?, dropout);
-    }
+    let FeedForwardParameters { gamma, beta, up, up_bias, down, down_bias, precision } = parameters;
     let (d, f) = up.dims2()?;
     let vectors = [(gamma, d), (beta, d), (up_bias, f), (down_bias, d)];
     if x.dim(1)? != d || down.dims() != [f, d] || vectors.iter().any(|(v, n)| v.dims() != [*n]) {
         candle_core::bail!("feed_forward: {:?} through {:?} and {:?}", x.shape(), up.shape(), down.shape());
     }
-    let Packed { flat, parts } = Packed::new([gamma, beta, up, up_bias, down, down_bias])?;
-    let op = FeedForward { d, f, parts, dropout: AddDropped::new(dropout) };
-    apply(op, x, &flat)
+    let packed = || Packed::new([gamma, beta, up, up_bias, down, down_bias]);
+    if fused(x) {
+        let Packed { flat, parts } = packed()?;
+        let op = FeedForward { d, f, parts, dropout: AddDropped::new(dropout) };
+        return apply(op, x, &flat);
+    }
+    #[cfg(any(feature = "cuda", test))]
+    if super::has_kernels(x) {
+        let dropped = AddDropped::new(dropout);
+        if let Some(y) = super::kernels::feed_forward(x, &packed()?, f, precision, dropped)? {
+            return Ok(y);
+        }
+    }
+    let inner = linear(&layer_norm(x, gamma, beta)?, up, Some(up_bias), precision)?;
+    add_dropped(x, &linear(&inner.gelu()?, down, Some(down_bias), precision)?, dropout)
 }
 
 struct FeedForward {
@@ -213,7 +224,12 @@ mod tests {
 
     fn run(t: &[Tensor], dropout: Option<Dropout>) -> Result<Tensor> {
         let [x, gamma, beta, up, up_bias, down, down_bias] = t else { unreachable!() };
-        feed_forward(x, FeedForwardParameters { gamma, beta, up, up_bias, down, down_bias }, dropout)
+        let precision = Precision::F32;
+        feed_forward(
+            x,
+            FeedForwardParameters { gamma, beta, up, up_bias, down, down_bias, precision },
+            dropout,
+        )
     }
 
     fn inputs(rows: usize, d: usize, f: usize) -> [Tensor; 7] {

@@ -154,13 +154,4 @@ mod tests {
         let weight = check::random((5, 8), 4);
         check::gradients(&inputs, |t| (layer_norm(&t[0], &t[1], &t[2])? * &weight)?.sum_all());
     }
-
-    #[test]
-    fn kernels_agree() {
-        // Fewer rows than a block of threads has, and more than one block works through; narrow and wide ones, one too wide.
-        for (rows, d) in [(3, 8), (150, 40), (70, 1024), (2, 1025)] {
-            let inputs = [check::random((rows, d), 1), check::random(d, 2), check::random(d, 3)];
-            check::kernels_agree(&inputs, 2e-4, |t| layer_norm(&t[0], &t[1], &t[2]));
-        }
-    }
 }

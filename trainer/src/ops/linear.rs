@@ -1,5 +1,6 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use schemas::config::Precision;
 
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, vector, with_f32};
 
@@ -8,8 +9,9 @@ const ROWS: usize = 128;
 const GRADIENT_ROWS: usize = 1024;
 const GRADIENT_PARTS: usize = 16;
 
-/// `x W + b` for all tokens: `x` is `[T, inputs]`, `weight` `[inputs, outputs]`, `bias` `[outputs]` or absent.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+/// `x W + b` for all tokens: `x` is `[T, inputs]`, `weight` `[inputs, outputs]`, `bias` `[outputs]` or absent. On a GPU, the product is
+/// one of numbers of `precision`.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
     if x.dim(1)? != weight.dim(0)? {
         candle_core::bail!("linear: {:?} times {:?}", x.shape(), weight.shape());
     }
@@ -21,7 +23,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         };
         return x.contiguous()?.apply_op3(weight, &bias, Linear);
     }
-    let product = x.matmul(weight)?;
+    let product = match precision {
+        #[cfg(any(feature = "cuda", test))]
+        Precision::Bf16 if super::has_kernels(x) => super::kernels::linear(x, weight)?,
+        _ => x.matmul(weight)?,
+    };
     bias.map_or(Ok(product.clone()), |bias| product.broadcast_add(bias))
 }
 
@@ -142,10 +148,14 @@ mod tests {
         let inputs = [check::random((7, 5), 1), check::random((5, 3), 2), check::random(3, 3)];
         let [x, weight, bias] = &inputs;
         let stock = x.matmul(weight).unwrap().broadcast_add(bias).unwrap();
-        assert!(check::distance(&linear(x, weight, Some(bias)).unwrap(), &stock) < 1e-6);
+        assert!(check::distance(&linear(x, weight, Some(bias), Precision::F32).unwrap(), &stock) < 1e-6);
         let factor = check::random((7, 3), 4);
-        check::gradients(&inputs, |t| (linear(&t[0], &t[1], Some(&t[2]))? * &factor)?.sum_all());
-        check::gradients(&inputs[..2], |t| (linear(&t[0], &t[1], None)? * &factor)?.sum_all());
+        check::gradients(&inputs, |t| {
+            (linear(&t[0], &t[1], Some(&t[2]), Precision::F32)? * &factor)?.sum_all()
+        });
+        check::gradients(&inputs[..2], |t| {
+            (linear(&t[0], &t[1], None, Precision::F32)? * &factor)?.sum_all()
+        });
     }
 
     #[test]
@@ -154,7 +164,7 @@ mod tests {
             .map(|t| candle_core::Var::from_tensor(&t).unwrap());
         let [x, weight] = &inputs;
         let factor = check::random((2500, 3), 4);
-        let fused = (linear(x, weight, None).unwrap() * &factor).unwrap().backward().unwrap();
+        let fused = (linear(x, weight, None, Precision::F32).unwrap() * &factor).unwrap().backward().unwrap();
         let stock = (x.matmul(weight).unwrap() * &factor).unwrap().backward().unwrap();
         for input in &inputs {
             assert!(check::distance(fused.get(input).unwrap(), stock.get(input).unwrap()) < 1e-3);

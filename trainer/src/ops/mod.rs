@@ -9,6 +9,8 @@
 //! threads, and partial sums are added in a fixed order.
 
 mod activation;
+#[cfg(any(feature = "cuda", test))]
+pub mod agreement;
 mod attention;
 mod bag;
 mod cross_entropy;
@@ -131,23 +133,10 @@ fn cpu_tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
 pub(crate) mod check {
     //! Finite differences: the judge of every hand-written gradient.
 
-    use std::sync::Arc;
-
     use candle_core::{Result, Tensor, Var};
 
-    use super::AttentionLayout;
-    use super::kernels::emulator;
-
-    /// Sequences of these lengths, with growing gaps between their tokens.
-    pub(super) fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<AttentionLayout> {
-        let mut offsets = vec![0];
-        let mut times = Vec::new();
-        for &n in lengths {
-            offsets.push(offsets[offsets.len() - 1] + n);
-            times.extend((0..n as i64).map(|i| i * i * 1_700));
-        }
-        Arc::new(AttentionLayout { offsets, times, keys })
-    }
+    use super::agreement::results;
+    pub(super) use super::agreement::{layout, random};
 
     /// Compares the gradients of the scalar `f(inputs)` with central differences at every element.
     pub(super) fn gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
@@ -185,26 +174,8 @@ pub(crate) mod check {
         tolerance: f32,
         f: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
-        let stock = super::with_stock_operations(|| results(inputs, &f));
-        agree(&results(inputs, &f), &stock, tolerance);
-    }
-
-    /// The same with what kernels give: on a GPU where there is one, and emulated where they can be compiled for it.
-    pub(super) fn kernels_agree(inputs: &[Tensor], tolerance: f32, f: impl Fn(&[Tensor]) -> Result<Tensor>) {
-        let expected = results(inputs, &f);
-        if emulator::there_is("a comparison with emulated kernels") {
-            let [emulated, shuffled] = [0, 0x5bd1_e995]
-                .map(|order| emulator::in_order(order, || super::with_kernels(|| results(inputs, &f))));
-            agree(&emulated, &expected, tolerance);
-            for (one, other) in emulated.iter().zip(&shuffled) {
-                assert_eq!(distance(one, other), 0.0, "the order of threads matters");
-            }
-        }
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = gpu("a comparison with a GPU") {
-            let inputs: Vec<Tensor> = inputs.iter().map(|t| t.to_device(&gpu).unwrap()).collect();
-            agree(&results(&inputs, &f), &expected, tolerance);
-        }
+        let stock = super::with_stock_operations(|| results(inputs, &f)).unwrap();
+        agree(&results(inputs, &f).unwrap(), &stock, tolerance);
     }
 
     /// A GPU, where there is one; says that `test` is skipped where there is none.
@@ -212,7 +183,7 @@ pub(crate) mod check {
     pub(crate) fn gpu(test: &str) -> Option<candle_core::Device> {
         static GPU: std::sync::LazyLock<
             std::result::Result<candle_core::Device, crate::device::DeviceError>,
-        > = std::sync::LazyLock::new(|| crate::device::open(schemas::config::DeviceSetting::Cuda(0)));
+        > = std::sync::LazyLock::new(|| crate::device::device(schemas::config::DeviceSetting::Cuda(0)));
         match &*GPU {
             Ok(device) => Some(device.clone()),
             Err(reason) => {
@@ -222,35 +193,12 @@ pub(crate) mod check {
         }
     }
 
-    /// `f(inputs)`, and the gradients of a weighted sum of it, on the CPU.
-    fn results(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
-        let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
-        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let out = f(&tensors).unwrap();
-        let weight = random(out.shape(), 9).to_device(out.device()).unwrap();
-        let gradients = (&out * weight).unwrap().backward().unwrap();
-        let gradient =
-            |(i, var)| gradients.get(var).unwrap_or_else(|| panic!("no gradient of input {i}")).clone();
-        let all =
-            std::iter::once(out.detach()).chain(vars.iter().map(Var::as_tensor).enumerate().map(gradient));
-        all.map(|t| t.to_device(&candle_core::Device::Cpu).unwrap()).collect()
-    }
-
     fn agree(ours: &[Tensor], expected: &[Tensor], tolerance: f32) {
         assert!(distance(&ours[0], &expected[0]) < 1e-4);
         for (i, (ours, expected)) in ours.iter().zip(expected).skip(1).enumerate() {
             let distance = distance(ours, expected);
             assert!(distance < tolerance, "input {i}: {distance}");
         }
-    }
-
-    /// Values in `[-1, 1)` that differ from call to call of `seed`.
-    pub(super) fn random(shape: impl Into<candle_core::Shape>, seed: u64) -> Tensor {
-        let shape = shape.into();
-        let values: Vec<f32> = (0..shape.elem_count() as u64)
-            .map(|i| (schemas::hash::mix64(seed, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
-            .collect();
-        Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
     }
 
     /// The largest difference between two tensors.

@@ -17,11 +17,12 @@ pub(super) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     Tensor::cat(&squares, 0)?.sum_all()?.to_scalar()
 }
 
-/// See [`Update::apply`].
+/// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place, on any device: those of
+/// `rows`, which ascend, where `gradient` has those rows alone. `scale` is what clipping leaves of the gradient.
 pub(super) fn apply(
     update: &Update,
-    weight: &Tensor,
-    moments: &Tensor,
+    scale: f32,
+    (weight, moments): (&Tensor, &Tensor),
     gradient: &Tensor,
     rows: Option<&[u32]>,
 ) -> Result<()> {
@@ -38,7 +39,7 @@ pub(super) fn apply(
         None => (whole, moments.clone()),
     };
     let gradient = gradient.reshape(old.shape())?;
-    let gradient = ((gradient * f64::from(update.scale))? + (&old * f64::from(update.decay))?)?;
+    let gradient = ((gradient * f64::from(scale))? + (&old * f64::from(update.decay))?)?;
     let first = (of_old.narrow(1, 0, columns)? * BETA1)? + (&gradient * (1.0 - BETA1))?;
     let second = (of_old.narrow(1, columns, columns)? * BETA2)? + (gradient.sqr()? * (1.0 - BETA2))?;
     let (first, second) = (first?, second?);
@@ -78,23 +79,26 @@ mod tests {
 
     #[test]
     fn rows_are_updated_like_the_fused_ones_and_the_others_not_at_all() {
-        let update = Update { scale: 0.5, decay: 0.1, rate: 0.2, root: 3.0 };
+        let (scale, update) = (0.5, Update { decay: 0.1, rate: 0.2, root: 3.0 });
         for rows in [None, Some(vec![1, 4]), Some(vec![0, 1, 2, 3, 4, 5])] {
             let gradient = values((rows.as_ref().map_or(6, Vec::len), 3), 1.0);
             let begin = || (values((6, 3), 2.0), values((6, 6), 3.0).abs().unwrap());
             let (weight, moments) = begin();
-            apply(&update, &weight, &moments, &gradient, rows.as_deref()).unwrap();
+            apply(&update, scale, (&weight, &moments), &gradient, rows.as_deref()).unwrap();
             let (fused_weight, fused_moments) = begin();
             let shared = rows.clone().map(std::sync::Arc::new);
-            let (scale, decay) = (update.scale, update.decay);
-            let op = UpdateMoments { columns: 3, rows: shared.clone(), scale, decay };
+            let op = UpdateMoments { columns: 3, rows: shared.clone(), scale, decay: update.decay };
             fused_moments.inplace_op3(&gradient, &fused_weight, &op).unwrap();
             let op = UpdateWeights { columns: 3, rows: shared, rate: update.rate, root: update.root };
             fused_weight.inplace_op2(&fused_moments, &op).unwrap();
             let mut pairs = vec![(&weight, &fused_weight), (&moments, &fused_moments)];
             let (kernel_weight, kernel_moments) = begin();
             if emulator::there_is("adam") {
-                kernel::apply(&update, &kernel_weight, &kernel_moments, &gradient, rows.as_deref()).unwrap();
+                let clipping = Tensor::new(&[7f32, scale], &Device::Cpu).unwrap();
+                let updated = (&kernel_weight, &kernel_moments);
+                kernel::apply(&update, &clipping, updated, &gradient, rows.as_deref()).unwrap();
+                let none = Tensor::new(&[f32::INFINITY, f32::NAN], &Device::Cpu).unwrap();
+                kernel::apply(&update, &none, updated, &gradient, rows.as_deref()).unwrap();
                 pairs.extend([(&kernel_weight, &fused_weight), (&kernel_moments, &fused_moments)]);
             }
             for (stock, fused) in pairs {
@@ -116,7 +120,13 @@ mod tests {
         assert!((sum_of_squares(&tensors.each_ref()).unwrap() - fused).abs() < 1e-5);
         assert_eq!(sum_of_squares(&[]).unwrap(), 0.0);
         if emulator::there_is("sum_of_squares") {
-            assert!((kernel::sum_of_squares(&tensors.each_ref()).unwrap() - fused).abs() < 1e-9);
+            let clipping =
+                |most| kernel::clipping(&tensors.each_ref(), most).unwrap().to_vec1::<f32>().unwrap();
+            let norm = fused.sqrt() as f32;
+            assert_eq!(clipping(100.0), [norm, 1.0]);
+            assert_eq!(clipping(1.0), [norm, 1.0 / norm]);
+            let infinite = Tensor::new(&[1f32, f32::INFINITY], &Device::Cpu).unwrap();
+            assert!(kernel::clipping(&[&infinite], 1.0).unwrap().to_vec1::<f32>().unwrap()[1].is_nan());
         }
     }
 }

@@ -35,11 +35,11 @@ struct Opened {
 
 impl Opened {
     async fn new(config: &Config, root: &Root, model: &str) -> Result<Self, RetrieveError> {
-        let device = device::open(config.device)?;
+        let backend = device::open(config)?;
         let directory = root.model_path(model);
         let attributes = checkpoint::attributes(&directory)?;
         let catalogue = Catalogue::load(root, &attributes).await?;
-        let checkpoint = checkpoint::load(&directory, &catalogue, &device)?;
+        let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
         let sequences = Sequences::load(root, catalogue.items()).await?;
         let delta_tau = delta_tau(&sequences.source.delta_tau_ms).ok_or(RetrieveError::DeltaTau)?;
         let derived = &checkpoint.config.conditions.derived;

@@ -12,6 +12,7 @@ use schemas::history::DeltaTau;
 use super::*;
 use crate::conditions::{Carriers, Conditions};
 use crate::data::Catalogue;
+use crate::device::Backend;
 use crate::model::{CONDITION_PREFIX, ClimberPilot};
 use crate::vocabulary::Vocabulary;
 
@@ -40,7 +41,7 @@ fn world(architecture: Architecture, mask: MaskMode, paradigm: Paradigm) -> Worl
         vocabulary = vocabulary.with_conditions(conditions);
     }
     let sft = Sft { paradigm, ..Sft::default() };
-    let model = ClimberPilot::new(&config, &sft, Arc::new(vocabulary), 1, &Device::Cpu).unwrap();
+    let model = ClimberPilot::new(&config, &sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
     for (name, var) in model.parameters().iter() {
         let size = if name.starts_with(CONDITION_PREFIX) { 0.5 } else { 0.3 };
         let noise =

@@ -1,12 +1,12 @@
 //! The model that another one begins from.
 
-use candle_core::Device;
 use schemas::config::{Config, ConfigError};
 use schemas::delta::Root;
 
 use super::TrainError;
 use crate::checkpoint::{self, Checkpoint};
 use crate::data::Catalogue;
+use crate::device::Backend;
 
 /// A pre-trained or refreshed model, as training goes on from it.
 pub(super) struct Parent {
@@ -21,11 +21,11 @@ impl Parent {
         root: &Root,
         parent: &str,
         catalogue: &Catalogue,
-        device: &Device,
+        backend: &Backend,
     ) -> Result<Self, TrainError> {
         let directory = root.model_path(parent);
         let hash = checkpoint::hash(&directory)?;
-        let checkpoint = checkpoint::load(&directory, catalogue, device)?;
+        let checkpoint = checkpoint::load(&directory, catalogue, backend)?;
         if checkpoint.model.paradigm().is_some() {
             let from = checkpoint.lineage.parent.map_or(String::new(), |parent| format!(", `{parent}`"));
             return Err(TrainError::Taught { parent: parent.into(), from });

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use schemas::config::{Config, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
@@ -11,7 +10,7 @@ use super::run::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
 use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::data::{Batch, Catalogue, Sequences};
-use crate::device;
+use crate::device::{self, Backend};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
@@ -21,7 +20,7 @@ use crate::vocabulary::Vocabulary;
 /// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
 pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
     checkpoint::check_name(options.name)?;
-    let device = device::open(config.device)?;
+    let backend = device::open(config)?;
     let catalogue = Catalogue::load(root, &config.model.attributes).await?;
     let sequences = Sequences::load(root, catalogue.items()).await?;
     let counts = sequences.training_counts(catalogue.items());
@@ -38,7 +37,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
     let targets = targets_by_row(&sequences, config);
     let task = Pretraining {
         config,
-        device: &device,
+        backend: &backend,
         sequences: &sequences,
         catalogue: &catalogue,
         rows: (0u32..).zip(&targets).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect(),
@@ -47,7 +46,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
     };
-    let run = Run::new(config, root, options, (&device, &catalogue), &task, lineage);
+    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
     if let Some(outcome) = run.prepare()? {
         return Ok(outcome);
     }
@@ -62,7 +61,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
 /// The rows of `sequences` and what is learned from them.
 struct Pretraining<'a> {
     config: &'a Config,
-    device: &'a Device,
+    backend: &'a Backend,
     sequences: &'a Sequences,
     catalogue: &'a Catalogue,
     /// Rows that own at least one target.
@@ -104,7 +103,7 @@ impl Task for Pretraining<'_> {
     fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
         let Config { model, sft, seed, .. } = self.config;
         let vocabulary = Arc::new(Vocabulary::new(model, self.catalogue, self.counts));
-        let model = ClimberPilot::new(model, sft, vocabulary, *seed, self.device)
+        let model = ClimberPilot::new(model, sft, vocabulary, *seed, self.backend)
             .map_err(|source| TrainError::Step { step: 0, source })?;
         Ok((model, None))
     }

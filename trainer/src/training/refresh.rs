@@ -38,9 +38,9 @@ pub async fn run(
     options: Options<'_>,
 ) -> Result<Outcome, TrainError> {
     check_names(options.name, parent, ["model to go on from", "refreshed"])?;
-    let device = device::open(config.device)?;
+    let backend = device::open(config)?;
     let catalogue = Catalogue::load(root, &checkpoint::attributes(&root.model_path(parent))?).await?;
-    let origin = Parent::load(root, parent, &catalogue, &device)?;
+    let origin = Parent::load(root, parent, &catalogue, &backend)?;
     let (config, loaded) = (&origin.config(config), &origin.checkpoint);
     let settings = config.refresh.training(&config.pretrain);
     let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
@@ -86,7 +86,7 @@ pub async fn run(
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
     };
-    let run = Run::new(config, root, options, (&device, &catalogue), &task, lineage);
+    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
     if let Some(outcome) = run.prepare()? {
         return Ok(outcome);
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::Tensor;
 use rand::seq::SliceRandom;
 use schemas::cli::Progress;
 use schemas::config::{Config, Pretrain, Schedule};
@@ -12,22 +12,27 @@ use schemas::failpoint;
 
 use super::{Options, Outcome, Status, Task, TrainError, selector};
 use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
-use crate::data::{Batch, Catalogue, batches};
+use crate::data::{Catalogue, ahead};
+use crate::device::Backend;
 use crate::evaluate::Metrics;
+use crate::loss::Plan;
 use crate::model::ClimberPilot;
 use crate::ops::Dropout;
-use crate::optimizer::{Adam, Rates};
+use crate::optimizer::{Adam, GradientNorm, Rates};
 use crate::random;
 use crate::records::{self, EpochMetrics, Records, StepMetrics};
 
 /// Steps of an epoch that are recorded one by one, at most.
 const STEPS_RECORDED: usize = 100;
 
+/// Steps that a GPU may be behind, at most: what they hold is in its memory until then.
+const STEPS_AHEAD: usize = 32;
+
 /// One run's task, and where it leaves what it has.
 pub(super) struct Run<'a, T> {
     config: &'a Config,
     options: Options<'a>,
-    device: &'a Device,
+    backend: &'a Backend,
     catalogue: &'a Catalogue,
     task: &'a T,
     lineage: Lineage,
@@ -44,7 +49,7 @@ impl<'a, T: Task> Run<'a, T> {
         config: &'a Config,
         root: &Root,
         options: Options<'a>,
-        (device, catalogue): (&'a Device, &'a Catalogue),
+        (backend, catalogue): (&'a Backend, &'a Catalogue),
         task: &'a T,
         lineage: Lineage,
     ) -> Self {
@@ -52,7 +57,7 @@ impl<'a, T: Task> Run<'a, T> {
         Self {
             config,
             options,
-            device,
+            backend,
             catalogue,
             task,
             lineage,
@@ -103,7 +108,7 @@ impl<'a, T: Task> Run<'a, T> {
         if checkpoint::find(&self.published).is_none() || unfinished {
             return Ok(None);
         }
-        let checkpoint = match checkpoint::load(&self.published, self.catalogue, &Device::Cpu) {
+        let checkpoint = match checkpoint::load(&self.published, self.catalogue, &Backend::CPU) {
             Ok(checkpoint) => checkpoint,
             // Whatever is there, training replaces it.
             Err(_) => return Ok(None),
@@ -156,7 +161,7 @@ impl<'a, T: Task> Run<'a, T> {
     /// A new model, or the unfinished one.
     fn begin(&self) -> Result<(ClimberPilot, Adam, TrainerState, Records), TrainError> {
         if checkpoint::find(&self.latest).is_some() {
-            let checkpoint = checkpoint::load(&self.latest, self.catalogue, self.device)?;
+            let checkpoint = checkpoint::load(&self.latest, self.catalogue, self.backend)?;
             if let Some(difference) = self.difference(&checkpoint) {
                 return Err(TrainError::OtherRun {
                     name: self.options.name.into(),
@@ -210,8 +215,10 @@ impl<'a, T: Task> Run<'a, T> {
         last_step: Option<u64>,
     ) -> Result<bool, TrainError> {
         let settings = self.task.settings();
-        let recorded_every =
-            self.task.units().0.len().div_ceil(settings.batch_size).div_ceil(STEPS_RECORDED) as u64;
+        let batches_an_epoch = self.task.units().0.len().div_ceil(settings.batch_size);
+        let recorded_every = batches_an_epoch.div_ceil(STEPS_RECORDED) as u64;
+        let on_cpu = self.backend.device.is_cpu();
+        let mut taken = Vec::new();
         let label = format!("epoch {}/{}", state.epoch + 1, settings.epochs);
         let (units, called) = self.task.units();
         let mut progress = Progress::start(&label, units.len() as u64, called);
@@ -220,20 +227,29 @@ impl<'a, T: Task> Run<'a, T> {
             let from = (settings.batch_size, state.batch);
             // Waiting for a batch counts, writing checkpoints does not.
             let mut since = Instant::now();
-            for batch in batches(scope, self.order(state.epoch), from, |units| self.task.batch(units)) {
-                let step = self
-                    .step(model, optimizer, state, &batch)
-                    .map_err(|source| TrainError::Step { step: state.steps, source })?;
-                state.epoch_seconds += since.elapsed().as_secs_f64();
-                progress.add(batch.sequences() as u64);
-                progress.message(format!("loss {:.4}", step.loss));
-                if state.steps.is_multiple_of(recorded_every) {
-                    records.step(state.steps, step)?;
-                }
+            let (loss, first_step) = (self.task.loss(), state.steps - state.batch as u64);
+            let plan = move |number: usize, units: &[u32]| {
+                loss.plan(model.vocabulary(), self.task.batch(units), first_step + number as u64)
+            };
+            for plan in ahead(scope, self.order(state.epoch), from, plan) {
+                let fail = |step| move |source| TrainError::Step { step, source };
+                let step = self.step(model, optimizer, state, &plan).map_err(fail(state.steps))?;
+                taken.push(step);
+                progress.add(plan.batch.sequences() as u64);
+                let recorded = state.steps.is_multiple_of(recorded_every);
                 let stop =
                     last_step.is_some_and(|last| state.steps >= last) || self.options.interrupt.requested();
                 let due = settings.checkpoint_steps > 0
                     && state.steps.is_multiple_of(settings.checkpoint_steps as u64);
+                let last = state.batch == batches_an_epoch;
+                if recorded || stop || due || last || taken.len() >= STEPS_AHEAD || on_cpu {
+                    let step = settle(&mut taken, state).map_err(fail(state.steps))?;
+                    progress.message(format!("loss {:.4}", step.loss));
+                    if recorded {
+                        records.step(state.steps, step)?;
+                    }
+                }
+                state.epoch_seconds += since.elapsed().as_secs_f64();
                 if stop || due {
                     self.save_latest(model, optimizer, state, records)?;
                 }
@@ -253,31 +269,28 @@ impl<'a, T: Task> Run<'a, T> {
         order
     }
 
-    /// One step on `batch`.
+    /// One step. Nobody waits for the device.
     fn step(
         &self,
         model: &ClimberPilot,
         optimizer: &mut Adam,
         state: &mut TrainerState,
-        batch: &Batch,
-    ) -> candle_core::Result<StepMetrics> {
+        plan: &Plan,
+    ) -> candle_core::Result<Taken> {
         let seed = random::derived(self.config.seed, "dropout", state.steps);
         let dropout = Dropout { p: self.config.model.dropout, seed };
-        let step = self.task.loss().compute(model, batch, Some(dropout), state.steps)?;
+        let step = self.task.loss().compute(model, plan, Some(dropout))?;
         let gradients = step.loss.backward()?;
         let learning_rate = self.learning_rate(state.steps);
         let rates =
             Rates { pretrained: learning_rate, conditions: learning_rate * self.task.condition_rate() };
         let gradient_norm = optimizer.step(model, &step.touched, &gradients, rates)?;
-        let loss = f64::from(step.loss.to_scalar::<f32>()?);
-        let targets = batch.targets() as u64;
+        let targets = plan.batch.targets() as u64;
         state.batch += 1;
         state.steps += 1;
-        state.loss_sum += loss;
-        state.gradient_norm_sum += gradient_norm;
         state.targets += targets;
         state.epoch_targets += targets;
-        Ok(StepMetrics { loss, gradient_norm, learning_rate })
+        Ok(Taken { loss: step.loss.detach(), gradient_norm, learning_rate })
     }
 
     /// The learning rate of step `step`, from 0.
@@ -374,6 +387,27 @@ impl<'a, T: Task> Run<'a, T> {
     ) -> Result<(), CheckpointError> {
         checkpoint::save(directory, model, optimizer, self.config, state, &self.lineage, &metrics)
     }
+}
+
+/// A step that was taken, whose numbers may still be on their way.
+struct Taken {
+    loss: Tensor,
+    gradient_norm: GradientNorm,
+    learning_rate: f64,
+}
+
+/// Waits for the numbers of the steps `taken`, at least one, and adds them to those of the epoch; returns those of the last.
+fn settle(taken: &mut Vec<Taken>, state: &mut TrainerState) -> candle_core::Result<StepMetrics> {
+    let losses: Vec<&Tensor> = taken.iter().map(|step| &step.loss).collect();
+    let losses = Tensor::stack(&losses, 0)?.to_vec1::<f32>()?;
+    let norms: Vec<GradientNorm> = taken.iter().map(|step| step.gradient_norm.clone()).collect();
+    let mut last = StepMetrics { loss: 0.0, gradient_norm: 0.0, learning_rate: 0.0 };
+    for ((step, loss), gradient_norm) in taken.drain(..).zip(losses).zip(GradientNorm::values(&norms)?) {
+        last = StepMetrics { loss: loss.into(), gradient_norm, learning_rate: step.learning_rate };
+        state.loss_sum += last.loss;
+        state.gradient_norm_sum += gradient_norm;
+    }
+    Ok(last)
 }
 
 /// The learning rate of step `step` (from 0) of at most `steps`.

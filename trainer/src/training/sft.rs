@@ -70,13 +70,13 @@ pub async fn run(
             "is empty; name what the model is to follow, such as --set 'sft.conditions=[\"genre\"]'".into();
         return Err(ConfigError::Invalid { key: "sft.conditions".into(), problem }.into());
     }
-    let device = device::open(config.device)?;
+    let backend = device::open(config)?;
     let mut attributes = checkpoint::attributes(&root.model_path(parent))?;
     let derived = &config.conditions.derived;
     let asked = config.sft.conditions.iter().filter(|name| !derived.contains_key(*name));
     attributes.extend(asked.filter(|name| !attributes.contains(name)).cloned().collect::<Vec<_>>());
     let catalogue = Catalogue::load(root, &attributes).await?;
-    let origin = Parent::load(root, parent, &catalogue, &device)?;
+    let origin = Parent::load(root, parent, &catalogue, &backend)?;
     let (config, loaded) = (&origin.config(config), &origin.checkpoint);
     config.sft.check_parent(&config.model)?;
     let settings = config.sft.training(&config.pretrain)?;
@@ -123,7 +123,7 @@ pub async fn run(
         examples: &examples,
         validation,
     };
-    let run = Run::new(config, root, options, (&device, &catalogue), &task, lineage);
+    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
     if let Some(training) = run.prepare()? {
         return Ok(SftOutcome { training, examples: learned, unconditional: None });
     }
@@ -133,7 +133,7 @@ pub async fn run(
     let training = run.finish()?;
     let mut unconditional = None;
     if training.status == Status::Trained && !task.validation.is_empty() {
-        let tuned = checkpoint::load(&root.model_path(options.name), &catalogue, &device)?;
+        let tuned = checkpoint::load(&root.model_path(options.name), &catalogue, &backend)?;
         unconditional = Some(Forgetting {
             before: task.unconditional(&loaded.model)?,
             after: task.unconditional(&tuned.model)?,

@@ -1,6 +1,7 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::applied::{Operation, apply};
+use super::memory::Real;
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine};
 use crate::ops::dropout::AddDropped;
 
@@ -10,25 +11,39 @@ pub(crate) fn add_dropped(x: &Tensor, y: &Tensor, dropout: AddDropped) -> Result
 }
 
 impl AddDropped {
-    /// `x + dropout(y)`, or `dropout(y)` without an `x`.
-    fn run(&self, machine: &Machine, x: Argument<'_>, y: Input<'_>) -> Result<Buffer<f32>> {
-        let mut out = Buffer::new(machine, y.len)?;
-        let kernel = Kernel { file: "elementwise", name: "add_dropped" };
-        // SAFETY: a thread for each element.
+    /// `x + dropout(y + bias)` for `n` elements, rows of `columns`; without what is null. Of the types, one is 32-bit floats.
+    pub(super) fn run<Y: Real, Out: Real>(
+        &self,
+        machine: &Machine,
+        x: Argument<'_>,
+        y: Argument<'_>,
+        bias: Argument<'_>,
+        (n, columns): (usize, usize),
+    ) -> Result<Buffer<Out>> {
+        let mut out = Buffer::new(machine, n)?;
+        let name = format!("add_dropped_{}_{}", Y::NAME, Out::NAME);
+        // SAFETY: a thread for four elements.
         unsafe {
             let arguments = &mut [
                 x,
-                y.read(),
+                y,
+                bias,
                 out.write(),
-                y.len.into(),
+                n.into(),
+                columns.into(),
                 ((self.seed >> 32) as u32).into(),
                 (self.seed as u32).into(),
                 self.threshold.into(),
                 self.scale.into(),
             ];
-            machine.launch(kernel, Launch::threads(y.len), arguments)?;
+            machine.launch(Kernel { file: "elementwise", name: &name }, Launch::fours(n), arguments)?;
         }
         Ok(out)
+    }
+
+    /// `dropout(dy)`: the gradient of `y`.
+    pub(super) fn run_backward<T: Real>(&self, machine: &Machine, dy: Input<'_>) -> Result<Buffer<T>> {
+        self.run::<f32, T>(machine, Argument::null(), dy.read(), Argument::null(), (dy.len, 1))
     }
 }
 
@@ -37,7 +52,8 @@ impl Operation for AddDropped {
     type Kept = ();
 
     fn forward(&self, machine: &Machine, [x, y, _]: [Input<'_>; 3]) -> Result<(Buffer<f32>, Shape, ())> {
-        Ok((self.run(machine, x.read(), y)?, y.shape.clone(), ()))
+        let out = self.run::<f32, f32>(machine, x.read(), y.read(), Argument::null(), (y.len, 1))?;
+        Ok((out, y.shape.clone(), ()))
     }
 
     fn backward(
@@ -47,8 +63,7 @@ impl Operation for AddDropped {
         (): &(),
         (_, dout): (Input<'_>, Input<'_>),
     ) -> Result<[Option<Buffer<f32>>; 3]> {
-        let none = Self { threshold: 0, scale: 1.0, ..*self };
-        let dx = none.run(machine, Argument::null(), dout)?;
-        Ok([Some(dx), Some(self.run(machine, Argument::null(), dout)?), None])
+        let all = Self { threshold: 0, scale: 1.0, ..*self };
+        Ok([Some(all.run_backward(machine, dout)?), Some(self.run_backward(machine, dout)?), None])
     }
 }

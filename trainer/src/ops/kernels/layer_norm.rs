@@ -1,12 +1,13 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::applied::{Operation, apply};
+use super::memory::Real;
 use super::sums::{Parts, rows_a_block};
-use super::{Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
+use super::{Argument, Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
 use crate::ops::layer_norm::EPSILON;
 
 /// Columns of a row, at most: a warp holds them in its registers.
-const COLUMNS: usize = 1024;
+pub(super) const COLUMNS: usize = 1024;
 
 /// See [`crate::ops::layer_norm()`]. `None` where rows are too wide for the kernels.
 pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Option<Tensor>> {
@@ -20,9 +21,72 @@ pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Op
     apply(LayerNorm { rows, d }, [x, gamma, beta]).map(Some)
 }
 
-struct LayerNorm {
-    rows: usize,
-    d: usize,
+/// Of rows `[rows, d]`, at most [`COLUMNS`] wide.
+pub(super) struct LayerNorm {
+    pub(super) rows: usize,
+    pub(super) d: usize,
+}
+
+impl LayerNorm {
+    /// The normalised rows.
+    pub(super) fn run<T: Real>(
+        &self,
+        machine: &Machine,
+        x: Argument<'_>,
+        [gamma, beta]: [Argument<'_>; 2],
+    ) -> Result<Buffer<T>> {
+        let &Self { rows, d } = self;
+        let mut y = Buffer::new(machine, rows * d)?;
+        let name = format!("layer_norm_{}", T::NAME);
+        // SAFETY: a warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
+        unsafe {
+            let arguments = &mut [x, gamma, beta, y.write(), rows.into(), d.into(), EPSILON.into()];
+            let kernel = Kernel { file: "layer_norm", name: &name };
+            machine.launch(kernel, Launch::warps(rows), arguments)?;
+        }
+        Ok(y)
+    }
+
+    /// The gradient of `x`, with `beside` added to it where that is not null, and in parts those of γ (the first `d` columns)
+    /// and β.
+    pub(super) fn run_backward<T: Real>(
+        &self,
+        machine: &Machine,
+        x: Argument<'_>,
+        gamma: Argument<'_>,
+        dy: Argument<'_>,
+        beside: Argument<'_>,
+    ) -> Result<(Buffer<f32>, Parts)> {
+        let &Self { rows, d } = self;
+        let a_block = rows_a_block(rows);
+        let blocks = rows.div_ceil(a_block);
+        let mut dx = Buffer::new(machine, rows * d)?;
+        let mut parts = Parts::new(machine, blocks, 1, 2 * d)?;
+        let name = format!("layer_norm_backward_{}", T::NAME);
+        let warps = (THREADS / WARP) as usize;
+        let launch = Launch {
+            blocks: [blocks as u32, 1, 1],
+            threads: THREADS,
+            shared: 2 * warps * d * size_of::<f32>(),
+        };
+        // SAFETY: the blocks share out the rows; `parts` has room for what each leaves.
+        unsafe {
+            let arguments = &mut [
+                x,
+                gamma,
+                dy,
+                beside,
+                dx.write(),
+                parts.values.write(),
+                rows.into(),
+                d.into(),
+                a_block.into(),
+                EPSILON.into(),
+            ];
+            machine.launch(Kernel { file: "layer_norm", name: &name }, launch, arguments)?;
+        }
+        Ok((dx, parts))
+    }
 }
 
 impl Operation for LayerNorm {
@@ -34,16 +98,8 @@ impl Operation for LayerNorm {
         machine: &Machine,
         [x, gamma, beta]: [Input<'_>; 3],
     ) -> Result<(Buffer<f32>, Shape, ())> {
-        let &Self { rows, d } = self;
-        let mut y = Buffer::new(machine, x.len)?;
-        let kernel = Kernel { file: "layer_norm", name: "layer_norm" };
-        // SAFETY: a warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
-        unsafe {
-            let arguments =
-                &mut [x.read(), gamma.read(), beta.read(), y.write(), rows.into(), d.into(), EPSILON.into()];
-            machine.launch(kernel, Launch::warps(rows), arguments)?;
-        }
-        Ok((y, (rows, d).into(), ()))
+        let y = self.run(machine, x.read(), [gamma.read(), beta.read()])?;
+        Ok((y, (self.rows, self.d).into(), ()))
     }
 
     fn backward(
@@ -53,33 +109,9 @@ impl Operation for LayerNorm {
         (): &(),
         (_, dy): (Input<'_>, Input<'_>),
     ) -> Result<[Option<Buffer<f32>>; 3]> {
-        let &Self { rows, d } = self;
-        let a_block = rows_a_block(rows);
-        let blocks = rows.div_ceil(a_block);
-        let mut dx = Buffer::new(machine, x.len)?;
-        let mut parts = Parts::new(machine, blocks, 1, 2 * d)?;
-        let kernel = Kernel { file: "layer_norm", name: "layer_norm_backward" };
-        let warps = (THREADS / WARP) as usize;
-        let launch = Launch {
-            blocks: [blocks as u32, 1, 1],
-            threads: THREADS,
-            shared: 2 * warps * d * size_of::<f32>(),
-        };
-        // SAFETY: the blocks share out the rows; `parts` has room for what each leaves.
-        unsafe {
-            let arguments = &mut [
-                x.read(),
-                gamma.read(),
-                dy.read(),
-                dx.write(),
-                parts.values.write(),
-                rows.into(),
-                d.into(),
-                a_block.into(),
-                EPSILON.into(),
-            ];
-            machine.launch(kernel, launch, arguments)?;
-        }
+        let d = self.d;
+        let (dx, parts) =
+            self.run_backward::<f32>(machine, x.read(), gamma.read(), dy.read(), Argument::null())?;
         Ok([Some(dx), Some(parts.sum(machine, 0..d)?), Some(parts.sum(machine, d..2 * d)?)])
     }
 }

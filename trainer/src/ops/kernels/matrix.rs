@@ -4,22 +4,24 @@ use candle_core::Result;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys};
 
+use super::memory::{Kind, Real};
 use super::{Argument, Machine};
 
-/// A matrix of 32-bit floats in a machine's memory, its rows `columns` apart.
+/// A matrix in a machine's memory, its rows `columns` apart.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     address: u64,
+    kind: Kind,
     rows: usize,
     columns: usize,
     transposed: bool,
 }
 
 impl Matrix {
-    /// `rows × columns`, from row `first` on of what is at `place`.
-    pub(super) fn new(place: &Argument<'_>, first: usize, rows: usize, columns: usize) -> Self {
-        let address = place.as_address() + (first * columns * size_of::<f32>()) as u64;
-        Self { address, rows, columns, transposed: false }
+    /// `rows × columns` numbers of type `T`, from row `first` on of what is at `place`.
+    pub(super) fn new<T: Real>(place: Argument<'_>, first: usize, rows: usize, columns: usize) -> Self {
+        let address = place.behind::<T>(first * columns).as_address();
+        Self { address, kind: T::KIND, rows, columns, transposed: false }
     }
 
     /// The transpose, without moving anything.
@@ -34,14 +36,16 @@ impl Matrix {
 }
 
 impl Machine {
-    /// `c = a b` or, with `add`, `c += a b`.
+    /// `c = a b` or, with `add`, `c += a b`, summed up in 32-bit floats. `a` and `b` hold numbers of one type, `c` those or 32-bit
+    /// floats.
     ///
     /// # Safety
     ///
     /// The matrices are in this machine's memory, and nobody else uses `c`.
     pub(super) unsafe fn product(&self, c: Matrix, add: bool, a: Matrix, b: Matrix) -> Result<()> {
         let ((m, k), (of_b, n)) = (a.size(), b.size());
-        if k != of_b || c.size() != (m, n) || c.transposed {
+        let types = a.kind == b.kind && [a.kind, Kind::F32].contains(&c.kind);
+        if k != of_b || c.size() != (m, n) || c.transposed || !types {
             candle_core::bail!("{m}×{k} times {of_b}×{n} is no {:?}", c.size());
         }
         if m == 0 || n == 0 {
@@ -59,7 +63,10 @@ impl Machine {
                     true => sys::cublasOperation_t::CUBLAS_OP_T,
                     false => sys::cublasOperation_t::CUBLAS_OP_N,
                 };
-                let float = sys::cudaDataType_t::CUDA_R_32F;
+                let kind = |matrix: &Matrix| match matrix.kind {
+                    Kind::F32 => sys::cudaDataType_t::CUDA_R_32F,
+                    Kind::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+                };
                 // Columns lie one after the other for cuBLAS: it sees all transposed, and cᵀ = bᵀ aᵀ.
                 // SAFETY: promised by the caller; the sizes fit each other.
                 unsafe {
@@ -72,14 +79,14 @@ impl Machine {
                         k as i32,
                         std::ptr::from_ref(&one).cast(),
                         b.address as *const _,
-                        float,
+                        kind(&b),
                         b.columns as i32,
                         a.address as *const _,
-                        float,
+                        kind(&a),
                         a.columns as i32,
                         std::ptr::from_ref(&beta).cast(),
                         c.address as *mut _,
-                        float,
+                        kind(&c),
                         c.columns as i32,
                         sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                         sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
@@ -90,17 +97,52 @@ impl Machine {
             #[cfg(test)]
             Self::Emulator => {
                 use crate::ops::{Mat, gemm};
+                let mut values = vec![0f32; m * n];
                 // SAFETY: promised by the caller.
-                let [of_a, of_b] = [a, b].map(|matrix| unsafe {
-                    let n = matrix.rows * matrix.columns;
-                    let values = std::slice::from_raw_parts(matrix.address as *const f32, n);
-                    let mat = Mat::new(values, matrix.rows, matrix.columns, matrix.columns);
-                    if matrix.transposed { mat.t() } else { mat }
-                });
-                // SAFETY: promised by the caller.
-                let of_c = unsafe { std::slice::from_raw_parts_mut(c.address as *mut f32, m * n) };
-                gemm(of_c, n, add, of_a, of_b);
+                unsafe {
+                    let [of_a, of_b] = [a.values(), b.values()];
+                    let mat = |matrix: &Matrix, values| {
+                        let mat = Mat::new(values, matrix.rows, matrix.columns, matrix.columns);
+                        if matrix.transposed { mat.t() } else { mat }
+                    };
+                    if add {
+                        values = c.values();
+                    }
+                    gemm(&mut values, n, add, mat(&a, &of_a), mat(&b, &of_b));
+                    c.fill(&values);
+                }
                 Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Matrix {
+    /// Its numbers as 32-bit floats.
+    unsafe fn values(&self) -> Vec<f32> {
+        let n = self.rows * self.columns;
+        // SAFETY: the emulator's memory is the CPU's.
+        unsafe {
+            match self.kind {
+                Kind::F32 => std::slice::from_raw_parts(self.address as *const f32, n).to_vec(),
+                Kind::Bf16 => {
+                    let halves = std::slice::from_raw_parts(self.address as *const half::bf16, n);
+                    halves.iter().map(|half| half.to_f32()).collect()
+                }
+            }
+        }
+    }
+
+    /// Writes them.
+    unsafe fn fill(&self, values: &[f32]) {
+        for (i, &value) in values.iter().enumerate() {
+            // SAFETY: the emulator's memory is the CPU's.
+            unsafe {
+                match self.kind {
+                    Kind::F32 => *(self.address as *mut f32).add(i) = value,
+                    Kind::Bf16 => *(self.address as *mut half::bf16).add(i) = half::bf16::from_f32(value),
+                }
             }
         }
     }

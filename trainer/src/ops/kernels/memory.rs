@@ -12,8 +12,9 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, cuda_backend::CudaDType};
+use half::bf16;
 
-use super::Machine;
+use super::{Kernel, Launch, Machine};
 
 /// Numbers that kernels know.
 #[cfg(feature = "cuda")]
@@ -27,8 +28,68 @@ impl Element for f64 {}
 impl Element for u8 {}
 impl Element for u32 {}
 impl Element for i64 {}
-#[cfg(test)]
-impl Element for half::bf16 {}
+impl Element for bf16 {}
+
+/// Numbers that kernels compute with; what they sum up, and everything else, is 32-bit floats.
+pub(super) trait Real: Element + Send + Sync + 'static {
+    /// Part of the kernels' names.
+    const NAME: &'static str;
+    /// The file of their self-attention.
+    const ATTENTION: &'static str;
+    /// What matrix products are told.
+    const KIND: Kind;
+    /// `values`, where they are not numbers of this type already.
+    fn rounded(machine: &Machine, values: Argument<'_>, n: usize) -> Result<Option<Buffer<Self>>>;
+}
+
+/// A type of numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    F32,
+    Bf16,
+}
+
+impl Real for f32 {
+    const NAME: &'static str = "float";
+    const ATTENTION: &'static str = "attention";
+    const KIND: Kind = Kind::F32;
+
+    fn rounded(_: &Machine, _: Argument<'_>, _: usize) -> Result<Option<Buffer<Self>>> {
+        Ok(None)
+    }
+}
+
+impl Real for bf16 {
+    const NAME: &'static str = "bf16";
+    const ATTENTION: &'static str = "attention_bf16";
+    const KIND: Kind = Kind::Bf16;
+
+    fn rounded(machine: &Machine, values: Argument<'_>, n: usize) -> Result<Option<Buffer<Self>>> {
+        let mut out = Buffer::new(machine, n)?;
+        let kernel = Kernel { file: "elementwise", name: "halves" };
+        // SAFETY: a thread for four of the `n` numbers.
+        unsafe { machine.launch(kernel, Launch::fours(n), &mut [values, out.write(), n.into()])? };
+        Ok(Some(out))
+    }
+}
+
+/// 32-bit floats as numbers of another type: where they were, where that is theirs.
+pub(super) struct Rounded<'a, T> {
+    original: Argument<'a>,
+    rounded: Option<Buffer<T>>,
+}
+
+impl<'a, T: Real> Rounded<'a, T> {
+    /// The `n` floats at `values`, which begin at an aligned address.
+    pub(super) fn new(machine: &Machine, values: Argument<'a>, n: usize) -> Result<Self> {
+        Ok(Self { original: values, rounded: T::rounded(machine, values, n)? })
+    }
+
+    /// To be read by a kernel.
+    pub(super) fn read(&self) -> Argument<'_> {
+        self.rounded.as_ref().map_or(self.original, Buffer::read)
+    }
+}
 
 /// What is written where nothing was written yet: in tests, something that shows.
 #[cfg(test)]
@@ -105,16 +166,6 @@ impl<T: Element> Buffer<T> {
             Self::Emulated(values) => Argument::address(values.as_mut_ptr() as u64),
         }
     }
-
-    /// The elements, on the CPU; at least one.
-    pub(crate) fn to_vec(&self) -> Result<Vec<T>> {
-        match self {
-            #[cfg(feature = "cuda")]
-            Self::Cuda(slice, device) => device.cuda_stream().clone_dtoh(slice).map_err(cuda),
-            #[cfg(test)]
-            Self::Emulated(values) => Ok(values.clone()),
-        }
-    }
 }
 
 impl Buffer<f32> {
@@ -139,7 +190,7 @@ impl Buffer<f32> {
     }
 
     /// As a tensor that has no history.
-    pub(super) fn into_tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
+    pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
         let storage = match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(..) => Storage::Cuda(self.into_cuda_storage()?),
@@ -265,7 +316,7 @@ impl Argument<'_> {
     }
 
     /// What lies `n` elements behind.
-    pub(super) fn behind<T>(self, n: usize) -> Self {
+    pub(in crate::ops) fn behind<T>(self, n: usize) -> Self {
         Self::address(self.as_address() + (n * size_of::<T>()) as u64)
     }
 

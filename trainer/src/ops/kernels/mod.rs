@@ -10,10 +10,13 @@ mod cross_entropy;
 mod dropout;
 #[cfg(test)]
 pub(crate) mod emulator;
+mod feed_forward;
 mod layer_norm;
+mod linear;
 mod matrix;
 mod memory;
 mod query_attention;
+mod self_attention;
 mod sums;
 
 #[cfg(feature = "cuda")]
@@ -22,14 +25,16 @@ use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver;
 use candle_core::{Device, Result};
 
-pub(super) use attention::attention;
 pub(super) use bag::{bag_mean, gather};
 pub(super) use cross_entropy::cross_entropy;
 pub(super) use dropout::add_dropped;
+pub(super) use feed_forward::feed_forward;
 pub(super) use layer_norm::layer_norm;
+pub(super) use linear::linear;
 use memory::Input;
 pub(crate) use memory::{Argument, Buffer, place_of};
 pub(super) use query_attention::{WIDTH as QUERY_WIDTH, query_attention};
+pub(super) use self_attention::self_attention;
 
 /// Threads of a block of a kernel that does not say otherwise.
 const THREADS: u32 = 128;
@@ -84,6 +89,11 @@ impl Launch {
         Self { blocks: [threads.div_ceil(THREADS as usize) as u32, 1, 1], threads: THREADS, shared: 0 }
     }
 
+    /// A thread for each four of `n` elements.
+    fn fours(n: usize) -> Self {
+        Self::threads(n.div_ceil(4))
+    }
+
     /// At least `warps` warps, in one dimension.
     fn warps(warps: usize) -> Self {
         Self::threads(warps * WARP as usize)
@@ -92,9 +102,10 @@ impl Launch {
 
 /// The compiled kernels, by file.
 #[cfg(feature = "cuda")]
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("adam", include_str!(concat!(env!("OUT_DIR"), "/adam.ptx"))),
     ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
+    ("attention_bf16", include_str!(concat!(env!("OUT_DIR"), "/attention_bf16.ptx"))),
     ("bag", include_str!(concat!(env!("OUT_DIR"), "/bag.ptx"))),
     ("cross_entropy", include_str!(concat!(env!("OUT_DIR"), "/cross_entropy.ptx"))),
     ("elementwise", include_str!(concat!(env!("OUT_DIR"), "/elementwise.ptx"))),

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use candle_core::Result;
 
-use super::{Argument, Buffer, Kernel, Launch, Machine};
+use super::memory::Real;
+use super::{Argument, Buffer, Kernel, Launch, Machine, THREADS};
 
 /// Rows that one block sums up, at least, and how many blocks there are at most.
 const ROWS: usize = 64;
@@ -56,4 +57,24 @@ impl Parts {
             machine.launch(kernel, Launch::threads(n), arguments)
         }
     }
+}
+
+/// The sums of the columns of `x` `[rows, columns]`, into `out`.
+pub(super) fn column_sums<T: Real>(
+    machine: &Machine,
+    x: Argument<'_>,
+    (rows, columns): (usize, usize),
+    out: Argument<'_>,
+) -> Result<()> {
+    let a_block = rows_a_block(rows);
+    let mut parts = Parts::new(machine, rows.div_ceil(a_block), 1, columns)?;
+    let name = format!("column_sums_{}", T::NAME);
+    let beside = columns.div_ceil(THREADS as usize) as u32;
+    let launch = Launch { blocks: [parts.count as u32, beside, 1], threads: THREADS, shared: 0 };
+    // SAFETY: the blocks share out the rows and the columns; `parts` has room for what each leaves.
+    unsafe {
+        let arguments = &mut [x, parts.values.write(), rows.into(), columns.into(), a_block.into()];
+        machine.launch(Kernel { file: "reduce", name: &name }, launch, arguments)?;
+    }
+    parts.sum_into(machine, 0..columns, out)
 }

@@ -1,0 +1,144 @@
+//! The feed-forward half of a layer as one operation, as `ops::feed_forward`: what is between the two norms and sums is numbers of
+//! type `T`.
+
+use std::marker::PhantomData;
+
+use candle_core::{Result, Shape, Tensor};
+use schemas::config::Precision;
+
+use super::applied::{Operation, apply};
+use super::layer_norm::{COLUMNS, LayerNorm};
+use super::matrix::Matrix;
+use super::memory::{Real, Rounded};
+use super::sums::column_sums;
+use super::{Buffer, Input, Kernel, Launch, Machine};
+use crate::ops::dropout::AddDropped;
+use crate::ops::packed::{Packed, Parts};
+
+/// See [`crate::ops::feed_forward()`]; `flat` holds `γ`, `β`, `W₁` `[d, f]`, `b₁`, `W₂` and `b₂`. `None` where rows are too wide for
+/// the kernels.
+pub(crate) fn feed_forward(
+    x: &Tensor,
+    Packed { flat, parts }: &Packed<6>,
+    f: usize,
+    precision: Precision,
+    dropout: AddDropped,
+) -> Result<Option<Tensor>> {
+    let (rows, d) = x.dims2()?;
+    if d > COLUMNS {
+        return Ok(None);
+    }
+    let size = Size { rows, d, f };
+    let parts = *parts;
+    match precision {
+        Precision::F32 => {
+            apply(FeedForward::<f32> { size, parts, dropout, of: PhantomData }, [x, flat, flat])
+        }
+        Precision::Bf16 => {
+            apply(FeedForward::<half::bf16> { size, parts, dropout, of: PhantomData }, [x, flat, flat])
+        }
+    }
+    .map(Some)
+}
+
+#[derive(Clone, Copy)]
+struct Size {
+    rows: usize,
+    d: usize,
+    f: usize,
+}
+
+struct FeedForward<T> {
+    size: Size,
+    parts: Parts<6>,
+    dropout: AddDropped,
+    of: PhantomData<T>,
+}
+
+impl<T: Real> Operation for FeedForward<T> {
+    const NAME: &'static str = "feed-forward";
+    /// `W₁ norm(x)`, `[T, f]`.
+    type Kept = Buffer<T>;
+
+    fn forward(
+        &self,
+        machine: &Machine,
+        [x, flat, _]: [Input<'_>; 3],
+    ) -> Result<(Buffer<f32>, Shape, Buffer<T>)> {
+        let Size { rows, d, f } = self.size;
+        let [gamma, beta, up, up_bias, down, down_bias] = self.parts.places(flat.read());
+        let (up, down) = (Rounded::<T>::new(machine, up, d * f)?, Rounded::<T>::new(machine, down, f * d)?);
+        let normal = LayerNorm { rows, d }.run::<T>(machine, x.read(), [gamma, beta])?;
+        let mut inner = Buffer::<T>::new(machine, rows * f)?;
+        let mut active = Buffer::<T>::new(machine, rows * f)?;
+        // SAFETY: the matrices have the sizes of the parameters; a thread for four elements.
+        unsafe {
+            let of_inner = Matrix::new::<T>(inner.write(), 0, rows, f);
+            let of_normal = Matrix::new::<T>(normal.read(), 0, rows, d);
+            machine.product(of_inner, false, of_normal, Matrix::new::<T>(up.read(), 0, d, f))?;
+            let name = format!("bias_gelu_{}", T::NAME);
+            let kernel = Kernel { file: "elementwise", name: &name };
+            let arguments = &mut [inner.read(), up_bias, active.write(), (rows * f).into(), f.into()];
+            machine.launch(kernel, Launch::fours(rows * f), arguments)?;
+        }
+        // The room of the normalised rows, which nobody reads any more.
+        let mut outer = normal;
+        // SAFETY: as above.
+        unsafe {
+            let of_outer = Matrix::new::<T>(outer.write(), 0, rows, d);
+            let of_active = Matrix::new::<T>(active.read(), 0, rows, f);
+            machine.product(of_outer, false, of_active, Matrix::new::<T>(down.read(), 0, f, d))?;
+        }
+        let size = (rows * d, d);
+        let out = self.dropout.run::<T, f32>(machine, x.read(), outer.read(), down_bias, size)?;
+        Ok((out, (rows, d).into(), inner))
+    }
+
+    fn backward(
+        &self,
+        machine: &Machine,
+        [x, flat, _]: [Input<'_>; 3],
+        inner: &Buffer<T>,
+        (_, dout): (Input<'_>, Input<'_>),
+    ) -> Result<[Option<Buffer<f32>>; 3]> {
+        let Size { rows, d, f } = self.size;
+        let [gamma, beta, up, up_bias, down, _] = self.parts.places(flat.read());
+        let (up, down) = (Rounded::<T>::new(machine, up, d * f)?, Rounded::<T>::new(machine, down, f * d)?);
+        let mut dflat = Buffer::<f32>::new(machine, flat.len)?;
+        let [dgamma, dbeta, dup, dup_bias, ddown, ddown_bias] = self.parts.places(dflat.write());
+        let douter = self.dropout.run_backward::<T>(machine, dout)?;
+        column_sums::<T>(machine, douter.read(), (rows, d), ddown_bias)?;
+        let mut active = Buffer::<T>::new(machine, rows * f)?;
+        let mut dinner = Buffer::<T>::new(machine, rows * f)?;
+        let of_douter = Matrix::new::<T>(douter.read(), 0, rows, d);
+        // SAFETY: the matrices have the sizes of the parameters; a thread for four elements.
+        unsafe {
+            let of_dactive = Matrix::new::<T>(dinner.write(), 0, rows, f);
+            machine.product(of_dactive, false, of_douter, Matrix::new::<T>(down.read(), 0, f, d).t())?;
+            let name = format!("bias_gelu_backward_{}", T::NAME);
+            let kernel = Kernel { file: "elementwise", name: &name };
+            let (active, dinner) = (active.write(), dinner.write());
+            let arguments = &mut [inner.read(), up_bias, active, dinner, (rows * f).into(), f.into()];
+            machine.launch(kernel, Launch::fours(rows * f), arguments)?;
+            let of_active = Matrix::new::<T>(active, 0, rows, f);
+            machine.product(Matrix::new::<f32>(ddown, 0, f, d), false, of_active.t(), of_douter)?;
+        }
+        column_sums::<T>(machine, dinner.read(), (rows, f), dup_bias)?;
+        let norm = LayerNorm { rows, d };
+        let normal = norm.run::<T>(machine, x.read(), [gamma, beta])?;
+        let of_dinner = Matrix::new::<T>(dinner.read(), 0, rows, f);
+        // The room of the gradient of what came out, which nobody reads any more.
+        let mut dnormal = douter;
+        // SAFETY: as above.
+        unsafe {
+            let of_normal = Matrix::new::<T>(normal.read(), 0, rows, d);
+            machine.product(Matrix::new::<f32>(dup, 0, d, f), false, of_normal.t(), of_dinner)?;
+            let of_dnormal = Matrix::new::<T>(dnormal.write(), 0, rows, d);
+            machine.product(of_dnormal, false, of_dinner, Matrix::new::<T>(up.read(), 0, d, f).t())?;
+        }
+        let (dx, of_norm) = norm.run_backward::<T>(machine, x.read(), gamma, dnormal.read(), dout.read())?;
+        of_norm.sum_into(machine, 0..d, dgamma)?;
+        of_norm.sum_into(machine, d..2 * d, dbeta)?;
+        Ok([Some(dx), Some(dflat), None])
+    }
+}

@@ -1,0 +1,159 @@
+//! The attention half of a layer as one operation, as `ops::self_attention`: what is between the norm and the sum is numbers of type
+//! `T`.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use candle_core::{Result, Shape, Tensor};
+use schemas::config::Precision;
+
+use super::applied::{Operation, apply};
+use super::attention::{Attention, Batch};
+use super::layer_norm::{COLUMNS, LayerNorm};
+use super::matrix::Matrix;
+use super::memory::{Real, Rounded};
+use super::{Argument, Buffer, Input, Machine};
+use crate::ops::dropout::AddDropped;
+use crate::ops::packed::{Packed, Parts};
+use crate::ops::ragged::Ragged;
+
+/// See [`crate::ops::self_attention()`]; `flat` holds `γ`, `β`, `W_qkv`, `W_o`, the biases and `log T_h`. `None` where rows or heads are
+/// too wide for the kernels, or the biases too many for the GPU's shared memory.
+pub(crate) fn self_attention(
+    x: &Tensor,
+    Packed { flat, parts }: &Packed<6>,
+    ragged: Ragged,
+    precision: Precision,
+    dropout: AddDropped,
+) -> Result<Option<Tensor>> {
+    let d = x.dim(1)?;
+    let machine = Machine::of(x.device())?;
+    let attention = Attention { width: d / ragged.heads, ragged };
+    if d > COLUMNS || !attention.fits::<f32>(&machine)? {
+        return Ok(None);
+    }
+    let parts = *parts;
+    match precision {
+        Precision::F32 => {
+            apply(SelfAttention::<f32> { attention, parts, dropout, of: PhantomData }, [x, flat, flat])
+        }
+        Precision::Bf16 => {
+            apply(SelfAttention::<half::bf16> { attention, parts, dropout, of: PhantomData }, [x, flat, flat])
+        }
+    }
+    .map(Some)
+}
+
+struct SelfAttention<T> {
+    attention: Attention,
+    parts: Parts<6>,
+    dropout: AddDropped,
+    of: PhantomData<T>,
+}
+
+/// What the backward pass needs of the forward pass.
+struct Kept<T> {
+    batch: Arc<Batch>,
+    /// `[T, 3 d]`.
+    qkv: Buffer<T>,
+    /// The output of the attention, `[T, d]`.
+    attended: Buffer<T>,
+    /// `log Σ exp` of the scores, `[T, H]`.
+    log_sum: Buffer<f32>,
+}
+
+impl<T> SelfAttention<T> {
+    /// Tokens, and columns of `x`.
+    fn size(&self) -> (usize, usize) {
+        let Attention { ragged, width } = &self.attention;
+        (ragged.tokens(), ragged.heads * width)
+    }
+}
+
+impl<T: Real> Operation for SelfAttention<T> {
+    const NAME: &'static str = "self-attention";
+    type Kept = Kept<T>;
+
+    fn forward(
+        &self,
+        machine: &Machine,
+        [x, flat, _]: [Input<'_>; 3],
+    ) -> Result<(Buffer<f32>, Shape, Kept<T>)> {
+        let (tokens, d) = self.size();
+        let [gamma, beta, w_qkv, w_out, bias, log_temperature] = self.parts.places(flat.read());
+        let w_qkv = Rounded::<T>::new(machine, w_qkv, 3 * d * d)?;
+        let w_out = Rounded::<T>::new(machine, w_out, d * d)?;
+        let batch = Batch::of(machine, &self.attention.ragged.layout)?;
+        let normal = LayerNorm { rows: tokens, d }.run::<T>(machine, x.read(), [gamma, beta])?;
+        let mut qkv = Buffer::<T>::new(machine, tokens * 3 * d)?;
+        // SAFETY: the matrices have the sizes of the parameters.
+        unsafe {
+            let of_qkv = Matrix::new::<T>(qkv.write(), 0, tokens, 3 * d);
+            let of_normal = Matrix::new::<T>(normal.read(), 0, tokens, d);
+            machine.product(of_qkv, false, of_normal, Matrix::new::<T>(w_qkv.read(), 0, d, 3 * d))?;
+        }
+        let mut attended = Buffer::<T>::new(machine, tokens * d)?;
+        let mut log_sum = Buffer::new(machine, tokens * self.attention.ragged.heads)?;
+        let scores = (qkv.read(), bias, log_temperature);
+        self.attention.forward::<T>(machine, scores, &batch, (&mut attended, &mut log_sum))?;
+        // The room of the normalised rows, which nobody reads any more.
+        let mut outer = normal;
+        // SAFETY: as above.
+        unsafe {
+            let of_outer = Matrix::new::<T>(outer.write(), 0, tokens, d);
+            let of_attended = Matrix::new::<T>(attended.read(), 0, tokens, d);
+            machine.product(of_outer, false, of_attended, Matrix::new::<T>(w_out.read(), 0, d, d))?;
+        }
+        let size = (tokens * d, d);
+        let out = self.dropout.run::<T, f32>(machine, x.read(), outer.read(), Argument::null(), size)?;
+        Ok((out, (tokens, d).into(), Kept { batch, qkv, attended, log_sum }))
+    }
+
+    fn backward(
+        &self,
+        machine: &Machine,
+        [x, flat, _]: [Input<'_>; 3],
+        Kept { batch, qkv, attended, log_sum }: &Kept<T>,
+        (_, dout): (Input<'_>, Input<'_>),
+    ) -> Result<[Option<Buffer<f32>>; 3]> {
+        let (tokens, d) = self.size();
+        let [gamma, beta, w_qkv, w_out, bias, log_temperature] = self.parts.places(flat.read());
+        let w_qkv = Rounded::<T>::new(machine, w_qkv, 3 * d * d)?;
+        let w_out = Rounded::<T>::new(machine, w_out, d * d)?;
+        let mut dflat = Buffer::<f32>::new(machine, flat.len)?;
+        let [dgamma, dbeta, dw_qkv, dw_out, dbias, dlog_temperature] = self.parts.places(dflat.write());
+        let douter = self.dropout.run_backward::<T>(machine, dout)?;
+        let mut dattended = Buffer::<T>::new(machine, tokens * d)?;
+        // SAFETY: the matrices have the sizes of the parameters.
+        unsafe {
+            let of_douter = Matrix::new::<T>(douter.read(), 0, tokens, d);
+            let of_attended = Matrix::new::<T>(attended.read(), 0, tokens, d);
+            machine.product(Matrix::new::<f32>(dw_out, 0, d, d), false, of_attended.t(), of_douter)?;
+            let of_dattended = Matrix::new::<T>(dattended.write(), 0, tokens, d);
+            machine.product(of_dattended, false, of_douter, Matrix::new::<T>(w_out.read(), 0, d, d).t())?;
+        }
+        let scores = (qkv.read(), bias, log_temperature);
+        let results = (attended.read(), log_sum, dattended.read());
+        let (dqkv, of_scores) = self.attention.backward::<T>(machine, scores, batch, results)?;
+        let columns = self.attention.ragged.columns();
+        of_scores.sum_into(machine, 0..columns, dbias)?;
+        of_scores.sum_into(machine, columns..columns + 1, dlog_temperature)?;
+        let dqkv = Rounded::<T>::new(machine, dqkv.read(), tokens * 3 * d)?;
+        let norm = LayerNorm { rows: tokens, d };
+        let normal = norm.run::<T>(machine, x.read(), [gamma, beta])?;
+        // The room of the gradient of what came out, which nobody reads any more.
+        let mut dnormal = douter;
+        // SAFETY: as above.
+        unsafe {
+            let of_dqkv = Matrix::new::<T>(dqkv.read(), 0, tokens, 3 * d);
+            let of_normal = Matrix::new::<T>(normal.read(), 0, tokens, d);
+            machine.product(Matrix::new::<f32>(dw_qkv, 0, d, 3 * d), false, of_normal.t(), of_dqkv)?;
+            let of_dnormal = Matrix::new::<T>(dnormal.write(), 0, tokens, d);
+            machine.product(of_dnormal, false, of_dqkv, Matrix::new::<T>(w_qkv.read(), 0, d, 3 * d).t())?;
+        }
+        let (dx, of_norm) = norm.run_backward::<T>(machine, x.read(), gamma, dnormal.read(), dout.read())?;
+        of_norm.sum_into(machine, 0..d, dgamma)?;
+        of_norm.sum_into(machine, d..2 * d, dbeta)?;
+        Ok([Some(dx), Some(dflat), None])
+    }
+}
