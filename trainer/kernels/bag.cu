@@ -18,8 +18,8 @@ extern "C" __global__ void bag_mean(const float* table, const unsigned* offsets,
 }
 KERNEL(bag_mean);
 
-// `out[piece]` = Σ of `values[places[i]]` over `i` in `offsets[piece]..offsets[piece + 1]`, each times `shares[i]` where that is not
-// null, or zeros. A warp a piece. Called twice for a gradient: for pieces of bounded length of each table row's bags, and for the
+// `out[piece]` = Σ of `values[places[i]]` over `i` in `offsets[piece]..offsets[piece + 1]`, each times `shares[places[i]]`, or zeros;
+// without places and shares where those are null. A warp a piece. Called twice for a gradient: for pieces of bounded length of each table row's bags, and for the
 // pieces of each row.
 extern "C" __global__ void sum_segments(const float* values, const unsigned* offsets, const unsigned* places,
                                         const float* shares, float* out, unsigned pieces, unsigned columns) {
@@ -29,8 +29,9 @@ extern "C" __global__ void sum_segments(const float* values, const unsigned* off
     for (unsigned column = threadIdx.x % WARP_SIZE; column < columns; column += WARP_SIZE) {
         float sum = 0;
         for (unsigned i = from; i < to; ++i) {
-            const float value = values[size_t(places ? places[i] : i) * columns + column];
-            sum += shares ? shares[i] * value : value;
+            const unsigned place = places ? places[i] : i;
+            const float value = values[size_t(place) * columns + column];
+            sum += shares ? shares[place] * value : value;
         }
         out[size_t(piece) * columns + column] = sum;
     }

@@ -103,6 +103,7 @@ template <class T>
 __device__ __forceinline__ Four load_4(const T* from, size_t first, size_t n) {
     if (first + 4 <= n) return load_4(from + first);
     Four four;
+#pragma unroll
     for (int i = 0; i < 4; ++i) four.values[i] = first + i < n ? to_float(from[first + i]) : 0;
     return four;
 }
@@ -110,7 +111,10 @@ __device__ __forceinline__ Four load_4(const T* from, size_t first, size_t n) {
 template <class T>
 __device__ __forceinline__ void store_4(T* to, size_t first, size_t n, const Four& four) {
     if (first + 4 <= n) return store_4(to + first, four);
-    for (int i = 0; first + i < n; ++i) to[first + i] = from_float<T>(four.values[i]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (first + i < n) to[first + i] = from_float<T>(four.values[i]);
+    }
 }
 
 // The sum over the lanes of a warp, in every lane.

@@ -80,6 +80,18 @@ extern "C" __global__ void halves(const float* x, bf16* out, unsigned n) {
 }
 KERNEL(halves);
 
+// `x` += `y`.
+extern "C" __global__ void add(const float* y, float* x, unsigned n) {
+    const unsigned first = first_element();
+    if (first >= n) return;
+    Four sum = load_4(x, first, n);
+    const Four more = load_4(y, first, n);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum.values[i] += more.values[i];
+    store_4(x, first, n, sum);
+}
+KERNEL(add);
+
 // `out` = `x` times the number at `factor`, which the CPU need not know.
 extern "C" __global__ void scale(const float* x, const float* factor, float* out, unsigned n) {
     const unsigned first = first_element();

@@ -37,8 +37,7 @@ pub struct TouchedRows {
 
 impl IdTable {
     fn gather(&self, rows: &Arc<Vec<u32>>) -> Result<TouchedRows> {
-        let index = Tensor::from_slice(rows, rows.len(), self.weight.device())?;
-        let values = Var::from_tensor(&self.weight.index_select(&index, 0)?)?;
+        let values = Var::from_tensor(&ops::gather(&self.weight, rows)?)?;
         Ok(TouchedRows { rows: rows.clone(), values })
     }
 }

@@ -282,8 +282,22 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
         };
         case(format!("sampled softmax, {} negatives", shift.len()), 4, 7, targets, candidates, 0.0);
     }
+    // Several chunks; targets that many rows have.
+    let (rows, columns, negatives) = (300, 20_500, 20_000);
+    let targets = Targets {
+        offsets: (0..=rows).collect(),
+        candidates: (0..rows).map(|i| if i % 3 == 0 { 20_400 } else { i * 7_919 % columns }).collect(),
+        weights: vec![1.0 / rows as f32; rows as usize],
+    };
+    let candidates = Candidates::Sampled {
+        shift: (0..negatives).map(|i| (i % 7) as f32 * 0.1).collect(),
+        excluded_offsets: (0..=rows).map(|i| 2 * i).collect(),
+        excluded: (0..2 * rows).map(|i| i * 104_729 % columns).collect(),
+    };
+    let name = format!("sampled softmax, {rows} × {negatives}");
+    case(name, rows as usize, columns as usize, targets, candidates, 0.0);
     // More than one chunk of logits.
-    let (rows, columns) = (150, 70_000);
+    let (rows, columns) = (100, 50_000);
     let targets = Targets {
         offsets: (0..=rows).collect(),
         candidates: (0..rows).map(|i| i * 7_919 % columns).collect(),

@@ -27,21 +27,20 @@ struct BagMean {
     columns: usize,
 }
 
-/// The bags by table row.
-struct ByRow {
-    /// Where each piece begins in `bags` and `shares`, and the end of the last.
+/// Bags by table row: for the gradient of the table.
+pub(super) struct ByRow {
+    /// Where each piece begins in `bags`, and the end of the last.
     pieces: Vec<u32>,
     bags: Vec<u32>,
-    /// What a bag's mean takes of the row.
-    shares: Vec<f32>,
     /// Where each row's pieces begin, and the end of the last.
     rows: Vec<u32>,
 }
 
 impl ByRow {
-    fn new(bags: &Bags, rows: usize) -> Self {
+    /// Bag `b` has the rows `of_bags[offsets[b]..offsets[b + 1]]` of a table of `rows`.
+    pub(super) fn new(offsets: &[u32], of_bags: &[u32], rows: usize) -> Self {
         let mut ends = vec![0u32; rows + 1];
-        for &row in &bags.rows {
+        for &row in of_bags {
             ends[row as usize + 1] += 1;
         }
         for row in 0..rows {
@@ -52,50 +51,50 @@ impl ByRow {
             pieces.extend((ends[row]..ends[row + 1]).step_by(PIECE));
             of_rows.push(pieces.len() as u32);
         }
-        pieces.push(bags.rows.len() as u32);
+        pieces.push(of_bags.len() as u32);
         let mut next = ends;
-        let (mut places, mut shares) = (vec![0u32; bags.rows.len()], vec![0f32; bags.rows.len()]);
-        for bag in 0..bags.len() {
-            let of_bag = bags.get(bag);
-            for &row in of_bag {
-                let place = next[row as usize] as usize;
+        let mut places = vec![0u32; of_bags.len()];
+        for (bag, bounds) in (0..).zip(offsets.windows(2)) {
+            for &row in &of_bags[bounds[0] as usize..bounds[1] as usize] {
+                places[next[row as usize] as usize] = bag;
                 next[row as usize] += 1;
-                places[place] = bag as u32;
-                shares[place] = 1.0 / of_bag.len() as f32;
             }
         }
-        Self { pieces, bags: places, shares, rows: of_rows }
+        Self { pieces, bags: places, rows: of_rows }
+    }
+
+    /// For each row of the table, the sum of its bags' `values` (`columns` wide), each times the bag's share: `[rows, columns]`.
+    pub(super) fn sums(
+        &self,
+        machine: &Machine,
+        (values, shares): (Argument<'_>, Argument<'_>),
+        columns: usize,
+    ) -> Result<Buffer<f32>> {
+        let bags = Buffer::from_slice(machine, &self.bags)?;
+        let pieces = sum_segments(machine, values, (&self.pieces, columns), (bags.read(), shares))?;
+        let all = (Argument::null(), Argument::null());
+        sum_segments(machine, pieces.read(), (&self.rows, columns), all)
     }
 }
 
-impl BagMean {
-    /// Sums of `values`, one for each of the segments between `offsets`.
-    fn sum_segments(
-        &self,
-        machine: &Machine,
-        values: Argument<'_>,
-        offsets: &[u32],
-        (places, shares): (Argument<'_>, Argument<'_>),
-    ) -> Result<Buffer<f32>> {
-        let segments = offsets.len() - 1;
-        let offsets = Buffer::from_slice(machine, offsets)?;
-        let mut out = Buffer::new(machine, segments * self.columns)?;
-        let kernel = Kernel { file: "bag", name: "sum_segments" };
-        // SAFETY: a warp for each segment.
-        unsafe {
-            let arguments = &mut [
-                values,
-                offsets.read(),
-                places,
-                shares,
-                out.write(),
-                segments.into(),
-                self.columns.into(),
-            ];
-            machine.launch(kernel, Launch::warps(segments), arguments)?;
-        }
-        Ok(out)
+/// Sums of `values`, one for each of the segments between `offsets`.
+fn sum_segments(
+    machine: &Machine,
+    values: Argument<'_>,
+    (offsets, columns): (&[u32], usize),
+    (places, shares): (Argument<'_>, Argument<'_>),
+) -> Result<Buffer<f32>> {
+    let segments = offsets.len() - 1;
+    let offsets = Buffer::from_slice(machine, offsets)?;
+    let mut out = Buffer::new(machine, segments * columns)?;
+    let kernel = Kernel { file: "bag", name: "sum_segments" };
+    // SAFETY: a warp for each segment.
+    unsafe {
+        let arguments =
+            &mut [values, offsets.read(), places, shares, out.write(), segments.into(), columns.into()];
+        machine.launch(kernel, Launch::warps(segments), arguments)?;
     }
+    Ok(out)
 }
 
 impl Operation for BagMean {
@@ -124,12 +123,11 @@ impl Operation for BagMean {
         (): &(),
         (_, dout): (Input<'_>, Input<'_>),
     ) -> Result<[Option<Buffer<f32>>; 3]> {
-        let by_row = ByRow::new(&self.bags, self.rows);
-        let (bags, shares) =
-            (Buffer::from_slice(machine, &by_row.bags)?, Buffer::from_slice(machine, &by_row.shares)?);
-        let of_pieces = (bags.read(), shares.read());
-        let pieces = self.sum_segments(machine, dout.read(), &by_row.pieces, of_pieces)?;
-        let all = (Argument::null(), Argument::null());
-        Ok([Some(self.sum_segments(machine, pieces.read(), &by_row.rows, all)?), None, None])
+        let Bags { offsets, rows } = &*self.bags;
+        let by_row = ByRow::new(offsets, rows, self.rows);
+        let shares: Vec<f32> =
+            offsets.windows(2).map(|bounds| 1.0 / (bounds[1] - bounds[0]).max(1) as f32).collect();
+        let shares = Buffer::from_slice(machine, &shares)?;
+        Ok([Some(by_row.sums(machine, (dout.read(), shares.read()), self.columns)?), None, None])
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{Result, Shape, Tensor};
 use schemas::config::Precision;
 
 use super::applied::{Operation, apply};
+use super::bag::ByRow;
 use super::matrix::Matrix;
 use super::memory::{Kind, Real, Rounded};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine};
@@ -41,7 +42,8 @@ pub(crate) fn cross_entropy(
 /// Operands of matrix products are numbers of type `T`; logits, softmax and the loss are 32-bit floats.
 struct CrossEntropy<T> {
     rows: usize,
-    columns: usize,
+    /// Candidates.
+    items: usize,
     d: usize,
     targets: Arc<Targets>,
     candidates: Arc<Candidates>,
@@ -54,9 +56,17 @@ struct Asked {
     offsets: Buffer<u32>,
     targets: Buffer<u32>,
     weights: Buffer<f32>,
-    /// Shifts, and the offsets and candidates that do not compete; nothing where all do.
-    sampled: Option<(Buffer<f32>, Buffer<u32>, Buffer<u32>)>,
-    negatives: usize,
+    sampled: Option<Sampled>,
+}
+
+/// What there is besides where not all compete.
+struct Sampled {
+    shift: Buffer<f32>,
+    /// Candidates that do not compete with a row's target.
+    excluded_offsets: Buffer<u32>,
+    excluded: Buffer<u32>,
+    /// The logit of each row's target, then its gradient.
+    own: Buffer<f32>,
 }
 
 impl<T: Real> CrossEntropy<T> {
@@ -70,7 +80,7 @@ impl<T: Real> CrossEntropy<T> {
         let (rows, d) = hidden.dims2()?;
         Ok(Self {
             rows,
-            columns: items.dim(0)?,
+            items: items.dim(0)?,
             d,
             targets: targets.clone(),
             candidates: candidates.clone(),
@@ -81,21 +91,56 @@ impl<T: Real> CrossEntropy<T> {
 
     fn asked(&self, machine: &Machine) -> Result<Asked> {
         let Targets { offsets, candidates, weights } = &*self.targets;
-        let (sampled, negatives) = match &*self.candidates {
-            Candidates::All => (None, self.columns),
-            Candidates::Sampled { shift, excluded_offsets, excluded } => {
-                let excluded = Buffer::from_slice(machine, excluded)?;
-                let offsets = Buffer::from_slice(machine, excluded_offsets)?;
-                (Some((Buffer::from_slice(machine, shift)?, offsets, excluded)), shift.len())
-            }
+        let sampled = match &*self.candidates {
+            Candidates::All => None,
+            Candidates::Sampled { shift, excluded_offsets, excluded } => Some(Sampled {
+                shift: Buffer::from_slice(machine, shift)?,
+                excluded_offsets: Buffer::from_slice(machine, excluded_offsets)?,
+                excluded: Buffer::from_slice(machine, excluded)?,
+                own: Buffer::new(machine, self.rows)?,
+            }),
         };
         Ok(Asked {
             offsets: Buffer::from_slice(machine, offsets)?,
             targets: Buffer::from_slice(machine, candidates)?,
             weights: Buffer::from_slice(machine, weights)?,
             sampled,
-            negatives,
         })
+    }
+
+    /// The logits of the targets, where they are computed apart.
+    fn own_logits(
+        &self,
+        machine: &Machine,
+        asked: &mut Asked,
+        (hidden, items): (Argument<'_>, Argument<'_>),
+    ) -> Result<()> {
+        let Asked { offsets, targets, sampled: Some(Sampled { own, .. }), .. } = asked else { return Ok(()) };
+        let name = format!("own_logits_{}", T::NAME);
+        // SAFETY: a warp for each row.
+        unsafe {
+            let (rows, d) = (self.rows.into(), self.d.into());
+            let arguments = &mut [hidden, items, offsets.read(), targets.read(), own.write(), rows, d];
+            machine.launch(Kernel { file: "cross_entropy", name: &name }, Launch::warps(self.rows), arguments)
+        }
+    }
+
+    /// What those logits add to the gradients of the hidden states.
+    fn add_own(
+        &self,
+        machine: &Machine,
+        asked: &Asked,
+        items: Argument<'_>,
+        dhidden: Argument<'_>,
+    ) -> Result<()> {
+        let Asked { offsets, targets, sampled: Some(Sampled { own, .. }), .. } = asked else { return Ok(()) };
+        let name = format!("add_own_{}", T::NAME);
+        // SAFETY: a warp for each row.
+        unsafe {
+            let (rows, d) = (self.rows.into(), self.d.into());
+            let arguments = &mut [own.read(), items, offsets.read(), targets.read(), dhidden, rows, d];
+            machine.launch(Kernel { file: "cross_entropy", name: &name }, Launch::warps(self.rows), arguments)
+        }
     }
 
     /// `factor`, a number in the machine's memory, times `values`.
@@ -121,8 +166,9 @@ impl<T: Real> Operation for CrossEntropy<T> {
         machine: &Machine,
         [hidden, items, _]: [Input<'_>; 3],
     ) -> Result<(Buffer<f32>, Shape, Self::Kept)> {
-        let &Self { rows, columns, d, .. } = self;
-        let asked = self.asked(machine)?;
+        let &Self { rows, items: all, d, .. } = self;
+        let columns = self.candidates.competing(all);
+        let mut asked = self.asked(machine)?;
         let in_chunk = (LOGITS / columns.max(1)).max(ROWS).min(rows.max(1));
         let mut logits = Buffer::<f32>::new(machine, in_chunk * columns)?;
         // Where logits are numbers of this type already, they become gradients where they are.
@@ -130,6 +176,7 @@ impl<T: Real> Operation for CrossEntropy<T> {
             Kind::F32 => None,
             Kind::Bf16 => Some(Buffer::<T>::new(machine, in_chunk * columns)?),
         };
+        let floats = hidden;
         let hidden = Rounded::<T>::new(machine, hidden.read(), hidden.len)?;
         let items = Rounded::<T>::new(machine, items.read(), items.len)?;
         let mut losses = Buffer::<f32>::new(machine, rows)?;
@@ -139,28 +186,31 @@ impl<T: Real> Operation for CrossEntropy<T> {
             0 => Buffer::from_slice(machine, &vec![0f32; columns * d])?,
             _ => Buffer::new(machine, columns * d)?,
         };
-        let all_items = Matrix::new::<T>(items.read(), 0, columns, d);
+        self.own_logits(machine, &mut asked, (hidden.read(), items.read()))?;
+        let of_items = Matrix::new::<T>(items.read(), 0, columns, d);
         let name = format!("cross_entropy_rows_{}", T::NAME);
         let kernel = Kernel { file: "cross_entropy", name: &name };
         for from in (0..rows).step_by(in_chunk) {
             let n = in_chunk.min(rows - from);
-            let of_hidden = Matrix::new::<T>(hidden.read(), from, n, d);
             let logits = Argument::address(logits.write().as_address());
             let gradients = gradients.as_mut().map_or(logits, Buffer::write);
-            let of_gradients = Matrix::new::<T>(gradients, 0, n, columns);
-            let (shift, excluded_offsets, excluded) = match &asked.sampled {
-                Some((shift, offsets, excluded)) => (shift.read(), offsets.read(), excluded.read()),
-                None => (Argument::null(), Argument::null(), Argument::null()),
+            let [own, shift, excluded_offsets, excluded] = match &mut asked.sampled {
+                Some(Sampled { shift, excluded_offsets, excluded, own }) => {
+                    [own.write(), shift.read(), excluded_offsets.read(), excluded.read()]
+                }
+                None => [Argument::null(); 4],
             };
             let launch = Launch {
                 blocks: [n as u32, 1, 1],
                 threads: THREADS,
                 shared: THREADS as usize * size_of::<f32>(),
             };
+            let of_hidden = Matrix::new::<T>(hidden.read(), from, n, d);
+            let of_logits = Matrix::new::<f32>(logits, 0, n, columns);
+            let of_gradients = Matrix::new::<T>(gradients, 0, n, columns);
             // SAFETY: the matrices are the chunk's rows, all in this machine's memory; a block for each row.
             unsafe {
-                let of_logits = Matrix::new::<f32>(logits, 0, n, columns);
-                machine.product(of_logits, false, of_hidden, all_items.t())?;
+                machine.product(of_logits, false, of_hidden, of_items.t())?;
                 let arguments = &mut [
                     logits,
                     gradients,
@@ -168,20 +218,33 @@ impl<T: Real> Operation for CrossEntropy<T> {
                     asked.offsets.read(),
                     asked.targets.read(),
                     asked.weights.read(),
+                    own,
                     shift,
                     excluded_offsets,
                     excluded,
                     from.into(),
                     columns.into(),
-                    asked.negatives.into(),
                     self.label_smoothing.into(),
                 ];
                 machine.launch(kernel, launch, arguments)?;
                 let of_dhidden = Matrix::new::<f32>(dhidden.write(), from, n, d);
-                machine.product(of_dhidden, false, of_gradients, all_items)?;
-                let all_ditems = Matrix::new::<f32>(ditems.write(), 0, columns, d);
-                machine.product(all_ditems, from > 0, of_gradients.t(), of_hidden)?;
+                machine.product(of_dhidden, false, of_gradients, of_items)?;
+                let of_ditems = Matrix::new::<f32>(ditems.write(), 0, columns, d);
+                machine.product(of_ditems, from > 0, of_gradients.t(), of_hidden)?;
             }
+        }
+        if let Some(Sampled { own, .. }) = &asked.sampled {
+            self.add_own(machine, &asked, items.read(), dhidden.write())?;
+            let Targets { offsets, candidates, .. } = &*self.targets;
+            let by_item = ByRow::new(offsets, candidates, all);
+            let mut of_all = by_item.sums(machine, (floats.read(), own.read()), d)?;
+            let kernel = Kernel { file: "elementwise", name: "add" };
+            // SAFETY: a thread for four elements of the competitors, which come first.
+            unsafe {
+                let arguments = &mut [ditems.read(), of_all.write(), (columns * d).into()];
+                machine.launch(kernel, Launch::fours(columns * d), arguments)?;
+            }
+            ditems = of_all;
         }
         let mut loss = Buffer::new(machine, 1)?;
         let kernel = Kernel { file: "cross_entropy", name: "sum_all" };

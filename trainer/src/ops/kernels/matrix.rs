@@ -2,8 +2,13 @@
 
 use candle_core::Result;
 #[cfg(feature = "cuda")]
-use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys};
+use candle_core::cuda_backend::cudarc::{
+    cublas::{result::gemm_ex, sys},
+    driver::result::memset_d8_async,
+};
 
+#[cfg(feature = "cuda")]
+use super::memory::cuda;
 use super::memory::{Kind, Real};
 use super::{Argument, Machine};
 
@@ -48,7 +53,7 @@ impl Machine {
         if k != of_b || c.size() != (m, n) || c.transposed || !types {
             candle_core::bail!("{m}×{k} times {of_b}×{n} is no {:?}", c.size());
         }
-        if m == 0 || n == 0 {
+        if m == 0 || n == 0 || k == 0 && add {
             return Ok(());
         }
         if [m, n, k].into_iter().any(|size| i32::try_from(size).is_err()) {
@@ -57,6 +62,13 @@ impl Machine {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => {
+                if k == 0 {
+                    let stream = device.cuda_stream();
+                    // SAFETY: promised by the caller.
+                    let cleared =
+                        unsafe { memset_d8_async(c.address, 0, m * n * c.kind.size(), stream.cu_stream()) };
+                    return cleared.map_err(cuda);
+                }
                 let blas = device.cublas_handle();
                 let (one, beta) = (1f32, if add { 1f32 } else { 0f32 });
                 let operation = |matrix: &Matrix| match matrix.transposed {

@@ -14,6 +14,8 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor
 use candle_core::{CudaStorage, cuda_backend::CudaDType};
 use half::bf16;
 
+#[cfg(feature = "cuda")]
+use super::staging;
 use super::{Kernel, Launch, Machine};
 
 /// Numbers that kernels know.
@@ -47,6 +49,17 @@ pub(super) trait Real: Element + Send + Sync + 'static {
 pub(super) enum Kind {
     F32,
     Bf16,
+}
+
+#[cfg(feature = "cuda")]
+impl Kind {
+    /// Bytes of a number.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::Bf16 => size_of::<bf16>(),
+        }
+    }
 }
 
 impl Real for f32 {
@@ -127,11 +140,8 @@ impl<T: Element> Buffer<T> {
         match machine {
             #[cfg(feature = "cuda")]
             Machine::Cuda(device) => {
-                let slice = if values.is_empty() {
-                    device.alloc_zeros(1)?
-                } else {
-                    device.cuda_stream().clone_htod(values).map_err(cuda)?
-                };
+                let slice =
+                    if values.is_empty() { device.alloc_zeros(1)? } else { staging::send(device, values)? };
                 Ok(Self::Cuda(slice, device.clone()))
             }
             #[cfg(test)]
@@ -373,6 +383,6 @@ impl From<f32> for Argument<'_> {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(error: candle_core::cuda_backend::cudarc::driver::DriverError) -> candle_core::Error {
+pub(super) fn cuda(error: candle_core::cuda_backend::cudarc::driver::DriverError) -> candle_core::Error {
     candle_core::Error::Cuda(Box::new(error))
 }

@@ -17,6 +17,8 @@ mod matrix;
 mod memory;
 mod query_attention;
 mod self_attention;
+#[cfg(feature = "cuda")]
+mod staging;
 mod sums;
 
 #[cfg(feature = "cuda")]

@@ -1,0 +1,99 @@
+//! Values on their way to a GPU: through page-locked memory, from which the GPU takes them when their turn comes. Whoever sends them goes
+//! on at once; copies out of ordinary memory would wait for all that was started before.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaEvent, CudaSlice, CudaStream, DevicePtrMut as _, DriverError, PinnedHostSlice, result,
+};
+use candle_core::{CudaDevice, Result};
+
+use super::memory::{Element, cuda};
+
+/// Bytes of a block, at least.
+const BLOCK: usize = 8 << 20;
+/// Blocks of a thread: who is so far ahead of the GPU waits for it.
+const BLOCKS: usize = 16;
+/// What every value's place is a multiple of.
+const ALIGNMENT: usize = 16;
+
+/// A copy of `values`, at least one, on the GPU: written before any kernel that is started from now on reads it.
+pub(super) fn send<T: Element>(device: &CudaDevice, values: &[T]) -> Result<CudaSlice<T>> {
+    thread_local! {
+        static STAGING: RefCell<Staging> = const { RefCell::new(Staging { current: None, waiting: VecDeque::new() }) };
+    }
+    let stream = device.cuda_stream();
+    // SAFETY: all of it is written below.
+    let mut slice = unsafe { device.alloc::<T>(values.len()) }?;
+    {
+        let (address, _guard) = slice.device_ptr_mut(&stream);
+        // SAFETY: elements are plain numbers.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
+        STAGING.with_borrow_mut(|staging| staging.send(&stream, bytes, address)).map_err(cuda)?;
+    }
+    Ok(slice)
+}
+
+struct Staging {
+    /// The one that is filled.
+    current: Option<Block>,
+    /// Full ones, the oldest first.
+    waiting: VecDeque<Block>,
+}
+
+struct Block {
+    memory: PinnedHostSlice<u8>,
+    used: usize,
+    /// The last copy out of it.
+    copied: CudaEvent,
+}
+
+impl Staging {
+    fn send(&mut self, stream: &CudaStream, bytes: &[u8], to: u64) -> std::result::Result<(), DriverError> {
+        let fits = |block: &Block| {
+            block.memory.context() == stream.context() && block.used + bytes.len() <= block.memory.len()
+        };
+        if !self.current.as_ref().is_some_and(fits) {
+            self.waiting.extend(self.current.take());
+            self.current = Some(self.empty(stream, bytes.len())?);
+        }
+        let Some(block) = &mut self.current else { unreachable!("there is one now") };
+        // SAFETY: the piece lies in the block, and no copy that is still going on reads it.
+        unsafe {
+            let piece = block.memory.as_mut_ptr()?.add(block.used);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), piece, bytes.len());
+            let piece = std::slice::from_raw_parts(piece.cast_const(), bytes.len());
+            result::memcpy_htod_async(to, piece, stream.cu_stream())?;
+        }
+        block.used = (block.used + bytes.len()).next_multiple_of(ALIGNMENT);
+        block.copied.record(stream)
+    }
+
+    /// A block with room for `n` bytes that nobody reads: the oldest one, as soon as it is read, or a new one.
+    fn empty(&mut self, stream: &CudaStream, n: usize) -> std::result::Result<Block, DriverError> {
+        if let Some(mut block) = self.waiting.pop_front() {
+            let full = self.waiting.len() + 1 >= BLOCKS;
+            let fits = block.memory.context() == stream.context() && n <= block.memory.len();
+            if fits && (full || block.copied.is_complete()) {
+                block.copied.synchronize()?;
+                block.used = 0;
+                return Ok(block);
+            }
+            if fits || !full {
+                self.waiting.push_front(block);
+            }
+        }
+        stream.context().bind_to_thread()?;
+        // SAFETY: written before it is read.
+        let memory = unsafe { stream.context().alloc_pinned::<u8>(n.max(BLOCK)) }?;
+        Ok(Block { memory, used: 0, copied: stream.context().new_event(None)? })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // The memory goes when the last copy is done. What could fail is nothing that anybody could mend here.
+        let _ = self.copied.synchronize();
+    }
+}
