@@ -19,7 +19,7 @@ usage() {
     cat <<'END'
 Usage: trainer/cuda/build.sh [OPTION]... [-- CARGO_ARGUMENT...]
 
-Builds the trainer with CUDA: `cargo build --release -p trainer --features cuda`.
+Builds the trainer with CUDA: `cargo build --profile cuda -p trainer --features cuda`.
 
 The CUDA compiler and libraries are installed as Python wheels into a virtual environment (2.4 GB with the download;
 where from, pip's own configuration says). The program links them dynamically, so it is started by a launcher, which
@@ -131,14 +131,30 @@ if [[ $print_env ]]; then
     exit
 fi
 
+# Candle links kernels for quantised models, 32 MB of them. No model here is quantised: functions in their place that end the
+# program keep them out of it.
 cd "$repository"
-cargo build --release -p trainer --features cuda "$@"
+kernels=$(cargo metadata --format-version 1 --locked --manifest-path trainer/Cargo.toml --features cuda | "$python" -c 'if True:
+    import json, pathlib, sys
+    packages = json.load(sys.stdin)["packages"]
+    print(*(pathlib.Path(p["manifest_path"]).parent for p in packages if p["name"] == "candle-kernels"))')
+functions=$(grep -oE '\bfn [A-Za-z0-9_]+' "$kernels/src/ffi.rs" | cut -d' ' -f2)
+[[ $functions ]] || fail "$kernels/src/ffi.rs names no functions; Candle has changed, and this script must follow it"
+unquantised=$cuda/lib/unquantised
+mkdir -p "$unquantised"
+for function in $functions; do
+    echo "void $function(void) { __builtin_trap(); }"
+done | cc -c -fPIC -ffunction-sections -x c -o "$unquantised/moe.o" -
+rm -f "$unquantised/libmoe.a"
+ar rc "$unquantised/libmoe.a" "$unquantised/moe.o"
+
+RUSTFLAGS="${RUSTFLAGS:-} -L native=$unquantised" cargo build --profile cuda -p trainer --features cuda "$@"
 
 mkdir -p "$bin"
 cat >"$bin/trainer" <<END
 #!/bin/sh
 # Starts the trainer that was built with CUDA. Written by trainer/cuda/build.sh.
-program=$(printf %q "$target/release/trainer")
+program=$(printf %q "$target/cuda/trainer")
 libraries=$(printf %q "$cuda/lib")
 LD_LIBRARY_PATH="\$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
 export LD_LIBRARY_PATH

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    compare::CompareArgs, evaluate::EvaluateArgs, export::ExportArgs, pretrain::PretrainArgs,
-    refresh::RefreshArgs, retrieve::RetrieveArgs, sft::SftArgs,
+    compare::CompareArgs, device::DeviceArgs, evaluate::EvaluateArgs, export::ExportArgs,
+    pretrain::PretrainArgs, refresh::RefreshArgs, retrieve::RetrieveArgs, sft::SftArgs,
 };
 use schemas::cli::{CommonArgs, report};
 
@@ -35,6 +35,7 @@ enum Command {
     Compare(CompareArgs),
     Retrieve(RetrieveArgs),
     Export(ExportArgs),
+    Device(DeviceArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +57,7 @@ async fn run(cli: &Cli) -> ExitCode {
         Command::Compare(args) => args.run(&cli.common),
         Command::Retrieve(args) => args.run(&cli.common).await,
         Command::Export(args) => args.run(&cli.common).await,
+        Command::Device(args) => args.run(&cli.common),
     };
     match result {
         Ok(code) => code.into(),

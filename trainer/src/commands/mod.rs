@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod compare;
+pub(crate) mod device;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod pretrain;

@@ -1,6 +1,7 @@
 //! That operations give on a device what they give on the CPU, whose gradients finite differences have judged: the cases, and how
 //! near the results must come.
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Shape, Tensor, Var};
@@ -59,6 +60,21 @@ impl Agreement {
         within(self.result, result)
             && within(self.gradient, gradient)
             && self.derivative.is_none_or(|found| within(found, self.derivative_tolerance))
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { case, precision, result, gradient, tolerances: [most, most_gradient], .. } = self;
+        let verdict = if self.holds() { "ok" } else { "TOO FAR" };
+        write!(f, "{verdict:>7}  {case}, {precision}: result {result:.1e} (at most {most:.0e}), ")?;
+        write!(f, "gradients {gradient:.1e} ({most_gradient:.0e})")?;
+        match self.derivative {
+            Some(apart) => {
+                write!(f, ", from finite differences {apart:.1e} ({:.0e})", self.derivative_tolerance)
+            }
+            None => Ok(()),
+        }
     }
 }
 

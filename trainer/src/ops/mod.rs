@@ -9,7 +9,6 @@
 //! threads, and partial sums are added in a fixed order.
 
 mod activation;
-#[cfg(any(feature = "cuda", test))]
 pub mod agreement;
 mod attention;
 mod bag;

@@ -3,8 +3,13 @@
 //! CUDA is a feature of the build (`cuda`). Checkpoints do not know devices: a model that was trained on one is used
 //! and trained further on any other, though not to the same bits.
 
+mod card;
+pub mod throughput;
+
 use candle_core::Device;
 use schemas::config::{Config, DeviceSetting, Precision};
+
+pub use card::{Card, peak_memory, profiled};
 
 /// Where a model computes, and with what.
 #[derive(Debug, Clone)]
@@ -94,7 +99,10 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
         Ok(count) if ordinal >= count as usize => Err(DeviceError::NoGpu { setting, count: count as usize }),
         Ok(_) => {
             // One stream for all threads, in which everything happens one after the other; Candle's default is one for each.
-            let device = Device::new_cuda_with_stream(ordinal);
+            let device = Device::new_cuda_with_stream(ordinal).and_then(|device| {
+                card::keep_memory(device.as_cuda_device()?)?;
+                Ok(device)
+            });
             let device = device.map_err(|source| DeviceError::Failed { setting, source })?;
             eprintln!(
                 "device {setting}: training and evaluation on a GPU have not been tried on one yet, only compiled; compare \

@@ -1,0 +1,259 @@
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json};
+use serde::Serialize;
+use trainer::device::throughput::{Ceilings, Measured, Setting, Throughput, Trainer, losses};
+use trainer::device::{self, Backend, Card};
+use trainer::ops::agreement::{Agreement, compare};
+
+/// Check and measure the device that the trainer computes on.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trainer device check --set device=cuda:0\n  trainer device throughput --set device=cuda:0 --set \
+                  precision=bf16 --vary length=50,100,200,400"
+)]
+pub(crate) struct DeviceArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Compare every operation and its gradients, and short trainings, with the CPU.
+    ///
+    /// Exit code 1 where one differs by more than its tolerance.
+    Check,
+    /// Measure whole training steps on made-up histories, and the device's ceilings.
+    Throughput(ThroughputArgs),
+    /// Take a few steps, the last one between the marks of CUDA's profiler interface.
+    Step(SettingArgs),
+}
+
+/// The industrial setting, unless said otherwise.
+#[derive(Debug, Clone, Copy, Args)]
+struct SettingArgs {
+    /// Width of the model.
+    #[arg(long, default_value_t = 128)]
+    d: usize,
+    /// Layers of the backbone.
+    #[arg(long, default_value_t = 2)]
+    layers: usize,
+    /// Heads of every layer.
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// TAMIP branches, each with a layer of its own.
+    #[arg(long, default_value_t = 2)]
+    branches: usize,
+    /// Tokens of a history, at most.
+    #[arg(long, default_value_t = 100)]
+    length: usize,
+    /// Tokens of a history, at least: lengths are drawn between the two. As --length, unless given.
+    #[arg(long)]
+    shortest: Option<usize>,
+    /// Histories of a step.
+    #[arg(long, default_value_t = 256)]
+    sequences: usize,
+    /// Items of the catalogue.
+    #[arg(long, default_value_t = 6_000_000)]
+    items: usize,
+    /// Items drawn to compete with the targets; 0 is the softmax over the whole catalogue.
+    #[arg(long, default_value_t = 8_192)]
+    negatives: usize,
+}
+
+#[derive(Debug, Args)]
+struct ThroughputArgs {
+    #[command(flatten)]
+    setting: SettingArgs,
+    /// One of the numbers above, with the values to measure in its place: NAME=N,N,…
+    #[arg(long, value_name = "NAME=N,…")]
+    vary: Vec<String>,
+    /// Seconds of steps to measure each setting by.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+impl SettingArgs {
+    fn setting(self) -> Result<Setting> {
+        let Self { d, layers, heads, branches, length, sequences, items, negatives, .. } = self;
+        let shortest = self.shortest.unwrap_or(length);
+        if heads == 0 || d % heads != 0 {
+            bail!("--d {d} is no multiple of --heads {heads}");
+        }
+        let least =
+            [("--layers", layers), ("--branches", branches), ("--sequences", sequences), ("--items", items)];
+        if let Some((name, _)) = least.iter().find(|(_, n)| *n == 0) {
+            bail!("{name} must be 1 at least");
+        }
+        if shortest > length {
+            bail!("--shortest {shortest} is more than --length {length}");
+        }
+        if shortest <= branches {
+            bail!("histories of {shortest} tokens leave nothing to predict for {branches} branches");
+        }
+        Ok(Setting { d, layers, heads, branches, length, shortest, sequences, items, negatives })
+    }
+
+    /// The same with another value of one number.
+    fn with(mut self, name: &str, value: usize) -> Result<Self> {
+        let number = match name {
+            "d" => &mut self.d,
+            "layers" => &mut self.layers,
+            "heads" => &mut self.heads,
+            "branches" => &mut self.branches,
+            "length" => &mut self.length,
+            "sequences" => &mut self.sequences,
+            "items" => &mut self.items,
+            "negatives" => &mut self.negatives,
+            other => bail!(
+                "--vary {other}: none of d, layers, heads, branches, length, sequences, items, negatives"
+            ),
+        };
+        *number = value;
+        Ok(self)
+    }
+}
+
+impl ThroughputArgs {
+    fn settings(&self) -> Result<Vec<Setting>> {
+        if self.vary.is_empty() {
+            return Ok(vec![self.setting.setting()?]);
+        }
+        let mut settings = Vec::new();
+        for axis in &self.vary {
+            let Some((name, values)) = axis.split_once('=') else {
+                bail!("--vary {axis}: write NAME=N,N,…, such as --vary length=50,100,200");
+            };
+            for value in values.split(',') {
+                let value =
+                    value.parse().map_err(|_| anyhow::anyhow!("--vary {axis}: `{value}` is no number"))?;
+                settings.push(self.setting.with(name, value)?.setting()?);
+            }
+        }
+        Ok(settings)
+    }
+}
+
+impl DeviceArgs {
+    pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
+        let backend = device::open(&common.load()?)?;
+        match &self.what {
+            What::Check => check(&backend, common.json),
+            What::Throughput(args) => throughput(&backend, args, common.json),
+            What::Step(args) => step(&backend, args.setting()?),
+        }
+    }
+}
+
+/// What `trainer device check` found.
+#[derive(Debug, Serialize)]
+struct Checked {
+    card: Card,
+    operations: Vec<Agreement>,
+    trainings: Vec<Training>,
+    holds: bool,
+}
+
+/// Losses, step by step.
+#[derive(Debug, Serialize)]
+struct Training {
+    precision: schemas::config::Precision,
+    setting: Setting,
+    device: Vec<f64>,
+    cpu: Vec<f64>,
+    /// Share of the CPU's by which they may differ.
+    tolerance: f64,
+    holds: bool,
+}
+
+fn check(backend: &Backend, json: bool) -> Result<u8> {
+    use schemas::config::Precision::{Bf16, F32};
+    let card = Card::of(&backend.device)?;
+    if backend.device.is_cpu() {
+        eprintln!(
+            "this is the CPU, which agrees with itself: only finite differences say anything here; name a GPU with \
+             --set device=cuda:0"
+        );
+    }
+    eprintln!("{}, compared with the CPU; differences as shares of the largest value", card.name);
+    let operations = compare(&backend.device)?;
+    for agreement in &operations {
+        eprintln!("{agreement}");
+    }
+    let mut trainings = Vec::new();
+    for (precision, tolerance) in [(F32, 1e-3), (Bf16, 2e-2)] {
+        for negatives in [0, 128] {
+            let setting = Setting {
+                d: 64,
+                layers: 2,
+                heads: 2,
+                branches: 2,
+                length: 50,
+                shortest: 10,
+                sequences: 32,
+                items: 5_000,
+                negatives,
+            };
+            let backend = Backend { precision, ..backend.clone() };
+            let [device, cpu] = losses(&backend, setting, 20)?;
+            let near = |(a, b): (&f64, &f64)| (a - b).abs() <= tolerance * b.abs();
+            let holds = device.iter().zip(&cpu).all(near);
+            let last = |losses: &[f64]| losses.last().copied().unwrap_or(f64::NAN);
+            let (ours, expected) = (last(&device), last(&cpu));
+            let verdict = if holds { "ok" } else { "TOO FAR" };
+            eprintln!(
+                "{verdict:>7}  loss of 20 steps, {precision}, {negatives} negatives: {ours:.5}, on the CPU {expected:.5}"
+            );
+            trainings.push(Training { precision, setting, device, cpu, tolerance, holds });
+        }
+    }
+    let holds = operations.iter().all(Agreement::holds) && trainings.iter().all(|training| training.holds);
+    let wrong = operations.iter().filter(|agreement| !agreement.holds()).count();
+    eprintln!(
+        "{} operations, {wrong} too far; {} trainings, {} too far",
+        operations.len(),
+        trainings.len(),
+        trainings.iter().filter(|training| !training.holds).count()
+    );
+    if json {
+        print_json(&Checked { card, operations, trainings, holds })?;
+    }
+    Ok(if holds { EXIT_DONE } else { EXIT_FAILED })
+}
+
+fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8> {
+    let settings = args.settings()?;
+    let (card, ceilings) = (Card::of(&backend.device)?, Ceilings::of(&backend.device)?);
+    eprintln!(
+        "{}: {:.1} TFLOP/s in bf16, {:.1} in f32, a copy moves {:.0} GB/s",
+        card.name, ceilings.bf16_tflops, ceilings.f32_tflops, ceilings.copy_gb_per_s
+    );
+    eprintln!("    d length  seq.     items negatives   step ms  targets/s  TFLOP/s  memory GiB  plan ms");
+    let mut measured = Measured { card, ceilings, throughput: Vec::new() };
+    for setting in settings {
+        let found = Trainer::new(backend, setting)?.measure(Duration::from_secs_f64(args.seconds))?;
+        let Throughput { step_ms, targets_per_s, peak_memory, tflops, plan_ms, .. } = found;
+        let Setting { d, length, sequences, items, negatives, .. } = setting;
+        let memory =
+            peak_memory.map_or("-".into(), |bytes| format!("{:.2}", bytes as f64 / (1u64 << 30) as f64));
+        eprintln!(
+            "{d:>5} {length:>6} {sequences:>5} {items:>9} {negatives:>9} {step_ms:>9.2} {targets_per_s:>10.0} \
+             {tflops:>8.2} {memory:>11} {plan_ms:>8.1}"
+        );
+        measured.throughput.push(found);
+    }
+    if json {
+        print_json(&measured)?;
+    }
+    Ok(EXIT_DONE)
+}
+
+fn step(backend: &Backend, setting: Setting) -> Result<u8> {
+    let mut trainer = Trainer::new(backend, setting)?;
+    trainer.steps(3)?;
+    let loss = device::profiled(&backend.device, || trainer.steps(1))?;
+    eprintln!("loss {loss:.4}");
+    Ok(EXIT_DONE)
+}

@@ -1,0 +1,319 @@
+//! How fast a device trains: whole steps on made-up histories of one length, and the ceilings to hold against it.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor};
+use schemas::config::{Loss, Model, Precision, Pretrain, Sft};
+use schemas::hash::mix64;
+use serde::Serialize;
+
+use super::card::peak_memory;
+use super::{Backend, Card};
+use crate::data::{Anchors, Batch, Catalogue};
+use crate::loss::{Plan, TamipLoss};
+use crate::model::ClimberPilot;
+use crate::ops::{AttentionLayout, Dropout};
+use crate::optimizer::{Adam, GradientNorm};
+use crate::vocabulary::Vocabulary;
+
+/// Steps before the clock starts: memory is allocated and kernels are loaded in them.
+const WARM_UP: usize = 3;
+/// Different batches, taken in turn.
+const BATCHES: u64 = 4;
+/// Measurements of several steps each, at least.
+const ROUNDS: usize = 5;
+
+/// A model, and what it is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Setting {
+    /// Width of the model.
+    pub d: usize,
+    /// Layers of the backbone.
+    pub layers: usize,
+    /// Heads of every layer.
+    pub heads: usize,
+    /// Branches, each with a layer of its own.
+    pub branches: usize,
+    /// Tokens of a history, at most.
+    pub length: usize,
+    /// The same, at least: lengths are drawn between the two.
+    pub shortest: usize,
+    /// Histories of a step.
+    pub sequences: usize,
+    /// Items of the catalogue.
+    pub items: usize,
+    /// Items drawn to compete with the targets; 0 is the softmax over the whole catalogue.
+    pub negatives: usize,
+}
+
+/// What a device came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Of what.
+    pub setting: Setting,
+    /// Of matrix products and attention.
+    pub precision: Precision,
+    /// Steps that were measured.
+    pub steps: usize,
+    /// Milliseconds of a step, the median.
+    pub step_ms: f64,
+    /// Targets learned in a second, over all branches.
+    pub targets_per_s: f64,
+    /// The most bytes of device memory in use at a time.
+    pub peak_memory: Option<u64>,
+    /// Operations of the matrix products of a step, in 10¹² a second.
+    pub tflops: f64,
+    /// Milliseconds in which one thread prepares a step; training does so beside the steps before.
+    pub plan_ms: f64,
+}
+
+/// What a device can do at most, as far as simple programs show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ceilings {
+    /// 10¹² operations a second of a large product of 16-bit numbers.
+    pub bf16_tflops: f64,
+    /// The same of 32-bit ones.
+    pub f32_tflops: f64,
+    /// 10⁹ bytes a second that a copy reads and writes.
+    pub copy_gb_per_s: f64,
+}
+
+impl Setting {
+    /// Operations of the matrix products of a step on `batch`: forwards once, backwards twice.
+    fn operations(&self, batch: &Batch) -> f64 {
+        let (d, tokens) = (self.d as f64, batch.items.len() as f64);
+        // Queries, keys, values and output; up and down to four times the width.
+        let dense = 2.0 * tokens * (4.0 + 8.0) * d * d;
+        // Half of the pairs; two products forwards, and scores again and four products backwards.
+        let lengths = batch.layout.offsets.windows(2).map(|bounds| (bounds[1] - bounds[0]) as f64);
+        let attention = 2.0 * lengths.map(|n| n * n / 2.0).sum::<f64>() * d * (2.0 + 5.0);
+        let competitors = if self.negatives == 0 { self.items } else { self.negatives } as f64;
+        let logits = 2.0 * batch.targets() as f64 * competitors * d;
+        (self.layers + self.branches) as f64 * (3.0 * dense + attention) + 3.0 * logits
+    }
+
+    fn model(&self) -> Model {
+        let &Self { d, layers, heads, branches, length, .. } = self;
+        Model { d, layers, heads, branches, max_positions: length, hash_buckets: 1, ..Model::default() }
+    }
+
+    fn pretrain(&self) -> Pretrain {
+        Pretrain {
+            loss: if self.negatives == 0 { Loss::Full } else { Loss::Sampled },
+            in_batch_negatives: false,
+            uniform_negatives: self.negatives,
+            ..Pretrain::default()
+        }
+    }
+
+    /// Histories of popular and of rare items, a minute apart. All branches predict from every row.
+    fn batch(&self, number: u64) -> Batch {
+        let &Self { length, shortest, sequences, branches, .. } = self;
+        let item = |sequence: usize, i: usize| {
+            let place = (sequence * length + i) as u64;
+            let uniform = (mix64(number, place) >> 11) as f64 / (1u64 << 53) as f64;
+            1 + (uniform.powi(3) * self.items as f64) as u32
+        };
+        let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+        let mut batch = Batch { branches: vec![Anchors::default(); branches], ..Batch::default() };
+        for sequence in 0..sequences {
+            let drawn = mix64(!number, sequence as u64) as usize % (length - shortest + 1);
+            let length = shortest + drawn;
+            let first = batch.items.len();
+            batch.items.push(schemas::tables::NO_ITEM);
+            batch.items.extend((0..length - 1).map(|i| item(sequence, i)));
+            layout.offsets.push(batch.items.len());
+            layout.times.extend((0..length as i64).map(|i| i * 60_000));
+            for (k, branch) in batch.branches.iter_mut().enumerate() {
+                let rows = 0..length - k;
+                branch.tokens.extend(rows.clone().map(|row| (first + row) as u32));
+                branch.items.extend(rows.clone().map(|row| item(sequence, row + k)));
+                branch.positions.extend(rows.clone().map(|row| (first + row) as u32));
+                branch.weights.extend(rows.map(|_| 1.0));
+            }
+        }
+        batch.events = batch.items.len();
+        batch.layout = std::sync::Arc::new(layout);
+        batch
+    }
+}
+
+/// A model in the middle of its training.
+pub struct Trainer {
+    backend: Backend,
+    setting: Setting,
+    model: ClimberPilot,
+    adam: Adam,
+    loss: TamipLoss,
+    plans: Vec<Plan>,
+    plan_ms: f64,
+    steps: u64,
+}
+
+impl Trainer {
+    /// Before its first step.
+    pub fn new(backend: &Backend, setting: Setting) -> Result<Self> {
+        let items = setting.items;
+        let mut catalogue = Catalogue::default();
+        catalogue.item_ids = (0..=items).map(|i| i.to_string()).collect();
+        catalogue.active = vec![true; items + 1];
+        let counts = vec![1; items + 1];
+        let vocabulary = Vocabulary::new(&setting.model(), &catalogue, &counts);
+        let model = ClimberPilot::new(&setting.model(), &Sft::default(), vocabulary.into(), 1, backend)?;
+        let config = setting.pretrain();
+        let loss = TamipLoss::new(&config, &counts, 1);
+        let batches: Vec<Batch> = (0..BATCHES).map(|number| setting.batch(number)).collect();
+        let start = Instant::now();
+        let plans: Vec<Plan> =
+            (0..).zip(batches).map(|(step, batch)| loss.plan(model.vocabulary(), batch, step)).collect();
+        let plan_ms = start.elapsed().as_secs_f64() * 1e3 / BATCHES as f64;
+        let adam = Adam::new(&model, config.weight_decay, config.clip_norm)?;
+        Ok(Self { backend: backend.clone(), setting, model, adam, loss, plans, plan_ms, steps: 0 })
+    }
+
+    /// `n` steps; returns the loss of the last when all are done.
+    pub fn steps(&mut self, n: usize) -> Result<f64> {
+        let mut last = None;
+        for _ in 0..n {
+            let plan = &self.plans[(self.steps % BATCHES) as usize];
+            let dropout = Dropout { p: self.setting.model().dropout, seed: self.steps };
+            let step = self.loss.compute(&self.model, plan, Some(dropout))?;
+            let gradients = step.loss.backward()?;
+            let norm = self.adam.step(&self.model, &step.touched, &gradients, 5e-4.into())?;
+            self.steps += 1;
+            last = Some((step.loss.detach(), norm));
+        }
+        let Some((loss, norm)) = last else { return Ok(f64::NAN) };
+        GradientNorm::values(&[norm])?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// Measures steps for about `duration`.
+    pub fn measure(&mut self, duration: Duration) -> Result<Throughput> {
+        peak_memory(&self.backend.device)?;
+        self.steps(WARM_UP)?;
+        let start = Instant::now();
+        self.steps(1)?;
+        let one = start.elapsed().as_secs_f64();
+        let in_round = (duration.as_secs_f64() / one.max(1e-6) / ROUNDS as f64).ceil() as usize;
+        let mut rounds = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            self.steps(in_round)?;
+            rounds.push(start.elapsed().as_secs_f64() * 1e3 / in_round as f64);
+        }
+        rounds.sort_by(f64::total_cmp);
+        let step_ms = rounds[ROUNDS / 2];
+        let targets = self.plans[0].batch.targets();
+        Ok(Throughput {
+            setting: self.setting,
+            precision: self.backend.precision,
+            steps: ROUNDS * in_round,
+            step_ms,
+            targets_per_s: targets as f64 / step_ms * 1e3,
+            peak_memory: peak_memory(&self.backend.device)?,
+            tflops: self.setting.operations(&self.plans[0].batch) / step_ms / 1e9,
+            plan_ms: self.plan_ms,
+        })
+    }
+}
+
+/// The losses of `steps` steps on `backend` and on the CPU, beside each other.
+pub fn losses(backend: &Backend, setting: Setting, steps: usize) -> Result<[Vec<f64>; 2]> {
+    let of = |backend: &Backend| {
+        let mut trainer = Trainer::new(backend, setting)?;
+        (0..steps).map(|_| trainer.steps(1)).collect::<Result<Vec<_>>>()
+    };
+    Ok([of(backend)?, of(&Backend::CPU)?])
+}
+
+impl Ceilings {
+    /// Those of `device`.
+    pub fn of(device: &Device) -> Result<Self> {
+        // More than the caches hold, on a GPU.
+        let (size, n) = if device.is_cpu() { (1 << 10, 1 << 24) } else { (1 << 13, 1 << 30) };
+        let tflops = |dtype: DType| -> Result<f64> {
+            let random = || Tensor::rand(-1f32, 1f32, (size, size), device)?.to_dtype(dtype);
+            let (a, b) = (random()?, random()?);
+            let seconds = seconds(device, || a.matmul(&b))?;
+            Ok(2.0 * (size as f64).powi(3) / seconds / 1e12)
+        };
+        let values = Tensor::ones(n, DType::F32, device)?;
+        let copy = seconds(device, || values.copy())?;
+        Ok(Self {
+            bf16_tflops: tflops(DType::BF16)?,
+            f32_tflops: tflops(DType::F32)?,
+            copy_gb_per_s: 2.0 * (n * size_of::<f32>()) as f64 / copy / 1e9,
+        })
+    }
+}
+
+/// Seconds of `f`, the median of several measurements.
+fn seconds(device: &Device, f: impl Fn() -> Result<Tensor>) -> Result<f64> {
+    for _ in 0..WARM_UP {
+        f()?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..2 * ROUNDS + 1 {
+        device.synchronize()?;
+        let start = Instant::now();
+        f()?;
+        device.synchronize()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[ROUNDS])
+}
+
+/// A device with what was measured on it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// The device.
+    pub card: Card,
+    /// Its ceilings.
+    pub ceilings: Ceilings,
+    /// One for each setting.
+    pub throughput: Vec<Throughput>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Setting = Setting {
+        d: 8,
+        layers: 1,
+        heads: 2,
+        branches: 2,
+        length: 6,
+        shortest: 6,
+        sequences: 5,
+        items: 40,
+        negatives: 0,
+    };
+
+    #[test]
+    fn made_up_batches_are_learned() {
+        for setting in [SMALL, Setting { negatives: 16, ..SMALL }] {
+            let mut trainer = Trainer::new(&Backend::CPU, setting).unwrap();
+            // 6 targets of each history of the first branch, 5 of the second.
+            assert_eq!(trainer.plans[0].batch.targets(), 5 * (6 + 5));
+            let first = trainer.steps(1).unwrap();
+            let later = trainer.steps(400).unwrap();
+            assert!(later < 0.9 * first, "{first} {later}");
+            let throughput = trainer.measure(Duration::from_millis(20)).unwrap();
+            assert!(throughput.step_ms > 0.0 && throughput.peak_memory.is_none());
+        }
+    }
+
+    #[test]
+    fn operations_are_counted() {
+        // One layer, one branch with another: 30 tokens, 12 d² each, thrice two; 6/2 keys each, 7 products; 30 targets of 40.
+        let setting = Setting { branches: 1, ..SMALL };
+        let batch = setting.batch(0);
+        assert_eq!(batch.targets(), 30);
+        let expected = 2.0 * (3.0 * 2.0 * 30.0 * 12.0 * 64.0 + 2.0 * 30.0 * 3.0 * 8.0 * 7.0)
+            + 3.0 * 2.0 * 30.0 * 40.0 * 8.0;
+        assert_eq!(setting.operations(&batch), expected);
+    }
+}
