@@ -19,7 +19,7 @@ usage() {
     cat <<'END'
 Usage: trainer/cuda/build.sh [OPTION]... [-- CARGO_ARGUMENT...]
 
-Builds the trainer with CUDA: `cargo build --profile cuda -p trainer --features cuda`.
+Builds the trainer with CUDA, stripped and optimised as one (profile `cuda` in Cargo.toml).
 
 The CUDA compiler and libraries are installed as Python wheels into a virtual environment (2.4 GB with the download;
 where from, pip's own configuration says). The program links them dynamically, so it is started by a launcher, which
@@ -138,7 +138,7 @@ kernels=$(cargo metadata --format-version 1 --locked --manifest-path trainer/Car
     import json, pathlib, sys
     packages = json.load(sys.stdin)["packages"]
     print(*(pathlib.Path(p["manifest_path"]).parent for p in packages if p["name"] == "candle-kernels"))')
-functions=$(grep -oE '\bfn [A-Za-z0-9_]+' "$kernels/src/ffi.rs" | cut -d' ' -f2)
+functions=$(grep -oE '\bfn [A-Za-z0-9_]+' "$kernels/src/ffi.rs" | cut -d' ' -f2 || true)
 [[ $functions ]] || fail "$kernels/src/ffi.rs names no functions; Candle has changed, and this script must follow it"
 unquantised=$cuda/lib/unquantised
 mkdir -p "$unquantised"
@@ -148,7 +148,10 @@ done | cc -c -fPIC -ffunction-sections -x c -o "$unquantised/moe.o" -
 rm -f "$unquantised/libmoe.a"
 ar rc "$unquantised/libmoe.a" "$unquantised/moe.o"
 
-RUSTFLAGS="${RUSTFLAGS:-} -L native=$unquantised" cargo build --profile cuda -p trainer --features cuda "$@"
+flags=(-L "native=$unquantised")
+# Equal functions once: the linker that Rust brings for this processor can.
+[[ $(uname -m) != x86_64 ]] || flags+=(-C link-arg=-Wl,--icf=all)
+cargo rustc --profile cuda -p trainer --bin trainer --features cuda "$@" -- "${flags[@]}"
 
 mkdir -p "$bin"
 cat >"$bin/trainer" <<END

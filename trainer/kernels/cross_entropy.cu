@@ -32,7 +32,7 @@ __device__ void add_own(const float* own, const T* items, const unsigned* offset
     }
 }
 
-// A block a row, from row `first` of the batch on. `logits` [rows, columns] become gradients, once more in `gradients` where that is not
+// A block a row, from row `first` of the batch on. `logits` [rows, columns], rows `pitch` apart, become gradients, once more in `gradients` where that is not
 // the same memory; `losses` [rows] become the rows' losses.
 //
 // Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `own` is null, they are among the columns. Otherwise each row has one at
@@ -41,11 +41,11 @@ __device__ void add_own(const float* own, const T* items, const unsigned* offset
 template <class T>
 __device__ void cross_entropy_rows(float* logits, T* gradients, float* losses, const unsigned* offsets, const unsigned* targets,
                                    const float* weights, float* own, const float* shift, const unsigned* excluded_offsets,
-                                   const unsigned* excluded, unsigned first, unsigned columns, float smoothing) {
+                                   const unsigned* excluded, unsigned first, unsigned columns, unsigned pitch, float smoothing) {
     SHARED(float, scratch);
     const bool apart = static_cast<void*>(gradients) != static_cast<void*>(logits);
-    T* out = gradients + size_t(blockIdx.x) * columns;
-    float* row = logits + size_t(blockIdx.x) * columns;
+    T* out = gradients + size_t(blockIdx.x) * pitch;
+    float* row = logits + size_t(blockIdx.x) * pitch;
     const unsigned r = first + blockIdx.x, from = offsets[r], to = offsets[r + 1];
     float weight = 0;
     for (unsigned i = from; i < to; ++i) weight += weights[i];
@@ -111,9 +111,9 @@ __device__ void cross_entropy_rows(float* logits, T* gradients, float* losses, c
     extern "C" __global__ void cross_entropy_rows_##T(                                                                       \
         float* logits, T* gradients, float* losses, const unsigned* offsets, const unsigned* targets, const float* weights,  \
         float* own, const float* shift, const unsigned* excluded_offsets, const unsigned* excluded, unsigned first,          \
-        unsigned columns, float smoothing) {                                                                                 \
+        unsigned columns, unsigned pitch, float smoothing) {                                                                 \
         cross_entropy_rows(logits, gradients, losses, offsets, targets, weights, own, shift, excluded_offsets, excluded,     \
-                           first, columns, smoothing);                                                                       \
+                           first, columns, pitch, smoothing);                                                                \
     }                                                                                                                        \
     KERNEL(cross_entropy_rows_##T);
 CROSS_ENTROPY(float)

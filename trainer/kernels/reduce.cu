@@ -9,6 +9,7 @@ extern "C" __global__ void sum_parts(const float* values, float* out, unsigned p
     if (i >= n) return;
     const size_t at = size_t(i / width) * pitch + from + i % width;
     float sum = 0;
+#pragma unroll 16
     for (unsigned part = 0; part < parts; ++part) sum += values[size_t(part) * stride + at];
     out[i] = sum;
 }

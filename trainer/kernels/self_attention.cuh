@@ -172,12 +172,12 @@ __device__ void forward(const T* qkv, T* out, float* log_sum, const unsigned* wo
                 const unsigned row = own + g + value / 2 * 8, column = 8 * block + t + value % 2;
                 const unsigned i = first + row, j = from + column;
                 float& score = scores[block].values[value];
-                if (j >= rows.visible[row]) {
+                if (j < rows.visible[row]) {
+                    score = score * scale + bias[min(i - j, batch.max_distance - 1)];
+                    if (timed) score += bias[batch.max_distance + time_bucket(rows.times[row], of_keys.times[column], j)];
+                } else {
                     score = NEVER;
-                    continue;
                 }
-                score = score * scale + bias[min(i - j, batch.max_distance - 1)];
-                if (timed) score += bias[batch.max_distance + time_bucket(rows.times[row], of_keys.times[column], j)];
                 now[value / 2] = fmaxf(now[value / 2], score);
             }
         }

@@ -37,6 +37,16 @@ pub struct Plan {
     branches: Vec<BranchPlan>,
 }
 
+impl Plan {
+    /// Candidates that compete with every target.
+    pub fn competitors(&self) -> usize {
+        let asked =
+            self.branches.iter().find_map(|branch| branch.instructed.as_ref().or(branch.plain.as_ref()));
+        let all = self.candidates.as_ref().map_or(self.rows.items(), Vec::len);
+        asked.map_or(0, |asked| asked.competitors.competing(all))
+    }
+}
+
 /// What is asked of one branch.
 #[derive(Debug, Default)]
 struct BranchPlan {

@@ -148,18 +148,21 @@ impl Adam {
 pub struct GradientNorm(Tensor);
 
 impl GradientNorm {
-    /// Their values. Waits for the device; one that is not finite is an error.
+    /// Their values. Waits for the device.
     pub fn values(norms: &[Self]) -> Result<Vec<f64>> {
         let norms: Vec<&Tensor> = norms.iter().map(|norm| &norm.0).collect();
         if norms.is_empty() {
             return Ok(Vec::new());
         }
-        let values = Tensor::stack(&norms, 0)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        if values.iter().all(|norm| norm.is_finite()) {
-            Ok(values)
-        } else {
-            candle_core::bail!("the gradient is not finite; lower the learning rate")
+        Tensor::stack(&norms, 0)?.to_dtype(DType::F64)?.to_vec1()
+    }
+
+    /// The norm of a gradient; an error where it is not finite, and the step has changed nothing.
+    pub fn checked(norm: f64) -> Result<f64> {
+        if norm.is_finite() {
+            return Ok(norm);
         }
+        candle_core::bail!("the gradient is not finite; lower the learning rate")
     }
 }
 
@@ -189,10 +192,9 @@ impl Clipping {
         } else {
             reference::sum_of_squares(gradients)
         }?;
-        let norm = squares.sqrt();
+        let norm = GradientNorm::checked(squares.sqrt())?;
         let left = if norm > clip_norm { (clip_norm / norm) as f32 } else { 1.0 };
         let norm = GradientNorm(Tensor::new(norm, &Device::Cpu)?);
-        GradientNorm::values(std::slice::from_ref(&norm))?;
         Ok(Self { norm, left: Left::Known(left) })
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct DeviceArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Compare every operation and its gradients, and short trainings, with the CPU.
+    /// Compare every operation that has a kernel, its gradients, and short trainings with the CPU.
     ///
     /// Exit code 1 where one differs by more than its tolerance.
     Check,
@@ -31,7 +31,7 @@ enum What {
     Step(SettingArgs),
 }
 
-/// The industrial setting, unless said otherwise.
+/// A catalogue of industrial size, unless said otherwise.
 #[derive(Debug, Clone, Copy, Args)]
 struct SettingArgs {
     /// Width of the model.
@@ -71,8 +71,8 @@ struct ThroughputArgs {
     #[arg(long, value_name = "NAME=N,…")]
     vary: Vec<String>,
     /// Seconds of steps to measure each setting by.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
 }
 
 impl SettingArgs {
@@ -104,11 +104,12 @@ impl SettingArgs {
             "heads" => &mut self.heads,
             "branches" => &mut self.branches,
             "length" => &mut self.length,
+            "shortest" => self.shortest.insert(value),
             "sequences" => &mut self.sequences,
             "items" => &mut self.items,
             "negatives" => &mut self.negatives,
             other => bail!(
-                "--vary {other}: none of d, layers, heads, branches, length, sequences, items, negatives"
+                "--vary {other}: none of d, layers, heads, branches, length, shortest, sequences, items, negatives"
             ),
         };
         *number = value;
@@ -142,7 +143,7 @@ impl DeviceArgs {
         match &self.what {
             What::Check => check(&backend, common.json),
             What::Throughput(args) => throughput(&backend, args, common.json),
-            What::Step(args) => step(&backend, args.setting()?),
+            What::Step(args) => step(&backend, args.setting()?, common.json),
         }
     }
 }
@@ -231,9 +232,18 @@ fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8
         card.name, ceilings.bf16_tflops, ceilings.f32_tflops, ceilings.copy_gb_per_s
     );
     eprintln!("    d length  seq.     items negatives   step ms  targets/s  TFLOP/s  memory GiB  plan ms");
-    let mut measured = Measured { card, ceilings, throughput: Vec::new() };
+    let mut measured = Measured { card, ceilings, throughput: Vec::new(), failed: Vec::new() };
     for setting in settings {
-        let found = Trainer::new(backend, setting)?.measure(Duration::from_secs_f64(args.seconds))?;
+        let measure = |mut trainer: Trainer| trainer.measure(Duration::from_secs(args.seconds.into()));
+        let found = match Trainer::new(backend, setting).and_then(measure) {
+            Ok(found) => found,
+            // A setting too large for the device does not keep the others from being measured.
+            Err(error) => {
+                eprintln!("{setting:?}: {error}");
+                measured.failed.push((setting, error.to_string()));
+                continue;
+            }
+        };
         let Throughput { step_ms, targets_per_s, peak_memory, tflops, plan_ms, .. } = found;
         let Setting { d, length, sequences, items, negatives, .. } = setting;
         let memory =
@@ -247,13 +257,16 @@ fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8
     if json {
         print_json(&measured)?;
     }
-    Ok(EXIT_DONE)
+    Ok(if measured.failed.is_empty() { EXIT_DONE } else { EXIT_FAILED })
 }
 
-fn step(backend: &Backend, setting: Setting) -> Result<u8> {
+fn step(backend: &Backend, setting: Setting, json: bool) -> Result<u8> {
     let mut trainer = Trainer::new(backend, setting)?;
     trainer.steps(3)?;
-    let loss = device::profiled(&backend.device, || trainer.steps(1))?;
-    eprintln!("loss {loss:.4}");
+    let (loss, targets) = device::profiled(&backend.device, || trainer.steps(1))?;
+    eprintln!("{targets} targets, loss {loss:.4}");
+    if json {
+        print_json(&serde_json::json!({ "setting": setting, "targets": targets, "loss": loss }))?;
+    }
     Ok(EXIT_DONE)
 }

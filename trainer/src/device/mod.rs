@@ -1,4 +1,4 @@
-//! Where the trainer computes: the setting `device` as Candle's device.
+//! Where the trainer computes, the setting `device`, and with which numbers, `precision`.
 //!
 //! CUDA is a feature of the build (`cuda`). Checkpoints do not know devices: a model that was trained on one is used
 //! and trained further on any other, though not to the same bits.
@@ -31,7 +31,7 @@ pub enum DeviceError {
     /// The program knows the CPU alone.
     #[error(
         "device = \"{setting}\": this trainer was built without CUDA; set device = \"cpu\", or build with \
-         `cargo build --release -p trainer --features cuda` (trainer/cuda/build.sh fetches the compiler)"
+         trainer/cuda/build.sh, which fetches the compiler"
     )]
     WithoutCuda {
         /// What was asked for.
@@ -100,7 +100,7 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
         Ok(_) => {
             // One stream for all threads, in which everything happens one after the other; Candle's default is one for each.
             let device = Device::new_cuda_with_stream(ordinal).and_then(|device| {
-                card::keep_memory(device.as_cuda_device()?)?;
+                card::prepare(device.as_cuda_device()?)?;
                 Ok(device)
             });
             let device = device.map_err(|source| DeviceError::Failed { setting, source })?;

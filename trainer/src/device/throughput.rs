@@ -1,4 +1,4 @@
-//! How fast a device trains: whole steps on made-up histories of one length, and the ceilings to hold against it.
+//! How fast a device trains: whole steps on made-up histories, and the ceilings to hold against it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::card::peak_memory;
 use super::{Backend, Card};
-use crate::data::{Anchors, Batch, Catalogue};
+use crate::data::{Anchors, Batch, Catalogue, ahead};
 use crate::loss::{Plan, TamipLoss};
 use crate::model::ClimberPilot;
 use crate::ops::{AttentionLayout, Dropout};
@@ -18,9 +18,7 @@ use crate::vocabulary::Vocabulary;
 
 /// Steps before the clock starts: memory is allocated and kernels are loaded in them.
 const WARM_UP: usize = 3;
-/// Different batches, taken in turn.
-const BATCHES: u64 = 4;
-/// Measurements of several steps each, at least.
+/// Measurements of several steps each.
 const ROUNDS: usize = 5;
 
 /// A model, and what it is trained on.
@@ -63,7 +61,7 @@ pub struct Throughput {
     pub peak_memory: Option<u64>,
     /// Operations of the matrix products of a step, in 10¹² a second.
     pub tflops: f64,
-    /// Milliseconds in which one thread prepares a step; training does so beside the steps before.
+    /// Milliseconds in which one thread prepares a step, as it does beside the steps before.
     pub plan_ms: f64,
 }
 
@@ -79,16 +77,16 @@ pub struct Ceilings {
 }
 
 impl Setting {
-    /// Operations of the matrix products of a step on `batch`: forwards once, backwards twice.
-    fn operations(&self, batch: &Batch) -> f64 {
+    /// Operations of the matrix products of a step on `batch`, whose targets have so many `competitors`: forwards once, backwards
+    /// twice.
+    fn operations(&self, batch: &Batch, competitors: usize) -> f64 {
         let (d, tokens) = (self.d as f64, batch.items.len() as f64);
         // Queries, keys, values and output; up and down to four times the width.
         let dense = 2.0 * tokens * (4.0 + 8.0) * d * d;
         // Half of the pairs; two products forwards, and scores again and four products backwards.
         let lengths = batch.layout.offsets.windows(2).map(|bounds| (bounds[1] - bounds[0]) as f64);
         let attention = 2.0 * lengths.map(|n| n * n / 2.0).sum::<f64>() * d * (2.0 + 5.0);
-        let competitors = if self.negatives == 0 { self.items } else { self.negatives } as f64;
-        let logits = 2.0 * batch.targets() as f64 * competitors * d;
+        let logits = 2.0 * batch.targets() as f64 * competitors as f64 * d;
         (self.layers + self.branches) as f64 * (3.0 * dense + attention) + 3.0 * logits
     }
 
@@ -145,8 +143,6 @@ pub struct Trainer {
     model: ClimberPilot,
     adam: Adam,
     loss: TamipLoss,
-    plans: Vec<Plan>,
-    plan_ms: f64,
     steps: u64,
 }
 
@@ -162,30 +158,40 @@ impl Trainer {
         let model = ClimberPilot::new(&setting.model(), &Sft::default(), vocabulary.into(), 1, backend)?;
         let config = setting.pretrain();
         let loss = TamipLoss::new(&config, &counts, 1);
-        let batches: Vec<Batch> = (0..BATCHES).map(|number| setting.batch(number)).collect();
-        let start = Instant::now();
-        let plans: Vec<Plan> =
-            (0..).zip(batches).map(|(step, batch)| loss.plan(model.vocabulary(), batch, step)).collect();
-        let plan_ms = start.elapsed().as_secs_f64() * 1e3 / BATCHES as f64;
         let adam = Adam::new(&model, config.weight_decay, config.clip_norm)?;
-        Ok(Self { backend: backend.clone(), setting, model, adam, loss, plans, plan_ms, steps: 0 })
+        Ok(Self { backend: backend.clone(), setting, model, adam, loss, steps: 0 })
     }
 
-    /// `n` steps; returns the loss of the last when all are done.
-    pub fn steps(&mut self, n: usize) -> Result<f64> {
-        let mut last = None;
-        for _ in 0..n {
-            let plan = &self.plans[(self.steps % BATCHES) as usize];
-            let dropout = Dropout { p: self.setting.model().dropout, seed: self.steps };
-            let step = self.loss.compute(&self.model, plan, Some(dropout))?;
-            let gradients = step.loss.backward()?;
-            let norm = self.adam.step(&self.model, &step.touched, &gradients, 5e-4.into())?;
-            self.steps += 1;
-            last = Some((step.loss.detach(), norm));
-        }
-        let Some((loss, norm)) = last else { return Ok(f64::NAN) };
-        GradientNorm::values(&[norm])?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+    /// What step `number` computes, as it is prepared for every step of training.
+    fn plan(&self, number: u64) -> Plan {
+        plan(&self.setting, &self.loss, self.model.vocabulary(), number)
+    }
+
+    /// `n` steps, each prepared beside the ones before; returns the loss of the last when all are done, and the targets of all.
+    pub fn steps(&mut self, n: usize) -> Result<(f64, usize)> {
+        let Self { setting, model, adam, loss, steps, .. } = self;
+        let first = *steps;
+        std::thread::scope(|scope| {
+            let (model, loss, vocabulary) = (&*model, &*loss, model.vocabulary());
+            let setting = *setting;
+            let prepare =
+                move |number: usize, _: &[u32]| plan(&setting, loss, vocabulary, first + number as u64);
+            let (mut last, mut targets) = (None, 0);
+            for plan in ahead(scope, vec![0; n], (1, 0), prepare) {
+                targets += plan.batch.targets();
+                let dropout = Dropout { p: setting.model().dropout, seed: *steps };
+                let step = loss.compute(model, &plan, Some(dropout))?;
+                let gradients = step.loss.backward()?;
+                let norm = adam.step(model, &step.touched, &gradients, 5e-4.into())?;
+                *steps += 1;
+                last = Some((step.loss.detach(), norm));
+            }
+            let Some((loss, norm)) = last else { return Ok((f64::NAN, 0)) };
+            GradientNorm::values(&[norm])?
+                .into_iter()
+                .try_for_each(|norm| GradientNorm::checked(norm).map(|_| ()))?;
+            Ok((f64::from(loss.to_scalar::<f32>()?), targets))
+        })
     }
 
     /// Measures steps for about `duration`.
@@ -193,36 +199,43 @@ impl Trainer {
         peak_memory(&self.backend.device)?;
         self.steps(WARM_UP)?;
         let start = Instant::now();
-        self.steps(1)?;
-        let one = start.elapsed().as_secs_f64();
+        self.steps(WARM_UP)?;
+        let one = start.elapsed().as_secs_f64() / WARM_UP as f64;
         let in_round = (duration.as_secs_f64() / one.max(1e-6) / ROUNDS as f64).ceil() as usize;
-        let mut rounds = Vec::with_capacity(ROUNDS);
+        let (mut rounds, mut targets) = (Vec::with_capacity(ROUNDS), 0);
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            self.steps(in_round)?;
+            targets += self.steps(in_round)?.1;
             rounds.push(start.elapsed().as_secs_f64() * 1e3 / in_round as f64);
         }
         rounds.sort_by(f64::total_cmp);
         let step_ms = rounds[ROUNDS / 2];
-        let targets = self.plans[0].batch.targets();
+        let steps = ROUNDS * in_round;
+        let start = Instant::now();
+        let plan = self.plan(self.steps);
+        let plan_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(Throughput {
             setting: self.setting,
             precision: self.backend.precision,
-            steps: ROUNDS * in_round,
+            steps,
             step_ms,
-            targets_per_s: targets as f64 / step_ms * 1e3,
+            targets_per_s: targets as f64 / steps as f64 / step_ms * 1e3,
             peak_memory: peak_memory(&self.backend.device)?,
-            tflops: self.setting.operations(&self.plans[0].batch) / step_ms / 1e9,
-            plan_ms: self.plan_ms,
+            tflops: self.setting.operations(&plan.batch, plan.competitors()) / step_ms / 1e9,
+            plan_ms,
         })
     }
+}
+
+fn plan(setting: &Setting, loss: &TamipLoss, vocabulary: &Vocabulary, number: u64) -> Plan {
+    loss.plan(vocabulary, setting.batch(number), number)
 }
 
 /// The losses of `steps` steps on `backend` and on the CPU, beside each other.
 pub fn losses(backend: &Backend, setting: Setting, steps: usize) -> Result<[Vec<f64>; 2]> {
     let of = |backend: &Backend| {
         let mut trainer = Trainer::new(backend, setting)?;
-        (0..steps).map(|_| trainer.steps(1)).collect::<Result<Vec<_>>>()
+        (0..steps).map(|_| Ok(trainer.steps(1)?.0)).collect::<Result<Vec<_>>>()
     };
     Ok([of(backend)?, of(&Backend::CPU)?])
 }
@@ -274,6 +287,8 @@ pub struct Measured {
     pub ceilings: Ceilings,
     /// One for each setting.
     pub throughput: Vec<Throughput>,
+    /// Settings that could not be measured, and why.
+    pub failed: Vec<(Setting, String)>,
 }
 
 #[cfg(test)]
@@ -297,9 +312,10 @@ mod tests {
         for setting in [SMALL, Setting { negatives: 16, ..SMALL }] {
             let mut trainer = Trainer::new(&Backend::CPU, setting).unwrap();
             // 6 targets of each history of the first branch, 5 of the second.
-            assert_eq!(trainer.plans[0].batch.targets(), 5 * (6 + 5));
-            let first = trainer.steps(1).unwrap();
-            let later = trainer.steps(400).unwrap();
+            let (first, targets) = trainer.steps(1).unwrap();
+            assert_eq!(targets, 5 * (6 + 5));
+            let (later, targets) = trainer.steps(400).unwrap();
+            assert_eq!(targets, 400 * 5 * (6 + 5));
             assert!(later < 0.9 * first, "{first} {later}");
             let throughput = trainer.measure(Duration::from_millis(20)).unwrap();
             assert!(throughput.step_ms > 0.0 && throughput.peak_memory.is_none());
@@ -314,6 +330,6 @@ mod tests {
         assert_eq!(batch.targets(), 30);
         let expected = 2.0 * (3.0 * 2.0 * 30.0 * 12.0 * 64.0 + 2.0 * 30.0 * 3.0 * 8.0 * 7.0)
             + 3.0 * 2.0 * 30.0 * 40.0 * 8.0;
-        assert_eq!(setting.operations(&batch), expected);
+        assert_eq!(setting.operations(&batch, 40), expected);
     }
 }

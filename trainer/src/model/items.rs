@@ -54,6 +54,11 @@ pub struct ItemRows {
 }
 
 impl ItemRows {
+    /// How many items they are for.
+    pub fn items(&self) -> usize {
+        self.of_ids.len()
+    }
+
     /// Those of `items` (catalogue indexes).
     pub fn new(vocabulary: &Vocabulary, items: &[u32]) -> Self {
         let Bags { rows, offsets } = vocabulary.id_bags(items);

@@ -14,10 +14,10 @@ use super::{
 
 /// Share of the largest value by which 32-bit results may differ: the order of additions, and three products of parts instead of
 /// one of 24 bits.
-const F32: f32 = 2e-4;
+const F32_TOLERANCE: f32 = 2e-4;
 /// The same for results through 16-bit numbers, of which each is right to one part in 256; and for their gradients, among them those of
 /// biases: sums over all pairs of tokens that nearly cancel.
-const BF16: [f32; 2] = [1e-2, 1e-1];
+const BF16_TOLERANCES: [f32; 2] = [1e-2, 1e-1];
 /// Share of a directional derivative, and of the gradient's length times a step's, by which finite differences may miss it.
 const DERIVATIVE: f32 = 2e-2;
 
@@ -104,7 +104,7 @@ impl Case {
             precision: self.precision,
             result,
             gradient,
-            tolerances: if self.precision == Precision::F32 { [F32; 2] } else { BF16 },
+            tolerances: if self.precision == Precision::F32 { [F32_TOLERANCE; 2] } else { BF16_TOLERANCES },
             derivative: None,
             derivative_tolerance: DERIVATIVE,
         })
@@ -380,7 +380,7 @@ pub(super) fn random(shape: impl Into<Shape>, seed: u64) -> Tensor {
         .unwrap_or_else(|error| unreachable!("as many values as the shape has: {error}"))
 }
 
-/// `f(inputs)`, and the gradients of a weighted sum of it, on the CPU.
+/// `f(inputs)`, and the gradients of a weighted sum of it; all brought to the CPU.
 pub(super) fn results(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();

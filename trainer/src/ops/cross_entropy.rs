@@ -106,7 +106,7 @@ impl Candidates {
     }
 
     /// How many of the `candidates`, from the first on, compete with the targets.
-    pub(super) fn competing(&self, candidates: usize) -> usize {
+    pub(crate) fn competing(&self, candidates: usize) -> usize {
         match self {
             Self::All => candidates,
             Self::Sampled { shift, .. } => shift.len(),

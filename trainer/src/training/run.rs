@@ -25,7 +25,7 @@ use crate::records::{self, EpochMetrics, Records, StepMetrics};
 /// Steps of an epoch that are recorded one by one, at most.
 const STEPS_RECORDED: usize = 100;
 
-/// Steps that a GPU may be behind, at most: what they hold is in its memory until then.
+/// Steps that are started before anybody looks at their numbers, at most: a gradient that is not finite is known so much later.
 const STEPS_AHEAD: usize = 32;
 
 /// One run's task, and where it leaves what it has.
@@ -232,8 +232,9 @@ impl<'a, T: Task> Run<'a, T> {
                 loss.plan(model.vocabulary(), self.task.batch(units), first_step + number as u64)
             };
             for plan in ahead(scope, self.order(state.epoch), from, plan) {
-                let fail = |step| move |source| TrainError::Step { step, source };
-                let step = self.step(model, optimizer, state, &plan).map_err(fail(state.steps))?;
+                let step = self
+                    .step(model, optimizer, state, &plan)
+                    .map_err(|source| TrainError::Step { step: state.steps, source })?;
                 taken.push(step);
                 progress.add(plan.batch.sequences() as u64);
                 let recorded = state.steps.is_multiple_of(recorded_every);
@@ -242,14 +243,15 @@ impl<'a, T: Task> Run<'a, T> {
                 let due = settings.checkpoint_steps > 0
                     && state.steps.is_multiple_of(settings.checkpoint_steps as u64);
                 let last = state.batch == batches_an_epoch;
-                if recorded || stop || due || last || taken.len() >= STEPS_AHEAD || on_cpu {
-                    let step = settle(&mut taken, state).map_err(fail(state.steps))?;
+                let looked_at = recorded || stop || due || last || taken.len() >= STEPS_AHEAD || on_cpu;
+                let step = if looked_at { Some(settle(&mut taken, state)?) } else { None };
+                state.epoch_seconds += since.elapsed().as_secs_f64();
+                if let Some(step) = step {
                     progress.message(format!("loss {:.4}", step.loss));
                     if recorded {
                         records.step(state.steps, step)?;
                     }
                 }
-                state.epoch_seconds += since.elapsed().as_secs_f64();
                 if stop || due {
                     self.save_latest(model, optimizer, state, records)?;
                 }
@@ -397,12 +399,16 @@ struct Taken {
 }
 
 /// Waits for the numbers of the steps `taken`, at least one, and adds them to those of the epoch; returns those of the last.
-fn settle(taken: &mut Vec<Taken>, state: &mut TrainerState) -> candle_core::Result<StepMetrics> {
+fn settle(taken: &mut Vec<Taken>, state: &mut TrainerState) -> Result<StepMetrics, TrainError> {
+    let first = state.steps - taken.len() as u64;
+    let fail = |step| move |source| TrainError::Step { step, source };
     let losses: Vec<&Tensor> = taken.iter().map(|step| &step.loss).collect();
-    let losses = Tensor::stack(&losses, 0)?.to_vec1::<f32>()?;
+    let losses = Tensor::stack(&losses, 0).and_then(|losses| losses.to_vec1::<f32>()).map_err(fail(first))?;
     let norms: Vec<GradientNorm> = taken.iter().map(|step| step.gradient_norm.clone()).collect();
+    let norms = GradientNorm::values(&norms).map_err(fail(first))?;
     let mut last = StepMetrics { loss: 0.0, gradient_norm: 0.0, learning_rate: 0.0 };
-    for ((step, loss), gradient_norm) in taken.drain(..).zip(losses).zip(GradientNorm::values(&norms)?) {
+    for (number, ((step, loss), norm)) in (first..).zip(taken.drain(..).zip(losses).zip(norms)) {
+        let gradient_norm = GradientNorm::checked(norm).map_err(fail(number))?;
         last = StepMetrics { loss: loss.into(), gradient_norm, learning_rate: step.learning_rate };
         state.loss_sum += last.loss;
         state.gradient_norm_sum += gradient_norm;

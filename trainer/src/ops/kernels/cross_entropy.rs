@@ -11,10 +11,12 @@ use super::memory::{Kind, Real, Rounded};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine};
 use crate::ops::{Candidates, Targets};
 
-/// Logits in memory at a time: so many that they stay in the L2 cache of a large GPU between the products and softmax, which all
-/// pass over them. With large catalogues it is more, so that the candidates are read for this many rows at a time.
-const LOGITS: usize = 1 << 22;
-const ROWS: usize = 64;
+/// Logits in memory at a time, so that much of them stays in the caches of a large GPU between the products and softmax, which all
+/// pass over them; and rows, at least, so that candidates and their gradients, which are read once for all of them, do not cost more.
+const LOGITS: usize = 1 << 24;
+const ROWS: usize = 256;
+/// What rows of logits are multiples of: tensor cores read 16 bytes at a time.
+const PITCH: usize = 8;
 /// Threads that share a row of logits.
 const THREADS: u32 = 256;
 
@@ -169,12 +171,13 @@ impl<T: Real> Operation for CrossEntropy<T> {
         let &Self { rows, items: all, d, .. } = self;
         let columns = self.candidates.competing(all);
         let mut asked = self.asked(machine)?;
-        let in_chunk = (LOGITS / columns.max(1)).max(ROWS).min(rows.max(1));
-        let mut logits = Buffer::<f32>::new(machine, in_chunk * columns)?;
+        let pitch = columns.next_multiple_of(PITCH);
+        let in_chunk = (LOGITS / pitch.max(1)).max(ROWS).min(rows.max(1));
+        let mut logits = Buffer::<f32>::new(machine, in_chunk * pitch)?;
         // Where logits are numbers of this type already, they become gradients where they are.
         let mut gradients = match T::KIND {
             Kind::F32 => None,
-            Kind::Bf16 => Some(Buffer::<T>::new(machine, in_chunk * columns)?),
+            Kind::Bf16 => Some(Buffer::<T>::new(machine, in_chunk * pitch)?),
         };
         let floats = hidden;
         let hidden = Rounded::<T>::new(machine, hidden.read(), hidden.len)?;
@@ -206,8 +209,8 @@ impl<T: Real> Operation for CrossEntropy<T> {
                 shared: THREADS as usize * size_of::<f32>(),
             };
             let of_hidden = Matrix::new::<T>(hidden.read(), from, n, d);
-            let of_logits = Matrix::new::<f32>(logits, 0, n, columns);
-            let of_gradients = Matrix::new::<T>(gradients, 0, n, columns);
+            let of_logits = Matrix::new::<f32>(logits, 0, n, columns).pitched(pitch);
+            let of_gradients = Matrix::new::<T>(gradients, 0, n, columns).pitched(pitch);
             // SAFETY: the matrices are the chunk's rows, all in this machine's memory; a block for each row.
             unsafe {
                 machine.product(of_logits, false, of_hidden, of_items.t())?;
@@ -224,6 +227,7 @@ impl<T: Real> Operation for CrossEntropy<T> {
                     excluded,
                     from.into(),
                     columns.into(),
+                    pitch.into(),
                     self.label_smoothing.into(),
                 ];
                 machine.launch(kernel, launch, arguments)?;

@@ -11,7 +11,7 @@ use super::layer_norm::{COLUMNS, LayerNorm};
 use super::matrix::Matrix;
 use super::memory::{Real, Rounded};
 use super::sums::column_sums;
-use super::{Buffer, Input, Kernel, Launch, Machine};
+use super::{Buffer, Input, Kernel, Launch, Machine, without_kernels};
 use crate::ops::dropout::AddDropped;
 use crate::ops::packed::{Packed, Parts};
 
@@ -26,6 +26,7 @@ pub(crate) fn feed_forward(
 ) -> Result<Option<Tensor>> {
     let (rows, d) = x.dims2()?;
     if d > COLUMNS {
+        without_kernels(&format!("a layer {d} wide"));
         return Ok(None);
     }
     let size = Size { rows, d, f };

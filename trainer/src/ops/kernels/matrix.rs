@@ -12,13 +12,14 @@ use super::memory::cuda;
 use super::memory::{Kind, Real};
 use super::{Argument, Machine};
 
-/// A matrix in a machine's memory, its rows `columns` apart.
+/// A matrix in a machine's memory, its rows `pitch` apart.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     address: u64,
     kind: Kind,
     rows: usize,
     columns: usize,
+    pitch: usize,
     transposed: bool,
 }
 
@@ -26,7 +27,12 @@ impl Matrix {
     /// `rows × columns` numbers of type `T`, from row `first` on of what is at `place`.
     pub(super) fn new<T: Real>(place: Argument<'_>, first: usize, rows: usize, columns: usize) -> Self {
         let address = place.behind::<T>(first * columns).as_address();
-        Self { address, kind: T::KIND, rows, columns, transposed: false }
+        Self { address, kind: T::KIND, rows, columns, pitch: columns, transposed: false }
+    }
+
+    /// The same with rows further apart.
+    pub(super) fn pitched(self, pitch: usize) -> Self {
+        Self { pitch, ..self }
     }
 
     /// The transpose, without moving anything.
@@ -65,8 +71,9 @@ impl Machine {
                 if k == 0 {
                     let stream = device.cuda_stream();
                     // SAFETY: promised by the caller.
-                    let cleared =
-                        unsafe { memset_d8_async(c.address, 0, m * n * c.kind.size(), stream.cu_stream()) };
+                    let cleared = unsafe {
+                        memset_d8_async(c.address, 0, m * c.pitch * c.kind.size(), stream.cu_stream())
+                    };
                     return cleared.map_err(cuda);
                 }
                 let blas = device.cublas_handle();
@@ -92,14 +99,14 @@ impl Machine {
                         std::ptr::from_ref(&one).cast(),
                         b.address as *const _,
                         kind(&b),
-                        b.columns as i32,
+                        b.pitch as i32,
                         a.address as *const _,
                         kind(&a),
-                        a.columns as i32,
+                        a.pitch as i32,
                         std::ptr::from_ref(&beta).cast(),
                         c.address as *mut _,
                         kind(&c),
-                        c.columns as i32,
+                        c.pitch as i32,
                         sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                         sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
                     )
@@ -131,31 +138,33 @@ impl Machine {
 
 #[cfg(test)]
 impl Matrix {
-    /// Its numbers as 32-bit floats.
+    /// Its numbers as 32-bit floats, without what is between the rows.
     unsafe fn values(&self) -> Vec<f32> {
-        let n = self.rows * self.columns;
         // SAFETY: the emulator's memory is the CPU's.
-        unsafe {
+        let at = |place: usize| unsafe {
             match self.kind {
-                Kind::F32 => std::slice::from_raw_parts(self.address as *const f32, n).to_vec(),
-                Kind::Bf16 => {
-                    let halves = std::slice::from_raw_parts(self.address as *const half::bf16, n);
-                    halves.iter().map(|half| half.to_f32()).collect()
+                Kind::F32 => *(self.address as *const f32).add(place),
+                Kind::Bf16 => (*(self.address as *const half::bf16).add(place)).to_f32(),
+            }
+        };
+        self.places().map(at).collect()
+    }
+
+    /// Writes them.
+    unsafe fn fill(&self, values: &[f32]) {
+        for (place, &value) in self.places().zip(values) {
+            // SAFETY: the emulator's memory is the CPU's.
+            unsafe {
+                match self.kind {
+                    Kind::F32 => *(self.address as *mut f32).add(place) = value,
+                    Kind::Bf16 => *(self.address as *mut half::bf16).add(place) = half::bf16::from_f32(value),
                 }
             }
         }
     }
 
-    /// Writes them.
-    unsafe fn fill(&self, values: &[f32]) {
-        for (i, &value) in values.iter().enumerate() {
-            // SAFETY: the emulator's memory is the CPU's.
-            unsafe {
-                match self.kind {
-                    Kind::F32 => *(self.address as *mut f32).add(i) = value,
-                    Kind::Bf16 => *(self.address as *mut half::bf16).add(i) = half::bf16::from_f32(value),
-                }
-            }
-        }
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        let &Self { rows, columns, pitch, .. } = self;
+        (0..rows).flat_map(move |row| row * pitch..row * pitch + columns)
     }
 }

@@ -307,6 +307,8 @@ pub(crate) struct Argument<'a> {
 enum Value {
     Address(u64),
     Number(u32),
+    /// More than kernels count.
+    TooMany(usize),
     Float(f32),
 }
 
@@ -321,13 +323,21 @@ impl Argument<'_> {
     pub(super) fn as_address(&self) -> u64 {
         match self.value {
             Value::Address(address) => address,
-            Value::Number(_) | Value::Float(_) => 0,
+            Value::Number(_) | Value::TooMany(_) | Value::Float(_) => 0,
         }
     }
 
     /// What lies `n` elements behind.
     pub(in crate::ops) fn behind<T>(self, n: usize) -> Self {
         Self::address(self.as_address() + (n * size_of::<T>()) as u64)
+    }
+
+    /// The number that is more than kernels count, if it is one.
+    pub(super) fn too_many(&self) -> Option<usize> {
+        match self.value {
+            Value::TooMany(number) => Some(number),
+            _ => None,
+        }
     }
 
     /// Where nothing is.
@@ -340,7 +350,7 @@ impl Argument<'_> {
     pub(super) fn size(&self) -> usize {
         match self.value {
             Value::Address(_) => size_of::<u64>(),
-            Value::Number(_) | Value::Float(_) => size_of::<u32>(),
+            Value::Number(_) | Value::TooMany(_) | Value::Float(_) => size_of::<u32>(),
         }
     }
 
@@ -350,6 +360,7 @@ impl Argument<'_> {
         match &mut self.value {
             Value::Address(value) => std::ptr::from_mut(value).cast(),
             Value::Number(value) => std::ptr::from_mut(value).cast(),
+            Value::TooMany(value) => std::ptr::from_mut(value).cast(),
             Value::Float(value) => std::ptr::from_mut(value).cast(),
         }
     }
@@ -359,6 +370,7 @@ impl Argument<'_> {
         match &self.value {
             Value::Address(value) => builder.arg(value),
             Value::Number(value) => builder.arg(value),
+            Value::TooMany(_) => unreachable!("such a kernel is not started"),
             Value::Float(value) => builder.arg(value),
         };
     }
@@ -372,7 +384,8 @@ impl From<u32> for Argument<'_> {
 
 impl From<usize> for Argument<'_> {
     fn from(number: usize) -> Self {
-        u32::try_from(number).expect("kernels count in 32 bits").into()
+        let value = u32::try_from(number).map_or(Value::TooMany(number), Value::Number);
+        Self { value, of: PhantomData }
     }
 }
 

@@ -102,6 +102,14 @@ impl Launch {
     }
 }
 
+/// Says, once, that stock operations compute `what`, in 32 bits and with more memory.
+fn without_kernels(what: &str) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| {
+        eprintln!("the GPU has no kernels for {what}: stock operations compute it, in 32 bits, slower and with more memory");
+    });
+}
+
 /// The compiled kernels, by file.
 #[cfg(feature = "cuda")]
 const FILES: [(&str, &str); 9] = [
@@ -157,13 +165,24 @@ impl Machine {
         if launch.blocks.contains(&0) {
             return Ok(());
         }
+        if let Some(number) = arguments.iter().find_map(Argument::too_many) {
+            candle_core::bail!(
+                "{}: {number} is more than kernels count; take fewer histories at a time",
+                kernel.name
+            );
+        }
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => {
                 let Some((_, ptx)) = FILES.iter().find(|(file, _)| *file == kernel.file) else {
                     candle_core::bail!("no kernels were compiled from {}.cu", kernel.file);
                 };
-                let function = device.get_or_load_custom_func(kernel.name, kernel.file, ptx)?;
+                let function = {
+                    // Two threads that load one file at a time would unload each other's.
+                    static LOADING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+                    let _one = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    device.get_or_load_custom_func(kernel.name, kernel.file, ptx)?
+                };
                 // More than this has to be asked for.
                 if launch.shared > 48 << 10 {
                     let attribute =

@@ -12,7 +12,7 @@ use super::attention::{Attention, Batch};
 use super::layer_norm::{COLUMNS, LayerNorm};
 use super::matrix::Matrix;
 use super::memory::{Real, Rounded};
-use super::{Argument, Buffer, Input, Machine};
+use super::{Argument, Buffer, Input, Machine, without_kernels};
 use crate::ops::dropout::AddDropped;
 use crate::ops::packed::{Packed, Parts};
 use crate::ops::ragged::Ragged;
@@ -29,7 +29,14 @@ pub(crate) fn self_attention(
     let d = x.dim(1)?;
     let machine = Machine::of(x.device())?;
     let attention = Attention { width: d / ragged.heads, ragged };
-    if d > COLUMNS || !attention.fits::<f32>(&machine)? {
+    let fits = match precision {
+        Precision::F32 => attention.fits::<f32>(&machine)?,
+        Precision::Bf16 => attention.fits::<half::bf16>(&machine)?,
+    };
+    if d > COLUMNS || !fits {
+        let Attention { ragged, width } = &attention;
+        let (heads, biases) = (ragged.heads, ragged.columns());
+        without_kernels(&format!("attention with {heads} heads of {width} columns and {biases} biases each"));
         return Ok(None);
     }
     let parts = *parts;

@@ -3,9 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DevicePtrMut as _, DriverError, PinnedHostSlice, result,
+    sys::CUevent_flags,
 };
 use candle_core::{CudaDevice, Result};
 
@@ -44,15 +46,21 @@ struct Staging {
 
 struct Block {
     memory: PinnedHostSlice<u8>,
+    stream: Arc<CudaStream>,
     used: usize,
     /// The last copy out of it.
     copied: CudaEvent,
 }
 
 impl Staging {
-    fn send(&mut self, stream: &CudaStream, bytes: &[u8], to: u64) -> std::result::Result<(), DriverError> {
+    fn send(
+        &mut self,
+        stream: &Arc<CudaStream>,
+        bytes: &[u8],
+        to: u64,
+    ) -> std::result::Result<(), DriverError> {
         let fits = |block: &Block| {
-            block.memory.context() == stream.context() && block.used + bytes.len() <= block.memory.len()
+            Arc::ptr_eq(&block.stream, stream) && block.used + bytes.len() <= block.memory.len()
         };
         if !self.current.as_ref().is_some_and(fits) {
             self.waiting.extend(self.current.take());
@@ -70,24 +78,27 @@ impl Staging {
         block.copied.record(stream)
     }
 
-    /// A block with room for `n` bytes that nobody reads: the oldest one, as soon as it is read, or a new one.
-    fn empty(&mut self, stream: &CudaStream, n: usize) -> std::result::Result<Block, DriverError> {
-        if let Some(mut block) = self.waiting.pop_front() {
-            let full = self.waiting.len() + 1 >= BLOCKS;
-            let fits = block.memory.context() == stream.context() && n <= block.memory.len();
-            if fits && (full || block.copied.is_complete()) {
-                block.copied.synchronize()?;
-                block.used = 0;
-                return Ok(block);
-            }
-            if fits || !full {
-                self.waiting.push_front(block);
-            }
+    /// A block with room for `n` bytes that nobody reads: one that was read, or a new one, or where there are enough of them the
+    /// oldest, as soon as it is read.
+    fn empty(&mut self, stream: &Arc<CudaStream>, n: usize) -> std::result::Result<Block, DriverError> {
+        let fits = |block: &Block| Arc::ptr_eq(&block.stream, stream) && n <= block.memory.len();
+        let full = self.waiting.len() >= BLOCKS;
+        let place = self.waiting.iter().position(|block| fits(block) && (full || block.copied.is_complete()));
+        if let Some(mut block) = place.and_then(|place| self.waiting.remove(place)) {
+            block.copied.synchronize()?;
+            block.used = 0;
+            return Ok(block);
         }
-        stream.context().bind_to_thread()?;
+        if full {
+            // None of them is large enough.
+            self.waiting.pop_front();
+        }
+        let context = stream.context();
+        context.bind_to_thread()?;
         // SAFETY: written before it is read.
-        let memory = unsafe { stream.context().alloc_pinned::<u8>(n.max(BLOCK)) }?;
-        Ok(Block { memory, used: 0, copied: stream.context().new_event(None)? })
+        let memory = unsafe { context.alloc_pinned::<u8>(n.max(BLOCK).next_power_of_two()) }?;
+        let copied = context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
+        Ok(Block { memory, stream: stream.clone(), used: 0, copied })
     }
 }
 
