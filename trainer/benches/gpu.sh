@@ -6,19 +6,20 @@ usage() {
     cat <<'END'
 Usage: trainer/benches/gpu.sh [OPTION]... PART...
 
-Parts, each done in less than 8 minutes, in any order:
-  check       every operation and its gradients, and short trainings, against the CPU; what the card is
+Parts, each meant to take less than 8 minutes, in any order:
+  check       every operation that has a kernel, its gradients, and short trainings, against the CPU; what the card is
   beauty      a short training on Beauty, in 32 and in 16 bits; HR@10 beside that of the model `cpu` in --root
-  length      throughput and memory with histories of 50 to 1,024 tokens, around the industrial setting
+  length      throughput and memory with histories of 50 to 1,024 tokens; else d = 128, 6,000,000 items, 256 histories of 100
   width       the same with models 64 to 512 wide
   catalogue   the same with catalogues of 12,000 to 6,000,000 items
-  loss        the same with 512 to 32,768 negatives, and with the softmax over a whole catalogue of 12,000 and 100,000
+  loss        the same with 512 to 32,768 negatives of 1,000,000 items
+  full        the same with the softmax over a whole catalogue of 12,000 and of 100,000 items
   pytorch     the trainer and PyTorch in turn, eager and compiled: d = 256, 1,024 histories of 200, 8,192 negatives
   ragged      the same with histories of 20 to 200, padded and nested
-  profile     one step at the industrial setting: time by kernel, share of the card's limits (needs ncu)
+  profile     one step with 6,000,000 items: time by kernel, share of the card's limits (needs ncu)
   all         all of them, one after the other
 
-Each leaves gpu-<part>.json in --out. Beforehand, where there is no GPU:
+Each leaves gpu-<part>.json in --out, `pytorch` and `ragged` one object a line in gpu-<part>.jsonl. Beforehand, where there is no GPU:
   prepare     the tables of Beauty and the model `cpu` in --root, from --events and --items
 
 Options:
@@ -31,7 +32,7 @@ Options:
   --pipeline PROGRAM  for `prepare` [default: pipeline]
   --python PROGRAM    one that has PyTorch [default: python3]
   --out DIR           [default: trainer/benches/results]
-  --seconds N         of each measurement [default: 3]
+  --seconds N         of each measurement, a whole number [default: 3]
   -h, --help          this text
 END
 }
@@ -57,8 +58,8 @@ while (($#)); do
         printf -v "${option#--}" %s "$1"
         shift
         ;;
-    check | beauty | length | width | catalogue | loss | pytorch | ragged | profile | prepare) parts+=("$option") ;;
-    all) parts+=(check beauty length width catalogue loss pytorch ragged profile) ;;
+    check | beauty | length | width | catalogue | loss | full | pytorch | ragged | profile | prepare) parts+=("$option") ;;
+    all) parts+=(check beauty length width catalogue loss full pytorch ragged profile) ;;
     *) fail "unknown part or option $option; --help lists them" ;;
     esac
 done
@@ -70,15 +71,19 @@ if [[ ! $libraries ]]; then
 print(":".join(map(str, pathlib.Path(sysconfig.get_paths()["purelib"]).glob("nvidia/cu*/lib"))))' 2>/dev/null || true)
 fi
 [[ $libraries ]] && export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-if [[ " ${parts[*]} " != " prepare " ]]; then
-    [[ -x $trainer ]] || fail "$trainer is no program; trainer/cuda/build.sh builds it, --trainer says where it is"
-    missing=$(LC_ALL=C ldd "$trainer" 2>/dev/null | grep 'not found' || true)
-    [[ ! $missing ]] || fail "libraries are missing; --libraries says where they are:"$'\n'"$missing"
-fi
+[[ -x $trainer ]] || fail "$trainer is no program; trainer/cuda/build.sh builds it, --trainer says where it is"
+missing=$(LC_ALL=C ldd "$trainer" 2>/dev/null | grep 'not found' || true)
+[[ ! $missing ]] || fail "libraries are missing; --libraries says where they are:"$'\n'"$missing"
 
 # On a GPU in 16 bits; on a CPU, to try this out, in 32.
 precision=bf16
-[[ $device == cpu ]] && precision=f32
+if [[ $device == cpu ]]; then
+    precision=f32
+else
+    # PyTorch and the profiler see this one alone.
+    export CUDA_VISIBLE_DEVICES=${device#cuda:}
+    device=cuda:0
+fi
 on=(--set "device=$device" --set "precision=$precision")
 
 # Beauty: ten epochs are enough to tell whether it is learned as well.
@@ -91,19 +96,22 @@ measured() {
 
 # The trainer and PyTorch in turn, twice; one JSON object a line.
 in_turn() {
-    local file=$out/gpu-$1.json round variant
+    local file=$out/gpu-$1.jsonl failures=0 variant
     shift
     : >"$file"
-    for round in 1 2; do
-        "$trainer" device throughput "${on[@]}" "$@" --seconds "$seconds" --json |
-            "$python" -c 'import json, sys; print(json.dumps(json.load(sys.stdin)))' >>"$file"
+    for _ in 1 2; do
+        "$trainer" device throughput "${on[@]}" "$@" --seconds "$seconds" --json >>"$file"
         for variant in "${variants[@]}"; do
             # shellcheck disable=SC2086 # several arguments
             "$python" "$benches/pytorch_climber.py" "$@" --precision $precision --device "${device%:*}" --seconds "$seconds" \
-                $variant >>"$file" || echo "{\"variant\": \"$variant\", \"failed\": true}" >>"$file"
+                $variant >>"$file" || {
+                echo "{\"variant\": \"$variant\", \"failed\": true}" >>"$file"
+                failures=$((failures + 1))
+            }
         done
     done
     cat "$file" >&2
+    ((failures == 0)) || fail "PyTorch failed $failures times; $file says where"
 }
 
 part() {
@@ -131,7 +139,8 @@ part() {
     length) measured length --vary length=50,100,200,400,1024 ;;
     width) measured width --vary d=64,128,256,512 ;;
     catalogue) measured catalogue --vary items=12000,100000,1000000,6000000 ;;
-    loss) measured loss --items 12000 --vary negatives=512,2048,8192,32768,0 ;;
+    loss) measured loss --items 1000000 --vary negatives=512,2048,8192,32768 ;;
+    full) measured full --negatives 0 --vary items=12000,100000 ;;
     pytorch)
         variants=("--mode eager" "--mode compile" "--mode eager --attention causal" "--mode compile --attention causal")
         in_turn pytorch --d 256 --length 200 --sequences 1024 --items 1000000 --negatives 8192
@@ -153,7 +162,14 @@ part() {
 
 failed=()
 for name in "${parts[@]}"; do
-    # What one part finds does not keep the others from being done.
-    (part "$name") || failed+=("$name")
+    # What one part finds does not keep the others from being done. In a condition, `set -e` would not count inside.
+    set +e
+    (
+        set -e
+        part "$name"
+    )
+    status=$?
+    set -e
+    ((status == 0)) || failed+=("$name")
 done
 ((${#failed[@]} == 0)) || fail "failed: ${failed[*]}"

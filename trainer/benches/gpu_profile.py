@@ -23,12 +23,17 @@ def launches(lines):
     """{launch: (kernel, {metric: value})}"""
     # What the program printed comes before the table.
     rows = list(csv.reader(line for line in lines if line.startswith('"')))
+    if not rows:
+        sys.exit(f"{sys.argv[1]}: ncu measured nothing; its messages say why")
     header = rows[0]
     column = {name: header.index(name) for name in ("ID", "Kernel Name", "Metric Name", "Metric Unit", "Metric Value")}
     found = {}
     for row in rows[1:]:
         kernel, metrics = found.setdefault(row[column["ID"]], (row[column["Kernel Name"]], {}))
-        value = float(row[column["Metric Value"]].replace(",", ""))
+        try:
+            value = float(row[column["Metric Value"]].replace(",", ""))
+        except ValueError:
+            value = 0.0  # n/a
         if row[column["Metric Name"]] == TIME:
             value *= MICROSECONDS[row[column["Metric Unit"]]]
         metrics[row[column["Metric Name"]]] = value
@@ -40,7 +45,7 @@ def main():
         found = launches(lines)
     kernels = collections.defaultdict(lambda: {"launches": 0, "us": 0.0, "memory": 0.0, "multiprocessors": 0.0})
     for name, metrics in found:
-        kernel = kernels[name.split("(")[0]]
+        kernel = kernels[name]
         kernel["launches"] += 1
         kernel["us"] += metrics[TIME]
         kernel["memory"] += metrics[TIME] * metrics[MEMORY] / 100
@@ -55,7 +60,7 @@ def main():
         })
     print(f"{'kernel':60} {'n':>4} {'us':>9} {'share':>6} {'memory':>7} {'SMs':>5}", file=sys.stderr)
     for row in rows:
-        print(f"{row['kernel'][:60]:60} {row['launches']:>4} {row['us']:>9.1f} {row['share']:>6.1%} "
+        print(f"{row['kernel'].split('(')[0][:60]:60} {row['launches']:>4} {row['us']:>9.1f} {row['share']:>6.1%} "
               f"{row['memory']:>7.0%} {row['multiprocessors']:>5.0%}", file=sys.stderr)
     print(json.dumps({"step_us": total, "kernels": rows}, indent=1))
 

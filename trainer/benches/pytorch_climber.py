@@ -6,12 +6,15 @@
 The same step on made-up histories of the same lengths: an id table of which a step updates the rows that it needs, pre-norm
 layers with GELU, dropout, a temperature for each head, position and time bias, branches with a layer of their own, a softmax
 of each target against negatives that all targets share, Adam, clipped gradients. In 16 bits by autocast (`--precision bf16`).
+It does less than the trainer in these: no weight decay and no sampling correction, clipping without the table's gradient, only
+the target itself is left out of its negatives, and all histories have the same times, so that one bias serves all.
 
   --mode eager     as it is written
-  --mode compile   through torch.compile
+  --mode compile   layers and loss through torch.compile
 
   --layout padded  every history as long as the longest; padding is on the right, and no logits are computed for it
-  --layout nested  jagged nested tensors; scaled_dot_product_attention takes no bias there, so there is none: less work
+  --layout nested  no padding but inside of attention, which takes jagged nested tensors; scaled_dot_product_attention takes no bias
+                   for those, so there is none: less work
 
   --attention bias    position and time bias, as an attention mask of floats
   --attention causal  none of them: the fused causal kernel; less work than the trainer's
@@ -32,7 +35,7 @@ from torch import nn
 TIME_BUCKETS = 64
 MAX_DISTANCE = 128
 DROPOUT = 0.2
-WARM_UP, ROUNDS = 5, 5
+WARM_UP, ROUNDS, BATCHES = 8, 5, 4
 
 
 class Layer(nn.Module):
@@ -46,19 +49,29 @@ class Layer(nn.Module):
         self.time = nn.Parameter(torch.zeros(heads, TIME_BUCKETS))
         self.log_temperature = nn.Parameter(torch.full((heads,), 0.5 * math.log(d / heads)))
 
-    def forward(self, x, pairs):
-        # [histories, heads, tokens, width], the second dimension jagged where `x` is.
+    def forward(self, x, pairs, jagged):
+        """`x` is [histories, tokens, d], or with `jagged` [all tokens, d]."""
         parts = self.qkv(self.attention_norm(x)).chunk(3, -1)
-        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+        if jagged is None:
+            q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+        else:
+            offsets, shortest, longest = jagged
+            nested = torch.nested.nested_tensor_from_jagged
+            q, k, v = (
+                nested(p.unflatten(-1, (self.heads, -1)), offsets, min_seqlen=shortest, max_seqlen=longest).transpose(1, 2)
+                for p in parts
+            )
         if pairs is None:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             distance, bucket, hidden = pairs
             bias = (self.position[:, distance] + self.time[:, bucket]).masked_fill(hidden, -torch.inf)
-            q = q * torch.exp(-self.log_temperature).view(1, -1, 1, 1)
-            mask = bias.to(v.dtype).expand(q.shape[0], -1, -1, -1)
-            attended = F.scaled_dot_product_attention(q.to(v.dtype), k, v, attn_mask=mask, scale=1.0)
-        x = x + F.dropout(self.out(attended.transpose(1, 2).flatten(-2)), DROPOUT, self.training)
+            q = q * torch.exp(-self.log_temperature).to(q.dtype).view(1, -1, 1, 1)
+            mask = bias.to(q.dtype).expand(q.shape[0], -1, -1, -1)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        attended = attended.transpose(1, 2)
+        attended = (attended if jagged is None else attended.values()).flatten(-2)
+        x = x + F.dropout(self.out(attended), DROPOUT, self.training)
         inner = F.gelu(self.up(self.feed_forward_norm(x)), approximate="tanh")
         return x + F.dropout(self.down(inner), DROPOUT, self.training)
 
@@ -73,18 +86,18 @@ class ClimberPilot(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(options.branches))
         self.d = d
 
-    def forward(self, embedded, pairs):
+    def forward(self, embedded, pairs, jagged):
         x = F.dropout(embedded * math.sqrt(self.d), DROPOUT, self.training)
         for layer in self.backbone:
-            x = layer(x, pairs)
-        return [norm(layer(x, pairs)) for layer, norm in zip(self.branches, self.norms)]
+            x = layer(x, pairs, jagged)
+        return [norm(layer(x, pairs, jagged)) for layer, norm in zip(self.branches, self.norms)]
 
 
-def loss_of(hidden, own, negatives, hits, weight):
+def loss_of(hidden, own, negatives, target, drawn):
     """The mean cross-entropy of each row's own item against the shared negatives, itself left out of them."""
-    logits = (hidden @ negatives.t()).float().masked_fill(hits, -torch.inf)
+    logits = (hidden @ negatives.t()).float().masked_fill(target[:, None] == drawn[None, :], -torch.inf)
     own = (hidden * own).sum(-1, dtype=torch.float32)
-    return (torch.logsumexp(torch.cat([own[:, None], logits], 1), 1) - own).sum() * weight
+    return (torch.logsumexp(torch.cat([own[:, None], logits], 1), 1) - own).mean()
 
 
 class Step:
@@ -102,24 +115,39 @@ class Step:
         if options.mode == "compile":
             self.forward = torch.compile(self.model, dynamic=options.layout == "nested")
             self.loss = torch.compile(loss_of, dynamic=True)
-        self.batches = [self.batch(number) for number in range(4)]
+        self.pairs = self.all_pairs()
+        self.batches = [self.batch(number) for number in range(BATCHES)]
         self.taken = 0
 
     def batch(self, number):
+        """Items of all tokens, and for each branch the tokens that predict, the tokens whose items they predict, and those items."""
         o = self.options
         generator = torch.Generator().manual_seed(number)
         lengths = torch.randint(o.shortest, o.length + 1, (o.sequences,), generator=generator)
-        items = 1 + (torch.rand(o.sequences, o.length, generator=generator) ** 3 * o.items).long().clamp(max=o.items - 1)
-        there = torch.arange(o.length) < lengths[:, None]
-        # Row `t` stands for the first `t` items; branch `k` predicts item `t + k`.
-        targets = []
+        places = torch.arange(o.length)
+        uniform = torch.rand(o.sequences, o.length, generator=generator)
+        items = 1 + (uniform**3 * o.items).long().clamp(max=o.items - 1)
+        there = places < lengths[:, None]
+        if o.layout == "nested":
+            # The number of each token among those that are there.
+            number_of = (there.flatten().cumsum(0) - 1).view(there.shape)
+            kept = items[there]
+        else:
+            number_of = torch.arange(items.numel()).view(items.shape)
+            kept = items.flatten()
+        branches = []
         for k in range(o.branches):
-            row = torch.arange(o.length) + k < lengths[:, None]
-            shifted = F.pad(items, (0, k))[:, k:]
-            targets.append((row.to(o.device), shifted[row].to(o.device)))
-        return items.to(o.device), there.to(o.device), lengths.to(o.device), targets
+            # Row `t` stands for the first `t` items and predicts item `t + k`.
+            rows = (places + k < lengths[:, None]).nonzero()
+            predicting, predicted = number_of[rows[:, 0], rows[:, 1]], number_of[rows[:, 0], rows[:, 1] + k]
+            branches.append([t.to(o.device) for t in (predicting, predicted, kept[predicted])])
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        jagged = (offsets.to(o.device), o.shortest, o.length) if o.layout == "nested" else None
+        # The token before each, whose item it stands behind; the start token has none.
+        starts = number_of[:, 0].to(o.device)
+        return kept.to(o.device), starts, branches, jagged
 
-    def pairs(self):
+    def all_pairs(self):
         o = self.options
         if o.attention == "causal" or o.layout == "nested":
             return None
@@ -130,31 +158,25 @@ class Step:
 
     def __call__(self):
         o = self.options
-        items, there, lengths, targets = self.batches[self.taken % len(self.batches)]
+        items, starts, branches, jagged = self.batches[self.taken % BATCHES]
         self.taken += 1
         self.adam.zero_grad(set_to_none=True)
         self.of_rows.zero_grad(set_to_none=True)
-        negatives = torch.randint(1, o.items + 1, (o.negatives,), device=o.device)
+        drawn = torch.randint(1, o.items + 1, (o.negatives,), device=o.device)
         # One lookup of all rows, so that the table gets one gradient.
-        asked = torch.cat([items.flatten(), negatives])
-        vectors = self.table(asked)
-        inputs, candidates = vectors[: items.numel()].view(*items.shape, -1), vectors[items.numel() :]
-        first = self.model.start.expand(o.sequences, 1, -1)
-        embedded = torch.cat([first, inputs[:, :-1]], 1)
+        vectors = self.table(torch.cat([items, drawn]))
+        inputs, negatives = vectors[: len(items)], vectors[len(items) :]
+        # Every history begins with the start token, and each token stands behind the item before it.
+        embedded = F.pad(inputs[:-1], (0, 0, 1, 0)).index_copy(0, starts, self.model.start.expand(len(starts), -1))
+        if jagged is None:
+            embedded = embedded.view(o.sequences, o.length, -1)
         with torch.autocast(o.device, dtype=torch.bfloat16, enabled=o.precision == "bf16"):
-            if o.layout == "nested":
-                embedded = torch.nested.nested_tensor_from_jagged(
-                    embedded[there], offsets=F.pad(lengths.cumsum(0), (1, 0)), max_seqlen=o.length
-                )
             total = 0
-            for k, hidden in enumerate(self.forward(embedded, self.pairs())):
-                row, target = targets[k]
-                hidden = hidden.values()[row[there]] if o.layout == "nested" else hidden[row]
-                own = F.pad(inputs, (0, 0, 0, k))[:, k:][row]
-                total = total + self.loss(hidden, own, candidates, target[:, None] == negatives[None, :], 1 / target.numel())
+            for (rows, own, target), hidden in zip(branches, self.forward(embedded, self.pairs, jagged)):
+                hidden = hidden.reshape(-1, o.d).index_select(0, rows)
+                total = total + self.loss(hidden, inputs.index_select(0, own), negatives, target, drawn)
         total.backward()
-        parameters = [*self.model.parameters()]
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0, foreach=True)
         self.adam.step()
         self.of_rows.step()
         return total.detach()
@@ -162,7 +184,7 @@ class Step:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = dict(d=128, layers=2, heads=4, branches=2, length=100, sequences=256, items=6_000_000, negatives=8_192)
+    numbers = dict(d=128, layers=3, heads=4, branches=2, length=100, sequences=256, items=6_000_000, negatives=8_192)
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--shortest", type=int, help="lengths are drawn between this and --length [default: --length]")
@@ -185,7 +207,8 @@ def main():
     start = time.perf_counter()
     step()
     wait()
-    in_round = math.ceil(options.seconds / max(time.perf_counter() - start, 1e-6) / ROUNDS)
+    # All batches equally often.
+    in_round = BATCHES * math.ceil(options.seconds / max(time.perf_counter() - start, 1e-6) / ROUNDS / BATCHES)
     rounds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -194,7 +217,7 @@ def main():
         wait()
         rounds.append((time.perf_counter() - start) / in_round)
     seconds = statistics.median(rounds)
-    targets = sum(target.numel() for _, target in step.batches[0][3])
+    targets = sum(len(target) for batch in step.batches for *_, target in batch[2]) / BATCHES
     print(json.dumps({
         "setting": {name: getattr(options, name) for name in (*numbers, "shortest")},
         "torch": torch.__version__,

@@ -26,7 +26,7 @@ where from, pip's own configuration says). The program links them dynamically, s
 says where they are. The machine that trains needs the toolkit's directory and an NVIDIA driver of the 580 series or
 newer; this one needs neither GPU nor driver.
 
-What is made here has not run on a GPU yet: only debug builds with --env were compiled, and started without a driver.
+What is made here was started without a driver, and has not run on a GPU yet.
 
 Options:
   --dir DIR          where everything goes [default: ${XDG_CACHE_HOME:-$HOME/.cache}/climber-pilot/cuda]

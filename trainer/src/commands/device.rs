@@ -38,7 +38,7 @@ struct SettingArgs {
     #[arg(long, default_value_t = 128)]
     d: usize,
     /// Layers of the backbone.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     layers: usize,
     /// Heads of every layer.
     #[arg(long, default_value_t = 4)]
