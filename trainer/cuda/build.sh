@@ -153,11 +153,12 @@ flags=(-L "native=$unquantised")
 [[ $(uname -m) != x86_64 ]] || flags+=(-C link-arg=-Wl,--icf=all)
 cargo rustc --profile cuda -p trainer --bin trainer --features cuda "$@" -- "${flags[@]}"
 
+program=$target/cuda/trainer
 mkdir -p "$bin"
 cat >"$bin/trainer" <<END
 #!/bin/sh
 # Starts the trainer that was built with CUDA. Written by trainer/cuda/build.sh.
-program=$(printf %q "$target/cuda/trainer")
+program=$(printf %q "$program")
 libraries=$(printf %q "$cuda/lib")
 LD_LIBRARY_PATH="\$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
 export LD_LIBRARY_PATH
@@ -173,4 +174,4 @@ fi
 exec "\$program" "\$@"
 END
 chmod +x "$bin/trainer"
-echo "$bin/trainer" >&2
+echo "$bin/trainer starts $program, $(du -BM --apparent-size "$program" | cut -f1)B" >&2

@@ -1,16 +1,16 @@
-// Layer normalisation: γ (x − mean) / √(variance + ε) + β, a warp a row.
+// Layer normalisation: γ (x − mean) / √(variance + ε) + β, a warp a row. A lane holds `A_LANE` columns, at most: rows are up to 32 times
+// as wide.
 #include "common.cuh"
 
-// Columns a lane holds, at most: rows are up to 1,024 wide.
-constexpr int A_LANE = 32;
-
+template <int A_LANE>
 struct Row {
     float values[A_LANE];
     float mean, rstd;
 };
 
-__device__ __forceinline__ Row load_row(const float* x, unsigned d, float epsilon) {
-    Row row;
+template <int A_LANE>
+__device__ __forceinline__ Row<A_LANE> load_row(const float* x, unsigned d, float epsilon) {
+    Row<A_LANE> row;
     const unsigned lane = threadIdx.x % WARP_SIZE;
     float sum = 0;
 #pragma unroll
@@ -30,12 +30,12 @@ __device__ __forceinline__ Row load_row(const float* x, unsigned d, float epsilo
     return row;
 }
 
-template <class T>
+template <class T, int A_LANE>
 __device__ void forward(const float* x, const float* gamma, const float* beta, T* y, unsigned rows, unsigned d, float epsilon) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     const unsigned r = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
     if (r >= rows) return;
-    const Row row = load_row(x + size_t(r) * d, d, epsilon);
+    const Row<A_LANE> row = load_row<A_LANE>(x + size_t(r) * d, d, epsilon);
     T* out = y + size_t(r) * d;
 #pragma unroll
     for (int k = 0; k < A_LANE; ++k) {
@@ -46,7 +46,7 @@ __device__ void forward(const float* x, const float* gamma, const float* beta, T
 
 // `dx` becomes the gradient of `x`, plus `beside` where that is not null: what reaches `x` beside the norm. `parts` [blocks, 2, d] gets each block's
 // share of the gradients of γ and β. A block works through `a_block` rows. Shared: a float for each warp and column, twice.
-template <class T>
+template <class T, int A_LANE>
 __device__ void backward(const float* x, const float* gamma, const T* dy, const float* beside, float* dx, float* parts,
                          unsigned rows, unsigned d, unsigned a_block, float epsilon) {
     SHARED(float, sums);
@@ -54,7 +54,7 @@ __device__ void backward(const float* x, const float* gamma, const T* dy, const 
     const unsigned end = min(rows, (blockIdx.x + 1) * a_block);
     float dgamma[A_LANE] = {}, dbeta[A_LANE] = {};
     for (unsigned r = blockIdx.x * a_block + warp; r < end; r += warps) {
-        const Row row = load_row(x + size_t(r) * d, d, epsilon);
+        const Row<A_LANE> row = load_row<A_LANE>(x + size_t(r) * d, d, epsilon);
         const T* of_dy = dy + size_t(r) * d;
         float scaled[A_LANE], sum = 0, product = 0;
 #pragma unroll
@@ -96,17 +96,23 @@ __device__ void backward(const float* x, const float* gamma, const T* dy, const 
     }
 }
 
-#define LAYER_NORM(T)                                                                                                        \
-    extern "C" __global__ void layer_norm_##T(const float* x, const float* gamma, const float* beta, T* y, unsigned rows,   \
-                                              unsigned d, float epsilon) {                                                   \
-        forward(x, gamma, beta, y, rows, d, epsilon);                                                                        \
+#define LAYER_NORM(T, A_LANE)                                                                                                \
+    extern "C" __global__ void layer_norm_##T##_##A_LANE(const float* x, const float* gamma, const float* beta, T* y,       \
+                                                         unsigned rows, unsigned d, float epsilon) {                         \
+        forward<T, A_LANE>(x, gamma, beta, y, rows, d, epsilon);                                                             \
     }                                                                                                                        \
-    KERNEL(layer_norm_##T);                                                                                                  \
-    extern "C" __global__ void layer_norm_backward_##T(const float* x, const float* gamma, const T* dy, const float* beside, \
-                                                       float* dx, float* parts, unsigned rows, unsigned d,                  \
-                                                       unsigned a_block, float epsilon) {                                   \
-        backward(x, gamma, dy, beside, dx, parts, rows, d, a_block, epsilon);                                                \
+    KERNEL(layer_norm_##T##_##A_LANE);                                                                                       \
+    extern "C" __global__ void layer_norm_backward_##T##_##A_LANE(                                                           \
+        const float* x, const float* gamma, const T* dy, const float* beside, float* dx, float* parts, unsigned rows,        \
+        unsigned d, unsigned a_block, float epsilon) {                                                                       \
+        backward<T, A_LANE>(x, gamma, dy, beside, dx, parts, rows, d, a_block, epsilon);                                     \
     }                                                                                                                        \
-    KERNEL(layer_norm_backward_##T);
-LAYER_NORM(float)
-LAYER_NORM(bf16)
+    KERNEL(layer_norm_backward_##T##_##A_LANE);
+LAYER_NORM(float, 4)
+LAYER_NORM(float, 8)
+LAYER_NORM(float, 16)
+LAYER_NORM(float, 32)
+LAYER_NORM(bf16, 4)
+LAYER_NORM(bf16, 8)
+LAYER_NORM(bf16, 16)
+LAYER_NORM(bf16, 32)

@@ -42,8 +42,10 @@ impl From<DeviceSetting> for String {
     }
 }
 
-/// The numbers that matrix products and attention work with on a GPU. Parameters, their moments, norms, softmax and the loss are
-/// 32-bit floats always, and so is what products sum up.
+/// The numbers that matrix products and self-attention work with on a GPU: what they multiply, and what of it is kept between the
+/// products (a norm's output, queries, keys and values, what attention gives, the feed-forward half's inside, the logits' gradients).
+/// Parameters and their gradients, moments, what is added from layer to layer, logits, softmax, the loss and all sums are 32-bit floats
+/// always, and so is the attention of single rows (CGSA) but for its projections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -231,7 +231,7 @@ fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8
         "{}: {:.1} TFLOP/s in bf16, {:.1} in f32, a copy moves {:.0} GB/s",
         card.name, ceilings.bf16_tflops, ceilings.f32_tflops, ceilings.copy_gb_per_s
     );
-    eprintln!("    d length  seq.     items negatives   step ms  targets/s  TFLOP/s  memory GiB  plan ms");
+    eprintln!("    d    length  seq.     items negatives   step ms  targets/s  TFLOP/s  memory GiB  plan ms");
     let mut measured = Measured { card, ceilings, throughput: Vec::new(), failed: Vec::new() };
     for setting in settings {
         let measure = |mut trainer: Trainer| trainer.measure(Duration::from_secs(args.seconds.into()));
@@ -245,11 +245,12 @@ fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8
             }
         };
         let Throughput { step_ms, targets_per_s, peak_memory, tflops, plan_ms, .. } = found;
-        let Setting { d, length, sequences, items, negatives, .. } = setting;
+        let Setting { d, length, shortest, sequences, items, negatives, .. } = setting;
+        let length = if shortest == length { length.to_string() } else { format!("{shortest}–{length}") };
         let memory =
             peak_memory.map_or("-".into(), |bytes| format!("{:.2}", bytes as f64 / (1u64 << 30) as f64));
         eprintln!(
-            "{d:>5} {length:>6} {sequences:>5} {items:>9} {negatives:>9} {step_ms:>9.2} {targets_per_s:>10.0} \
+            "{d:>5} {length:>9} {sequences:>5} {items:>9} {negatives:>9} {step_ms:>9.2} {targets_per_s:>10.0} \
              {tflops:>8.2} {memory:>11} {plan_ms:>8.1}"
         );
         measured.throughput.push(found);

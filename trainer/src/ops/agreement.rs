@@ -153,7 +153,7 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         .collect()
 }
 
-/// All operations that have kernels: shapes that fill tiles and that do not, empty sequences, rows that nothing reaches.
+/// All operations of the model that have kernels: shapes that fill tiles and that do not, empty sequences, rows that nothing reaches.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for precision in [Precision::F32, Precision::Bf16] {
@@ -171,7 +171,7 @@ pub fn cases() -> Vec<Case> {
         }));
     }
     // Fewer rows than a block of threads has, and more than one block works through; narrow and wide ones, one too wide.
-    for (rows, d) in [(3, 8), (150, 40), (70, 1024), (2, 1025)] {
+    for (rows, d) in [(3, 8), (150, 40), (90, 130), (80, 500), (70, 1024), (2, 1025)] {
         let tensors = vec![random((rows, d), 1), random(d, 2), random(d, 3)];
         cases.push(Case::new(format!("layer norm, {rows} × {d}"), Precision::F32, tensors, |t| {
             super::layer_norm(&t[0], &t[1], &t[2])

@@ -6,8 +6,10 @@ use super::sums::{Parts, rows_a_block};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
 use crate::ops::layer_norm::EPSILON;
 
+/// Columns that a lane of a warp holds, for which kernels are compiled.
+const A_LANE: [usize; 4] = [4, 8, 16, 32];
 /// Columns of a row, at most: a warp holds them in its registers.
-pub(super) const COLUMNS: usize = 1024;
+pub(super) const COLUMNS: usize = A_LANE[3] * WARP as usize;
 
 /// See [`crate::ops::layer_norm()`]. `None` where rows are too wide for the kernels.
 pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Option<Tensor>> {
@@ -28,6 +30,11 @@ pub(super) struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// The columns that a lane holds in the kernels for these rows.
+    fn a_lane(&self) -> usize {
+        A_LANE.into_iter().find(|&columns| columns * WARP as usize >= self.d).unwrap_or(A_LANE[3])
+    }
+
     /// The normalised rows.
     pub(super) fn run<T: Real>(
         &self,
@@ -37,7 +44,7 @@ impl LayerNorm {
     ) -> Result<Buffer<T>> {
         let &Self { rows, d } = self;
         let mut y = Buffer::new(machine, rows * d)?;
-        let name = format!("layer_norm_{}", T::NAME);
+        let name = format!("layer_norm_{}_{}", T::NAME, self.a_lane());
         // SAFETY: a warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
         unsafe {
             let arguments = &mut [x, gamma, beta, y.write(), rows.into(), d.into(), EPSILON.into()];
@@ -62,7 +69,7 @@ impl LayerNorm {
         let blocks = rows.div_ceil(a_block);
         let mut dx = Buffer::new(machine, rows * d)?;
         let mut parts = Parts::new(machine, blocks, 1, 2 * d)?;
-        let name = format!("layer_norm_backward_{}", T::NAME);
+        let name = format!("layer_norm_backward_{}_{}", T::NAME, self.a_lane());
         let warps = (THREADS / WARP) as usize;
         let launch = Launch {
             blocks: [blocks as u32, 1, 1],

@@ -9,7 +9,7 @@ use super::{Argument, Buffer, Kernel, Launch, Machine, THREADS};
 
 /// Rows that one block sums up, at least, and how many blocks there are at most.
 const ROWS: usize = 64;
-const BLOCKS: usize = 256;
+const BLOCKS: usize = 1024;
 
 /// How many of `rows` rows one block works through.
 pub(super) fn rows_a_block(rows: usize) -> usize {
