@@ -244,7 +244,7 @@ impl Ceilings {
     /// Those of `device`.
     pub fn of(device: &Device) -> Result<Self> {
         // More than the caches hold, on a GPU.
-        let (size, n) = if device.is_cpu() { (1 << 10, 1 << 24) } else { (1 << 13, 1 << 30) };
+        let (size, n) = if device.is_cpu() { (1 << 10, 1 << 24) } else { (1 << 13, 1 << 28) };
         let tflops = |dtype: DType| -> Result<f64> {
             let random = || Tensor::rand(-1f32, 1f32, (size, size), device)?.to_dtype(dtype);
             let (a, b) = (random()?, random()?);
