@@ -8,7 +8,7 @@ use rand::Rng;
 use schemas::config::{Loss, Pretrain};
 use schemas::tables::NO_ITEM;
 
-use crate::data::{Anchors, Batch};
+use crate::data::{Anchors, Batch, ItemSet};
 use crate::model::{ClimberPilot, ItemRows, Tokens, TouchedRows};
 use crate::ops::{self, Candidates, Dropout, Targets};
 use crate::random;
@@ -103,17 +103,14 @@ impl TamipLoss {
             Loss::Sampled => Some(self.negatives(&batch, step)),
         };
         // The items whose vectors this step needs, ascending.
-        let items: Vec<u32> = match &negatives {
-            None => (1..=self.items as u32).collect(),
+        let items = match &negatives {
+            None => ItemSet::new(self.items + 1, 1..=self.items as u32),
             Some(negatives) => {
                 let inputs = batch.items.iter().filter(|&&item| item != NO_ITEM);
-                unique(inputs.copied().chain(negatives.candidates()))
+                ItemSet::new(self.items + 1, inputs.copied().chain(negatives.candidates()))
             }
         };
-        let place = |item: u32| match &negatives {
-            None => item - 1,
-            Some(_) => items.partition_point(|&i| i < item) as u32,
-        };
+        let place = |item: u32| items.rank(item);
         let asked = |anchors: &Anchors, apart: bool| {
             let (rows, targets, competitors) = match &negatives {
                 None => {
@@ -137,7 +134,7 @@ impl TamipLoss {
             tokens: Tokens { embedding: batch.items.iter().map(row).collect(), layout: batch.layout.clone() },
             candidates: negatives.as_ref().map(|negatives| negatives.candidates().map(place).collect()),
             branches: batch.branches.iter().map(of_branch).collect(),
-            rows: ItemRows::new(vocabulary, &items),
+            rows: ItemRows::new(vocabulary, &items.to_vec()),
             batch,
         }
     }
@@ -188,20 +185,23 @@ impl TamipLoss {
 
     /// The step's negatives (one set for all targets and branches), and every target as a candidate.
     fn negatives(&self, batch: &Batch, step: u64) -> Negatives {
-        let targets = unique(batch.branches.iter().flat_map(|b| b.items.iter().copied()));
+        let set = |items: &mut dyn Iterator<Item = u32>| ItemSet::new(self.items + 1, items);
+        let targets = set(&mut batch.branches.iter().flat_map(|b| b.items.iter().copied()));
         let mut generator = random::generator(self.seed, "negatives", step);
         let uniform = self.config.uniform_negatives;
         let drawn: Vec<u32> = (0..uniform).map(|_| generator.random_range(1..=self.items as u32)).collect();
-        let mut items = unique(drawn.into_iter());
-        let (mut in_batch, mut targets_only) = (0, Vec::new());
+        let mut items = set(&mut drawn.iter().copied());
+        let mut in_batch = 0;
+        let mut apart = targets.to_vec();
         if self.config.in_batch_negatives {
             // Branches predict the same events again: each is one draw.
             in_batch = batch.events;
-            items = unique(items.iter().chain(&targets).copied());
+            items = set(&mut drawn.into_iter().chain(apart.drain(..)));
         } else {
-            targets_only = targets.into_iter().filter(|item| items.binary_search(item).is_err()).collect();
+            apart.retain(|&item| !items.contains(item));
         }
         let shift = items
+            .to_vec()
             .iter()
             .map(|item| {
                 if !self.config.sampling_correction {
@@ -214,22 +214,26 @@ impl TamipLoss {
                 -(1.0 - missed).max(1e-12).ln() as f32
             })
             .collect();
+        let targets_only = set(&mut apart.into_iter());
         let mut negatives = Negatives { items, targets_only, shift, at_anchors: Vec::new() };
         let predicted = batch.branches.iter().flat_map(|branch| branch.positions.iter().zip(&branch.items));
-        let mut at_anchors: Vec<(u32, u32)> =
-            predicted.map(|(&position, &item)| (position, negatives.candidate(item))).collect();
+        // In one number each: these sort faster.
+        let mut at_anchors: Vec<u64> = predicted
+            .map(|(&position, &item)| u64::from(position) << 32 | u64::from(negatives.candidate(item)))
+            .collect();
         at_anchors.sort_unstable();
-        negatives.at_anchors = at_anchors;
+        negatives.at_anchors =
+            at_anchors.into_iter().map(|both| ((both >> 32) as u32, both as u32)).collect();
         negatives
     }
 }
 
 /// Candidates of a sampled softmax.
 struct Negatives {
-    /// Item indexes of the negatives, ascending.
-    items: Vec<u32>,
-    /// Of the targets that are no negatives, ascending: the candidates behind the negatives.
-    targets_only: Vec<u32>,
+    /// The negatives: the first candidates, ascending.
+    items: ItemSet,
+    /// The targets that are no negatives: the candidates behind them, ascending.
+    targets_only: ItemSet,
     /// What is added to the logits of the negatives.
     shift: Vec<f32>,
     /// Anchors and candidates that some branch predicts there, ascending.
@@ -238,17 +242,17 @@ struct Negatives {
 
 impl Negatives {
     /// The candidates' item indexes.
-    fn candidates(&self) -> impl Iterator<Item = u32> + '_ {
-        self.items.iter().chain(&self.targets_only).copied()
+    fn candidates(&self) -> impl Iterator<Item = u32> {
+        self.items.to_vec().into_iter().chain(self.targets_only.to_vec())
     }
 
     /// The candidate that `item`, a negative or a target, is.
     fn candidate(&self, item: u32) -> u32 {
-        let place = self
-            .items
-            .binary_search(&item)
-            .unwrap_or_else(|_| self.items.len() + self.targets_only.partition_point(|&other| other < item));
-        place as u32
+        if self.items.contains(item) {
+            self.items.rank(item)
+        } else {
+            self.items.len() as u32 + self.targets_only.rank(item)
+        }
     }
 
     /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
@@ -287,11 +291,4 @@ fn grouped(anchors: &Anchors, apart: bool) -> (Vec<u32>, Targets) {
         }
     }
     (rows, targets)
-}
-
-fn unique(items: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut items: Vec<u32> = items.collect();
-    items.sort_unstable();
-    items.dedup();
-    items
 }

@@ -1,29 +1,68 @@
 //! The batches of an epoch, prepared in the background: while the model learns from one, the next ones are made.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::Scope;
+use std::thread::{Scope, available_parallelism};
 
-/// Batches that wait for their step, at most.
+/// Batches of one thread that wait for their step, at most.
 const AHEAD: usize = 2;
+/// Threads that prepare batches, at most: a GPU takes a step in less time than one of them needs for it.
+const THREADS: usize = 4;
+/// Of how many processors one does that.
+const PROCESSORS: usize = 4;
+
+/// Batches in the order of their numbers.
+pub struct Ahead<B> {
+    /// One for each thread, which prepares every so-many-th batch.
+    threads: Vec<Receiver<B>>,
+    next: usize,
+}
+
+impl<B> Iterator for Ahead<B> {
+    type Item = B;
+
+    fn next(&mut self) -> Option<B> {
+        let batch = self.threads[self.next].recv().ok()?;
+        self.next = (self.next + 1) % self.threads.len();
+        Some(batch)
+    }
+}
 
 /// The batches of an epoch that visits rows (or histories) in `order`, `size` at a time, from batch number `first` on. They
-/// come in that order, made by `prepare` from their number and rows on a thread of `scope`, which ends when the receiver is
-/// dropped.
+/// come in that order, made by `prepare` from their number and rows on threads of `scope`, which end when nobody takes them any more.
 pub fn ahead<'scope, B: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     order: Vec<u32>,
     (size, first): (usize, usize),
-    prepare: impl Fn(usize, &[u32]) -> B + Send + 'scope,
-) -> Receiver<B> {
-    let (sender, receiver) = sync_channel(AHEAD);
-    scope.spawn(move || {
-        for (number, rows) in order.chunks(size).enumerate().skip(first) {
-            if sender.send(prepare(number, rows)).is_err() {
-                return;
+    prepare: impl Fn(usize, &[u32]) -> B + Send + Sync + 'scope,
+) -> Ahead<B> {
+    let count = available_parallelism().map_or(1, |n| n.get().div_ceil(PROCESSORS).min(THREADS));
+    ahead_by(count, scope, order, (size, first), prepare)
+}
+
+/// The same on `count` threads.
+fn ahead_by<'scope, B: Send + 'scope>(
+    count: usize,
+    scope: &'scope Scope<'scope, '_>,
+    order: Vec<u32>,
+    (size, first): (usize, usize),
+    prepare: impl Fn(usize, &[u32]) -> B + Send + Sync + 'scope,
+) -> Ahead<B> {
+    let shared = Arc::new((order, prepare));
+    let threads = (0..count).map(|thread| {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let shared = shared.clone();
+        scope.spawn(move || {
+            let (order, prepare) = &*shared;
+            for (number, rows) in order.chunks(size).enumerate().skip(first + thread).step_by(count) {
+                if sender.send(prepare(number, rows)).is_err() {
+                    return;
+                }
             }
-        }
+        });
+        receiver
     });
-    receiver
+    Ahead { threads: threads.collect(), next: 0 }
 }
 
 #[cfg(test)]
@@ -34,14 +73,15 @@ mod tests {
     fn batches_come_in_order_from_any_one_on() {
         let prepare = |number: usize, rows: &[u32]| (number, rows.to_vec());
         let order = vec![4, 0, 6, 2, 5, 1, 3];
-        for first in 0..=3 {
+        for (first, threads) in (0..=3).flat_map(|first| (1..=5).map(move |threads| (first, threads))) {
             let expected: Vec<_> =
                 order.chunks(3).enumerate().map(|(i, rows)| (i, rows.to_vec())).skip(first).collect();
-            let found: Vec<_> =
-                std::thread::scope(|scope| ahead(scope, order.clone(), (3, first), prepare).iter().collect());
-            assert_eq!(found, expected);
+            let found: Vec<_> = std::thread::scope(|scope| {
+                ahead_by(threads, scope, order.clone(), (3, first), prepare).collect()
+            });
+            assert_eq!(found, expected, "{threads} threads from batch {first}");
         }
         // Whoever stops early does not wait for the rest.
-        std::thread::scope(|scope| drop(ahead(scope, order, (3, 0), prepare)));
+        std::thread::scope(|scope| drop(ahead_by(2, scope, vec![0; 1_000], (3, 0), prepare)));
     }
 }

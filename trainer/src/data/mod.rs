@@ -3,6 +3,7 @@
 mod batch;
 mod catalogue;
 mod examples;
+mod item_set;
 mod loader;
 mod sequences;
 
@@ -10,6 +11,7 @@ pub use batch::{Anchors, Batch, context_length};
 pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
 pub use examples::{Examples, ExamplesSource};
+pub(crate) use item_set::ItemSet;
 pub use loader::ahead;
 pub use sequences::{FreshSource, Sequences, SequencesSource};
 

@@ -162,36 +162,49 @@ impl Trainer {
         Ok(Self { backend: backend.clone(), setting, model, adam, loss, steps: 0 })
     }
 
-    /// What step `number` computes, as it is prepared for every step of training.
+    /// What step `number` computes.
     fn plan(&self, number: u64) -> Plan {
         plan(&self.setting, &self.loss, self.model.vocabulary(), number)
     }
 
-    /// `n` steps, each prepared beside the ones before; returns the loss of the last when all are done, and the targets of all.
-    pub fn steps(&mut self, n: usize) -> Result<(f64, usize)> {
+    /// `n` steps, prepared beside each other as in training. After each, `look` is given the number of steps so far, and the loss and the
+    /// norm, which may be on their way. Returns the targets of all.
+    fn take(
+        &mut self,
+        n: usize,
+        mut look: impl FnMut(usize, (&Tensor, &GradientNorm)) -> Result<()>,
+    ) -> Result<usize> {
         let Self { setting, model, adam, loss, steps, .. } = self;
         let first = *steps;
         std::thread::scope(|scope| {
-            let (model, loss, vocabulary) = (&*model, &*loss, model.vocabulary());
-            let setting = *setting;
-            let prepare =
-                move |number: usize, _: &[u32]| plan(&setting, loss, vocabulary, first + number as u64);
-            let (mut last, mut targets) = (None, 0);
-            for plan in ahead(scope, vec![0; n], (1, 0), prepare) {
+            let (model, loss, setting) = (&*model, &*loss, *setting);
+            let prepare = move |number: usize, _: &[u32]| {
+                plan(&setting, loss, model.vocabulary(), first + number as u64)
+            };
+            let mut targets = 0;
+            for (number, plan) in ahead(scope, vec![0; n], (1, 0), prepare).enumerate() {
                 targets += plan.batch.targets();
                 let dropout = Dropout { p: setting.model().dropout, seed: *steps };
                 let step = loss.compute(model, &plan, Some(dropout))?;
                 let gradients = step.loss.backward()?;
                 let norm = adam.step(model, &step.touched, &gradients, 5e-4.into())?;
                 *steps += 1;
-                last = Some((step.loss.detach(), norm));
+                look(number + 1, (&step.loss.detach(), &norm))?;
             }
-            let Some((loss, norm)) = last else { return Ok((f64::NAN, 0)) };
-            GradientNorm::values(&[norm])?
-                .into_iter()
-                .try_for_each(|norm| GradientNorm::checked(norm).map(|_| ()))?;
-            Ok((f64::from(loss.to_scalar::<f32>()?), targets))
+            Ok(targets)
         })
+    }
+
+    /// `n` steps, at least one; returns the loss of the last when all are done, and the targets of all.
+    pub fn steps(&mut self, n: usize) -> Result<(f64, usize)> {
+        let mut last = f64::NAN;
+        let targets = self.take(n, |number, step| {
+            if number == n {
+                last = settled(step)?;
+            }
+            Ok(())
+        })?;
+        Ok((last, targets))
     }
 
     /// Measures steps for about `duration`.
@@ -202,22 +215,28 @@ impl Trainer {
         self.steps(WARM_UP)?;
         let one = start.elapsed().as_secs_f64() / WARM_UP as f64;
         let in_round = (duration.as_secs_f64() / one.max(1e-6) / ROUNDS as f64).ceil() as usize;
-        let (mut rounds, mut targets) = (Vec::with_capacity(ROUNDS), 0);
-        for _ in 0..ROUNDS {
-            let start = Instant::now();
-            targets += self.steps(in_round)?.1;
-            rounds.push(start.elapsed().as_secs_f64() * 1e3 / in_round as f64);
-        }
+        // The first steps wait until one is prepared.
+        let steps = WARM_UP + ROUNDS * in_round;
+        let (mut rounds, mut start) = (Vec::with_capacity(ROUNDS), Instant::now());
+        let targets = self.take(steps, |number, step| {
+            if number >= WARM_UP && (number - WARM_UP).is_multiple_of(in_round) {
+                settled(step)?;
+                if number > WARM_UP {
+                    rounds.push(start.elapsed().as_secs_f64() * 1e3 / in_round as f64);
+                }
+                start = Instant::now();
+            }
+            Ok(())
+        })?;
         rounds.sort_by(f64::total_cmp);
         let step_ms = rounds[ROUNDS / 2];
-        let steps = ROUNDS * in_round;
         let start = Instant::now();
         let plan = self.plan(self.steps);
         let plan_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(Throughput {
             setting: self.setting,
             precision: self.backend.precision,
-            steps,
+            steps: ROUNDS * in_round,
             step_ms,
             targets_per_s: targets as f64 / steps as f64 / step_ms * 1e3,
             peak_memory: peak_memory(&self.backend.device)?,
@@ -225,6 +244,14 @@ impl Trainer {
             plan_ms,
         })
     }
+}
+
+/// The loss of a step, when it is done.
+fn settled((loss, norm): (&Tensor, &GradientNorm)) -> Result<f64> {
+    for norm in GradientNorm::values(std::slice::from_ref(norm))? {
+        GradientNorm::checked(norm)?;
+    }
+    Ok(f64::from(loss.to_scalar::<f32>()?))
 }
 
 fn plan(setting: &Setting, loss: &TamipLoss, vocabulary: &Vocabulary, number: u64) -> Plan {

@@ -10,6 +10,7 @@ use schemas::config::{Model, Precision};
 
 use super::Parameters;
 use super::parameters::normal;
+use crate::data::ItemSet;
 use crate::ops::{self, Bags};
 use crate::vocabulary::Vocabulary;
 
@@ -62,16 +63,13 @@ impl ItemRows {
     /// Those of `items` (catalogue indexes).
     pub fn new(vocabulary: &Vocabulary, items: &[u32]) -> Self {
         let Bags { rows, offsets } = vocabulary.id_bags(items);
-        let mut ids = rows.clone();
-        ids.sort_unstable();
-        ids.dedup();
-        let place = |row: &u32| ids.partition_point(|id| id < row) as u32;
-        let of_ids = Bags { rows: rows.iter().map(place).collect(), offsets };
+        let ids = ItemSet::new(vocabulary.id_rows(), rows.iter().copied());
+        let of_ids = Bags { rows: rows.iter().map(|&row| ids.rank(row)).collect(), offsets };
         let attributes = 0..vocabulary.attributes().len();
         Self {
             of_ids: Arc::new(of_ids),
             of_attributes: attributes.map(|a| Arc::new(vocabulary.attribute_bags(a, items))).collect(),
-            ids: Arc::new(ids),
+            ids: Arc::new(ids.to_vec()),
         }
     }
 }
