@@ -38,6 +38,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         if !status.success() {
             return Err(format!("{} was not compiled ({status})", file.display()).into());
         }
+        // A quarter of it is comments and indentation, which would be part of the program.
+        let text = fs::read_to_string(&ptx)?;
+        let lines =
+            text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));
+        fs::write(&ptx, lines.collect::<Vec<_>>().join("\n"))?;
     }
     Ok(())
 }
