@@ -87,6 +87,9 @@ impl SettingArgs {
         if let Some((name, _)) = least.iter().find(|(_, n)| *n == 0) {
             bail!("{name} must be 1 at least");
         }
+        if u32::try_from(items).is_err() {
+            bail!("--items {items} is more than tables count: {} at most", u32::MAX);
+        }
         if shortest > length {
             bail!("--shortest {shortest} is more than --length {length}");
         }

@@ -93,7 +93,7 @@ pub(super) struct Rounded<'a, T> {
 }
 
 impl<'a, T: Real> Rounded<'a, T> {
-    /// The `n` floats at `values`, which begin at an aligned address.
+    /// The `n` floats at `values`.
     pub(super) fn new(machine: &Machine, values: Argument<'a>, n: usize) -> Result<Self> {
         Ok(Self { original: values, rounded: T::rounded(machine, values, n)? })
     }
