@@ -42,6 +42,15 @@ __device__ __forceinline__ bf16 from_float<bf16>(float x) {
     return __float2bfloat16(x);
 }
 
+// eˣ, as exact as what is made of it: numbers of the other argument's type.
+__device__ __forceinline__ float exponential(float x, float) {
+    return expf(x);
+}
+
+__device__ __forceinline__ float exponential(float x, bf16) {
+    return __expf(x);
+}
+
 __device__ __forceinline__ uint32_t bits_of(bf16 x) {
     uint16_t bits;
     memcpy(&bits, &x, 2);

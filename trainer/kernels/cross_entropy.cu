@@ -32,20 +32,23 @@ __device__ void add_own(const float* own, const T* items, const unsigned* offset
     }
 }
 
-// A block a row, from row `first` of the batch on. `logits` [rows, columns], rows `pitch` apart, become gradients, once more in `gradients` where that is not
-// the same memory; `losses` [rows] become the rows' losses.
+// Numbers that a thread holds of a row at a time, in groups of four.
+constexpr int GROUPS = 8;
+
+// A block a row, from row `first` of the batch on. `logits` [rows, columns], rows `pitch` apart, become their gradients, numbers of type
+// `T` from where the row begins on; `losses` [rows] become the rows' losses. Rows of up to 32 columns a thread are read once, longer ones
+// twice.
 //
 // Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `own` is null, they are among the columns. Otherwise each row has one at
 // most, whose logit is `own[r]`, which becomes its gradient; it competes with the columns, their logits shifted by `shift`, but not
 // with itself and with those of `excluded` (`excluded_offsets[r]..excluded_offsets[r + 1]`).
 template <class T>
-__device__ void cross_entropy_rows(float* logits, T* gradients, float* losses, const unsigned* offsets, const unsigned* targets,
+__device__ void cross_entropy_rows(float* logits, float* losses, const unsigned* offsets, const unsigned* targets,
                                    const float* weights, float* own, const float* shift, const unsigned* excluded_offsets,
                                    const unsigned* excluded, unsigned first, unsigned columns, unsigned pitch, float smoothing) {
     SHARED(float, scratch);
-    const bool apart = static_cast<void*>(gradients) != static_cast<void*>(logits);
-    T* out = gradients + size_t(blockIdx.x) * pitch;
     float* row = logits + size_t(blockIdx.x) * pitch;
+    T* out = reinterpret_cast<T*>(row);
     const unsigned r = first + blockIdx.x, from = offsets[r], to = offsets[r + 1];
     float weight = 0;
     for (unsigned i = from; i < to; ++i) weight += weights[i];
@@ -58,43 +61,99 @@ __device__ void cross_entropy_rows(float* logits, T* gradients, float* losses, c
         return;
     }
     const float own_logit = own ? own[r] : -INFINITY;
+    // What the targets' logits come to: where they are columns, gradients will take their place.
+    float expected = weight * own_logit;
     if (own) {
-        for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) row[c] += shift[c];
-        __syncthreads();
         for (unsigned i = excluded_offsets[r] + threadIdx.x; i < excluded_offsets[r + 1]; i += blockDim.x) {
             if (excluded[i] < columns) row[excluded[i]] = -INFINITY;
         }
         if (threadIdx.x == 0 && targets[from] < columns) row[targets[from]] = -INFINITY;
         __syncthreads();
+    } else if (threadIdx.x == 0) {
+        expected = 0;
+        for (unsigned i = from; i < to; ++i) expected += (1 - smoothing) * weights[i] * row[targets[i]];
     }
-    float largest = own_logit, total = 0;
-    for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) {
-        largest = fmaxf(largest, row[c]);
-        if (smoothing > 0) total += row[c];
+
+    Four held[GROUPS];
+    const unsigned span = 4 * GROUPS * blockDim.x;
+    const auto column = [](unsigned begin, int group) { return begin + 4 * (group * blockDim.x + threadIdx.x); };
+    const auto load = [&](unsigned begin) {
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+            const unsigned c = column(begin, group);
+            if (c < columns) held[group] = load_4(row, c, columns);
+            const Four shifts = own && c < columns ? load_4(shift, c, columns) : Four{};
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                held[group].values[i] = c + i < columns ? held[group].values[i] + shifts.values[i] : -INFINITY;
+            }
+        }
+    };
+    // The largest of this thread's logits so far, and the sum of their exponentials, from there; what is held becomes these.
+    float largest = -INFINITY, sum = 0, total = 0;
+    const auto exponentials = [&] {
+        // Where nothing competes there is nothing to subtract.
+        const float base = largest == -INFINITY ? 0 : largest;
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) held[group].values[i] = exponential(held[group].values[i] - base, T());
+        }
+    };
+    for (unsigned begin = 0; begin < columns; begin += span) {
+        load(begin);
+        float most = largest;
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float logit = held[group].values[i];
+                most = fmaxf(most, logit);
+                if (smoothing > 0 && column(begin, group) + i < columns) total += logit;
+            }
+        }
+        if (sum > 0) sum *= exponential(largest - most, T());
+        largest = most;
+        exponentials();
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum += held[group].values[i];
+        }
     }
-    largest = block_max(largest, scratch);
-    float sum = 0;
-    for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) sum += expf(row[c] - largest);
-    sum = block_sum(sum, scratch);
-    if (own) sum += expf(own_logit - largest);
+    const float most = fmaxf(block_max(largest, scratch), own_logit);
+    sum = block_sum(sum * exponential(largest - most, T()), scratch);
+    if (own) sum += exponential(own_logit - most, T());
     if (smoothing > 0) total = block_sum(total, scratch);
     const float scale = weight / sum, uniform = smoothing * weight / columns;
     if (threadIdx.x == 0) {
-        float expected = smoothing > 0 ? uniform * total : 0;
-        for (unsigned i = from; i < to; ++i) expected += (1 - smoothing) * weights[i] * (own ? own_logit : row[targets[i]]);
-        losses[blockIdx.x] = weight * (largest + logf(sum)) - expected;
-        if (own) own[r] = expf(own_logit - largest) * scale - weight;
+        if (smoothing > 0) expected += uniform * total;
+        losses[blockIdx.x] = weight * (most + logf(sum)) - expected;
+        if (own) own[r] = exponential(own_logit - most, T()) * scale - weight;
     }
-    // The targets' logits were read.
-    __syncthreads();
-    for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) row[c] = expf(row[c] - largest) * scale - uniform;
-    __syncthreads();
-    if (threadIdx.x == 0 && !own) {
-        for (unsigned i = from; i < to; ++i) row[targets[i]] -= (1 - smoothing) * weights[i];
+    const float factor = scale * exponential(largest - most, T());
+    for (unsigned begin = 0; begin < columns; begin += span) {
+        if (columns > span) {
+            load(begin);
+            exponentials();
+            // Gradients are no wider than logits: what they take the place of was read, and nothing behind it.
+            __syncthreads();
+        }
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+            const unsigned c = column(begin, group);
+            Four& gradient = held[group];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) gradient.values[i] = gradient.values[i] * factor - uniform;
+            for (unsigned target = from; !own && target < to; ++target) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    if (targets[target] == c + i) gradient.values[i] -= (1 - smoothing) * weights[target];
+                }
+            }
+            store_4(out, c, columns, gradient);
+        }
     }
-    if (!apart) return;
-    __syncthreads();
-    for (unsigned c = threadIdx.x; c < columns; c += blockDim.x) out[c] = from_float<T>(row[c]);
 }
 
 #define CROSS_ENTROPY(T)                                                                                                     \
@@ -109,10 +168,10 @@ __device__ void cross_entropy_rows(float* logits, T* gradients, float* losses, c
     }                                                                                                                        \
     KERNEL(add_own_##T);                                                                                                     \
     extern "C" __global__ void cross_entropy_rows_##T(                                                                       \
-        float* logits, T* gradients, float* losses, const unsigned* offsets, const unsigned* targets, const float* weights,  \
+        float* logits, float* losses, const unsigned* offsets, const unsigned* targets, const float* weights,  \
         float* own, const float* shift, const unsigned* excluded_offsets, const unsigned* excluded, unsigned first,          \
         unsigned columns, unsigned pitch, float smoothing) {                                                                 \
-        cross_entropy_rows(logits, gradients, losses, offsets, targets, weights, own, shift, excluded_offsets, excluded,     \
+        cross_entropy_rows<T>(logits, losses, offsets, targets, weights, own, shift, excluded_offsets, excluded,     \
                            first, columns, pitch, smoothing);                                                                \
     }                                                                                                                        \
     KERNEL(cross_entropy_rows_##T);

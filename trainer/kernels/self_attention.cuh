@@ -13,14 +13,6 @@
 // Rows and keys of a tile; a block has four warps, each with 16 rows.
 constexpr int TILE = 64;
 
-__device__ __forceinline__ float exponential(float x, float) {
-    return expf(x);
-}
-
-__device__ __forceinline__ float exponential(float x, bf16) {
-    return __expf(x);
-}
-
 // A tile of rows in shared memory, padded so that neighbouring rows begin in other banks.
 template <class T, int D>
 struct Tile {
@@ -243,10 +235,11 @@ __device__ void row_products(const T* out, const T* dout, float* delta, unsigned
 }
 
 // A block computes the gradients of one head of one sequence (`order` [sequences]: the longest first): a tile of keys after the
-// other, and for each the tiles of rows that see it. `dqkv` is [tokens, 3, heads, width], whose queries' part no other block
-// touches; `parts` [sequences, heads, columns + 1] gets the gradients of the biases and of `log T_h`.
+// other, and for each the tiles of rows that see it. `dqkv` is [tokens, 3, heads, width]; those of queries are summed up in `dq`
+// [tokens, heads, width], whose part no other block touches; `parts` [sequences, heads, columns + 1] gets the gradients of the biases
+// and of `log T_h`.
 template <class T, int D>
-__device__ void backward(const T* qkv, const T* dout, const float* log_sum, const float* delta, float* dqkv, float* parts,
+__device__ void backward(const T* qkv, const T* dout, const float* log_sum, const float* delta, T* dqkv, float* dq, float* parts,
                          const unsigned* order, const Batch& batch) {
     SHARED(unsigned char, memory);
     Pieces pieces{memory};
@@ -275,7 +268,8 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
     const unsigned own = threadIdx.x / WARP_SIZE * 16;
     const T* base = qkv + size_t(start) * 3 * d + head * batch.width;
     const T* base_dout = dout + size_t(start) * d + head * batch.width;
-    float* base_dqkv = dqkv + size_t(start) * 3 * d + head * batch.width;
+    T* base_dqkv = dqkv + size_t(start) * 3 * d + head * batch.width;
+    float* base_dq = dq + size_t(start) * d + head * batch.width;
 
     for (unsigned i = threadIdx.x; i < batch.columns; i += BLOCK) bias[i] = batch.bias[head * batch.columns + i];
     for (unsigned i = threadIdx.x; i < batch.max_distance; i += BLOCK) dposition[i] = 0;
@@ -359,7 +353,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
                 for (int value = 0; value < 4; ++value) {
                     const unsigned i = first + own + g + value / 2 * 8, column = 8 * c + t + value % 2;
                     if (i >= n || column >= batch.width) continue;
-                    float* at = base_dqkv + size_t(i) * 3 * d + column;
+                    float* at = base_dq + size_t(i) * d + column;
                     *at = (from == 0 ? 0 : *at) + dqueries[c].values[value] * scale;
                 }
             }
@@ -396,9 +390,9 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
             for (int value = 0; value < 4; ++value) {
                 const unsigned j = from + own + g + value / 2 * 8, column = 8 * k + t + value % 2;
                 if (j >= n || column >= batch.width) continue;
-                float* at = base_dqkv + size_t(j) * 3 * d + column;
-                at[d] = dkeys[k].values[value] * scale;
-                at[2 * d] = dvalues[k].values[value];
+                T* at = base_dqkv + size_t(j) * 3 * d + column;
+                at[d] = from_float<T>(dkeys[k].values[value] * scale);
+                at[2 * d] = from_float<T>(dvalues[k].values[value]);
             }
         }
     }
@@ -413,8 +407,11 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
     // Σ q · dq is −∂/∂ log T_h.
     float sum = 0;
     for (unsigned i = threadIdx.x; i < n * batch.width; i += BLOCK) {
-        const size_t at = size_t(i / batch.width) * 3 * d + i % batch.width;
-        sum -= to_float(base[at]) * base_dqkv[at];
+        const unsigned row = i / batch.width, column = i % batch.width;
+        const size_t at = size_t(row) * 3 * d + column;
+        const float dquery = base_dq[size_t(row) * d + column];
+        base_dqkv[at] = from_float<T>(dquery);
+        sum -= to_float(base[at]) * dquery;
     }
     sum = block_sum(sum, diagonals);
     if (threadIdx.x == 0) part[batch.columns] = sum;
@@ -428,9 +425,9 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
     }                                                                                                                        \
     KERNEL(attention_forward_##T##_##D);                                                                                     \
     extern "C" __global__ void __launch_bounds__(BLOCK) attention_backward_##T##_##D(                                        \
-        const T* qkv, const T* dout, const float* log_sum, const float* delta, float* dqkv, float* parts,                    \
+        const T* qkv, const T* dout, const float* log_sum, const float* delta, T* dqkv, float* dq, float* parts,             \
         const unsigned* order, BATCH_PARAMETERS) {                                                                           \
-        backward<T, D>(qkv, dout, log_sum, delta, dqkv, parts, order, BATCH);                                                \
+        backward<T, D>(qkv, dout, log_sum, delta, dqkv, dq, parts, order, BATCH);                                            \
     }                                                                                                                        \
     KERNEL(attention_backward_##T##_##D);
 

@@ -169,7 +169,7 @@ impl Attention {
         (qkv, bias, log_temperature): (Argument<'_>, Argument<'_>, Argument<'_>),
         batch: &Batch,
         (out, log_sum, dout): (Argument<'_>, &Buffer<f32>, Argument<'_>),
-    ) -> Result<(Buffer<f32>, Parts)> {
+    ) -> Result<(Buffer<T>, Parts)> {
         let (heads, tokens) = (self.ragged.heads, self.ragged.tokens());
         let rows = tokens * heads;
         let mut delta = Buffer::<f32>::new(machine, rows)?;
@@ -180,7 +180,9 @@ impl Attention {
             machine.launch(Kernel { file: T::ATTENTION, name: &name }, Launch::warps(rows), arguments)?;
         }
         let sequences = batch.sequences;
-        let mut dqkv = Buffer::new(machine, rows * 3 * self.width)?;
+        let mut dqkv = Buffer::<T>::new(machine, rows * 3 * self.width)?;
+        // Where those of queries are summed up.
+        let mut dq = Buffer::<f32>::new(machine, rows * self.width)?;
         let mut parts = Parts::new(machine, sequences, heads, self.ragged.columns() + 1)?;
         let name = format!("attention_backward_{}_{}", T::NAME, self.columns());
         let launch = Launch {
@@ -188,9 +190,8 @@ impl Attention {
             threads: THREADS,
             shared: self.shared_backward::<T>(),
         };
-        let (dqkv_argument, parts_argument) = (dqkv.write(), parts.values.write());
-        let mut arguments =
-            vec![qkv, dout, log_sum.read(), delta.read(), dqkv_argument, parts_argument, batch.order.read()];
+        let mut arguments = vec![qkv, dout, log_sum.read(), delta.read()];
+        arguments.extend([dqkv.write(), dq.write(), parts.values.write(), batch.order.read()]);
         arguments.extend(batch.arguments(&self.ragged, self.width, (bias, log_temperature)));
         // SAFETY: a block for each sequence and head, which leaves its own part.
         unsafe { machine.launch(Kernel { file: T::ATTENTION, name: &name }, launch, &mut arguments)? };

@@ -7,13 +7,13 @@ use schemas::config::Precision;
 use super::applied::{Operation, apply};
 use super::bag::ByRow;
 use super::matrix::Matrix;
-use super::memory::{Kind, Real, Rounded};
+use super::memory::{Real, Rounded};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine};
 use crate::ops::{Candidates, Targets};
 
-/// Logits in memory at a time, so that much of them stays in the caches of a large GPU between the products and softmax, which all
-/// pass over them; and rows, at least, so that candidates and their gradients, which are read once for all of them, do not cost more.
-const LOGITS: usize = 1 << 24;
+/// Logits in memory at a time, 32 MB, so that they stay in the caches of a large GPU between the products and softmax, which all pass
+/// over them; and rows, at least, so that candidates and their gradients, which are read once for all of them, do not cost more.
+const LOGITS: usize = 1 << 23;
 const ROWS: usize = 256;
 /// What rows of logits are multiples of: tensor cores read 16 bytes at a time.
 const PITCH: usize = 8;
@@ -174,11 +174,6 @@ impl<T: Real> Operation for CrossEntropy<T> {
         let pitch = columns.next_multiple_of(PITCH);
         let in_chunk = (LOGITS / pitch.max(1)).max(ROWS).min(rows.max(1));
         let mut logits = Buffer::<f32>::new(machine, in_chunk * pitch)?;
-        // Where logits are numbers of this type already, they become gradients where they are.
-        let mut gradients = match T::KIND {
-            Kind::F32 => None,
-            Kind::Bf16 => Some(Buffer::<T>::new(machine, in_chunk * pitch)?),
-        };
         let floats = hidden;
         let hidden = Rounded::<T>::new(machine, hidden.read(), hidden.len)?;
         let items = Rounded::<T>::new(machine, items.read(), items.len)?;
@@ -196,7 +191,6 @@ impl<T: Real> Operation for CrossEntropy<T> {
         for from in (0..rows).step_by(in_chunk) {
             let n = in_chunk.min(rows - from);
             let logits = Argument::address(logits.write().as_address());
-            let gradients = gradients.as_mut().map_or(logits, Buffer::write);
             let [own, shift, excluded_offsets, excluded] = match &mut asked.sampled {
                 Some(Sampled { shift, excluded_offsets, excluded, own }) => {
                     [own.write(), shift.read(), excluded_offsets.read(), excluded.read()]
@@ -206,17 +200,18 @@ impl<T: Real> Operation for CrossEntropy<T> {
             let launch = Launch {
                 blocks: [n as u32, 1, 1],
                 threads: THREADS,
-                shared: THREADS as usize * size_of::<f32>(),
+                shared: THREADS as usize / 32 * size_of::<f32>(),
             };
             let of_hidden = Matrix::new::<T>(hidden.read(), from, n, d);
             let of_logits = Matrix::new::<f32>(logits, 0, n, columns).pitched(pitch);
-            let of_gradients = Matrix::new::<T>(gradients, 0, n, columns).pitched(pitch);
+            // Gradients take the place of logits, and more room than they need where they are smaller.
+            let of_gradients =
+                Matrix::new::<T>(logits, 0, n, columns).pitched(pitch * size_of::<f32>() / size_of::<T>());
             // SAFETY: the matrices are the chunk's rows, all in this machine's memory; a block for each row.
             unsafe {
                 machine.product(of_logits, false, of_hidden, of_items.t())?;
                 let arguments = &mut [
                     logits,
-                    gradients,
                     losses.write().behind::<f32>(from),
                     asked.offsets.read(),
                     asked.targets.read(),

@@ -145,7 +145,6 @@ impl<T: Real> Operation for SelfAttention<T> {
         let columns = self.attention.ragged.columns();
         of_scores.sum_into(machine, 0..columns, dbias)?;
         of_scores.sum_into(machine, columns..columns + 1, dlog_temperature)?;
-        let dqkv = Rounded::<T>::new(machine, dqkv.read(), tokens * 3 * d)?;
         let norm = LayerNorm { rows: tokens, d };
         let normal = norm.run::<T>(machine, x.read(), [gamma, beta])?;
         // The room of the gradient of what came out, which nobody reads any more.
