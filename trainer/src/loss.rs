@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use rand::Rng;
 use schemas::config::{Loss, Pretrain};
@@ -14,7 +15,7 @@ use crate::ops::{self, Candidates, Dropout, Targets};
 use crate::random;
 use crate::vocabulary::Vocabulary;
 
-/// A step's loss, ready for `backward`.
+/// A step's loss.
 #[derive(Debug)]
 pub struct StepLoss {
     /// `Σ_k` of the mean loss of branch `k`: a scalar.
@@ -181,6 +182,19 @@ impl TamipLoss {
             Some(loss) => Ok(StepLoss { loss, touched: vectors.touched }),
             None => candle_core::bail!("a batch without targets has no loss"),
         }
+    }
+
+    /// The same, and its gradients.
+    pub fn differentiate(
+        &self,
+        model: &ClimberPilot,
+        plan: &Plan,
+        dropout: Option<Dropout>,
+    ) -> Result<(GradStore, StepLoss)> {
+        ops::differentiate(|| {
+            let step = self.compute(model, plan, dropout)?;
+            Ok((step.loss.clone(), step))
+        })
     }
 
     /// The step's negatives (one set for all targets and branches), and every target as a candidate.

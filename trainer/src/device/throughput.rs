@@ -185,8 +185,7 @@ impl Trainer {
             for (number, plan) in ahead(scope, vec![0; n], (1, 0), prepare).enumerate() {
                 targets += plan.batch.targets();
                 let dropout = Dropout { p: setting.model().dropout, seed: *steps };
-                let step = loss.compute(model, &plan, Some(dropout))?;
-                let gradients = step.loss.backward()?;
+                let (gradients, step) = loss.differentiate(model, &plan, Some(dropout))?;
                 let norm = adam.step(model, &step.touched, &gradients, 5e-4.into())?;
                 *steps += 1;
                 look(number + 1, (&step.loss.detach(), &norm))?;

@@ -235,8 +235,8 @@ fn every_parameter_receives_a_gradient() {
             let model = random_model(architecture, mask);
             let batch = Batch::pretrain(&data, &rows, mask, model.branches(), true, None);
             let loss = TamipLoss::new(&pretrain(loss), &data.training_counts(ITEMS as usize), 1);
-            let step = loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 0), None).unwrap();
-            let gradients = step.loss.backward().unwrap();
+            let plan = loss.plan(model.vocabulary(), batch.clone(), 0);
+            let (gradients, step) = loss.differentiate(&model, &plan, None).unwrap();
             for (name, var) in model.parameters().iter() {
                 let gradient =
                     gradients.get(var).unwrap_or_else(|| panic!("{what}: no gradient reaches {name}"));
@@ -322,10 +322,9 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
     let mut touched = std::collections::BTreeSet::new();
     for step in 0..60 {
         let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true, None);
-        let result =
-            loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), step % 4), None).unwrap();
+        let plan = loss.plan(model.vocabulary(), batch.clone(), step % 4);
+        let (gradients, result) = loss.differentiate(&model, &plan, None).unwrap();
         touched.extend(result.touched.rows.iter().copied());
-        let gradients = result.loss.backward().unwrap();
         adam.step(&model, &result.touched, &gradients, 1e-2.into()).unwrap();
         losses.push(result.loss.to_scalar::<f32>().unwrap());
     }

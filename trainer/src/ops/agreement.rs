@@ -9,7 +9,7 @@ use schemas::config::Precision;
 
 use super::{
     AttentionLayout, Bags, Candidates, Dropout, FeedForwardParameters, Queries, SelfAttentionParameters,
-    TIME_BUCKETS, Targets,
+    TIME_BUCKETS, Targets, differentiate,
 };
 
 /// Share of the largest value by which 32-bit results may differ: the order of additions, and three products of parts instead of
@@ -384,8 +384,10 @@ pub(super) fn random(shape: impl Into<Shape>, seed: u64) -> Tensor {
 pub(super) fn results(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let out = f(&tensors)?;
-    let gradients = (&out * weights(&out)?)?.backward()?;
+    let (gradients, out) = differentiate(|| {
+        let out = f(&tensors)?;
+        Ok(((&out * weights(&out)?)?, out))
+    })?;
     let gradient = |(i, var)| match gradients.get(var) {
         Some(gradient) => Ok(gradient.clone()),
         None => candle_core::bail!("no gradient of input {i}"),

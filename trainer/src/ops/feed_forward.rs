@@ -47,16 +47,16 @@ pub fn feed_forward(
     if x.dim(1)? != d || down.dims() != [f, d] || vectors.iter().any(|(v, n)| v.dims() != [*n]) {
         candle_core::bail!("feed_forward: {:?} through {:?} and {:?}", x.shape(), up.shape(), down.shape());
     }
-    let packed = || Packed::new([gamma, beta, up, up_bias, down, down_bias]);
+    let all = [gamma, beta, up, up_bias, down, down_bias];
     if fused(x) {
-        let Packed { flat, parts } = packed()?;
+        let Packed { flat, parts } = Packed::new(all)?;
         let op = FeedForward { d, f, parts, dropout: AddDropped::new(dropout) };
         return apply(op, x, &flat);
     }
     #[cfg(any(feature = "cuda", test))]
     if super::has_kernels(x) {
         let dropped = AddDropped::new(dropout);
-        if let Some(y) = super::kernels::feed_forward(x, &packed()?, f, precision, dropped)? {
+        if let Some(y) = super::kernels::feed_forward(x, all, precision, dropped)? {
             return Ok(y);
         }
     }

@@ -29,6 +29,7 @@ mod self_attention;
 mod unit_rows;
 pub(crate) mod vector;
 
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
 pub use activation::silu;
@@ -47,6 +48,25 @@ pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 pub use self_attention::{SelfAttentionParameters, self_attention};
 pub(crate) use unit_rows::EPSILON as UNIT_EPSILON;
 pub use unit_rows::unit_rows;
+
+/// Computes a number, and its gradients with respect to all variables that it depends on. `compute` gives the number and whatever else the
+/// caller wants of it. The only way to ask for gradients: operations that run kernels keep what theirs need while it goes on, and no
+/// longer.
+pub fn differentiate<R>(compute: impl FnOnce() -> Result<(Tensor, R)>) -> Result<(GradStore, R)> {
+    #[cfg(any(feature = "cuda", test))]
+    return kernels::differentiate(compute);
+    #[cfg(not(any(feature = "cuda", test)))]
+    {
+        let (value, rest) = compute()?;
+        Ok((of_stock_operations(&value)?, rest))
+    }
+}
+
+/// The gradients that Candle's own operations and the fused ones have.
+#[expect(clippy::disallowed_methods, reason = "everybody else is to ask `differentiate`")]
+fn of_stock_operations(value: &Tensor) -> Result<GradStore> {
+    value.backward()
+}
 
 /// Whether the device of `tensor` has the fused operations, all of which are for the CPU.
 pub(crate) fn fused(tensor: &Tensor) -> bool {
@@ -132,16 +152,22 @@ fn cpu_tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
 pub(crate) mod check {
     //! Finite differences: the judge of every hand-written gradient.
 
+    use candle_core::backprop::GradStore;
     use candle_core::{Result, Tensor, Var};
 
     use super::agreement::results;
     pub(super) use super::agreement::{layout, random};
 
+    /// The gradients of the sum of what `f` computes.
+    pub(super) fn of(f: impl FnOnce() -> Result<Tensor>) -> GradStore {
+        super::differentiate(|| Ok((f()?, ()))).unwrap().0
+    }
+
     /// Compares the gradients of the scalar `f(inputs)` with central differences at every element.
     pub(super) fn gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
         let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
         let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let gradients = f(&tensors).unwrap().backward().unwrap();
+        let gradients = of(|| f(&tensors));
         let value = |inputs: &[Tensor]| f64::from(f(inputs).unwrap().to_scalar::<f32>().unwrap());
         for (i, tensor) in tensors.iter().enumerate() {
             let gradient = gradients.get(tensor).unwrap_or_else(|| panic!("no gradient reached input {i}"));

@@ -5,8 +5,6 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-#[cfg(any(feature = "cuda", test))]
-use super::kernels::Argument;
 use super::{cpu_tensor, f32_slice, vector, with_f32};
 
 /// Several tensors behind each other in one.
@@ -41,17 +39,6 @@ impl<const N: usize> Parts<N> {
             let (part, rest) = flat.split_at(n);
             flat = rest;
             part
-        })
-    }
-
-    /// Where the tensors begin in a machine's memory, from where all do.
-    #[cfg(any(feature = "cuda", test))]
-    pub(super) fn places<'a>(&self, flat: Argument<'a>) -> [Argument<'a>; N] {
-        let mut from = 0;
-        self.0.map(|n| {
-            let place = flat.behind::<f32>(from);
-            from += n;
-            place
         })
     }
 

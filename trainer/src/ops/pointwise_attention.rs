@@ -229,9 +229,8 @@ mod tests {
                 inputs(140, 2, 16 + TIME_BUCKETS).map(|t| candle_core::Var::from_tensor(&t).unwrap());
             let [qkv, bias] = &inputs;
             let weight = check::random((140, 8), 5);
-            let fused = (pointwise_attention(qkv, bias, &layout, 16).unwrap() * &weight).unwrap();
-            let stock = (reference::pointwise_attention(qkv, bias, &layout, 16).unwrap() * &weight).unwrap();
-            let (fused, stock) = (fused.backward().unwrap(), stock.backward().unwrap());
+            let fused = check::of(|| pointwise_attention(qkv, bias, &layout, 16)? * &weight);
+            let stock = check::of(|| reference::pointwise_attention(qkv, bias, &layout, 16)? * &weight);
             for input in &inputs {
                 let (a, b) = (fused.get(input).unwrap(), stock.get(input).unwrap());
                 assert!(check::distance(a, b) < 1e-4, "{}", check::distance(a, b));

@@ -56,8 +56,7 @@ pub fn query_attention(
     let op = QueryAttention::new(d, ragged, queries.clone(), Parts::none())?;
     #[cfg(any(feature = "cuda", test))]
     if super::has_kernels(q) && d / op.ragged.heads <= super::kernels::QUERY_WIDTH {
-        let Packed { flat, parts } = Packed::new([bias, log_temperature])?;
-        return super::kernels::query_attention(q, kv, &flat, QueryAttention { parts, ..op });
+        return super::kernels::query_attention(q, kv, (bias, log_temperature), op);
     }
     if !fused(q) {
         let asked = (&queries.tokens[..], &op.seen()[..]);

@@ -58,16 +58,16 @@ pub fn self_attention(
         candle_core::bail!("self_attention: {:?} through {:?} and {:?}", x.shape(), qkv.shape(), out.shape());
     }
     let ragged = Ragged::new("self_attention", (x.dim(0)?, 3 * d), bias, layout, max_distance)?;
-    let packed = || Packed::new([gamma, beta, qkv, out, bias, log_temperature]);
+    let all = [gamma, beta, qkv, out, bias, log_temperature];
     if fused(x) {
-        let Packed { flat, parts } = packed()?;
+        let Packed { flat, parts } = Packed::new(all)?;
         let op = SelfAttention { d, ragged, parts, dropout: AddDropped::new(dropout) };
         return apply(op, x, &flat);
     }
     #[cfg(any(feature = "cuda", test))]
     if super::has_kernels(x) {
         let dropped = AddDropped::new(dropout);
-        if let Some(y) = super::kernels::self_attention(x, &packed()?, ragged, precision, dropped)? {
+        if let Some(y) = super::kernels::self_attention(x, all, ragged, precision, dropped)? {
             return Ok(y);
         }
     }

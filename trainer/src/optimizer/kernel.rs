@@ -40,7 +40,7 @@ pub(super) fn clipping(tensors: &[&Tensor], clip_norm: f64) -> Result<Tensor> {
         let arguments = &mut [sums.read(), clipping.write(), count.into(), (clip_norm as f32).into()];
         machine.launch(kernel, launch(1), arguments)?;
     }
-    clipping.into_tensor(2)
+    Ok(clipping.into_tensor(2))
 }
 
 /// Updates `weight` and its `moments`, as [`super::reference::apply`] does; `clipping` says what is left of the gradient.

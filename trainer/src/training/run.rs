@@ -281,8 +281,7 @@ impl<'a, T: Task> Run<'a, T> {
     ) -> candle_core::Result<Taken> {
         let seed = random::derived(self.config.seed, "dropout", state.steps);
         let dropout = Dropout { p: self.config.model.dropout, seed };
-        let step = self.task.loss().compute(model, plan, Some(dropout))?;
-        let gradients = step.loss.backward()?;
+        let (gradients, step) = self.task.loss().differentiate(model, plan, Some(dropout))?;
         let learning_rate = self.learning_rate(state.steps);
         let rates =
             Rates { pretrained: learning_rate, conditions: learning_rate * self.task.condition_rate() };

@@ -32,8 +32,8 @@ fn train((architecture, loss, score_temperature): Case, backend: &Backend) -> Tr
         let rows = [step as u32 % 8, (step as u32 + 3) % 8];
         let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
         let plan = loss.plan(model.vocabulary(), batch, step);
-        let result = loss.compute(&model, &plan, Some(Dropout { p: 0.2, seed: step })).unwrap();
-        let gradients = result.loss.backward().unwrap();
+        let (gradients, result) =
+            loss.differentiate(&model, &plan, Some(Dropout { p: 0.2, seed: step })).unwrap();
         let norm = adam.step(&model, &result.touched, &gradients, RATE.into()).unwrap();
         let norm = GradientNorm::values(&[norm]).unwrap()[0];
         assert!(norm > 0.5, "{norm}");

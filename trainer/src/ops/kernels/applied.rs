@@ -1,29 +1,23 @@
-//! Operations on a machine as Candle's: the forward pass takes storages, the backward pass tensors.
+//! Operations on a machine, as functions of tensors.
 
-use std::sync::OnceLock;
+use candle_core::{Result, Shape, Tensor};
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, StorageRef, Tensor};
+use super::{Buffer, Input, Machine, tape};
 
-use super::{Buffer, Input, Machine};
-
-/// An operation on three tensors of 32-bit floats. One that has fewer takes some twice, and gives their gradient once.
-pub(super) trait Operation: Send + Sync + 'static {
-    /// What Candle calls it.
-    const NAME: &'static str;
+/// An operation on `N` tensors of 32-bit floats.
+pub(super) trait Operation<const N: usize>: 'static {
     /// What the backward pass needs of the forward pass.
-    type Kept: Send + Sync;
+    type Kept: 'static;
     /// The result, its shape, and what is kept.
-    fn forward(&self, machine: &Machine, inputs: [Input<'_>; 3]) -> Result<(Buffer<f32>, Shape, Self::Kept)>;
+    fn forward(&self, machine: &Machine, inputs: [Input<'_>; N]) -> Result<(Buffer<f32>, Shape, Self::Kept)>;
     /// The gradients of the inputs that have one, from the result and its gradient.
     fn backward(
         &self,
         machine: &Machine,
-        inputs: [Input<'_>; 3],
-        kept: &Self::Kept,
+        inputs: [Input<'_>; N],
+        kept: Self::Kept,
         out: (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]>;
+    ) -> Result<[Option<Buffer<f32>>; N]>;
 }
 
 /// `tensor` as kernels want it: contiguous, from the beginning of its storage on, where memory is aligned for any load.
@@ -32,96 +26,38 @@ fn whole(tensor: &Tensor) -> Result<Tensor> {
     if tensor.layout().start_offset() == 0 { Ok(tensor) } else { tensor.force_contiguous() }
 }
 
-fn input<'a>((storage, layout): &'a (StorageRef<'_>, &'a Layout)) -> Result<Input<'a>> {
-    Input::of(storage, layout)
+/// `f` of each of them.
+fn each<'a, const N: usize, A, B>(all: &'a [A; N], f: impl FnMut(&'a A) -> Result<B>) -> Result<[B; N]> {
+    let results = all.iter().map(f).collect::<Result<Vec<B>>>()?;
+    results.try_into().map_err(|_| candle_core::Error::msg("as many results as there are inputs").bt())
 }
 
-/// Applies `op` to `tensors`, contiguous or not.
-pub(super) fn apply<O: Operation>(op: O, [a, b, c]: [&Tensor; 3]) -> Result<Tensor> {
-    let op = Applied { op, kept: OnceLock::new() };
-    whole(a)?.apply_op3(&whole(b)?, &whole(c)?, op)
-}
-
-/// One application of an operation.
-struct Applied<O: Operation> {
-    op: O,
-    kept: OnceLock<O::Kept>,
-}
-
-impl<O: Operation> Applied<O> {
-    fn forward(&self, machine: &Machine, inputs: [Input<'_>; 3]) -> Result<(Buffer<f32>, Shape)> {
-        let (out, shape, kept) = self.op.forward(machine, inputs)?;
-        let _ = self.kept.set(kept);
-        Ok((out, shape))
+/// Applies `op` to `inputs`, contiguous or not. Its gradient is that of [`crate::ops::differentiate`]; nobody else can ask for it.
+pub(super) fn apply<const N: usize, O: Operation<N>>(op: O, inputs: [&Tensor; N]) -> Result<Tensor> {
+    let inputs: [Tensor; N] = each(&inputs, |input| whole(input))?;
+    let machine = Machine::of(inputs[0].device())?;
+    let (out, shape, kept) = {
+        let held = inputs.each_ref().map(Tensor::storage_and_layout);
+        op.forward(&machine, each(&held, |(storage, layout)| Input::of(storage, layout))?)?
+    };
+    if !tape::is_recording() || !inputs.iter().any(Tensor::track_op) {
+        return Ok(out.into_tensor(shape));
     }
-}
-
-impl<O: Operation> CustomOp3 for Applied<O> {
-    fn name(&self) -> &'static str {
-        O::NAME
-    }
-
-    #[cfg(not(test))]
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        candle_core::bail!("{}: this kernel is not for the CPU", O::NAME)
-    }
-
-    #[cfg(test)]
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [Input::of_cpu(s1, l1)?, Input::of_cpu(s2, l2)?, Input::of_cpu(s3, l3)?];
-        let (out, shape) = self.forward(&Machine::Emulator, inputs)?;
-        Ok((out.into_cpu_storage(), shape))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
-        s3: &CudaStorage,
-        l3: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let inputs = [Input::of_cuda(s1, l1)?, Input::of_cuda(s2, l2)?, Input::of_cuda(s3, l3)?];
-        let (out, shape) = self.forward(&Machine::Cuda(s1.device.clone()), inputs)?;
-        Ok((out.into_cuda_storage()?, shape))
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        out: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.get() else {
-            candle_core::bail!("{}: backward before forward", O::NAME);
-        };
+    let out = out.into_variable(shape);
+    tape::record(out.clone(), move |out, dout| {
         let dout = whole(dout)?;
-        let machine = Machine::of(dout.device())?;
-        let tensors = [a, b, c, out, &dout].map(Tensor::storage_and_layout);
-        let [a_in, b_in, c_in, out_in, dout_in] = &tensors;
-        let inputs = [input(a_in)?, input(b_in)?, input(c_in)?];
-        let [da, db, dc] = self.op.backward(&machine, inputs, kept, (input(out_in)?, input(dout_in)?))?;
-        let gradient = |d: Option<Buffer<f32>>, of: &Tensor| d.map(|d| d.into_tensor(of.shape())).transpose();
-        Ok((gradient(da, a)?, gradient(db, b)?, gradient(dc, c)?))
-    }
+        let gradients = {
+            let held = inputs.each_ref().map(Tensor::storage_and_layout);
+            let given = each(&held, |(storage, layout)| Input::of(storage, layout))?;
+            let results = [out, &dout].map(Tensor::storage_and_layout);
+            let [out, dout] = each(&results, |(storage, layout)| Input::of(storage, layout))?;
+            op.backward(&machine, given, kept, (out, dout))?
+        };
+        let of_inputs = inputs.into_iter().zip(gradients).filter(|(input, _)| input.track_op());
+        of_inputs
+            .filter_map(|(input, gradient)| Some((gradient?, input)))
+            .map(|(gradient, input)| Ok((input.clone(), gradient.into_tensor(input.shape()))))
+            .collect()
+    });
+    Ok(out)
 }

@@ -12,7 +12,7 @@ const PIECE: usize = 64;
 /// See [`crate::ops::bag_mean`].
 pub(crate) fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     let (rows, columns) = table.dims2()?;
-    apply(BagMean { bags: bags.clone(), rows, columns }, [table; 3])
+    apply(BagMean { bags: bags.clone(), rows, columns }, [table])
 }
 
 /// See [`crate::ops::gather`].
@@ -97,11 +97,10 @@ fn sum_segments(
     Ok(out)
 }
 
-impl Operation for BagMean {
-    const NAME: &'static str = "bag-mean";
+impl Operation<1> for BagMean {
     type Kept = ();
 
-    fn forward(&self, machine: &Machine, [table, ..]: [Input<'_>; 3]) -> Result<(Buffer<f32>, Shape, ())> {
+    fn forward(&self, machine: &Machine, [table]: [Input<'_>; 1]) -> Result<(Buffer<f32>, Shape, ())> {
         let (bags, columns) = (self.bags.len(), self.columns);
         let offsets = Buffer::from_slice(machine, &self.bags.offsets)?;
         let rows = Buffer::from_slice(machine, &self.bags.rows)?;
@@ -119,15 +118,15 @@ impl Operation for BagMean {
     fn backward(
         &self,
         machine: &Machine,
-        _: [Input<'_>; 3],
-        (): &(),
+        _: [Input<'_>; 1],
+        (): (),
         (_, dout): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
+    ) -> Result<[Option<Buffer<f32>>; 1]> {
         let Bags { offsets, rows } = &*self.bags;
         let by_row = ByRow::new(offsets, rows, self.rows);
         let shares: Vec<f32> =
             offsets.windows(2).map(|bounds| 1.0 / (bounds[1] - bounds[0]).max(1) as f32).collect();
         let shares = Buffer::from_slice(machine, &shares)?;
-        Ok([Some(by_row.sums(machine, (dout.read(), shares.read()), self.columns)?), None, None])
+        Ok([Some(by_row.sums(machine, (dout.read(), shares.read()), self.columns)?)])
     }
 }

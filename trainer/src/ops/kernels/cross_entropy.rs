@@ -32,11 +32,11 @@ pub(crate) fn cross_entropy(
     match precision {
         Precision::F32 => {
             let op = CrossEntropy::<f32>::new(hidden, items, targets, candidates, label_smoothing)?;
-            apply(op, [hidden, items, items])
+            apply(op, [hidden, items])
         }
         Precision::Bf16 => {
             let op = CrossEntropy::<half::bf16>::new(hidden, items, targets, candidates, label_smoothing)?;
-            apply(op, [hidden, items, items])
+            apply(op, [hidden, items])
         }
     }
 }
@@ -158,15 +158,14 @@ impl<T: Real> CrossEntropy<T> {
     }
 }
 
-impl<T: Real> Operation for CrossEntropy<T> {
-    const NAME: &'static str = "cross-entropy";
+impl<T: Real> Operation<2> for CrossEntropy<T> {
     /// Gradients of the hidden states and the items, for a loss gradient of 1.
     type Kept = (Buffer<f32>, Buffer<f32>);
 
     fn forward(
         &self,
         machine: &Machine,
-        [hidden, items, _]: [Input<'_>; 3],
+        [hidden, items]: [Input<'_>; 2],
     ) -> Result<(Buffer<f32>, Shape, Self::Kept)> {
         let &Self { rows, items: all, d, .. } = self;
         let columns = self.candidates.competing(all);
@@ -175,8 +174,8 @@ impl<T: Real> Operation for CrossEntropy<T> {
         let in_chunk = (LOGITS / pitch.max(1)).max(ROWS).min(rows.max(1));
         let mut logits = Buffer::<f32>::new(machine, in_chunk * pitch)?;
         let floats = hidden;
-        let hidden = Rounded::<T>::new(machine, hidden.read(), hidden.len)?;
-        let items = Rounded::<T>::new(machine, items.read(), items.len)?;
+        let hidden = Rounded::<T>::new(machine, hidden)?;
+        let items = Rounded::<T>::new(machine, items)?;
         let mut losses = Buffer::<f32>::new(machine, rows)?;
         let mut dhidden = Buffer::<f32>::new(machine, rows * d)?;
         // Without rows there are no products that would fill it.
@@ -258,11 +257,11 @@ impl<T: Real> Operation for CrossEntropy<T> {
     fn backward(
         &self,
         machine: &Machine,
-        [hidden, items, _]: [Input<'_>; 3],
-        (dhidden, ditems): &Self::Kept,
+        [hidden, items]: [Input<'_>; 2],
+        (dhidden, ditems): Self::Kept,
         (_, dloss): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
-        let dhidden = Self::scaled(machine, dhidden, dloss, hidden.len)?;
-        Ok([Some(dhidden), Some(Self::scaled(machine, ditems, dloss, items.len)?), None])
+    ) -> Result<[Option<Buffer<f32>>; 2]> {
+        let dhidden = Self::scaled(machine, &dhidden, dloss, hidden.len)?;
+        Ok([Some(dhidden), Some(Self::scaled(machine, &ditems, dloss, items.len)?)])
     }
 }

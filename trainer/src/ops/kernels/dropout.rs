@@ -7,7 +7,7 @@ use crate::ops::dropout::AddDropped;
 
 /// See [`crate::ops::add_dropped`].
 pub(crate) fn add_dropped(x: &Tensor, y: &Tensor, dropout: AddDropped) -> Result<Tensor> {
-    apply(dropout, [x, y, y])
+    apply(dropout, [x, y])
 }
 
 impl AddDropped {
@@ -47,11 +47,10 @@ impl AddDropped {
     }
 }
 
-impl Operation for AddDropped {
-    const NAME: &'static str = "add-dropped";
+impl Operation<2> for AddDropped {
     type Kept = ();
 
-    fn forward(&self, machine: &Machine, [x, y, _]: [Input<'_>; 3]) -> Result<(Buffer<f32>, Shape, ())> {
+    fn forward(&self, machine: &Machine, [x, y]: [Input<'_>; 2]) -> Result<(Buffer<f32>, Shape, ())> {
         let out = self.run::<f32, f32>(machine, x.read(), y.read(), Argument::null(), (y.len, 1))?;
         Ok((out, y.shape.clone(), ()))
     }
@@ -59,11 +58,11 @@ impl Operation for AddDropped {
     fn backward(
         &self,
         machine: &Machine,
-        _: [Input<'_>; 3],
-        (): &(),
+        _: [Input<'_>; 2],
+        (): (),
         (_, dout): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
+    ) -> Result<[Option<Buffer<f32>>; 2]> {
         let all = Self { threshold: 0, scale: 1.0, ..*self };
-        Ok([Some(all.run_backward(machine, dout)?), Some(self.run_backward(machine, dout)?), None])
+        Ok([Some(all.run_backward(machine, dout)?), Some(self.run_backward(machine, dout)?)])
     }
 }

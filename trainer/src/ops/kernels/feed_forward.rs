@@ -13,14 +13,12 @@ use super::memory::{Real, Rounded};
 use super::sums::column_sums;
 use super::{Buffer, Input, Kernel, Launch, Machine, without_kernels};
 use crate::ops::dropout::AddDropped;
-use crate::ops::packed::{Packed, Parts};
 
-/// See [`crate::ops::feed_forward()`]; `flat` holds `γ`, `β`, `W₁` `[d, f]`, `b₁`, `W₂` and `b₂`. `None` where rows are too wide for
+/// See [`crate::ops::feed_forward()`]; the parameters are `γ`, `β`, `W₁` `[d, f]`, `b₁`, `W₂` and `b₂`. `None` where rows are too wide for
 /// the kernels.
 pub(crate) fn feed_forward(
     x: &Tensor,
-    Packed { flat, parts }: &Packed<6>,
-    f: usize,
+    [gamma, beta, up, up_bias, down, down_bias]: [&Tensor; 6],
     precision: Precision,
     dropout: AddDropped,
 ) -> Result<Option<Tensor>> {
@@ -29,15 +27,11 @@ pub(crate) fn feed_forward(
         without_kernels(&format!("a layer {d} wide"));
         return Ok(None);
     }
-    let size = Size { rows, d, f };
-    let parts = *parts;
+    let size = Size { rows, d, f: up.dim(1)? };
+    let inputs = [x, gamma, beta, up, up_bias, down, down_bias];
     match precision {
-        Precision::F32 => {
-            apply(FeedForward::<f32> { size, parts, dropout, of: PhantomData }, [x, flat, flat])
-        }
-        Precision::Bf16 => {
-            apply(FeedForward::<half::bf16> { size, parts, dropout, of: PhantomData }, [x, flat, flat])
-        }
+        Precision::F32 => apply(FeedForward::<f32> { size, dropout, of: PhantomData }, inputs),
+        Precision::Bf16 => apply(FeedForward::<half::bf16> { size, dropout, of: PhantomData }, inputs),
     }
     .map(Some)
 }
@@ -51,25 +45,29 @@ struct Size {
 
 struct FeedForward<T> {
     size: Size,
-    parts: Parts<6>,
     dropout: AddDropped,
     of: PhantomData<T>,
 }
 
-impl<T: Real> Operation for FeedForward<T> {
-    const NAME: &'static str = "feed-forward";
+/// What the backward pass needs of the forward pass.
+struct Kept<T> {
     /// `W₁ norm(x)`, `[T, f]`.
-    type Kept = Buffer<T>;
+    inner: Buffer<T>,
+    /// `W₁` and `W₂`, where they had to be rounded.
+    weights: [Option<Buffer<T>>; 2],
+}
+
+impl<T: Real> Operation<7> for FeedForward<T> {
+    type Kept = Kept<T>;
 
     fn forward(
         &self,
         machine: &Machine,
-        [x, flat, _]: [Input<'_>; 3],
-    ) -> Result<(Buffer<f32>, Shape, Buffer<T>)> {
+        [x, gamma, beta, up, up_bias, down, down_bias]: [Input<'_>; 7],
+    ) -> Result<(Buffer<f32>, Shape, Kept<T>)> {
         let Size { rows, d, f } = self.size;
-        let [gamma, beta, up, up_bias, down, down_bias] = self.parts.places(flat.read());
-        let (up, down) = (Rounded::<T>::new(machine, up, d * f)?, Rounded::<T>::new(machine, down, f * d)?);
-        let normal = LayerNorm { rows, d }.run::<T>(machine, x.read(), [gamma, beta])?;
+        let (up, down) = (Rounded::<T>::new(machine, up)?, Rounded::<T>::new(machine, down)?);
+        let normal = LayerNorm { rows, d }.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         let mut inner = Buffer::<T>::new(machine, rows * f)?;
         let mut active = Buffer::<T>::new(machine, rows * f)?;
         // SAFETY: the matrices have the sizes of the parameters; a thread for four elements.
@@ -79,7 +77,7 @@ impl<T: Real> Operation for FeedForward<T> {
             machine.product(of_inner, false, of_normal, Matrix::new::<T>(up.read(), 0, d, f))?;
             let name = format!("bias_gelu_{}", T::NAME);
             let kernel = Kernel { file: "elementwise", name: &name };
-            let arguments = &mut [inner.read(), up_bias, active.write(), (rows * f).into(), f.into()];
+            let arguments = &mut [inner.read(), up_bias.read(), active.write(), (rows * f).into(), f.into()];
             machine.launch(kernel, Launch::fours(rows * f), arguments)?;
         }
         // The room of the normalised rows, which nobody reads any more.
@@ -91,24 +89,23 @@ impl<T: Real> Operation for FeedForward<T> {
             machine.product(of_outer, false, of_active, Matrix::new::<T>(down.read(), 0, f, d))?;
         }
         let size = (rows * d, d);
-        let out = self.dropout.run::<T, f32>(machine, x.read(), outer.read(), down_bias, size)?;
-        Ok((out, (rows, d).into(), inner))
+        let out = self.dropout.run::<T, f32>(machine, x.read(), outer.read(), down_bias.read(), size)?;
+        Ok((out, (rows, d).into(), Kept { inner, weights: [up.keep(), down.keep()] }))
     }
 
     fn backward(
         &self,
         machine: &Machine,
-        [x, flat, _]: [Input<'_>; 3],
-        inner: &Buffer<T>,
+        [x, gamma, beta, up, up_bias, down, _]: [Input<'_>; 7],
+        Kept { inner, weights: [up_weight, down_weight] }: Kept<T>,
         (_, dout): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
+    ) -> Result<[Option<Buffer<f32>>; 7]> {
         let Size { rows, d, f } = self.size;
-        let [gamma, beta, up, up_bias, down, _] = self.parts.places(flat.read());
-        let (up, down) = (Rounded::<T>::new(machine, up, d * f)?, Rounded::<T>::new(machine, down, f * d)?);
-        let mut dflat = Buffer::<f32>::new(machine, flat.len)?;
-        let [dgamma, dbeta, dup, dup_bias, ddown, ddown_bias] = self.parts.places(dflat.write());
+        let (up, down) = (Rounded::again(up, up_weight), Rounded::again(down, down_weight));
+        let mut dup = Buffer::<f32>::new(machine, d * f)?;
+        let mut ddown = Buffer::<f32>::new(machine, f * d)?;
         let douter = self.dropout.run_backward::<T>(machine, dout)?;
-        column_sums::<T>(machine, douter.read(), (rows, d), ddown_bias)?;
+        let ddown_bias = column_sums::<T>(machine, douter.read(), (rows, d))?;
         let mut active = Buffer::<T>::new(machine, rows * f)?;
         let mut dinner = Buffer::<T>::new(machine, rows * f)?;
         let of_douter = Matrix::new::<T>(douter.read(), 0, rows, d);
@@ -119,27 +116,27 @@ impl<T: Real> Operation for FeedForward<T> {
             let name = format!("bias_gelu_backward_{}", T::NAME);
             let kernel = Kernel { file: "elementwise", name: &name };
             let (active, dinner) = (active.write(), dinner.write());
-            let arguments = &mut [inner.read(), up_bias, active, dinner, (rows * f).into(), f.into()];
+            let arguments = &mut [inner.read(), up_bias.read(), active, dinner, (rows * f).into(), f.into()];
             machine.launch(kernel, Launch::fours(rows * f), arguments)?;
             let of_active = Matrix::new::<T>(active, 0, rows, f);
-            machine.product(Matrix::new::<f32>(ddown, 0, f, d), false, of_active.t(), of_douter)?;
+            machine.product(Matrix::new::<f32>(ddown.write(), 0, f, d), false, of_active.t(), of_douter)?;
         }
-        column_sums::<T>(machine, dinner.read(), (rows, f), dup_bias)?;
+        let dup_bias = column_sums::<T>(machine, dinner.read(), (rows, f))?;
         let norm = LayerNorm { rows, d };
-        let normal = norm.run::<T>(machine, x.read(), [gamma, beta])?;
+        let normal = norm.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         let of_dinner = Matrix::new::<T>(dinner.read(), 0, rows, f);
         // The room of the gradient of what came out, which nobody reads any more.
         let mut dnormal = douter;
         // SAFETY: as above.
         unsafe {
             let of_normal = Matrix::new::<T>(normal.read(), 0, rows, d);
-            machine.product(Matrix::new::<f32>(dup, 0, d, f), false, of_normal.t(), of_dinner)?;
+            machine.product(Matrix::new::<f32>(dup.write(), 0, d, f), false, of_normal.t(), of_dinner)?;
             let of_dnormal = Matrix::new::<T>(dnormal.write(), 0, rows, d);
             machine.product(of_dnormal, false, of_dinner, Matrix::new::<T>(up.read(), 0, d, f).t())?;
         }
-        let (dx, of_norm) = norm.run_backward::<T>(machine, x.read(), gamma, dnormal.read(), dout.read())?;
-        of_norm.sum_into(machine, 0..d, dgamma)?;
-        of_norm.sum_into(machine, d..2 * d, dbeta)?;
-        Ok([Some(dx), Some(dflat), None])
+        let (dx, of_norm) =
+            norm.run_backward::<T>(machine, x.read(), gamma.read(), dnormal.read(), dout.read())?;
+        let (dgamma, dbeta) = (of_norm.sum(machine, 0..d)?, of_norm.sum(machine, d..2 * d)?);
+        Ok([dx, dgamma, dbeta, dup, dup_bias, ddown, ddown_bias].map(Some))
     }
 }

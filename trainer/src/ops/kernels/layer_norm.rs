@@ -96,8 +96,7 @@ impl LayerNorm {
     }
 }
 
-impl Operation for LayerNorm {
-    const NAME: &'static str = "layer-norm";
+impl Operation<3> for LayerNorm {
     type Kept = ();
 
     fn forward(
@@ -113,7 +112,7 @@ impl Operation for LayerNorm {
         &self,
         machine: &Machine,
         [x, gamma, _]: [Input<'_>; 3],
-        (): &(),
+        (): (),
         (_, dy): (Input<'_>, Input<'_>),
     ) -> Result<[Option<Buffer<f32>>; 3]> {
         let d = self.d;

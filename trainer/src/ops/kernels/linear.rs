@@ -11,7 +11,7 @@ use super::{Buffer, Input, Machine};
 /// `x W`, rounding both to 16 bits first: `x` is `[rows, inputs]`, `weight` `[inputs, outputs]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, inputs) = x.dims2()?;
-    apply(Linear { rows, inputs, outputs: weight.dim(1)? }, [x, weight, weight])
+    apply(Linear { rows, inputs, outputs: weight.dim(1)? }, [x, weight])
 }
 
 struct Linear {
@@ -20,14 +20,12 @@ struct Linear {
     outputs: usize,
 }
 
-impl Operation for Linear {
-    const NAME: &'static str = "linear";
+impl Operation<2> for Linear {
     type Kept = ();
 
-    fn forward(&self, machine: &Machine, [x, weight, _]: [Input<'_>; 3]) -> Result<(Buffer<f32>, Shape, ())> {
+    fn forward(&self, machine: &Machine, [x, weight]: [Input<'_>; 2]) -> Result<(Buffer<f32>, Shape, ())> {
         let &Self { rows, inputs, outputs } = self;
-        let x = Rounded::<bf16>::new(machine, x.read(), x.len)?;
-        let weight = Rounded::<bf16>::new(machine, weight.read(), weight.len)?;
+        let (x, weight) = (Rounded::<bf16>::new(machine, x)?, Rounded::<bf16>::new(machine, weight)?);
         let mut y = Buffer::<f32>::new(machine, rows * outputs)?;
         // SAFETY: the matrices have the sizes of the tensors.
         unsafe {
@@ -41,14 +39,14 @@ impl Operation for Linear {
     fn backward(
         &self,
         machine: &Machine,
-        [x, weight, _]: [Input<'_>; 3],
-        (): &(),
+        [x, weight]: [Input<'_>; 2],
+        (): (),
         (_, dy): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
+    ) -> Result<[Option<Buffer<f32>>; 2]> {
         let &Self { rows, inputs, outputs } = self;
         let (mut dx, mut dweight) =
             (Buffer::<f32>::new(machine, x.len)?, Buffer::<f32>::new(machine, weight.len)?);
-        let [x, weight, dy] = [x, weight, dy].map(|t| Rounded::<bf16>::new(machine, t.read(), t.len));
+        let [x, weight, dy] = [x, weight, dy].map(|t| Rounded::<bf16>::new(machine, t));
         let (x, weight, dy) = (x?, weight?, dy?);
         // SAFETY: the matrices have the sizes of the tensors.
         unsafe {
@@ -59,6 +57,6 @@ impl Operation for Linear {
             let of_dweight = Matrix::new::<f32>(dweight.write(), 0, inputs, outputs);
             machine.product(of_dweight, false, of_x.t(), of_dy)?;
         }
-        Ok([Some(dx), Some(dweight), None])
+        Ok([Some(dx), Some(dweight)])
     }
 }

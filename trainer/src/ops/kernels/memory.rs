@@ -88,19 +88,29 @@ impl Real for bf16 {
 
 /// 32-bit floats as numbers of another type: where they were, where that is theirs.
 pub(super) struct Rounded<'a, T> {
-    original: Argument<'a>,
+    original: Input<'a>,
     rounded: Option<Buffer<T>>,
 }
 
 impl<'a, T: Real> Rounded<'a, T> {
-    /// The `n` floats at `values`.
-    pub(super) fn new(machine: &Machine, values: Argument<'a>, n: usize) -> Result<Self> {
-        Ok(Self { original: values, rounded: T::rounded(machine, values, n)? })
+    /// Those of `input`.
+    pub(super) fn new(machine: &Machine, input: Input<'a>) -> Result<Self> {
+        Ok(Self { original: input, rounded: T::rounded(machine, input.read(), input.len)? })
+    }
+
+    /// Those of `input`, which were rounded before.
+    pub(super) fn again(input: Input<'a>, rounded: Option<Buffer<T>>) -> Self {
+        Self { original: input, rounded }
+    }
+
+    /// What [`again`](Self::again) takes.
+    pub(super) fn keep(self) -> Option<Buffer<T>> {
+        self.rounded
     }
 
     /// To be read by a kernel.
     pub(super) fn read(&self) -> Argument<'_> {
-        self.rounded.as_ref().map_or(self.original, Buffer::read)
+        self.rounded.as_ref().map_or_else(|| self.original.read(), Buffer::read)
     }
 }
 
@@ -179,35 +189,23 @@ impl<T: Element> Buffer<T> {
 }
 
 impl Buffer<f32> {
-    /// As the storage of a tensor on the CPU, the emulator's.
-    #[cfg(test)]
-    pub(super) fn into_cpu_storage(self) -> CpuStorage {
+    fn into_storage(self) -> Storage {
         match self {
             #[cfg(feature = "cuda")]
-            Self::Cuda(..) => unreachable!("the emulator's memory is the CPU's"),
-            Self::Emulated(values) => CpuStorage::F32(values),
-        }
-    }
-
-    /// As the storage of a tensor on a GPU.
-    #[cfg(feature = "cuda")]
-    pub(super) fn into_cuda_storage(self) -> Result<CudaStorage> {
-        match self {
-            Self::Cuda(slice, device) => Ok(f32::wrap_cuda_slice(slice, device)),
+            Self::Cuda(slice, device) => Storage::Cuda(f32::wrap_cuda_slice(slice, device)),
             #[cfg(test)]
-            Self::Emulated(_) => candle_core::bail!("the emulator's memory is the CPU's"),
+            Self::Emulated(values) => Storage::Cpu(CpuStorage::F32(values)),
         }
     }
 
     /// As a tensor that has no history.
-    pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
-        let storage = match self {
-            #[cfg(feature = "cuda")]
-            Self::Cuda(..) => Storage::Cuda(self.into_cuda_storage()?),
-            #[cfg(test)]
-            Self::Emulated(_) => Storage::Cpu(self.into_cpu_storage()),
-        };
-        Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> Tensor {
+        Tensor::from_storage(self.into_storage(), shape, BackpropOp::none(), false)
+    }
+
+    /// The same, of which gradients can be asked.
+    pub(super) fn into_variable(self, shape: impl Into<Shape>) -> Tensor {
+        Tensor::from_storage(self.into_storage(), shape, BackpropOp::none(), true)
     }
 }
 

@@ -20,6 +20,7 @@ mod self_attention;
 #[cfg(feature = "cuda")]
 mod staging;
 mod sums;
+mod tape;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaDevice;
@@ -37,6 +38,7 @@ use memory::Input;
 pub(crate) use memory::{Argument, Buffer, place_of};
 pub(super) use query_attention::{WIDTH as QUERY_WIDTH, query_attention};
 pub(super) use self_attention::self_attention;
+pub(crate) use tape::differentiate;
 
 /// Threads of a block of a kernel that does not say otherwise.
 const THREADS: u32 = 128;

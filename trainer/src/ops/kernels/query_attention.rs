@@ -13,9 +13,14 @@ use crate::ops::query_attention::QueryAttention;
 /// Columns of a head, at most: a lane holds four of them.
 pub(crate) const WIDTH: usize = 4 * WARP as usize;
 
-/// See [`crate::ops::query_attention()`]; `flat` holds the biases and `log T_h`. For heads of at most [`WIDTH`] columns.
-pub(crate) fn query_attention(q: &Tensor, kv: &Tensor, flat: &Tensor, op: QueryAttention) -> Result<Tensor> {
-    apply(op, [q, kv, flat])
+/// See [`crate::ops::query_attention()`]; for heads of at most [`WIDTH`] columns.
+pub(crate) fn query_attention(
+    q: &Tensor,
+    kv: &Tensor,
+    (bias, log_temperature): (&Tensor, &Tensor),
+    op: QueryAttention,
+) -> Result<Tensor> {
+    apply(op, [q, kv, bias, log_temperature])
 }
 
 /// The queries, where kernels find them.
@@ -52,14 +57,6 @@ impl Asked {
     }
 }
 
-impl QueryAttention {
-    /// The biases and `log T_h`, in `flat`.
-    fn parameters<'a>(&self, flat: &Input<'a>) -> (Argument<'a>, Argument<'a>) {
-        let biases = self.ragged.heads * self.ragged.columns();
-        (flat.read(), flat.read().behind::<f32>(biases))
-    }
-}
-
 /// What the backward pass needs of the forward pass.
 pub(super) struct Kept {
     batch: Arc<Batch>,
@@ -68,14 +65,13 @@ pub(super) struct Kept {
     log_sum: Buffer<f32>,
 }
 
-impl Operation for QueryAttention {
-    const NAME: &'static str = "query-attention";
+impl Operation<4> for QueryAttention {
     type Kept = Kept;
 
     fn forward(
         &self,
         machine: &Machine,
-        [q, kv, flat]: [Input<'_>; 3],
+        [q, kv, bias, log_temperature]: [Input<'_>; 4],
     ) -> Result<(Buffer<f32>, Shape, Kept)> {
         let (n, heads, width) = (self.queries.tokens.len(), self.ragged.heads, self.d / self.ragged.heads);
         let batch = Batch::of(machine, &self.ragged.layout)?;
@@ -89,7 +85,7 @@ impl Operation for QueryAttention {
         let mut arguments =
             vec![q.read(), kv.read(), out.write(), log_sum.write(), sequences.read(), n.into()];
         arguments.extend(asked.arguments());
-        arguments.extend(batch.arguments(&self.ragged, width, self.parameters(&flat)));
+        arguments.extend(batch.arguments(&self.ragged, width, (bias.read(), log_temperature.read())));
         let kernel = Kernel { file: "query_attention", name: "query_attention_forward" };
         // SAFETY: a warp for each query and head; the queries were checked against the layout.
         unsafe { machine.launch(kernel, Launch::warps(n * heads), &mut arguments)? };
@@ -100,10 +96,10 @@ impl Operation for QueryAttention {
     fn backward(
         &self,
         machine: &Machine,
-        [q, kv, flat]: [Input<'_>; 3],
-        Kept { batch, asked, log_sum }: &Kept,
+        [q, kv, bias, log_temperature]: [Input<'_>; 4],
+        Kept { batch, asked, log_sum }: Kept,
         (out, dout): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
+    ) -> Result<[Option<Buffer<f32>>; 4]> {
         let (n, heads, width) = (self.queries.tokens.len(), self.ragged.heads, self.d / self.ragged.heads);
         let rows = n * heads;
         let mut delta = Buffer::<f32>::new(machine, rows)?;
@@ -139,14 +135,13 @@ impl Operation for QueryAttention {
             longest.into(),
         ];
         arguments.extend(asked.arguments());
-        arguments.extend(batch.arguments(&self.ragged, width, self.parameters(&flat)));
+        arguments.extend(batch.arguments(&self.ragged, width, (bias.read(), log_temperature.read())));
         let kernel = Kernel { file: "query_attention", name: "query_attention_backward" };
         // SAFETY: a block for each sequence and head, which leaves its own part.
         unsafe { machine.launch(kernel, launch, &mut arguments)? };
         drop(arguments);
-        let mut dflat = Buffer::new(machine, flat.len)?;
-        parts.sum_into(machine, 0..columns, dflat.write())?;
-        parts.sum_into(machine, columns..columns + 1, dflat.write().behind::<f32>(heads * columns))?;
-        Ok([Some(dq), Some(dkv), Some(dflat)])
+        let dbias = parts.sum(machine, 0..columns)?;
+        let dlog_temperature = parts.sum(machine, columns..columns + 1)?;
+        Ok([Some(dq), Some(dkv), Some(dbias), Some(dlog_temperature)])
     }
 }

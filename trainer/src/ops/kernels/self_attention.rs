@@ -14,14 +14,13 @@ use super::matrix::Matrix;
 use super::memory::{Real, Rounded};
 use super::{Argument, Buffer, Input, Machine, without_kernels};
 use crate::ops::dropout::AddDropped;
-use crate::ops::packed::{Packed, Parts};
 use crate::ops::ragged::Ragged;
 
-/// See [`crate::ops::self_attention()`]; `flat` holds `γ`, `β`, `W_qkv`, `W_o`, the biases and `log T_h`. `None` where rows or heads are
-/// too wide for the kernels, or the biases too many for the GPU's shared memory.
+/// See [`crate::ops::self_attention()`]; the parameters are `γ`, `β`, `W_qkv`, `W_o`, the biases and `log T_h`. `None` where rows or
+/// heads are too wide for the kernels, or the biases too many for the GPU's shared memory.
 pub(crate) fn self_attention(
     x: &Tensor,
-    Packed { flat, parts }: &Packed<6>,
+    [gamma, beta, qkv, out, bias, log_temperature]: [&Tensor; 6],
     ragged: Ragged,
     precision: Precision,
     dropout: AddDropped,
@@ -39,21 +38,16 @@ pub(crate) fn self_attention(
         without_kernels(&format!("attention with {heads} heads of {width} columns and {biases} biases each"));
         return Ok(None);
     }
-    let parts = *parts;
+    let inputs = [x, gamma, beta, qkv, out, bias, log_temperature];
     match precision {
-        Precision::F32 => {
-            apply(SelfAttention::<f32> { attention, parts, dropout, of: PhantomData }, [x, flat, flat])
-        }
-        Precision::Bf16 => {
-            apply(SelfAttention::<half::bf16> { attention, parts, dropout, of: PhantomData }, [x, flat, flat])
-        }
+        Precision::F32 => apply(SelfAttention::<f32> { attention, dropout, of: PhantomData }, inputs),
+        Precision::Bf16 => apply(SelfAttention::<half::bf16> { attention, dropout, of: PhantomData }, inputs),
     }
     .map(Some)
 }
 
 struct SelfAttention<T> {
     attention: Attention,
-    parts: Parts<6>,
     dropout: AddDropped,
     of: PhantomData<T>,
 }
@@ -67,6 +61,8 @@ struct Kept<T> {
     attended: Buffer<T>,
     /// `log Σ exp` of the scores, `[T, H]`.
     log_sum: Buffer<f32>,
+    /// `W_qkv` and `W_o`, where they had to be rounded.
+    weights: [Option<Buffer<T>>; 2],
 }
 
 impl<T> SelfAttention<T> {
@@ -77,21 +73,19 @@ impl<T> SelfAttention<T> {
     }
 }
 
-impl<T: Real> Operation for SelfAttention<T> {
-    const NAME: &'static str = "self-attention";
+impl<T: Real> Operation<7> for SelfAttention<T> {
     type Kept = Kept<T>;
 
     fn forward(
         &self,
         machine: &Machine,
-        [x, flat, _]: [Input<'_>; 3],
+        [x, gamma, beta, w_qkv, w_out, bias, log_temperature]: [Input<'_>; 7],
     ) -> Result<(Buffer<f32>, Shape, Kept<T>)> {
         let (tokens, d) = self.size();
-        let [gamma, beta, w_qkv, w_out, bias, log_temperature] = self.parts.places(flat.read());
-        let w_qkv = Rounded::<T>::new(machine, w_qkv, 3 * d * d)?;
-        let w_out = Rounded::<T>::new(machine, w_out, d * d)?;
+        let (w_qkv, w_out) = (Rounded::<T>::new(machine, w_qkv)?, Rounded::<T>::new(machine, w_out)?);
         let batch = Batch::of(machine, &self.attention.ragged.layout)?;
-        let normal = LayerNorm { rows: tokens, d }.run::<T>(machine, x.read(), [gamma, beta])?;
+        let normal =
+            LayerNorm { rows: tokens, d }.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         let mut qkv = Buffer::<T>::new(machine, tokens * 3 * d)?;
         // SAFETY: the matrices have the sizes of the parameters.
         unsafe {
@@ -101,7 +95,7 @@ impl<T: Real> Operation for SelfAttention<T> {
         }
         let mut attended = Buffer::<T>::new(machine, tokens * d)?;
         let mut log_sum = Buffer::new(machine, tokens * self.attention.ragged.heads)?;
-        let scores = (qkv.read(), bias, log_temperature);
+        let scores = (qkv.read(), bias.read(), log_temperature.read());
         self.attention.forward::<T>(machine, scores, &batch, (&mut attended, &mut log_sum))?;
         // The room of the normalised rows, which nobody reads any more.
         let mut outer = normal;
@@ -113,53 +107,62 @@ impl<T: Real> Operation for SelfAttention<T> {
         }
         let size = (tokens * d, d);
         let out = self.dropout.run::<T, f32>(machine, x.read(), outer.read(), Argument::null(), size)?;
-        Ok((out, (tokens, d).into(), Kept { batch, qkv, attended, log_sum }))
+        let weights = [w_qkv.keep(), w_out.keep()];
+        Ok((out, (tokens, d).into(), Kept { batch, qkv, attended, log_sum, weights }))
     }
 
     fn backward(
         &self,
         machine: &Machine,
-        [x, flat, _]: [Input<'_>; 3],
-        Kept { batch, qkv, attended, log_sum }: &Kept<T>,
+        [x, gamma, beta, w_qkv, w_out, bias, log_temperature]: [Input<'_>; 7],
+        Kept { batch, qkv, attended, log_sum, weights: [qkv_weight, out_weight] }: Kept<T>,
         (_, dout): (Input<'_>, Input<'_>),
-    ) -> Result<[Option<Buffer<f32>>; 3]> {
+    ) -> Result<[Option<Buffer<f32>>; 7]> {
         let (tokens, d) = self.size();
-        let [gamma, beta, w_qkv, w_out, bias, log_temperature] = self.parts.places(flat.read());
-        let w_qkv = Rounded::<T>::new(machine, w_qkv, 3 * d * d)?;
-        let w_out = Rounded::<T>::new(machine, w_out, d * d)?;
-        let mut dflat = Buffer::<f32>::new(machine, flat.len)?;
-        let [dgamma, dbeta, dw_qkv, dw_out, dbias, dlog_temperature] = self.parts.places(dflat.write());
+        let (w_qkv, w_out) = (Rounded::again(w_qkv, qkv_weight), Rounded::again(w_out, out_weight));
+        let mut dw_qkv = Buffer::<f32>::new(machine, 3 * d * d)?;
+        let mut dw_out = Buffer::<f32>::new(machine, d * d)?;
         let douter = self.dropout.run_backward::<T>(machine, dout)?;
         let mut dattended = Buffer::<T>::new(machine, tokens * d)?;
         // SAFETY: the matrices have the sizes of the parameters.
         unsafe {
             let of_douter = Matrix::new::<T>(douter.read(), 0, tokens, d);
             let of_attended = Matrix::new::<T>(attended.read(), 0, tokens, d);
-            machine.product(Matrix::new::<f32>(dw_out, 0, d, d), false, of_attended.t(), of_douter)?;
+            machine.product(
+                Matrix::new::<f32>(dw_out.write(), 0, d, d),
+                false,
+                of_attended.t(),
+                of_douter,
+            )?;
             let of_dattended = Matrix::new::<T>(dattended.write(), 0, tokens, d);
             machine.product(of_dattended, false, of_douter, Matrix::new::<T>(w_out.read(), 0, d, d).t())?;
         }
-        let scores = (qkv.read(), bias, log_temperature);
-        let results = (attended.read(), log_sum, dattended.read());
-        let (dqkv, of_scores) = self.attention.backward::<T>(machine, scores, batch, results)?;
+        let scores = (qkv.read(), bias.read(), log_temperature.read());
+        let results = (attended.read(), &log_sum, dattended.read());
+        let (dqkv, of_scores) = self.attention.backward::<T>(machine, scores, &batch, results)?;
         let columns = self.attention.ragged.columns();
-        of_scores.sum_into(machine, 0..columns, dbias)?;
-        of_scores.sum_into(machine, columns..columns + 1, dlog_temperature)?;
+        let dbias = of_scores.sum(machine, 0..columns)?;
+        let dlog_temperature = of_scores.sum(machine, columns..columns + 1)?;
         let norm = LayerNorm { rows: tokens, d };
-        let normal = norm.run::<T>(machine, x.read(), [gamma, beta])?;
+        let normal = norm.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         // The room of the gradient of what came out, which nobody reads any more.
         let mut dnormal = douter;
         // SAFETY: as above.
         unsafe {
             let of_dqkv = Matrix::new::<T>(dqkv.read(), 0, tokens, 3 * d);
             let of_normal = Matrix::new::<T>(normal.read(), 0, tokens, d);
-            machine.product(Matrix::new::<f32>(dw_qkv, 0, d, 3 * d), false, of_normal.t(), of_dqkv)?;
+            machine.product(
+                Matrix::new::<f32>(dw_qkv.write(), 0, d, 3 * d),
+                false,
+                of_normal.t(),
+                of_dqkv,
+            )?;
             let of_dnormal = Matrix::new::<T>(dnormal.write(), 0, tokens, d);
             machine.product(of_dnormal, false, of_dqkv, Matrix::new::<T>(w_qkv.read(), 0, d, 3 * d).t())?;
         }
-        let (dx, of_norm) = norm.run_backward::<T>(machine, x.read(), gamma, dnormal.read(), dout.read())?;
-        of_norm.sum_into(machine, 0..d, dgamma)?;
-        of_norm.sum_into(machine, d..2 * d, dbeta)?;
-        Ok([Some(dx), Some(dflat), None])
+        let (dx, of_norm) =
+            norm.run_backward::<T>(machine, x.read(), gamma.read(), dnormal.read(), dout.read())?;
+        let (dgamma, dbeta) = (of_norm.sum(machine, 0..d)?, of_norm.sum(machine, d..2 * d)?);
+        Ok([dx, dgamma, dbeta, dw_qkv, dw_out, dbias, dlog_temperature].map(Some))
     }
 }

@@ -32,21 +32,15 @@ impl Parts {
 
     /// The sum over the parts of some columns, `[rows, columns]`.
     pub(super) fn sum(&self, machine: &Machine, columns: Range<usize>) -> Result<Buffer<f32>> {
-        let mut out = Buffer::new(machine, self.rows * columns.len())?;
-        self.sum_into(machine, columns, out.write())?;
-        Ok(out)
-    }
-
-    /// The same, into `out`.
-    pub(super) fn sum_into(&self, machine: &Machine, columns: Range<usize>, out: Argument<'_>) -> Result<()> {
         let &Self { ref values, count, rows, pitch } = self;
         let n = rows * columns.len();
+        let mut out = Buffer::new(machine, n)?;
         let kernel = Kernel { file: "reduce", name: "sum_parts" };
         // SAFETY: a thread for each of the `n` elements; none reads behind its part.
         unsafe {
             let arguments = &mut [
                 values.read(),
-                out,
+                out.write(),
                 count.into(),
                 (rows * pitch).into(),
                 pitch.into(),
@@ -54,18 +48,18 @@ impl Parts {
                 columns.len().into(),
                 n.into(),
             ];
-            machine.launch(kernel, Launch::threads(n), arguments)
+            machine.launch(kernel, Launch::threads(n), arguments)?;
         }
+        Ok(out)
     }
 }
 
-/// The sums of the columns of `x` `[rows, columns]`, into `out`.
+/// The sums of the columns of `x` `[rows, columns]`.
 pub(super) fn column_sums<T: Real>(
     machine: &Machine,
     x: Argument<'_>,
     (rows, columns): (usize, usize),
-    out: Argument<'_>,
-) -> Result<()> {
+) -> Result<Buffer<f32>> {
     let a_block = rows_a_block(rows);
     let mut parts = Parts::new(machine, rows.div_ceil(a_block), 1, columns)?;
     let name = format!("column_sums_{}", T::NAME);
@@ -76,5 +70,5 @@ pub(super) fn column_sums<T: Real>(
         let arguments = &mut [x, parts.values.write(), rows.into(), columns.into(), a_block.into()];
         machine.launch(Kernel { file: "reduce", name: &name }, launch, arguments)?;
     }
-    parts.sum_into(machine, 0..columns, out)
+    parts.sum(machine, 0..columns)
 }
