@@ -38,11 +38,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         if !status.success() {
             return Err(format!("{} was not compiled ({status})", file.display()).into());
         }
-        // A quarter of it is comments and indentation, which would be part of the program.
+        // A third of it is comments, indentation and spaces, which would be part of the program.
         let text = fs::read_to_string(&ptx)?;
         let lines =
             text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));
-        fs::write(&ptx, lines.collect::<Vec<_>>().join("\n"))?;
+        let lines: Vec<String> = lines.map(|line| line.replace(" \t", " ").replace(", ", ",")).collect();
+        fs::write(&ptx, lines.join("\n"))?;
     }
     Ok(())
 }

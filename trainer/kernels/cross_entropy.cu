@@ -33,10 +33,10 @@ __device__ void add_own(const float* own, const T* items, const unsigned* offset
 }
 
 // Numbers that a thread holds of a row at a time, in groups of four.
-constexpr int GROUPS = 8;
+constexpr int GROUPS = 4;
 
 // A block a row, from row `first` of the batch on. `logits` [rows, columns], rows `pitch` apart, become their gradients, numbers of type
-// `T` from where the row begins on; `losses` [rows] become the rows' losses. Rows of up to 32 columns a thread are read once, longer ones
+// `T` from where the row begins on; `losses` [rows] become the rows' losses. Rows of up to 16 columns a thread are read once, longer ones
 // twice.
 //
 // Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `own` is null, they are among the columns. Otherwise each row has one at

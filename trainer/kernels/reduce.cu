@@ -2,15 +2,21 @@
 #include "common.cuh"
 
 // Σ over `parts` parts of `stride` elements each, of which columns `from` to `from` + `width` of rows `pitch` apart are wanted: `n`
-// elements in all.
+// elements in all. A block has 32 of them; its warps share out the parts. Shared: a float for each thread.
 extern "C" __global__ void sum_parts(const float* values, float* out, unsigned parts, unsigned stride, unsigned pitch,
                                      unsigned from, unsigned width, unsigned n) {
-    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    const size_t at = size_t(i / width) * pitch + from + i % width;
+    SHARED(float, sums);
+    const unsigned lane = threadIdx.x % WARP_SIZE, warps = blockDim.x / WARP_SIZE, i = blockIdx.x * WARP_SIZE + lane;
     float sum = 0;
+    if (i < n) {
+        const size_t at = size_t(i / width) * pitch + from + i % width;
 #pragma unroll 16
-    for (unsigned part = 0; part < parts; ++part) sum += values[size_t(part) * stride + at];
+        for (unsigned part = threadIdx.x / WARP_SIZE; part < parts; part += warps) sum += values[size_t(part) * stride + at];
+    }
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x >= WARP_SIZE || i >= n) return;
+    for (unsigned warp = 1; warp < warps; ++warp) sum += sums[warp * WARP_SIZE + lane];
     out[i] = sum;
 }
 KERNEL(sum_parts);
@@ -23,6 +29,7 @@ __device__ void column_sums(const T* x, float* parts, unsigned rows, unsigned co
     if (column >= columns) return;
     const unsigned end = min(rows, (blockIdx.x + 1) * a_block);
     float sum = 0;
+#pragma unroll 8
     for (unsigned row = blockIdx.x * a_block; row < end; ++row) sum += to_float(x[size_t(row) * columns + column]);
     parts[size_t(blockIdx.x) * columns + column] = sum;
 }

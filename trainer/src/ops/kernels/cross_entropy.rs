@@ -17,8 +17,8 @@ const LOGITS: usize = 1 << 23;
 const ROWS: usize = 256;
 /// What rows of logits are multiples of: tensor cores read 16 bytes at a time.
 const PITCH: usize = 8;
-/// Threads that share a row of logits.
-const THREADS: u32 = 256;
+/// Threads that share a row of logits: one of 8,192 is read once.
+const THREADS: u32 = 512;
 
 /// See [`crate::ops::cross_entropy`].
 pub(crate) fn cross_entropy(

@@ -5,11 +5,13 @@ use std::ops::Range;
 use candle_core::Result;
 
 use super::memory::Real;
-use super::{Argument, Buffer, Kernel, Launch, Machine, THREADS};
+use super::{Argument, Buffer, Kernel, Launch, Machine, THREADS, WARP};
 
 /// Rows that one block sums up, at least, and how many blocks there are at most.
 const ROWS: usize = 64;
 const BLOCKS: usize = 1024;
+/// Warps that share out the parts of a sum.
+const SHARING: u32 = 8;
 
 /// How many of `rows` rows one block works through.
 pub(super) fn rows_a_block(rows: usize) -> usize {
@@ -36,7 +38,13 @@ impl Parts {
         let n = rows * columns.len();
         let mut out = Buffer::new(machine, n)?;
         let kernel = Kernel { file: "reduce", name: "sum_parts" };
-        // SAFETY: a thread for each of the `n` elements; none reads behind its part.
+        let threads = SHARING * WARP;
+        let launch = Launch {
+            blocks: [n.div_ceil(WARP as usize) as u32, 1, 1],
+            threads,
+            shared: threads as usize * size_of::<f32>(),
+        };
+        // SAFETY: a lane of each warp of a block for each of the `n` elements; none reads behind its part.
         unsafe {
             let arguments = &mut [
                 values.read(),
@@ -48,7 +56,7 @@ impl Parts {
                 columns.len().into(),
                 n.into(),
             ];
-            machine.launch(kernel, Launch::threads(n), arguments)?;
+            machine.launch(kernel, launch, arguments)?;
         }
         Ok(out)
     }
