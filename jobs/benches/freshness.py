@@ -7,8 +7,8 @@
     tests/kafka/broker.sh topic fresh --partitions 8
     python3 jobs/benches/freshness.py --brokers localhost:9092 --topic fresh --rate 500 --seconds 600
 
-First a simulated month is ingested and `jobs daily` publishes a model. Then `pipeline simulate --now` sends events at an even
-rate (their `ts` is the time of sending), `pipeline consume` commits them, and `jobs refresh` follows. For each publication, this
+First a simulated month is ingested and `climber daily` publishes a model. Then `pipeline simulate --now` sends events at an even
+rate (their `ts` is the time of sending), `pipeline consume` commits them, and `climber refresh` follows. For each publication, this
 program takes the time since `ts` of every event that its base was the first to learn of. The first --margin seconds and what
 nobody had learned at the end are left out; the latter is counted. Give it a topic without messages.
 """
@@ -61,12 +61,12 @@ def main():
                    stderr=subprocess.DEVNULL)
     started = time.time()
     with open(args.out / "daily.log", "w") as said:
-        subprocess.run(line("jobs", "daily", "--date", "2026-01-31"), check=True, stderr=said)
-    print(f"jobs daily: {time.time() - started:.0f} s", flush=True)
+        subprocess.run(line("climber", "daily", "--date", "2026-01-31"), check=True, stderr=said)
+    print(f"climber daily: {time.time() - started:.0f} s", flush=True)
 
     published = root / "models" / "published.json"
     seen = [json.loads(published.read_text())]
-    running = [start("consume", line("pipeline", "consume")), start("refresh", line("jobs", "refresh"))]
+    running = [start("consume", line("pipeline", "consume")), start("refresh", line("climber", "refresh"))]
     time.sleep(15)
     started = time.time()
     producer = start("simulate", line("pipeline", "simulate", "--events", args.rate * args.seconds, *size, "--topic", args.topic,

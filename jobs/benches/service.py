@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a service day by day with `jobs daily`, and beside it trains a model from scratch on the log up to each day.
+"""Runs a service day by day with `climber daily`, and beside it trains a model from scratch on the log up to each day.
 
     cargo build --release
     python3 jobs/benches/service.py simulated --out runs/service --days 60 --compare 30
@@ -10,10 +10,10 @@
 a day holds what was released by then. `movielens` is a file of ratings cut by time into slices of equal size, each taken for a
 day; most of each slice is new users.
 
-Each of the last days is predicted twice before it is learned: by the model that `jobs daily` had published, and by one trained
+Each of the last days is predicted twice before it is learned: by the model that `climber daily` had published, and by one trained
 from scratch on all days before, with the same settings, both stopped on validation. The answers (ranks of every new event, as
 served, seen items filtered) are compared pair by pair, with the 95 % interval of the bootstrap over users; so is the time of
-training: the step `train` of `jobs daily`, which is a refresh or, when it is due, a full training, and `trainer pretrain`.
+training: the step `train` of `climber daily`, which is a refresh or, when it is due, a full training, and `trainer pretrain`.
 
 OUT/service is the root, OUT/ranks the answers, OUT/service.json the results; the same command goes on where it was interrupted.
 Needs Python with pyarrow.
@@ -192,7 +192,7 @@ def main():
             continue
         published = service.root / "models" / "published.json"
         served = json.loads(published.read_text())["served"] if published.exists() else None
-        record, seconds = service.run("jobs", "daily", "--date", date, codes=(0, 4))
+        record, seconds = service.run("climber", "daily", "--date", date, codes=(0, 4))
         day = {"seconds": seconds, "train_seconds": record["train"]["seconds"], "kind": record["plan"]["training"]["kind"],
                "published": record["publish"]["number"], "version": record["sequences"]["events_version"]}
         indexes = service.indexes()

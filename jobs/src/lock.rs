@@ -94,7 +94,7 @@ impl Lock {
             if !matches!(locked, Err(TryLockError::WouldBlock)) {
                 break;
             }
-            // `jobs status` holds it for the time of a look.
+            // `climber status` holds it for the time of a look.
             std::thread::sleep(LOOK);
             locked = file.try_lock();
         }
@@ -149,13 +149,13 @@ mod tests {
     fn the_second_is_told_who_the_first_is() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("jobs/daily.lock");
-        let first = Lock::take("jobs daily", &path).unwrap();
-        let message = Lock::take("jobs daily", &path).unwrap_err().to_string();
+        let first = Lock::take("climber daily", &path).unwrap();
+        let message = Lock::take("climber daily", &path).unwrap_err().to_string();
         assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
         assert_eq!(Lock::holder(&path).unwrap().pid, std::process::id());
         drop(first);
         assert_eq!(Lock::holder(&path), None);
         // What a dead owner left in the file keeps nobody out.
-        Lock::take("jobs daily", &path).unwrap();
+        Lock::take("climber daily", &path).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! `jobs`: runs `pipeline` and `trainer` on a schedule.
+//! `climber`: runs `pipeline` and `trainer` on a schedule.
 
 mod commands;
 mod daily;
@@ -27,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration, 4 a model was made and the gate refused it.
 #[derive(Debug, Parser)]
-#[command(name = "jobs", version)]
+#[command(name = "climber", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,6 +61,6 @@ fn main() -> ExitCode {
     });
     match result {
         Ok(code) => code.into(),
-        Err(error) => report_error("jobs", error.as_ref()).into(),
+        Err(error) => report_error("climber", error.as_ref()).into(),
     }
 }

@@ -131,7 +131,7 @@ fn try_rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
         }
     };
     let Some(old) = publication::at(root, target)? else {
-        bail!("there is no publication {target}; `jobs history` lists them");
+        bail!("there is no publication {target}; `climber history` lists them");
     };
     if (old.base_hash == newest.base_hash) && (old.served_hash == newest.served_hash) {
         bail!("publication {target} is what is served already: `{}`", newest.served);

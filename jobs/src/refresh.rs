@@ -1,4 +1,4 @@
-//! `jobs refresh`: new events become a new published model within minutes, between two daily jobs.
+//! `climber refresh`: new events become a new published model within minutes, between two daily jobs.
 //!
 //! ```text
 //! events at version E ─▶ build-sequences --since ─▶ refresh ─▶ SFT on the last daily's sets ─▶ gate ─▶ publish
@@ -89,7 +89,7 @@ pub(crate) fn last(root: &Root) -> Option<Refreshed> {
 
 /// Takes the lock of this job.
 pub(crate) fn lock(root: &Root) -> Result<Lock> {
-    Ok(Lock::take("jobs refresh", &root.path().join("jobs").join("refresh.lock"))?)
+    Ok(Lock::take("climber refresh", &root.path().join("jobs").join("refresh.lock"))?)
 }
 
 /// One refresh, begun again as often as somebody else publishes meanwhile.
@@ -158,7 +158,7 @@ async fn look(config: &Config, root: &Root, interrupt: &Interrupt, seen: &mut Op
         if seen.is_none_or(|(before, _)| before != Some(number)) {
             let restored = restores.unwrap_or_default();
             eprintln!(
-                "publication {number} has brought publication {restored} back: waiting for the next daily job (`jobs refresh \
+                "publication {number} has brought publication {restored} back: waiting for the next daily job (`climber refresh \
                  --once` goes on from here)"
             );
         }
@@ -205,7 +205,7 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     fn begin(config: &Config, root: &'a Root, interrupt: &'a Interrupt) -> Result<Self> {
         let Some(parent) = publication::settle(root)? else {
-            bail!("nothing is published yet: `jobs daily` publishes the first model");
+            bail!("nothing is published yet: `climber daily` publishes the first model");
         };
         let Some(daily) = publication::at(root, parent.daily)? else {
             bail!(

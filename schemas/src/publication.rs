@@ -62,11 +62,11 @@ pub struct Publication {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// `jobs daily`.
+    /// `climber daily`.
     Daily,
-    /// `jobs refresh`.
+    /// `climber refresh`.
     Refresh,
-    /// `jobs rollback`.
+    /// `climber rollback`.
     Rollback,
 }
 

@@ -17,7 +17,7 @@ fn an_unknown_key_names_file_line_and_key() {
         ("pipeline", vec!["ingest"]),
         ("pipeline", vec!["build-sequences"]),
         ("trainer", vec!["pretrain", "--name", "m"]),
-        ("jobs", vec!["daily"]),
+        ("climber", vec!["daily"]),
     ] {
         assert_mentions(&workspace.fail(name, &args, 2), &["config.toml", "line", "`max_length`"]);
     }
@@ -27,7 +27,7 @@ fn an_unknown_key_names_file_line_and_key() {
 #[test]
 fn a_wrong_override_and_wrong_usage_exit_with_2() {
     let workspace = Workspace::new();
-    let text = workspace.fail("jobs", &["daily", "--set", "model.heads=3"], 2);
+    let text = workspace.fail("climber", &["daily", "--set", "model.heads=3"], 2);
     assert_mentions(&text, &["model.heads", "d = 8"]);
     let text = workspace.fail("trainer", &["pretrain"], 2);
     assert_mentions(&text, &["--name"]);
@@ -139,7 +139,7 @@ fn a_condition_that_cannot_be_learned() {
 #[test]
 fn a_checkpoint_of_another_vocabulary_is_refused() {
     let workspace = Workspace::new();
-    workspace.succeed("jobs", &["daily", "--name", "m"]);
+    workspace.succeed("climber", &["daily", "--name", "m"]);
     // The same items in another order have other indexes.
     let items = std::fs::read_to_string(workspace.path("items.jsonl")).unwrap();
     let reversed: Vec<&str> = items.lines().rev().collect();
@@ -160,7 +160,7 @@ fn a_checkpoint_of_another_vocabulary_is_refused() {
 #[test]
 fn a_damaged_checkpoint_names_the_file() {
     let workspace = Workspace::new();
-    workspace.succeed("jobs", &["daily", "--name", "m"]);
+    workspace.succeed("climber", &["daily", "--name", "m"]);
     let path = workspace.root().join("models/m/model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -173,7 +173,7 @@ fn help_says_what_each_command_does() {
     for (name, commands) in [
         ("pipeline", &["ingest", "build-sequences", "build-sft", "inspect"][..]),
         ("trainer", &["pretrain", "evaluate"]),
-        ("jobs", &["daily"]),
+        ("climber", &["daily"]),
     ] {
         let output = program(name).arg("--help").output().unwrap();
         assert!(output.status.success());

@@ -1,4 +1,4 @@
-"""One run of `jobs daily` for each day, by Airflow: the day is the run's, so a back-fill runs the days in their order."""
+"""One run of `climber daily` for each day, by Airflow: the day is the run's, so a back-fill runs the days in their order."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -25,6 +25,6 @@ with DAG(
         task_id="daily",
         # A run that failed goes on where it was. Exit code 4, a model that the gate refused, is no failure of the day: the
         # task is skipped, which shows, and the next day goes on.
-        bash_command=f"exec jobs daily --config {CONFIG} --date {{{{ ds }}}}",
+        bash_command=f"exec climber daily --config {CONFIG} --date {{{{ ds }}}}",
         skip_on_exit_code=4,
     )

@@ -22,11 +22,11 @@ use crate::daily::{self, Outcome, Record, Request, Step};
 /// is 4. models/published.json names what is served, jobs/daily/NAME/report.html shows the day.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  jobs daily --config config/movielens.toml
-  jobs daily --config config/shop.toml --date 2026-11-22
-  jobs daily --config config/shop.toml --to yesterday                      every night: all days that are missing
-  jobs daily --config config/shop.toml --from 2026-11-01 --to 2026-11-21   days that are missing, in their order
-  jobs daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows")]
+  climber daily --config config/movielens.toml
+  climber daily --config config/shop.toml --date 2026-11-22
+  climber daily --config config/shop.toml --to yesterday                      every night: all days that are missing
+  climber daily --config config/shop.toml --from 2026-11-01 --to 2026-11-21   days that are missing, in their order
+  climber daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows")]
 pub(crate) struct DailyArgs {
     /// The day, such as 2026-11-22, or today, or yesterday (UTC); it stands for {date} in events.paths and items.paths. Default:
     /// yesterday where a path has {date}, since the log of today is not complete, and else today.
@@ -77,7 +77,7 @@ impl DailyArgs {
                 // A day whose log will never come must not keep the later ones from their turn for ever.
                 Err(error) if later_is_finished(&root, date) && !interrupt.requested() => {
                     eprintln!(
-                        "jobs: {}; later days are finished, so the next ones go on",
+                        "climber: {}; later days are finished, so the next ones go on",
                         with_causes(error.as_ref())
                     );
                     failed = true;

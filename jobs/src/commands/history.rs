@@ -11,7 +11,7 @@ use crate::daily::Record;
 
 /// List publications and daily runs, the newest first.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  jobs history --config config/shop.toml --limit 30")]
+#[command(after_help = "Example:\n  climber history --config config/shop.toml --limit 30")]
 pub(crate) struct HistoryArgs {
     /// How many of each.
     #[arg(long, value_name = "N", default_value_t = 15)]
@@ -52,7 +52,7 @@ impl HistoryArgs {
 
 fn print(root: &Root, history: &History) {
     if history.publications.is_empty() {
-        eprintln!("nothing was ever published; `jobs daily` does");
+        eprintln!("nothing was ever published; `climber daily` does");
     } else {
         let width = history.publications.iter().map(|p| p.served.len()).max().unwrap_or(0).max(6);
         eprintln!("{:>6}  {:<20}  {:<9} {:<width$}   HR@10", "number", "published (UTC)", "by", "serves");

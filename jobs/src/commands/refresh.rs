@@ -16,8 +16,8 @@ use crate::refresh::{self, Outcome};
 /// The next daily job learns the day again as a whole: a model of this command bridges the time until then.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  jobs refresh --config config/shop.toml
-  jobs refresh --config config/shop.toml --once     one refresh; exit code 4 where the gate refuses it")]
+  climber refresh --config config/shop.toml
+  climber refresh --config config/shop.toml --once     one refresh; exit code 4 where the gate refuses it")]
 pub(crate) struct RefreshArgs {
     /// Refresh once with what is there now.
     #[arg(long)]

@@ -8,12 +8,12 @@ use crate::publish;
 /// Serve an earlier publication's model again.
 ///
 /// Makes a new publication of the old model, so that history stays as it was; the next daily job continues the model that was
-/// brought back, and learns again what came after it. The loop of `jobs refresh`
-/// waits for that; `jobs refresh --once` goes on from the old model at once.
+/// brought back, and learns again what came after it. The loop of `climber refresh`
+/// waits for that; `climber refresh --once` goes on from the old model at once.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  jobs rollback --config config/shop.toml            the one before
-  jobs rollback --config config/shop.toml --to 41    `jobs history` lists them")]
+  climber rollback --config config/shop.toml            the one before
+  climber rollback --config config/shop.toml --to 41    `climber history` lists them")]
 pub(crate) struct RollbackArgs {
     /// Number of the publication to bring back. Default: the one before what is served.
     #[arg(long, value_name = "NUMBER")]

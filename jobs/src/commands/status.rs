@@ -17,7 +17,7 @@ use crate::refresh::{self, Refreshed};
 ///
 /// The exit code is 0 where a model is served and its files are as they were published, and 1 otherwise: a health check.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  jobs status --config config/shop.toml --json")]
+#[command(after_help = "Example:\n  climber status --config config/shop.toml --json")]
 pub(crate) struct StatusArgs {}
 
 /// How things stand.
@@ -51,7 +51,7 @@ impl StatusArgs {
         let events = root.snapshot(EVENTS).await?.map(|events| events.version());
         let behind =
             published.as_ref().zip(events).map(|(p, version)| version.saturating_sub(p.learned_events));
-        let locks = [("jobs daily", "daily.lock"), ("jobs refresh", "refresh.lock")];
+        let locks = [("climber daily", "daily.lock"), ("climber refresh", "refresh.lock")];
         let running = locks.into_iter().filter_map(|(job, file)| {
             Some(Running { job, owner: Lock::holder(&root.path().join("jobs").join(file))? })
         });
@@ -84,7 +84,7 @@ fn problem(root: &Root, publication: &Publication) -> Option<String> {
 
 fn print(status: &Status, now: DateTime<Utc>) {
     match &status.published {
-        None => eprintln!("nothing is published; `jobs daily` does that"),
+        None => eprintln!("nothing is published; `climber daily` does that"),
         Some(Publication { number, served, kind, published_at, metrics, .. }) => {
             let hours = (now - published_at).num_minutes() as f64 / 60.0;
             let hr = metrics.get("hr@10").map_or_else(String::new, |hr| format!(", HR@10 {hr:.4}"));

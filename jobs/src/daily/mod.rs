@@ -1,4 +1,4 @@
-//! `jobs daily`: each day's log becomes a better published model, or nothing changes and someone is told why.
+//! `climber daily`: each day's log becomes a better published model, or nothing changes and someone is told why.
 //!
 //! ```text
 //! ingest ▶ compact ▶ sequences ▶ sft-sets ▶ instructions ▶ prequential ▶ train ▶ sft ▶ evaluate ▶ gate ▶ publish ▶ retention ▶ report
@@ -61,7 +61,7 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     checkpoint::check_name(&request.name)?;
     let config = &for_date(config.clone(), request.date);
     let root = Root::new(&config.root)?;
-    let _lock = Lock::take("jobs daily", &root.path().join("jobs").join("daily.lock"))?;
+    let _lock = Lock::take("climber daily", &root.path().join("jobs").join("daily.lock"))?;
     publication::settle(&root)?;
     let mut record = match Record::load(&root, &request.name)? {
         Some(record) if record.date != request.date => bail!(

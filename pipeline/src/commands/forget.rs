@@ -16,7 +16,7 @@ use schemas::delta::Root;
 ///
 /// What models have learned goes with the next full training (daily.full_every_days). An ingest or a build that was running may
 /// still bring what it had read before, and a consumer what it held (it knows after the next micro-batch): run the command again
-/// when they are done. jobs daily sweeps all tables too, every day.
+/// when they are done. climber daily sweeps all tables too, every day.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   pipeline forget --config config/shop.toml --user 4711

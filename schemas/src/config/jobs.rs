@@ -22,7 +22,7 @@ impl Default for Daily {
     }
 }
 
-/// `[near_real_time]`: `jobs refresh`.
+/// `[near_real_time]`: `climber refresh`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NearRealTime {
@@ -67,7 +67,7 @@ impl Default for Gate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Publications whose models are kept, so that `jobs rollback` can bring them back.
+    /// Publications whose models are kept, so that `climber rollback` can bring them back.
     pub publications: usize,
     /// How long a table's version stays readable after it was replaced; longer where a kept publication is older.
     pub tables: Span,

@@ -1,4 +1,4 @@
-//! `jobs daily`: the whole path in one command.
+//! `climber daily`: the whole path in one command.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::programs::{EVENTS_A_USER, USERS, Workspace, files, json, stderr};
 #[test]
 fn one_command_goes_from_log_to_results() {
     let workspace = Workspace::new();
-    let output = workspace.succeed("jobs", &["daily", "--date", "2026-01-31", "--json"]);
+    let output = workspace.succeed("climber", &["daily", "--date", "2026-01-31", "--json"]);
     let report = json(&output);
     let text = stderr(&output);
 
@@ -61,7 +61,7 @@ fn one_command_goes_from_log_to_results() {
 
     // A second run finds everything done.
     let before = files(&workspace.root().join("models"));
-    let again = json(&workspace.succeed("jobs", &["daily", "--date", "2026-01-31", "--json"]));
+    let again = json(&workspace.succeed("climber", &["daily", "--date", "2026-01-31", "--json"]));
     assert_eq!(again, report);
     assert_eq!(files(&workspace.root().join("models")), before);
 }
@@ -70,7 +70,7 @@ fn one_command_goes_from_log_to_results() {
 fn two_runs_give_the_same_model() {
     let [a, b] = [(); 2].map(|()| {
         let workspace = Workspace::new();
-        workspace.succeed("jobs", &["daily", "--name", "m"]);
+        workspace.succeed("climber", &["daily", "--name", "m"]);
         let files = files(&workspace.root().join("models/m"));
         files.into_iter().filter(|(name, _)| name.ends_with(".safetensors")).collect::<Vec<_>>()
     });

@@ -36,15 +36,16 @@ fn each_day_goes_on_from_the_one_before() {
 
     // A second run of a finished day does nothing.
     let before = files(&workspace.root());
-    let output = workspace.succeed("jobs", &day(&date(2), &[]));
+    let output = workspace.succeed("climber", &day(&date(2), &[]));
     assert_eq!(json(&output), second);
     let same = |(name, _): &(String, Vec<u8>)| !name.ends_with("daily.lock");
     let kept = |files: Vec<(String, Vec<u8>)>| files.into_iter().filter(same).collect::<Vec<_>>();
     assert!(kept(files(&workspace.root())) == kept(before), "a finished day was changed");
 
     // Days that are missing, in their order; those that are finished are left alone.
-    let range =
-        json(&workspace.succeed("jobs", &["daily", "--from", "2026-01-01", "--to", "2026-01-04", "--json"]));
+    let range = json(
+        &workspace.succeed("climber", &["daily", "--from", "2026-01-01", "--to", "2026-01-04", "--json"]),
+    );
     let runs = range["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 4);
     assert_eq!(runs[1], second);
@@ -59,23 +60,23 @@ fn each_day_goes_on_from_the_one_before() {
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
 
     // Any day can be brought back, and the next one goes on from there.
-    assert!(stderr(&workspace.succeed("jobs", &["rollback"])).contains("`2026-01-03-sft`"));
-    workspace.succeed("jobs", &["rollback", "--to", "2"]);
+    assert!(stderr(&workspace.succeed("climber", &["rollback"])).contains("`2026-01-03-sft`"));
+    workspace.succeed("climber", &["rollback", "--to", "2"]);
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
-    let status = json(&workspace.succeed("jobs", &["status", "--json"]));
+    let status = json(&workspace.succeed("climber", &["status", "--json"]));
     assert_eq!((&status["intact"], &status["published"]["restores"]), (&true.into(), &2.into()));
-    let again = json(&workspace.succeed("jobs", &day(&date(4), &["--force", "ingest"])));
+    let again = json(&workspace.succeed("climber", &day(&date(4), &["--force", "ingest"])));
     assert_eq!(again["plan"]["training"]["from"], "2026-01-02");
     assert_eq!(published(&workspace)["base"], "2026-01-04.2");
     // Retrieval loads what is served unless it is told otherwise.
     let told = stderr(&workspace.succeed("trainer", &["retrieve", "--out", "top.jsonl"]));
     assert!(told.contains("`2026-01-04.2-sft`, served by publication 7"), "{told}");
-    let history = json(&workspace.succeed("jobs", &["history", "--json"]));
+    let history = json(&workspace.succeed("climber", &["history", "--json"]));
     let numbers: Vec<u64> =
         history["publications"].as_array().unwrap().iter().map(|p| p["number"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [7, 6, 5, 4, 3, 2, 1]);
-    let message = workspace.fail("jobs", &["rollback", "--to", "99"], 1);
-    assert!(message.contains("99") && message.contains("jobs history"), "{message}");
+    let message = workspace.fail("climber", &["rollback", "--to", "99"], 1);
+    assert!(message.contains("99") && message.contains("climber history"), "{message}");
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn a_model_that_the_gate_refuses_is_not_served() {
     run_day(&workspace, 1);
     let before = published(&workspace);
     let strict = day("2026-01-02", &["--set", "gate.max_score_shift=0"]);
-    let output = workspace.command("jobs", &strict).output().unwrap();
+    let output = workspace.command("climber", &strict).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains("not published") && text.contains("scores"), "{text}");
@@ -92,8 +93,8 @@ fn a_model_that_the_gate_refuses_is_not_served() {
     let page = std::fs::read_to_string(workspace.root().join("jobs/daily/2026-01-02/report.html")).unwrap();
     assert!(page.contains("not published"), "{page}");
     // The exit code stays what it was, until somebody decides otherwise.
-    assert_eq!(workspace.command("jobs", &strict).output().unwrap().status.code(), Some(4));
-    workspace.succeed("jobs", &day("2026-01-02", &["--force", "gate"]));
+    assert_eq!(workspace.command("climber", &strict).output().unwrap().status.code(), Some(4));
+    workspace.succeed("climber", &day("2026-01-02", &["--force", "gate"]));
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
 }
 
@@ -102,7 +103,7 @@ fn the_next_day_learns_what_a_refused_one_did_not_pass_on() {
     let workspace = service(3);
     run_day(&workspace, 1);
     let learned = published(&workspace)["learned_events"].clone();
-    workspace.fail("jobs", &day("2026-01-02", &["--set", "gate.max_score_shift=0"]), 4);
+    workspace.fail("climber", &day("2026-01-02", &["--set", "gate.max_score_shift=0"]), 4);
     let third = run_day(&workspace, 3);
     assert_eq!(third["plan"]["training"]["since"], learned);
     let asked = third["prequential"]["targets"].as_u64().unwrap();
@@ -117,10 +118,10 @@ fn a_day_without_events_changes_nothing_and_says_so() {
     // Hardly a day on which nobody came: somebody has to look.
     let log = std::fs::read_to_string(workspace.path("events/2026-01-02.csv")).unwrap();
     workspace.write("events/2026-01-02.csv", "user,item,time\n");
-    let text = workspace.fail("jobs", &day("2026-01-02", &[]), 1);
+    let text = workspace.fail("climber", &day("2026-01-02", &[]), 1);
     assert!(text.contains("2026-01-02.csv") && text.contains("empty"), "{text}");
     std::fs::remove_file(workspace.path("events/2026-01-02.csv")).unwrap();
-    let text = workspace.fail("jobs", &day("2026-01-02", &[]), 1);
+    let text = workspace.fail("climber", &day("2026-01-02", &[]), 1);
     assert!(text.contains("2026-01-02.csv"), "{text}");
     assert_eq!(published(&workspace), before);
     // The next day goes on, and a day that comes late is learned late.
@@ -134,7 +135,7 @@ fn a_day_without_events_changes_nothing_and_says_so() {
     std::fs::copy(workspace.path("events/2026-01-03.csv"), workspace.path("events/2026-01-04.csv")).unwrap();
     std::fs::copy(workspace.path("items/2026-01-03.jsonl"), workspace.path("items/2026-01-04.jsonl"))
         .unwrap();
-    let output = workspace.succeed("jobs", &day("2026-01-04", &[]));
+    let output = workspace.succeed("climber", &day("2026-01-04", &[]));
     assert!(stderr(&output).contains("nothing new, what is served stays"), "{}", stderr(&output));
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
 }
@@ -144,14 +145,14 @@ fn a_full_training_is_made_when_it_is_due() {
     let workspace = service(3);
     run_day(&workspace, 1);
     run_day(&workspace, 2);
-    let due = json(&workspace.succeed("jobs", &day("2026-01-03", &["--set", "daily.full_every_days=2"])));
+    let due = json(&workspace.succeed("climber", &day("2026-01-03", &["--set", "daily.full_every_days=2"])));
     assert_eq!(due["plan"]["training"]["kind"], "full", "{}", due["plan"]);
     assert_eq!(published(&workspace)["full_training"], "2026-01-03");
 
     // A log that has doubled since then is another reason.
     let workspace = service(2);
     run_day(&workspace, 1);
-    let due = json(&workspace.succeed("jobs", &day("2026-01-02", &["--set", "daily.full_growth=2"])));
+    let due = json(&workspace.succeed("climber", &day("2026-01-02", &["--set", "daily.full_growth=2"])));
     assert_eq!(due["plan"]["training"]["kind"], "full", "{}", due["plan"]);
     assert!(due["plan"]["reason"].as_str().unwrap().contains("full_growth"), "{}", due["plan"]);
 }
@@ -160,7 +161,7 @@ fn a_full_training_is_made_when_it_is_due() {
 fn another_architecture_is_trained_from_scratch() {
     let workspace = service(2);
     run_day(&workspace, 1);
-    let other = json(&workspace.succeed("jobs", &day("2026-01-02", &["--set", "model.layers=2"])));
+    let other = json(&workspace.succeed("climber", &day("2026-01-02", &["--set", "model.layers=2"])));
     assert_eq!(other["plan"]["training"]["kind"], "full");
     assert!(other["plan"]["reason"].as_str().unwrap().contains("[model]"), "{}", other["plan"]);
 }
@@ -170,7 +171,7 @@ fn a_schedule_makes_up_for_days_that_are_missing() {
     let workspace = service(4);
     // The first time, there is nothing to make up for.
     let runs = |to: &str| {
-        let output = workspace.command("jobs", &["daily", "--to", to, "--json"]).output().unwrap();
+        let output = workspace.command("climber", &["daily", "--to", to, "--json"]).output().unwrap();
         let ran: Vec<String> = match output.status.success() {
             true => json(&output)["runs"]
                 .as_array()
@@ -195,7 +196,7 @@ fn a_schedule_makes_up_for_days_that_are_missing() {
     let late = workspace.path("jobs-late");
     std::fs::rename(workspace.root().join("jobs/daily/2026-01-02"), &late).unwrap();
     assert_eq!(runs("2026-01-04")[0], "2026-01-02");
-    let text = workspace.fail("jobs", &["daily", "--date", "tomorrow"], 2);
+    let text = workspace.fail("climber", &["daily", "--date", "tomorrow"], 2);
     assert!(text.contains("yesterday"), "{text}");
 }
 
@@ -210,7 +211,7 @@ fn what_is_served_is_never_written_over() {
     let before = [weights("2026-01-02"), weights("2026-01-02-sft")];
     // The base stays; the model that is tuned from it gets a name of its own.
     let again =
-        json(&workspace.succeed("jobs", &day("2026-01-02", &["--force", "sft", "--set", "sft.epochs=1"])));
+        json(&workspace.succeed("climber", &day("2026-01-02", &["--force", "sft", "--set", "sft.epochs=1"])));
     assert_eq!(
         (&again["train"]["model"], &again["sft"]["model"]),
         (&"2026-01-02".into(), &"2026-01-02.2-sft".into())
@@ -240,7 +241,7 @@ fn a_run_that_was_begun_with_other_settings_begins_anew() {
     // It stops in the middle of a training.
     let child = super::faults::paused(&workspace, &day("2026-01-01", &[]), "training:recorded@2");
     super::faults::kill(child);
-    let output = workspace.succeed("jobs", &day("2026-01-01", &["--set", "pretrain.learning_rate=2e-2"]));
+    let output = workspace.succeed("climber", &day("2026-01-01", &["--set", "pretrain.learning_rate=2e-2"]));
     assert!(stderr(&output).contains("training begins anew"), "{}", stderr(&output));
     assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
 }

@@ -30,7 +30,7 @@ const STEPS: [&str; 13] = [
 
 /// Starts the job and waits until it stands at `point`.
 pub(super) fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child {
-    let mut command = workspace.command("jobs", args);
+    let mut command = workspace.command("climber", args);
     let mut child =
         command.env(PAUSE_AT, point).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = Vec::new();
@@ -51,7 +51,7 @@ pub(super) fn kill(mut child: Child) {
 /// The weights that are served, by name of the model: they must be there, whatever happened.
 fn served(workspace: &Workspace) -> (String, Vec<u8>) {
     let name = published(workspace)["served"].as_str().unwrap().to_owned();
-    let status = json(&workspace.command("jobs", &["status", "--json"]).output().unwrap());
+    let status = json(&workspace.command("climber", &["status", "--json"]).output().unwrap());
     // A publisher that died between its two files has decided, and not yet told.
     let problem = status["problem"].as_str().unwrap_or_default();
     assert!(problem.is_empty() || problem.contains("published.json"), "{status}");
@@ -119,7 +119,7 @@ fn killed_anywhere_the_next_run_goes_on() {
         assert_eq!(stands_at(&workspace, &date) == Some(step), written, "{point}");
         let now = served(&workspace);
         assert!(now == before || now == weights, "{point}: another model is served");
-        let record = json(&workspace.succeed("jobs", &day(&date, &[])));
+        let record = json(&workspace.succeed("climber", &day(&date, &[])));
         assert_eq!(outcome(&record), expected, "{point}");
         assert!(served(&workspace) == weights, "{point}: other weights");
     }
@@ -137,9 +137,9 @@ fn two_runs_do_not_meet() {
     let workspace = service(1);
     let date = date(1);
     let first = paused(&workspace, &day(&date, &[]), "step:sequences");
-    let text = workspace.fail("jobs", &day(&date, &[]), 1);
+    let text = workspace.fail("climber", &day(&date, &[]), 1);
     assert!(text.contains("running already") && text.contains(&format!("process {}", first.id())), "{text}");
-    let status = json(&workspace.command("jobs", &["status", "--json"]).output().unwrap());
+    let status = json(&workspace.command("climber", &["status", "--json"]).output().unwrap());
     assert_eq!(status["running"][0]["pid"], first.id());
     // A dead owner keeps nobody out.
     kill(first);
@@ -174,10 +174,10 @@ fn a_damaged_shard_is_built_again() {
         let mut bytes = std::fs::read(shard).unwrap();
         bytes.fill(0);
         std::fs::write(shard, bytes).unwrap();
-        let text = workspace.fail("jobs", &day(&date, &[]), 1);
+        let text = workspace.fail("climber", &day(&date, &[]), 1);
         assert!(text.contains("damaged"), "{table}: {text}");
         served(&workspace);
-        workspace.succeed("jobs", &day(&date, &[]));
+        workspace.succeed("climber", &day(&date, &[]));
         served(&workspace);
     }
 }
@@ -200,7 +200,7 @@ fn a_damaged_served_model_is_reported_and_replaced() {
     run_day(&workspace, 1);
     let weights = workspace.root().join("models/2026-01-01-sft/model.safetensors");
     std::fs::write(&weights, b"nothing").unwrap();
-    let text = workspace.fail("jobs", &["status"], 1);
+    let text = workspace.fail("climber", &["status"], 1);
     assert!(text.contains("problem"), "{text}");
     let record = run_day(&workspace, 2);
     assert!(record["evaluate"]["not_compared"].is_string(), "{record}");
@@ -215,7 +215,7 @@ fn a_catalogue_without_its_column_stops_the_day_and_nothing_else() {
     let items = std::fs::read_to_string(workspace.path("items/2026-01-02.jsonl")).unwrap();
     workspace.write("items/2026-01-02.jsonl", items.replace("item_id", "id"));
     let date = date(2);
-    let output = workspace.command("jobs", &day(&date, &[])).output().unwrap();
+    let output = workspace.command("climber", &day(&date, &[])).output().unwrap();
     let text = stderr(&output);
     assert!(!output.status.success() && text.contains("item_id"), "{text}");
     assert!(served(&workspace) == before);
@@ -235,7 +235,7 @@ fn a_root_that_cannot_be_written_says_so() {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
         return;
     }
-    let text = workspace.fail("jobs", &day(&date(1), &[]), 1);
+    let text = workspace.fail("climber", &day(&date(1), &[]), 1);
     assert!(text.contains("daily.lock") && text.contains("ermission"), "{text}");
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
     run_day(&workspace, 1);
@@ -247,7 +247,7 @@ fn the_record_itself_may_be_torn() {
     run_day(&workspace, 1);
     let path = first(&workspace.root().join("jobs/daily/2026-01-01"), "run.json");
     std::fs::write(&path, "{\"name\": ").unwrap();
-    let text = workspace.fail("jobs", &day(&date(1), &[]), 1);
+    let text = workspace.fail("climber", &day(&date(1), &[]), 1);
     assert!(text.contains("run.json") && text.contains("remove it"), "{text}");
     std::fs::remove_file(&path).unwrap();
     // What was published is not written over: the new run's models have other names.
@@ -265,7 +265,7 @@ fn a_run_that_another_day_has_overtaken_goes_on_from_there() {
     run_day(&workspace, 3);
     let learned = published(&workspace)["learned_events"].as_u64().unwrap();
     // All of its events were learned by the third day's model.
-    let output = workspace.succeed("jobs", &day(&second, &[]));
+    let output = workspace.succeed("climber", &day(&second, &[]));
     assert!(stderr(&output).contains("nothing new"), "{}", stderr(&output));
     assert_eq!(published(&workspace)["learned_events"], learned);
     assert_eq!(published(&workspace)["served"], "2026-01-03-sft");

@@ -73,7 +73,7 @@ fn day<'a>(date: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 /// Runs one day and gives its record.
 fn run_day(workspace: &Workspace, number: u32) -> Value {
-    json(&workspace.succeed("jobs", &day(&date(number), &[])))
+    json(&workspace.succeed("climber", &day(&date(number), &[])))
 }
 
 /// What `models/published.json` says.

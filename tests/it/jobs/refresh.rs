@@ -1,4 +1,4 @@
-//! `jobs refresh`: between two daily jobs.
+//! `climber refresh`: between two daily jobs.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -17,14 +17,14 @@ fn append(workspace: &Workspace, day: u32) {
 }
 
 fn once(workspace: &Workspace, more: &[&str]) -> Value {
-    json(&workspace.succeed("jobs", &[&["refresh", "--once", "--json"][..], more].concat()))
+    json(&workspace.succeed("climber", &[&["refresh", "--once", "--json"][..], more].concat()))
 }
 
 #[test]
 fn new_events_become_a_served_model_that_still_follows() {
     let workspace = service(4);
-    let text = workspace.fail("jobs", &["refresh", "--once"], 1);
-    assert!(text.contains("jobs daily"), "{text}");
+    let text = workspace.fail("climber", &["refresh", "--once"], 1);
+    assert!(text.contains("climber daily"), "{text}");
     run_day(&workspace, 1);
     assert_eq!(once(&workspace, &[])["outcome"], "nothing-new");
 
@@ -53,7 +53,7 @@ fn new_events_become_a_served_model_that_still_follows() {
     let now = published(&workspace);
     assert_eq!((&now["kind"], &now["parent"], &now["number"]), (&"daily".into(), &3.into(), &4.into()));
     assert_eq!(once(&workspace, &[])["outcome"], "nothing-new");
-    let status = stderr(&workspace.succeed("jobs", &["status"]));
+    let status = stderr(&workspace.succeed("climber", &["status"]));
     assert!(status.contains("last refresh") && status.contains("2026-01-04-sft"), "{status}");
 }
 
@@ -63,7 +63,7 @@ fn a_refused_refresh_leaves_nothing_behind() {
     run_day(&workspace, 1);
     append(&workspace, 2);
     let before = published(&workspace);
-    let text = workspace.fail("jobs", &["refresh", "--once", "--set", "gate.max_score_shift=0"], 4);
+    let text = workspace.fail("climber", &["refresh", "--once", "--set", "gate.max_score_shift=0"], 4);
     assert!(text.contains("not published"), "{text}");
     assert_eq!(published(&workspace), before);
     let models: Vec<String> = std::fs::read_dir(workspace.root().join("models"))
@@ -80,7 +80,7 @@ fn a_refresh_that_was_overtaken_starts_again_from_there() {
     run_day(&workspace, 1);
     append(&workspace, 2);
     let go_on = workspace.path("go-on");
-    let mut command = workspace.command("jobs", &["refresh", "--once", "--json"]);
+    let mut command = workspace.command("climber", &["refresh", "--once", "--json"]);
     command.env(PAUSE_AT, "refresh:publish").env(RESUME, &go_on);
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -98,7 +98,8 @@ fn a_refresh_that_was_overtaken_starts_again_from_there() {
 fn the_loop_follows_the_log_and_ends_when_it_is_asked_to() {
     let workspace = service(3);
     run_day(&workspace, 1);
-    let mut command = workspace.command("jobs", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
+    let mut command =
+        workspace.command("climber", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     for day in [2, 3] {
@@ -107,7 +108,7 @@ fn the_loop_follows_the_log_and_ends_when_it_is_asked_to() {
         assert!(told, "the loop has ended");
         assert_eq!(published(&workspace)["number"], day);
     }
-    let text = workspace.fail("jobs", &["refresh", "--once"], 1);
+    let text = workspace.fail("climber", &["refresh", "--once"], 1);
     assert!(text.contains("running already"), "{text}");
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
@@ -121,7 +122,7 @@ fn killed_anywhere_a_refresh_leaves_what_is_served() {
     append(&workspace, 2);
     for point in ["commit:refresh:before-log", "training:recorded", "refresh:publish"] {
         kill(paused(&workspace, &["refresh", "--once"], point));
-        workspace.succeed("jobs", &["status"]);
+        workspace.succeed("climber", &["status"]);
         assert_eq!(published(&workspace)["number"], 1, "{point}");
     }
     // Between the two files of a publication the new one is decided, and not yet served.
@@ -137,9 +138,10 @@ fn the_loop_does_not_undo_a_rollback() {
     run_day(&workspace, 1);
     append(&workspace, 2);
     once(&workspace, &[]);
-    workspace.succeed("jobs", &["rollback"]);
+    workspace.succeed("climber", &["rollback"]);
     assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
-    let mut command = workspace.command("jobs", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
+    let mut command =
+        workspace.command("climber", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("waiting for the next daily job")));
@@ -161,12 +163,13 @@ fn a_refresh_that_a_rollback_overtakes_does_not_undo_it() {
     once(&workspace, &[]);
     append(&workspace, 3);
     let go_on = workspace.path("go-on");
-    let mut command = workspace.command("jobs", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
+    let mut command =
+        workspace.command("climber", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
     command.env(PAUSE_AT, "refresh:publish").env(RESUME, &go_on);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
-    workspace.succeed("jobs", &["rollback"]);
+    workspace.succeed("climber", &["rollback"]);
     std::fs::write(&go_on, "").unwrap();
     assert!(lines.any(|line| line.unwrap().contains("waiting for the next daily job")));
     assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
@@ -196,7 +199,7 @@ fn nobody_who_was_forgotten_comes_back_by_older_tables() {
     // A refresh reads the last daily job's tables as they were.
     once(&workspace, &[]);
     assert!(!in_ranks(), "a refresh has brought somebody back");
-    let said = stderr(&workspace.succeed("jobs", &["daily", "--date", "2026-01-03"]));
+    let said = stderr(&workspace.succeed("climber", &["daily", "--date", "2026-01-03"]));
     assert!(said.contains("who were forgotten were swept out"), "{said}");
     assert!(!in_ranks());
 }

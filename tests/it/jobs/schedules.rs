@@ -24,13 +24,13 @@ fn has(tool: &str) -> bool {
     found
 }
 
-/// The arguments behind `jobs` in a schedule, with `--help` instead of work: they must be known to the program.
+/// The arguments behind `climber` in a schedule, with `--help` instead of work: they must be known to the program.
 fn check_command(text: &str) {
-    let (_, line) = text.split_once("jobs ").unwrap_or_else(|| panic!("no command in {text}"));
+    let (_, line) = text.split_once("climber ").unwrap_or_else(|| panic!("no command in {text}"));
     // The day is Airflow's to fill in, and behind the command stands what a shell does with what it says.
     let words =
         line.split_whitespace().take_while(|word| !word.starts_with("--date") && !word.starts_with("2>"));
-    let output = program("jobs").args(words).arg("--help").output().unwrap();
+    let output = program("climber").args(words).arg("--help").output().unwrap();
     assert!(output.status.success(), "{line}");
 }
 
@@ -38,12 +38,13 @@ fn check_command(text: &str) {
 fn units_pass_systemd_analyze() {
     let directory = tempfile::tempdir().unwrap();
     let names = ["climber-pilot-daily.service", "climber-pilot-daily.timer", "climber-pilot-refresh.service"];
-    let jobs = program("jobs").get_program().to_str().unwrap().to_owned();
+    let climber = program("climber").get_program().to_str().unwrap().to_owned();
     for name in names {
         let text = read(&format!("systemd/{name}"));
         text.lines().filter(|line| line.starts_with("ExecStart=")).for_each(check_command);
         // The program and the user are not installed where this is tested.
-        let text = text.replace("/usr/local/bin/jobs", &jobs).replace("User=climber-pilot", "User=root");
+        let text =
+            text.replace("/usr/local/bin/climber", &climber).replace("User=climber-pilot", "User=root");
         std::fs::write(directory.path().join(name), text).unwrap();
     }
     if !has("systemd-analyze") {

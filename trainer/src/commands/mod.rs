@@ -20,7 +20,7 @@ fn or_served(root: &Root, model: Option<&str>) -> Result<String> {
     }
     let published = publication::published(root)?;
     let published =
-        published.context("no model is published (`jobs daily` does that); name one with --model")?;
+        published.context("no model is published (`climber daily` does that); name one with --model")?;
     eprintln!("model `{}`, served by publication {}", published.served, published.number);
     Ok(published.served)
 }
