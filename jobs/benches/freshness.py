@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 SETTINGS = ["sequences.split=none", "sequences.guard_share=0.05", "sequences.shards=2", "pretrain.epochs=6",
             "pretrain.patience=2", "pretrain.schedule=constant", "pretrain.learning_rate=1e-3", "evaluate.baselines=false",
-            "kafka.batch_interval=5s"]
+            "kafka.batch_interval=5s", "gate.min_targets=20"]
 
 
 def main():

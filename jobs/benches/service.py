@@ -35,10 +35,10 @@ FIRST = datetime.date(2026, 1, 1)
 SETTINGS = {
     "simulated": ["sequences.split=none", "sequences.guard_share=0.1", "sequences.shards=2", "pretrain.epochs=12",
                   "pretrain.patience=2", "pretrain.schedule=constant", "pretrain.learning_rate=1e-3",
-                  "evaluate.baselines=false"],
+                  "evaluate.baselines=false", "gate.min_targets=20"],
     "movielens": ["sequences.split=none", "sequences.guard_share=0.1", "sequences.shards=2", "pretrain.epochs=20",
                   "pretrain.patience=3", "pretrain.validate_every=1", "pretrain.schedule=constant",
-                  "pretrain.learning_rate=1e-3", "evaluate.baselines=false", "refresh.batch_size=32"],
+                  "pretrain.learning_rate=1e-3", "evaluate.baselines=false", "refresh.batch_size=32", "gate.min_targets=20"],
 }
 
 

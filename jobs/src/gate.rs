@@ -5,9 +5,9 @@ use std::fmt;
 
 use anyhow::{Context as _, Result};
 use schemas::cli::{Interrupt, with_causes};
-use schemas::config::{Config, Gate};
+use schemas::config::{Config, Gate, Unmeasured};
 use schemas::delta::Root;
-use schemas::publication::Publication;
+use schemas::publication::{self, Publication, PublicationError};
 use schemas::tables::ITEMS;
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
@@ -33,6 +33,9 @@ pub(crate) struct Measured {
     pub(crate) health: Health,
     /// The models that it is compared with: the one that is served now, first.
     pub(crate) published: Vec<PublishedMeasured>,
+    /// The best model of the last publications, where that is another one.
+    #[serde(default)]
+    pub(crate) best: Option<PublishedMeasured>,
     /// Why the served model was not measured, where it should have been.
     pub(crate) not_compared: Option<String>,
 }
@@ -102,12 +105,28 @@ pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lock> {
     Lock::wait(&root.path().join("jobs").join("evaluate.lock"), interrupt).await
 }
 
-/// Measures `model`, and those of the publications `others`, the one that is served first.
+/// The publication with the highest hit rate among the last `gate.best_of` daily ones that `newest` descends from and whose models
+/// are still there. The rates that were measured then only choose it: both models are asked the same targets.
+pub(crate) fn best(
+    root: &Root,
+    settings: &Gate,
+    newest: &Publication,
+) -> Result<Option<Publication>, PublicationError> {
+    let metric = format!("hr@{}", settings.k);
+    let rate = |publication: &Publication| publication.metrics.get(&metric).copied().unwrap_or(f64::MIN);
+    let dailies = publication::dailies(root, newest, settings.best_of)?;
+    let there = dailies.into_iter().filter(|p| checkpoint::find(&root.model_path(&p.served)).is_some());
+    // Of equals the newest, which comes first.
+    Ok(there.reduce(|best, other| if rate(&other) > rate(&best) { other } else { best }))
+}
+
+/// Measures `model`, those of the publications `others`, the one that is served first, and that of `best` where it is none of them.
 pub(crate) async fn measure(
     config: &Config,
     root: &Root,
     model: &str,
     others: Vec<&Publication>,
+    best: Option<&Publication>,
 ) -> Result<Measured> {
     // A model that was published meanwhile may know newer items. Indexes only grow, so the newest catalogue serves all.
     let root = &root.unpinned(ITEMS);
@@ -130,7 +149,17 @@ pub(crate) async fn measure(
         eprint!("{report}");
     }
     measured.test = as_served(&report, model).0;
-    for other in others.into_iter().filter(|_| !measured.guard.is_empty()) {
+    if measured.guard.is_empty() {
+        return Ok(measured);
+    }
+    if let Some(best) = best.filter(|best| !others.iter().any(|other| other.served_hash == best.served_hash))
+    {
+        match damage(root, best) {
+            Some(problem) => eprintln!("warning: the best model of before cannot be asked: {problem}"),
+            None => measured.best = Some(against(config, root, model, best).await?),
+        }
+    }
+    for other in others {
         // A served model that is damaged must not keep a good one from replacing it. Any other problem is one of this run.
         match damage(root, other) {
             Some(problem) => measured.not_compared = Some(problem),
@@ -239,52 +268,87 @@ pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Ve
         None => Check::new("finite", true, "all weights and scores are finite".into()),
     }];
     if health.not_finite.is_none() {
-        let metric = format!("hr@{}", settings.k);
-        let ours = measured.guard.get(&metric).copied();
-        match ours {
-            Some(ours) => {
-                for published in &measured.published {
-                    let found = against_published(settings, (&metric, ours), health, published, refreshed);
-                    checks.extend(found);
-                }
-                if measured.published.is_empty() {
-                    let why = match &measured.not_compared {
-                        Some(problem) => format!("the served model cannot be asked: {problem}"),
-                        None => "nothing is served yet".into(),
-                    };
-                    checks.push(Check::new(
-                        "quality",
-                        true,
-                        format!("guard HR@{} {ours:.4}; {why}", settings.k),
-                    ));
-                }
-            }
-            None => checks.push(Check::new(
-                "quality",
-                true,
-                "nothing is held out, so nothing was compared; sequences.guard_share holds users out".into(),
-            )),
+        checks.extend(quality(settings, measured));
+        for published in &measured.published {
+            checks.extend(health_against(settings, health, published, refreshed));
         }
     }
     Verdict { publish: checks.iter().all(|check| check.passed), checks }
 }
 
-/// The checks against one model that is or was served.
+/// The checks of the hit rate: against each model, or by itself where nothing is served yet.
+fn quality(settings: &Gate, measured: &Measured) -> Vec<Check> {
+    let unmeasured = |why: String| {
+        let passed = settings.unmeasured == Unmeasured::Publish;
+        let note = if passed { " (gate.unmeasured = \"publish\")" } else { "" };
+        Check::new("quality", passed, format!("not measured: {why}{note}"))
+    };
+    let (metric, targets) = (format!("hr@{}", settings.k), measured.guard_targets);
+    let Some(ours) = measured.guard.get(&metric).copied().filter(|_| targets > 0) else {
+        return vec![unmeasured("nothing is held out; sequences.guard_share holds users out".into())];
+    };
+    if targets < settings.min_targets {
+        let least = settings.min_targets;
+        return vec![unmeasured(format!(
+            "the guard has {targets} targets, fewer than gate.min_targets = {least}; a larger sequences.guard_share has more"
+        ))];
+    }
+    let mut checks: Vec<Check> = measured
+        .published
+        .iter()
+        .map(|published| against_published(settings, (&metric, ours), published, None, unmeasured))
+        .collect();
+    if checks.is_empty() {
+        let why = match &measured.not_compared {
+            Some(problem) => format!("the served model cannot be asked: {problem}"),
+            None => "nothing is served yet".into(),
+        };
+        checks.push(match ours {
+            0.0 => unmeasured(format!("none of the {targets} targets is hit; {why}")),
+            _ => Check::new("quality", true, format!("guard HR@{} {ours:.4}; {why}", settings.k)),
+        });
+    }
+    if let Some(best) = &measured.best {
+        checks.push(against_published(settings, (&metric, ours), best, Some(settings.best_of), unmeasured));
+    }
+    checks
+}
+
+/// The check against one model that is or was served; `best_of`: it is the best of so many.
 fn against_published(
     settings: &Gate,
     (metric, ours): (&str, f64),
+    published: &PublishedMeasured,
+    best_of: Option<usize>,
+    unmeasured: impl Fn(String) -> Check,
+) -> Check {
+    let model = &published.model;
+    let theirs = published.guard.get(metric).copied().filter(|rate| rate.is_finite());
+    let difference = published.differences.get(metric).copied();
+    let difference = difference.filter(|d| [d.value, d.low, d.high].into_iter().all(f64::is_finite));
+    let Some((theirs, Difference { value, low, high })) = theirs.zip(difference) else {
+        return unmeasured(format!("the difference in {metric} to `{model}` is missing"));
+    };
+    if ours == 0.0 && theirs == 0.0 {
+        return unmeasured(format!("neither the new model nor `{model}` hits any target"));
+    }
+    let allowed = settings.max_fall * theirs;
+    let fell = value < -allowed && high < 0.0;
+    let which = best_of.map_or(String::new(), |n| format!(", the best of the last {n} daily publications,"));
+    let finding = format!(
+        "guard HR@{} {ours:.4}, `{model}`{which} {theirs:.4}: {value:+.4} [{low:+.4}, {high:+.4}], allowed {:+.4}",
+        settings.k, -allowed
+    );
+    Check::new(if best_of.is_some() { "best" } else { "quality" }, !fell, finding)
+}
+
+/// The checks of coverage and scores against one model that is or was served.
+fn health_against(
+    settings: &Gate,
     health: &Health,
     published: &PublishedMeasured,
     refreshed: bool,
 ) -> Vec<Check> {
-    let theirs = published.guard.get(metric).copied().unwrap_or_default();
-    let Difference { value, low, high } = published.differences.get(metric).copied().unwrap_or_default();
-    let allowed = settings.max_fall * theirs;
-    let fell = value < -allowed && high < 0.0;
-    let quality = format!(
-        "guard HR@{} {ours:.4}, `{}` {theirs:.4}: {value:+.4} [{low:+.4}, {high:+.4}], allowed {:+.4}",
-        settings.k, published.model, -allowed
-    );
     let (now, before) = (health.coverage(), published.health.coverage());
     let coverage = format!(
         "{:.1} % of the items are in somebody's list, {:.1} % of `{}`",
@@ -292,10 +356,7 @@ fn against_published(
         100.0 * before,
         published.model
     );
-    let mut checks = vec![
-        Check::new("quality", !fell, quality),
-        Check::new("coverage", now >= settings.min_coverage * before, coverage),
-    ];
+    let mut checks = vec![Check::new("coverage", now >= settings.min_coverage * before, coverage)];
     if let Some(shift) = health.score_shift(&published.health) {
         let note = if refreshed { "" } else { " (a full training: it decides nothing)" };
         let finding =
@@ -321,7 +382,7 @@ mod tests {
         Measured {
             model: Some("new".into()),
             guard: metrics(0.1 + difference.value),
-            guard_targets: 10,
+            guard_targets: 1_000,
             health: health(coverage, score),
             published: vec![PublishedMeasured {
                 number: 1,
@@ -370,8 +431,95 @@ mod tests {
         first.published.clear();
         let verdict = judge(&Gate::default(), &first, false);
         assert!(verdict.publish && verdict.to_string().contains("nothing is served yet"), "{verdict}");
-        first.guard.clear();
+        // A first model that hits nothing is no model.
+        first.guard.insert("hr@10".into(), 0.0);
         let verdict = judge(&Gate::default(), &first, false);
-        assert!(verdict.publish && verdict.to_string().contains("guard_share"), "{verdict}");
+        assert!(!verdict.publish && verdict.to_string().contains("none of the 1000 targets"), "{verdict}");
+        // A served model that is damaged keeps no good one from replacing it.
+        first.guard.insert("hr@10".into(), 0.1);
+        first.not_compared = Some("it is damaged".into());
+        assert!(judge(&Gate::default(), &first, false).publish);
+    }
+
+    #[test]
+    fn the_gate_needs_targets() {
+        let mut few = measured(Difference { value: 0.01, low: 0.0, high: 0.02 }, 80, 0.0);
+        few.guard_targets = 199;
+        let mut none = few.clone();
+        none.guard.clear();
+        let mut nothing_hit = measured(Difference { value: -0.1, low: -0.1, high: -0.1 }, 80, 0.0);
+        nothing_hit.guard.insert("hr@10".into(), 0.0);
+        nothing_hit.published[0].guard.insert("hr@10".into(), 0.0);
+        for (measured, says) in [
+            (few, "fewer than gate.min_targets = 200"),
+            (none, "guard_share"),
+            (nothing_hit, "hits any target"),
+        ] {
+            let verdict = judge(&Gate::default(), &measured, true);
+            let text = verdict.to_string();
+            assert!(!verdict.publish && text.contains("not measured") && text.contains(says), "{text}");
+            let publish = Gate { unmeasured: Unmeasured::Publish, ..Gate::default() };
+            let verdict = judge(&publish, &measured, true);
+            assert!(verdict.publish && verdict.to_string().contains("not measured"), "{verdict}");
+            // The other checks are made all the same.
+            let mut narrow = measured.clone();
+            narrow.health.listed_items = 1;
+            assert!(!judge(&publish, &narrow, true).publish);
+        }
+    }
+
+    #[test]
+    fn a_missing_difference_refuses() {
+        let mut missing = measured(Difference { value: 0.01, low: 0.0, high: 0.02 }, 80, 0.0);
+        missing.published[0].differences.clear();
+        assert_eq!(objections(&missing, true), ["quality"]);
+        let not_a_number = measured(Difference { value: f64::NAN, low: f64::NAN, high: f64::NAN }, 80, 0.0);
+        assert_eq!(objections(&not_a_number, true), ["quality"]);
+    }
+
+    #[test]
+    fn thirty_small_falls_are_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        let settings = Gate::default();
+        // Each day loses 4 % of the day before: less than what is allowed.
+        let rate = |day: u64| 0.1 * 0.96f64.powi(day as i32);
+        let compared = |day: u64, other: u64| {
+            let value = rate(day) - rate(other);
+            let difference = Difference { value, low: value - 0.001, high: value + 0.001 };
+            let mut all = measured(difference, 80, 0.0);
+            all.guard.insert("hr@10".into(), rate(day));
+            all.published[0].guard.insert("hr@10".into(), rate(other));
+            all
+        };
+        let mut refused = None;
+        for day in 1..=30 {
+            let newest = publication::newest(&root).unwrap();
+            let mut now = compared(day, day.saturating_sub(1));
+            if let Some(newest) = &newest {
+                let best = best(&root, &settings, newest).unwrap().unwrap();
+                if best.number != newest.number {
+                    now.best = Some(compared(day, best.number).published.remove(0));
+                }
+            } else {
+                now.published.clear();
+            }
+            let verdict = judge(&settings, &now, true);
+            if !verdict.publish {
+                assert!(verdict.to_string().contains("the best of the last 30"), "{verdict}");
+                refused = Some(day);
+                break;
+            }
+            let name = format!("day-{day}");
+            std::fs::create_dir_all(root.model_path(&name)).unwrap();
+            let text = serde_json::json!({
+                "number": day, "parent": newest.map(|p| p.number), "kind": "daily", "run": name,
+                "published_at": "2026-01-01T00:00:00Z", "base": name, "base_hash": name, "served": name,
+                "served_hash": name, "daily": day, "learned_events": day, "full_training": "2026-01-01",
+                "full_events": 1, "tables": {}, "metrics": {"hr@10": rate(day)},
+            });
+            publication::publish(&root, &serde_json::from_value(text).unwrap()).unwrap();
+        }
+        assert_eq!(refused, Some(3));
     }
 }

@@ -4,6 +4,7 @@ mod commands;
 mod daily;
 mod gate;
 mod lock;
+mod own;
 mod publish;
 mod refresh;
 mod report;
@@ -25,7 +26,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Run the whole path from raw log to published model, as a scheduler would.
 ///
-/// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration, 4 a model was made and the gate refused it.
+/// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration, 4 a model was made and the gate refused it,
+/// 5 days were left out.
 #[derive(Debug, Parser)]
 #[command(name = "climber", version)]
 struct Cli {

@@ -36,6 +36,10 @@ pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Op
         {
             return Ok(own.number);
         }
+        if let Some(number) = taken_back(root, newest.as_ref(), candidate)? {
+            eprintln!("publication {number} was this model, and was taken back: it is not published again");
+            return Ok(number);
+        }
         let followed = followed(root, candidate.run)?.map(|publication| publication.number);
         if followed != follows {
             // Somebody brought an older model back, and knows why; or another day was published on another machine.
@@ -49,6 +53,24 @@ pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Op
             published => return published,
         }
     }
+}
+
+/// The publication of just this model that a rollback has taken back: its run died before it could write it down.
+fn taken_back(root: &Root, newest: Option<&Publication>, candidate: &Candidate<'_>) -> Result<Option<u64>> {
+    let Some(newest) = newest.filter(|newest| newest.kind == Kind::Rollback) else { return Ok(None) };
+    let served_hash = checkpoint::hash(&root.model_path(candidate.served))?;
+    let mut parent = newest.parent;
+    while let Some(number) = parent.filter(|&number| number > newest.daily) {
+        let Some(before) = publication::at(root, number)? else { break };
+        if before.run == candidate.run
+            && before.served == candidate.served
+            && before.served_hash == served_hash
+        {
+            return Ok(Some(number));
+        }
+        parent = before.parent;
+    }
+    Ok(None)
 }
 
 /// The newest publication of a daily job that is in force, but for those of `run` itself.

@@ -33,6 +33,7 @@ use trainer::training::{Options, Status, TrainError, refresh, sft};
 use crate::daily::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Verdict};
 use crate::lock::Lock;
+use crate::own;
 use crate::publish::{self, Candidate};
 use crate::retention;
 use crate::stop::{Stopped, unless_stopped};
@@ -74,6 +75,24 @@ pub(crate) enum Outcome {
     NothingNew,
     /// Another job published meanwhile: start again from there.
     Overtaken,
+    /// An older model was brought back: the next daily job goes on from there.
+    Waiting,
+}
+
+impl Refreshed {
+    /// Nothing to learn up to this version of `events`.
+    fn nothing(events_version: u64) -> Self {
+        Self {
+            at: Utc::now(),
+            outcome: Outcome::NothingNew,
+            events_version,
+            new_events: 0,
+            model: None,
+            publication: None,
+            verdict: None,
+            seconds: 0.0,
+        }
+    }
 }
 
 /// The file that the refreshes of a root are written down in.
@@ -92,9 +111,19 @@ pub(crate) fn lock(root: &Root) -> Result<Lock> {
     Ok(Lock::take("climber refresh", &root.path().join("jobs").join("refresh.lock"))?)
 }
 
-/// One refresh, begun again as often as somebody else publishes meanwhile.
-pub(crate) async fn once(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
+/// One refresh, begun again as often as somebody else publishes meanwhile. It waits after a rollback, unless `after_rollback`.
+pub(crate) async fn once(
+    config: &Config,
+    root: &Root,
+    interrupt: &Interrupt,
+    after_rollback: bool,
+) -> Result<Refreshed> {
     loop {
+        if !after_rollback && let Some(rollback) = brought_back(publication::newest(root)?.as_ref()) {
+            eprintln!("{rollback}");
+            let events = root.snapshot(EVENTS).await?.map_or(0, |events| events.version());
+            return Ok(Refreshed { outcome: Outcome::Waiting, ..Refreshed::nothing(events) });
+        }
         let refreshed = attempt(config, root, interrupt).await?;
         if refreshed.outcome != Outcome::Overtaken {
             return Ok(refreshed);
@@ -102,24 +131,40 @@ pub(crate) async fn once(config: &Config, root: &Root, interrupt: &Interrupt) ->
     }
 }
 
+/// That the newest publication is a rollback, in words: who brought a model back does not want the newer one again that a refresh
+/// would soon make.
+fn brought_back(newest: Option<&Publication>) -> Option<String> {
+    let &Publication { number, restores, .. } = newest.filter(|newest| newest.kind == Kind::Rollback)?;
+    Some(format!(
+        "publication {number} has brought publication {} back: waiting for the next daily job (`climber refresh --once \
+         --after-rollback` goes on from here)",
+        restores.unwrap_or_default()
+    ))
+}
+
 /// One refresh, which may be overtaken.
 async fn attempt(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
     let refreshed = Attempt::begin(config, root, interrupt)?.run().await?;
     match refreshed.outcome {
         Outcome::Overtaken => eprintln!("another job has published meanwhile: starting again from there"),
-        Outcome::NothingNew => {}
+        Outcome::NothingNew | Outcome::Waiting => {}
         Outcome::Published | Outcome::Refused => write_down(&history_path(root), &refreshed)?,
     }
     Ok(refreshed)
 }
 
 /// Refreshes whenever `events` has new versions, until a stop is requested.
-pub(crate) async fn follow(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<()> {
+pub(crate) async fn follow(
+    config: &Config,
+    root: &Root,
+    interrupt: &Interrupt,
+    after_rollback: bool,
+) -> Result<()> {
     let interval = Duration::from_millis(config.near_real_time.poll_interval.ms.unsigned_abs());
     let (mut failures, mut pause) = (0, interval);
     let mut seen = None;
     while !interrupt.requested() {
-        match look(config, root, interrupt, &mut seen).await {
+        match look(config, root, interrupt, after_rollback, &mut seen).await {
             Ok(()) => (failures, pause) = (0, interval),
             Err(error) if error.is::<Stopped>() => break,
             Err(error) if error.chain().any(|cause| cause.is::<ConfigError>()) => return Err(error),
@@ -146,30 +191,31 @@ pub(crate) async fn follow(config: &Config, root: &Root, interrupt: &Interrupt) 
 type Seen = (Option<u64>, Option<u64>);
 
 /// Refreshes where there is something that was not `seen`.
-async fn look(config: &Config, root: &Root, interrupt: &Interrupt, seen: &mut Option<Seen>) -> Result<()> {
+async fn look(
+    config: &Config,
+    root: &Root,
+    interrupt: &Interrupt,
+    after_rollback: bool,
+    seen: &mut Option<Seen>,
+) -> Result<()> {
     let newest = publication::newest(root)?;
     let number = newest.as_ref().map(|publication| publication.number);
     let events = root.snapshot(EVENTS).await?.map(|events| events.version());
     if *seen == Some((number, events)) {
         return Ok(());
     }
-    // Who brought a model back does not want the newer one again that a refresh would soon make.
-    if let Some(Publication { kind: Kind::Rollback, number, restores, .. }) = newest {
-        if seen.is_none_or(|(before, _)| before != Some(number)) {
-            let restored = restores.unwrap_or_default();
-            eprintln!(
-                "publication {number} has brought publication {restored} back: waiting for the next daily job (`climber refresh \
-                 --once` goes on from here)"
-            );
+    if let Some(rollback) = brought_back(newest.as_ref()).filter(|_| !after_rollback) {
+        if seen.is_none_or(|(before, _)| before != number) {
+            eprintln!("{rollback}");
         }
-        *seen = Some((Some(number), events));
+        *seen = Some((number, events));
         return Ok(());
     }
     let refreshed = attempt(config, root, interrupt).await?;
     match refreshed.outcome {
         // Perhaps by a rollback: the next look sees.
         Outcome::Overtaken => return Ok(()),
-        Outcome::NothingNew => {}
+        Outcome::NothingNew | Outcome::Waiting => {}
         Outcome::Published | Outcome::Refused => eprintln!("{refreshed}"),
     }
     // What was found to be too little, or was refused, is not worth another look.
@@ -224,16 +270,7 @@ impl<'a> Attempt<'a> {
         let Self { config, root, parent, daily, .. } = self;
         let events = root.require(EVENTS, "pipeline consume").await?;
         let version = events.version();
-        let mut refreshed = Refreshed {
-            at: Utc::now(),
-            outcome: Outcome::NothingNew,
-            events_version: version,
-            new_events: 0,
-            model: None,
-            publication: None,
-            verdict: None,
-            seconds: 0.0,
-        };
+        let mut refreshed = Refreshed::nothing(version);
         let since = parent.learned_events;
         if version <= since {
             return Ok(refreshed);
@@ -248,7 +285,8 @@ impl<'a> Attempt<'a> {
         }
 
         let built = root.pinned([(EVENTS, version)]);
-        let build = || sequences::refresh(config, &built, since, Resources::default());
+        let resources = Resources::within(config.memory.of_refresh());
+        let build = || sequences::refresh(config, &built, since, resources);
         let built = match unless_stopped(self.interrupt, "build-sequences", again_on_conflict(build)).await? {
             Err(error) if cannot_tell_what_is_new(&error) => {
                 eprintln!(
@@ -266,7 +304,7 @@ impl<'a> Attempt<'a> {
         // Against the daily job's model too: many small losses would add up.
         let mut others = vec![parent];
         others.extend((daily.number != parent.number).then_some(daily));
-        let measured = gate::measure(config, &seen, &served, others).await?;
+        let measured = gate::measure(config, &seen, &served, others, None).await?;
         drop(turn);
         let verdict = gate::judge(&config.gate, &measured, true);
         eprintln!("{verdict}");
@@ -294,7 +332,7 @@ impl<'a> Attempt<'a> {
         }
         if refreshed.outcome != Outcome::Published {
             for model in [&served, &base] {
-                retention::discard(root, model)?;
+                own::discard(root, model)?;
             }
         }
         retention::models(config, root)?;
@@ -320,10 +358,17 @@ impl<'a> Attempt<'a> {
     async fn train(&self, seen: &Root, version: u64) -> Result<Option<(String, String)>> {
         let Self { config, root, interrupt, parent, daily, .. } = self;
         // The name says what was learned: a refresh that was stopped goes on if nothing came since.
-        let base = format!("{}-p{}-e{version}", daily.run, parent.number);
+        let name = |again: u32| match again {
+            1 => format!("{}-p{}-e{version}", daily.run, parent.number),
+            n => format!("{}.{n}-p{}-e{version}", daily.run, parent.number),
+        };
+        let somebodys =
+            |base: &String| [base.clone(), format!("{base}-sft")].iter().any(|m| own::is_somebodys(root, m));
+        let base = (1..).map(name).find(|base| !somebodys(base)).unwrap_or_default();
         retention::unpublished_refreshes(root, &base)?;
         let outcome = anew_if_unusable(async |fresh| {
-            let options = Options { name: &base, fresh, interrupt, stop_after: None };
+            let options =
+                Options { name: &base, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
             refresh::run(config, seen, &parent.base, options).await
         });
         let outcome = match outcome.await {
@@ -341,7 +386,8 @@ impl<'a> Attempt<'a> {
         }
         let served = format!("{base}-sft");
         let outcome = anew_if_unusable(async |fresh| {
-            let options = Options { name: &served, fresh, interrupt, stop_after: None };
+            let options =
+                Options { name: &served, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
             sft::run(config, seen, &base, options).await
         });
         let outcome = outcome.await?;
@@ -369,6 +415,7 @@ impl std::fmt::Display for Refreshed {
                 write!(f, "{new_events} new events up to version {events_version}: nothing to learn")
             }
             Outcome::Overtaken => write!(f, "another job has published meanwhile"),
+            Outcome::Waiting => write!(f, "what is served stays, until the next daily job"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is deleted: models of old publications, unfinished trainings of runs that are over, versions of tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 use pipeline::forget::sweep;
 use pipeline::vacuum::{self, vacuum};
@@ -10,11 +10,11 @@ use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, Span};
 use schemas::delta::Root;
 use schemas::failpoint;
-use schemas::publication::{self, Kind, Publication};
+use schemas::publication::{self, Publication, PublicationError};
 use serde::{Deserialize, Serialize};
-use trainer::checkpoint;
 
 use crate::daily::{Record, Step};
+use crate::{gate, own};
 
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +42,7 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
             swept.users
         );
     }
-    let (all, _) = publication::all(root)?;
-    let kept = kept(&all, config.retention.publications);
-    let keep = keep(config.retention.tables, &kept, Utc::now());
+    let keep = keep(config.retention.tables, &kept(root, config)?, Utc::now());
     let settings = vacuum::Settings { keep, dry_run: false, now_ms: Utc::now().timestamp_millis() };
     let report = vacuum(root, &[], settings, interrupt).await?;
     Ok(Removed {
@@ -55,32 +53,53 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
     })
 }
 
-/// Deletes the models that the jobs have made, with what is left of their trainings, but those of the publications that are kept,
-/// of the last `retention.publications` daily runs, which may have been refused, and of runs that are not over. Other models are
-/// left alone: they are somebody else's.
+/// Deletes the models that the jobs have made ([`own`]), with what is left of their trainings, but those of the publications that
+/// are kept, of the last `retention.publications` daily runs, which may have been refused, of experiments, and of runs that are
+/// not over. Other models are left alone: they are somebody else's.
 pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
-    let (all, damaged) = publication::all(root)?;
-    if let Some(problem) = damaged.first() {
-        eprintln!(
-            "warning: no model is deleted, because it is not known which ones are needed: {}",
-            with_causes(problem)
-        );
+    let unknown = |problem: String| {
+        eprintln!("warning: no model is deleted, because it is not known which ones are needed: {problem}");
+    };
+    // Before the records: a run writes down what it will make before it makes it.
+    let own = own::names(root);
+    let kept = match kept(root, config) {
+        Ok(kept) => kept,
+        Err(problem) => {
+            unknown(with_causes(&problem));
+            return Ok(Vec::new());
+        }
+    };
+    let (runs, problems) = Record::all(root);
+    if let Some(problem) = problems.first() {
+        unknown(problem.clone());
         return Ok(Vec::new());
     }
-    let published = |publication: &&Publication| [publication.base.clone(), publication.served.clone()];
-    let (runs, _) = Record::all(root);
-    let last = runs.iter().rev().take(config.retention.publications);
-    let unfinished = runs.iter().filter(|run| !run.steps.is_done(Step::Publish));
-    let of_runs = last.chain(unfinished).flat_map(|run| run.models.iter().cloned());
-    let kept = kept(&all, config.retention.publications);
-    let needed: BTreeSet<String> = kept.iter().flat_map(published).chain(of_runs).collect();
-    let made =
-        all.iter().flat_map(|p| published(&p)).chain(runs.iter().flat_map(|run| run.models.iter().cloned()));
-    let made: BTreeSet<String> = made.collect();
+    let last = runs.iter().rev().filter(|run| !run.experiment).take(config.retention.publications);
+    let others = runs
+        .iter()
+        .filter(|run| run.experiment || (run.skipped.is_none() && !run.steps.is_done(Step::Publish)));
+    let of_runs = last.chain(others).flat_map(|run| run.models.iter().cloned());
+    let needed: BTreeSet<String> = kept.iter().flat_map(names).chain(of_runs).collect();
     let mut deleted = Vec::new();
-    for name in made.difference(&needed) {
-        if discard(root, name)? {
-            deleted.push(name.clone());
+    for (name, job) in own.into_iter().filter(|(name, _)| !needed.contains(name)) {
+        let number = if job == own::REFRESH {
+            let number = own::number_of_refresh(&name);
+            let publication = number.map(|number| publication::at(root, number)).transpose()?.flatten();
+            // One that was never published may be one that is on: the next refresh tidies it up.
+            if !publication.is_some_and(|publication| names(&publication).contains(&name)) {
+                continue;
+            }
+            number
+        } else {
+            let run = runs.iter().find(|run| run.models.contains(&name));
+            run.and_then(|run| run.steps.publish.as_ref()).and_then(|done| done.output.number)
+        };
+        if own::was_replaced(root, &name, number)? {
+            eprintln!(
+                "warning: model `{name}` is not deleted: its weights are not those that were published"
+            );
+        } else if own::discard(root, &name)? {
+            deleted.push(name);
         }
     }
     Ok(deleted)
@@ -88,59 +107,48 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
 
 /// Deletes what near-real-time refreshes have left that never came to be published, but that of `current`.
 pub(crate) fn unpublished_refreshes(root: &Root, current: &str) -> Result<()> {
-    let (all, damaged) = publication::all(root)?;
-    if !damaged.is_empty() {
-        return Ok(());
-    }
-    let published: BTreeSet<&str> = all.iter().flat_map(|p| [p.base.as_str(), p.served.as_str()]).collect();
-    for directory in [root.path().join("models"), root.model_path(".training")] {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let base = name.strip_suffix("-sft").unwrap_or(&name);
-            if is_refresh(base) && base != current && !published.contains(name.as_str()) {
-                discard(root, &name)?;
-            }
+    for (name, job) in own::names(root) {
+        let base = name.strip_suffix("-sft").unwrap_or(&name);
+        let Some(number) = own::number_of_refresh(&name).filter(|_| job == own::REFRESH && base != current)
+        else {
+            continue;
+        };
+        // What cannot be read may be this one's.
+        let published = publication::at(root, number)
+            .map_or(true, |found| found.is_some_and(|publication| names(&publication).contains(&name)));
+        if !published {
+            own::discard(root, &name)?;
         }
     }
     Ok(())
 }
 
-/// Whether a base has the name that [`crate::refresh`] gives: `…-p12-e345`.
-fn is_refresh(base: &str) -> bool {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    base.rsplit_once("-e").is_some_and(|(before, events)| {
-        number(events)
-            && before.rsplit_once("-p").is_some_and(|(run, parent)| !run.is_empty() && number(parent))
-    })
+fn names(publication: &Publication) -> [String; 2] {
+    [publication.base.clone(), publication.served.clone()]
 }
 
-/// Deletes a model, and what an unfinished training of that name has left. Whether there was a model.
-pub(crate) fn discard(root: &Root, name: &str) -> Result<bool> {
-    let directory = root.model_path(name);
-    let found = checkpoint::find(&directory).is_some();
-    let training = root.model_path(".training").join(name);
-    let discarded = checkpoint::discard(&directory).map_err(anyhow::Error::from).and_then(|()| {
-        match std::fs::remove_dir_all(&training) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    });
-    discarded.with_context(|| format!("model `{name}`"))?;
-    Ok(found)
-}
-
-/// The publications whose models stay: the newest ones, also of the daily job alone, what they descend from, and what they
-/// bring back.
-fn kept(all: &[Publication], publications: usize) -> Vec<&Publication> {
-    let newest = all.iter().rev().take(publications);
-    let daily = all.iter().rev().filter(|p| p.kind == Kind::Daily).take(publications);
-    let kept = newest.chain(daily).flat_map(|p| [Some(p.number), Some(p.daily), p.restores]);
-    let kept: BTreeSet<u64> = kept.flatten().collect();
-    all.iter().filter(|p| kept.contains(&p.number)).collect()
+/// The publications whose models stay, the oldest first: the newest ones, the last daily ones, what these descend from and bring
+/// back, and the best of the last daily ones, which the gate compares with.
+pub(crate) fn kept(root: &Root, config: &Config) -> Result<Vec<Publication>, PublicationError> {
+    let publications = config.retention.publications;
+    let Some(newest) = publication::newest(root)? else { return Ok(Vec::new()) };
+    let (recent, damaged) = publication::recent(root, publications)?;
+    if let Some(problem) = damaged.into_iter().next() {
+        return Err(problem);
+    }
+    let dailies = publication::dailies(root, &newest, publications)?;
+    let best = gate::best(root, &config.gate, &newest)?;
+    let kept = recent.into_iter().chain(dailies).chain(best);
+    let mut kept: BTreeMap<u64, Publication> = kept.map(|p| (p.number, p)).collect();
+    let origins: BTreeSet<u64> = kept.values().flat_map(|p| [Some(p.daily), p.restores]).flatten().collect();
+    for number in origins.into_iter().filter(|number| !kept.contains_key(number)).collect::<Vec<_>>() {
+        kept.extend(publication::at(root, number)?.map(|publication| (number, publication)));
+    }
+    Ok(kept.into_values().collect())
 }
 
 /// `tables`, or longer: what came after a kept publication's version of `events` is known from the shards as they were then.
-fn keep(tables: Span, kept: &[&Publication], now: DateTime<Utc>) -> Span {
+fn keep(tables: Span, kept: &[Publication], now: DateTime<Utc>) -> Span {
     let oldest = kept.iter().map(|publication| publication.published_at).min();
     let age_ms = oldest.map_or(0, |oldest| (now - oldest).num_milliseconds());
     // The publication's tables were read some time before it was made.
@@ -150,15 +158,15 @@ fn keep(tables: Span, kept: &[&Publication], now: DateTime<Utc>) -> Span {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use chrono::{NaiveDate, TimeDelta};
+    use schemas::publication::Kind;
 
     use super::*;
-    use chrono::{NaiveDate, TimeDelta};
 
     fn publication(number: u64, daily: u64, age: TimeDelta) -> Publication {
         Publication {
             number,
-            parent: None,
+            parent: number.checked_sub(1).filter(|&parent| parent > 0),
             kind: if daily == number { Kind::Daily } else { Kind::Refresh },
             run: number.to_string(),
             published_at: DateTime::UNIX_EPOCH - age,
@@ -176,27 +184,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn refreshes_are_known_by_their_names() {
-        for name in ["2026-11-22-p3-e57", "m-p1-e0", "a-p2-e3-p4-e5"] {
-            assert!(is_refresh(name), "{name}");
-        }
-        for name in ["2026-11-22", "2026-11-22-exp1", "shop-e5", "-p1-e2", "m-p1-e2x", "m-p-e2"] {
-            assert!(!is_refresh(name), "{name}");
-        }
+    fn config(publications: usize) -> Config {
+        let mut config = Config::default();
+        config.retention.publications = publications;
+        config
     }
 
     #[test]
     fn the_newest_stay_with_what_they_descend_from() {
         let day = TimeDelta::days(1);
-        let all = [
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        for made in [
             publication(1, 1, day * 40),
             publication(2, 2, day * 30),
             publication(3, 3, day * 20),
             publication(4, 3, day),
             publication(5, 3, day),
-        ];
-        let kept = kept(&all, 2);
+        ] {
+            publication::publish(&root, &made).unwrap();
+        }
+        let kept = kept(&root, &config(2)).unwrap();
         assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [2, 3, 4, 5]);
         // What came after publication 2 must stay known.
         assert_eq!(keep(Span::minutes(60), &kept, DateTime::UNIX_EPOCH).to_string(), "31d");
@@ -204,5 +212,41 @@ mod tests {
         // A clock that was set back deletes nothing more.
         let past = DateTime::UNIX_EPOCH - day * 100;
         assert_eq!(keep(Span::minutes(60), &kept, past).to_string(), "1h");
+    }
+
+    #[test]
+    fn the_best_that_the_gate_compares_with_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        for number in 1..=20 {
+            let metrics = [("hr@10".to_owned(), if number == 4 { 0.2 } else { 0.1 })].into();
+            let made = Publication { metrics, ..publication(number, number, TimeDelta::zero()) };
+            publication::publish(&root, &made).unwrap();
+        }
+        let kept = kept(&root, &config(2)).unwrap();
+        assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [4, 19, 20]);
+    }
+
+    /// Old publications are garbage here: reading one would be seen.
+    #[test]
+    fn old_publications_are_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        let published = directory.path().join("models/.published");
+        std::fs::create_dir_all(&published).unwrap();
+        for number in 1..9_990 {
+            std::fs::write(published.join(format!("{number:08}.json")), "old").unwrap();
+        }
+        for number in 9_990..=10_000 {
+            let made = Publication {
+                parent: Some(number - 1).filter(|_| number > 9_990),
+                ..publication(number, 9_990, TimeDelta::zero())
+            };
+            publication::publish(&root, &made).unwrap();
+        }
+        let kept = kept(&root, &config(7)).unwrap();
+        assert_eq!(kept.len(), 8);
+        assert!(models(&config(7), &root).unwrap().is_empty());
+        unpublished_refreshes(&root, "none").unwrap();
     }
 }

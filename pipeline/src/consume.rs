@@ -77,7 +77,7 @@ pub async fn run(
     interrupt: &Interrupt,
 ) -> Result<ConsumeReport, ConsumeError> {
     let started = Instant::now();
-    let kafka = &config.kafka;
+    let kafka = &config.memory.for_consumer(&config.kafka);
     let metrics = Arc::new(Metrics::new());
     let mut server = None;
     if let Some(address) = options.metrics {

@@ -45,6 +45,11 @@ impl Default for Resources {
 }
 
 impl Resources {
+    /// Every core, and so much memory.
+    pub fn within(memory: MemorySize) -> Self {
+        Self { memory_bytes: usize::try_from(memory.bytes).unwrap_or(usize::MAX), ..Self::default() }
+    }
+
     /// For rows that wait to be sorted. More is not faster: the system's cache holds what was written last.
     pub fn scatter_bytes(self) -> usize {
         (self.memory_bytes / 8).min(256 << 20)

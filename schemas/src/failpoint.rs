@@ -7,6 +7,14 @@
 
 use std::fmt::Display;
 
+/// The environment variable that names what a test takes away from a program: `exchange` of two names, `link` of a file.
+pub const WITHOUT: &str = "CLIMBER_PILOT_WITHOUT";
+
+/// Whether a test takes `what` away, as some file systems do. Never in builds without debug assertions.
+pub fn is_without(what: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var_os(WITHOUT).is_some_and(|without| without == what)
+}
+
 /// The environment variable that names a point.
 pub const PAUSE_AT: &str = "CLIMBER_PILOT_PAUSE_AT";
 

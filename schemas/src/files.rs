@@ -28,10 +28,42 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn link(temporary: PathBuf, path: &Path) -> io::Result<()> {
     reach(path);
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    linked?;
+    let named = match hard_link(&temporary, path) {
+        // SMB, FAT and object stores that are mounted have no links.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => rename_new(&temporary, path, error),
+        linked => linked,
+    };
+    let removed = fs::remove_file(&temporary);
+    named?;
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     sync_parent(path)
+}
+
+fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    if failpoint::is_without("link") {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    }
+    fs::hard_link(from, to)
+}
+
+/// Gives a file a name that must not be there yet. `linked` is why a link could not.
+fn rename_new(from: &Path, to: &Path, linked: io::Error) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {}
+            renamed => return Ok(renamed?),
+        }
+    }
+    let problem = format!(
+        "the file system can neither link a file nor rename it without replacing another ({linked}); two writers could not be \
+         told apart on it, so the root has to lie on another one"
+    );
+    Err(io::Error::new(linked.kind(), problem))
 }
 
 /// The file is written, and not yet there.
@@ -83,5 +115,19 @@ mod tests {
         replace(&path, b"third").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"third");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn without_links_a_file_is_created_once_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1.json");
+        let no_links = || io::Error::from(io::ErrorKind::PermissionDenied);
+        for (contents, kind) in [("first", None), ("second", Some(io::ErrorKind::AlreadyExists))] {
+            let temporary = written_beside(&path, contents.as_bytes(), false).unwrap();
+            let renamed = rename_new(&temporary, &path, no_links());
+            assert_eq!(renamed.err().map(|error| error.kind()), kind);
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"first");
     }
 }

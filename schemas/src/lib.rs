@@ -12,5 +12,6 @@ pub mod files;
 pub mod hash;
 pub mod history;
 pub mod memory;
+pub mod names;
 pub mod publication;
 pub mod tables;

@@ -17,7 +17,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::delta::Root;
-use crate::{failpoint, files};
+use crate::{failpoint, files, names};
 
 /// One model that was published.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,14 +29,17 @@ pub struct Publication {
     /// What published it.
     pub kind: Kind,
     /// The run of that job.
+    #[serde(deserialize_with = "names::plain")]
     pub run: String,
     /// When, by the publisher's clock. Publications are ordered by their numbers.
     pub published_at: DateTime<Utc>,
     /// The pre-trained model, which a refresh continues.
+    #[serde(deserialize_with = "names::plain")]
     pub base: String,
     /// Hash of its weights.
     pub base_hash: String,
     /// The model that retrieval loads: the base after SFT, or the base itself where there are no SFT sets.
+    #[serde(deserialize_with = "names::plain")]
     pub served: String,
     /// Hash of its weights.
     pub served_hash: String,
@@ -120,10 +123,28 @@ pub fn published(root: &Root) -> Result<Option<Publication>, PublicationError> {
 
 /// The newest publication.
 pub fn newest(root: &Root) -> Result<Option<Publication>, PublicationError> {
-    match numbers(root)?.last() {
-        Some(&number) => at(root, number),
+    match newest_number(root)? {
+        Some(number) => at(root, number),
         None => Ok(None),
     }
+}
+
+/// The newest publication's number. `published.json` follows the files, so only what came after it has to be looked for; the
+/// directory, which grows for ever, is listed only where that file is of no use.
+fn newest_number(root: &Root) -> Result<Option<u64>, PublicationError> {
+    let there = |number: u64| {
+        let path = path(root, number);
+        path.try_exists().map_err(|source| PublicationError::Io { path, source })
+    };
+    let named = published(root).ok().flatten().map(|publication| publication.number);
+    let Some(mut number) = named.map(|n| there(n).map(|there| there.then_some(n))).transpose()?.flatten()
+    else {
+        return Ok(numbers(root)?.last().copied());
+    };
+    while there(number + 1)? {
+        number += 1;
+    }
+    Ok(Some(number))
 }
 
 /// Publication `number`.
@@ -131,16 +152,38 @@ pub fn at(root: &Root, number: u64) -> Result<Option<Publication>, PublicationEr
     read(&path(root, number))
 }
 
-/// All publications, the oldest first, and those that cannot be read any more.
-pub fn all(root: &Root) -> Result<(Vec<Publication>, Vec<PublicationError>), PublicationError> {
-    let (mut all, mut damaged) = (Vec::new(), Vec::new());
-    for number in numbers(root)? {
+/// The newest `limit` publications, the newest first, and those of them that cannot be read any more. No other file is read.
+pub fn recent(
+    root: &Root,
+    limit: usize,
+) -> Result<(Vec<Publication>, Vec<PublicationError>), PublicationError> {
+    let (mut recent, mut damaged) = (Vec::new(), Vec::new());
+    let newest = newest_number(root)?.unwrap_or_default();
+    for number in (1..=newest).rev().take(limit) {
         match at(root, number) {
-            Ok(publication) => all.extend(publication),
+            Ok(publication) => recent.extend(publication),
             Err(error) => damaged.push(error),
         }
     }
-    Ok((all, damaged))
+    Ok((recent, damaged))
+}
+
+/// The last `limit` publications of daily jobs that `newest` descends from, the newest first. What was rolled back is not among
+/// them. Two files are read for each, however many refreshes lie between.
+pub fn dailies(
+    root: &Root,
+    newest: &Publication,
+    limit: usize,
+) -> Result<Vec<Publication>, PublicationError> {
+    let mut dailies = Vec::new();
+    let mut number = Some(newest.daily);
+    while let Some(found) = number.filter(|_| dailies.len() < limit) {
+        let Some(daily) = at(root, found)? else { break };
+        let parent = daily.parent.map(|parent| at(root, parent)).transpose()?.flatten();
+        number = parent.map(|parent| parent.daily).filter(|&before| before < found);
+        dailies.push(daily);
+    }
+    Ok(dailies)
 }
 
 /// Publishes: `publication.number` must be the next one.
@@ -152,7 +195,7 @@ pub fn publish(root: &Root, publication: &Publication) -> Result<(), Publication
     };
     let directory = directory(root);
     std::fs::create_dir_all(&directory).map_err(io(&directory))?;
-    let next = numbers(root)?.last().map_or(1, |last| last + 1);
+    let next = newest_number(root)?.map_or(1, |last| last + 1);
     if publication.number < next {
         return Err(PublicationError::Conflict { number: publication.number });
     }
@@ -210,6 +253,8 @@ fn numbers(root: &Root) -> Result<Vec<u64>, PublicationError> {
 }
 
 fn read(path: &Path) -> Result<Option<Publication>, PublicationError> {
+    #[cfg(test)]
+    tests::READ.with(|read| read.set(read.get() + 1));
     match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(PublicationError::Io { path: path.into(), source }),
@@ -221,7 +266,20 @@ fn read(path: &Path) -> Result<Option<Publication>, PublicationError> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// Files that this thread has read.
+        pub(super) static READ: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn reads<T>(work: impl FnOnce() -> T) -> (T, usize) {
+        READ.set(0);
+        let done = work();
+        (done, READ.get())
+    }
 
     fn publication(number: u64, served: &str) -> Publication {
         Publication {
@@ -254,7 +312,7 @@ mod tests {
         let late = publish(&root, &publication(2, "also tuesday"));
         assert!(matches!(late, Err(PublicationError::Conflict { number: 2 })), "{late:?}");
         assert_eq!(published(&root).unwrap().unwrap().served, "tuesday");
-        assert_eq!(all(&root).unwrap().0.len(), 2);
+        assert_eq!(recent(&root, 9).unwrap().0.len(), 2);
     }
 
     #[test]
@@ -278,7 +336,8 @@ mod tests {
                 });
             }
         });
-        let (all, damaged) = all(&root).unwrap();
+        let (mut all, damaged) = recent(&root, usize::MAX).unwrap();
+        all.reverse();
         assert!(damaged.is_empty());
         assert_eq!(
             all.iter().map(|p| p.number).collect::<Vec<_>>(),
@@ -303,5 +362,58 @@ mod tests {
         files::replace(&published_path(&root), &text(&publication(1, "monday"))).unwrap();
         settle(&root).unwrap();
         assert_eq!(published(&root).unwrap().unwrap().number, 2);
+    }
+
+    #[test]
+    fn ten_thousand_publications() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        std::fs::create_dir_all(super::directory(&root)).unwrap();
+        // A daily job, then 999 refreshes, and so on.
+        let number = |n: u64| {
+            let daily = (n - 1) / 1_000 * 1_000 + 1;
+            let kind = if n == daily { Kind::Daily } else { Kind::Refresh };
+            Publication { kind, daily, ..publication(n, &format!("m{n}")) }
+        };
+        for n in 1..=10_000 {
+            std::fs::write(path(&root, n), text(&number(n))).unwrap();
+        }
+        std::fs::write(published_path(&root), text(&number(10_000))).unwrap();
+        let (found, read) = reads(|| newest(&root).unwrap().unwrap());
+        assert_eq!((found.number, read), (10_000, 2));
+        let (found, read) = reads(|| settle(&root).unwrap().unwrap());
+        assert!(found.number == 10_000 && read <= 4, "{read}");
+        let ((found, damaged), read) = reads(|| recent(&root, 15).unwrap());
+        assert!(damaged.is_empty() && found[0].number == 10_000 && found[14].number == 9_986);
+        assert!(read <= 16, "{read}");
+        let newest = found.into_iter().next().unwrap();
+        let (found, read) = reads(|| dailies(&root, &newest, 7).unwrap());
+        let numbers: Vec<u64> = found.iter().map(|daily| daily.number).collect();
+        assert_eq!(numbers, [9_001, 8_001, 7_001, 6_001, 5_001, 4_001, 3_001]);
+        assert!(read <= 14, "{read}");
+        let ((), read) = reads(|| publish(&root, &number(10_001)).unwrap());
+        assert!(read <= 8, "{read}");
+        assert_eq!(published(&root).unwrap().unwrap().number, 10_001);
+        // All of them can still be listed.
+        assert_eq!(recent(&root, usize::MAX).unwrap().0.len(), 10_001);
+        // Where the file that names the newest is gone, torn, or ahead, the directory says it.
+        for contents in [&b"{"[..], &text(&number(20_000))] {
+            std::fs::write(published_path(&root), contents).unwrap();
+            assert_eq!(super::newest(&root).unwrap().unwrap().number, 10_001);
+        }
+        std::fs::remove_file(published_path(&root)).unwrap();
+        assert_eq!(settle(&root).unwrap().unwrap().number, 10_001);
+    }
+
+    #[test]
+    fn a_path_for_a_name_is_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        publish(&root, &publication(1, "monday")).unwrap();
+        let text = std::fs::read_to_string(path(&root, 1)).unwrap();
+        std::fs::write(path(&root, 1), text.replace("\"served\": \"monday\"", "\"served\": \"../..\""))
+            .unwrap();
+        let error = at(&root, 1).unwrap_err();
+        assert!(crate::cli::with_causes(&error).contains("`../..`"), "{error}");
     }
 }

@@ -78,6 +78,9 @@ hash_buckets = 4
 epochs = 3
 batch_size = 16
 learning_rate = 1e-2
+
+[gate]
+min_targets = 10
 "#,
         );
         workspace

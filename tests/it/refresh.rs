@@ -142,6 +142,6 @@ async fn a_refresh_cut_into_pieces_ends_in_the_same_weights() {
 
 async fn continued(config: &Config, name: &str, stop_after: Option<u64>) -> Outcome {
     let root = Root::new(&config.root).unwrap();
-    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after };
+    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after, job: None };
     refresh::run(config, &root, "base", options).await.unwrap()
 }

@@ -29,7 +29,7 @@ fn tables() -> Workspace {
 
 async fn pretrain(config: &Config, name: &str, stop_after: Option<u64>) -> Outcome {
     let root = Root::new(&config.root).unwrap();
-    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after };
+    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after, job: None };
     pretrain::run(config, &root, options).await.unwrap()
 }
 
@@ -170,4 +170,49 @@ fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
         ["pretrain", "--name", "whole", "--set", "pretrain.epochs=200", "--set", "pretrain.patience=200"];
     workspace.succeed("trainer", &uninterrupted);
     assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
+}
+
+/// A model that is trained again under its name: wherever the program dies, the name is that of the old one or of the new one, and
+/// the same command ends with the new one.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
+    use schemas::failpoint::WITHOUT;
+
+    let workspace = tables();
+    let models = workspace.root().join("models");
+    let weights = |directory: &std::path::Path| std::fs::read(directory.join("model.safetensors")).unwrap();
+    let pretrain = |seed: &'static str, more: &[&'static str]| {
+        workspace.command("trainer", &[&["pretrain", "--name", "m", "--set", seed][..], more].concat())
+    };
+    let succeed = |mut command: std::process::Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    };
+    succeed(pretrain("seed=2", &["--fresh"]));
+    let new = weights(&models.join("m"));
+    // The names change in one step where the file system can, and in two elsewhere.
+    for (point, without, stands) in
+        [("checkpoint:m:exchanged", "nothing", "m"), ("checkpoint:m:aside", "exchange", "m.previous")]
+    {
+        succeed(pretrain("seed=1", &["--fresh"]));
+        let old = weights(&models.join("m"));
+        assert!(old != new);
+        let mut command = pretrain("seed=2", &[]);
+        command.env(PAUSE_AT, point).env(WITHOUT, without).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("paused at")), "{point}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = trainer::checkpoint::find(&models.join("m")).unwrap();
+        assert_eq!(found, models.join(stands), "{point}");
+        assert!(weights(&found) == if stands == "m" { new.clone() } else { old }, "{point}");
+        // Whoever reads it finds it.
+        workspace.succeed("trainer", &["evaluate", "--model", "m"]);
+        succeed(pretrain("seed=2", &[]));
+        assert!(weights(&models.join("m")) == new, "{point}");
+        assert!(!models.join("m.previous").exists());
+        assert_eq!(files_below(&models.join(".training")), 0, "{point}");
+    }
 }

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! A checkpoint is written under a temporary name, flushed to disk and renamed: what bears a checkpoint's name
-//! is whole. Replacing one takes two renames; a kill between them leaves the old one as `<name>.previous`,
-//! which reading falls back to.
+//! is whole. Replacing one exchanges two names at once where the file system can; elsewhere it takes two renames, and a
+//! kill between them leaves the old one as `<name>.previous`, which reading falls back to.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use schemas::config::{Config, ConfigError};
+use schemas::{failpoint, names};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -150,8 +151,20 @@ pub struct Lineage {
     /// The instruction examples it was fine-tuned on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExamplesSource>,
+    /// The job that trained it; none where a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<MadeBy>,
     /// Version of the code.
     pub code_version: String,
+}
+
+/// The mark that a job leaves in what it trains: only what bears it under its own name may be deleted by jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// The job, such as `climber daily`.
+    pub job: String,
+    /// The name that the job gave the model: a copy under another name is somebody's own.
+    pub model: String,
 }
 
 impl Lineage {
@@ -218,18 +231,44 @@ fn publish(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
 /// Moves the checkpoint `from` to `to`, replacing the one there.
 pub fn rename_over(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     let previous = sibling(to, "previous");
+    let reach = |point: &str| {
+        failpoint::reach(format_args!("checkpoint:{}:{point}", to.file_name().unwrap_or_default().display()));
+    };
     if !from.is_dir() {
         return Err(io_error(from)(io::Error::from(io::ErrorKind::NotFound)));
     }
-    if to.exists() {
+    let replaced = if !to.exists() {
+        fs::rename(from, to).map_err(io_error(to))?;
+        &previous
+    } else if exchange(from, to) {
+        reach("exchanged");
+        from
+    } else {
         remove(&previous)?;
         fs::rename(to, &previous).map_err(io_error(to))?;
-    }
-    fs::rename(from, to).map_err(io_error(to))?;
+        reach("aside");
+        fs::rename(from, to).map_err(io_error(to))?;
+        &previous
+    };
     if let Some(parent) = to.parent() {
         sync_directory(parent)?;
     }
-    remove(&previous)
+    remove(replaced)
+}
+
+/// Lets two directories change their names in one step, where the file system can.
+fn exchange(one: &Path, other: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        !failpoint::is_without("exchange")
+            && renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (one, other);
+        false
+    }
 }
 
 /// Removes a checkpoint and what an interrupted write of it left. What is half removed no longer bears the
@@ -247,9 +286,7 @@ pub fn discard(directory: &Path) -> Result<(), CheckpointError> {
 
 /// Refuses names that are not one plain directory name, or that checkpoints use themselves.
 pub fn check_name(name: &str) -> Result<(), ConfigError> {
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
-    let reserved = [".previous", ".writing", ".json"].iter().any(|suffix| name.ends_with(suffix));
-    if name.is_empty() || !plain || name.starts_with('.') || reserved {
+    if !names::is_plain(name) {
         return Err(ConfigError::Invalid {
             key: "--name".into(),
             problem: format!(
@@ -286,6 +323,16 @@ pub fn describe(directory: &Path) -> Result<(Config, Lineage), CheckpointError> 
     Ok((load_config(&directory)?, load_json(&directory.join("lineage.json"))?))
 }
 
+/// The job that made the model in `directory`; `None` where a person did, or its lineage cannot be read.
+pub fn made_by(directory: &Path) -> Option<MadeBy> {
+    #[derive(Deserialize)]
+    struct Mark {
+        made_by: Option<MadeBy>,
+    }
+    let lineage = fs::read(find(directory)?.join("lineage.json")).ok()?;
+    serde_json::from_slice::<Mark>(&lineage).ok()?.made_by
+}
+
 /// A hash of a checkpoint's weights, to tell it from another of the same name.
 pub fn hash(directory: &Path) -> Result<String, CheckpointError> {
     let path = require(directory)?.join("model.safetensors");
@@ -299,7 +346,36 @@ pub fn load(
     catalogue: &Catalogue,
     backend: &Backend,
 ) -> Result<Checkpoint, CheckpointError> {
-    let found = require(directory)?;
+    loop {
+        let found = require(directory)?;
+        let begun = identity(&found);
+        let loaded = load_from(found, catalogue, backend);
+        // Replaced meanwhile: what was read may be of two checkpoints, or half of one.
+        if begun == find(directory).as_deref().and_then(identity) {
+            return loaded;
+        }
+    }
+}
+
+/// What tells a directory from another of the same name.
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = directory;
+        None
+    }
+}
+
+fn load_from(
+    found: PathBuf,
+    catalogue: &Catalogue,
+    backend: &Backend,
+) -> Result<Checkpoint, CheckpointError> {
     let config = load_config(&found)?;
     let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
     let path = found.join("model.safetensors");

@@ -3,12 +3,12 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use chrono::{Days, NaiveDate, Utc};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json, with_causes};
+use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
 use schemas::config::{Config, ConfigError};
 use schemas::delta::Root;
 use serde::Serialize;
 
-use super::EXIT_REFUSED;
+use super::{EXIT_REFUSED, EXIT_SKIPPED};
 use crate::daily::{self, Outcome, Record, Request, Step};
 
 /// One day's job: from the log to a published model, in steps.
@@ -26,22 +26,32 @@ use crate::daily::{self, Outcome, Record, Request, Step};
   climber daily --config config/shop.toml --date 2026-11-22
   climber daily --config config/shop.toml --to yesterday                      every night: all days that are missing
   climber daily --config config/shop.toml --from 2026-11-01 --to 2026-11-21   days that are missing, in their order
-  climber daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows")]
+  climber daily --config config/shop.toml --to yesterday --skip 2026-11-07    but for a day whose log will never come
+  climber daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows
+  climber daily --config config/shop.toml --name s2 --set seed=2              an experiment, which is not published")]
 pub(crate) struct DailyArgs {
     /// The day, such as 2026-11-22, or today, or yesterday (UTC); it stands for {date} in events.paths and items.paths. Default:
     /// yesterday where a path has {date}, since the log of today is not complete, and else today.
     #[arg(long, value_name = "DATE", value_parser = day, conflicts_with_all = ["from", "to"])]
     date: Option<NaiveDate>,
-    /// Name of the run and of its model. Default: the date.
+    /// Name of the run and of its model. Default: the date. A run with another name is an experiment: it trains from scratch, and
+    /// its model is kept and not published.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     name: Option<String>,
+    /// Publish the model of a run with a name, as that of a day.
+    #[arg(long, requires = "name")]
+    publish: bool,
     /// The first of several days; those that are finished are left alone.
     #[arg(long, value_name = "DATE", value_parser = day, requires = "to")]
     from: Option<NaiveDate>,
     /// The last of several days. Without --from, they begin with the first that is not finished: for schedules, since no day is
-    /// left out when a run has failed or the machine was off.
+    /// left out when a run has failed or the machine was off. A day that keeps failing is, after daily.skip_after_tries tries, or
+    /// at once where a later one is finished; then the exit code is 5.
     #[arg(long, value_name = "DATE", value_parser = day)]
     to: Option<NaiveDate>,
+    /// Leave this day out, unless it is finished; may be repeated. --date runs it after all.
+    #[arg(long, value_name = "DATE", value_parser = day, requires = "to")]
+    skip: Vec<NaiveDate>,
     /// Train from scratch, whatever the rule says. Decided at the beginning of a run.
     #[arg(long)]
     full: bool,
@@ -54,54 +64,95 @@ pub(crate) struct DailyArgs {
 #[derive(Debug, Serialize)]
 struct Runs {
     runs: Vec<Record>,
+    /// Days that this command has left out.
+    skipped: Vec<SkippedDay>,
+}
+
+#[derive(Debug, Serialize)]
+struct SkippedDay {
+    date: NaiveDate,
+    reason: String,
 }
 
 impl DailyArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let interrupt = Interrupt::on_signal();
-        let (mut runs, mut failed) = (Vec::new(), false);
         let root = Root::new(&config.root)?;
         let dates = self.dates(&config, &root)?;
         if dates.is_empty() {
             eprintln!("every day up to then is finished");
         }
+        let mut done = Runs { runs: Vec::new(), skipped: Vec::new() };
         for &date in &dates {
             let name = self.name.clone().unwrap_or_else(|| date.to_string());
-            let request = Request { name, date, full: self.full, force: self.force };
+            if self.to.is_some() && self.leave_out(&config, &root, date, &mut done)? {
+                continue;
+            }
+            let experiment = name != date.to_string() && !self.publish;
+            let request = Request { name, date, full: self.full, force: self.force, experiment };
             match daily::run(&config, &request, &interrupt).await {
                 Ok(record) => {
                     eprintln!("\n{}", summary(&record));
-                    runs.push(record);
+                    done.runs.push(record);
                 }
-                // A day whose log will never come must not keep the later ones from their turn for ever.
-                Err(error) if later_is_finished(&root, date) && !interrupt.requested() => {
-                    eprintln!(
-                        "climber: {}; later days are finished, so the next ones go on",
-                        with_causes(error.as_ref())
-                    );
-                    failed = true;
+                Err(error) => {
+                    if self.to.is_none() || !gives_up(&config, &root, date, &interrupt, &error)? {
+                        return Err(error);
+                    }
+                    skip(&root, date, with_causes(error.as_ref()), &mut done)?;
                 }
-                Err(error) => return Err(error),
             }
         }
-        let refused = runs.iter().any(|record| record.outcome() == Outcome::Refused);
+        let refused = done.runs.iter().any(|record| record.outcome() == Outcome::Refused);
+        let code = match (done.skipped.is_empty(), refused) {
+            (false, _) => EXIT_SKIPPED,
+            (true, true) => EXIT_REFUSED,
+            (true, false) => EXIT_DONE,
+        };
+        for SkippedDay { date, reason } in &done.skipped {
+            eprintln!(
+                "climber: {date} was left out: {reason}; `climber daily --date {date}` runs it after all"
+            );
+        }
         if common.json {
-            match &runs[..] {
+            match &done.runs[..] {
                 [record] if self.to.is_none() => print_json(record)?,
-                _ => print_json(&Runs { runs })?,
+                _ => print_json(&done)?,
             }
         }
-        Ok(match (failed, refused) {
-            (true, _) => EXIT_FAILED,
-            (false, true) => EXIT_REFUSED,
-            (false, false) => EXIT_DONE,
-        })
+        Ok(code)
+    }
+
+    /// Whether `date` is left out without another try: it was before, --skip names it, or it was tried too often and killed each
+    /// time.
+    fn leave_out(&self, config: &Config, root: &Root, date: NaiveDate, done: &mut Runs) -> Result<bool> {
+        let record = Record::load(root, &date.to_string())?;
+        if let Some(skipped) = record.as_ref().and_then(|record| record.skipped.as_ref()) {
+            eprintln!("{date} was left out: {} (`climber daily --date {date}` runs it)", skipped.reason);
+            return Ok(true);
+        }
+        if record.as_ref().is_some_and(Record::is_over) {
+            return Ok(false);
+        }
+        let (most, tries) = (config.daily.skip_after_tries, record.as_ref().map_or(0, |record| record.tries));
+        let reason = if self.skip.contains(&date) {
+            "--skip names it".to_owned()
+        } else if most > 0 && tries >= most {
+            let last =
+                record.and_then(|record| record.failure).map_or("it was killed".into(), |f| f.to_string());
+            format!("{tries} tries have failed (daily.skip_after_tries = {most}), the last: {last}")
+        } else {
+            return Ok(false);
+        };
+        skip(root, date, reason, done)?;
+        Ok(true)
     }
 
     fn dates(&self, config: &Config, root: &Root) -> Result<Vec<NaiveDate>, ConfigError> {
         let Some(to) = self.to else {
-            let dated = config.events.paths.iter().any(|path| path.contains("{date}"));
+            let mut paths = config.events.paths.iter().chain(&config.items.paths);
+            let dated = paths.any(|path| path.contains("{date}"));
             let default = if dated { today() - Days::new(1) } else { today() };
             return Ok(vec![self.date.unwrap_or(default)]);
         };
@@ -119,9 +170,47 @@ impl DailyArgs {
     }
 }
 
+fn skip(root: &Root, date: NaiveDate, reason: String, done: &mut Runs) -> Result<()> {
+    daily::skip(root, date, reason.clone())?;
+    eprintln!("\nwarning: {date} is left out: {reason}");
+    done.skipped.push(SkippedDay { date, reason });
+    Ok(())
+}
+
+/// Whether a day that has just failed is left out, so that the later ones have their turn: a later one is finished, since somebody
+/// has run past it, or it was tried often enough.
+fn gives_up(
+    config: &Config,
+    root: &Root,
+    date: NaiveDate,
+    interrupt: &Interrupt,
+    error: &anyhow::Error,
+) -> Result<bool> {
+    let of_the_user = error.chain().any(|cause| cause.is::<ConfigError>());
+    if interrupt.requested() || of_the_user {
+        return Ok(false);
+    }
+    // What fails before the day's first step is no fault of the day.
+    let Some(record) = Record::load(root, &date.to_string())?.filter(|record| record.failure.is_some())
+    else {
+        return Ok(false);
+    };
+    let most = config.daily.skip_after_tries;
+    if later_is_finished(root, date) || (most > 0 && record.tries >= most) {
+        return Ok(true);
+    }
+    let left = most.saturating_sub(record.tries);
+    let then = match most {
+        0 => String::new(),
+        _ => format!(", and so do {left} more tries that fail (daily.skip_after_tries = {most})"),
+    };
+    eprintln!("climber: {date} has failed {} times; --skip {date} leaves it out{then}", record.tries);
+    Ok(false)
+}
+
 /// The first day without a finished run, from the first day that was ever begun.
 fn next(records: &[Record]) -> Option<NaiveDate> {
-    let days = || records.iter().filter(|record| record.name == record.date.to_string());
+    let days = || records.iter().filter(|record| record.is_of_its_day());
     let finished: BTreeSet<NaiveDate> =
         days().filter(|record| record.outcome() != Outcome::Unfinished).map(|record| record.date).collect();
     let first = days().map(|record| record.date).min()?;
@@ -132,20 +221,27 @@ fn next(records: &[Record]) -> Option<NaiveDate> {
 /// Whether a day after `date` is finished.
 fn later_is_finished(root: &Root, date: NaiveDate) -> bool {
     let (records, _) = Record::all(root);
-    records.iter().any(|record| record.date > date && record.outcome() != Outcome::Unfinished)
+    records.iter().any(|record| record.date > date && record.is_of_its_day() && record.is_over())
 }
 
 fn today() -> NaiveDate {
     Utc::now().date_naive()
 }
 
-/// A date, or a word for one.
+/// A date, or a word for one. There is no log of a day that is still to come.
 fn day(text: &str) -> Result<NaiveDate, String> {
-    match text {
-        "today" => Ok(today()),
-        "yesterday" => Ok(today() - Days::new(1)),
-        _ => text.parse().map_err(|_| "write a date such as 2026-11-22, or today, or yesterday".to_owned()),
+    let today = today();
+    let day = match text {
+        "today" => today,
+        "yesterday" => today - Days::new(1),
+        _ => {
+            text.parse().map_err(|_| "write a date such as 2026-11-22, or today, or yesterday".to_owned())?
+        }
+    };
+    if day > today {
+        return Err(format!("it is still to come: today is {today} (UTC)"));
     }
+    Ok(day)
 }
 
 /// How a run ended, in a line.
@@ -162,8 +258,15 @@ pub(super) fn summary(record: &Record) -> String {
             format!("not published, what is served stays: {objections}")
         }
         Outcome::NothingNew => "nothing new, what is served stays".into(),
+        Outcome::Experiment => {
+            format!("`{}` is an experiment, what is served stays", record.served().unwrap_or_default())
+        }
+        Outcome::Skipped => {
+            let reason = record.skipped.as_ref().map_or("", |skipped| &skipped.reason);
+            format!("left out: {reason}")
+        }
         Outcome::Unfinished => match &record.failure {
-            Some(failure) => format!("failed in step {}: {}", failure.step, failure.error),
+            Some(failure) => failure.to_string(),
             None => {
                 let next = Step::ALL.into_iter().find(|&step| !record.steps.is_done(step));
                 format!("unfinished, before step {}", next.map_or("?", Step::name))

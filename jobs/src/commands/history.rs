@@ -31,17 +31,12 @@ impl HistoryArgs {
     pub(crate) fn run(&self, common: &CommonArgs) -> Result<u8> {
         let root = Root::new(&common.load()?.root)?;
         ensure!(root.path().is_dir(), "there is no root at {}", root.path().display());
-        let newest_first = |mut publications: Vec<Publication>| {
-            publications.reverse();
-            publications.truncate(self.limit);
-            publications
-        };
         let (mut runs, mut problems) = Record::all(&root);
         runs.reverse();
         runs.truncate(self.limit);
-        let (publications, damaged) = publication::all(&root)?;
+        let (publications, damaged) = publication::recent(&root, self.limit)?;
         problems.extend(damaged.iter().map(|error| with_causes(error)));
-        let history = History { publications: newest_first(publications), runs, problems };
+        let history = History { publications, runs, problems };
         print(&root, &history);
         if common.json {
             print_json(&history)?;

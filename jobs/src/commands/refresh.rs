@@ -22,6 +22,10 @@ pub(crate) struct RefreshArgs {
     /// Refresh once with what is there now.
     #[arg(long)]
     once: bool,
+    /// Go on after a rollback at once, from the model that was brought back. Without, a refresh waits for the next daily job: it
+    /// would soon make again what was taken back.
+    #[arg(long)]
+    after_rollback: bool,
 }
 
 impl RefreshArgs {
@@ -31,10 +35,10 @@ impl RefreshArgs {
         let interrupt = Interrupt::on_signal();
         let _lock = refresh::lock(&root)?;
         if !self.once {
-            refresh::follow(&config, &root, &interrupt).await?;
+            refresh::follow(&config, &root, &interrupt, self.after_rollback).await?;
             return Ok(EXIT_DONE);
         }
-        let refreshed = refresh::once(&config, &root, &interrupt).await?;
+        let refreshed = refresh::once(&config, &root, &interrupt, self.after_rollback).await?;
         eprintln!("{refreshed}");
         if common.json {
             print_json(&refreshed)?;

@@ -8,8 +8,7 @@ use crate::publish;
 /// Serve an earlier publication's model again.
 ///
 /// Makes a new publication of the old model, so that history stays as it was; the next daily job continues the model that was
-/// brought back, and learns again what came after it. The loop of `climber refresh`
-/// waits for that; `climber refresh --once` goes on from the old model at once.
+/// brought back, and learns again what came after it. `climber refresh` waits for that, unless --after-rollback tells it to go on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   climber rollback --config config/shop.toml            the one before

@@ -1,5 +1,5 @@
 use anyhow::Result;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
 use schemas::delta::Root;
@@ -31,6 +31,8 @@ struct Status {
     /// Versions of `events` that the served model has not learned of.
     versions_behind: Option<u64>,
     running: Vec<Running>,
+    /// Days that were left out.
+    skipped: Vec<NaiveDate>,
     last_run: Option<Record>,
     last_refresh: Option<Refreshed>,
 }
@@ -55,12 +57,14 @@ impl StatusArgs {
         let running = locks.into_iter().filter_map(|(job, file)| {
             Some(Running { job, owner: Lock::holder(&root.path().join("jobs").join(file))? })
         });
+        let runs = Record::all(&root).0;
         let status = Status {
+            skipped: runs.iter().filter(|run| run.skipped.is_some()).map(|run| run.date).collect(),
             intact: published.is_some() && problem.is_none(),
             problem,
             versions_behind: behind,
             running: running.collect(),
-            last_run: Record::all(&root).0.pop(),
+            last_run: runs.into_iter().next_back(),
             last_refresh: refresh::last(&root),
             published,
         };
@@ -96,6 +100,9 @@ fn print(status: &Status, now: DateTime<Utc>) {
     }
     if let Some(versions) = status.versions_behind {
         eprintln!("versions of `events` since it was trained: {versions}");
+    }
+    for date in &status.skipped {
+        eprintln!("left out: {date} (`climber daily --date {date}` runs it)");
     }
     for Running { job, owner } in &status.running {
         eprintln!("running: {job}, {owner}");

@@ -27,12 +27,13 @@ use schemas::tables::EVENTS;
 use trainer::checkpoint;
 
 pub(crate) use plan::{Plan, Training};
-pub(crate) use record::{Done, Epoch, Failure, Outcome, Record};
+pub(crate) use record::{Done, Epoch, Failure, Outcome, Record, Skipped};
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 pub(crate) use step::Step;
 
 use crate::lock::Lock;
-use crate::{report, retention};
+use crate::stop::Stopped;
+use crate::{own, report, retention};
 use recovery::damaged;
 use work::stopped;
 
@@ -46,6 +47,8 @@ pub(crate) struct Request {
     pub(crate) full: bool,
     /// Do this step and all that come after it again.
     pub(crate) force: Option<Step>,
+    /// Keep the model to look at, and do not publish it.
+    pub(crate) experiment: bool,
 }
 
 /// `{date}` in a path is the day: `logs/{date}/*.jsonl.gz`.
@@ -61,7 +64,7 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     checkpoint::check_name(&request.name)?;
     let config = &for_date(config.clone(), request.date);
     let root = Root::new(&config.root)?;
-    let _lock = Lock::take("climber daily", &root.path().join("jobs").join("daily.lock"))?;
+    let _lock = lock(&root)?;
     publication::settle(&root)?;
     let mut record = match Record::load(&root, &request.name)? {
         Some(record) if record.date != request.date => bail!(
@@ -75,6 +78,16 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     };
     if let Some(step) = request.force {
         record.steps.clear_from(step);
+        record.tries = 0;
+    }
+    if record.skipped.take().is_some() {
+        record.tries = 0;
+    }
+    if record.experiment && !request.experiment {
+        record.steps.clear_from(Step::Publish);
+    }
+    if !record.steps.is_done(Step::Publish) {
+        record.experiment = request.experiment;
     }
     // A model that is gone has to be made again, whoever took it away.
     let gone = |model: Option<&str>| model.is_some_and(|m| checkpoint::find(&root.model_path(m)).is_none());
@@ -91,7 +104,7 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
         // A run that has read its tables is planned by what is in them.
         let version = record.steps.sequences.as_ref().map(|done| (EVENTS, done.output.events_version));
         let seen = root.pinned(version);
-        let plan = Plan::new(config, &seen, (&record.name, record.date), record.full).await?;
+        let plan = Plan::new(config, &seen, &record).await?;
         // A training from scratch that was begun is finished.
         let stays = |old: &Training| trained || *old == plan.training || *old == Training::Full;
         let same = |old: &Plan| old.follows == plan.follows && stays(&old.training);
@@ -101,21 +114,42 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
             record.steps.clear_from(Step::Sequences);
             record.plan = Some(plan);
         }
-        own_names(&root, &mut record)?;
+        own_names(&root, config, &mut record)?;
         record.save(&root)?;
         // Room is made before it is needed.
         retention::models(config, &root)?;
     }
+    if !record.is_over() {
+        // A run that is killed cannot count itself afterwards.
+        record.tries += 1;
+        record.save(&root)?;
+    }
     Daily { config, root, interrupt, record }.run().await
 }
 
-/// Raises the run's generation until nobody else's model, and none that was published, has the names of those that it will make:
-/// what is served is never written over.
-fn own_names(root: &Root, record: &mut Record) -> Result<()> {
-    let (all, _) = publication::all(root)?;
-    let published = |name: &str| all.iter().any(|p| p.base == name || p.served == name);
+fn lock(root: &Root) -> Result<Lock> {
+    Ok(Lock::take(own::DAILY, &root.path().join("jobs").join("daily.lock"))?)
+}
+
+/// Leaves the day of `date` out, which is not finished: it is written down as skipped, on its page too.
+pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Record> {
+    let _lock = lock(root)?;
+    let name = date.to_string();
+    let mut record = Record::load(root, &name)?.unwrap_or_else(|| Record::new(&name, date));
+    record.skipped = Some(Skipped { at: Utc::now(), reason });
+    record.save(root)?;
+    report::write(root, &record)?;
+    Ok(record)
+}
+
+/// Raises the run's generation until nobody else's model or training, and none that was published, has the names of those that it
+/// will make: what is served is never written over.
+fn own_names(root: &Root, config: &Config, record: &mut Record) -> Result<()> {
+    let kept = retention::kept(root, config)?;
     let taken = |record: &Record, name: &str| {
-        published(name)
+        record.published.contains(name)
+            || kept.iter().any(|p| p.base == name || p.served == name)
+            || own::is_somebodys(root, name)
             || (!record.models.contains(name) && checkpoint::find(&root.model_path(name)).is_some())
     };
     loop {
@@ -143,7 +177,9 @@ impl Daily<'_> {
                 continue;
             }
             if self.interrupt.requested() {
-                return Err(stopped(step).into());
+                let stopped = stopped(step).into();
+                self.failed(step, &stopped);
+                return Err(stopped);
             }
             eprintln!("\n[{}/{}] {step}: {}", i + 1, Step::ALL.len(), step.what());
             failpoint::reach(format!("step:{step}"));
@@ -159,7 +195,12 @@ impl Daily<'_> {
 
     /// Writes down why the run stopped, and tells it on the page. The error itself goes on to the caller, so nothing here may hide it.
     fn failed(&mut self, step: Step, error: &anyhow::Error) {
-        self.record.failure = Some(Failure { step, error: with_causes(error.as_ref()), at: Utc::now() });
+        let stopped = error.is::<Stopped>();
+        if stopped {
+            self.record.tries = self.record.tries.saturating_sub(1);
+        }
+        let (error_text, at) = (with_causes(error.as_ref()), Utc::now());
+        self.record.failure = Some(Failure { step, error: error_text, at, stopped });
         if let Some((step, shard)) = damaged(&self.root, error) {
             // The builders see that it is missing.
             let aside = shard.with_extension("damaged.parquet");

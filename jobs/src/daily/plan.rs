@@ -1,7 +1,7 @@
 //! What a run trains: the published base goes on learning, or a model begins from nothing.
 
 use anyhow::Result;
-use chrono::NaiveDate;
+use chrono::{NaiveDate, Utc};
 use schemas::cli::with_causes;
 use schemas::config::Config;
 use schemas::delta::Root;
@@ -10,6 +10,7 @@ use schemas::tables::EVENTS;
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
 
+use super::Record;
 use crate::publish::followed;
 
 /// Decided at the beginning of a run, and kept.
@@ -34,6 +35,7 @@ pub(crate) enum Training {
     /// From a published base, on what is new.
     Refresh {
         /// The base.
+        #[serde(deserialize_with = "schemas::names::plain")]
         from: String,
         /// The version of `events` that it has learned up to.
         since: u64,
@@ -50,14 +52,10 @@ impl Training {
 }
 
 impl Plan {
-    /// For the run called `run`, from `events` as they are in `root`.
-    pub(crate) async fn new(
-        config: &Config,
-        root: &Root,
-        (run, date): (&str, NaiveDate),
-        full: bool,
-    ) -> Result<Self> {
-        let followed = followed(root, run)?;
+    /// For the run of `record`, from `events` as they are in `root`.
+    pub(crate) async fn new(config: &Config, root: &Root, record: &Record) -> Result<Self> {
+        let date = record.date;
+        let followed = followed(root, &record.name)?;
         let events = root.snapshot(EVENTS).await?.map_or(0, |events| events.rows());
         let full_for = |reason: String| Self {
             training: Training::Full,
@@ -66,8 +64,12 @@ impl Plan {
             full: (date, events),
         };
         let Some(publication) = &followed else { return Ok(full_for("nothing was published before".into())) };
-        if full {
+        if record.full {
             return Ok(full_for("--full asks for it".into()));
+        }
+        if record.experiment {
+            // Nothing new would leave nothing to train, and what is compared should differ in the settings alone.
+            return Ok(full_for("it is an experiment (--name without --publish)".into()));
         }
         if let Some(reason) = reason_for_full(config, root, publication, (date, events)) {
             return Ok(full_for(reason));
@@ -120,6 +122,10 @@ fn reason_for_full(
     }
     if lineage.sequences.config_hash != config.sequences.hash() {
         return Some(format!("`{base}` was trained with another [sequences]"));
+    }
+    let today = Utc::now().date_naive();
+    if *full_training > today {
+        return Some(format!("the last full training was on {full_training}, which is still to come"));
     }
     let due = i64::from(config.daily.full_every_days);
     if (date - *full_training).num_days() >= due {

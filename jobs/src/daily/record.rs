@@ -1,12 +1,13 @@
 //! What a run has done, on disk: `jobs/daily/<name>/run.json`. A step that stands there is not done again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use chrono::{DateTime, NaiveDate, Utc};
 use schemas::delta::Root;
-use schemas::files;
+use schemas::{files, names};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
@@ -18,6 +19,7 @@ use crate::retention::Removed;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// What the run is called, and the model unless that was made before.
+    #[serde(deserialize_with = "names::plain")]
     pub(crate) name: String,
     /// The day.
     pub(crate) date: NaiveDate,
@@ -30,8 +32,23 @@ pub(crate) struct Record {
     #[serde(default)]
     pub(crate) generation: u32,
     /// Every model that the run has begun to train.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::plain_each")]
     pub(crate) models: BTreeSet<String>,
+    /// Those of them that were published.
+    #[serde(default, deserialize_with = "names::plain_each")]
+    pub(crate) published: BTreeSet<String>,
+    /// Whether its model is somebody's experiment, which is kept and not published.
+    #[serde(default)]
+    pub(crate) experiment: bool,
+    /// Runs that were begun and did not end well, but for those that were asked to stop.
+    #[serde(default)]
+    pub(crate) tries: u32,
+    /// Why the day was left out, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skipped: Option<Skipped>,
+    /// Rows of `events` before the first try of `ingest`: what a try committed before it was killed is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) events_before: Option<u64>,
     /// What is trained, and from what.
     pub(crate) plan: Option<Plan>,
     /// What is done.
@@ -78,6 +95,25 @@ pub(crate) struct Failure {
     pub(crate) step: Step,
     pub(crate) error: String,
     pub(crate) at: DateTime<Utc>,
+    /// It was asked to stop, which is no failure.
+    #[serde(default)]
+    pub(crate) stopped: bool,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.stopped {
+            true => write!(f, "stopped in step {}; the next run goes on there", self.step),
+            false => write!(f, "failed in step {}: {}", self.step, self.error),
+        }
+    }
+}
+
+/// A day that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Skipped {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) reason: String,
 }
 
 /// Files to `events`, `items` and `dead_letters`.
@@ -150,12 +186,16 @@ pub(crate) struct Prequential {
     pub(crate) metrics: Metrics,
     /// New events that took part.
     pub(crate) targets: usize,
+    /// Why the model could not be asked.
+    #[serde(default)]
+    pub(crate) problem: Option<String>,
 }
 
 /// The base.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Trained {
     /// None where nothing was new: then nothing is published.
+    #[serde(default, deserialize_with = "names::plain_option")]
     pub(crate) model: Option<String>,
     pub(crate) steps: u64,
     /// Of the training alone, all of its parts if it was resumed from the beginning of the step.
@@ -175,6 +215,7 @@ pub(crate) struct Epoch {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tuned {
     /// None where no condition is configured: the base itself is served.
+    #[serde(default, deserialize_with = "names::plain_option")]
     pub(crate) model: Option<String>,
     pub(crate) steps: u64,
     pub(crate) epochs: Vec<Epoch>,
@@ -209,6 +250,10 @@ pub(crate) enum Outcome {
     Refused,
     /// There was nothing to learn.
     NothingNew,
+    /// A model was made to look at, and is not served.
+    Experiment,
+    /// The day was left out.
+    Skipped,
 }
 
 impl Record {
@@ -220,6 +265,11 @@ impl Record {
             full: false,
             generation: 1,
             models: BTreeSet::new(),
+            published: BTreeSet::new(),
+            experiment: false,
+            tries: 0,
+            skipped: None,
+            events_before: None,
             plan: None,
             steps: Steps::default(),
             failure: None,
@@ -242,7 +292,12 @@ impl Record {
             bytes => bytes.with_context(|| format!("{}", path.display()))?,
         };
         let hint = || format!("{} is damaged; remove it and the run begins anew", path.display());
-        serde_json::from_slice(&bytes).with_context(hint).map(Some)
+        let record: Self = serde_json::from_slice(&bytes).with_context(hint)?;
+        let directory = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        if directory != Some(record.name.as_str()) {
+            return Err(anyhow!("it is the record of run `{}`", record.name)).with_context(hint);
+        }
+        Ok(Some(record))
     }
 
     /// All runs, by date and beginning. What cannot be read is left out, with its problem.
@@ -295,11 +350,23 @@ impl Record {
     /// How it ended.
     pub(crate) fn outcome(&self) -> Outcome {
         match (&self.steps.publish, &self.steps.gate) {
-            _ if Step::ALL.into_iter().any(|step| !self.steps.is_done(step)) => Outcome::Unfinished,
+            _ if self.skipped.is_some() => Outcome::Skipped,
+            _ if !self.is_over() => Outcome::Unfinished,
             (Some(Done { output: Published { number: Some(_) }, .. }), _) => Outcome::Published,
+            _ if self.experiment && self.base().is_some() => Outcome::Experiment,
             (_, Some(gate)) if !gate.output.publish && self.base().is_some() => Outcome::Refused,
             _ => Outcome::NothingNew,
         }
+    }
+
+    /// Whether all steps are done.
+    pub(crate) fn is_over(&self) -> bool {
+        Step::ALL.into_iter().all(|step| self.steps.is_done(step))
+    }
+
+    /// Whether it is the run of its day, and not another one of somebody's.
+    pub(crate) fn is_of_its_day(&self) -> bool {
+        self.name == self.date.to_string()
     }
 
     /// Wall time of all steps.

@@ -21,18 +21,28 @@ use super::{
     Daily, Plan, Record, Step, Training, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new,
 };
 use crate::gate::{self, Measured};
+use crate::own;
 use crate::publish::{self, Candidate};
 use crate::retention;
 use crate::stop::{Stopped, unless_stopped};
 
 impl Daily<'_> {
-    pub(super) async fn ingest(&self) -> Result<Ingested> {
+    pub(super) async fn ingest(&mut self) -> Result<Ingested> {
         if self.config.events.paths.is_empty() && self.config.items.paths.is_empty() {
             let events = self.root.require(EVENTS, "pipeline consume").await?;
             eprintln!("no files are configured: events come from a topic");
             return Ok(Ingested { events: events.rows(), ..Ingested::default() });
         }
-        let report = ingest::run(self.config, &self.root, self.interrupt).await?;
+        let rows = self.root.snapshot(EVENTS).await?.map_or(0, |events| events.rows());
+        let before = *self.record.events_before.get_or_insert(rows);
+        self.record.save(&self.root)?;
+        let limits = ingest::Limits { memory: self.config.memory.of_daily(), ..ingest::Limits::default() };
+        let mut report = ingest::run_within(self.config, &self.root, limits, self.interrupt).await?;
+        // A try that was killed could not say what it had committed: it finds those events again, as duplicates.
+        let earlier = rows.saturating_sub(before).min(report.events.duplicates);
+        report.events.accepted += earlier;
+        report.events.duplicates -= earlier;
+        self.record.events_before = None;
         eprintln!("{report}");
         Ok(Ingested {
             read: report.events.read,
@@ -48,7 +58,7 @@ impl Daily<'_> {
 
     pub(super) async fn compact(&self) -> Result<Compacted> {
         let report =
-            compact::compact(&self.root, &[], compact::TARGET, Resources::default(), self.interrupt).await?;
+            compact::compact(&self.root, &[], compact::TARGET, self.resources(), self.interrupt).await?;
         eprintln!("{report}");
         Ok(Compacted { rewritten: report.tables.iter().map(|table| table.rewritten.len()).sum() })
     }
@@ -56,11 +66,10 @@ impl Daily<'_> {
     pub(super) async fn sequences(&mut self) -> Result<Tables> {
         let events = self.root.require(EVENTS, "pipeline ingest").await?.version();
         let root = self.root.pinned([(EVENTS, events)]);
-        let plan =
-            Plan::new(self.config, &root, (&self.record.name, self.record.date), self.record.full).await?;
+        let plan = Plan::new(self.config, &root, &self.record).await?;
         eprintln!("planned: {}, because {}", plan.training.name(), plan.reason);
         self.record.plan = Some(plan.clone());
-        let build = || sequences::build(self.config, &root);
+        let build = || sequences::build_with(self.config, &root, self.resources());
         let all = self.unless_stopped(Step::Sequences, again_on_conflict(build)).await??;
         eprintln!("{all}");
         let mut tables = Tables {
@@ -79,7 +88,7 @@ impl Daily<'_> {
             Training::Full => self.followed()?.map(|publication| publication.learned_events),
         };
         let Some(since) = since else { return Ok(tables) };
-        let build = || sequences::refresh(self.config, &root, since, Resources::default());
+        let build = || sequences::refresh(self.config, &root, since, self.resources());
         match self.unless_stopped(Step::Sequences, again_on_conflict(build)).await? {
             Ok(fresh) => {
                 eprintln!("{fresh}");
@@ -102,7 +111,7 @@ impl Daily<'_> {
         let mut sets = SftSets::default();
         let Some(conditions) = self.conditions() else { return Ok(sets) };
         let root = self.root.pinned([(EVENTS, self.tables()?.events_version)]);
-        let built = sft_sets::build_with(self.config, &root, conditions, Resources::default());
+        let built = sft_sets::build_with(self.config, &root, conditions, self.resources());
         let report = self.unless_stopped(Step::SftSets, built).await??;
         eprintln!("{report}");
         for table in report.tables {
@@ -117,7 +126,7 @@ impl Daily<'_> {
             return Ok(Instructed::default());
         }
         let root = self.pinned()?;
-        let built = instructions::build(self.config, &root, None, Resources::default());
+        let built = instructions::build(self.config, &root, None, self.resources());
         let report = self.unless_stopped(Step::Instructions, built).await??;
         eprintln!("{report}");
         Ok(Instructed { version: Some(report.version), users: report.users })
@@ -141,12 +150,13 @@ impl Daily<'_> {
                         "`{served}` predicts {targets} new events: HR@10 {hr:.4} as served, seen items filtered"
                     );
                 }
-                Ok(Prequential { model: Some(served), metrics, targets })
+                Ok(Prequential { model: Some(served), metrics, targets, problem: None })
             }
             // What is lost is a number, not the day.
             Err(error) => {
-                eprintln!("warning: `{served}` cannot be asked: {}", with_causes(&error));
-                Ok(Prequential::default())
+                let problem = format!("`{served}` cannot be asked: {}", with_causes(&error));
+                eprintln!("warning: {problem}");
+                Ok(Prequential { problem: Some(problem), ..Prequential::default() })
             }
         }
     }
@@ -157,7 +167,7 @@ impl Daily<'_> {
         self.begin_model(&name)?;
         let (config, interrupt) = (self.config, self.interrupt);
         let outcome = anew_if_unusable(async |fresh| {
-            let options = Options { name: &name, fresh, interrupt, stop_after: None };
+            let options = Options { name: &name, fresh, interrupt, stop_after: None, job: Some(own::DAILY) };
             match &training {
                 Training::Full => pretrain::run(config, &root, options).await,
                 Training::Refresh { from, .. } => refresh::run(config, &root, from, options).await,
@@ -190,7 +200,7 @@ impl Daily<'_> {
         self.begin_model(&name)?;
         let (config, interrupt) = (self.config, self.interrupt);
         let outcome = anew_if_unusable(async |fresh| {
-            let options = Options { name: &name, fresh, interrupt, stop_after: None };
+            let options = Options { name: &name, fresh, interrupt, stop_after: None, job: Some(own::DAILY) };
             sft::run(config, &root, &base, options).await
         });
         let outcome = outcome.await?;
@@ -209,7 +219,9 @@ impl Daily<'_> {
         };
         let _turn = gate::turn(&self.root, self.interrupt).await?;
         let served = publication::newest(&self.root)?;
-        gate::measure(self.config, &self.pinned()?, model, served.iter().collect()).await
+        let best = served.as_ref().map(|served| gate::best(&self.root, &self.config.gate, served));
+        let best = best.transpose()?.flatten();
+        gate::measure(self.config, &self.pinned()?, model, served.iter().collect(), best.as_ref()).await
     }
 
     pub(super) fn gate(&self) -> Result<gate::Verdict> {
@@ -224,11 +236,15 @@ impl Daily<'_> {
         Ok(verdict)
     }
 
-    pub(super) fn publish(&self) -> Result<Published> {
+    pub(super) fn publish(&mut self) -> Result<Published> {
         let (Some(base), Some(served)) = (self.record.base(), self.record.served()) else {
             eprintln!("nothing new: what is served stays");
             return Ok(Published::default());
         };
+        if self.record.experiment {
+            eprintln!("`{served}` is an experiment: what is served stays (--publish publishes it)");
+            return Ok(Published::default());
+        }
         if !self.record.steps.gate.as_ref().is_some_and(|gate| gate.output.publish) {
             eprintln!("refused by the gate: what is served stays");
             return Ok(Published::default());
@@ -252,6 +268,8 @@ impl Daily<'_> {
         };
         let number = publish::over_refreshes(&self.root, &candidate, self.plan()?.follows)?;
         eprintln!("`{served}` is served, as publication {number}");
+        let models = [base.to_owned(), served.to_owned()];
+        self.record.published.extend(models);
         Ok(Published { number: Some(number) })
     }
 
@@ -285,6 +303,11 @@ impl Daily<'_> {
         let path = Record::directory(&self.root, &self.record.name).join("report.html");
         let inside = path.strip_prefix(self.root.path()).unwrap_or(&path);
         Ok(Page { path: inside.display().to_string(), distributions })
+    }
+
+    /// What is left of the machine for this job.
+    fn resources(&self) -> Resources {
+        Resources::within(self.config.memory.of_daily())
     }
 
     /// Writes down that the model is the run's, before there is anything of it.

@@ -6,6 +6,8 @@ use pipeline::html::lines::{Line, lines};
 use pipeline::html::page::{facts, page as whole, table};
 use pipeline::html::{Escaped, number};
 
+use chrono::NaiveDate;
+
 use crate::daily::{Epoch, Outcome, Record, Step};
 
 /// Days in the charts.
@@ -16,6 +18,13 @@ pub(super) fn page(record: &Record, history: &[Record], problems: &[String]) -> 
     let mut body = heading(record);
     for problem in problems {
         let _ = writeln!(body, "<p class=\"soft\">left out: {}</p>", Escaped(problem));
+    }
+    for (date, reason) in skipped(history) {
+        let text = format!("{date} was left out: {reason} (`climber daily --date {date}` runs it)");
+        let _ = writeln!(body, "<p><span class=\"bad\">{}</span></p>", Escaped(&text));
+    }
+    if let Some(problem) = record.steps.prequential.as_ref().and_then(|done| done.output.problem.as_ref()) {
+        let _ = writeln!(body, "<p><span class=\"bad\">prequential: {}</span></p>", Escaped(problem));
     }
     body.push_str(&facts(&headline(record)));
     let shown: Vec<&Record> =
@@ -40,7 +49,11 @@ fn heading(record: &Record) -> String {
         let _ = writeln!(html, "<p class=\"soft\">run {}</p>", Escaped(&record.name));
     }
     let (class, text) = match (&record.failure, record.outcome()) {
-        (Some(failure), _) => ("bad", format!("failed in step {}: {}", failure.step, failure.error)),
+        (_, Outcome::Skipped) => {
+            let reason = record.skipped.as_ref().map_or("", |skipped| &skipped.reason);
+            ("bad", format!("left out: {reason}"))
+        }
+        (Some(failure), _) => (if failure.stopped { "soft" } else { "bad" }, failure.to_string()),
         // The report is a step itself, so the run is not over while the page is written.
         (None, _) if published(record).is_some() => {
             ("good", format!("published, as publication {}", published(record).unwrap_or_default()))
@@ -48,6 +61,9 @@ fn heading(record: &Record) -> String {
         (None, Outcome::Refused | Outcome::Unfinished) if refused(record) => {
             let objections = record.steps.gate.as_ref().map(|gate| gate.output.objections());
             ("bad", format!("not published: {}", objections.unwrap_or_default()))
+        }
+        _ if record.experiment && record.base().is_some() => {
+            ("good", "an experiment: its model is kept, and not served".into())
         }
         _ => ("good", "nothing new: what is served stays".into()),
     };
@@ -57,6 +73,12 @@ fn heading(record: &Record) -> String {
         let _ = writeln!(html, "<p class=\"soft\">{}</p>", Escaped(&text));
     }
     html
+}
+
+/// The days of the last runs that were left out.
+fn skipped(history: &[Record]) -> impl Iterator<Item = (NaiveDate, &str)> {
+    let last = history.iter().skip(history.len().saturating_sub(DAYS));
+    last.filter_map(|other| Some((other.date, other.skipped.as_ref()?.reason.as_str())))
 }
 
 fn published(record: &Record) -> Option<u64> {

@@ -14,11 +14,15 @@ pub struct Daily {
     /// A model is also trained from scratch when the log has grown by this factor since the last time: a young model has seen too
     /// little for refreshes to make up for. Together such trainings cost about as much as the last one of them.
     pub full_growth: f64,
+    /// Runs of a day that do not succeed before `climber daily --to` leaves the day out and goes on with the next; 0 never does. A
+    /// day that was left out is named by the exit code, on the pages and by `climber status`; `--date` runs it after all. Schedules
+    /// that try several times a night need a larger number than they try.
+    pub skip_after_tries: u32,
 }
 
 impl Default for Daily {
     fn default() -> Self {
-        Self { full_every_days: 30, full_growth: 2.0 }
+        Self { full_every_days: 30, full_growth: 2.0, skip_after_tries: 5 }
     }
 }
 
@@ -55,12 +59,40 @@ pub struct Gate {
     pub max_score_shift: f64,
     /// Resamples of the bootstrap over users.
     pub resamples: usize,
+    /// Guard targets that a hit rate must be the mean of; with fewer it is not measured.
+    pub min_targets: usize,
+    /// Publications of daily jobs, the newest ones, whose best model a daily model is compared with as well: a slow fall is seen
+    /// that no two models in a row show. 0 compares with what is served alone.
+    pub best_of: usize,
+    /// What happens to a model whose hit rate was not measured: nothing is held out, there are fewer than `min_targets` targets, no
+    /// target is hit, or a difference is missing.
+    pub unmeasured: Unmeasured,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { k: 10, max_fall: 0.05, min_coverage: 0.5, max_score_shift: 0.5, resamples: 2_000 }
+        Self {
+            k: 10,
+            max_fall: 0.05,
+            min_coverage: 0.5,
+            max_score_shift: 0.5,
+            resamples: 2_000,
+            min_targets: 200,
+            best_of: 30,
+            unmeasured: Unmeasured::Refuse,
+        }
     }
+}
+
+/// `gate.unmeasured`: what happens to a model of which nothing is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmeasured {
+    /// It is not published.
+    #[default]
+    Refuse,
+    /// It is published, if nothing else speaks against it.
+    Publish,
 }
 
 /// `[retention]`: what the daily job deletes. Never what the newest publications need, whatever their age.
@@ -85,6 +117,12 @@ impl Daily {
             return invalid(
                 "daily.full_every_days",
                 "must be at least 1, which trains from scratch every day",
+            );
+        }
+        if !(self.full_growth > 1.0 && self.full_growth.is_finite()) {
+            return invalid(
+                "daily.full_growth",
+                "must be a number above 1: the factor by which the log grows between two full trainings",
             );
         }
         Ok(())
@@ -126,6 +164,9 @@ impl Gate {
         if self.resamples < 100 {
             return invalid("gate.resamples", "must be at least 100, or the interval says nothing");
         }
+        if self.min_targets == 0 {
+            return invalid("gate.min_targets", "must be at least 1: no target measures nothing");
+        }
         Ok(())
     }
 }
@@ -145,5 +186,21 @@ impl Retention {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_never_or_always_train_or_publish_is_refused() {
+        for full_growth in [1.0, 0.5, 0.0, -2.0, f64::NAN, f64::INFINITY] {
+            let error = Daily { full_growth, ..Daily::default() }.validate().unwrap_err();
+            assert!(error.to_string().starts_with("daily.full_growth"), "{error}");
+        }
+        assert!(Daily { full_growth: 1.5, ..Daily::default() }.validate().is_ok());
+        let error = Gate { min_targets: 0, ..Gate::default() }.validate().unwrap_err();
+        assert!(error.to_string().starts_with("gate.min_targets"), "{error}");
     }
 }

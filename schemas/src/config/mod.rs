@@ -10,6 +10,7 @@ mod duration;
 mod forget;
 mod jobs;
 mod kafka;
+mod memory;
 mod model;
 mod refresh;
 mod sft;
@@ -26,8 +27,9 @@ pub use data::{
 pub use device::{DeviceSetting, Precision};
 pub use duration::Span;
 pub use forget::Forget;
-pub use jobs::{Daily, Gate, NearRealTime, Retention};
+pub use jobs::{Daily, Gate, NearRealTime, Retention, Unmeasured};
 pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
+pub use memory::Memory;
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 pub use refresh::Refresh;
 pub use sft::{Paradigm, Sft};
@@ -47,6 +49,8 @@ pub struct Config {
     pub precision: Precision,
     /// Seed of everything random in training and of the order of equal scores.
     pub seed: u64,
+    /// How the jobs of one machine share its memory.
+    pub memory: Memory,
     /// The interaction log.
     pub events: Events,
     /// The topic that brings more of it.
@@ -88,6 +92,7 @@ impl Default for Config {
             device: DeviceSetting::Cpu,
             precision: Precision::F32,
             seed: 1,
+            memory: Memory::default(),
             events: Events::default(),
             kafka: Kafka::default(),
             forget: Forget::default(),
@@ -192,6 +197,7 @@ impl Config {
                 "the CPU computes in 32-bit floats: set precision = \"f32\", or device = \"cuda:0\"",
             );
         }
+        self.memory.validate()?;
         self.events.validate()?;
         self.kafka.validate()?;
         self.items.validate()?;

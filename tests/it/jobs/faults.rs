@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use schemas::failpoint::PAUSE_AT;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{date, day, published, run_day, service};
 use crate::programs::{Workspace, copy, json, stderr};
 
-const STEPS: [&str; 13] = [
+pub(super) const STEPS: [&str; 13] = [
     "ingest",
     "compact",
     "sequences",
@@ -30,9 +30,19 @@ const STEPS: [&str; 13] = [
 
 /// Starts the job and waits until it stands at `point`.
 pub(super) fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child {
-    let mut command = workspace.command("climber", args);
-    let mut child =
-        command.env(PAUSE_AT, point).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    paused_program(workspace, "climber", args, point)
+}
+
+/// [`paused`], of any program.
+pub(super) fn paused_program(workspace: &Workspace, program: &str, args: &[&str], point: &str) -> Child {
+    let mut command = workspace.command(program, args);
+    command.env(PAUSE_AT, point);
+    wait_for_pause(command, point)
+}
+
+/// Starts `command`, which is to pause at `point`, and waits until it does.
+pub(super) fn wait_for_pause(mut command: Command, point: &str) -> Child {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = Vec::new();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let found = lines.any(|line| {
@@ -40,6 +50,8 @@ pub(super) fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Child
         said.last().unwrap().starts_with("paused at")
     });
     assert!(found, "{point} is never reached: {}", said.join("\n"));
+    // What it says later must have a reader.
+    std::thread::spawn(move || lines.for_each(drop));
     child
 }
 
@@ -49,7 +61,7 @@ pub(super) fn kill(mut child: Child) {
 }
 
 /// The weights that are served, by name of the model: they must be there, whatever happened.
-fn served(workspace: &Workspace) -> (String, Vec<u8>) {
+pub(super) fn served(workspace: &Workspace) -> (String, Vec<u8>) {
     let name = published(workspace)["served"].as_str().unwrap().to_owned();
     let status = json(&workspace.command("climber", &["status", "--json"]).output().unwrap());
     // A publisher that died between its two files has decided, and not yet told.
@@ -61,9 +73,11 @@ fn served(workspace: &Workspace) -> (String, Vec<u8>) {
 }
 
 /// What a day comes to, without times.
-fn outcome(record: &Value) -> BTreeMap<&'static str, Value> {
+pub(super) fn outcome(record: &Value) -> BTreeMap<&'static str, Value> {
     let mut outcome = BTreeMap::new();
     for (key, value) in [
+        ("read", &record["ingest"]["read"]),
+        ("accepted", &record["ingest"]["accepted"]),
         ("publish", &record["publish"]["number"]),
         ("guard", &record["evaluate"]["guard"]),
         ("prequential", &record["prequential"]["metrics"]),

@@ -4,10 +4,15 @@ mod daily;
 mod days;
 #[cfg(unix)]
 mod faults;
+#[cfg(unix)]
+mod full_disk;
+#[cfg(unix)]
+mod own;
 mod page;
 #[cfg(unix)]
 mod refresh;
 mod schedules;
+mod skips;
 
 use std::fmt::Write as _;
 
@@ -60,8 +65,9 @@ fn service(days: u32) -> Workspace {
         .replace("shards = 2", "shards = 2\nsplit = \"none\"\nguard_share = 0.2\nsft_share = 0.2");
     let config = format!(
         "{config}\n[conditions]\nmin_pool = 5\n\n[sft]\nconditions = [\"genre\"]\nepochs = 2\nbatch_size = 16\n\n\
-         [refresh]\nbatch_size = 16\n\n[gate]\nresamples = 200\n\n[daily]\nfull_growth = 100\n"
-    );
+         [refresh]\nbatch_size = 16\n\n[daily]\nfull_growth = 100\n"
+    )
+    .replace("[gate]", "[gate]\nresamples = 200");
     workspace.write("config.toml", config);
     workspace
 }

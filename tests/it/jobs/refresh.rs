@@ -11,12 +11,12 @@ use super::{date, published, run_day, service};
 use crate::programs::{Workspace, json, stderr};
 
 /// Appends a file of events, as a consumer would.
-fn append(workspace: &Workspace, day: u32) {
+pub(super) fn append(workspace: &Workspace, day: u32) {
     let file = workspace.path(&format!("events/{}.csv", date(day)));
     workspace.succeed("pipeline", &["ingest", "--events", file.to_str().unwrap(), "--set", "items.paths=[]"]);
 }
 
-fn once(workspace: &Workspace, more: &[&str]) -> Value {
+pub(super) fn once(workspace: &Workspace, more: &[&str]) -> Value {
     json(&workspace.succeed("climber", &[&["refresh", "--once", "--json"][..], more].concat()))
 }
 
@@ -149,8 +149,13 @@ fn the_loop_does_not_undo_a_rollback() {
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert_eq!(published(&workspace)["number"], 3);
     kill(child);
-    // By hand it goes on, under another name than the model that was taken back.
-    let refreshed = once(&workspace, &[]);
+    // A scheduled one waits as well, however often it is run.
+    for _ in 0..2 {
+        assert_eq!(once(&workspace, &[])["outcome"], "waiting");
+        assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
+    }
+    // It goes on where it is told to, under another name than the model that was taken back.
+    let refreshed = once(&workspace, &["--after-rollback"]);
     assert_eq!(refreshed["outcome"], "published");
     assert!(refreshed["model"].as_str().unwrap().starts_with("2026-01-01-p3-e"), "{refreshed}");
 }
@@ -199,7 +204,9 @@ fn nobody_who_was_forgotten_comes_back_by_older_tables() {
     // A refresh reads the last daily job's tables as they were.
     once(&workspace, &[]);
     assert!(!in_ranks(), "a refresh has brought somebody back");
-    let said = stderr(&workspace.succeed("climber", &["daily", "--date", "2026-01-03"]));
+    // All who were held out are gone.
+    let unmeasured = ["daily", "--date", "2026-01-03", "--set", "gate.unmeasured=publish"];
+    let said = stderr(&workspace.succeed("climber", &unmeasured));
     assert!(said.contains("who were forgotten were swept out"), "{said}");
     assert!(!in_ranks());
 }

@@ -25,8 +25,13 @@ impl PretrainArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
-        let options =
-            Options { name: &self.name, fresh: self.fresh, interrupt: &interrupt, stop_after: None };
+        let options = Options {
+            name: &self.name,
+            fresh: self.fresh,
+            interrupt: &interrupt,
+            stop_after: None,
+            job: None,
+        };
         let outcome = pretrain::run(&config, &root, options).await?;
         eprintln!("{outcome}");
         if common.json {

@@ -29,8 +29,13 @@ impl SftArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
-        let options =
-            Options { name: &self.name, fresh: self.fresh, interrupt: &interrupt, stop_after: None };
+        let options = Options {
+            name: &self.name,
+            fresh: self.fresh,
+            interrupt: &interrupt,
+            stop_after: None,
+            job: None,
+        };
         let outcome = sft::run(&config, &root, &self.from, options).await?;
         eprintln!("{outcome}");
         if common.json {

@@ -89,6 +89,7 @@ mod tests {
             fresh: fresh.map(|v| FreshSource { events_version: v.into(), ..FreshSource::default() }),
             inherited_events: None,
             examples: Vec::new(),
+            made_by: None,
             code_version: String::new(),
         }
     }

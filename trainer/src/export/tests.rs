@@ -81,6 +81,7 @@ impl Example {
             fresh: None,
             inherited_events: None,
             examples: Vec::new(),
+            made_by: None,
             code_version: "test".into(),
         };
         let directory = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@
 //! whatever is published under that name stays. The run's records ([`crate::records`]) grow beside the two and are
 //! published with `best`.
 
+pub mod marks;
 mod parent;
 pub mod pretrain;
 pub mod refresh;
@@ -22,7 +23,7 @@ use schemas::cli::Interrupt;
 use schemas::config::{ConfigError, Pretrain, Selection};
 use serde::Serialize;
 
-use crate::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord};
+use crate::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord, MadeBy};
 use crate::data::{Batch, DataError};
 use crate::device::DeviceError;
 use crate::evaluate::{EvaluateError, Metrics, Protocol};
@@ -228,6 +229,14 @@ pub struct Options<'a> {
     pub interrupt: &'a Interrupt,
     /// Stop after this many steps of this run, as if interrupted.
     pub stop_after: Option<u64>,
+    /// The job that trains; none for a person.
+    pub job: Option<&'a str>,
+}
+
+impl Options<'_> {
+    fn made_by(&self) -> Option<MadeBy> {
+        self.job.map(|job| MadeBy { job: job.into(), model: self.name.into() })
+    }
 }
 
 /// What a run came to.

@@ -32,6 +32,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         fresh: None,
         inherited_events: None,
         examples: Vec::new(),
+        made_by: options.made_by(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
     let targets = targets_by_row(&sequences, config);

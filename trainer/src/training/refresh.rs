@@ -70,6 +70,7 @@ pub async fn run(
         fresh: Some(source.clone()),
         inherited_events: learned,
         examples: Vec::new(),
+        made_by: options.made_by(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
     let (rows, new) = rows(fresh, &sequences, config, source.refresh_version);

@@ -10,7 +10,7 @@ use schemas::config::{Config, Pretrain, Schedule};
 use schemas::delta::Root;
 use schemas::failpoint;
 
-use super::{Options, Outcome, Status, Task, TrainError, selector};
+use super::{Options, Outcome, Status, Task, TrainError, marks, selector};
 use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
 use crate::data::{Catalogue, ahead};
 use crate::device::Backend;
@@ -85,10 +85,15 @@ impl<'a, T: Task> Run<'a, T> {
         let (state, finished, targets) = self.train()?;
         let mut status = Status::Interrupted;
         if finished {
-            records::copy_into(&self.training, &self.best)?;
-            checkpoint::rename_over(&self.best, &self.published)?;
+            // After an exchange of names, the older model stands where the selected one was.
+            if self.is_this_run(&self.best) || !self.is_this_run(&self.published) {
+                records::copy_into(&self.training, &self.best)?;
+                checkpoint::rename_over(&self.best, &self.published)?;
+            }
+            checkpoint::discard(&self.best)?;
             checkpoint::discard(&self.latest)?;
             records::discard(&self.training)?;
+            marks::clear(&self.training)?;
             status = Status::Trained;
         }
         Ok(Outcome {
@@ -117,6 +122,7 @@ impl<'a, T: Task> Run<'a, T> {
         if same {
             checkpoint::discard(&self.latest)?;
             records::discard(&self.training)?;
+            marks::clear(&self.training)?;
         }
         Ok(same.then(|| Outcome {
             model: self.options.name.into(),
@@ -127,6 +133,13 @@ impl<'a, T: Task> Run<'a, T> {
             targets: 0,
             seconds: 0.0,
         }))
+    }
+
+    /// Whether the checkpoint in `directory` is one of this run. Asked only where there are two.
+    fn is_this_run(&self, directory: &Path) -> bool {
+        checkpoint::find(&self.published).is_none()
+            || checkpoint::load(directory, self.catalogue, &Backend::CPU)
+                .is_ok_and(|checkpoint| self.difference(&checkpoint).is_none())
     }
 
     /// What a checkpoint's run was started with, where that differs from this run.
@@ -144,7 +157,7 @@ impl<'a, T: Task> Run<'a, T> {
         if checkpoint.lineage != self.lineage {
             let theirs = &checkpoint.lineage;
             return Some(format!(
-                "version {} of `sequences` and {} of `items`{}{}, by version {} of the code",
+                "version {} of `sequences` and {} of `items`{}{}{}, by version {} of the code",
                 theirs.sequences.sequences_version,
                 theirs.items_version,
                 theirs
@@ -152,6 +165,7 @@ impl<'a, T: Task> Run<'a, T> {
                     .as_ref()
                     .map_or(String::new(), |fresh| format!(", {} of `refresh`", fresh.refresh_version)),
                 theirs.parent.as_ref().map_or(String::new(), |parent| format!(", from model `{parent}`")),
+                theirs.made_by.as_ref().map_or(String::new(), |by| format!(", by `{}`", by.job)),
                 theirs.code_version
             ));
         }
@@ -182,6 +196,8 @@ impl<'a, T: Task> Run<'a, T> {
             Some(optimizer) => optimizer,
             None => Adam::new(&model, settings.weight_decay, settings.clip_norm).map_err(step)?,
         };
+        // Before anything that it marks.
+        marks::write(&self.training, self.lineage.made_by.as_ref())?;
         let records = Records::create(&self.training, self.options.name)?;
         let state =
             TrainerState { seed: config.seed, inherited_steps: optimizer.steps(), ..TrainerState::default() };

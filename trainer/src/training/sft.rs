@@ -102,6 +102,7 @@ pub async fn run(
         fresh: None,
         inherited_events: loaded.lineage.learned_events(),
         examples: examples.sources.clone(),
+        made_by: options.made_by(),
         code_version: env!("CARGO_PKG_VERSION").into(),
     };
     let validation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);

@@ -1,0 +1,56 @@
+//! A disk that is full at each step of the day: no file can grow any more (`RLIMIT_FSIZE`), which every write that the kernel
+//! refuses looks like. What is served stays, and the next run goes on.
+
+use std::process::Command;
+
+use schemas::failpoint::{PAUSE_AT, RESUME};
+
+use super::faults::{STEPS, outcome, served, wait_for_pause};
+use super::{date, day, run_day, service};
+use crate::programs::{copy, json, stderr};
+
+#[test]
+fn a_full_disk_at_each_step() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    let begun = workspace.path("begun");
+    copy(&workspace.root(), &begun);
+    let before = served(&workspace);
+    let second = date(2);
+    let expected = outcome(&run_day(&workspace, 2));
+    let after = served(&workspace);
+    for step in STEPS {
+        std::fs::remove_dir_all(workspace.root()).unwrap();
+        copy(&begun, &workspace.root());
+        let go_on = workspace.path("go-on");
+        let _ = std::fs::remove_file(&go_on);
+        let program = workspace.command("climber", &day(&second, &[]));
+        // A shell, because the signal has to be ignored before the program begins: then writes fail, as on a full disk.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(program.get_program())
+            .args(program.get_args());
+        command.current_dir(program.get_current_dir().unwrap());
+        let point = format!("step:{step}");
+        command.env(PAUSE_AT, &point).env(RESUME, &go_on);
+        let mut child = wait_for_pause(command, &point);
+        let pid = child.id().to_string();
+        let limited = Command::new("prlimit").args(["--fsize=0", "--pid", &pid]).status();
+        if !limited.as_ref().is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: prlimit cannot be used here: {limited:?}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        std::fs::write(&go_on, "").unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(1), "{step}: {status}");
+        let now = served(&workspace);
+        assert!(now == before || now == after, "{step}: another model is served");
+        let output = workspace.command("climber", &day(&second, &[])).output().unwrap();
+        assert!(output.status.success(), "{step}: {}", stderr(&output));
+        assert_eq!(outcome(&json(&output)), expected, "{step}");
+        assert!(served(&workspace) == after, "{step}: other weights");
+    }
+}
