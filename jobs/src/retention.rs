@@ -220,6 +220,7 @@ mod tests {
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
         for number in 1..=20 {
             let metrics = [("hr@10".to_owned(), if number == 4 { 0.2 } else { 0.1 })].into();
+            std::fs::create_dir_all(root.model_path(&format!("{number}-sft"))).unwrap();
             let made = Publication { metrics, ..publication(number, number, TimeDelta::zero()) };
             publication::publish(&root, &made).unwrap();
         }
