@@ -165,7 +165,10 @@ pub(crate) async fn follow(
     let mut seen = None;
     while !interrupt.requested() {
         match look(config, root, interrupt, after_rollback, &mut seen).await {
-            Ok(()) => (failures, pause) = (0, interval),
+            Ok(()) => {
+                (failures, pause) = (0, interval);
+                failpoint::reach("refresh:looked");
+            }
             Err(error) if error.is::<Stopped>() => break,
             Err(error) if error.chain().any(|cause| cause.is::<ConfigError>()) => return Err(error),
             Err(error) => {

@@ -12,6 +12,7 @@ mod kafka;
 #[cfg(unix)]
 mod kills;
 mod programs;
+mod readme;
 mod refresh;
 mod resume;
 mod retrieve;

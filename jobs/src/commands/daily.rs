@@ -83,6 +83,13 @@ impl DailyArgs {
         if dates.is_empty() {
             eprintln!("every day up to then is finished");
         }
+        if let (Some(name), [date]) = (&self.name, &dates[..])
+            && name.parse::<NaiveDate>().is_ok_and(|day| day != *date)
+        {
+            let problem =
+                format!("`{name}` is the run of that day, and this one is of {date}; give it another name");
+            return Err(ConfigError::Invalid { key: "--name".into(), problem }.into());
+        }
         let mut done = Runs { runs: Vec::new(), skipped: Vec::new() };
         for &date in &dates {
             let name = self.name.clone().unwrap_or_else(|| date.to_string());
@@ -127,7 +134,11 @@ impl DailyArgs {
     /// Whether `date` is left out without another try: it was before, --skip names it, or it was tried too often and killed each
     /// time.
     fn leave_out(&self, config: &Config, root: &Root, date: NaiveDate, done: &mut Runs) -> Result<bool> {
-        let record = Record::load(root, &date.to_string())?;
+        let record = match Record::load(root, &date.to_string()) {
+            // A record that cannot be read is no reason to stay where --skip says to go on.
+            Err(_) if self.skip.contains(&date) => None,
+            record => record?,
+        };
         if let Some(skipped) = record.as_ref().and_then(|record| record.skipped.as_ref()) {
             eprintln!("{date} was left out: {} (`climber daily --date {date}` runs it)", skipped.reason);
             return Ok(true);
@@ -274,4 +285,46 @@ pub(super) fn summary(record: &Record) -> String {
         },
     };
     format!("{}: {what} ({:.1} s)", record.name, record.seconds())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daily::Skipped;
+
+    fn date(day: u32) -> NaiveDate {
+        NaiveDate::from_ymd_opt(2026, 1, day).unwrap()
+    }
+
+    fn begun(day: u32) -> Record {
+        Record::new(&date(day).to_string(), date(day))
+    }
+
+    fn skipped(day: u32) -> Record {
+        Record { skipped: Some(Skipped { at: Utc::now(), reason: "no log".into() }), ..begun(day) }
+    }
+
+    #[test]
+    fn days_begin_with_the_first_that_is_missing() {
+        assert_eq!(next(&[]), None);
+        assert_eq!(next(&[begun(3)]), Some(date(3)));
+        assert_eq!(next(&[skipped(3), skipped(4), begun(5)]), Some(date(5)));
+        // A gap, and a run of somebody's that has another name.
+        assert_eq!(next(&[skipped(3), skipped(5)]), Some(date(4)));
+        let experiment = Record { name: "s2".into(), ..begun(1) };
+        assert_eq!(next(&[experiment, skipped(3)]), Some(date(4)));
+    }
+
+    #[test]
+    fn a_day_is_written_as_a_date_or_a_word() {
+        assert_eq!(day("2026-01-03"), Ok(date(3)));
+        assert_eq!(day("today").unwrap() - Days::new(1), day("yesterday").unwrap());
+        let tomorrow = (today() + Days::new(1)).to_string();
+        for wrong in [&tomorrow, "9999-12-31"] {
+            assert!(day(wrong).unwrap_err().contains("still to come"), "{wrong}");
+        }
+        for wrong in ["tomorrow", "2026-02-30", "03.01.2026", ""] {
+            assert!(day(wrong).unwrap_err().contains("yesterday"), "{wrong}");
+        }
+    }
 }

@@ -89,8 +89,8 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     if !record.steps.is_done(Step::Publish) {
         record.experiment = request.experiment;
     }
-    // A model that is gone has to be made again, whoever took it away.
-    let gone = |model: Option<&str>| model.is_some_and(|m| checkpoint::find(&root.model_path(m)).is_none());
+    // A model that is gone, or has become somebody's own, has to be made again, whoever took it away.
+    let gone = |model: Option<&str>| model.is_some_and(|model| own::model_by(&root, model).is_none());
     if !record.steps.is_done(Step::Publish) {
         if gone(record.base()) {
             record.steps.clear_from(Step::Train);
@@ -135,7 +135,14 @@ fn lock(root: &Root) -> Result<Lock> {
 pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Record> {
     let _lock = lock(root)?;
     let name = date.to_string();
-    let mut record = Record::load(root, &name)?.unwrap_or_else(|| Record::new(&name, date));
+    let mut record = match Record::load(root, &name) {
+        Ok(record) => record,
+        Err(problem) => {
+            eprintln!("warning: {problem:#}; it is now {}", Record::set_aside(root, &name)?.display());
+            None
+        }
+    }
+    .unwrap_or_else(|| Record::new(&name, date));
     record.skipped = Some(Skipped { at: Utc::now(), reason });
     record.save(root)?;
     report::write(root, &record)?;

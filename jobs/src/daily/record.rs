@@ -300,6 +300,14 @@ impl Record {
         Ok(Some(record))
     }
 
+    /// Gives a record that cannot be read another name.
+    pub(crate) fn set_aside(root: &Root, name: &str) -> Result<PathBuf> {
+        let path = Self::directory(root, name).join("run.json");
+        let aside = path.with_extension("damaged.json");
+        std::fs::rename(&path, &aside).with_context(|| format!("{}", path.display()))?;
+        Ok(aside)
+    }
+
     /// All runs, by date and beginning. What cannot be read is left out, with its problem.
     pub(crate) fn all(root: &Root) -> (Vec<Self>, Vec<String>) {
         let (mut records, mut problems) = (Vec::new(), Vec::new());

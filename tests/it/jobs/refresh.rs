@@ -142,11 +142,13 @@ fn the_loop_does_not_undo_a_rollback() {
     assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
     let mut command =
         workspace.command("climber", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
+    command.env(PAUSE_AT, "refresh:looked@100");
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("waiting for the next daily job")));
     append(&workspace, 3);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // It has looked a hundred times, at the new events too.
+    assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
     assert_eq!(published(&workspace)["number"], 3);
     kill(child);
     // A scheduled one waits as well, however often it is run.

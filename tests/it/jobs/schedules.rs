@@ -173,7 +173,8 @@ fn onfailure_fires() {
              mkdir -p /sys/fs/cgroup/onfailure-$$ && echo $$ > /sys/fs/cgroup/onfailure-$$/cgroup.procs && \
              mount -t tmpfs t /run && mkdir -p /run/systemd/system && \
              (timeout 60 {systemd} --user & manager=$!; \
-              n=0; until [ -e '{}' ] || [ $n -gt 500 ]; do sleep 0.1; n=$((n+1)); done; sleep 1; kill $manager; wait $manager)",
+              n=0; until [ -e '{}' ] || [ $n -gt 500 ]; do sleep 0.1; n=$((n+1)); done; sleep 1; kill $manager; wait $manager); \
+             echo $$ > /sys/fs/cgroup/cgroup.procs; find /sys/fs/cgroup/onfailure-$$ -depth -type d -exec rmdir {{}} +",
             told.display()
         );
         let ran = Command::new("unshare")

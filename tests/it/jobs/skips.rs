@@ -63,6 +63,12 @@ fn a_day_may_be_left_out_by_name() {
     assert_eq!(code, Some(5), "{text}");
     assert_eq!(said["skipped"][0]["date"], "2026-01-02", "{said}");
     assert_eq!(published(&workspace)["served"], "2026-01-03-sft");
+    // Nor does a record that cannot be read keep the days after it.
+    let record = workspace.root().join("jobs/daily/2026-01-02/run.json");
+    std::fs::write(&record, "{").unwrap();
+    assert_eq!(night(&workspace, "2026-01-03", &[]).0, Some(1));
+    let (code, said, text) = night(&workspace, "2026-01-03", &skip);
+    assert_eq!((code, said["skipped"][0]["date"].as_str()), (Some(5), Some("2026-01-02")), "{text}");
     // A schedule that goes on saying so is no failure, and a day that is finished is not taken back.
     assert_eq!(night(&workspace, "2026-01-03", &skip).0, Some(0));
     assert_eq!(night(&workspace, "2026-01-03", &["--skip", "2026-01-03"]).0, Some(0));
@@ -138,6 +144,9 @@ fn days_that_are_still_to_come_are_refused() {
         let text = workspace.fail("climber", &[&["daily"][..], args].concat(), 2);
         assert!(text.contains("still to come"), "{text}");
     }
+    // Nor may an experiment take the name of another day, whose run it would be in the way of.
+    let args = ["daily", "--date", "2026-01-01", "--name", "2026-01-02"];
+    assert!(workspace.fail("climber", &args, 2).contains("another name"));
     assert!(!workspace.root().join("jobs").exists());
 }
 
