@@ -266,6 +266,10 @@ impl<'a> Attempt<'a> {
         let mut config = config.clone();
         config.sft.epochs = config.sft.epochs.min(config.near_real_time.sft_epochs);
         config.evaluate.baselines = false;
+        if config.evaluate.sample == 0 {
+            // The gate, like the refresh, costs the news and not the log.
+            config.evaluate.sample = config.refresh.validation_targets;
+        }
         Ok(Self { config, root, interrupt, parent, daily, started: Instant::now() })
     }
 

@@ -5,6 +5,7 @@
 //! version any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
@@ -12,9 +13,11 @@ use arrow::record_batch::RecordBatch;
 use deltalake::kernel::Action;
 use deltalake::logstore::get_actions;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
-use object_store::{ObjectStoreExt, path::Path as ObjectPath};
+use object_store::{GetResultPayload, ObjectStoreExt, path::Path as ObjectPath};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection};
+use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::reader::ChunkReader;
 use url::Url;
 
 /// A table that cannot be opened or read.
@@ -325,6 +328,25 @@ impl Snapshot {
 
     /// Reads `columns` of one shard, in this order. Partition columns are not in the shards.
     pub async fn read_shard(&self, shard: &Shard, columns: &[&str]) -> Result<Vec<RecordBatch>, TableError> {
+        self.read_of(shard, columns, None).await
+    }
+
+    /// Reads `columns` of some rows of one shard: of a local file, the pages that these rows are in.
+    pub async fn read_rows(
+        &self,
+        shard: &Shard,
+        columns: &[&str],
+        rows: Range<u64>,
+    ) -> Result<Vec<RecordBatch>, TableError> {
+        self.read_of(shard, columns, Some(rows)).await
+    }
+
+    async fn read_of(
+        &self,
+        shard: &Shard,
+        columns: &[&str],
+        rows: Option<Range<u64>>,
+    ) -> Result<Vec<RecordBatch>, TableError> {
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
             table: self.name.clone(),
             shard: shard.path.clone(),
@@ -332,8 +354,39 @@ impl Snapshot {
         };
         let path = ObjectPath::from(shard.path.as_str());
         let object = self.table.object_store().get(&path).await.map_err(|e| fail(Box::new(e)))?;
-        let bytes = object.bytes().await.map_err(|e| fail(Box::new(e)))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| fail(Box::new(e)))?;
+        let batches = match object.payload {
+            GetResultPayload::File(file, _) => self.decode(file, shard, columns, rows),
+            _ => {
+                let bytes = object.bytes().await.map_err(|e| fail(Box::new(e)))?;
+                self.decode(bytes, shard, columns, rows)
+            }
+        };
+        batches
+    }
+
+    fn decode(
+        &self,
+        file: impl ChunkReader + 'static,
+        shard: &Shard,
+        columns: &[&str],
+        rows: Option<Range<u64>>,
+    ) -> Result<Vec<RecordBatch>, TableError> {
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
+            table: self.name.clone(),
+            shard: shard.path.clone(),
+            source,
+        };
+        // The index says which pages hold which rows.
+        let pages = if rows.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
+        let options = ArrowReaderOptions::new().with_page_index_policy(pages);
+        let mut builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+            .map_err(|e| fail(Box::new(e)))?;
+        if let Some(rows) = rows {
+            let all = builder.metadata().file_metadata().num_rows().max(0) as usize;
+            let rows = (rows.start as usize).min(all)..(rows.end as usize).min(all);
+            let selection = RowSelection::from_consecutive_ranges(std::iter::once(rows), all);
+            builder = builder.with_row_selection(selection);
+        }
         let schema: SchemaRef = builder.schema().clone();
         let indexes = columns
             .iter()

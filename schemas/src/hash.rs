@@ -1,5 +1,7 @@
 //! Hashes that are stored or decide something for ever, and so must never change: XXH3 with seed 0.
 
+use std::io::{self, Read};
+
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// 64-bit hash of a key: which bucket, which split, which rows of a hashed table.
@@ -12,6 +14,20 @@ pub fn hash64(bytes: &[u8]) -> u64 {
 #[inline]
 pub fn hash128(bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot(bytes)
+}
+
+/// [`hash128`] of all that `input` holds, a piece at a time.
+pub fn hash128_of(mut input: impl Read) -> io::Result<u128> {
+    let mut hasher = XxHash3_128::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match input.read(&mut piece) {
+            Ok(0) => return Ok(hasher.finish_128()),
+            Ok(n) => hasher.write(&piece[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// A well-mixed 64-bit number from two others (the SplitMix64 finaliser).
@@ -33,5 +49,9 @@ mod tests {
         assert_eq!(hash64(b""), 0x2d06_8005_38d3_94c2);
         assert_eq!(hash128(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
         assert_ne!(mix64(0, 1), mix64(1, 0));
+        for n in [0, 1, 200, 300, (1 << 20) + 7, 3 << 20] {
+            let bytes: Vec<u8> = (0..n).map(|i| mix64(5, i) as u8).collect();
+            assert_eq!(hash128_of(&bytes[..]).unwrap(), hash128(&bytes), "{n} bytes");
+        }
     }
 }

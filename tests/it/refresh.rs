@@ -52,8 +52,13 @@ fn a_model_goes_on_learning() {
     assert!(said.contains("2 of them new ones") && said.contains("new targets"), "{said}");
     let from = lineage(&workspace, "monday");
     assert_eq!((&from["parent"], &from["fresh"]["since_version"]), (&"base".into(), &"0".into()));
-    let report = json(&workspace.succeed("trainer", &["evaluate", "--model", "monday", "--json"]));
-    assert!(report["results"].as_array().unwrap().iter().any(|m| m["hr@50"].as_f64().unwrap() > 0.0));
+    // Each user's last event of the first day was held out then, and was learned on the second.
+    assert!(said.contains("what is held out there is learned here"), "{said}");
+    let output = workspace.succeed("trainer", &["evaluate", "--model", "monday", "--json"]);
+    assert_eq!(json(&output)["learned_events"], 1);
+    assert!(stderr(&output).contains("may have learned that since"), "{}", stderr(&output));
+    let output = workspace.succeed("trainer", &["evaluate", "--model", "base", "--json"]);
+    assert!(json(&output).get("learned_events").is_none() && !stderr(&output).contains("warning"));
 
     // Again: nothing to do. Anew: the same weights.
     let weights = model(&workspace, "monday", "model.safetensors");

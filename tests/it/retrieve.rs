@@ -162,16 +162,16 @@ fn chrono(seconds: u32) -> String {
 #[tokio::test]
 async fn lines_are_answered_and_bad_ones_named() {
     let workspace = models().await;
-    let run = |lines: &str| {
+    let run = |lines: &[u8]| {
         let args = retrieve(&["--model", "taught", "--stdin", "--only"]);
         let mut command = workspace.command("trainer", &args);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        child.stdin.take().unwrap().write_all(lines).unwrap();
         child.wait_with_output().unwrap()
     };
     let good = r#"{"user_id": "x", "history": [{"item_id": "i2", "ts": 1000}, {"item_id": "gone", "ts": "1970-01-01T00:00:02Z"}], "conditions": ["genre=Folk"]}"#;
-    let output = run(&format!("{good}\n\n{}\n", r#"{"user_id": "y", "history": []}"#));
+    let output = run(format!("{good}\n\n{}\n", r#"{"user_id": "y", "history": []}"#).as_bytes());
     assert!(output.status.success(), "{}", stderr(&output));
     let found = rows(&output.stdout);
     let (x, y) = found.split_at(5);
@@ -179,16 +179,40 @@ async fn lines_are_answered_and_bad_ones_named() {
     assert!(x.iter().all(|row| text(row, "item_id") != "i2" && text(row, "origin") == "model"));
     assert!(y.iter().all(|row| text(row, "user_id") == "y" && text(row, "origin") == "popular"));
     assert!(stderr(&output).contains("1 (gone)"), "{}", stderr(&output));
-    for (bad, words) in [
-        ("{", ["line 2", "EOF"]),
-        (r#"{"user_id": "x"}"#, ["line 2", "history"]),
-        (r#"{"user_id": "x", "history": [{"item_id": "i1", "ts": "noon"}]}"#, ["line 2", "RFC 3339"]),
-        (r#"{"user_id": "x", "history": [], "conditions": ["genre=Rok"]}"#, ["line 2", "nearest: Rock"]),
-    ] {
-        let output = run(&format!("{good}\n{bad}\n"));
-        assert_eq!(output.status.code(), Some(1));
-        assert!(words.iter().all(|word| stderr(&output).contains(word)), "{}", stderr(&output));
+    // One bad line takes nothing from its neighbours.
+    let bad: [(&[u8], Value, &str); 8] = [
+        (b"{", Value::Null, "EOF"),
+        (b"\xff\xfe{}", Value::Null, "expected value"),
+        (br#"{"user_id": "\xff", "history": []}"#, Value::Null, "unicode"),
+        (br#"{"user_id": "z"}"#, "z".into(), "history"),
+        (br#"{"user_id": "z", "history": [{"item_id": "i1", "ts": "noon"}]}"#, "z".into(), "RFC 3339"),
+        (br#"{"user_id": "z", "history": [], "at": 9223372036854775807}"#, "z".into(), "is not a time"),
+        (br#"{"user_id": "z", "history": [], "conditions": ["genre=Rok"]}"#, "z".into(), "nearest: Rock"),
+        (br#"{"user_id": "z", "history": [], "conditions": ["mood=calm"]}"#, "z".into(), "it knows genre"),
+    ];
+    let mut lines = Vec::new();
+    for (line, ..) in &bad {
+        lines.extend([good.as_bytes(), b"\n", line, b"\n"].concat());
     }
+    lines.extend(good.as_bytes());
+    let output = run(&lines);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("answered by an error: 8"), "{}", stderr(&output));
+    let found = rows(&output.stdout);
+    assert_eq!(found.len(), 9 * 5 + 8);
+    for (i, (_, user, words)) in bad.iter().enumerate() {
+        let (good, refusal) = (&found[i * 6..i * 6 + 5], &found[i * 6 + 5]);
+        assert!(good.iter().all(|row| row["user_id"] == "x"), "{good:?}");
+        assert_eq!((&refusal["line"], &refusal["user_id"]), (&Value::from(2 * i + 2), user));
+        assert!(text(refusal, "error").contains(words), "{refusal}");
+    }
+    // A request's own time decides what is visible.
+    let event = r#"{"item_id": "i2", "ts": "2026-01-01T00:00:00Z"}"#;
+    let at = |time: &str| format!(r#"{{"user_id": "x", "history": [{event}], "at": "{time}"}}"#);
+    let lines = [at("2026-01-01T00:10:00Z"), at("2026-01-01T00:20:00Z")].join("\n");
+    let origins: Vec<Value> =
+        rows(&run(lines.as_bytes()).stdout).into_iter().map(|row| row["origin"].clone()).collect();
+    assert_eq!(origins, [vec!["popular"; 5], vec!["model"; 5]].concat());
 }
 
 #[tokio::test]

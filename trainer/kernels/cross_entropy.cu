@@ -40,12 +40,14 @@ constexpr int GROUPS = 4;
 // twice.
 //
 // Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `own` is null, they are among the columns. Otherwise each row has one at
-// most, whose logit is `own[r]`, which becomes its gradient; it competes with the columns, their logits shifted by `shift`, but not
-// with itself and with those of `excluded` (`excluded_offsets[r]..excluded_offsets[r + 1]`).
+// most, whose logit is `own[r]`, which becomes its gradient; it competes with the columns, their logits shifted by `shift` except those
+// of `certain` (`certain_ranges[2 r]..certain_ranges[2 r + 1]`, each once), but not with itself and with those of `excluded`
+// (`excluded_offsets[r]..excluded_offsets[r + 1]`).
 template <class T>
 __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned* offsets, const unsigned* targets,
                                    const float* weights, float* own, const float* shift, const unsigned* excluded_offsets,
-                                   const unsigned* excluded, unsigned first, unsigned columns, unsigned pitch, float smoothing) {
+                                   const unsigned* excluded, const unsigned* certain_ranges, const unsigned* certain,
+                                   unsigned first, unsigned columns, unsigned pitch, float smoothing) {
     SHARED(float, scratch);
     float* row = logits + size_t(blockIdx.x) * pitch;
     T* out = reinterpret_cast<T*>(row);
@@ -64,6 +66,11 @@ __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned*
     // What the targets' logits come to: where they are columns, gradients will take their place.
     float expected = weight * own_logit;
     if (own) {
+        // `shift` is added to all below.
+        for (unsigned i = certain_ranges[2 * size_t(r)] + threadIdx.x; i < certain_ranges[2 * size_t(r) + 1]; i += blockDim.x) {
+            if (certain[i] < columns) row[certain[i]] -= shift[certain[i]];
+        }
+        __syncthreads();
         for (unsigned i = excluded_offsets[r] + threadIdx.x; i < excluded_offsets[r + 1]; i += blockDim.x) {
             if (excluded[i] < columns) row[excluded[i]] = -INFINITY;
         }
@@ -169,10 +176,11 @@ __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned*
     KERNEL(add_own_##T);                                                                                                     \
     extern "C" __global__ void cross_entropy_rows_##T(                                                                       \
         float* logits, float* losses, const unsigned* offsets, const unsigned* targets, const float* weights,  \
-        float* own, const float* shift, const unsigned* excluded_offsets, const unsigned* excluded, unsigned first,          \
-        unsigned columns, unsigned pitch, float smoothing) {                                                                 \
-        cross_entropy_rows<T>(logits, losses, offsets, targets, weights, own, shift, excluded_offsets, excluded,     \
-                           first, columns, pitch, smoothing);                                                                \
+        float* own, const float* shift, const unsigned* excluded_offsets, const unsigned* excluded,                          \
+        const unsigned* certain_ranges, const unsigned* certain, unsigned first, unsigned columns, unsigned pitch,           \
+        float smoothing) {                                                                                                   \
+        cross_entropy_rows<T>(logits, losses, offsets, targets, weights, own, shift, excluded_offsets, excluded,             \
+                              certain_ranges, certain, first, columns, pitch, smoothing);                                    \
     }                                                                                                                        \
     KERNEL(cross_entropy_rows_##T);
 CROSS_ENTROPY(float)

@@ -22,7 +22,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use schemas::config::{Config, ConfigError};
 use schemas::{failpoint, names};
 use serde::de::DeserializeOwned;
@@ -30,12 +30,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Catalogue, ExamplesSource, FreshSource, SequencesSource};
 use crate::device::Backend;
-use crate::model::ClimberPilot;
+use crate::model::{ClimberPilot, SavedValues};
 use crate::optimizer::Adam;
 use crate::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
 
-/// The tensor in `model.safetensors` that holds the vocabulary's rows.
+/// The tensors in `model.safetensors` that hold the vocabulary's rows and counts.
 const ITEM_ROWS: &str = "vocabulary.item_rows";
+const ITEM_COUNTS: &str = "vocabulary.item_counts";
 
 /// A checkpoint that cannot be written or used.
 #[derive(Debug, thiserror::Error)]
@@ -204,9 +205,12 @@ pub fn save(
     let temporary = sibling(directory, "writing");
     remove(&temporary)?;
     fs::create_dir_all(&temporary).map_err(io_error(&temporary))?;
-    let (vocabulary, rows) = model.vocabulary().save().map_err(|e| damaged(&temporary, e))?;
+    let (vocabulary, [rows, counts]) = model.vocabulary().save().map_err(|e| damaged(&temporary, e))?;
     let mut tensors = model.tensors();
     tensors.insert(ITEM_ROWS.into(), rows);
+    if counts.elem_count() > 0 {
+        tensors.insert(ITEM_COUNTS.into(), counts);
+    }
     save_tensors(&temporary.join("model.safetensors"), &tensors)?;
     save_tensors(&temporary.join("optimizer.safetensors"), &optimizer.tensors())?;
     save_json(&temporary.join("vocabulary.json"), &vocabulary)?;
@@ -336,8 +340,8 @@ pub fn made_by(directory: &Path) -> Option<MadeBy> {
 /// A hash of a checkpoint's weights, to tell it from another of the same name.
 pub fn hash(directory: &Path) -> Result<String, CheckpointError> {
     let path = require(directory)?.join("model.safetensors");
-    let bytes = fs::read(&path).map_err(io_error(&path))?;
-    Ok(format!("{:032x}", schemas::hash::hash128(&bytes)))
+    let hash = File::open(&path).and_then(schemas::hash::hash128_of).map_err(io_error(&path))?;
+    Ok(format!("{hash:032x}"))
 }
 
 /// Reads a checkpoint for use with `catalogue`, its model on `backend`, wherever that was trained.
@@ -379,16 +383,15 @@ fn load_from(
     let config = load_config(&found)?;
     let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
     let path = found.join("model.safetensors");
-    let tensors = load_tensors(&path)?;
-    let rows = tensors
-        .get(ITEM_ROWS)
-        .ok_or_else(|| damaged(&path, candle_core::Error::msg(format!("it has no tensor `{ITEM_ROWS}`"))))?;
-    let vocabulary = Vocabulary::restore(saved, rows, catalogue)
+    let values = SavedValues::open(&path).map_err(|e| damaged(&path, e))?;
+    let rows = values.get(ITEM_ROWS).map_err(|e| damaged(&path, e))?;
+    // Older checkpoints have none.
+    let counts = values.get(ITEM_COUNTS).ok();
+    let vocabulary = Vocabulary::restore(saved, (&rows, counts.as_ref()), catalogue)
         .map_err(|e| damaged(&path, e))?
         .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
-    let mut model = ClimberPilot::new(&config.model, &config.sft, vocabulary.into(), config.seed, backend)
+    let model = ClimberPilot::saved(&config.model, &config.sft, vocabulary.into(), values, backend)
         .map_err(|e| damaged(&path, e))?;
-    model.load(&tensors).map_err(|e| damaged(&path, e))?;
     Ok(Checkpoint {
         model,
         config,
@@ -403,13 +406,11 @@ impl Checkpoint {
     pub fn optimizer(&self) -> Result<Adam, CheckpointError> {
         let path = self.directory.join("optimizer.safetensors");
         let pretrain = &self.config.pretrain;
-        let restore = || {
-            let mut adam = Adam::new(&self.model, pretrain.weight_decay, pretrain.clip_norm)?;
-            let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
-            adam.load(&tensors, self.state.inherited_steps + self.state.steps)?;
-            Ok(adam)
-        };
-        restore().map_err(|e: candle_core::Error| damaged(&path, e))
+        let steps = self.state.inherited_steps + self.state.steps;
+        let settings = (pretrain.weight_decay, pretrain.clip_norm);
+        SavedValues::open(&path)
+            .and_then(|saved| Adam::restored(&self.model, &saved, steps, settings))
+            .map_err(|e| damaged(&path, e))
     }
 }
 
@@ -467,10 +468,6 @@ fn sync_directory(directory: &Path) -> Result<(), CheckpointError> {
 fn save_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), CheckpointError> {
     candle_core::safetensors::save(tensors, path)
         .map_err(|e| CheckpointError::Io { path: path.to_owned(), source: io::Error::other(e) })
-}
-
-fn load_tensors(path: &Path) -> Result<HashMap<String, Tensor>, CheckpointError> {
-    candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| damaged(path, e))
 }
 
 fn save_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {

@@ -186,6 +186,23 @@ impl Carriers {
         (0..self.values.len() as u32).map(|item| self.carries(item, row, at)).collect()
     }
 
+    /// The times around `at` at which the same items carry the condition of `row` as at `at`.
+    pub fn unchanged(&self, row: u32, at: i64) -> Range<i64> {
+        let mut times = i64::MIN..i64::MAX;
+        if let Some((_, age)) = self.derived.iter().find(|&&(derived, _)| derived == row) {
+            let ages = || [age.min_age, age.max_age].into_iter().flatten();
+            for release in self.release_ts.iter().flatten() {
+                for change in ages().map(|age| release.saturating_add(age.ms)) {
+                    match change <= at {
+                        true => times.start = times.start.max(change),
+                        false => times.end = times.end.min(change),
+                    }
+                }
+            }
+        }
+        times
+    }
+
     /// Appends whether each token of a history (`items`, behind its start-of-sequence token) may be looked at under the
     /// condition of `row`: items that carry it, each at its own time, and the start token. That one is no item, says nothing
     /// of the user, and is what pre-training has learned to look at where nothing else matters.
@@ -235,6 +252,11 @@ mod tests {
         assert_eq!(carriers.pool(rock, 0), [false, true, false, true]);
         assert_eq!(carriers.pool(new, 2_000_000), [false, true, false, false]);
         assert_eq!(carriers.pool(new, i64::MAX), [false; 4]);
+        let age = Settings::default().derived["new-release"].max_age.unwrap().ms;
+        assert_eq!(carriers.unchanged(rock, 0), i64::MIN..i64::MAX);
+        assert_eq!(carriers.unchanged(new, 2_000_000), i64::MIN..1_000_000 + age);
+        assert_eq!(carriers.unchanged(new, 1_000_000 + age), 1_000_000 + age..i64::MAX);
+        assert_ne!(carriers.pool(new, 1_000_000 + age - 1), carriers.pool(new, 1_000_000 + age));
         assert_eq!(carriers.carried(3, &(0..3), 0).collect::<Vec<_>>(), [rock.min(pop), rock.max(pop)]);
         let mut matches = Vec::new();
         carriers.push_matches(&mut matches, new, &[1, 1, 2], &[0, i64::MAX, 0]);

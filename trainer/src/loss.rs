@@ -9,7 +9,7 @@ use rand::Rng;
 use schemas::config::{Loss, Pretrain};
 use schemas::tables::NO_ITEM;
 
-use crate::data::{Anchors, Batch, ItemSet};
+use crate::data::{Anchors, Batch, Draws, ItemSet};
 use crate::model::{ClimberPilot, ItemRows, Tokens, TouchedRows};
 use crate::ops::{self, Candidates, Dropout, Targets};
 use crate::random;
@@ -69,25 +69,22 @@ struct Asked {
 #[derive(Debug)]
 pub struct TamipLoss {
     config: Pretrain,
-    items: usize,
-    /// Share of the training events by item index, for the sampling correction.
-    frequencies: Vec<f64>,
+    /// What batches draw, for the sampling correction.
+    draws: Draws,
     /// Weight of the loss without instructions beside that with them.
     unconditional_weight: f64,
     seed: u64,
 }
 
 impl TamipLoss {
-    /// For a catalogue with `counts` training events by item index.
-    pub fn new(config: &Pretrain, counts: &[u32], seed: u64) -> Self {
-        let total = counts.iter().map(|&n| f64::from(n)).sum::<f64>().max(1.0);
-        Self {
-            config: config.clone(),
-            items: counts.len() - 1,
-            frequencies: counts.iter().map(|&n| f64::from(n) / total).collect(),
-            unconditional_weight: 0.0,
-            seed,
-        }
+    /// For batches of the units that `draws` was made of.
+    pub fn new(config: &Pretrain, draws: Draws, seed: u64) -> Self {
+        Self { config: config.clone(), draws, unconditional_weight: 0.0, seed }
+    }
+
+    /// Items of the catalogue.
+    fn items(&self) -> usize {
+        self.draws.items()
     }
 
     /// The loss of fine-tuning: what is read under a condition is read without one too, with this weight.
@@ -105,10 +102,10 @@ impl TamipLoss {
         };
         // The items whose vectors this step needs, ascending.
         let items = match &negatives {
-            None => ItemSet::new(self.items + 1, 1..=self.items as u32),
+            None => ItemSet::new(self.items() + 1, 1..=self.items() as u32),
             Some(negatives) => {
                 let inputs = batch.items.iter().filter(|&&item| item != NO_ITEM);
-                ItemSet::new(self.items + 1, inputs.copied().chain(negatives.candidates()))
+                ItemSet::new(self.items() + 1, inputs.copied().chain(negatives.candidates()))
             }
         };
         let place = |item: u32| items.rank(item);
@@ -199,37 +196,26 @@ impl TamipLoss {
 
     /// The step's negatives (one set for all targets and branches), and every target as a candidate.
     fn negatives(&self, batch: &Batch, step: u64) -> Negatives {
-        let set = |items: &mut dyn Iterator<Item = u32>| ItemSet::new(self.items + 1, items);
+        let set = |items: &mut dyn Iterator<Item = u32>| ItemSet::new(self.items() + 1, items);
         let targets = set(&mut batch.branches.iter().flat_map(|b| b.items.iter().copied()));
         let mut generator = random::generator(self.seed, "negatives", step);
         let uniform = self.config.uniform_negatives;
-        let drawn: Vec<u32> = (0..uniform).map(|_| generator.random_range(1..=self.items as u32)).collect();
+        let drawn: Vec<u32> = (0..uniform).map(|_| generator.random_range(1..=self.items() as u32)).collect();
         let mut items = set(&mut drawn.iter().copied());
-        let mut in_batch = 0;
         let mut apart = targets.to_vec();
-        if self.config.in_batch_negatives {
-            // Branches predict the same events again: each is one draw.
-            in_batch = batch.events;
+        let in_batch = self.config.in_batch_negatives;
+        if in_batch {
             items = set(&mut drawn.into_iter().chain(apart.drain(..)));
         } else {
             apart.retain(|&item| !items.contains(item));
         }
-        let shift = items
-            .to_vec()
-            .iter()
-            .map(|item| {
-                if !self.config.sampling_correction {
-                    return 0.0;
-                }
-                // −log Q with Q the chance that the item is among the step's negatives: the estimate of the
-                // full normaliser by Horvitz and Thompson, as if the batch's events were drawn one by one.
-                let missed = (1.0 - self.frequencies[*item as usize]).powf(in_batch as f64)
-                    * (1.0 - 1.0 / self.items as f64).powf(uniform as f64);
-                -(1.0 - missed).max(1e-12).ln() as f32
-            })
-            .collect();
+        let units = in_batch.then(|| batch.sequences());
+        let corrected =
+            |&item: &u32| if self.config.sampling_correction { self.shift(item, units) } else { 0.0 };
+        let shift = items.to_vec().iter().map(corrected).collect();
         let targets_only = set(&mut apart.into_iter());
-        let mut negatives = Negatives { items, targets_only, shift, at_anchors: Vec::new() };
+        let mut negatives =
+            Negatives { items, targets_only, shift, at_anchors: Vec::new(), certain: Certain::default() };
         let predicted = batch.branches.iter().flat_map(|branch| branch.positions.iter().zip(&branch.items));
         // In one number each: these sort faster.
         let mut at_anchors: Vec<u64> = predicted
@@ -238,7 +224,63 @@ impl TamipLoss {
         at_anchors.sort_unstable();
         negatives.at_anchors =
             at_anchors.into_iter().map(|both| ((both >> 32) as u32, both as u32)).collect();
+        if in_batch && self.config.sampling_correction {
+            negatives.certain = Certain::new(batch, &negatives);
+        }
         negatives
+    }
+
+    /// `−log Q`, with `Q` the chance that `item` is among the negatives of a step, given a row that does not predict it: it is
+    /// drawn uniformly, or one of the batch's other `units` predicts it; without `units`, only drawn.
+    ///
+    /// `Σ_i exp(s_i) = E[Σ_{i drawn} exp(s_i) / Q_i]` (Horvitz and Thompson): the step estimates the row's full normaliser
+    /// without bias if `Q_i` is the chance *given that the row is in the batch*. The items that the row's own unit predicts are
+    /// then drawn with certainty: `Q_i = 1`, and their logits are not shifted ([`Certain`]); to leave them out would leave their
+    /// share out of the normaliser.
+    fn shift(&self, item: u32, units: Option<usize>) -> f32 {
+        let uniform = self.config.uniform_negatives as f64 * (-1.0 / self.items() as f64).ln_1p();
+        let others = units.map_or(0.0, |units| self.draws.ln_missed(item, units));
+        -(-(uniform + others).exp_m1()).max(1e-12).ln() as f32
+    }
+}
+
+/// The candidates that each sequence of a batch brings itself.
+#[derive(Default)]
+struct Certain {
+    /// First token of each sequence, and the end of the last.
+    tokens: Vec<usize>,
+    /// By sequence, where its candidates begin in `candidates`, and the end of the last.
+    offsets: Vec<u32>,
+    /// Of each sequence ascending, each once.
+    candidates: Vec<u32>,
+}
+
+impl Certain {
+    fn new(batch: &Batch, negatives: &Negatives) -> Self {
+        let tokens = batch.layout.offsets.clone();
+        let mut of_branch = vec![0; batch.branches.len()];
+        let (mut offsets, mut candidates) = (vec![0], Vec::new());
+        for &end in &tokens[1..] {
+            let mut own = Vec::new();
+            for (branch, from) in batch.branches.iter().zip(&mut of_branch) {
+                let to = branch.tokens.partition_point(|&token| (token as usize) < end);
+                own.extend(branch.items[*from..to].iter().map(|&item| negatives.candidate(item)));
+                *from = to;
+            }
+            own.sort_unstable();
+            own.dedup();
+            candidates.extend(own);
+            offsets.push(candidates.len() as u32);
+        }
+        Self { tokens, offsets, candidates }
+    }
+
+    /// Begin and end of the candidates of the sequence that `token` is of.
+    fn range(&self, token: u32) -> [u32; 2] {
+        match self.tokens.partition_point(|&first| first <= token as usize) {
+            0 => [0; 2],
+            behind => [self.offsets[behind - 1], self.offsets[behind]],
+        }
     }
 }
 
@@ -252,6 +294,8 @@ struct Negatives {
     shift: Vec<f32>,
     /// Anchors and candidates that some branch predicts there, ascending.
     at_anchors: Vec<(u32, u32)>,
+    /// What is not shifted, sequence by sequence.
+    certain: Certain,
 }
 
 impl Negatives {
@@ -283,7 +327,13 @@ impl Negatives {
             candidates: anchors.items.iter().map(|&item| self.candidate(item)).collect(),
             weights: (0..anchors.items.len()).map(|i| anchors.share(i)).collect(),
         };
-        let candidates = Candidates::Sampled { shift: self.shift.clone(), excluded_offsets, excluded };
+        let candidates = Candidates::Sampled {
+            shift: self.shift.clone(),
+            excluded_offsets,
+            excluded,
+            certain_ranges: anchors.tokens.iter().flat_map(|&token| self.certain.range(token)).collect(),
+            certain: self.certain.candidates.clone(),
+        };
         (anchors.tokens.clone(), targets, candidates)
     }
 }
@@ -306,3 +356,6 @@ fn grouped(anchors: &Anchors, apart: bool) -> (Vec<u32>, Targets) {
     }
     (rows, targets)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use crate::model::{CONDITION_PREFIX, ClimberPilot, ID_TABLE, TouchedRows};
+use crate::model::{CONDITION_PREFIX, ClimberPilot, ID_TABLE, SavedValues, TouchedRows};
 use crate::ops;
 
 const BETA1: f64 = 0.9;
@@ -61,22 +61,43 @@ impl Adam {
         Ok(Self { moments, steps: 0, weight_decay, clip_norm })
     }
 
+    /// The state that was saved with `model` after `steps` steps; `settings` are weight decay and the norm gradients are clipped to.
+    ///
+    /// # Errors
+    ///
+    /// Where the moments of a parameter are not there, or not of its shape.
+    pub fn restored(
+        model: &ClimberPilot,
+        saved: &SavedValues,
+        steps: u64,
+        (weight_decay, clip_norm): (f64, f64),
+    ) -> Result<Self> {
+        let restore = |(name, value): (String, Tensor)| {
+            let (rows, columns) = matrix(&value);
+            let moments = saved.copied(&name, &[rows, 2 * columns], value.device());
+            Ok((name, moments.map_err(|e| e.context("the saved optimiser does not fit the model"))?))
+        };
+        let moments = model.tensors().into_iter().map(restore).collect::<Result<_>>()?;
+        Ok(Self { moments, steps, weight_decay, clip_norm })
+    }
+
     /// The same state for a model that has [grown](ClimberPilot::grown): new rows have no moments yet.
-    pub fn grown(self, model: &ClimberPilot) -> Result<Self> {
-        let mut grown = Self::new(model, self.weight_decay, self.clip_norm)?;
-        for (name, moments) in &mut grown.moments {
-            let Some(known) = self.moments.get(name) else {
+    pub fn grown(mut self, model: &ClimberPilot) -> Result<Self> {
+        for (name, value) in model.tensors() {
+            let Some(moments) = self.moments.get_mut(&name) else {
                 candle_core::bail!("no moments for parameter `{name}`");
             };
-            let (rows, more) = (known.dim(0)?, moments.dim(0)?);
-            *moments = match more.checked_sub(rows) {
-                Some(0) => known.clone(),
-                Some(new) => Tensor::cat(&[known, &moments.narrow(0, 0, new)?], 0)?,
+            let ((rows, columns), known) = (matrix(&value), moments.dim(0)?);
+            match rows.checked_sub(known) {
+                Some(0) => {}
+                Some(new) => {
+                    let zeros = Tensor::zeros((new, 2 * columns), DType::F32, moments.device())?;
+                    *moments = Tensor::cat(&[&*moments, &zeros], 0)?;
+                }
                 None => candle_core::bail!("parameter `{name}` has become smaller"),
-            };
+            }
         }
-        grown.steps = self.steps;
-        Ok(grown)
+        Ok(self)
     }
 
     /// Steps taken so far.
@@ -87,20 +108,6 @@ impl Adam {
     /// The moments by parameter name.
     pub fn tensors(&self) -> HashMap<String, Tensor> {
         self.moments.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect()
-    }
-
-    /// Restores a saved state; every moment must be there in its shape.
-    pub fn load(&mut self, tensors: &HashMap<String, Tensor>, steps: u64) -> Result<()> {
-        for (name, moments) in &mut self.moments {
-            match tensors.get(name) {
-                Some(saved) if saved.shape() == moments.shape() => {
-                    *moments = saved.to_device(moments.device())?.copy()?;
-                }
-                _ => candle_core::bail!("the saved optimiser does not fit parameter `{name}`"),
-            }
-        }
-        self.steps = steps;
-        Ok(())
     }
 
     /// One step: `weights -= rate · m̂ / (√v̂ + ε)`, after scaling the gradient down to `clip_norm`.

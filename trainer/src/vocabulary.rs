@@ -35,6 +35,8 @@ pub struct Vocabulary {
     attribute_rows: Vec<Bags>,
     conditions: Conditions,
     fingerprint: Fingerprint,
+    /// Training events by item index, of all that the model and its ancestors have learned; empty where a checkpoint does not say.
+    counts: Vec<u32>,
 }
 
 /// The values of one attribute, in the order of their rows.
@@ -116,6 +118,7 @@ impl Vocabulary {
             attributes,
             conditions: Conditions::default(),
             fingerprint: Fingerprint::new(catalogue, catalogue.items()),
+            counts: counts.to_vec(),
         }
     }
 
@@ -144,13 +147,14 @@ impl Vocabulary {
         }
         grown.attribute_rows = attribute_rows(&grown.attributes, catalogue);
         grown.fingerprint = Fingerprint::new(catalogue, catalogue.items());
+        grown.counts = counts.to_vec();
         grown
     }
 
     /// A saved vocabulary, for `catalogue`: the one it was made from, or one that has grown since.
     pub fn restore(
         saved: SavedVocabulary,
-        own_rows: &Tensor,
+        (own_rows, counts): (&Tensor, Option<&Tensor>),
         catalogue: &Catalogue,
     ) -> CandleResult<Result<Self, OtherCatalogue>> {
         let expected = saved.catalogue;
@@ -172,18 +176,25 @@ impl Vocabulary {
             attributes: saved.attributes,
             conditions: saved.conditions,
             fingerprint: expected,
+            counts: counts.map(Tensor::to_vec1).transpose()?.unwrap_or_default(),
         }))
     }
 
-    /// What a checkpoint keeps: the text part, and the rows by item index.
-    pub fn save(&self) -> CandleResult<(SavedVocabulary, Tensor)> {
+    /// What a checkpoint keeps: the text part, and the rows and counts by item index.
+    pub fn save(&self) -> CandleResult<(SavedVocabulary, [Tensor; 2])> {
         let saved = SavedVocabulary {
             hash_buckets: self.buckets,
             attributes: self.attributes.clone(),
             conditions: self.conditions.clone(),
             catalogue: self.fingerprint.clone(),
         };
-        Ok((saved, Tensor::from_slice(&self.own_rows, self.own_rows.len(), &Device::Cpu)?))
+        let tensor = |values: &Vec<u32>| Tensor::from_slice(values, values.len(), &Device::Cpu);
+        Ok((saved, [tensor(&self.own_rows)?, tensor(&self.counts)?]))
+    }
+
+    /// Training events by item index, of all that the model and its ancestors have learned; `None` where that is not known.
+    pub fn counts(&self) -> Option<&[u32]> {
+        (!self.counts.is_empty()).then_some(&self.counts)
     }
 
     /// Rows of the id table.
@@ -269,15 +280,19 @@ mod tests {
     #[test]
     fn a_grown_catalogue_is_accepted_and_another_is_not() {
         let vocabulary = Vocabulary::new(&model(), &catalogue(), &[0, 2, 1, 5]);
-        let (saved, rows) = vocabulary.save().unwrap();
-        let same = Vocabulary::restore(saved.clone(), &rows, &catalogue()).unwrap().unwrap();
+        let (saved, [rows, counts]) = vocabulary.save().unwrap();
+        let rows = (&rows, Some(&counts));
+        let same = Vocabulary::restore(saved.clone(), rows, &catalogue()).unwrap().unwrap();
         assert_eq!(same, vocabulary);
+        assert_eq!(same.counts(), Some(&[0, 2, 1, 5][..]));
+        let older = Vocabulary::restore(saved.clone(), (rows.0, None), &catalogue()).unwrap().unwrap();
+        assert_eq!(older.counts(), None);
         let grown = Catalogue::example(&[("a", &["x"]), ("b", &[]), ("c", &["y", "x"]), ("d", &["z"])]);
-        assert!(Vocabulary::restore(saved.clone(), &rows, &grown).unwrap().is_ok());
+        assert!(Vocabulary::restore(saved.clone(), rows, &grown).unwrap().is_ok());
         let other = Catalogue::example(&[("a", &[]), ("c", &[]), ("b", &[])]);
-        let error = Vocabulary::restore(saved.clone(), &rows, &other).unwrap().unwrap_err();
+        let error = Vocabulary::restore(saved.clone(), rows, &other).unwrap().unwrap_err();
         assert!(error.to_string().contains("another catalogue"));
         let smaller = Catalogue::example(&[("a", &[])]);
-        assert!(Vocabulary::restore(saved, &rows, &smaller).unwrap().is_err());
+        assert!(Vocabulary::restore(saved, rows, &smaller).unwrap().is_err());
     }
 }

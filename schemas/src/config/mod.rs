@@ -228,6 +228,12 @@ impl Config {
 }
 
 impl Sequences {
+    /// Whether a table with settings of this hash holds out the same events for ever: by date or by user, not each user's newest
+    /// ones. False where these are other settings, whose split is not known.
+    pub fn holds_out_for_ever(&self, hash: &str) -> bool {
+        matches!(self.split, SplitKind::Temporal | SplitKind::None) && self.hash() == hash
+    }
+
     /// Hash of the settings that decide the rows of `sequences` for given events.
     pub fn hash(&self) -> String {
         let text =

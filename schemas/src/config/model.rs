@@ -323,11 +323,14 @@ pub struct Evaluate {
     pub batch_size: usize,
     /// Whether the popularity and co-occurrence baselines stand in the same table.
     pub baselines: bool,
+    /// Held-out targets to ask, about: whole users are drawn by lot until they hold out so many, so that asking does not cost the
+    /// log. Of a sample there are no baselines. 0 asks all; `climber refresh` asks `refresh.validation_targets` instead.
+    pub sample: usize,
 }
 
 impl Default for Evaluate {
     fn default() -> Self {
-        Self { batch_size: 256, baselines: true }
+        Self { batch_size: 256, baselines: true, sample: 0 }
     }
 }
 

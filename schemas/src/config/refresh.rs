@@ -17,6 +17,9 @@ pub struct Refresh {
     pub learning_rate: f64,
     /// Old targets that are repeated, against forgetting, for each new one.
     pub replay: f64,
+    /// Held-out targets that validation asks, about: whole users of `sequences` are drawn by lot until they hold out so many. A small
+    /// table is asked as a whole.
+    pub validation_targets: usize,
     /// Epochs between two looks at the validation targets.
     pub validate_every: usize,
     /// Looks at the validation targets without improvement before training stops.
@@ -25,7 +28,15 @@ pub struct Refresh {
 
 impl Default for Refresh {
     fn default() -> Self {
-        Self { epochs: 3, batch_size: 256, learning_rate: 2e-4, replay: 1.0, validate_every: 1, patience: 1 }
+        Self {
+            epochs: 3,
+            batch_size: 256,
+            learning_rate: 2e-4,
+            replay: 1.0,
+            validation_targets: 10_000,
+            validate_every: 1,
+            patience: 1,
+        }
     }
 }
 
@@ -49,6 +60,7 @@ impl Refresh {
         for (key, value) in [
             ("epochs", self.epochs),
             ("batch_size", self.batch_size),
+            ("validation_targets", self.validation_targets),
             ("validate_every", self.validate_every),
             ("patience", self.patience),
         ] {

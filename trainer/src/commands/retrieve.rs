@@ -9,11 +9,18 @@ use trainer::retrieve::{self, By, Merge, Method, Options, Output, Users, parse_t
 
 /// Retrieve the top K items for users, with and without conditions.
 ///
-/// Histories come from table `sequences`, or with --stdin from JSON Lines:
+/// Histories come from table `sequences`, or with --stdin from JSON Lines, one request a line:
 ///
-///   {"user_id": "u1", "history": [{"item_id": "42", "ts": 1716400000000}], "conditions": ["genre=Rock"]}
+///   {"user_id": "u1", "history": [{"item_id": "42", "ts": 1716400000000}], "conditions": ["genre=Rock"], "at": "2026-01-31T12:00:00Z"}
 ///
-/// (ts in epoch milliseconds or RFC 3339; conditions are optional). Every row of the result has user_id, condition
+/// Times are in epoch milliseconds or RFC 3339. `conditions` is optional (default: --conditions or --instructions); so is `at`, the
+/// time of the request: events before it, less Δτ, are visible (default: --at, or all of the history). Requests are answered in
+/// their order as they arrive. One that cannot be answered (no JSON, a time that is none, a condition that the model does not know
+/// or that too few items carry) is answered by one line, and the others are answered all the same:
+///
+///   {"line": 2, "user_id": "u2", "error": "`genre` has no value `Rok` that the model knows; the nearest: Rock"}
+///
+/// (`line` from 1, empty ones counted; `user_id` null where the line does not say it). Every row of the result has user_id, condition
 /// (null where there is none), rank (from 1), item_id, score, and origin: `model`, or `popular` for users of whom nothing
 /// is visible. Rows go to stdout as JSON Lines, or with --out to a file. Items that the user has seen and items that are
 /// not active are left out.
@@ -52,7 +59,7 @@ pub(crate) struct RetrieveArgs {
     #[arg(long)]
     only: bool,
     /// The time of the requests: events before it, less Δτ, are visible. Without it all that is stored is visible, and
-    /// ages (new-release, …) count from now.
+    /// ages (new-release, …) count from now; with --stdin, from when each request arrives.
     #[arg(long, value_name = "RFC 3339", value_parser = parse_time)]
     at: Option<i64>,
     /// Also retrieve items that the user has seen.

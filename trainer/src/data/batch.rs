@@ -1,6 +1,5 @@
 //! A training step's rows as one ragged batch, and what each branch is to predict from where.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use schemas::config::MaskMode;
@@ -43,8 +42,6 @@ pub struct Batch {
     pub branches: Vec<Anchors>,
     /// Targets with nothing visible that carry no loss, over all branches.
     pub without_history: usize,
-    /// Different events among the targets of all branches.
-    pub events: usize,
 }
 
 /// How many of a row's positions the prediction at anchor `t` of the row may build on: the row of `H` that it
@@ -83,20 +80,10 @@ impl Batch {
             let positions = sequences.row(row as usize);
             let first_token = batch.items.len();
             anchors.clear();
-            for t in sequences.owned(row as usize) {
-                let context = context_length(mask, t - positions.start, sequences.visible[t]);
-                for k in 0..branches {
-                    let target = t + k;
-                    if target >= positions.end || sequences.roles[target] != Role::Pretrain {
-                        continue;
-                    }
-                    if context == 0 && !loss_without_history {
-                        batch.without_history += 1;
-                        continue;
-                    }
-                    anchors.push((context, k, t));
-                }
-            }
+            anchors.extend(of_row(sequences, row as usize, mask, branches));
+            let all = anchors.len();
+            anchors.retain(|&(context, ..)| context > 0 || loss_without_history);
+            batch.without_history += all - anchors.len();
             // Stable: anchors of one context keep their order.
             anchors.sort_by_key(|&(context, ..)| context);
             // Nothing reads beyond the longest context, and rows are causal: the rest need not be computed.
@@ -129,14 +116,21 @@ impl Batch {
         if mask == MaskMode::Row {
             layout.keys = Some(keys);
         }
-        let positions = batch
-            .branches
-            .iter()
-            .zip(0..)
-            .flat_map(|(branch, k)| branch.positions.iter().map(move |t| t + k));
-        batch.events = positions.collect::<HashSet<u32>>().len();
         batch.layout = Arc::new(layout);
         batch
+    }
+
+    /// The items that [`pretrain`](Self::pretrain) has `row` predict, over all branches.
+    pub fn predicted(
+        sequences: &Sequences,
+        row: u32,
+        mask: MaskMode,
+        branches: usize,
+        loss_without_history: bool,
+    ) -> impl Iterator<Item = u32> {
+        of_row(sequences, row as usize, mask, branches)
+            .filter(move |&(context, ..)| context > 0 || loss_without_history)
+            .map(|(_, k, t)| sequences.items[t + k])
     }
 
     /// The fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts the
@@ -154,23 +148,15 @@ impl Batch {
         let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
         let mut anchors: Vec<(usize, u32)> = Vec::new(); // (context, example)
         for &history in histories {
-            let history = &examples.histories[history as usize];
-            let context = |&example: &u32| {
-                let before = examples.flags(example as usize).len();
-                (context_length(mask, before, examples.visible[example as usize]), example)
-            };
             anchors.clear();
-            anchors.extend(history.examples.iter().map(context));
+            anchors.extend(of_history(examples, history as usize, mask));
+            let history = &examples.histories[history as usize];
             let all = anchors.len();
             anchors.retain(|&(context, _)| context > 0 || loss_without_history);
             batch.without_history += branches * (all - anchors.len());
             // Stable: examples of one context keep their order.
             anchors.sort_by_key(|&(context, _)| context);
             let Some(&(length, _)) = anchors.last() else { continue };
-            // A target that carries several values is one event.
-            let events: HashSet<usize> =
-                anchors.iter().map(|&(_, e)| examples.flags(e as usize).len()).collect();
-            batch.events += events.len();
             let first_token = batch.items.len() as u32;
             for (k, branch) in batch.branches.iter_mut().enumerate() {
                 for &(context, example) in &anchors {
@@ -195,6 +181,18 @@ impl Batch {
         batch
     }
 
+    /// The items that [`instructed`](Self::instructed) has `history` predict in each branch.
+    pub fn instructed_items(
+        examples: &Examples,
+        history: u32,
+        mask: MaskMode,
+        loss_without_history: bool,
+    ) -> impl Iterator<Item = u32> {
+        of_history(examples, history as usize, mask)
+            .filter(move |&(context, _)| context > 0 || loss_without_history)
+            .map(|(_, example)| examples.targets[example as usize])
+    }
+
     /// Rows of the batch.
     pub fn sequences(&self) -> usize {
         self.layout.offsets.len() - 1
@@ -204,6 +202,30 @@ impl Batch {
     pub fn targets(&self) -> usize {
         self.branches.iter().map(|b| b.items.len()).sum()
     }
+}
+
+/// The context, branch (from 0) and anchor of everything that `row` may predict: the pre-training targets of its owned anchors.
+fn of_row(
+    sequences: &Sequences,
+    row: usize,
+    mask: MaskMode,
+    branches: usize,
+) -> impl Iterator<Item = (usize, usize, usize)> {
+    let positions = sequences.row(row);
+    let targets = move |t: usize| {
+        let context = context_length(mask, t - positions.start, sequences.visible[t]);
+        let within = (0..branches).take_while(move |k| t + k < positions.end);
+        within.filter(move |k| sequences.roles[t + k] == Role::Pretrain).map(move |k| (context, k, t))
+    };
+    sequences.owned(row).flat_map(targets)
+}
+
+/// The context and number of every example of `history`.
+fn of_history(examples: &Examples, history: usize, mask: MaskMode) -> impl Iterator<Item = (usize, u32)> {
+    examples.histories[history].examples.iter().map(move |&example| {
+        let before = examples.flags(example as usize).len();
+        (context_length(mask, before, examples.visible[example as usize]), example)
+    })
 }
 
 /// Appends one sequence, with its start-of-sequence token, to a ragged batch.
@@ -312,8 +334,10 @@ mod tests {
             let own = |i: usize| &all[i][..=branch.tokens[i + 1] as usize];
             assert_eq!(reads.matches, [&[true], own(0), own(1)].concat());
         }
-        // The target with two values is one event.
-        assert_eq!((batch.events, batch.targets()), (2, 15));
+        assert_eq!(batch.targets(), 15);
+        let examples = examples();
+        let predicted = Batch::instructed_items(&examples, 0, MaskMode::Gather, false);
+        assert_eq!(predicted.collect::<Vec<_>>(), [9, 9]);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use schemas::history::Role;
 use schemas::tables::{self, properties};
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
 use super::catalogue::column;
 use super::sequences::values;
+use super::{DataError, check_numbered};
 use crate::conditions::Conditions;
 
 /// The instruction examples that are learned (role SFT) of one or more `sft/<condition>` tables, in memory. Examples whose
@@ -109,13 +109,6 @@ impl Examples {
         self.offsets[example]..self.offsets[example + 1]
     }
 
-    /// How often each item is a target, by item index, up to `items`.
-    pub fn counts(&self, items: usize) -> Vec<u32> {
-        let mut counts = vec![0; items + 1];
-        self.targets.iter().for_each(|&target| counts[target as usize] += 1);
-        counts
-    }
-
     /// Whether there is nothing to learn.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
@@ -205,6 +198,7 @@ impl Examples {
                     self.targets.push(targets.value(row));
                     self.visible.push(visible.value(row));
                     self.weights.push(weights.value(row));
+                    check_numbered(snapshot.name(), "examples", self.targets.len())?;
                 }
             }
         }

@@ -2,18 +2,34 @@
 
 mod batch;
 mod catalogue;
+mod draws;
 mod examples;
 mod item_set;
 mod loader;
+mod sample;
 mod sequences;
 
 pub use batch::{Anchors, Batch, context_length};
 pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
+pub use draws::Draws;
+#[cfg(test)]
+pub(crate) use examples::History as ExampleHistory;
 pub use examples::{Examples, ExamplesSource};
 pub(crate) use item_set::ItemSet;
 pub use loader::ahead;
 pub use sequences::{FreshSource, Sequences, SequencesSource};
+
+/// How many positions of rows, or examples, can be numbered.
+const NUMBERED: usize = u32::MAX as usize;
+
+/// Refuses a table with more positions (or whatever `what` says) than can be numbered.
+fn check_numbered(table: &str, what: &'static str, n: usize) -> Result<(), DataError> {
+    if n > NUMBERED {
+        return Err(DataError::TooMany { table: table.into(), what, most: NUMBERED });
+    }
+    Ok(())
+}
 
 /// Data that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +65,35 @@ pub enum DataError {
         /// The broken rule.
         problem: String,
     },
+    /// Positions are numbered in 32 bits.
+    #[error(
+        "table `{table}` holds more than {most} {what}, and the trainer numbers them in 32 bits: build it from fewer events (or, \
+         for examples, of fewer conditions)"
+    )]
+    TooMany {
+        /// The table.
+        table: String,
+        /// Positions or examples.
+        what: &'static str,
+        /// How many fit.
+        most: usize,
+    },
     /// Nothing to learn from.
     #[error("table `{table}` has no rows")]
     Empty {
         /// The table.
         table: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_positions_than_32_bits_number_are_refused() {
+        assert!(check_numbered("sequences", "positions", u32::MAX as usize).is_ok());
+        let error = check_numbered("sequences", "positions", u32::MAX as usize + 1).unwrap_err().to_string();
+        assert!(error.contains("`sequences` holds more than 4294967295 positions"), "{error}");
+    }
 }

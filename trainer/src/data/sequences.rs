@@ -1,14 +1,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use arrow::array::{ArrowPrimitiveType, AsArray, ListArray};
+use arrow::array::{ArrowPrimitiveType, AsArray, ListArray, RecordBatch};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
+use rand::Rng;
 use schemas::delta::{Root, Snapshot};
 use schemas::history::Role;
 use schemas::tables::{self, properties};
 
-use super::DataError;
 use super::catalogue::column;
+use super::sample::sample;
+use super::{DataError, check_numbered};
 
 /// The `sequences` table in memory: all rows behind each other, with the offsets of each (21 bytes a
 /// position, and 17 a row).
@@ -79,6 +81,28 @@ impl Sequences {
         Ok(all)
     }
 
+    /// Reads users of the newest version of `sequences`, drawn by lot, until `enough` says so of the rows so far and how often the
+    /// lot was drawn, or all are read; a small table is read as a whole. Each user's rows are complete.
+    pub async fn sample(
+        root: &Root,
+        items: usize,
+        generator: &mut impl Rng,
+        enough: impl FnMut(&Self, usize) -> bool,
+    ) -> Result<Self, DataError> {
+        let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
+        let some = sample(&snapshot, items, generator, enough).await?;
+        if some.items.is_empty() {
+            return Err(DataError::Empty { table: snapshot.name().into() });
+        }
+        Ok(some)
+    }
+
+    /// The version of `sequences` that would be read, without its rows.
+    pub async fn source(root: &Root) -> Result<SequencesSource, DataError> {
+        let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
+        Ok(Self::empty(&snapshot).source)
+    }
+
     /// Reads the newest version of `refresh`, which has no row of a user but those with something new. So nothing is known of
     /// places in whole histories: its rows are for training only.
     pub async fn load_fresh(root: &Root, items: usize) -> Result<(Self, FreshSource), DataError> {
@@ -94,9 +118,19 @@ impl Sequences {
     }
 
     async fn read(snapshot: &Snapshot, items: usize) -> Result<Self, DataError> {
-        let is_whole = snapshot.name() == tables::SEQUENCES;
+        let mut reading = Reading::new(snapshot, items);
+        for shard in snapshot.shards() {
+            for batch in snapshot.read_shard(shard, &COLUMNS).await? {
+                reading.add(&shard.path, &batch, |_| true)?;
+            }
+        }
+        Ok(reading.all)
+    }
+
+    /// No rows yet, of this version of a table.
+    fn empty(snapshot: &Snapshot) -> Self {
         let property = |key: &str| snapshot.properties().get(key).cloned().unwrap_or_default();
-        let mut all = Self {
+        Self {
             offsets: vec![0],
             source: SequencesSource {
                 sequences_version: snapshot.version(),
@@ -108,78 +142,7 @@ impl Sequences {
             },
             max_len: property(properties::MAX_LEN).parse().unwrap_or(0),
             ..Self::default()
-        };
-        let columns =
-            ["user_id", "item_index", "ts", "visible_len", "role", "target_from", "session", "request"];
-        let mut history = History::default();
-        for shard in snapshot.shards() {
-            for batch in snapshot.read_shard(shard, &columns).await? {
-                let users = column(snapshot, batch.column(0).as_string_opt::<i32>(), columns[0])?;
-                let list = |c: usize| column(snapshot, batch.column(c).as_list_opt::<i32>(), columns[c]);
-                let target_from =
-                    column(snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), columns[5])?;
-                let ordinals = [list(6)?, list(7)?];
-                let (item_index, ts, visible, role) = (list(1)?, list(2)?, list(3)?, list(4)?);
-                for row in 0..batch.num_rows() {
-                    if all.users.last().is_none_or(|user| user != users.value(row)) {
-                        all.users.push(users.value(row).to_owned());
-                        history = History::default();
-                    }
-                    let fail = |problem: &str| DataError::Row {
-                        table: snapshot.name().into(),
-                        shard: shard.path.clone(),
-                        user: users.value(row).into(),
-                        problem: problem.into(),
-                    };
-                    let start = all.items.len();
-                    all.items.extend_from_slice(values::<UInt32Type>(snapshot, item_index, row, columns[1])?);
-                    all.ts.extend_from_slice(values::<TimestampMillisecondType>(
-                        snapshot, ts, row, columns[2],
-                    )?);
-                    all.visible.extend_from_slice(values::<UInt32Type>(snapshot, visible, row, columns[3])?);
-                    for &role in values::<UInt8Type>(snapshot, role, row, columns[4])? {
-                        all.roles.push(Role::from_u8(role).ok_or_else(|| fail("an unknown role"))?);
-                    }
-                    let end = all.items.len();
-                    let from = target_from.value(row);
-                    if all.ts.len() != end || all.visible.len() != end || all.roles.len() != end {
-                        return Err(fail("lists of different lengths"));
-                    }
-                    if all.items[start..].iter().any(|&i| i == tables::NO_ITEM || i as usize > items) {
-                        return Err(fail("an item index that the catalogue does not have"));
-                    }
-                    if all.visible[start..].iter().zip(0..).any(|(&visible, position)| visible > position) {
-                        return Err(fail("a visible_len beyond the position itself"));
-                    }
-                    if from as usize > end - start {
-                        return Err(fail("target_from behind the end of the row"));
-                    }
-                    let [session, request] =
-                        ordinals.map(|o| values::<UInt32Type>(snapshot, o, row, "session"));
-                    let (session, request) = (session?, request?);
-                    if session.len() != end - start || request.len() != end - start {
-                        return Err(fail("lists of different lengths"));
-                    }
-                    let places = if is_whole {
-                        let keys = (0..end - start)
-                            .map(|i| (all.items[start + i], all.ts[start + i], session[i], request[i]))
-                            .collect::<Vec<_>>();
-                        history
-                            .add(&keys, from as usize)
-                            .ok_or_else(|| fail("a context position that no earlier row of the user owns"))?
-                    } else {
-                        (0..(end - start) as u32).collect()
-                    };
-                    let last = places.len().saturating_sub(1) as u32;
-                    all.leaves_out.push(places.last().is_some_and(|p| p - places[0] > last));
-                    all.places.extend(places);
-                    all.target_from.push(from);
-                    all.user.push(all.users.len() as u32 - 1);
-                    all.offsets.push(end);
-                }
-            }
         }
-        Ok(all)
     }
 
     /// For each row, the one of `whole` with the same events; these are rows of `refresh`, those of `sequences`.
@@ -260,6 +223,100 @@ impl Sequences {
             }
         }
         counts
+    }
+}
+
+/// What is read of a row.
+pub(super) const COLUMNS: [&str; 8] =
+    ["user_id", "item_index", "ts", "visible_len", "role", "target_from", "session", "request"];
+
+/// Rows on their way into memory.
+pub(super) struct Reading<'a> {
+    snapshot: &'a Snapshot,
+    /// Size of the catalogue.
+    items: usize,
+    /// Whether all rows of each user come, so that every context position can be found in the user's history.
+    is_whole: bool,
+    history: History,
+    pub(super) all: Sequences,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, items: usize) -> Self {
+        let is_whole = snapshot.name() == tables::SEQUENCES;
+        Self { snapshot, items, is_whole, history: History::default(), all: Sequences::empty(snapshot) }
+    }
+
+    /// Adds the rows of a batch of [`COLUMNS`] that are to be kept. A user's rows come one behind the other.
+    pub(super) fn add(
+        &mut self,
+        shard: &str,
+        batch: &RecordBatch,
+        keep: impl Fn(usize) -> bool,
+    ) -> Result<(), DataError> {
+        let Self { snapshot, items, is_whole, history, all } = self;
+        let (snapshot, items) = (*snapshot, *items);
+        let users = column(snapshot, batch.column(0).as_string_opt::<i32>(), COLUMNS[0])?;
+        let list = |c: usize| column(snapshot, batch.column(c).as_list_opt::<i32>(), COLUMNS[c]);
+        let target_from = column(snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), COLUMNS[5])?;
+        let ordinals = [list(6)?, list(7)?];
+        let (item_index, ts, visible, role) = (list(1)?, list(2)?, list(3)?, list(4)?);
+        for row in (0..batch.num_rows()).filter(|&row| keep(row)) {
+            if all.users.last().is_none_or(|user| user != users.value(row)) {
+                all.users.push(users.value(row).to_owned());
+                *history = History::default();
+            }
+            let fail = |problem: &str| DataError::Row {
+                table: snapshot.name().into(),
+                shard: shard.into(),
+                user: users.value(row).into(),
+                problem: problem.into(),
+            };
+            let start = all.items.len();
+            all.items.extend_from_slice(values::<UInt32Type>(snapshot, item_index, row, COLUMNS[1])?);
+            all.ts.extend_from_slice(values::<TimestampMillisecondType>(snapshot, ts, row, COLUMNS[2])?);
+            all.visible.extend_from_slice(values::<UInt32Type>(snapshot, visible, row, COLUMNS[3])?);
+            for &role in values::<UInt8Type>(snapshot, role, row, COLUMNS[4])? {
+                all.roles.push(Role::from_u8(role).ok_or_else(|| fail("an unknown role"))?);
+            }
+            let end = all.items.len();
+            check_numbered(snapshot.name(), "positions", end)?;
+            let from = target_from.value(row);
+            if all.ts.len() != end || all.visible.len() != end || all.roles.len() != end {
+                return Err(fail("lists of different lengths"));
+            }
+            if all.items[start..].iter().any(|&i| i == tables::NO_ITEM || i as usize > items) {
+                return Err(fail("an item index that the catalogue does not have"));
+            }
+            if all.visible[start..].iter().zip(0..).any(|(&visible, position)| visible > position) {
+                return Err(fail("a visible_len beyond the position itself"));
+            }
+            if from as usize > end - start {
+                return Err(fail("target_from behind the end of the row"));
+            }
+            let [session, request] = ordinals.map(|o| values::<UInt32Type>(snapshot, o, row, "session"));
+            let (session, request) = (session?, request?);
+            if session.len() != end - start || request.len() != end - start {
+                return Err(fail("lists of different lengths"));
+            }
+            let places = if *is_whole {
+                let keys = (0..end - start)
+                    .map(|i| (all.items[start + i], all.ts[start + i], session[i], request[i]))
+                    .collect::<Vec<_>>();
+                history
+                    .add(&keys, from as usize)
+                    .ok_or_else(|| fail("a context position that no earlier row of the user owns"))?
+            } else {
+                (0..(end - start) as u32).collect()
+            };
+            let last = places.len().saturating_sub(1) as u32;
+            all.leaves_out.push(places.last().is_some_and(|p| p - places[0] > last));
+            all.places.extend(places);
+            all.target_from.push(from);
+            all.user.push(all.users.len() as u32 - 1);
+            all.offsets.push(end);
+        }
+        Ok(())
     }
 }
 

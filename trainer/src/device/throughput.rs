@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::card::peak_memory;
 use super::{Backend, Card};
-use crate::data::{Anchors, Batch, Catalogue, ahead};
+use crate::data::{Anchors, Batch, Catalogue, Draws, ahead};
 use crate::loss::{Plan, TamipLoss};
 use crate::model::ClimberPilot;
 use crate::ops::{AttentionLayout, Dropout};
@@ -130,7 +130,6 @@ impl Setting {
                 branch.weights.extend(rows.map(|_| 1.0));
             }
         }
-        batch.events = batch.items.len();
         batch.layout = std::sync::Arc::new(layout);
         batch
     }
@@ -157,7 +156,8 @@ impl Trainer {
         let vocabulary = Vocabulary::new(&setting.model(), &catalogue, &counts);
         let model = ClimberPilot::new(&setting.model(), &Sft::default(), vocabulary.into(), 1, backend)?;
         let config = setting.pretrain();
-        let loss = TamipLoss::new(&config, &counts, 1);
+        // Negatives are uniform ones: what batches draw plays no part.
+        let loss = TamipLoss::new(&config, Draws::new(items, std::iter::empty::<[u32; 0]>()), 1);
         let adam = Adam::new(&model, config.weight_decay, config.clip_norm)?;
         Ok(Self { backend: backend.clone(), setting, model, adam, loss, steps: 0 })
     }

@@ -12,6 +12,7 @@ use schemas::condition::Condition;
 use schemas::config::MaskMode;
 use serde::Serialize;
 
+use super::rank::rows_of_scores;
 use super::stored::instructed::InstructedTarget;
 use super::unknown;
 use super::{Encoded, EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
@@ -22,9 +23,6 @@ use crate::top_k::{NotFinite, TopK};
 
 /// The longest list that is looked at.
 const LIST: usize = 50;
-
-/// Lists in one block of scores.
-const BLOCK: usize = 32;
 
 /// The conditions that may be asked for, and who carries them.
 #[derive(Debug, Clone, Copy)]
@@ -183,9 +181,10 @@ impl Evaluation<'_> {
     ) -> Result<Vec<[Answer; 4]>, EvaluateError> {
         let (d, n, active) = (encoded.d, self.catalogue.items(), &self.catalogue.active);
         let hidden = self.hidden_under(encoded, instructed, questions)?;
+        let block = rows_of_scores(n);
         let blocks: Vec<Result<Vec<[Answer; 4]>, NotFinite>> = questions
-            .par_chunks(BLOCK)
-            .zip(hidden.par_chunks(BLOCK * d))
+            .par_chunks(block)
+            .zip(hidden.par_chunks(block * d))
             .map_init(Vec::new, |scores, (questions, hidden)| {
                 scores.resize(questions.len() * n, 0f32);
                 encoded.score(hidden, scores);

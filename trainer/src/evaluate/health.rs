@@ -10,9 +10,9 @@ use schemas::delta::Root;
 use schemas::history::Role;
 use serde::{Deserialize, Serialize};
 
-use super::{Encoded, EvaluateError, Evaluation, Protocol};
+use super::{Encoded, EvaluateError, Evaluation, Protocol, asked_rows};
 use crate::checkpoint;
-use crate::data::{Catalogue, Sequences};
+use crate::data::Catalogue;
 use crate::device;
 use crate::top_k::TopK;
 
@@ -72,7 +72,7 @@ pub async fn health(config: &Config, root: &Root, name: &str) -> Result<Health, 
         }
     }
     let encoded = Encoded::new(&checkpoint.model, checkpoint.config.model.mask, &catalogue)?;
-    let sequences = Sequences::load(root, catalogue.items()).await?;
+    let sequences = asked_rows(config, root, catalogue.items(), Role::Validation).await?;
     let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
     let active_items = catalogue.active.iter().skip(1).filter(|&&active| active).count();
     let mut health = Health { active_items, ..Health::default() };

@@ -12,6 +12,7 @@ use schemas::config::Instructions;
 use serde::Serialize;
 
 use super::condition::{Filters, Question};
+use super::rank::rows_of_scores;
 use super::{Encoded, EvaluateError, Evaluation, Instructed, Metrics, Protocol, Target, gains};
 use crate::retrieve::{List, Merge, Merged, Origin, merge};
 use crate::top_k::{NotFinite, Scored, TopK};
@@ -130,6 +131,7 @@ impl Evaluation<'_> {
         let (d, n) = (encoded.d, self.catalogue.items());
         let hidden = self.hidden_under(encoded, instructed, questions)?;
         let plain = self.hidden(encoded, &self.asked(protocol))?;
+        let block_rows = rows_of_scores(n);
         let blocks: Vec<Result<Vec<Lists>, NotFinite>> = asked
             .par_chunks(BLOCK)
             .zip(plain.par_chunks(BLOCK * d))
@@ -140,31 +142,30 @@ impl Evaluation<'_> {
                     .map(|(asked, plain)| {
                         let of = asked.questions.clone();
                         let seen = asked.target.seen(self.sequences, protocol);
-                        let mut score = |hidden: &[f32]| {
-                            scores.resize(hidden.len() / d * n, 0.0);
-                            encoded.score(hidden, scores);
-                            let finite = scores.iter().all(|score| score.is_finite());
-                            if finite { Ok(scores.clone()) } else { Err(NotFinite) }
-                        };
-                        let plain = score(plain)?;
-                        let plain = self.list(&plain, &seen, |_| true);
-                        let scores = score(&hidden[of.start * d..of.end * d])?;
-                        let merged = [false, true].map(|filter| {
-                            let lists: Vec<List> = questions[of.clone()]
-                                .iter()
-                                .zip(scores.chunks_exact(n))
-                                .map(|(question, scores)| List {
-                                    condition: Some(question.condition),
-                                    weight: question.weight as f32,
-                                    origin: Origin::Model,
-                                    items: self.list(scores, &seen, |item| {
-                                        let Question { condition, at, .. } = *question;
-                                        !filter || instructed.carriers.carries(item, condition, at)
-                                    }),
-                                })
-                                .collect();
-                            merge(&lists, Merge::Weighted, LIST)
-                        });
+                        scored(encoded, plain, scores)?;
+                        let plain = self.list(scores, &seen, |_| true);
+                        let mut lists = [Vec::new(), Vec::new()];
+                        let of_target = questions[of.clone()].chunks(block_rows);
+                        for (questions, hidden) in
+                            of_target.zip(hidden[of.start * d..of.end * d].chunks(block_rows * d))
+                        {
+                            scored(encoded, hidden, scores)?;
+                            for (question, scores) in questions.iter().zip(scores.chunks_exact(n)) {
+                                let &Question { condition, at, weight, .. } = question;
+                                for (filter, lists) in [false, true].into_iter().zip(&mut lists) {
+                                    lists.push(List {
+                                        condition: Some(condition),
+                                        weight: weight as f32,
+                                        sharpness: 1.0,
+                                        origin: Origin::Model,
+                                        items: self.list(scores, &seen, |item| {
+                                            !filter || instructed.carriers.carries(item, condition, at)
+                                        }),
+                                    });
+                                }
+                            }
+                        }
+                        let merged = lists.map(|lists| merge(&lists, Merge::Weighted, LIST));
                         Ok(Lists { merged, plain: plain.iter().map(|scored| scored.item).collect() })
                     })
                     .collect()
@@ -278,6 +279,13 @@ impl Evaluation<'_> {
             })
             .collect()
     }
+}
+
+/// Fills `scores` with those of all items for each row of `hidden`.
+fn scored(encoded: &Encoded<'_>, hidden: &[f32], scores: &mut Vec<f32>) -> Result<(), NotFinite> {
+    scores.resize(hidden.len() / encoded.d * (encoded.item_rows.len() / encoded.d), 0.0);
+    encoded.score(hidden, scores);
+    if scores.iter().all(|score| score.is_finite()) { Ok(()) } else { Err(NotFinite) }
 }
 
 /// An attribute that instructs.

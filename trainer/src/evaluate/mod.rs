@@ -38,6 +38,7 @@ use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys}
 use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};
+use crate::random;
 use crate::top_k::NotFinite;
 use targets::targets_at;
 
@@ -74,8 +75,12 @@ pub async fn run(
         known.rows(name).map_err(|e| unknown(&e))?;
     }
     let carriers = Carriers::new(&known, derived, &catalogue);
-    let sequences = Sequences::load(root, catalogue.items()).await?;
     let role = if split == Split::Test { Role::Test } else { Role::Validation };
+    let sequences = match split {
+        // What is new is looked for among all rows.
+        Split::Prequential => Sequences::load(root, catalogue.items()).await?,
+        Split::Validation | Split::Test => asked_rows(config, root, catalogue.items(), role).await?,
+    };
     let mut evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
     if split == Split::Prequential {
         let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
@@ -86,6 +91,7 @@ pub async fn run(
     let mut report = Report {
         source: sequences.source.clone(),
         trained_on: None,
+        learned_events: None,
         hides_nothing: false,
         results: Vec::new(),
         horizon: Vec::new(),
@@ -94,6 +100,13 @@ pub async fn run(
     };
     if split != Split::Prequential && checkpoint.lineage.sequences != sequences.source {
         report.trained_on = Some(checkpoint.lineage.sequences.clone());
+    }
+    if split != Split::Prequential
+        && !config.sequences.holds_out_for_ever(&sequences.source.config_hash)
+        && let Some(learned) = checkpoint.lineage.learned_events()
+    {
+        let is_newer = sequences.source.events_version.parse().is_ok_and(|asked: u64| asked < learned);
+        report.learned_events = is_newer.then_some(learned);
     }
     if evaluation.is_empty() {
         return Ok(report);
@@ -113,7 +126,7 @@ pub async fn run(
     }
     let (curves, mut horizon) = evaluation.horizon(name, &encoded, protocols)?;
     report.horizon = curves;
-    if config.evaluate.baselines && split != Split::Prequential {
+    if config.evaluate.baselines && config.evaluate.sample == 0 && split != Split::Prequential {
         report.results.extend(evaluation.baselines(protocols)?);
     }
     let stored = checkpoint::find(&directory).unwrap_or(directory);
@@ -150,6 +163,27 @@ pub async fn run(
     stored::store(&stored, evaluation.split, &report, &ranks, &horizon)?;
     Ok(report)
 }
+
+/// The rows of `sequences` that are asked for their targets of `role`: all, or those of some users (`evaluate.sample`), the same ones
+/// whatever the model.
+async fn asked_rows(config: &Config, root: &Root, items: usize, role: Role) -> Result<Sequences, DataError> {
+    let wanted = config.evaluate.sample;
+    if wanted == 0 {
+        return Sequences::load(root, items).await;
+    }
+    let mut lot = random::generator(config.seed, "asked", 0);
+    let (mut rows, mut targets) = (0, 0);
+    let enough = |read: &Sequences, draws: usize| {
+        let new = (rows..read.rows()).flat_map(|row| read.owned(row));
+        targets += new.filter(|&position| read.roles[position] == role).count();
+        rows = read.rows();
+        targets >= wanted || draws >= DRAWS_MAX
+    };
+    Sequences::sample(root, items, &mut lot, enough).await
+}
+
+/// After so many draws of users by lot, a table holds too little out to look for more.
+pub(crate) const DRAWS_MAX: usize = 64;
 
 /// An evaluation that failed.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,11 @@ use crate::top_k::NotFinite;
 const BLOCK: usize = 32;
 const SCORES: usize = 1 << 22;
 
+/// How many rows of scores over `items` items a thread may hold.
+pub(super) fn rows_of_scores(items: usize) -> usize {
+    (SCORES / items.max(1)).clamp(1, BLOCK)
+}
+
 /// One question: where does `item` rank?
 #[derive(Debug, Clone)]
 pub struct Query {
@@ -32,7 +37,7 @@ pub fn rank(
     score: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Result<Vec<Ranks>, NotFinite> {
     let items = active.len() - 1;
-    let in_block = (SCORES / items.max(1)).clamp(1, BLOCK);
+    let in_block = rows_of_scores(items);
     let ranks: Vec<Result<Vec<Ranks>, NotFinite>> = queries
         .par_chunks(in_block)
         .enumerate()
@@ -104,6 +109,15 @@ mod tests {
         let delisted = [false, true, false, true, false];
         assert_eq!(one(3, &[], &delisted, &scores), Ranks { all: Some(2), unseen: Some(2) });
         assert_eq!(one(4, &[], &delisted, &scores), Ranks { all: None, unseen: None });
+    }
+
+    #[test]
+    fn scores_in_memory_do_not_grow_with_the_catalogue() {
+        assert_eq!(rows_of_scores(0), BLOCK);
+        for items in [1, 12_000, 131_072, 131_073, 1_000_000, 4_194_304, 6_000_000] {
+            let rows = rows_of_scores(items);
+            assert!((1..=BLOCK).contains(&rows) && (rows == 1 || rows * items <= SCORES), "{items}: {rows}");
+        }
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub struct Report {
     /// The rows that the model was trained on, where they are others: it may have learned what is held out here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<SequencesSource>,
+    /// The version of `events` up to which the model or an ancestor has learned, where it is newer than that of the rows that were
+    /// asked and the split holds out other events as the log grows: what is held out here may have been learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_events: Option<u64>,
 }
 
 impl fmt::Display for Report {
@@ -40,6 +44,14 @@ impl fmt::Display for Report {
                 trained_on.config_hash,
                 self.source.sequences_version,
                 self.source.config_hash
+            )?;
+        }
+        if let Some(learned) = self.learned_events {
+            writeln!(
+                f,
+                "warning: the model has learned of `events` up to version {learned}, and is asked what version {} held out: it \
+                 may have learned that since; run `pipeline build-sequences` and ask again",
+                self.source.events_version
             )?;
         }
         let SequencesSource { sequences_version, tie_policy, delta_tau_ms, .. } = &self.source;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use schemas::config::{Model, Sft};
 
+use super::items::attribute_table;
 use super::{ClimberPilot, ID_TABLE};
 use crate::vocabulary::Vocabulary;
 
@@ -14,25 +15,25 @@ impl ClimberPilot {
     /// A new item's row is the mean of its categories: of each value of its attributes, the mean over the items that had a row
     /// and carry the value. An item that shares no value with them begins at the mean of all, and so does a new value in the
     /// table of its attribute.
-    pub fn grown(&self, model: &Model, sft: &Sft, vocabulary: Arc<Vocabulary>, seed: u64) -> Result<Self> {
-        let mut grown = Self::new(model, sft, vocabulary, seed, self.parameters.backend())?;
+    pub fn grown(&self, model: &Model, sft: &Sft, vocabulary: Arc<Vocabulary>) -> Result<Self> {
         let mut tensors = self.tensors();
-        for (name, wanted) in grown.tensors() {
-            // What is not there, loading names.
-            let Some(known) = tensors.get(&name) else { continue };
-            let (rows, more) = (known.dim(0)?, wanted.dim(0)?);
-            if more > rows {
-                let new = if name == ID_TABLE {
-                    self.new_id_rows(&grown.vocabulary)?.to_device(known.device())?
-                } else {
-                    known.mean_keepdim(0)?.repeat((more - rows, 1))?
-                };
-                let all = Tensor::cat(&[known, &new], 0)?;
-                tensors.insert(name, all);
+        let mut grow = |name: &str, rows: usize, new: &dyn Fn(&Tensor, usize) -> Result<Tensor>| {
+            // What is not there, the new model names.
+            let Some(known) = tensors.get(name) else { return Ok(()) };
+            if let Some(more) = rows.checked_sub(known.dim(0)?).filter(|&more| more > 0) {
+                let all = Tensor::cat(&[known, &new(known, more)?], 0)?;
+                tensors.insert(name.to_owned(), all);
             }
+            Ok::<_, candle_core::Error>(())
+        };
+        grow(ID_TABLE, vocabulary.id_rows(), &|known, _| {
+            self.new_id_rows(&vocabulary)?.to_device(known.device())
+        })?;
+        for attribute in vocabulary.attributes() {
+            let mean = |known: &Tensor, more| known.mean_keepdim(0)?.repeat((more, 1));
+            grow(&attribute_table(&attribute.name), attribute.values.len(), &mean)?;
         }
-        grown.load(&tensors)?;
-        Ok(grown)
+        Self::saved(model, sft, vocabulary, tensors.into(), self.parameters.backend())
     }
 
     /// First values for the rows that `vocabulary` has more: `[new rows, d]`.

@@ -130,6 +130,15 @@ impl ClimberPilot {
             .then_some(instructions.embedding.as_ref())?
     }
 
+    /// For each of the model's conditions the factor that scores under it have beside scores under another; empty where there is
+    /// none. It sharpens the softmax of the condition and orders nothing within a list.
+    pub fn sharpness(&self) -> Result<Vec<f32>> {
+        match self.instructions.as_ref().and_then(|instructions| instructions.sharpness.as_ref()) {
+            Some(sharpness) => sharpness.exp()?.detach().flatten_all()?.to_vec1(),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// `tokens`, with the vectors `items` that they name, ready to be read any number of times.
     pub fn histories<'a>(
         &self,

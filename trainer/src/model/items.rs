@@ -9,7 +9,6 @@ use candle_core::{Result, Tensor, Var};
 use schemas::config::{Model, Precision};
 
 use super::Parameters;
-use super::parameters::normal;
 use crate::data::ItemSet;
 use crate::ops::{self, Bags};
 use crate::vocabulary::Vocabulary;
@@ -94,25 +93,13 @@ pub struct ItemVectors {
 }
 
 impl ItemEncoder {
-    pub(super) fn new(
-        parameters: &mut Parameters,
-        model: &Model,
-        vocabulary: &Vocabulary,
-        seed: u64,
-    ) -> Result<Self> {
+    pub(super) fn new(parameters: &mut Parameters, model: &Model, vocabulary: &Vocabulary) -> Result<Self> {
         let d = model.d;
-        let rows = vocabulary.id_rows();
-        let ids = Tensor::from_vec(
-            normal(seed, ID_TABLE, rows * d, EMBEDDING_STD)?,
-            (rows, d),
-            parameters.device(),
-        )?;
+        let ids = parameters.values(ID_TABLE, &[vocabulary.id_rows(), d], EMBEDDING_STD)?;
         let attributes = vocabulary
             .attributes()
             .iter()
-            .map(|a| {
-                parameters.normal(&format!("items.{}", a.name), &[a.values.len().max(1), d], EMBEDDING_STD)
-            })
+            .map(|a| parameters.normal(&attribute_table(&a.name), &[a.values.len().max(1), d], EMBEDDING_STD))
             .collect::<Result<Vec<_>>>()?;
         let fuse = if attributes.is_empty() {
             None
@@ -139,6 +126,11 @@ impl ItemEncoder {
         };
         Ok(ItemVectors { vectors, touched })
     }
+}
+
+/// The name of an attribute's table in checkpoints.
+pub(super) fn attribute_table(attribute: &str) -> String {
+    format!("items.{attribute}")
 }
 
 /// The name of the id table in checkpoints.

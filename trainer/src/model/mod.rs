@@ -21,8 +21,9 @@ mod items;
 mod layer;
 mod parameters;
 mod sasrec;
+mod saved;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ use schemas::config::{Architecture, Model, Sft};
 
 pub use instruct::{CONDITION_PREFIX, Histories, Reads};
 pub use items::{ID_TABLE, IdTable, ItemRows, ItemVectors, TouchedRows};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, Values};
+pub use saved::SavedValues;
 
 use crate::device::Backend;
 use crate::ops::{self, AttentionLayout, Dropout};
@@ -99,8 +101,33 @@ impl ClimberPilot {
         seed: u64,
         backend: &Backend,
     ) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, backend.clone());
-        let items = ItemEncoder::new(&mut parameters, model, &vocabulary, seed)?;
+        Self::with_values(model, sft, vocabulary, Values::Seed(seed), backend)
+    }
+
+    /// The model with values that were saved, on `backend`, from wherever they are.
+    ///
+    /// # Errors
+    ///
+    /// Where a value is not there, or has another shape.
+    pub fn saved(
+        model: &Model,
+        sft: &Sft,
+        vocabulary: Arc<Vocabulary>,
+        values: SavedValues,
+        backend: &Backend,
+    ) -> Result<Self> {
+        Self::with_values(model, sft, vocabulary, Values::Saved(Arc::new(values)), backend)
+    }
+
+    fn with_values(
+        model: &Model,
+        sft: &Sft,
+        vocabulary: Arc<Vocabulary>,
+        values: Values,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let mut parameters = Parameters::new(values, backend.clone());
+        let items = ItemEncoder::new(&mut parameters, model, &vocabulary)?;
         let start = parameters.normal("start", &[1, model.d], 0.02)?;
         let positions = match model.architecture {
             Architecture::Sasrec => Some(Positions::new(&mut parameters, model)?),
@@ -118,6 +145,7 @@ impl ClimberPilot {
         } else {
             Some(Instructions::new(&mut parameters, sft, conditions.len(), model)?)
         };
+        parameters.complete();
         Ok(Self {
             parameters,
             vocabulary,
@@ -140,15 +168,13 @@ impl ClimberPilot {
         vocabulary: Arc<Vocabulary>,
         seed: u64,
     ) -> Result<Self> {
-        let mut taught = Self::new(model, sft, vocabulary, seed, parent.parameters.backend())?;
         let mut tensors = parent.tensors();
-        for (name, value) in taught.tensors() {
-            if name.starts_with(CONDITION_PREFIX) {
-                tensors.insert(name, value.copy()?);
-            }
+        if !vocabulary.conditions().is_empty() {
+            let mut new = Parameters::new(Values::Seed(seed), parent.parameters.backend().clone());
+            Instructions::new(&mut new, sft, vocabulary.conditions().len(), model)?;
+            tensors.extend(new.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone())));
         }
-        taught.load(&tensors)?;
-        Ok(taught)
+        Self::saved(model, sft, vocabulary, tensors.into(), parent.parameters.backend())
     }
 
     /// The dense parameters.
@@ -235,23 +261,5 @@ impl ClimberPilot {
             self.parameters.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone())).collect();
         tensors.insert(ID_TABLE.to_owned(), self.items.ids.weight.clone());
         tensors
-    }
-
-    /// Replaces every value by that of the same name, from whatever device.
-    pub fn load(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        self.parameters.load(tensors)?;
-        match tensors.get(ID_TABLE) {
-            Some(ids) if ids.shape() == self.items.ids.weight.shape() => {
-                // A copy of its own: the optimiser writes into it.
-                self.items.ids.weight = ids.to_device(self.items.ids.weight.device())?.copy()?;
-                Ok(())
-            }
-            Some(ids) => candle_core::bail!(
-                "parameter `{ID_TABLE}` is {:?} in the checkpoint and {:?} in the model",
-                ids.shape(),
-                self.items.ids.weight.shape()
-            ),
-            None => candle_core::bail!("the checkpoint has no parameter `{ID_TABLE}`"),
-        }
     }
 }

@@ -1,11 +1,13 @@
 //! The trainable parameters, by name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand_distr::{Distribution, Normal};
 use schemas::config::Precision;
 
+use super::SavedValues;
 use crate::device::Backend;
 use crate::random;
 
@@ -13,14 +15,23 @@ use crate::random;
 #[derive(Debug, Clone)]
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
-    seed: u64,
+    from: Values,
     backend: Backend,
 }
 
+/// Where new parameters have their values from.
+#[derive(Debug, Clone)]
+pub enum Values {
+    /// Initial ones, which follow from a seed and each parameter's name.
+    Seed(u64),
+    /// Those that were saved under the same names. Nothing is drawn.
+    Saved(Arc<SavedValues>),
+}
+
 impl Parameters {
-    /// No parameters yet. Initial values follow from `seed` and each parameter's name.
-    pub fn new(seed: u64, backend: Backend) -> Self {
-        Self { vars: BTreeMap::new(), seed, backend }
+    /// No parameters yet.
+    pub fn new(from: Values, backend: Backend) -> Self {
+        Self { vars: BTreeMap::new(), from, backend }
     }
 
     /// Where the values are.
@@ -38,15 +49,35 @@ impl Parameters {
         self.backend.precision
     }
 
-    /// A new parameter with values from `N(0, std²)`.
+    /// A new parameter with initial values from `N(0, std²)`.
     pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
-        let values = normal(self.seed, name, shape.iter().product(), std)?;
-        self.insert(name, Tensor::from_vec(values, shape, self.device())?)
+        let values = self.values(name, shape, std)?;
+        self.insert(name, values)
     }
 
-    /// A new parameter with one value everywhere.
+    /// Values with this name and these initial values that are no parameter.
+    pub fn values(&self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
+        match &self.from {
+            Values::Seed(seed) => {
+                let values = normal(*seed, name, shape.iter().product(), std)?;
+                Tensor::from_vec(values, shape, self.device())
+            }
+            Values::Saved(saved) => saved.copied(name, shape, self.device()),
+        }
+    }
+
+    /// A new parameter with one initial value everywhere.
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Tensor> {
-        self.insert(name, Tensor::full(value, shape, self.device())?)
+        let values = match &self.from {
+            Values::Seed(_) => Tensor::full(value, shape, self.device())?,
+            Values::Saved(saved) => saved.copied(name, shape, self.device())?,
+        };
+        self.insert(name, values)
+    }
+
+    /// Lets go of saved values: all parameters are made.
+    pub(super) fn complete(&mut self) {
+        self.from = Values::Seed(0);
     }
 
     fn insert(&mut self, name: &str, value: Tensor) -> Result<Tensor> {
@@ -61,24 +92,6 @@ impl Parameters {
     /// All parameters in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
-    }
-
-    /// Replaces every value by that of the same name, which must be there and have the same shape.
-    pub fn load(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        for (name, var) in &self.vars {
-            let Some(value) = tensors.get(name) else {
-                candle_core::bail!("the checkpoint has no parameter `{name}`");
-            };
-            if value.shape() != var.shape() {
-                candle_core::bail!(
-                    "parameter `{name}` is {:?} in the checkpoint and {:?} in the model",
-                    value.shape(),
-                    var.shape()
-                );
-            }
-            var.set(&value.to_device(var.device())?)?;
-        }
-        Ok(())
     }
 }
 

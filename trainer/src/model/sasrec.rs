@@ -72,10 +72,11 @@ mod tests {
 
     use super::*;
     use crate::device::Backend;
+    use crate::model::Values;
 
     #[test]
     fn late_positions_share_the_last_row() {
-        let mut parameters = Parameters::new(1, Backend::CPU);
+        let mut parameters = Parameters::new(Values::Seed(1), Backend::CPU);
         let model = Model { d: 2, max_positions: 3, ..Model::default() };
         let positions = Positions::new(&mut parameters, &model).unwrap();
         let layout = AttentionLayout { offsets: vec![0, 5, 7], ..AttentionLayout::default() };

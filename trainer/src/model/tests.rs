@@ -8,16 +8,16 @@ use schemas::config::{Architecture, Loss, MaskMode, Model, Precision, Pretrain, 
 use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
 
 use super::*;
-use crate::data::{Batch, Catalogue, Sequences};
+use crate::data::{Batch, Catalogue, Draws, Sequences};
 use crate::device::Backend;
 use crate::loss::TamipLoss;
 use crate::optimizer::Adam;
 
 mod devices;
 mod grow;
-mod instruct;
+pub(crate) mod instruct;
 
-const ITEMS: u32 = 12;
+pub(crate) const ITEMS: u32 = 12;
 
 const ARCHITECTURES: [Architecture; 3] =
     [Architecture::ClimberPilot, Architecture::Sasrec, Architecture::Hstu];
@@ -68,7 +68,7 @@ fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend
     model
 }
 
-fn model(mask: MaskMode) -> ClimberPilot {
+pub(crate) fn model(mask: MaskMode) -> ClimberPilot {
     random_model(Architecture::ClimberPilot, mask)
 }
 
@@ -101,7 +101,7 @@ fn scores_with_a_temperature_are_cosines() {
 }
 
 /// One row per history of (item, seconds since the last); everything is a pre-training target.
-fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
+pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
     let mut all = Sequences { offsets: vec![0], ..Sequences::default() };
     for history in histories {
         let mut now = 1_000_000_000_000;
@@ -127,8 +127,19 @@ fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
     all
 }
 
+/// What batches of the rows of `data` draw.
+pub(crate) fn draws(data: &Sequences, mask: MaskMode, branches: usize) -> Draws {
+    let predicted = |row| Batch::predicted(data, row, mask, branches, true);
+    Draws::new(ITEMS as usize, (0..data.rows() as u32).map(predicted))
+}
+
 /// Logits over the catalogue of branch `k` for each of its targets, with the target's position.
-fn logits(model: &ClimberPilot, data: &Sequences, mask: MaskMode, k: usize) -> Vec<(u32, Vec<f32>)> {
+pub(crate) fn logits(
+    model: &ClimberPilot,
+    data: &Sequences,
+    mask: MaskMode,
+    k: usize,
+) -> Vec<(u32, Vec<f32>)> {
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     let batch = Batch::pretrain(data, &rows, mask, model.branches(), true, None);
     let items: Vec<u32> = (1..=ITEMS).collect();
@@ -214,7 +225,7 @@ fn every_architecture_knows_the_order_of_the_items() {
     }
 }
 
-fn pretrain(loss: Loss) -> Pretrain {
+pub(crate) fn pretrain(loss: Loss) -> Pretrain {
     Pretrain { loss, uniform_negatives: 4, ..Pretrain::default() }
 }
 
@@ -234,7 +245,7 @@ fn every_parameter_receives_a_gradient() {
             let what = format!("{architecture:?}, {mask:?}");
             let model = random_model(architecture, mask);
             let batch = Batch::pretrain(&data, &rows, mask, model.branches(), true, None);
-            let loss = TamipLoss::new(&pretrain(loss), &data.training_counts(ITEMS as usize), 1);
+            let loss = TamipLoss::new(&pretrain(loss), draws(&data, mask, model.branches()), 1);
             let plan = loss.plan(model.vocabulary(), batch.clone(), 0);
             let (gradients, step) = loss.differentiate(&model, &plan, None).unwrap();
             for (name, var) in model.parameters().iter() {
@@ -254,11 +265,10 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     let data = sequences(&long_histories(), 900_000);
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     let model = model(MaskMode::Gather);
-    let counts = data.training_counts(ITEMS as usize);
     // One branch: with several, what another branch predicts is no negative.
     let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
     let value = |config: Pretrain| {
-        let loss = TamipLoss::new(&config, &counts, 1);
+        let loss = TamipLoss::new(&config, draws(&data, MaskMode::Gather, 1), 1);
         loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 0), None)
             .unwrap()
             .loss
@@ -285,7 +295,7 @@ fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
             sampling_correction,
             ..pretrain(Loss::Sampled)
         };
-        let loss = TamipLoss::new(&config, &data.training_counts(ITEMS as usize), 1);
+        let loss = TamipLoss::new(&config, draws(&data, MaskMode::Gather, 1), 1);
         let value = loss
             .compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 3), None)
             .unwrap()
@@ -316,7 +326,7 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
     let data = sequences(&long_histories()[..2], 900_000);
     let model = model(MaskMode::Gather);
     let before = model.ids().weight.copy().unwrap().to_vec2::<f32>().unwrap();
-    let loss = TamipLoss::new(&pretrain(Loss::Sampled), &data.training_counts(ITEMS as usize), 1);
+    let loss = TamipLoss::new(&pretrain(Loss::Sampled), draws(&data, MaskMode::Gather, 2), 1);
     let mut adam = Adam::new(&model, 0.0, 5.0).unwrap();
     let mut losses = Vec::new();
     let mut touched = std::collections::BTreeSet::new();

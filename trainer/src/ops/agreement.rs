@@ -295,6 +295,8 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
             shift: shift.to_vec(),
             excluded_offsets: vec![0, 2, 3, 3, 4],
             excluded: vec![0, 3, 4, 2],
+            certain_ranges: vec![0, 3, 3, 3, 0, 0, 0, 3],
+            certain: vec![1, 3, 6],
         };
         case(format!("sampled softmax, {} negatives", shift.len()), 4, 7, targets, candidates, 0.0);
     }
@@ -309,6 +311,9 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
         shift: (0..negatives).map(|i| (i % 7) as f32 * 0.1).collect(),
         excluded_offsets: (0..=rows).map(|i| 2 * i).collect(),
         excluded: (0..2 * rows).map(|i| i * 104_729 % columns).collect(),
+        // Lists of 40 that each ten rows share.
+        certain_ranges: (0..rows).flat_map(|i| [i / 10 * 40, i / 10 * 40 + 40]).collect(),
+        certain: (0..rows.div_ceil(10) * 40).map(|i| i * 611 % columns).collect(),
     };
     let name = format!("sampled softmax, {rows} × {negatives}");
     case(name, rows as usize, columns as usize, targets, candidates, 0.0);

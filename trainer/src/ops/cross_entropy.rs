@@ -73,6 +73,10 @@ pub enum Candidates {
         excluded_offsets: Vec<u32>,
         /// Candidates.
         excluded: Vec<u32>,
+        /// For each row, begin and end in `certain` of the candidates whose logits this row does not shift. Rows may share them.
+        certain_ranges: Vec<u32>,
+        /// Candidates; among those of one row each once.
+        certain: Vec<u32>,
     },
 }
 
@@ -86,6 +90,11 @@ impl Candidates {
             let Some((target, _)) = targets.row(row).next() else { continue };
             let (negatives, targets_only) = shifts.split_at_mut(shift.len());
             negatives.copy_from_slice(shift);
+            for &candidate in self.certain(row) {
+                if let Some(shift) = negatives.get_mut(candidate as usize) {
+                    *shift = 0.0;
+                }
+            }
             targets_only.fill(f32::NEG_INFINITY);
             for &candidate in self.excluded(row) {
                 shifts[candidate as usize] = f32::NEG_INFINITY;
@@ -101,6 +110,16 @@ impl Candidates {
             Self::All => &[],
             Self::Sampled { excluded_offsets, excluded, .. } => {
                 &excluded[excluded_offsets[row] as usize..excluded_offsets[row + 1] as usize]
+            }
+        }
+    }
+
+    /// Candidates whose logits `row` does not shift.
+    fn certain(&self, row: usize) -> &[u32] {
+        match self {
+            Self::All => &[],
+            Self::Sampled { certain_ranges, certain, .. } => {
+                &certain[certain_ranges[2 * row] as usize..certain_ranges[2 * row + 1] as usize]
             }
         }
     }
@@ -138,9 +157,10 @@ pub fn cross_entropy(
     if let Some(target) = targets.candidates.iter().find(|&&t| t as usize >= columns) {
         candle_core::bail!("cross_entropy: target {target} of {columns} candidates");
     }
-    if let Candidates::Sampled { shift, excluded_offsets, .. } = &**candidates {
+    if let Candidates::Sampled { shift, excluded_offsets, certain_ranges, .. } = &**candidates {
         let one_each = targets.offsets.windows(2).all(|ends| ends[1] - ends[0] <= 1);
-        if label_smoothing > 0.0 || shift.len() > columns || excluded_offsets.len() != rows + 1 || !one_each {
+        let for_rows = excluded_offsets.len() == rows + 1 && certain_ranges.len() == 2 * rows;
+        if label_smoothing > 0.0 || shift.len() > columns || !for_rows || !one_each {
             candle_core::bail!("cross_entropy: the sampled candidates do not fit the rows");
         }
     }
@@ -319,6 +339,11 @@ impl CrossEntropy {
         {
             let logit = logits.get(target as usize).copied();
             vector::widest(|| vector::add_scaled(logits, 1.0, shift));
+            for &candidate in self.candidates.certain(row) {
+                if let Some(logit) = logits.get_mut(candidate as usize) {
+                    *logit -= shift[candidate as usize];
+                }
+            }
             for &candidate in self.candidates.excluded(row) {
                 if let Some(logit) = logits.get_mut(candidate as usize) {
                     *logit = f32::NEG_INFINITY;
@@ -429,6 +454,9 @@ mod tests {
             shift: shift.to_vec(),
             excluded_offsets: vec![0, 2, 3, 3, 4],
             excluded: vec![0, 3, 4, 2],
+            // One of a row's is excluded too, one is no negative; two rows share theirs.
+            certain_ranges: vec![0, 3, 3, 3, 0, 0, 0, 3],
+            certain: vec![1, 3, 6],
         };
         (Arc::new(targets), Arc::new(candidates))
     }

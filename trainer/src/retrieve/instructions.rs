@@ -49,11 +49,11 @@ pub(super) fn resolve(
     text: &str,
     known: &Conditions,
     min_pool: usize,
-    retriever: &mut Retriever<'_>,
+    (retriever, at): (&mut Retriever<'_>, i64),
 ) -> Result<Ask, String> {
     let condition: Condition = text.parse().map_err(|e| format!("{e}"))?;
     let row = known.row(&condition).map_err(|e| e.to_string())?;
-    let size = retriever.prepare(row);
+    let size = retriever.prepare(row, at);
     if size < min_pool.max(1) {
         return Err(format!(
             "`{condition}` is carried by {size} items that may be retrieved, fewer than conditions.min_pool = \
@@ -83,14 +83,14 @@ impl Instructions {
         texts: &[String],
         known: &Conditions,
         min_pool: usize,
-        retriever: &mut Retriever<'_>,
+        (retriever, at): (&mut Retriever<'_>, i64),
     ) -> Result<Self, ConfigError> {
         if texts.is_empty() {
             return Ok(Self::Same(vec![Ask::PLAIN]));
         }
         let mut asks = Vec::new();
         for text in split(texts, known) {
-            let ask = resolve(text, known, min_pool, retriever)
+            let ask = resolve(text, known, min_pool, (retriever, at))
                 .map_err(|problem| ConfigError::Invalid { key: "--conditions".into(), problem })?;
             if !asks.contains(&ask) {
                 asks.push(ask);
@@ -104,7 +104,7 @@ impl Instructions {
         root: &Root,
         known: &Conditions,
         min_pool: usize,
-        retriever: &mut Retriever<'_>,
+        (retriever, at): (&mut Retriever<'_>, i64),
     ) -> Result<Self, DataError> {
         let snapshot = root.require(tables::INSTRUCTIONS, "pipeline instructions").await?;
         let columns = ["user_id", "attributes", "conditions", "weights"];
@@ -130,7 +130,7 @@ impl Instructions {
                 {
                     let condition = Condition { attribute: attribute.into(), value: value.into() };
                     let place = *places.entry(condition).or_insert_with_key(|condition| {
-                        table.conditions.push(Known::new(condition, known, min_pool, retriever));
+                        table.conditions.push(Known::new(condition, known, min_pool, (retriever, at)));
                         table.conditions.len() as u32 - 1
                     });
                     of_user.push((place, weight));
@@ -169,11 +169,11 @@ impl Known {
         condition: &Condition,
         known: &Conditions,
         min_pool: usize,
-        retriever: &mut Retriever<'_>,
+        (retriever, at): (&mut Retriever<'_>, i64),
     ) -> Self {
         let usable = match known.row(condition) {
             Err(_) => Err(Unusable::Unknown),
-            Ok(row) if retriever.prepare(row) < min_pool.max(1) => Err(Unusable::SmallPool),
+            Ok(row) if retriever.prepare(row, at) < min_pool.max(1) => Err(Unusable::SmallPool),
             Ok(row) => Ok(row),
         };
         Self { name: condition.to_string(), usable }

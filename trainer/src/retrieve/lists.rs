@@ -1,6 +1,7 @@
 //! From requests to lists: the model part, then the search; popular items for users of whom nothing is visible.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -15,6 +16,7 @@ use super::histories::History;
 use super::report::Report;
 use super::search::{Candidates, Hnsw, Question, Scored};
 use crate::conditions::Carriers;
+use crate::evaluate::Popularity;
 use crate::model::ClimberPilot;
 
 /// What is asked for one user.
@@ -22,6 +24,8 @@ use crate::model::ClimberPilot;
 pub struct Request {
     /// The user.
     pub user_id: String,
+    /// Its time (epoch milliseconds), from which derived conditions count.
+    pub at: i64,
     /// All that is visible of the user.
     pub history: History,
     /// The lists to retrieve.
@@ -69,6 +73,8 @@ pub struct List {
     pub condition: Option<u32>,
     /// The weight of its instruction.
     pub weight: f32,
+    /// The factor that the model has learned for the condition's scores; 1 without one.
+    pub sharpness: f32,
     /// How it came about.
     pub origin: Origin,
     /// At most `k` items.
@@ -84,8 +90,6 @@ pub struct Limits {
     pub only: bool,
     /// Whether items stay that the user has seen.
     pub keep_seen: bool,
-    /// The time of the requests (epoch milliseconds), from which derived conditions count.
-    pub at: i64,
 }
 
 /// Answers requests.
@@ -109,15 +113,23 @@ pub struct Retriever<'a> {
     pub retrievable: Vec<bool>,
     /// Training events by item index.
     pub counts: Vec<u32>,
+    /// What orders items as these counts do.
+    popularity: Popularity,
+    /// By condition, the factor of its scores; empty where there is none.
+    sharpness: Vec<f32>,
     /// What lists may hold.
     pub limits: Limits,
-    /// By condition, which items carry it at the time of the requests.
-    pools: BTreeMap<u32, Pool>,
+    /// By condition, which items carry it at some times.
+    pools: BTreeMap<u32, Vec<Pool>>,
 }
 
-/// The carriers of a condition.
+/// Pools that are kept of one condition: requests come at growing times.
+const POOLS: usize = 4;
+
+/// The carriers of a condition at certain times.
 #[derive(Debug, Clone)]
 struct Pool {
+    times: Range<i64>,
     carries: Vec<bool>,
     /// Those that may be in a list.
     retrievable: Arc<Vec<bool>>,
@@ -145,34 +157,63 @@ impl<'a> Retriever<'a> {
             graph,
             carriers,
             retrievable,
+            popularity: Popularity::new(&counts),
             counts,
+            sharpness: model.sharpness()?,
             limits,
             pools,
         })
     }
 
-    /// Makes the condition of `row` ready to be asked for; gives the number of retrievable items that carry it.
-    pub fn prepare(&mut self, row: u32) -> usize {
-        let Self { carriers, retrievable, limits, .. } = self;
-        let pool = self.pools.entry(row).or_insert_with(|| {
-            let carries = carriers.pool(row, limits.at);
-            let both = carries.iter().zip(&*retrievable).map(|(&carries, &may)| carries && may);
-            let both: Vec<bool> = both.collect();
-            Pool { carries, size: both.iter().filter(|&&may| may).count(), retrievable: Arc::new(both) }
-        });
-        pool.size
+    /// Makes the condition of `row` ready to be asked for at the time `at`; gives the number of retrievable items that carry it
+    /// then.
+    pub fn prepare(&mut self, row: u32, at: i64) -> usize {
+        if let Some(pool) = self.pool(row, at) {
+            return pool.size;
+        }
+        let carries = self.carriers.pool(row, at);
+        let both = carries.iter().zip(&self.retrievable).map(|(&carries, &may)| carries && may);
+        let both: Vec<bool> = both.collect();
+        let size = both.iter().filter(|&&may| may).count();
+        let times = self.carriers.unchanged(row, at);
+        self.pools.entry(row).or_default().push(Pool { times, carries, size, retrievable: Arc::new(both) });
+        size
     }
 
-    /// The items that may be in a list.
-    fn allowed(&self, condition: Option<u32>, only: bool) -> &[bool] {
-        match condition.and_then(|row| self.pools.get(&row)) {
+    fn pool(&self, row: u32, at: i64) -> Option<&Pool> {
+        self.pools.get(&row)?.iter().find(|pool| pool.times.contains(&at))
+    }
+
+    /// The items that may be in a list that is asked for at the time `at`.
+    fn allowed(&self, condition: Option<u32>, at: i64, only: bool) -> &[bool] {
+        match condition.and_then(|row| self.pool(row, at)) {
             Some(pool) if only => &pool.retrievable,
             _ => &self.retrievable,
         }
     }
 
-    /// The lists of each request, in the order asked. Conditions must have been [prepared](Self::prepare).
-    pub fn lists(&self, requests: &[Request], report: &mut Report) -> Result<Vec<Vec<List>>, RetrieveError> {
+    /// The lists of each request, in the order asked.
+    pub fn lists(
+        &mut self,
+        requests: &[Request],
+        report: &mut Report,
+    ) -> Result<Vec<Vec<List>>, RetrieveError> {
+        for pools in self.pools.values_mut().filter(|pools| pools.len() > POOLS) {
+            pools.drain(..pools.len() - POOLS);
+        }
+        for request in requests {
+            for row in request.asks.iter().filter_map(|ask| ask.condition) {
+                self.prepare(row, request.at);
+            }
+        }
+        self.prepared_lists(requests, report)
+    }
+
+    fn prepared_lists(
+        &self,
+        requests: &[Request],
+        report: &mut Report,
+    ) -> Result<Vec<Vec<List>>, RetrieveError> {
         let Limits { only, keep_seen, .. } = self.limits;
         let read: Vec<History> = requests.iter().map(|r| r.history.newest(self.max_len)).collect();
         let conditions: Vec<Vec<Option<u32>>> =
@@ -193,11 +234,11 @@ impl<'a> Retriever<'a> {
             .collect();
         let with_history = requests.iter().zip(&seen).filter(|(request, _)| !request.history.is_empty());
         let questions: Vec<Question<'_>> = with_history
-            .flat_map(|(request, seen)| request.asks.iter().map(move |ask| (ask, seen)))
+            .flat_map(|(request, seen)| request.asks.iter().map(move |ask| (ask.condition, request.at, seen)))
             .zip(states.chunks_exact(self.candidates.d()))
-            .map(|((ask, seen), vector)| Question {
+            .map(|((condition, at, seen), vector)| Question {
                 vector,
-                allowed: self.allowed(ask.condition, only),
+                allowed: self.allowed(condition, at, only),
                 seen,
             })
             .collect();
@@ -206,26 +247,32 @@ impl<'a> Retriever<'a> {
         for request in requests {
             let of_user = request.asks.iter().map(|ask| {
                 let (origin, items) = match request.history.is_empty() {
-                    true => (Origin::Popular, self.popular(ask.condition)),
+                    true => (Origin::Popular, self.popular(ask.condition, request.at)),
                     false => (Origin::Model, found.next().unwrap_or_default()),
                 };
-                List { condition: ask.condition, weight: ask.weight, origin, items }
+                let sharpness = match (origin, ask.condition) {
+                    (Origin::Model, Some(row)) => self.sharpness.get(row as usize).copied().unwrap_or(1.0),
+                    _ => 1.0,
+                };
+                List { condition: ask.condition, weight: ask.weight, sharpness, origin, items }
             });
             lists.push(of_user.collect::<Vec<List>>());
         }
-        for list in lists.iter().flatten() {
-            self.count(list, report);
+        for (request, lists) in requests.iter().zip(&lists) {
+            lists.iter().for_each(|list| self.count(list, request.at, report));
         }
         Ok(lists)
     }
 
     /// The popular items among those that carry the condition, if there is one.
-    fn popular(&self, condition: Option<u32>) -> Vec<Scored> {
-        let allowed = self.allowed(condition, true);
-        let counted = (1..allowed.len() as u32)
+    fn popular(&self, condition: Option<u32>, at: i64) -> Vec<Scored> {
+        let allowed = self.allowed(condition, at, true);
+        let places = self.popularity.places();
+        let placed = (1..allowed.len() as u32)
             .filter(|&item| allowed[item as usize])
-            .map(|item| Scored { item, score: self.counts[item as usize] as f32 });
-        self.candidates.best(counted, self.limits.k)
+            .map(|item| Scored { item, score: places[item as usize] });
+        let best = self.candidates.best(placed, self.limits.k).into_iter();
+        best.map(|Scored { item, .. }| Scored { item, score: self.counts[item as usize] as f32 }).collect()
     }
 
     fn search(
@@ -241,21 +288,25 @@ impl<'a> Retriever<'a> {
             .collect();
         let missing: Vec<Question<'_>> =
             questions.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(&q, _)| q).collect();
+        let answered: Vec<usize> =
+            found.iter().enumerate().filter(|(_, found)| found.is_some()).map(|(i, _)| i).collect();
         let mut exact = self.candidates.search(&missing, k)?.into_iter();
         let found: Vec<Vec<Scored>> =
             found.into_iter().map(|found| found.or_else(|| exact.next()).unwrap_or_default()).collect();
-        let sample = report.graph.sample(questions.len());
-        let exact = self.candidates.search(&questions[..sample], k)?;
-        report.graph.add(questions.len(), missing.len(), found.iter().zip(&exact));
+        let sample: Vec<usize> = report.graph.sample(&answered).collect();
+        let asked: Vec<Question<'_>> = sample.iter().map(|&i| questions[i]).collect();
+        let exact = self.candidates.search(&asked, k)?;
+        let pairs = sample.iter().map(|&i| &found[i]).zip(&exact);
+        report.graph.add(questions.len(), missing.len(), pairs);
         Ok(found)
     }
 
-    fn count(&self, list: &List, report: &mut Report) {
+    fn count(&self, list: &List, at: i64, report: &mut Report) {
         report.lists += 1;
         report.short_lists += usize::from(list.items.len() < self.limits.k);
         if list.origin == Origin::Popular {
             report.popular_lists += 1;
-        } else if let Some(pool) = list.condition.and_then(|row| self.pools.get(&row)) {
+        } else if let Some(pool) = list.condition.and_then(|row| self.pool(row, at)) {
             let carried = list.items.iter().filter(|scored| pool.carries[scored.item as usize]).count();
             report.compliance.add(carried, list.items.len());
         }

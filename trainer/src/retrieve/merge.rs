@@ -10,7 +10,8 @@ use super::search::Scored;
 pub enum Merge {
     /// The lists take turns, in the order of the instructions; each gives its best item that is not there yet.
     RoundRobin,
-    /// The items with the highest scores, each from the list that scores it highest.
+    /// The items with the highest scores, each from the list that scores it highest. Scores are compared without the factor that
+    /// the model has learned for each condition (where they are cosines): it says nothing about items.
     Score,
     /// Like round-robin, but a list gives a share of the items in proportion to its instruction's weight (`weights` of
     /// table `instructions`; alike for others).
@@ -50,13 +51,14 @@ impl List {
 }
 
 fn by_score(lists: &[List], k: usize) -> Vec<Merged> {
-    let mut all: Vec<Merged> =
-        lists.iter().flat_map(|list| list.items.iter().map(|&scored| taken(list, scored))).collect();
-    all.sort_by(|a, b| b.scored.score.total_cmp(&a.scored.score));
+    let mut all: Vec<(&List, Scored)> =
+        lists.iter().flat_map(|list| list.items.iter().map(move |&scored| (list, scored))).collect();
+    let comparable = |(list, scored): &(&List, Scored)| scored.score / list.sharpness;
+    all.sort_by(|a, b| comparable(b).total_cmp(&comparable(a)));
     let mut seen = std::collections::HashSet::new();
-    all.retain(|merged| seen.insert(merged.scored.item));
+    all.retain(|(_, scored)| seen.insert(scored.item));
     all.truncate(k);
-    all
+    all.into_iter().map(|(list, scored)| taken(list, scored)).collect()
 }
 
 fn in_turn(lists: &[List], k: usize, weight: impl Fn(&List) -> f64) -> Vec<Merged> {
@@ -85,7 +87,17 @@ mod tests {
 
     fn list(condition: u32, weight: f32, items: &[(u32, f32)]) -> List {
         let items = items.iter().map(|&(item, score)| Scored { item, score }).collect();
-        List { condition: Some(condition), weight, origin: Origin::Model, items }
+        List { condition: Some(condition), weight, sharpness: 1.0, origin: Origin::Model, items }
+    }
+
+    #[test]
+    fn a_conditions_factor_takes_no_places() {
+        let mut lists = [list(0, 1.0, &[(1, 0.9), (2, 0.5)]), list(1, 1.0, &[(3, 0.8), (1, 0.7), (4, 0.1)])];
+        let expected = items(&merge(&lists, Merge::Score, 3));
+        assert_eq!(expected, [(1, 0), (3, 1), (2, 0)]);
+        lists[1].sharpness = 20.0;
+        lists[1].items.iter_mut().for_each(|scored| scored.score *= 20.0);
+        assert_eq!(items(&merge(&lists, Merge::Score, 3)), expected);
     }
 
     fn items(merged: &[Merged]) -> Vec<(u32, u32)> {

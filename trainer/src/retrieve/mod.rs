@@ -34,9 +34,9 @@ pub use encode::{Asked, hidden};
 pub use histories::{History, Stored, delta_tau, visible_at};
 pub use lists::{Ask, Limits, List, Origin, Request, Retriever};
 pub use merge::{Merge, Merged, merge};
-pub use output::{Output, OutputError, ROWS_SCHEMA, Row, is_writable};
+pub use output::{Answer, Output, OutputError, ROWS_SCHEMA, Row, is_writable};
 pub use report::{Examples, GraphReport, Mean, Report};
-pub use requests::{BATCH, parse_time};
+pub use requests::{BATCH, Refusal, parse_time};
 pub use run::{case, run};
 pub use search::{Candidates, Hnsw, Question, Scored};
 
@@ -86,7 +86,8 @@ pub struct Options<'a> {
     pub users: Users<'a>,
     /// By which conditions.
     pub by: By<'a>,
-    /// The time of the requests, epoch milliseconds. Without one all that is stored is visible, and ages count from now.
+    /// The time of the requests, epoch milliseconds. Without one all that is stored is visible, and ages count from when each
+    /// request is read.
     pub at: Option<i64>,
     /// Length of a list.
     pub k: usize,
@@ -129,15 +130,13 @@ pub enum RetrieveError {
         /// Why.
         source: std::io::Error,
     },
-    /// An input line that is no request.
-    #[error("{input}, line {line}: {problem}")]
-    Line {
-        /// Where it was read.
-        input: String,
+    /// Standard input cannot be read.
+    #[error("line {line} of standard input cannot be read")]
+    Input {
         /// Its number, from 1.
         line: usize,
-        /// What is wrong with it.
-        problem: String,
+        /// Why.
+        source: std::io::Error,
     },
     /// `sequences` does not say what a request may see.
     #[error("table `sequences` has no usable property `delta_tau_ms`; `pipeline build-sequences` writes it")]
@@ -154,10 +153,4 @@ pub enum RetrieveError {
     /// The user stopped it.
     #[error("interrupted; a file asked for with --out was not written")]
     Interrupted,
-}
-
-impl RetrieveError {
-    fn line(input: &str, line: usize, problem: String) -> Self {
-        Self::Line { input: input.into(), line, problem }
-    }
 }

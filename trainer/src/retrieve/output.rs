@@ -13,6 +13,7 @@ use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 
 use super::lists::Origin;
+use super::requests::Refusal;
 
 /// One row of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -29,6 +30,16 @@ pub struct Row<'a> {
     pub score: f32,
     /// `model` or `popular`.
     pub origin: Origin,
+}
+
+/// What comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer<'a> {
+    /// A row of a list.
+    Row(Row<'a>),
+    /// A line of standard input that has no list.
+    Refusal(&'a Refusal),
 }
 
 /// The columns of a Parquet file of rows.
@@ -110,13 +121,25 @@ impl Output {
         matches!(self.sink, Sink::Closed)
     }
 
-    /// Writes rows; on standard output they are there when this returns.
-    pub fn write(&mut self, rows: &[Row<'_>]) -> Result<(), OutputError> {
+    /// Writes answers; on standard output they are there when this returns. In a Parquet file there is no place for a refusal: it is
+    /// a warning.
+    pub fn write(&mut self, answers: &[Answer<'_>]) -> Result<(), OutputError> {
         let written: Result<(), Box<dyn std::error::Error + Send + Sync>> = match &mut self.sink {
             Sink::Closed => Ok(()),
-            Sink::Parquet(writer) => batch(rows).map_err(Into::into).and_then(|b| Ok(writer.write(&b)?)),
-            Sink::JsonLines(file) => json_lines(file, rows).map_err(Into::into),
-            Sink::Stdout(stdout) => match json_lines(stdout, rows).and_then(|()| stdout.flush()) {
+            Sink::Parquet(writer) => {
+                let mut rows = Vec::with_capacity(answers.len());
+                for answer in answers {
+                    match answer {
+                        Answer::Row(row) => rows.push(*row),
+                        Answer::Refusal(Refusal { line, error, .. }) => {
+                            eprintln!("warning: line {line} is not answered: {error}");
+                        }
+                    }
+                }
+                batch(&rows).map_err(Into::into).and_then(|b| Ok(writer.write(&b)?))
+            }
+            Sink::JsonLines(file) => json_lines(file, answers).map_err(Into::into),
+            Sink::Stdout(stdout) => match json_lines(stdout, answers).and_then(|()| stdout.flush()) {
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
                     self.sink = Sink::Closed;
                     Ok(())
@@ -153,9 +176,9 @@ impl Drop for Output {
     }
 }
 
-fn json_lines(out: &mut impl Write, rows: &[Row<'_>]) -> io::Result<()> {
-    for row in rows {
-        serde_json::to_writer(&mut *out, row)?;
+fn json_lines(out: &mut impl Write, answers: &[Answer<'_>]) -> io::Result<()> {
+    for answer in answers {
+        serde_json::to_writer(&mut *out, answer)?;
         out.write_all(b"\n")?;
     }
     Ok(())
@@ -194,11 +217,12 @@ mod tests {
         for name in ["rows.parquet", "rows.jsonl"] {
             let path = std::env::temp_dir().join(format!("retrieve-{}-{name}", std::process::id()));
             let mut output = Output::file(&path).unwrap();
-            output.write(&[ROW]).unwrap();
+            output.write(&[Answer::Row(ROW)]).unwrap();
             drop(output);
             assert!(!path.exists() && !temporary(&path).exists(), "an unfinished one leaves nothing");
             let mut output = Output::file(&path).unwrap();
-            output.write(&[ROW, Row { rank: 2, condition: None, ..ROW }]).unwrap();
+            let rows = [ROW, Row { rank: 2, condition: None, ..ROW }].map(Answer::Row);
+            output.write(&rows).unwrap();
             output.finish().unwrap();
             assert!(path.exists() && !temporary(&path).exists());
             fs::remove_file(path).unwrap();
@@ -208,11 +232,15 @@ mod tests {
     #[test]
     fn a_line_is_one_row() {
         let mut out = Vec::new();
-        json_lines(&mut out, &[ROW, Row { condition: None, origin: Origin::Popular, ..ROW }]).unwrap();
+        let refusal = Refusal { line: 7, user_id: None, error: "no\nrequest".into() };
+        let rows = [ROW, Row { condition: None, origin: Origin::Popular, ..ROW }].map(Answer::Row);
+        json_lines(&mut out, &[&rows[..], &[Answer::Refusal(&refusal)]].concat()).unwrap();
         let text = String::from_utf8(out).unwrap();
         let expected = r#"{"user_id":"u\"1","condition":"genre=Rock","rank":1,"item_id":"i","score":0.5,"origin":"model"}"#;
         assert_eq!(text.lines().next(), Some(expected));
         assert!(text.lines().nth(1).unwrap().contains(r#""condition":null"#));
-        assert!(text.ends_with("\"popular\"}\n"));
+        assert!(text.lines().nth(1).unwrap().ends_with("\"popular\"}"));
+        assert_eq!(text.lines().nth(2), Some(r#"{"line":7,"user_id":null,"error":"no\nrequest"}"#));
+        assert!(text.lines().count() == 3 && text.ends_with('\n'));
     }
 }

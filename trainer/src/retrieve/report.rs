@@ -29,6 +29,8 @@ pub struct Report {
     pub short_lists: usize,
     /// Those of popular items.
     pub popular_lists: usize,
+    /// Lines of standard input that were no request that can be answered; each was answered by its error.
+    pub refused: usize,
     /// Rows of the result.
     pub rows: usize,
     /// Length asked for.
@@ -104,34 +106,42 @@ pub struct GraphReport {
     pub searches: usize,
     /// Those that were left with too few items, and repeated exactly.
     pub exact_instead: usize,
-    /// How many were compared with the exact search.
+    /// How many of the others were compared with the exact search.
     pub sampled: usize,
     /// Of these, the mean share of the exact list that was found.
     #[serde(rename = "recall@k")]
     pub recall: Mean,
+    /// Batches so far.
+    #[serde(skip)]
+    batches: usize,
 }
 
 impl GraphReport {
-    /// Searches compared in one run, and in one batch, at most.
-    const SAMPLE: usize = 500;
+    /// Searches compared in one batch, at most.
     const IN_BATCH: usize = 64;
+    /// All of the first batches are looked at, then those with the numbers 8, 16, 32, …
+    const BATCHES: usize = 8;
 
     fn is_unused(&self) -> bool {
         self.searches == 0
     }
 
-    /// How many of the first of `searches` are to be compared.
-    pub(super) fn sample(&self, searches: usize) -> usize {
-        searches.min(Self::IN_BATCH).min(Self::SAMPLE - self.sampled)
+    /// Which of a batch's `answered` searches, those that the graph answered itself, are to be compared with the exact search:
+    /// evenly from first to last.
+    pub(super) fn sample<'a>(&self, answered: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+        let looked_at = self.batches < Self::BATCHES || self.batches.is_power_of_two();
+        let n = if looked_at { answered.len().min(Self::IN_BATCH) } else { 0 };
+        (0..n).map(move |i| answered[i * answered.len() / n])
     }
 
-    /// Adds one batch; `pairs` are what was found and what there is, of the sample.
+    /// Adds one batch; `pairs` are what the graph found and what there is, of the sample.
     pub(super) fn add<'a>(
         &mut self,
         searches: usize,
         exact_instead: usize,
         pairs: impl Iterator<Item = (&'a Vec<Scored>, &'a Vec<Scored>)>,
     ) {
+        self.batches += 1;
         self.searches += searches;
         self.exact_instead += exact_instead;
         for (found, exact) in pairs {
@@ -150,15 +160,20 @@ impl fmt::Display for Report {
             "{} users, {} without visible history; {} lists, {} of popular items, {} shorter than {k}; {} rows",
             self.users, self.without_history, self.lists, self.popular_lists, self.short_lists, self.rows
         )?;
+        if self.refused > 0 {
+            writeln!(f, "lines that were answered by an error: {}", self.refused)?;
+        }
         if let Some(compliance) = self.compliance.value() {
             writeln!(f, "CC@{k} {compliance:.4}")?;
         }
         if !self.graph.is_unused() {
-            let GraphReport { searches, exact_instead, sampled, recall } = &self.graph;
-            let recall = recall.value().unwrap_or_default();
+            let GraphReport { searches, exact_instead, sampled, recall, .. } = &self.graph;
+            let recall = recall.value().map_or_else(|| "–".into(), |recall| format!("{recall:.4}"));
             writeln!(
                 f,
-                "hnsw: recall@{k} {recall:.4} on {sampled} of {searches} searches; {exact_instead} exact instead"
+                "hnsw: recall@{k} {recall} on {sampled} of the {} searches that the graph answered; {exact_instead} were \
+                 searched exactly instead",
+                searches - exact_instead
             )?;
         }
         for (what, examples) in [

@@ -12,10 +12,10 @@ use schemas::delta::Root;
 use schemas::history::DeltaTau;
 
 use super::instructions::Instructions;
-use super::requests::{BATCH, Lines, Requests};
+use super::requests::{BATCH, Lines, Requests, now};
 use super::{
-    Ask, By, Case, Hnsw, Limits, List, Merge, Merged, Method, Options, Output, Report, Request,
-    RetrieveError, Retriever, Row, Stored, Users, delta_tau, merge,
+    Answer, Ask, By, Case, Hnsw, Limits, List, Merge, Merged, Method, Options, Output, Refusal, Report,
+    Request, RetrieveError, Retriever, Row, Stored, Users, delta_tau, merge,
 };
 use crate::checkpoint::{self, Checkpoint};
 use crate::conditions::{Carriers, UnknownCondition};
@@ -61,8 +61,7 @@ impl Opened {
                 *retrievable &= !denied.contains(id);
             }
         }
-        let at = options.at.unwrap_or_else(|| chrono::Utc::now().timestamp_millis());
-        let limits = Limits { k: options.k, only: options.only, keep_seen: options.keep_seen, at };
+        let limits = Limits { k: options.k, only: options.only, keep_seen: options.keep_seen };
         let max_len = sequences.max_len.max(1);
         let mut retriever = Retriever::new(
             (&checkpoint.model, checkpoint.config.model.mask, max_len),
@@ -87,6 +86,7 @@ impl Opened {
     ) -> Result<Requests<'_>, RetrieveError> {
         let known = self.checkpoint.model.vocabulary().conditions();
         let min_pool = config.conditions.min_pool;
+        let retriever = (retriever, options.at.unwrap_or_else(now));
         let instructions = match options.by {
             By::Conditions(texts) => Instructions::same(texts, known, min_pool, retriever),
             By::Instructions => match known.is_empty() {
@@ -133,18 +133,16 @@ pub async fn run(
             let mut progress = Progress::start("retrieve", 0, "users");
             loop {
                 let batch = lines.batch(options.interrupt)?;
-                let mut asked = Vec::with_capacity(batch.len());
-                for (number, line) in &batch {
-                    let request = requests.line(line, &mut retriever, &mut report);
-                    asked.push(request.map_err(|p| RetrieveError::line("standard input", *number, p))?);
-                }
+                let request =
+                    |(number, line): &(usize, _)| requests.line((*number, line), &mut retriever, &mut report);
+                let asked: Vec<Result<Request, Refusal>> = batch.iter().map(request).collect();
                 if options.interrupt.requested() {
                     return Err(RetrieveError::Interrupted);
                 }
                 if asked.is_empty() || output.closed() {
                     return Ok(report);
                 }
-                answer(&opened, &retriever, &asked, options.merge, &mut report, output)?;
+                answer(&opened, &mut retriever, &asked, options.merge, &mut report, output)?;
                 progress.add(asked.len() as u64);
             }
         }
@@ -156,8 +154,8 @@ pub async fn run(
         if options.interrupt.requested() {
             return Err(RetrieveError::Interrupted);
         }
-        let asked: Vec<Request> = batch.iter().map(|user| requests.user(user, &mut report)).collect();
-        answer(&opened, &retriever, &asked, options.merge, &mut report, output)?;
+        let asked: Vec<_> = batch.iter().map(|user| Ok(requests.user(user, &mut report))).collect();
+        answer(&opened, &mut retriever, &asked, options.merge, &mut report, output)?;
         progress.add(batch.len() as u64);
         if output.closed() {
             break;
@@ -190,41 +188,54 @@ pub async fn case(
     Ok(Case::new(&opened.checkpoint, &opened.catalogue, request, &lists))
 }
 
-/// Answers one batch.
+/// Answers one batch, in its order.
 fn answer(
     opened: &Opened,
-    retriever: &Retriever<'_>,
-    requests: &[Request],
+    retriever: &mut Retriever<'_>,
+    asked: &[Result<Request, Refusal>],
     merged: Option<Merge>,
     report: &mut Report,
     output: &mut Output,
 ) -> Result<(), RetrieveError> {
     let conditions = opened.checkpoint.model.vocabulary().conditions();
     let name = |row: u32| conditions.get(row).map(|condition| condition.to_string());
-    let lists = retriever.lists(requests, report)?;
+    let requests: Vec<Request> = asked.iter().flatten().cloned().collect();
+    let lists = retriever.lists(&requests, report)?;
     let names: BTreeMap<u32, String> = lists
         .iter()
         .flatten()
         .filter_map(|list| list.condition.and_then(|row| Some((row, name(row)?))))
         .collect();
-    let mut rows = Vec::new();
-    for (request, lists) in requests.iter().zip(&lists) {
+    let mut answers = Vec::new();
+    let mut lists = lists.iter();
+    for request in asked {
+        let request = match request {
+            Ok(request) => request,
+            Err(refusal) => {
+                answers.push(Answer::Refusal(refusal));
+                continue;
+            }
+        };
+        let lists = lists.next().map_or(&[][..], Vec::as_slice);
         let of_user: Vec<Vec<Merged>> = match merged {
             Some(rule) => vec![merge(lists, rule, report.k)],
             None => lists.iter().map(List::apart).collect(),
         };
         let ranked = of_user.iter().flat_map(|list| (1..).zip(list));
-        rows.extend(ranked.map(|(rank, merged)| Row {
-            user_id: &request.user_id,
-            condition: merged.condition.and_then(|row| names.get(&row)).map(String::as_str),
-            rank,
-            item_id: &opened.catalogue.item_ids[merged.scored.item as usize],
-            score: merged.scored.score,
-            origin: merged.origin,
+        let before = answers.len();
+        answers.extend(ranked.map(|(rank, merged)| {
+            Answer::Row(Row {
+                user_id: &request.user_id,
+                condition: merged.condition.and_then(|row| names.get(&row)).map(String::as_str),
+                rank,
+                item_id: &opened.catalogue.item_ids[merged.scored.item as usize],
+                score: merged.scored.score,
+                origin: merged.origin,
+            })
         }));
+        report.rows += answers.len() - before;
         report.users += 1;
         report.without_history += usize::from(request.history.is_empty());
     }
-    report.rows += rows.len();
-    Ok(output.write(&rows)?)
+    Ok(output.write(&answers)?)
 }

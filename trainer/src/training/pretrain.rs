@@ -9,7 +9,7 @@ use schemas::history::Role;
 use super::run::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
 use crate::checkpoint::{self, Checkpoint, Lineage};
-use crate::data::{Batch, Catalogue, Sequences};
+use crate::data::{Batch, Catalogue, Draws, Sequences};
 use crate::device::{self, Backend};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::loss::TamipLoss;
@@ -43,7 +43,11 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         catalogue: &catalogue,
         rows: (0u32..).zip(&targets).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect(),
         weights: row_weights(&sequences, &targets, config.pretrain.user_balance),
-        loss: TamipLoss::new(&config.pretrain, &counts, config.seed),
+        loss: TamipLoss::new(
+            &config.pretrain,
+            draws(&sequences, &targets, config, catalogue.items()),
+            config.seed,
+        ),
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
     };
@@ -122,15 +126,25 @@ impl Task for Pretraining<'_> {
     }
 }
 
+/// The items that a row predicts, over all branches.
+pub(super) fn predicted<'a>(
+    sequences: &'a Sequences,
+    row: u32,
+    config: &Config,
+) -> impl Iterator<Item = u32> + 'a {
+    let (model, without) = (&config.model, config.pretrain.loss_without_history);
+    Batch::predicted(sequences, row, model.mask, model.branches, without)
+}
+
 /// The targets that each row owns, over all branches.
 pub(super) fn targets_by_row(sequences: &Sequences, config: &Config) -> Vec<usize> {
-    let (model, pretrain) = (&config.model, &config.pretrain);
-    (0..sequences.rows() as u32)
-        .map(|row| {
-            let without = pretrain.loss_without_history;
-            Batch::pretrain(sequences, &[row], model.mask, model.branches, without, None).targets()
-        })
-        .collect()
+    (0..sequences.rows() as u32).map(|row| predicted(sequences, row, config).count()).collect()
+}
+
+/// What the batches of an epoch draw from the rows with `targets`.
+pub(super) fn draws(sequences: &Sequences, targets: &[usize], config: &Config, items: usize) -> Draws {
+    let rows = (0u32..).zip(targets).filter(|&(_, &n)| n > 0);
+    Draws::new(items, rows.map(|(row, _)| predicted(sequences, row, config)))
 }
 
 /// `n^−balance` for the rows of a user with `n` targets, scaled to a mean of 1 over all targets.

@@ -144,12 +144,8 @@ impl<'a, T: Task> Run<'a, T> {
 
     /// What a checkpoint's run was started with, where that differs from this run.
     fn difference(&self, checkpoint: &checkpoint::Checkpoint) -> Option<String> {
-        let (theirs, ours) = (&checkpoint.config, self.config);
-        if theirs.seed != ours.seed {
-            return Some(format!("seed = {}", theirs.seed));
-        }
-        if theirs.model != ours.model {
-            return Some("another [model]".into());
+        if let Some(difference) = other_numbers(&checkpoint.config, self.config) {
+            return Some(difference);
         }
         if let Some(difference) = self.task.difference(checkpoint) {
             return Some(difference);
@@ -406,6 +402,17 @@ impl<'a, T: Task> Run<'a, T> {
     }
 }
 
+/// What makes every run with `theirs` compute other numbers than with `ours`.
+fn other_numbers(theirs: &Config, ours: &Config) -> Option<String> {
+    if theirs.seed != ours.seed {
+        return Some(format!("seed = {}", theirs.seed));
+    }
+    if theirs.precision != ours.precision {
+        return Some(format!("precision = {}", theirs.precision));
+    }
+    (theirs.model != ours.model).then(|| "another [model]".into())
+}
+
 /// A step that was taken, whose numbers may still be on their way.
 struct Taken {
     loss: Tensor,
@@ -447,7 +454,23 @@ fn learning_rate(config: &Pretrain, step: u64, steps: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use schemas::config::{DeviceSetting, Precision};
+
     use super::*;
+
+    #[test]
+    fn another_precision_is_another_run() {
+        let ours = Config::default();
+        assert_eq!(other_numbers(&ours, &ours), None);
+        let theirs = Config { precision: Precision::Bf16, ..ours.clone() };
+        assert_eq!(other_numbers(&theirs, &ours).as_deref(), Some("precision = bf16"));
+        assert_eq!(other_numbers(&ours, &theirs).as_deref(), Some("precision = f32"));
+        let theirs = Config { seed: 7, ..ours.clone() };
+        assert_eq!(other_numbers(&theirs, &ours).as_deref(), Some("seed = 7"));
+        // A model trained on one device is trained further on another.
+        let theirs = Config { device: DeviceSetting::Cuda(0), ..ours.clone() };
+        assert_eq!(other_numbers(&theirs, &ours), None);
+    }
 
     #[test]
     fn the_learning_rate_rises_and_falls() {

@@ -14,7 +14,7 @@ use super::run::Run;
 use super::{Options, Outcome, Status, Task, TrainError, selector};
 use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::conditions::{Carriers, Conditions};
-use crate::data::{Batch, Catalogue, Examples, Sequences};
+use crate::data::{Batch, Catalogue, Draws, Examples, Sequences};
 use crate::device;
 use crate::evaluate::{Evaluation, Instructed, Metrics};
 use crate::loss::TamipLoss;
@@ -107,15 +107,15 @@ pub async fn run(
     };
     let validation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
     let (units, learned) = units(&examples, config);
+    let draws =
+        Draws::new(catalogue.items(), units.iter().map(|&history| predicted(&examples, history, config)));
     let task = FineTuning {
         config,
-        loss: TamipLoss::new(&settings, &examples.counts(catalogue.items()), config.seed).with_unconditional(
-            match config.sft.paradigm {
-                // It reads nothing else.
-                Paradigm::Unconditional => 0.0,
-                _ => config.sft.unconditional_weight,
-            },
-        ),
+        loss: TamipLoss::new(&settings, draws, config.seed).with_unconditional(match config.sft.paradigm {
+            // It reads nothing else.
+            Paradigm::Unconditional => 0.0,
+            _ => config.sft.unconditional_weight,
+        }),
         units,
         settings,
         parent: &loaded.model,
@@ -171,13 +171,15 @@ fn agree(
     Ok(())
 }
 
+/// The items that the examples of a history predict, where they carry loss.
+fn predicted<'a>(examples: &'a Examples, history: u32, config: &Config) -> impl Iterator<Item = u32> + 'a {
+    let without_history = config.pretrain.loss_without_history;
+    Batch::instructed_items(examples, history, config.model.mask, without_history)
+}
+
 /// The histories with examples that carry loss, and how many those are.
 fn units(examples: &Examples, config: &Config) -> (Vec<u32>, usize) {
-    let of = |&history: &u32| {
-        let without_history = config.pretrain.loss_without_history;
-        Batch::instructed(examples, &[history], config.model.mask, 1, without_history).targets()
-    };
-    let all = (0..examples.histories.len() as u32).map(|history| (history, of(&history)));
+    let all = (0..examples.histories.len() as u32).map(|h| (h, predicted(examples, h, config).count()));
     let units: Vec<(u32, usize)> = all.filter(|&(_, n)| n > 0).collect();
     (units.iter().map(|&(history, _)| history).collect(), units.iter().map(|&(_, n)| n).sum())
 }

@@ -21,9 +21,8 @@ fn train((architecture, loss, score_temperature): Case, backend: &Backend) -> Tr
     let data = sequences(&long_histories(), 900_000);
     let model =
         ClimberPilot { score_temperature, ..random_model_on(architecture, MaskMode::Gather, backend) };
-    let counts = data.training_counts(ITEMS as usize);
     let config = Pretrain { label_smoothing: if loss == Loss::Full { 0.1 } else { 0.0 }, ..pretrain(loss) };
-    let loss = TamipLoss::new(&config, &counts, 1);
+    let loss = TamipLoss::new(&config, draws(&data, MaskMode::Gather, model.branches()), 1);
     // The clipping is at work.
     let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
     let mut losses = Vec::new();
@@ -145,10 +144,11 @@ fn a_model_moves_between_devices() {
     let Some(gpu) = gpu("a_model_moves_between_devices") else { return };
     let gpu = Backend { device: gpu, precision: Precision::F32 };
     let trained = train((Architecture::ClimberPilot, Loss::Sampled, 0.0), &gpu);
-    let mut model = random_model(Architecture::ClimberPilot, MaskMode::Gather);
-    model.load(&trained.model.tensors()).unwrap();
-    let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
-    adam.load(&trained.adam.tensors(), STEPS).unwrap();
+    let config = config(Architecture::ClimberPilot, MaskMode::Gather);
+    let vocabulary = Arc::new(trained.model.vocabulary().clone());
+    let saved = trained.model.tensors().into();
+    let model = ClimberPilot::saved(&config, &Sft::default(), vocabulary, saved, &Backend::CPU).unwrap();
+    let adam = Adam::restored(&model, &trained.adam.tensors().into(), STEPS, (1e-2, 0.5)).unwrap();
     let moved = Trained { losses: trained.losses.clone(), model, adam };
     assert_agree("to the CPU", &trained, &moved);
     let data = sequences(&long_histories(), 900_000);

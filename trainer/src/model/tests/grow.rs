@@ -33,7 +33,7 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
     // Of the old items 1, 4, 5, 8 and 9 were rare; 4 has become frequent, and all new ones are.
     let counts: Vec<u32> = (0..=ITEMS + 3).map(|i| if i == 4 || i > ITEMS { 2 } else { i % 4 }).collect();
     let vocabulary = Arc::new(known.grown(config.min_count, &larger(), &counts));
-    let grown = parent.grown(&config, &Sft::default(), vocabulary.clone(), 1).unwrap();
+    let grown = parent.grown(&config, &Sft::default(), vocabulary.clone()).unwrap();
 
     let (old, new) = (rows(&parent.ids().weight), rows(&grown.ids().weight));
     assert_eq!(new.len(), old.len() + 4);
@@ -64,12 +64,12 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
 fn the_optimiser_goes_on() {
     let config = config(Architecture::ClimberPilot, MaskMode::Gather);
     let parent = random_model(Architecture::ClimberPilot, MaskMode::Gather);
-    let mut adam = Adam::new(&parent, 0.0, 1.0).unwrap();
+    let adam = Adam::new(&parent, 0.0, 1.0).unwrap();
     let moments: std::collections::HashMap<String, Tensor> =
         adam.tensors().into_iter().map(|(name, zero)| (name, (zero + 0.5).unwrap())).collect();
-    adam.load(&moments, 7).unwrap();
+    let adam = Adam::restored(&parent, &moments.clone().into(), 7, (0.0, 1.0)).unwrap();
     let vocabulary = Arc::new(parent.vocabulary().grown(config.min_count, &larger(), &[9; 16]));
-    let grown = parent.grown(&config, &Sft::default(), vocabulary, 1).unwrap();
+    let grown = parent.grown(&config, &Sft::default(), vocabulary).unwrap();
     let grown_adam = adam.grown(&grown).unwrap();
     assert_eq!(grown_adam.steps(), 7);
     for (name, after) in grown_adam.tensors() {

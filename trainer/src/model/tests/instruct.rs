@@ -28,7 +28,7 @@ fn taught(parent: &ClimberPilot, sft: &Sft) -> ClimberPilot {
 }
 
 /// With all that is new at random values.
-fn random_taught(sft: &Sft) -> ClimberPilot {
+pub(crate) fn random_taught(sft: &Sft) -> ClimberPilot {
     let taught = taught(&model(MaskMode::Gather), sft);
     for (name, var) in taught.parameters().iter().filter(|(name, _)| name.starts_with(CONDITION_PREFIX)) {
         let noise = parameters::normal(5, name, var.elem_count(), 0.5).unwrap();

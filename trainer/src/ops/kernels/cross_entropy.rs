@@ -67,6 +67,9 @@ struct Sampled {
     /// Candidates that do not compete with a row's target.
     excluded_offsets: Buffer<u32>,
     excluded: Buffer<u32>,
+    /// Candidates whose logits a row does not shift.
+    certain_ranges: Buffer<u32>,
+    certain: Buffer<u32>,
     /// The logit of each row's target, then its gradient.
     own: Buffer<f32>,
 }
@@ -95,12 +98,16 @@ impl<T: Real> CrossEntropy<T> {
         let Targets { offsets, candidates, weights } = &*self.targets;
         let sampled = match &*self.candidates {
             Candidates::All => None,
-            Candidates::Sampled { shift, excluded_offsets, excluded } => Some(Sampled {
-                shift: Buffer::from_slice(machine, shift)?,
-                excluded_offsets: Buffer::from_slice(machine, excluded_offsets)?,
-                excluded: Buffer::from_slice(machine, excluded)?,
-                own: Buffer::new(machine, self.rows)?,
-            }),
+            Candidates::Sampled { shift, excluded_offsets, excluded, certain_ranges, certain } => {
+                Some(Sampled {
+                    shift: Buffer::from_slice(machine, shift)?,
+                    excluded_offsets: Buffer::from_slice(machine, excluded_offsets)?,
+                    excluded: Buffer::from_slice(machine, excluded)?,
+                    certain_ranges: Buffer::from_slice(machine, certain_ranges)?,
+                    certain: Buffer::from_slice(machine, certain)?,
+                    own: Buffer::new(machine, self.rows)?,
+                })
+            }
         };
         Ok(Asked {
             offsets: Buffer::from_slice(machine, offsets)?,
@@ -190,11 +197,16 @@ impl<T: Real> Operation<2> for CrossEntropy<T> {
         for from in (0..rows).step_by(in_chunk) {
             let n = in_chunk.min(rows - from);
             let logits = Argument::address(logits.write().as_address());
-            let [own, shift, excluded_offsets, excluded] = match &mut asked.sampled {
-                Some(Sampled { shift, excluded_offsets, excluded, own }) => {
-                    [own.write(), shift.read(), excluded_offsets.read(), excluded.read()]
-                }
-                None => [Argument::null(); 4],
+            let [own, shift, excluded_offsets, excluded, certain_ranges, certain] = match &mut asked.sampled {
+                Some(Sampled { shift, excluded_offsets, excluded, certain_ranges, certain, own }) => [
+                    own.write(),
+                    shift.read(),
+                    excluded_offsets.read(),
+                    excluded.read(),
+                    certain_ranges.read(),
+                    certain.read(),
+                ],
+                None => [Argument::null(); 6],
             };
             let launch = Launch {
                 blocks: [n as u32, 1, 1],
@@ -219,6 +231,8 @@ impl<T: Real> Operation<2> for CrossEntropy<T> {
                     shift,
                     excluded_offsets,
                     excluded,
+                    certain_ranges,
+                    certain,
                     from.into(),
                     columns.into(),
                     pitch.into(),
