@@ -354,14 +354,13 @@ impl Snapshot {
         };
         let path = ObjectPath::from(shard.path.as_str());
         let object = self.table.object_store().get(&path).await.map_err(|e| fail(Box::new(e)))?;
-        let batches = match object.payload {
+        match object.payload {
             GetResultPayload::File(file, _) => self.decode(file, shard, columns, rows),
             _ => {
                 let bytes = object.bytes().await.map_err(|e| fail(Box::new(e)))?;
                 self.decode(bytes, shard, columns, rows)
             }
-        };
-        batches
+        }
     }
 
     fn decode(
