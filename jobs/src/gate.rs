@@ -237,11 +237,11 @@ pub(crate) fn as_served(report: &Report, model: &str) -> (Metrics, usize) {
                 for (name, value) in
                     [("hr@10", m.hr_10), ("hr@20", m.hr_20), ("hr@50", m.hr_50), ("ndcg@10", m.ndcg_10)]
                 {
-                    metrics.insert(name.into(), value);
+                    metrics.extend(value.map(|value| (name.into(), value)));
                 }
             }
             Some(condition) if !m.condition_filter && m.condition_from.as_deref() == Some("target") => {
-                metrics.insert(format!("hr@10 {condition}"), m.hr_10);
+                metrics.extend(m.hr_10.map(|hr| (format!("hr@10 {condition}"), hr)));
                 metrics.extend(m.cc_10.map(|cc| (format!("cc@10 {condition}"), cc)));
             }
             Some(_) => {}

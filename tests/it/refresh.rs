@@ -1,11 +1,13 @@
 //! New events into a model that is there: `build-sequences --since`, `trainer refresh`.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
 use serde_json::Value;
+use trainer::data::Sequences;
 use trainer::training::{Options, Outcome, Status, refresh};
 
 use crate::programs::{Workspace, files, json, stderr};
@@ -123,6 +125,102 @@ fn what_cannot_be_refreshed_is_said() {
     let old = refresh("next", "base", 1);
     assert!(old.contains("version 1") && old.contains("`sequences` from version 2"), "{old}");
     assert!(!workspace.root().join("models/next").exists());
+}
+
+/// A user's rows as they are in memory.
+type Rows<'a> = Vec<(&'a [u32], &'a [i64], &'a [u32], &'a [u32], u32, bool)>;
+
+fn by_user(sequences: &Sequences) -> HashMap<&str, Rows<'_>> {
+    let mut rows: HashMap<&str, Rows<'_>> = HashMap::new();
+    for row in 0..sequences.rows() {
+        let user = sequences.users[sequences.user[row] as usize].as_str();
+        let positions = sequences.row(row);
+        rows.entry(user).or_default().push((
+            &sequences.items[positions.clone()],
+            &sequences.ts[positions.clone()],
+            &sequences.visible[positions.clone()],
+            &sequences.places[positions],
+            sequences.target_from[row],
+            sequences.leaves_out[row],
+        ));
+    }
+    rows
+}
+
+#[tokio::test]
+async fn users_drawn_by_lot_are_whole_and_drawn_alike() {
+    let workspace = Workspace::new();
+    let mut log = String::from("user,item,time\n");
+    // Every tenth user has several windows.
+    let users: u32 = 4_000;
+    for user in 0..users {
+        for i in 0..if user % 10 == 0 { 40 } else { 5 } {
+            writeln!(log, "u{user},i{},{}", 1 + (user + i) % 30, 1_600_000_000 + i * 3_600).unwrap();
+        }
+    }
+    workspace.write("log.csv", &log);
+    workspace.succeed("pipeline", &["ingest"]);
+    workspace.succeed("pipeline", &["build-sequences"]);
+    let root = Root::new(workspace.root().to_str().unwrap()).unwrap();
+    let whole = Sequences::load(&root, 30).await.unwrap();
+    let all = by_user(&whole);
+    assert!(whole.rows() > 5_000 && all.len() == users as usize);
+    let draw = async |seed| {
+        let mut lot = trainer::random::generator(seed, "lot", 0);
+        Sequences::sample(&root, 30, &mut lot, |read, draws| read.rows() > 0 && draws >= 8).await.unwrap()
+    };
+    let seeds = 40;
+    let (mut light, mut heavy) = (0, 0);
+    let mut drawn: HashMap<String, u32> = HashMap::new();
+    for seed in 0..seeds {
+        let some = draw(seed).await;
+        assert!(some.rows() < whole.rows() && some.source == whole.source);
+        for (user, rows) in by_user(&some) {
+            assert_eq!(rows, all[user], "{user}");
+            *drawn.entry(user.to_owned()).or_default() += 1;
+            *if rows.len() > 1 { &mut heavy } else { &mut light } += 1;
+        }
+    }
+    // Eight of some twelve runs are drawn each time; whoever has more rows is not more likely to come.
+    assert_eq!(drawn.len(), users as usize);
+    let share = |n: u32, of: u32| f64::from(n) / f64::from(of * seeds as u32);
+    let (light, heavy) = (share(light, users * 9 / 10), share(heavy, users / 10));
+    assert!((0.55..0.8).contains(&light) && (light - heavy).abs() < 0.05, "{light} {heavy}");
+    let (again, once) = (draw(3).await, draw(3).await);
+    assert!(again.items == once.items && again.users == once.users, "the same lot draws the same users");
+}
+
+#[test]
+fn a_checkpoint_of_an_earlier_version_opens() {
+    let workspace = workspace();
+    let path = workspace.root().join("models/base/config.toml");
+    let now = std::fs::read_to_string(&path).unwrap();
+    let (first, rest) = now.split_once('\n').unwrap();
+    assert_eq!(first, "# checkpoint format 2");
+    // No line with the format, a key with another name, and two that are gone.
+    let before =
+        rest.replace("score_temperature", "temperature").replace("[model]", "[model]\nrotary = true");
+    std::fs::write(&path, before + "\n[cluster]\nworkers = 4\n").unwrap();
+    let said = stderr(&workspace.succeed("trainer", &["evaluate", "--model", "base"]));
+    for part in [
+        "earlier version",
+        "`model.temperature` is `model.score_temperature` now",
+        "`model.rotary`",
+        "`cluster`",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0"]);
+    workspace.succeed("trainer", &["refresh", "--name", "monday", "--from", "base"]);
+    let refreshed = std::fs::read_to_string(workspace.root().join("models/monday/config.toml")).unwrap();
+    assert!(
+        refreshed.starts_with(first)
+            && refreshed.contains("score_temperature")
+            && !refreshed.contains("rotary")
+    );
+    std::fs::write(&path, now.replace("format 2", "format 99")).unwrap();
+    let newer = workspace.fail("trainer", &["evaluate", "--model", "base"], 1);
+    assert!(newer.contains("newer version (format 99"), "{newer}");
 }
 
 #[tokio::test]

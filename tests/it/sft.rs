@@ -61,10 +61,20 @@ fn a_model_learns_to_follow_instructions() {
         // Two protocols, seen items or not, a filter or none.
         assert_eq!(under.len(), 8);
         for m in under {
-            let (plain, compliance) = (m["condition_filter"] == false, number(m, "cc@10"));
-            assert!(if plain { compliance <= 1.0 } else { compliance > 0.0 }, "{m}");
+            // Ten of the thirty items carry a genre, and a list has all items: what is not seen, in any order.
+            let (filtered, kept) = (m["condition_filter"] == true, m["filter_seen"] == false);
             assert_eq!(m["condition_from"], "target");
-            assert!(number(m, "hr@10") <= number(m, "hr@50"));
+            match (kept, filtered) {
+                (true, true) => {
+                    assert_eq!((number(m, "cc@10"), number(m, "cc@20"), number(m, "cc@50")), (1.0, 0.5, 0.2));
+                    assert_eq!(number(m, "hr@10"), 1.0, "the target carries its own condition");
+                }
+                (true, false) => {
+                    assert_eq!((number(m, "cc@50"), number(m, "hr@50")), (0.2, 1.0), "{m}");
+                    assert!(number(m, "cc@10") < 1.0 && number(m, "hr@10") < 1.0, "{m}");
+                }
+                (false, _) => assert!(number(m, "cc@50") < 0.2, "{m}"),
+            }
         }
     }
     let evaluate =
@@ -74,7 +84,12 @@ fn a_model_learns_to_follow_instructions() {
     let results = report["results"].as_array().unwrap();
     let own: Vec<&Value> = results.iter().filter(|m| m["condition_from"] == "instructions").collect();
     assert_eq!(own.len(), 4);
-    assert!(own.iter().all(|m| number(m, "targets") > 0.0 && number(m, "hr@50") > 0.0));
+    assert!(own.iter().all(|m| number(m, "targets") > 0.0 && m["filter_seen"] == true));
+    // With a filter, only carriers of the user's own instructions are listed.
+    for m in own {
+        let listed = number(m, "cc@50") * 50.0;
+        assert!(listed > 0.0 && (m["condition_filter"] == false || listed < 30.0), "{m}");
+    }
     assert_eq!(report["diversity"].as_array().unwrap().len(), 2 * 3);
     assert!(stderr(&output).contains("different values among the first 20"), "{}", stderr(&output));
 

@@ -5,7 +5,7 @@
 //! optimizer.safetensors   Adam's moments
 //! vocabulary.json         attribute values in the order of their rows, fingerprint of the catalogue
 //! trainer_state.json      step, epoch, position in the data, seed
-//! config.toml             the resolved configuration
+//! config.toml             the resolved configuration, in a format with a number (`settings`)
 //! lineage.json            table versions, parent, code version
 //! metrics.json            what validation said
 //! metrics.jsonl           one line an epoch, and
@@ -16,6 +16,8 @@
 //! A checkpoint is written under a temporary name, flushed to disk and renamed: what bears a checkpoint's name
 //! is whole. Replacing one exchanges two names at once where the file system can; elsewhere it takes two renames, and a
 //! kill between them leaves the old one as `<name>.previous`, which reading falls back to.
+
+mod settings;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -64,6 +66,18 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A later version wrote it.
+    #[error(
+        "{path} was written by a newer version (format {format}; this one reads up to {known}): update this program"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The newest that is known.
+        known: u32,
     },
     /// The model belongs to another catalogue.
     #[error("model {path} cannot be used with this root")]
@@ -218,7 +232,7 @@ pub fn save(
     save_json(&temporary.join("lineage.json"), lineage)?;
     save_json(&temporary.join("metrics.json"), metrics)?;
     let path = temporary.join("config.toml");
-    fs::write(&path, config.to_toml()).map_err(io_error(&path))?;
+    fs::write(&path, settings::to_text(config)).map_err(io_error(&path))?;
     publish(&temporary, directory)
 }
 
@@ -310,7 +324,7 @@ pub fn find(directory: &Path) -> Option<PathBuf> {
 /// The attributes of the catalogue that a checkpoint's model needs: of its items, and of the conditions it follows.
 pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
     let directory = require(directory)?;
-    let config = load_config(&directory)?;
+    let (config, _) = load_config(&directory)?;
     let saved: SavedVocabulary = load_json(&directory.join("vocabulary.json"))?;
     let mut attributes = config.model.attributes;
     for name in saved.conditions.attributes() {
@@ -324,7 +338,7 @@ pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
 /// What a checkpoint was trained with and from, without its weights.
 pub fn describe(directory: &Path) -> Result<(Config, Lineage), CheckpointError> {
     let directory = require(directory)?;
-    Ok((load_config(&directory)?, load_json(&directory.join("lineage.json"))?))
+    Ok((load_config(&directory)?.0, load_json(&directory.join("lineage.json"))?))
 }
 
 /// The job that made the model in `directory`; `None` where a person did, or its lineage cannot be read.
@@ -380,7 +394,10 @@ fn load_from(
     catalogue: &Catalogue,
     backend: &Backend,
 ) -> Result<Checkpoint, CheckpointError> {
-    let config = load_config(&found)?;
+    let (config, said) = load_config(&found)?;
+    if let Some(said) = said {
+        eprintln!("warning: {said}");
+    }
     let saved: SavedVocabulary = load_json(&found.join("vocabulary.json"))?;
     let path = found.join("model.safetensors");
     let values = SavedValues::open(&path).map_err(|e| damaged(&path, e))?;
@@ -419,10 +436,11 @@ fn require(directory: &Path) -> Result<PathBuf, CheckpointError> {
         .ok_or_else(|| CheckpointError::Missing { path: directory.to_owned(), others: others(directory) })
 }
 
-fn load_config(directory: &Path) -> Result<Config, CheckpointError> {
+/// The configuration, and what is to be said about it.
+fn load_config(directory: &Path) -> Result<(Config, Option<String>), CheckpointError> {
     let path = directory.join("config.toml");
     let text = fs::read_to_string(&path).map_err(io_error(&path))?;
-    toml::from_str(&text).map_err(|e| damaged(&path, e))
+    settings::parse(&path, &text)
 }
 
 fn others(directory: &Path) -> String {

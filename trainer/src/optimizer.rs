@@ -133,20 +133,24 @@ impl Adam {
         let all: Vec<&Tensor> = updates.iter().map(|(_, _, gradient, _)| gradient).collect();
         let clipping = Clipping::of(&all, self.clip_norm)?;
         self.steps += 1;
-        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         for (name, weight, gradient, rows) in updates {
             let Some(moments) = self.moments.get(name) else {
                 candle_core::bail!("no moments for parameter `{name}`");
             };
             let rate = if name.starts_with(CONDITION_PREFIX) { rates.conditions } else { rates.pretrained };
-            let update = Update {
-                decay: self.weight_decay as f32,
-                rate: (rate / correction(BETA1)) as f32,
-                root: (1.0 / correction(BETA2).sqrt()) as f32,
-            };
-            update.apply(&clipping, (weight, moments), &gradient, rows)?;
+            self.update(rate).apply(&clipping, (weight, moments), &gradient, rows)?;
         }
         Ok(clipping.norm)
+    }
+
+    /// What step `steps` (from 1) does at this rate.
+    fn update(&self, rate: f64) -> Update {
+        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        Update {
+            decay: self.weight_decay as f32,
+            rate: (rate / correction(BETA1)) as f32,
+            root: (1.0 / correction(BETA2).sqrt()) as f32,
+        }
     }
 }
 
@@ -378,5 +382,73 @@ impl InplaceOp2 for UpdateWeights {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::with_stock_operations;
+
+    /// The gradients of five steps of `[2, 2]` weights.
+    const GRADIENTS: [[f32; 4]; 5] = [
+        [0.1, -0.2, 0.0, 0.3],
+        [-0.4, 0.5, 2.0, -0.1],
+        [0.0, 0.0, 1e-3, -1e-3],
+        [5.0, -5.0, 0.2, 0.2],
+        [0.3, -0.1, -0.7, 0.4],
+    ];
+
+    /// Weight decay, and the weights after each step of `torch.optim.Adam([[0.5, -1.2], [3, 0]], lr=1e-2, weight_decay=…)` of
+    /// PyTorch 2.15 in 64 bits.
+    const PYTORCH: [(f64, [[f64; 4]; 5]); 2] = [
+        (
+            0.0,
+            [
+                [0.490000001, -1.19, 3.0, -0.01],
+                [0.495595036, -1.194422153, 2.992558632, -0.014002185],
+                [0.499920014, -1.19784049, 2.986803238, -0.017075651],
+                [0.494419206, -1.192362079, 2.981533395, -0.022311997],
+                [0.489452298, -1.187623984, 2.979124089, -0.029319533],
+            ],
+        ),
+        (
+            0.1,
+            [
+                [0.490000001, -1.19, 2.99, -0.01],
+                [0.494211229, -1.191391184, 2.981754536, -0.013974647],
+                [0.496618829, -1.190948392, 2.974615284, -0.016998545],
+                [0.490974045, -1.18512982, 2.96768486, -0.022185079],
+                [0.485838902, -1.179984634, 2.962817701, -0.02916286],
+            ],
+        ),
+    ];
+
+    #[test]
+    fn steps_are_those_of_pytorch() {
+        let trace = || {
+            for (weight_decay, expected) in PYTORCH {
+                let mut adam = Adam { moments: BTreeMap::new(), steps: 0, weight_decay, clip_norm: 1e9 };
+                let weight = Tensor::new(&[[0.5f32, -1.2], [3.0, 0.0]], &Device::Cpu).unwrap();
+                let moments = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
+                for (gradient, expected) in GRADIENTS.iter().zip(expected) {
+                    let gradient = Tensor::from_slice(gradient, (2, 2), &Device::Cpu).unwrap();
+                    let clipping = Clipping::of(&[&gradient], adam.clip_norm).unwrap();
+                    adam.steps += 1;
+                    adam.update(1e-2).apply(&clipping, (&weight, &moments), &gradient, None).unwrap();
+                    let found = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    for (found, expected) in found.iter().zip(expected) {
+                        let apart = (f64::from(*found) - expected).abs();
+                        assert!(
+                            apart < 2e-6,
+                            "step {}, decay {weight_decay}: {found} {expected}",
+                            adam.steps
+                        );
+                    }
+                }
+            }
+        };
+        trace();
+        with_stock_operations(trace);
     }
 }

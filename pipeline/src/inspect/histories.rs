@@ -7,7 +7,7 @@ use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use schemas::delta::Snapshot;
 use schemas::history::Role;
-use schemas::tables::SEQUENCES;
+use schemas::tables::{SEQUENCES, properties};
 use serde::Serialize;
 
 use super::distribution::Collector;
@@ -33,6 +33,10 @@ pub struct SequencesContents {
     pub request_size: Distribution,
     /// Time from one event of a user to the next.
     pub inter_event: SpanDistribution,
+    /// Events at the same time as another one of their user, whose order is the tie policy's.
+    pub tied: u64,
+    /// That policy.
+    pub tie_policy: String,
     /// Share of a target's earlier positions in its row that it may not see.
     pub hidden_share: f64,
     /// Targets by how much is hidden from them: nothing, up to a quarter, half, three quarters, less than all,
@@ -54,6 +58,7 @@ pub(super) async fn read(snapshot: &Snapshot) -> Result<SequencesContents, Inspe
     }
     reader.close_user();
     let mut contents = reader.contents;
+    contents.tie_policy = snapshot.properties().get(properties::TIE_POLICY).cloned().unwrap_or_default();
     contents.hidden_share =
         if reader.earlier == 0 { 0.0 } else { reader.hidden as f64 / reader.earlier as f64 };
     contents.row_length = reader.row_length.finish();
@@ -80,6 +85,8 @@ struct Reader {
     events: u64,
     /// The user's newest event so far, in epoch milliseconds.
     newest: Option<i64>,
+    /// How many of the user's events are at that time.
+    at_newest: u64,
     sessions: HashMap<u32, u64>,
     requests: HashMap<u32, u64>,
 }
@@ -104,11 +111,12 @@ impl Reader {
             let times = times.as_primitive::<TimestampMillisecondType>().values();
             self.row_length.add(sessions.len() as u64);
             if !self.whole {
-                self.newest = None;
+                (self.newest, self.at_newest) = (None, 0);
             }
             for k in from.value(row) as usize..sessions.len() {
                 self.events += 1;
                 if let Some(before) = self.newest.replace(times[k]) {
+                    self.tie(before == times[k]);
                     self.inter_event.add(times[k].saturating_sub(before).max(0) as u64);
                 }
                 *self.sessions.entry(sessions[k]).or_default() += 1;
@@ -116,6 +124,16 @@ impl Reader {
                 self.target(k as u64, u64::from(visible[k]), roles[k]);
             }
         }
+    }
+
+    /// Counts an event that is at the time of the one before it, or not.
+    fn tie(&mut self, same: bool) {
+        self.at_newest = if same { self.at_newest.max(1) + 1 } else { 1 };
+        self.contents.tied += match self.at_newest {
+            1 => 0,
+            2 => 2,
+            _ => 1,
+        };
     }
 
     fn target(&mut self, earlier: u64, visible: u64, role: u8) {
@@ -141,9 +159,24 @@ impl Reader {
             return;
         }
         self.contents.users += 1;
-        self.newest = None;
+        (self.newest, self.at_newest) = (None, 0);
         self.history_length.add(std::mem::take(&mut self.events));
         self.sessions.drain().for_each(|(_, size)| self.session_length.add(size));
         self.requests.drain().for_each(|(_, size)| self.request_size.add(size));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_of_a_tie_counts_once() {
+        let mut reader = Reader::default();
+        // 5 5 5 6 7 7: five of six are tied.
+        for same in [true, true, false, false, true] {
+            reader.tie(same);
+        }
+        assert_eq!(reader.contents.tied, 5);
     }
 }

@@ -107,6 +107,14 @@ impl fmt::Display for SequencesContents {
         distribution(f, "events a session", &self.session_length)?;
         distribution(f, "events a request batch", &self.request_size)?;
         spans(f, "time between events", &self.inter_event)?;
+        if self.targets.total() > 0 {
+            writeln!(
+                f,
+                "  tied in time with another event of their user: {:.1}% of the events; ties {}",
+                100.0 * self.tied as f64 / self.targets.total() as f64,
+                self.tie_policy
+            )?;
+        }
         let t = &self.targets;
         let targets = [
             ("pre-training", t.pretrain),

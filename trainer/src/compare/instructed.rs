@@ -6,10 +6,11 @@ use schemas::delta::Root;
 use serde::Serialize;
 
 use super::bootstrap::{Interval, UserSums, intervals};
+use super::report::signed;
 use super::{CompareError, Group, Options, Spread};
 use crate::checkpoint;
-use crate::evaluate::Protocol;
 use crate::evaluate::stored::instructed::{InstructedTarget, NUMBERS, instructed_path, read_instructed};
+use crate::evaluate::{Protocol, rate};
 
 /// Groups side by side under the conditions of their targets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -81,7 +82,7 @@ pub fn instructed(
             let by_run: Vec<Vec<&InstructedTarget>> =
                 runs.iter().map(|(_, rows)| rows.iter().filter(of_slice).collect()).collect();
             let run_mean = |rows: &Vec<&InstructedTarget>, i: usize| {
-                rows.iter().map(|row| row.numbers[i]).sum::<f64>() / rows.len().max(1) as f64
+                rows.iter().map(|row| row.numbers[i]).sum::<f64>() / rows.len() as f64
             };
             let metrics = (0..NUMBERS.len())
                 .map(|i| Spread::new(by_run.iter().map(|rows| run_mean(rows, i)).collect()))
@@ -199,23 +200,20 @@ impl fmt::Display for InstructedComparison {
             }
             write!(f, "  {:width$}", group.label)?;
             for spread in &group.metrics {
-                write!(f, "  {:>7.4}", spread.mean)?;
+                write!(f, "  {:>7}", rate(Some(spread.mean)))?;
             }
             writeln!(f)?;
             if group.runs.len() > 1 {
                 write!(f, "  {:>width$}", "±")?;
                 for spread in &group.metrics {
-                    write!(f, "  {:>7.4}", spread.sd.unwrap_or_default())?;
+                    write!(f, "  {:>7}", rate(spread.sd))?;
                 }
                 writeln!(f)?;
             }
             if let Some(difference) = &group.difference {
-                let [hr_10, cc_10] = [&difference[0], &difference[4]];
-                writeln!(
-                    f,
-                    "  {:width$}  HR@10 {:+.4} [{:+.4}, {:+.4}], CC@10 {:+.4} [{:+.4}, {:+.4}] against the first",
-                    "", hr_10.value, hr_10.low, hr_10.high, cc_10.value, cc_10.low, cc_10.high
-                )?;
+                let [hr_10, cc_10] =
+                    [0, 4].map(|i| difference.get(i).map_or_else(|| "–".into(), |d| signed(*d)));
+                writeln!(f, "  {:width$}  HR@10 {hr_10}, CC@10 {cc_10} against the first", "")?;
             }
         }
         Ok(())

@@ -154,7 +154,7 @@ pub struct GroupResult {
 /// A number over a group's runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Spread {
-    /// The mean.
+    /// The mean; not a number (`null` as JSON) where there is no target.
     pub mean: f64,
     /// The sample standard deviation over the runs (n − 1); absent for one run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,8 +270,8 @@ fn same_targets(groups: &[Vec<Run>]) -> Result<(), CompareError> {
 /// One user's hit rates at 10 by horizon.
 type UserHits = [f64; HORIZON];
 
-/// The mean over no user.
-const NOTHING: Interval = Interval { value: 0.0, low: 0.0, high: 0.0 };
+/// The mean over no user: no number, `null` as JSON, a dash in tables.
+const NOTHING: Interval = Interval { value: f64::NAN, low: f64::NAN, high: f64::NAN };
 
 /// One protocol and filter.
 struct Slice<'a> {
@@ -299,7 +299,7 @@ impl Slice<'_> {
         for (group, runs) in groups.iter().zip(loaded) {
             let by_run: Vec<Vec<[f64; 4]>> = runs.iter().map(|run| self.gains(&run.ranks)).collect();
             let run_mean = |gains: &Vec<[f64; 4]>, m: usize| {
-                gains.iter().map(|gain| gain[m]).sum::<f64>() / gains.len().max(1) as f64
+                gains.iter().map(|gain| gain[m]).sum::<f64>() / gains.len() as f64
             };
             let metrics =
                 PerMetric::from_fn(|m| Spread::new(by_run.iter().map(|gains| run_mean(gains, m)).collect()));
@@ -492,7 +492,7 @@ mod tests {
         let difference = curves[1].difference.as_ref().unwrap();
         // Where both do the same for each user, nothing is left to chance, however uncertain the rates are.
         for h in [1, 3, 4, 6, 7, 8, 9, 10] {
-            assert_eq!(difference.hr_10[h - 1], NOTHING, "{h}");
+            assert_eq!(difference.hr_10[h - 1], Interval { value: 0.0, low: 0.0, high: 0.0 }, "{h}");
             assert!(curves[1].rates.hr_10[h - 1].high - curves[1].rates.hr_10[h - 1].low > 0.15);
         }
         // Binomial(100, 0.1) has the quantiles 5 and 16 at 2.5 and 97.5 %.

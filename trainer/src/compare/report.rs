@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::{Comparison, GroupResult, HorizonCurve, Interval};
-use crate::evaluate::Protocol;
+use crate::evaluate::{Protocol, rate};
 
 impl fmt::Display for Comparison {
     /// As a table for people: below each run its difference to the first one.
@@ -11,7 +11,11 @@ impl fmt::Display for Comparison {
         // Where nothing is hidden before a target, both protocols are one.
         let of = |protocol| {
             let results = self.results.iter().filter(move |r| r.protocol == protocol);
-            results.map(|r| (&r.label, r.filter_seen, &r.metrics)).collect::<Vec<_>>()
+            // Bit for bit, so that what is no number equals itself.
+            let bits = |r: &GroupResult| {
+                r.metrics.each().map(|spread| spread.runs.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+            };
+            results.map(|r| (&r.label, r.filter_seen, bits(r))).collect::<Vec<_>>()
         };
         let same = of(Protocol::Standard) == of(Protocol::AsServed);
         let shown = |protocol| !same || protocol == Protocol::Standard;
@@ -68,8 +72,8 @@ fn write_result(f: &mut fmt::Formatter<'_>, result: &GroupResult, width: usize) 
     let mut line = format!("  {:width$}  ", result.label);
     for spread in result.metrics.each() {
         let text = match spread.sd {
-            Some(sd) => format!("{:.4} ± {sd:.4}", spread.mean),
-            None => format!("{:.4}", spread.mean),
+            Some(sd) if spread.mean.is_finite() => format!("{:.4} ± {sd:.4}", spread.mean),
+            _ => rate(Some(spread.mean)),
         };
         line += &format!("{text:<27}");
     }
@@ -95,7 +99,10 @@ fn write_curve(f: &mut fmt::Formatter<'_>, curve: &HorizonCurve, first: &Horizon
     let names = (1..=rates.hr_10.len()).map(|h| h.to_string()).chain(["mean".into()]);
     for (h, name) in names.enumerate() {
         let rate = rates.hr_10.get(h).unwrap_or(&rates.mean_hr_10);
-        let mut line = format!("  {name:>4}  {:.4} [{:.4}, {:.4}]", rate.value, rate.low, rate.high);
+        let mut line = match rate.value.is_finite() {
+            true => format!("  {name:>4}  {:.4} [{:.4}, {:.4}]", rate.value, rate.low, rate.high),
+            false => format!("  {name:>4}  –"),
+        };
         if let Some(difference) = &curve.difference {
             let d = difference.hr_10.get(h).unwrap_or(&difference.mean_hr_10);
             line = format!("{line:<35}{}", signed(*d));
@@ -105,8 +112,11 @@ fn write_curve(f: &mut fmt::Formatter<'_>, curve: &HorizonCurve, first: &Horizon
     Ok(())
 }
 
-/// A difference with its interval, 25 characters.
-fn signed(d: Interval) -> String {
+/// A difference with its interval, 25 characters; a dash where there is none.
+pub(super) fn signed(d: Interval) -> String {
+    if !d.value.is_finite() {
+        return "–".into();
+    }
     format!("{:+.4} [{:+.4}, {:+.4}]", d.value, d.low, d.high)
 }
 
@@ -134,5 +144,15 @@ mod tests {
         };
         assert!(!table(0.5).contains("test, as-served") && table(0.5).contains("the numbers are the same"));
         assert!(table(0.25).contains("test, as-served") && !table(0.25).contains("the numbers are the same"));
+        // Over no target there is no number.
+        let result = |protocol| GroupResult { targets: 0, ..result(protocol, f64::NAN) };
+        let results = vec![result(Protocol::Standard), result(Protocol::AsServed)];
+        let (horizon, learning) = (Vec::new(), Vec::new());
+        let none = Comparison { split: "test".into(), resamples: 1, seed: 1, results, horizon, learning };
+        let table = none.to_string();
+        assert!(table.contains('–') && !table.contains("0000") && !table.contains("NaN"), "{table}");
+        assert!(!table.contains("test, as-served"), "{table}");
+        let json = serde_json::to_value(&none).unwrap();
+        assert!(json["results"][0]["metrics"]["hr_10"]["mean"].is_null(), "{json}");
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
 
-use arrow::array::{Array, AsArray, ListArray};
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt32Type};
 use schemas::delta::{Root, Snapshot};
 use schemas::tables;
@@ -13,44 +13,116 @@ use crate::ops::Bags;
 pub struct Catalogue {
     /// Ids; the one at 0 is empty.
     pub item_ids: Vec<String>,
-    /// Names for people, where there are any.
-    pub titles: Vec<Option<String>>,
+    /// Names for people, where there are any; empty where they were not asked for.
+    titles: Vec<Option<String>>,
     /// Whether an item may be retrieved.
     pub active: Vec<bool>,
     /// When each item was released, epoch milliseconds, where that is known.
     pub release_ts: Vec<Option<i64>>,
     /// By attribute, the values of each item.
-    attributes: BTreeMap<String, Vec<Vec<String>>>,
+    attributes: BTreeMap<String, Values>,
     /// The version of `items` that was read.
     pub version: u64,
+}
+
+/// The values of one attribute: each text once.
+#[derive(Debug, Clone, Default)]
+struct Values {
+    /// The different ones, by first appearance in the order of item indexes.
+    names: Vec<String>,
+    /// By item index, places in `names`.
+    of_items: Bags,
+}
+
+/// The values of an attribute while items come in any order.
+#[derive(Default)]
+struct Coded {
+    codes: HashMap<String, u32>,
+    /// Codes of all items that came, and by item index where the item's begin and how many there are.
+    all: Vec<u32>,
+    of_items: Vec<(u32, u32)>,
+}
+
+impl Coded {
+    fn add<'a>(&mut self, index: usize, values: impl Iterator<Item = &'a str>) {
+        let first = self.all.len();
+        for value in values {
+            let code = match self.codes.get(value) {
+                Some(&code) => code,
+                None => {
+                    let code = self.codes.len() as u32;
+                    self.codes.insert(value.to_owned(), code);
+                    code
+                }
+            };
+            self.all.push(code);
+        }
+        self.of_items[index] = (first as u32, (self.all.len() - first) as u32);
+    }
+
+    fn finish(self) -> Values {
+        let mut texts = vec![String::new(); self.codes.len()];
+        self.codes.into_iter().for_each(|(text, code)| texts[code as usize] = text);
+        let mut places: Vec<Option<u32>> = vec![None; texts.len()];
+        let mut values = Values::default();
+        for (first, n) in self.of_items {
+            let of_item = &self.all[first as usize..][..n as usize];
+            for &code in of_item {
+                places[code as usize].get_or_insert_with(|| {
+                    values.names.push(std::mem::take(&mut texts[code as usize]));
+                    values.names.len() as u32 - 1
+                });
+            }
+            values.of_items.push(of_item.iter().filter_map(|&code| places[code as usize]));
+        }
+        values
+    }
 }
 
 impl Catalogue {
     /// Reads the newest version with the attributes that the model needs.
     pub async fn load(root: &Root, attributes: &[String]) -> Result<Self, DataError> {
+        Self::read(root, attributes, false).await
+    }
+
+    /// The same with titles, which nothing but people need.
+    pub async fn load_with_titles(root: &Root, attributes: &[String]) -> Result<Self, DataError> {
+        Self::read(root, attributes, true).await
+    }
+
+    async fn read(root: &Root, attributes: &[String], with_titles: bool) -> Result<Self, DataError> {
         let snapshot = root.require(tables::ITEMS, "pipeline ingest").await?;
-        let mut columns = vec!["item_id", "item_index", "title", "active", "release_ts"];
+        let mut columns = vec!["item_id", "item_index", "active", "release_ts"];
         columns.extend(attributes.iter().map(String::as_str));
+        let title = columns.len();
+        if with_titles {
+            columns.push("title");
+        }
         let rows = snapshot.rows() as usize;
         let mut catalogue = Self {
             item_ids: vec![String::new(); rows + 1],
-            titles: vec![None; rows + 1],
+            titles: if with_titles { vec![None; rows + 1] } else { Vec::new() },
             active: vec![false; rows + 1],
             release_ts: vec![None; rows + 1],
-            attributes: attributes.iter().map(|a| (a.clone(), vec![Vec::new(); rows + 1])).collect(),
+            attributes: BTreeMap::new(),
             version: snapshot.version(),
         };
+        let coded = |_: &String| Coded { of_items: vec![(0, 0); rows + 1], ..Coded::default() };
+        let mut coded: Vec<Coded> = attributes.iter().map(coded).collect();
         let mut seen = 0;
         for batch in snapshot.read(&columns).await? {
             let ids = column(&snapshot, batch.column(0).as_string_opt::<i32>(), "item_id")?;
             let indexes = column(&snapshot, batch.column(1).as_primitive_opt::<UInt32Type>(), "item_index")?;
-            let titles = column(&snapshot, batch.column(2).as_string_opt::<i32>(), "title")?;
-            let active = column(&snapshot, batch.column(3).as_boolean_opt(), "active")?;
+            let active = column(&snapshot, batch.column(2).as_boolean_opt(), "active")?;
             let releases = column(
                 &snapshot,
-                batch.column(4).as_primitive_opt::<TimestampMillisecondType>(),
+                batch.column(3).as_primitive_opt::<TimestampMillisecondType>(),
                 "release_ts",
             )?;
+            let titles = match with_titles {
+                true => Some(column(&snapshot, batch.column(title).as_string_opt::<i32>(), "title")?),
+                false => None,
+            };
             for row in 0..batch.num_rows() {
                 let index = indexes.value(row) as usize;
                 if index == 0 || index > rows || !catalogue.item_ids[index].is_empty() {
@@ -58,17 +130,19 @@ impl Catalogue {
                 }
                 seen += 1;
                 catalogue.item_ids[index] = ids.value(row).to_owned();
-                catalogue.titles[index] = titles.is_valid(row).then(|| titles.value(row).to_owned());
+                if let Some(titles) = titles {
+                    catalogue.titles[index] = titles.is_valid(row).then(|| titles.value(row).to_owned());
+                }
                 catalogue.active[index] = active.value(row);
                 catalogue.release_ts[index] = releases.is_valid(row).then(|| releases.value(row));
                 for (a, name) in attributes.iter().enumerate() {
-                    let lists = column(&snapshot, batch.column(5 + a).as_list_opt::<i32>(), name)?;
-                    let values = list_of_strings(lists, row).ok_or_else(|| DataError::ColumnType {
-                        table: "items".into(),
-                        column: name.clone(),
-                    })?;
-                    if let Some(of_items) = catalogue.attributes.get_mut(name) {
-                        of_items[index] = values;
+                    let lists = column(&snapshot, batch.column(4 + a).as_list_opt::<i32>(), name)?;
+                    let texts = column(&snapshot, lists.values().as_string_opt::<i32>(), name)?;
+                    if lists.is_valid(row) {
+                        let offsets = lists.value_offsets();
+                        let of_row = offsets[row] as usize..offsets[row + 1] as usize;
+                        let valid = of_row.filter(|&i| texts.is_valid(i)).map(|i| texts.value(i));
+                        coded[a].add(index, valid);
                     }
                 }
             }
@@ -76,6 +150,8 @@ impl Catalogue {
         if seen != rows {
             return Err(DataError::ItemIndexes { index: seen, rows });
         }
+        let values = coded.into_iter().map(Coded::finish);
+        catalogue.attributes = attributes.iter().cloned().zip(values).collect();
         Ok(catalogue)
     }
 
@@ -84,20 +160,26 @@ impl Catalogue {
         self.item_ids.len().saturating_sub(1)
     }
 
+    /// The name for people of the item at `index`, where there is one and it was asked for.
+    pub fn title(&self, index: usize) -> Option<&str> {
+        self.titles.get(index)?.as_deref()
+    }
+
     /// The values of an attribute, by first appearance in the order of item indexes.
     pub fn attribute_values(&self, name: &str) -> Vec<String> {
-        let mut seen = std::collections::HashSet::new();
-        let of_items = self.attributes.get(name).map_or(&[][..], Vec::as_slice);
-        of_items.iter().flatten().filter(|value| seen.insert(value.as_str())).cloned().collect()
+        self.attributes.get(name).map_or_else(Vec::new, |values| values.names.clone())
     }
 
     /// For each item index, where its values of an attribute stand in `values`; others are left out.
     pub fn attribute_bags(&self, name: &str, values: &[String]) -> Bags {
         let rows: HashMap<&str, u32> = values.iter().map(String::as_str).zip(0..).collect();
+        let none = Values::default();
+        let Values { names, of_items } = self.attributes.get(name).unwrap_or(&none);
+        let row_of: Vec<Option<u32>> = names.iter().map(|name| rows.get(name.as_str()).copied()).collect();
         let mut bags = Bags::default();
         for index in 0..self.item_ids.len() {
-            let of_item = self.attributes.get(name).map_or(&[][..], |items| items[index].as_slice());
-            bags.push(of_item.iter().filter_map(|value| rows.get(value.as_str()).copied()));
+            let of_item = if index < of_items.len() { of_items.get(index) } else { &[] };
+            bags.push(of_item.iter().filter_map(|&place| row_of[place as usize]));
         }
         bags
     }
@@ -105,16 +187,16 @@ impl Catalogue {
     #[cfg(test)]
     pub(crate) fn example(items: &[(&str, &[&str])]) -> Self {
         let mut catalogue = Self { item_ids: vec![String::new()], ..Self::default() };
-        let mut genres = vec![Vec::new()];
-        for (id, values) in items {
-            catalogue.item_ids.push((*id).to_owned());
-            genres.push(values.iter().map(|v| (*v).to_owned()).collect());
+        let mut genres = Coded { of_items: vec![(0, 0); items.len() + 1], ..Coded::default() };
+        // In another order than that of the indexes, as files may have them.
+        for (index, (_, values)) in (1..).zip(items).collect::<Vec<_>>().into_iter().rev() {
+            genres.add(index, values.iter().copied());
         }
-        catalogue.titles = vec![None; items.len() + 1];
+        catalogue.item_ids.extend(items.iter().map(|(id, _)| (*id).to_owned()));
         catalogue.release_ts = vec![None; items.len() + 1];
         catalogue.active = vec![true; items.len() + 1];
         catalogue.active[0] = false;
-        catalogue.attributes.insert("genre".into(), genres);
+        catalogue.attributes.insert("genre".into(), genres.finish());
         catalogue
     }
 }
@@ -123,11 +205,20 @@ pub(super) fn column<T>(snapshot: &Snapshot, array: Option<T>, name: &str) -> Re
     array.ok_or_else(|| DataError::ColumnType { table: snapshot.name().into(), column: name.into() })
 }
 
-fn list_of_strings(lists: &ListArray, row: usize) -> Option<Vec<String>> {
-    if lists.is_null(row) {
-        return Some(Vec::new());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_numbered_by_first_appearance_in_the_order_of_the_items() {
+        let catalogue =
+            Catalogue::example(&[("a", &["x"]), ("b", &[]), ("c", &["y", "x", "y"]), ("d", &["z"])]);
+        assert_eq!(catalogue.attribute_values("genre"), ["x", "y", "z"]);
+        let bags = catalogue.attribute_bags("genre", &["z".into(), "x".into(), "w".into()]);
+        let all: Vec<&[u32]> = (0..bags.len()).map(|index| bags.get(index)).collect();
+        assert_eq!(all, [&[][..], &[1], &[], &[1], &[0]]);
+        assert!(catalogue.attribute_values("mood").is_empty());
+        assert_eq!(catalogue.attribute_bags("mood", &["calm".into()]).len(), 5);
+        assert_eq!(catalogue.title(1), None);
     }
-    let values = lists.value(row);
-    let values = values.as_string_opt::<i32>()?;
-    Some(values.iter().flatten().map(str::to_owned).collect())
 }

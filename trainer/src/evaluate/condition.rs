@@ -12,6 +12,7 @@ use schemas::condition::Condition;
 use schemas::config::MaskMode;
 use serde::Serialize;
 
+use super::metrics;
 use super::rank::rows_of_scores;
 use super::stored::instructed::InstructedTarget;
 use super::unknown;
@@ -270,13 +271,13 @@ impl Evaluation<'_> {
         let asked = self.asked(protocol).len();
         let mean = |filters: usize, gain: &dyn Fn(&Answer) -> f64| {
             let sum: f64 = questions.iter().zip(answers).map(|(q, a)| q.weight * gain(&a[filters])).sum();
-            if targets > 0.0 { sum / targets } else { 0.0 }
+            metrics::mean(sum, targets)
         };
         let of = |(i, filters): (usize, Filters)| {
             let [hr_10, hr_20, hr_50, ndcg_10] =
                 [0, 1, 2, 3].map(|g| mean(i, &|answer: &Answer| gains(answer.rank)[g]));
             let [cc_10, cc_20, cc_50] = [(0, 10.0), (1, 20.0), (2, 50.0)]
-                .map(|(c, k)| Some(mean(i, &|answer: &Answer| f64::from(answer.compliant[c]) / k)));
+                .map(|(c, k)| mean(i, &|answer: &Answer| f64::from(answer.compliant[c]) / k));
             Metrics {
                 condition: Some(attributes.into()),
                 condition_from: Some("target".into()),

@@ -28,7 +28,7 @@ pub struct HorizonMetrics {
     pub users: usize,
     /// Hit rate at 10 for the event 1, 2, … [`HORIZON`] steps ahead.
     #[serde(rename = "hr@10")]
-    pub hr_10: Vec<f64>,
+    pub hr_10: Vec<Option<f64>>,
 }
 
 /// The users' targets, [`HORIZON`] consecutive ones each, in the order of `targets`. Empty where the split is
@@ -44,7 +44,7 @@ pub(super) fn groups<'a>(sequences: &Sequences, targets: &'a [Target]) -> Vec<&'
 }
 
 /// Hit rates at 10 by horizon, from the ranks of users one after another, [`HORIZON`] each.
-pub(super) fn hit_rates(ranks: &[Ranks], filter_seen: bool) -> Vec<f64> {
+pub(super) fn hit_rates(ranks: &[Ranks], filter_seen: bool) -> Vec<Option<f64>> {
     (0..HORIZON)
         .map(|h| {
             let ahead = ranks.iter().skip(h).step_by(HORIZON);
@@ -79,7 +79,9 @@ mod tests {
         let hit = Ranks { all: Some(11), unseen: Some(10) };
         let miss = Ranks { all: Some(12), unseen: Some(11) };
         let ranks: Vec<Ranks> = (0..2 * HORIZON).map(|i| if i < 12 { hit } else { miss }).collect();
-        assert_eq!(hit_rates(&ranks, true), [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
-        assert_eq!(hit_rates(&ranks, false), [0.0; HORIZON]);
+        let expected = [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5].map(Some);
+        assert_eq!(hit_rates(&ranks, true), expected);
+        assert_eq!(hit_rates(&ranks, false), [Some(0.0); HORIZON]);
+        assert_eq!(hit_rates(&[], true), [None; HORIZON]);
     }
 }

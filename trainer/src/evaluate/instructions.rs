@@ -12,6 +12,7 @@ use schemas::config::Instructions;
 use serde::Serialize;
 
 use super::condition::{Filters, Question};
+use super::metrics;
 use super::rank::rows_of_scores;
 use super::{Encoded, EvaluateError, Evaluation, Instructed, Metrics, Protocol, Target, gains};
 use crate::retrieve::{List, Merge, Merged, Origin, merge};
@@ -217,7 +218,7 @@ impl Evaluation<'_> {
                 targets += 1;
             }
             let [hr_10, hr_20, hr_50, ndcg_10, cc_10, cc_20, cc_50] =
-                sums.map(|sum| sum / f64::max(f64::from(targets), 1.0));
+                sums.map(|sum| metrics::mean(sum, f64::from(targets)));
             Metrics {
                 condition: Some(attributes.into()),
                 condition_from: Some("instructions".into()),
@@ -230,9 +231,9 @@ impl Evaluation<'_> {
                 hr_20,
                 hr_50,
                 ndcg_10,
-                cc_10: Some(cc_10),
-                cc_20: Some(cc_20),
-                cc_50: Some(cc_50),
+                cc_10,
+                cc_20,
+                cc_50,
                 ..Metrics::of(name, self.split, protocol, filters.seen)
             }
         };

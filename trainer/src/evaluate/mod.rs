@@ -12,6 +12,8 @@ mod rank;
 mod report;
 pub mod stored;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -25,10 +27,11 @@ pub use condition::{ConditionMetrics, Instructed};
 pub use health::{Health, health};
 pub use horizon::{HORIZON, HorizonMetrics};
 pub use instructions::Diversity;
-pub(crate) use metrics::gains;
 pub use metrics::{Metrics, Protocol, Ranks};
+pub(crate) use metrics::{gains, rate};
 pub use rank::{Query, rank};
 pub use report::Report;
+pub(crate) use report::change;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Split, Target, targets};
 
@@ -92,6 +95,7 @@ pub async fn run(
         source: sequences.source.clone(),
         trained_on: None,
         learned_events: None,
+        tied: tied_share(&sequences),
         hides_nothing: false,
         results: Vec::new(),
         horizon: Vec::new(),
@@ -164,9 +168,29 @@ pub async fn run(
     Ok(report)
 }
 
+/// The share of the events that happened at the same time as another one of their user: their order is the tie policy's.
+fn tied_share(sequences: &Sequences) -> Option<f64> {
+    let (mut events, mut tied) = (0usize, 0usize);
+    let mut of_user: Vec<i64> = Vec::new();
+    for row in 0..sequences.rows() {
+        of_user.extend_from_slice(&sequences.ts[sequences.owned(row)]);
+        if sequences.user.get(row + 1) != Some(&sequences.user[row]) {
+            events += of_user.len();
+            tied += of_user.chunk_by(|a, b| a == b).map(<[_]>::len).filter(|&n| n > 1).sum::<usize>();
+            of_user.clear();
+        }
+    }
+    metrics::mean(tied as f64, events as f64)
+}
+
 /// The rows of `sequences` that are asked for their targets of `role`: all, or those of some users (`evaluate.sample`), the same ones
 /// whatever the model.
-async fn asked_rows(config: &Config, root: &Root, items: usize, role: Role) -> Result<Sequences, DataError> {
+pub(crate) async fn asked_rows(
+    config: &Config,
+    root: &Root,
+    items: usize,
+    role: Role,
+) -> Result<Sequences, DataError> {
     let wanted = config.evaluate.sample;
     if wanted == 0 {
         return Sequences::load(root, items).await;

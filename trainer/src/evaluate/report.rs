@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ConditionMetrics, Diversity, HorizonMetrics, Metrics};
+use super::{ConditionMetrics, Diversity, HorizonMetrics, Metrics, rate};
 use crate::data::SequencesSource;
 
 /// Results, and what they were measured on.
@@ -21,6 +21,8 @@ pub struct Report {
     /// How diverse lists are, with and without each user's own instructions (Table 5).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub diversity: Vec<Diversity>,
+    /// The share of the events that happened at the same time as another one of their user: `source.tie_policy` orders them.
+    pub tied: Option<f64>,
     /// The rows that were asked, with the order of ties and `Δτ`.
     pub source: SequencesSource,
     /// The rows that the model was trained on, where they are others: it may have learned what is held out here.
@@ -55,7 +57,12 @@ impl fmt::Display for Report {
             )?;
         }
         let SequencesSource { sequences_version, tie_policy, delta_tau_ms, .. } = &self.source;
-        writeln!(f, "sequences version {sequences_version}, ties {tie_policy}, delta_tau_ms {delta_tau_ms}")?;
+        let tied =
+            self.tied.map_or_else(String::new, |tied| format!(" ({:.1} % of the events)", 100.0 * tied));
+        writeln!(
+            f,
+            "sequences version {sequences_version}, ties {tie_policy}{tied}, delta_tau_ms {delta_tau_ms}"
+        )?;
         let results: Vec<&Metrics> = self.results.iter().filter(|m| m.condition.is_none()).collect();
         let width = results.iter().map(|m| m.model.len()).max().unwrap_or(0).max("model".len());
         let mut groups: Vec<(&str, super::Protocol, bool)> = Vec::new();
@@ -91,8 +98,12 @@ impl fmt::Display for Report {
             for m in group {
                 writeln!(
                     f,
-                    "  {:width$}  {:.4}  {:.4}  {:.4}   {:.4}",
-                    m.model, m.hr_10, m.hr_20, m.hr_50, m.ndcg_10
+                    "  {:width$}  {}  {}  {}   {}",
+                    m.model,
+                    rate(m.hr_10),
+                    rate(m.hr_20),
+                    rate(m.hr_50),
+                    rate(m.ndcg_10)
                 )?;
             }
         }
@@ -100,7 +111,7 @@ impl fmt::Display for Report {
             curve.filter_seen && !(self.hides_nothing && curve.protocol == super::Protocol::AsServed)
         };
         for curve in self.horizon.iter().filter(shown) {
-            let rates: Vec<String> = curve.hr_10.iter().map(|rate| format!("{rate:.4}")).collect();
+            let rates: Vec<String> = curve.hr_10.iter().map(|&value| rate(value)).collect();
             writeln!(
                 f,
                 "{}, {}, seen items filtered: HR@10 for the next {} events of {} users, by one prediction\n  {}",
@@ -112,6 +123,14 @@ impl fmt::Display for Report {
             )?;
         }
         self.under_conditions(f)
+    }
+}
+
+/// By how many per cent `after` is more than `before`; a dash where that is nothing to compare with.
+pub(crate) fn change(before: Option<f64>, after: Option<f64>) -> String {
+    match before.zip(after) {
+        Some((before, after)) if before > 0.0 => format!("{:+.1} %", 100.0 * (after / before - 1.0)),
+        _ => "–".into(),
     }
 }
 
@@ -146,19 +165,18 @@ impl Report {
                 heading = Some(of);
             }
             let filter = |filtered| if filtered { "filtered" } else { "kept" };
-            let [cc_10, cc_20, cc_50] = [m.cc_10, m.cc_20, m.cc_50].map(Option::unwrap_or_default);
             writeln!(
                 f,
-                "  {:10}  {:9}  {:.4}  {:.4}  {:.4}   {:.4}  {:.4}  {:.4}  {:.4}",
+                "  {:10}  {:9}  {}  {}  {}   {}  {}  {}  {}",
                 filter(m.filter_seen),
                 if m.condition_filter { "filtered" } else { "asked for" },
-                m.hr_10,
-                m.hr_20,
-                m.hr_50,
-                m.ndcg_10,
-                cc_10,
-                cc_20,
-                cc_50
+                rate(m.hr_10),
+                rate(m.hr_20),
+                rate(m.hr_50),
+                rate(m.ndcg_10),
+                rate(m.cc_10),
+                rate(m.cc_20),
+                rate(m.cc_50)
             )?;
         }
         let diversity: Vec<&Diversity> = self.diversity.iter().filter(|d| shown(d.protocol)).collect();
@@ -171,9 +189,9 @@ impl Report {
         for Diversity { protocol, attribute, activity, targets, plain, instructed, .. } in diversity {
             writeln!(
                 f,
-                "  {attribute}, {}, {activity:6}  {plain:.3} → {instructed:.3} ({:+.1} %) for {targets} targets",
+                "  {attribute}, {}, {activity:6}  {plain:.3} → {instructed:.3} ({}) for {targets} targets",
                 protocol.name(),
-                100.0 * (instructed / plain.max(f64::MIN_POSITIVE) - 1.0)
+                change(Some(*plain), Some(*instructed))
             )?;
         }
         let rows: Vec<&ConditionMetrics> =

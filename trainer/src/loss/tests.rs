@@ -45,6 +45,9 @@ fn added(plan: &Plan, candidates: &[u32], asked: &Asked, row: usize) -> BTreeMap
         .collect()
 }
 
+/// What an anchor predicts, what each item has added to its normaliser, and in how many steps.
+type Additions = (Vec<u32>, BTreeMap<u32, f64>, f64);
+
 /// For every target of every row of `data`, the mean over all batches with that row, and over the `steps` for each, of what each item
 /// adds to the normaliser: 1 where the estimate is unbiased.
 fn expected_additions(
@@ -56,7 +59,7 @@ fn expected_additions(
     let loss = TamipLoss::new(config, draws(data, MASK, branches), 1);
     let rows = data.rows() as u32;
     // By row of the data, branch and anchor.
-    let mut sums: BTreeMap<(u32, usize, u32), (Vec<u32>, BTreeMap<u32, f64>, f64)> = BTreeMap::new();
+    let mut sums: BTreeMap<(u32, usize, u32), Additions> = BTreeMap::new();
     for chosen in subsets(rows, batch_size) {
         for step in 0..steps {
             let batch = Batch::pretrain(data, &chosen, MASK, branches, true, None);

@@ -43,7 +43,7 @@ fn config(architecture: Architecture, mask: MaskMode) -> Model {
     }
 }
 
-fn catalogue() -> Catalogue {
+pub(crate) fn catalogue() -> Catalogue {
     let genres: [&[&str]; 3] = [&["a"], &["b", "c"], &[]];
     let ids: Vec<String> = (1..=ITEMS).map(|i| i.to_string()).collect();
     let items: Vec<_> = ids.iter().enumerate().map(|(i, id)| (id.as_str(), genres[i % 3])).collect();
@@ -229,7 +229,7 @@ pub(crate) fn pretrain(loss: Loss) -> Pretrain {
     Pretrain { loss, uniform_negatives: 4, ..Pretrain::default() }
 }
 
-fn long_histories() -> Vec<Vec<(u32, i64)>> {
+pub(crate) fn long_histories() -> Vec<Vec<(u32, i64)>> {
     (0..8)
         .map(|u| (0..30).map(|i| (1 + (i * 7 + u * 5) % ITEMS, i64::from(i % 3) * 1300)).collect())
         .collect()

@@ -101,10 +101,12 @@ pub struct Validation {
     pub ndcg_10: f64,
 }
 
-impl From<&Metrics> for Validation {
-    fn from(m: &Metrics) -> Self {
-        let &Metrics { protocol, targets, hr_10, hr_20, hr_50, ndcg_10, .. } = m;
-        Self { protocol, targets, hr_10, hr_20, hr_50, ndcg_10 }
+impl Validation {
+    /// The headline `m`; `None` where it is over no target.
+    pub fn new(m: &Metrics) -> Option<Self> {
+        let &Metrics { protocol, targets, .. } = m;
+        let (hr_10, hr_20, hr_50, ndcg_10) = (m.hr_10?, m.hr_20?, m.hr_50?, m.ndcg_10?);
+        Some(Self { protocol, targets, hr_10, hr_20, hr_50, ndcg_10 })
     }
 }
 

@@ -73,7 +73,7 @@ impl Case {
         let bags: Vec<_> = names.iter().map(|&n| (n, catalogue.attribute_bags(n, &attributes[n]))).collect();
         let item = |index: u32| Item {
             item_id: catalogue.item_ids[index as usize].clone(),
-            title: catalogue.titles[index as usize].clone(),
+            title: catalogue.title(index as usize).map(str::to_owned),
             values: bags
                 .iter()
                 .flat_map(|(name, bags)| {

@@ -34,11 +34,14 @@ struct Opened {
 }
 
 impl Opened {
-    async fn new(config: &Config, root: &Root, model: &str) -> Result<Self, RetrieveError> {
+    async fn new(config: &Config, root: &Root, model: &str, titles: bool) -> Result<Self, RetrieveError> {
         let backend = device::open(config)?;
         let directory = root.model_path(model);
         let attributes = checkpoint::attributes(&directory)?;
-        let catalogue = Catalogue::load(root, &attributes).await?;
+        let catalogue = match titles {
+            true => Catalogue::load_with_titles(root, &attributes).await?,
+            false => Catalogue::load(root, &attributes).await?,
+        };
         let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
         let sequences = Sequences::load(root, catalogue.items()).await?;
         let delta_tau = delta_tau(&sequences.source.delta_tau_ms).ok_or(RetrieveError::DeltaTau)?;
@@ -123,7 +126,7 @@ pub async fn run(
     options: Options<'_>,
     output: &mut Output,
 ) -> Result<Report, RetrieveError> {
-    let opened = Opened::new(config, root, options.model).await?;
+    let opened = Opened::new(config, root, options.model, false).await?;
     let mut retriever = opened.retriever(&options, config.seed)?;
     let requests = opened.requests((config, root), &options, &mut retriever).await?;
     let mut report = Report { k: options.k, ..Report::default() };
@@ -171,7 +174,7 @@ pub async fn case(
     options: Options<'_>,
     user: &str,
 ) -> Result<Case, RetrieveError> {
-    let opened = Opened::new(config, root, options.model).await?;
+    let opened = Opened::new(config, root, options.model, true).await?;
     let mut retriever = opened.retriever(&options, config.seed)?;
     let requests = opened.requests((config, root), &options, &mut retriever).await?;
     let mut report = Report { k: options.k, ..Report::default() };

@@ -125,7 +125,7 @@ proptest! {
         k in 1usize..70,
     ) {
         let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
-        let mut retriever = world.retriever(Limits { k, only, keep_seen, ..LIMITS });
+        let mut retriever = world.retriever(Limits { k, only, keep_seen });
         let mut report = Report { k, ..Report::default() };
         let lists = retriever.lists(&[request(&history, &[None, Some(0), Some(2)])], &mut report).unwrap().remove(0);
         for list in &lists {

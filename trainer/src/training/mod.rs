@@ -305,7 +305,7 @@ pub enum Status {
 }
 
 /// The protocol and the number that select the model.
-fn selector(selection: Selection) -> (Protocol, fn(&Metrics) -> f64) {
+fn selector(selection: Selection) -> (Protocol, fn(&Metrics) -> Option<f64>) {
     match selection {
         Selection::HrStandard => (Protocol::Standard, |m| m.hr_10),
         Selection::HrAsServed => (Protocol::AsServed, |m| m.hr_10),

@@ -20,7 +20,7 @@ use crate::model::ClimberPilot;
 use crate::ops::Dropout;
 use crate::optimizer::{Adam, GradientNorm, Rates};
 use crate::random;
-use crate::records::{self, EpochMetrics, Records, StepMetrics};
+use crate::records::{self, EpochMetrics, Records, StepMetrics, Validation};
 
 /// Steps of an epoch that are recorded one by one, at most.
 const STEPS_RECORDED: usize = 100;
@@ -344,14 +344,14 @@ impl<'a, T: Task> Run<'a, T> {
         let results = if due { self.task.validate(self.options.name, model)? } else { Vec::new() };
         if !results.is_empty() {
             let (protocol, pick) = selector(settings.select_by);
-            let Some(headline) = results.iter().find(|m| m.filter_seen && m.targets > 0) else {
+            let picked = |m: &Metrics| Some((Validation::new(m)?, pick(m)?));
+            let Some((headline, value)) = results.iter().filter(|m| m.filter_seen).find_map(picked) else {
                 return Err(TrainError::NoValidation {
                     protocol: protocol.name(),
                     targets: results.iter().map(|m| m.targets + m.no_history + m.left_out).max().unwrap_or(0),
                 });
             };
-            let value = pick(headline);
-            metrics.validation = Some(headline.into());
+            metrics.validation = Some(headline);
             records.epoch(&metrics)?;
             record.validation = Some(value);
             line += &format!(", validation {value:.4}");

@@ -16,7 +16,7 @@ use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::conditions::{Carriers, Conditions};
 use crate::data::{Batch, Catalogue, Draws, Examples, Sequences};
 use crate::device;
-use crate::evaluate::{Evaluation, Instructed, Metrics};
+use crate::evaluate::{Evaluation, Instructed, Metrics, asked_rows, change, rate};
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
 use crate::optimizer::Adam;
@@ -36,20 +36,22 @@ pub struct SftOutcome {
 /// HR@10 without instructions on the validation targets, seen items filtered (§3.3.3: catastrophic forgetting).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Forgetting {
-    /// Of the pre-trained model.
-    pub before: f64,
+    /// Of the pre-trained model; `None` where no target takes part.
+    pub before: Option<f64>,
     /// Of the fine-tuned one.
-    pub after: f64,
+    pub after: Option<f64>,
 }
 
 impl fmt::Display for SftOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.training)?;
         if let Some(Forgetting { before, after }) = self.unconditional {
-            let change = 100.0 * (after / before.max(f64::MIN_POSITIVE) - 1.0);
             write!(
                 f,
-                "\nwithout instructions, HR@10 on validation: {before:.4} before, {after:.4} after ({change:+.1} %)"
+                "\nwithout instructions, HR@10 on validation: {} before, {} after ({})",
+                rate(before).trim_start(),
+                rate(after).trim_start(),
+                change(before, after)
             )?;
         }
         Ok(())
@@ -82,7 +84,7 @@ pub async fn run(
     let settings = config.sft.training(&config.pretrain)?;
     let conditions = Conditions::new(&config.sft.conditions, derived, &catalogue);
     let examples = Examples::load(root, &conditions, catalogue.items()).await?;
-    let sequences = Sequences::load(root, catalogue.items()).await?;
+    let sequences = asked_rows(config, root, catalogue.items(), Role::Validation).await?;
     agree(&examples, &sequences, parent, &loaded.lineage.sequences.config_hash)?;
     for source in &examples.sources {
         let ours = derived.get(&source.condition).map(ToString::to_string);
@@ -200,10 +202,10 @@ struct FineTuning<'a> {
 
 impl FineTuning<'_> {
     /// HR@10 of `model` without instructions.
-    fn unconditional(&self, model: &ClimberPilot) -> Result<f64, TrainError> {
+    fn unconditional(&self, model: &ClimberPilot) -> Result<Option<f64>, TrainError> {
         let (protocol, _) = selector(self.settings.select_by);
         let results = self.validation.model("", model, self.config.model.mask, &[protocol])?;
-        Ok(results.iter().find(|m| m.filter_seen).map_or(0.0, |m| m.hr_10))
+        Ok(results.iter().find(|m| m.filter_seen).and_then(|m| m.hr_10))
     }
 }
 
