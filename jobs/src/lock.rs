@@ -49,7 +49,7 @@ pub(crate) struct Owner {
     pub(crate) host: String,
     /// The process there.
     pub(crate) pid: u32,
-    /// Its arguments.
+    /// Its arguments, without secrets.
     pub(crate) command: String,
     /// When it took the lock.
     pub(crate) since: DateTime<Utc>,
@@ -61,7 +61,7 @@ impl Owner {
         Self {
             host: host.trim().to_owned(),
             pid: std::process::id(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: schemas::secret::command_line(),
             since: Utc::now(),
         }
     }

@@ -145,7 +145,7 @@ impl Producer {
             .set("message.timeout.ms", kafka.patience.ms.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KIB.to_string());
         for (key, value) in kafka.client_properties()? {
-            settings.set(key, value);
+            settings.set(key, value.expose());
         }
         settings
             .set("bootstrap.servers", &kafka.brokers)

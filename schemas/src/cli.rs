@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError};
+use crate::{secret, shown};
 
 /// Done.
 pub const EXIT_DONE: u8 = 0;
@@ -25,7 +26,7 @@ pub const EXIT_VIOLATION: u8 = 3;
 pub struct Violated(pub String);
 
 /// Arguments that every command takes.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct CommonArgs {
     /// Configuration file (TOML); config/ has examples.
     #[arg(long, value_name = "FILE", global = true)]
@@ -41,8 +42,22 @@ pub struct CommonArgs {
     pub json: bool,
 }
 
+impl std::fmt::Debug for CommonArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let set: Vec<String> = self.set.iter().map(|setting| secret::shown_setting(setting)).collect();
+        let Self { config, root, set: _, json } = self;
+        f.debug_struct("CommonArgs")
+            .field("config", config)
+            .field("root", root)
+            .field("set", &set)
+            .field("json", json)
+            .finish()
+    }
+}
+
 impl CommonArgs {
-    /// The resolved configuration: the file (or the defaults), then `--set`, then `--root`.
+    /// The resolved configuration: the file (or the defaults), then `--set`, then `--root`. From here on, files and directories of
+    /// this process are as `file_access` says.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let mut config = match &self.config {
             Some(path) => Config::load(path, &self.set)?,
@@ -52,7 +67,38 @@ impl CommonArgs {
             config.root.clone_from(root);
         }
         config.validate()?;
+        config.file_access.apply();
         Ok(config)
+    }
+}
+
+/// Writes to stderr what the macro [`eprintln`](crate::eprintln) was given; it does not matter whether anything reads it.
+pub fn print_error(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_all(shown::lines(&text.to_string()).as_bytes());
+}
+
+/// Stderr for a log: as [`print_error`], but the log's own colours stay, and JSON stays JSON.
+#[derive(Debug, Clone, Copy)]
+pub enum LogOutput {
+    /// Lines for people, with colours or without.
+    Text,
+    /// JSON objects.
+    Json,
+}
+
+impl std::io::Write for LogOutput {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let shown = match self {
+            Self::Text => shown::coloured(&text),
+            Self::Json => shown::json_lines(&text),
+        };
+        std::io::stderr().write_all(shown.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -92,8 +138,10 @@ pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
 
 /// Writes one JSON object to stdout. A reader that has gone away is no error.
 pub fn print_json(report: &impl serde::Serialize) -> std::io::Result<()> {
-    let text = serde_json::to_string(report)?;
-    match writeln!(std::io::stdout(), "{text}") {
+    let mut text = Vec::new();
+    shown::to_json(&mut text, report)?;
+    text.push(b'\n');
+    match std::io::stdout().write_all(&text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
@@ -174,6 +222,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 impl Progress {
     /// Starts a step of `total` units; a total of 0 is unknown.
     pub fn start(label: &str, total: u64, unit: &'static str) -> Self {
+        let label = shown::Shown(label);
         if std::io::stderr().is_terminal() {
             let bar = if total == 0 { ProgressBar::new_spinner() } else { ProgressBar::new(total) };
             let template = if total == 0 {
@@ -194,7 +243,7 @@ impl Progress {
             if total > 0 {
                 bar.set_length(total);
             }
-            Self { bar, plain: Some(Plain { label: label.into(), unit, started: now, printed: now }) }
+            Self { bar, plain: Some(Plain { label: label.to_string(), unit, started: now, printed: now }) }
         }
     }
 
@@ -222,7 +271,7 @@ impl Progress {
 
     /// Shows `message` behind the figures.
     pub fn message(&self, message: String) {
-        self.bar.set_message(message);
+        self.bar.set_message(shown::Shown(&message).to_string());
     }
 
     /// Prints a line without disturbing the bar.

@@ -19,7 +19,7 @@ pub(super) fn consumer(kafka: &Kafka) -> Result<ClientConfig, ConfigError> {
         .set("fetch.queue.backoff.ms", "10")
         .set("statistics.interval.ms", "1000");
     for (key, value) in kafka.client_properties()? {
-        config.set(key, value);
+        config.set(key, value.expose());
     }
     config
         .set("bootstrap.servers", &kafka.brokers)
@@ -53,8 +53,9 @@ impl Secrets {
     pub(super) fn of(kafka: &Kafka) -> Result<Self, ConfigError> {
         let read_elsewhere =
             |(key, value): &(String, String)| !value.is_empty() && kafka.properties.get(key) != Some(value);
-        let mut values: Vec<String> =
-            kafka.client_properties()?.into_iter().filter(read_elsewhere).map(|(_, value)| value).collect();
+        let properties = kafka.client_properties()?.into_iter();
+        let exposed = properties.map(|(key, value)| (key, value.expose().to_owned()));
+        let mut values: Vec<String> = exposed.filter(read_elsewhere).map(|(_, value)| value).collect();
         // One that is a part of another must not break that one up.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         Ok(Self(values))

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Span, invalid};
 use crate::memory::MemorySize;
+use crate::secret::{Secret, is_secret};
 
 /// `[kafka]`: the topic that `pipeline consume` reads. Which field of a message is what, `[events]` says, as for files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,52 +125,48 @@ const MANAGED: [(&str, &str); 10] = [
     ("isolation.level", "no key: messages of aborted transactions are never read"),
 ];
 
-/// Whether a setting of librdkafka, or of this section, is a secret.
-pub(super) fn is_secret(key: &str) -> bool {
-    ["password", "secret", "key.pem", "oauthbearer.config", "registry_auth"]
-        .iter()
-        .any(|part| key.contains(part))
-}
-
-/// A `--set` argument as it may be shown.
-pub(super) fn hide_secret(setting: &str) -> String {
-    match setting.split_once('=') {
-        Some((key, _)) if key.starts_with("kafka.") && is_secret(key) => {
-            format!("{key}=***")
-        }
-        _ => setting.to_owned(),
-    }
+/// The rule that no address of a registry breaks.
+pub(super) fn refuse_registry_userinfo() -> Result<(), ConfigError> {
+    invalid(
+        "kafka.schema_registry",
+        "holds a user or a password, which each model would keep: write the address without them, and \
+         kafka.schema_registry_auth = \"env:NAME\" or \"file:PATH\", and user:password there",
+    )
 }
 
 /// A setting's value, read from where it says: `env:NAME` or `file:PATH`.
-fn read_secret(key: &str, value: &str) -> Result<String, ConfigError> {
+fn read_secret(key: &str, value: &str) -> Result<Secret, ConfigError> {
     if let Some(name) = value.strip_prefix("env:") {
         return std::env::var(name)
+            .map(Secret::new)
             .or_else(|_| invalid(key, format!("the environment has no variable {name}")));
     }
     let Some(path) = value.strip_prefix("file:") else {
         return invalid(key, "is a secret: write env:NAME or file:PATH, and the secret there");
     };
     match std::fs::read_to_string(path) {
-        Ok(secret) => Ok(secret.trim_end_matches(['\r', '\n']).to_owned()),
+        Ok(secret) => Ok(Secret::new(secret.trim_end_matches(['\r', '\n']).to_owned())),
         Err(error) => invalid(key, format!("cannot read {path}: {error}")),
     }
 }
 
 impl Kafka {
-    /// librdkafka's settings of [`Self::properties`] and their values, secrets as they are: never print them.
-    pub fn client_properties(&self) -> Result<Vec<(String, String)>, ConfigError> {
+    /// librdkafka's settings of [`Self::properties`] and their values, each as if it were a secret.
+    pub fn client_properties(&self) -> Result<Vec<(String, Secret)>, ConfigError> {
         let read = |(key, value): (&String, &String)| {
             let named = format!("kafka.properties.\"{key}\"");
             let indirect = value.starts_with("env:") || value.starts_with("file:");
-            let value = if is_secret(key) || indirect { read_secret(&named, value)? } else { value.clone() };
+            let value = match is_secret(key) || indirect {
+                true => read_secret(&named, value)?,
+                false => Secret::new(value.clone()),
+            };
             Ok((key.clone(), value))
         };
         self.properties.iter().map(read).collect()
     }
 
-    /// `user:password` for the registry: never print it.
-    pub fn registry_auth(&self) -> Result<Option<String>, ConfigError> {
+    /// `user:password` for the registry.
+    pub fn registry_auth(&self) -> Result<Option<Secret>, ConfigError> {
         let auth = self.schema_registry_auth.as_deref();
         auth.map(|auth| read_secret("kafka.schema_registry_auth", auth)).transpose()
     }
@@ -179,6 +176,12 @@ impl Kafka {
             if value.trim().is_empty() {
                 return invalid(format!("kafka.{key}"), "must not be empty");
             }
+        }
+        if self.brokers.contains('@') {
+            return invalid(
+                "kafka.brokers",
+                "holds a user or a password: write host:port, and kafka.properties.\"sasl.username\" and \"sasl.password\"",
+            );
         }
         if self.topic.starts_with('^') {
             return invalid("kafka.topic", "names one topic; patterns are not read");
@@ -218,6 +221,12 @@ impl Kafka {
         }
         if self.message.is_some() && (self.format != MessageFormat::Protobuf || self.schema_file.is_none()) {
             return invalid("kafka.message", "names a message of a Protobuf schema_file, and there is none");
+        }
+        if self.schema_registry.as_ref().is_some_and(|address| address.contains('@')) {
+            return refuse_registry_userinfo();
+        }
+        if self.schema_registry.as_ref().is_some_and(|address| address.contains(['?', '#'])) {
+            return invalid("kafka.schema_registry", "is an address without `?` and `#`");
         }
         if let Some(auth) = &self.schema_registry_auth
             && !auth.starts_with("env:")
@@ -268,9 +277,33 @@ mod tests {
         std::fs::write(&path, "s e c\n").unwrap();
         let mut kafka = Kafka::default();
         kafka.properties.insert("sasl.password".into(), format!("file:{}", path.display()));
-        assert_eq!(kafka.client_properties().unwrap(), [("sasl.password".into(), "s e c".to_owned())]);
+        let properties = kafka.client_properties().unwrap();
+        assert_eq!((properties[0].0.as_str(), properties[0].1.expose()), ("sasl.password", "s e c"));
+        assert!(!format!("{properties:?}").contains("s e c"));
         kafka.properties.insert("sasl.password".into(), "file:/nowhere".into());
         assert!(kafka.client_properties().unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[test]
+    fn addresses_hold_no_passwords() {
+        let registry = |address: &str| {
+            check(|kafka| {
+                kafka.format = MessageFormat::Avro;
+                kafka.schema_registry = Some(address.into());
+            })
+        };
+        for address in ["https://me:hunter2@host", "me:hunter2@host:8081", "https://me:hun/ter2@host"] {
+            let message = registry(address);
+            assert!(
+                message.contains("kafka.schema_registry_auth") && message.contains("env:NAME"),
+                "{message}"
+            );
+            assert!(!message.contains("hunter2") && !message.contains("ter2"), "{message}");
+        }
+        assert!(registry("https://host?token=hunter2").contains("without `?`"));
+        assert_eq!(registry("https://host:8081/apis/ccompat/v7"), "");
+        let message = check(|kafka| kafka.brokers = "SASL_SSL://me:hunter2@host:9092".into());
+        assert!(message.contains("sasl.password") && !message.contains("hunter2"), "{message}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod conditions;
 mod data;
 mod device;
 mod duration;
+mod file_access;
 mod forget;
 mod jobs;
 mod kafka;
@@ -26,6 +27,7 @@ pub use data::{
 };
 pub use device::{DeviceSetting, Precision};
 pub use duration::Span;
+pub use file_access::FileAccess;
 pub use forget::Forget;
 pub use jobs::{Daily, Gate, NearRealTime, Retention, Unmeasured};
 pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
@@ -35,6 +37,7 @@ pub use refresh::Refresh;
 pub use sft::{Paradigm, Sft};
 
 use crate::hash::hash64;
+use crate::secret::{self, HIDDEN, shown_setting};
 
 /// Everything a run depends on but its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ pub struct Config {
     pub precision: Precision,
     /// Seed of everything random in training and of the order of equal scores.
     pub seed: u64,
+    /// Who may read the files and directories that the programs make.
+    pub file_access: FileAccess,
     /// How the jobs of one machine share its memory.
     pub memory: Memory,
     /// The interaction log.
@@ -92,6 +97,7 @@ impl Default for Config {
             device: DeviceSetting::Cpu,
             precision: Precision::F32,
             seed: 1,
+            file_access: FileAccess::Umask,
             memory: Memory::default(),
             events: Events::default(),
             kafka: Kafka::default(),
@@ -125,12 +131,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML, or has an unknown key or a value of another type.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        source: Box<toml::de::Error>,
+        /// Where and what; without the line itself where it may hold a secret.
+        problem: String,
     },
     /// A `--set` that does not fit.
     #[error("--set {setting}: {problem}")]
@@ -160,10 +166,17 @@ impl Config {
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let parse = |source| ConfigError::Parse { path: path.into(), source: Box::new(source) };
+        Self::parse(&text, path, overrides)
+    }
+
+    /// [`load`](Self::load) of a text that stands in `path`.
+    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let parse = |error| ConfigError::Parse { path: path.into(), problem: parse_problem(text, &error) };
         // Once for an error with line and column, once as the table that overrides are applied to.
-        toml::from_str::<Self>(&text).map_err(parse)?;
-        let mut table: toml::Table = toml::from_str(&text).map_err(parse)?;
+        let config = toml::from_str::<Self>(text).map_err(parse)?;
+        let mut table: toml::Table = toml::from_str(text).map_err(parse)?;
+        check_sections(&table, &config)
+            .map_err(|problem| ConfigError::Parse { path: path.into(), problem })?;
         rebase(&mut table, path.parent().unwrap_or(Path::new("")));
         Self::resolve(table, overrides)
     }
@@ -177,8 +190,12 @@ impl Config {
         let mut config = deserialize(&table)
             .map_err(|problem| ConfigError::Invalid { key: "configuration".into(), problem })?;
         for setting in overrides {
-            let fail =
-                |problem: String| ConfigError::Override { setting: kafka::hide_secret(setting), problem };
+            let fail = |problem: String| {
+                let shown = shown_setting(setting);
+                // The problem quotes what was given.
+                let problem = if shown == *setting { problem } else { unquoted(problem) };
+                ConfigError::Override { setting: shown, problem }
+            };
             apply(&mut table, setting).map_err(fail)?;
             config = deserialize(&table).map_err(fail)?;
         }
@@ -197,6 +214,7 @@ impl Config {
                 "the CPU computes in 32-bit floats: set precision = \"f32\", or device = \"cuda:0\"",
             );
         }
+        self.refuse_userinfo()?;
         self.memory.validate()?;
         self.events.validate()?;
         self.kafka.validate()?;
@@ -221,6 +239,34 @@ impl Config {
         conditions::check(key, name, &self.items, &self.conditions)
     }
 
+    /// Refuses addresses with a password inside, wherever they stand: each model keeps its configuration.
+    fn refuse_userinfo(&self) -> Result<(), ConfigError> {
+        fn find(key: &str, value: &toml::Value) -> Option<String> {
+            match value {
+                toml::Value::String(text) => secret::has_userinfo(text).then(|| key.to_owned()),
+                toml::Value::Array(values) => values.iter().find_map(|value| find(key, value)),
+                toml::Value::Table(table) => table.iter().find_map(|(name, value)| {
+                    let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    if secret::has_userinfo(name) {
+                        Some(key.replace(name, HIDDEN))
+                    } else {
+                        find(&key, value)
+                    }
+                }),
+                _ => None,
+            }
+        }
+        let table = toml::Value::try_from(self)
+            .unwrap_or_else(|e| unreachable!("every configuration is a TOML document: {e}"));
+        match find("", &table) {
+            Some(key) if key == "kafka.schema_registry" => kafka::refuse_registry_userinfo(),
+            Some(key) => {
+                invalid(key, "is an address with a user or a password in it, which each model would keep")
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The resolved configuration as TOML, defaults included.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_else(|e| unreachable!("every configuration is a TOML document: {e}"))
@@ -242,8 +288,68 @@ impl Sequences {
     }
 }
 
+/// What is wrong with a text of TOML: as its parser says it, unless the place may hold a secret. Then neither the line nor its
+/// value is quoted.
+fn parse_problem(text: &str, error: &toml::de::Error) -> String {
+    let Some(span) = error.span() else { return unquoted(error.message().trim().to_owned()) };
+    let at = (0..=span.start.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let (before, after) = text.split_at(at);
+    let end = after.find('\n').map_or(text.len(), |end| at + end);
+    // A value may be of several lines: all from the section's head on.
+    let section = before.rfind("\n[").map_or(0, |head| head + 1);
+    if !text[section..end.max(span.end.min(text.len()))].lines().any(secret::may_hold) {
+        return error.to_string();
+    }
+    let (line, begin) = (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |end| end + 1));
+    let column = before[begin..].chars().count() + 1;
+    let problem = unquoted(error.message().trim().to_owned());
+    format!("line {line}, column {column}: {problem} (the line is not shown: it may hold a secret)")
+}
+
+/// A problem without the value that it quotes.
+fn unquoted(problem: String) -> String {
+    let quotes = ["invalid type", "invalid value", "unknown variant", "unknown field", "duplicate"];
+    match quotes.into_iter().find(|begin| problem.starts_with(begin)) {
+        Some("unknown field") | None => {
+            if problem.contains('"') {
+                "cannot be read".into()
+            } else {
+                problem
+            }
+        }
+        Some(begin) => match problem.rfind(", expected ") {
+            Some(expected) => format!("{begin}{}", &problem[expected..]),
+            None => begin.into(),
+        },
+    }
+}
+
 fn deserialize(table: &toml::Table) -> Result<Config, String> {
-    Config::deserialize(table.clone()).map_err(|e| e.message().trim().to_owned())
+    let config = Config::deserialize(table.clone()).map_err(|e| e.message().trim().to_owned())?;
+    check_sections(table, &config)?;
+    Ok(config)
+}
+
+/// Refuses a list in place of a section: its values would be taken for those of the section's keys, in their order.
+fn check_sections(given: &toml::Table, config: &Config) -> Result<(), String> {
+    fn check(path: &str, given: &toml::Table, resolved: &toml::Table) -> Result<(), String> {
+        for (name, given) in given {
+            let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            match (given, resolved.get(name)) {
+                (toml::Value::Table(given), Some(toml::Value::Table(resolved))) => {
+                    check(&key, given, resolved)?
+                }
+                (toml::Value::Array(_), Some(toml::Value::Table(_))) => {
+                    return Err(format!("`{key}` is a section, not a list"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+    let resolved = toml::Table::try_from(config)
+        .unwrap_or_else(|e| unreachable!("every configuration is a TOML document: {e}"));
+    check("", given, &resolved)
 }
 
 /// Makes the file's relative paths relative to the file.
@@ -289,7 +395,7 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
         // Dates are text in the configuration, as they are in JSON.
         Some(toml::Value::Datetime(date)) => toml::Value::String(date.to_string()),
         // A secret is text, so that no error about its type quotes it.
-        Some(other) if !kafka::is_secret(key) => other,
+        Some(other) if !secret::is_secret(key) => other,
         _ => toml::Value::String(unquote(text).to_owned()),
     };
     let mut path: Vec<&str> = key.split('.').collect();
@@ -318,6 +424,50 @@ fn insert(table: &mut toml::Table, path: &[&str], name: &str, value: toml::Value
     Ok(())
 }
 
+/// Gives any bytes to the parser: a file, and behind a zero byte `--set` arguments.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let mut texts = bytes.split(|&byte| byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+    let file = texts.next().unwrap_or_default();
+    let overrides: Vec<String> = texts.collect();
+    match Config::parse(&file, Path::new("c.toml"), &overrides) {
+        Ok(config) => {
+            let text = config.to_toml();
+            let again = toml::from_str::<Config>(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            assert_eq!(again, config);
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// What [`fuzz`] begins with.
+#[doc(hidden)]
+pub const FUZZ_SEEDS: [&[u8]; 3] = [
+    b"root = \"here\"\n[events]\npaths = [\"x.csv\"]\n[kafka.properties]\n\"sasl.password\" = \"env:A\"\n\0seed=2\0model.d=128",
+    b"[sequences]\nsplit = \"temporal\"\nvalidation_from = \"2019-01-01T00:00:00Z\"\ntest_from = \"2019-02-01T00:00:00Z\"\n",
+    b"[items.attributes.genre]\nseparator = \"|\"\n[conditions]\nmin_pool = 5\n[pretrain]\nlearning_rate = 1e-2\n\0kafka={a=1}",
+];
+/// Pieces of configurations.
+#[doc(hidden)]
+pub const FUZZ_TOKENS: [&[u8]; 16] = [
+    b"\n[",
+    b"]\n",
+    b" = ",
+    b"\"",
+    b"nan",
+    b"inf",
+    b"-1",
+    b"1e999",
+    b"9223372036854775807",
+    b"\0",
+    b"{",
+    b"\"\"\"",
+    b"'",
+    b"password",
+    b"://a@b",
+    b"\xff",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,6 +484,17 @@ mod tests {
         let config = load("", &[]).unwrap();
         assert_eq!(config.model, Model::default());
         assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn any_text_is_a_configuration_or_an_error() {
+        let shipped: Vec<Vec<u8>> = std::fs::read_dir("../config")
+            .unwrap()
+            .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        let mut seeds: Vec<&[u8]> = shipped.iter().map(|text| &text[..text.len().min(400)]).collect();
+        seeds.extend(FUZZ_SEEDS);
+        crate::fuzzing::drive("configuration", &seeds, &FUZZ_TOKENS, fuzz);
     }
 
     #[test]
@@ -404,7 +565,8 @@ mod tests {
         assert_eq!(config.model.d, 128);
         assert_eq!(String::from(config.sequences.delta_tau), "1h");
         assert_eq!(config.events.paths, ["a", "b"]);
-        for wrong in ["model.depth=1", "model.d=wide", "model", "seed.x=1", "=1"] {
+        assert!(load("kafka = [\"host\"]\n", &[]).unwrap_err().to_string().contains("`kafka` is a section"));
+        for wrong in ["model=[128]", "model.depth=1", "model.d=wide", "model", "seed.x=1", "=1"] {
             let message = load("", &[wrong]).unwrap_err().to_string();
             assert!(message.contains(&format!("--set {wrong}")), "{message}");
         }

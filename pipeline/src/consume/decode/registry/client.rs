@@ -99,9 +99,9 @@ impl Client {
         if hidden.is_err() || !["http", "https"].contains(&base.scheme()) {
             return Err(not_one("is not of http or https".into()));
         }
-        let auth = kafka.registry_auth()?.map(|auth| match auth.split_once(':') {
+        let auth = kafka.registry_auth()?.map(|auth| match auth.expose().split_once(':') {
             Some((user, password)) => (user.to_owned(), password.to_owned()),
-            None => (auth, String::new()),
+            None => (auth.expose().to_owned(), String::new()),
         });
         let http = reqwest::Client::builder()
             .user_agent(concat!("climber-pilot/", env!("CARGO_PKG_VERSION")))
