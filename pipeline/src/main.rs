@@ -1,5 +1,9 @@
 //! The `pipeline` program: raw interaction logs to tables, and a look into them.
 
+// What is printed goes through `schemas::shown`.
+#[macro_use(eprintln)]
+extern crate schemas;
+
 mod commands;
 
 use std::process::ExitCode;

@@ -1,5 +1,9 @@
 //! The Climber-Pilot model: training, evaluation, retrieval and export.
 
+// What is printed goes through `schemas::shown`.
+#[macro_use(eprintln)]
+extern crate schemas;
+
 pub mod checkpoint;
 pub mod compare;
 pub mod conditions;

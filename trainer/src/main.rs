@@ -1,5 +1,9 @@
 //! `trainer`: trains, evaluates and exports Climber-Pilot models on the tables that `pipeline` writes.
 
+// What is printed goes through `schemas::shown`.
+#[macro_use(eprint, eprintln)]
+extern crate schemas;
+
 mod commands;
 
 use std::process::ExitCode;

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use schemas::cli::{CommonArgs, Interrupt, print_json};
+use schemas::cli::{CommonArgs, Interrupt, LogOutput, print_json};
 use schemas::delta::Root;
 
 /// Read a Kafka topic into the tables events and dead_letters, each message exactly once.
@@ -57,7 +57,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 /// What this program says from `INFO` on, and what its libraries say from `WARN` on.
 fn start_log(form: Log) {
     let ours = Targets::new().with_default(Level::WARN).with_target("pipeline", Level::INFO);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let output = match form {
+        Log::Text => LogOutput::Text,
+        Log::Json => LogOutput::Json,
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || output);
     let registry = tracing_subscriber::registry().with(ours);
     match form {
         Log::Text => {

@@ -9,6 +9,8 @@ pub mod page;
 
 use std::fmt;
 
+use schemas::shown::steers;
+
 /// Text from outside, made harmless inside elements and quoted attributes.
 pub struct Escaped<'a>(pub &'a str);
 
@@ -21,8 +23,9 @@ impl fmt::Display for Escaped<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            // Control characters are not allowed in HTML text.
-            c if c.is_control() => f.write_char(' '),
+            '\n' | '\t' => f.write_char(' '),
+            // Controls are not allowed in HTML text, and nobody sees what bidirectional ones do.
+            c if steers(c) => write!(f, "{}", c.escape_default()),
             c => f.write_char(c),
         })
     }
@@ -63,7 +66,8 @@ mod tests {
     #[test]
     fn texts_are_harmless() {
         let text = Escaped("<script>alert(\"x\" & 'y')</script>\u{0}").to_string();
-        assert_eq!(text, "&lt;script&gt;alert(&quot;x&quot; &amp; &#39;y&#39;)&lt;/script&gt; ");
+        assert_eq!(text, "&lt;script&gt;alert(&quot;x&quot; &amp; &#39;y&#39;)&lt;/script&gt;\\u{0}");
+        assert_eq!(Escaped("a\u{202e}b\u{1b}[2J\n").to_string(), "a\\u{202e}b\\u{1b}[2J ");
         assert_eq!([number(0), number(999), number(1_234_567)], ["0", "999", "1,234,567"]);
         assert_eq!([short(999), short(1_500), short(20_000), short(3_000_000)], ["999", "1.5k", "20k", "3M"]);
         assert_eq!(percent(1, 3), "33.3%");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use schemas::delta::Snapshot;
+use schemas::shown::steers;
 use serde::Serialize;
 
 use super::InspectError;
@@ -82,8 +83,8 @@ fn shown(bytes: &[u8]) -> String {
 }
 
 fn escaped(c: char) -> impl Iterator<Item = char> {
-    let control = c.is_control();
-    c.escape_default().filter(move |_| control).chain((!control).then_some(c))
+    let steers = steers(c);
+    c.escape_default().filter(move |_| steers).chain((!steers).then_some(c))
 }
 
 #[cfg(test)]

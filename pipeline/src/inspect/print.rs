@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use schemas::shown::Shown;
+
 use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
 use super::{DeadLettersContents, EventsContents, InstructionsContents, ItemsContents};
 use super::{SequencesContents, SftContents};
@@ -173,7 +175,7 @@ impl fmt::Display for SftContents {
                 "    user {}, {}, {}: item {} at {time}, weight {:.3}, {} before it",
                 fitted(&example.user, 12).trim_end(),
                 example.role,
-                example.condition,
+                Shown(&example.condition),
                 example.target_item,
                 example.weight,
                 example.history
@@ -189,8 +191,9 @@ impl fmt::Display for DeadLettersContents {
         let most = self.reasons.first().map_or(0, |reason| reason.count);
         for reason in &self.reasons {
             bar(f, &reason.reason, reason.count, most, total)?;
-            writeln!(f, "      {} at {}: {}", reason.source, reason.position, reason.message)?;
-            writeln!(f, "      {}", reason.value)?;
+            let (source, message) = (Shown(&reason.source), Shown(&reason.message));
+            writeln!(f, "      {source} at {}: {message}", reason.position)?;
+            writeln!(f, "      {}", Shown(&reason.value))?;
         }
         Ok(())
     }
@@ -257,7 +260,7 @@ fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u6
 
 /// `text` in exactly `width` characters.
 pub(crate) fn fitted(text: &str, width: usize) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = Shown(text).to_string();
     if text.chars().count() <= width {
         format!("{text:<width$}")
     } else {
@@ -299,7 +302,7 @@ mod tests {
         assert_eq!(duration(0), "0 ms");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(100), "100 bytes");
-        assert_eq!(fitted("ab\nc", 6), "ab c  ");
+        assert_eq!(fitted("ab\nc", 6), "ab\\nc ");
         assert_eq!(fitted("abcdef", 4), "abc…");
     }
 }

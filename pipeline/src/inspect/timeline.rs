@@ -5,6 +5,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use schemas::history::{DeltaTau, Role};
+use schemas::shown::Shown;
 use serde::Serialize;
 
 use super::instructions::Instruction;
@@ -199,11 +200,17 @@ impl fmt::Display for Timeline {
         writeln!(
             f,
             "user {}  {} events, {} sessions, {} rows ({} version {})",
-            self.user, self.events, self.sessions, self.rows, self.table, self.version
+            Shown(&self.user),
+            self.events,
+            self.sessions,
+            self.rows,
+            self.table,
+            self.version
         )?;
         if let Some(instructions) = &self.instructions {
             let each: Vec<String> = instructions.iter().map(ToString::to_string).collect();
-            writeln!(f, "instructions: {}", if each.is_empty() { "none".into() } else { each.join(", ") })?;
+            let each = if each.is_empty() { "none".into() } else { each.join(", ") };
+            writeln!(f, "instructions: {}", Shown(&each))?;
         }
         if (self.entries.len() as u64) < self.events {
             writeln!(f, "{} of the events; --last N shows more", self.entries.len())?;

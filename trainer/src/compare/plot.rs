@@ -351,6 +351,7 @@ fn apart(wanted: &[f64], top: f64, bottom: f64) -> Vec<f64> {
 }
 
 fn escaped(text: &str) -> String {
+    let text = schemas::shown::Shown(text).to_string();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use schemas::shown::Shown;
 use serde::Serialize;
 
 use super::lists::{List, Request};
@@ -103,13 +104,14 @@ impl Case {
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.title.as_deref().unwrap_or(&self.item_id))?;
-        if self.values.is_empty() { Ok(()) } else { write!(f, " [{}]", self.values.join(", ")) }
+        write!(f, "{}", Shown(self.title.as_deref().unwrap_or(&self.item_id)))?;
+        if self.values.is_empty() { Ok(()) } else { write!(f, " [{}]", Shown(&self.values.join(", "))) }
     }
 }
 
 /// `text` in exactly `WIDTH` characters.
 fn cell(text: &str) -> String {
+    let text = Shown(text).to_string();
     let n = text.chars().count();
     if n <= WIDTH {
         return format!("{text}{}", " ".repeat(WIDTH - n));
@@ -123,7 +125,7 @@ fn line(f: &mut fmt::Formatter<'_>, cells: impl Iterator<Item = String>) -> fmt:
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "user {}: {} visible events, the last of them", self.user_id, self.visible)?;
+        writeln!(f, "user {}: {} visible events, the last of them", Shown(&self.user_id), self.visible)?;
         for item in &self.last {
             writeln!(f, "  {item}")?;
         }

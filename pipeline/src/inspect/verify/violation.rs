@@ -2,6 +2,7 @@ use std::fmt;
 
 use schemas::config::ConfigError;
 use schemas::delta::{Shard, Snapshot, TableError};
+use schemas::shown::Shown;
 use serde::Serialize;
 
 use super::super::InspectError;
@@ -80,13 +81,13 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "table `{}`", self.table)?;
         if let Some(shard) = &self.shard {
-            write!(f, ", shard {shard}")?;
+            write!(f, ", shard {}", Shown(shard))?;
         }
         if let Some(row) = self.row {
             write!(f, ", row {row}")?;
         }
         if let Some(user) = &self.user {
-            write!(f, ", user `{user}`")?;
+            write!(f, ", user `{}`", Shown(user))?;
         }
         if let Some(column) = &self.column {
             write!(f, ", column `{column}`")?;
@@ -94,7 +95,8 @@ impl fmt::Display for Violation {
         if let Some(position) = self.position {
             write!(f, " at position {position}")?;
         }
-        write!(f, ": is {}, should be {} ({})", self.found, self.expected, self.claim)
+        let Self { found, expected, claim, .. } = self;
+        write!(f, ": is {}, should be {} ({claim})", Shown(found), Shown(expected))
     }
 }
 
