@@ -26,6 +26,77 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     link(written_beside(path, bytes, true)?, path)
 }
 
+/// [`fs::create_dir_all`], for directories that only their owner may enter. Those that are there stay as they are.
+pub fn create_private_directories(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(path)
+}
+
+/// A file that is written piece by piece, and gets its name when it is whole. Until then it has one of its own beside that, which
+/// no other run shares and no link can redirect. Dropped before it is whole, it is deleted.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl NewFile {
+    /// Begins the file that will be `path`.
+    pub fn create(path: &Path) -> io::Result<(Self, File)> {
+        let temporary = temporary(path);
+        let file = File::create_new(&temporary)?;
+        Ok((Self { path: path.into(), temporary: Some(temporary) }, file))
+    }
+
+    /// The name of a file that was to become `name`, if this is the one of an unfinished file.
+    pub fn intended(name: &str) -> Option<&str> {
+        let (name, random) = name.strip_suffix(WRITING)?.rsplit_once('.')?;
+        (random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit())).then_some(name)
+    }
+
+    /// Where the file is until it is finished.
+    pub fn temporary(&self) -> &Path {
+        self.temporary.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Gives the file its name, in place of what has it. Its bytes must have reached the disk.
+    pub fn finish(mut self) -> io::Result<()> {
+        let temporary = self.temporary().to_owned();
+        fs::rename(temporary, &self.path)?;
+        self.temporary = None;
+        sync_parent(&self.path)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // What cannot be deleted has a name that nothing reads.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Ends the names of unfinished files.
+const WRITING: &str = ".writing";
+
+/// Beside `path`. Random: writers in containers have equal process ids.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{:016x}{WRITING}", RandomState::new().build_hasher().finish()));
+    name.into()
+}
+
+/// Copies what is in a file, and not who may read it: that is as for any new file.
+pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
+    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
+    let bytes = io::copy(&mut from, &mut to)?;
+    to.sync_all()?;
+    Ok(bytes)
+}
+
 fn link(temporary: PathBuf, path: &Path) -> io::Result<()> {
     reach(path);
     let named = match hard_link(&temporary, path) {
@@ -72,10 +143,7 @@ fn reach(path: &Path) {
 }
 
 fn written_beside(path: &Path, bytes: &[u8], private: bool) -> io::Result<PathBuf> {
-    let mut name = path.as_os_str().to_owned();
-    // Random: writers in containers have equal process ids.
-    name.push(format!(".{:016x}.writing", RandomState::new().build_hasher().finish()));
-    let temporary = PathBuf::from(name);
+    let temporary = temporary(path);
     let mut options = File::options();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -103,6 +171,28 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unfinished_files_are_their_writers_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, victim) = (directory.path().join("rows.jsonl"), directory.path().join("victim"));
+        fs::write(&victim, "victim").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&victim, directory.path().join("rows.jsonl.writing")).unwrap();
+        let (one, mut first) = NewFile::create(&path).unwrap();
+        let (two, mut second) = NewFile::create(&path).unwrap();
+        first.write_all(b"first").unwrap();
+        second.write_all(b"second").unwrap();
+        let name = one.temporary().file_name().unwrap().to_str().unwrap();
+        assert_eq!(NewFile::intended(name), Some("rows.jsonl"));
+        assert_eq!(NewFile::intended("rows.jsonl.writing"), None);
+        one.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        drop(two);
+        assert_eq!(fs::read(&victim).unwrap(), b"victim");
+        let left = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, if cfg!(unix) { 3 } else { 2 });
+    }
 
     #[test]
     fn the_second_creator_is_refused_and_leaves_nothing() {

@@ -119,9 +119,53 @@ async fn nothing_is_left_and_nothing_comes_back() {
     assert_eq!(naming(&workspace.root()).await, Vec::<String>::new());
 
     // Without the key nobody knows who it was: nothing is read rather than everybody.
-    std::fs::remove_file(workspace.root().join("forgotten.key")).unwrap();
-    let text = workspace.fail("pipeline", &[&["ingest"][..], &SETTINGS].concat(), 1);
-    assert!(text.contains("forgotten.key"), "{text}");
+    let key = key(&workspace);
+    std::fs::rename(&key, workspace.path("lost")).unwrap();
+    let ingest = [&["ingest"][..], &SETTINGS].concat();
+    let text = workspace.fail("pipeline", &ingest, 1);
+    assert!(text.contains(key.to_str().unwrap()) && text.contains("forget.key_file"), "{text}");
+    let named = workspace.path("lost");
+    let setting = format!("forget.key_file={}", named.display());
+    workspace.succeed("pipeline", &[&ingest[..], &["--set", &setting]].concat());
+}
+
+/// The key of the root's hashes: the only file in the state directory, and no other file of the root or beside it has it.
+fn key(workspace: &Workspace) -> std::path::PathBuf {
+    let directory = workspace.path("state/climber-pilot/erasure-keys");
+    let keys = files(&directory);
+    let [(name, key)] = &keys[..] else { panic!("{keys:?}") };
+    assert_eq!(key.len(), 32);
+    for (name, bytes) in files(&workspace.root()) {
+        assert!(!bytes.windows(32).any(|part| part == key.as_slice()), "{name} has the key");
+    }
+    directory.join(name)
+}
+
+#[test]
+fn a_key_beside_the_hashes_is_still_read_and_said() {
+    let workspace = workspace();
+    let forget = |user| [&["forget", "--user", user][..], &SETTINGS].concat();
+    run(&workspace, "pipeline", &["ingest"]);
+    let text = stderr(&workspace.succeed("pipeline", &forget(USER)));
+    let key = key(&workspace);
+    assert!(text.contains(key.to_str().unwrap()), "{text}");
+    // As earlier versions left it.
+    let beside = workspace.root().join("forgotten.key");
+    std::fs::rename(&key, &beside).unwrap();
+    let text = stderr(&workspace.succeed("pipeline", &forget("u5")));
+    assert!(
+        text.contains("warning") && text.contains("forgotten.key") && text.contains("erasure-keys"),
+        "{text}"
+    );
+    assert!(text.contains(key.to_str().unwrap()), "where to move it: {text}");
+    std::fs::rename(&beside, &key).unwrap();
+    let text = stderr(&workspace.succeed("pipeline", &forget(USER)));
+    assert!(text.contains("1 of them forgotten before") && !text.contains("warning"), "{text}");
+    // A root that was moved finds its key.
+    std::fs::rename(workspace.root(), workspace.path("moved")).unwrap();
+    let moved = [&forget(USER)[..], &["--root", "moved"]].concat();
+    let text = stderr(&workspace.succeed("pipeline", &moved));
+    assert!(text.contains("1 of them forgotten before"), "{text}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use schemas::delta::Root;
 ///
 /// Every shard with rows of the user is written again without them; the old one can be read as an older version until pipeline
 /// vacuum deletes it. A hash of the user under a secret key is kept in table forgotten, so that reading a source again counts
-/// their records (`forgotten`) instead of bringing them back. The key is forgotten.key in the root, or forget.key_file of the
-/// configuration: keep it, and keep it secret.
+/// their records (`forgotten`) instead of bringing them back. The key is in ~/.local/state/climber-pilot/erasure-keys, or
+/// forget.key_file of the configuration: keep it, and keep it secret.
 ///
 /// Rejected records are known by their key, by the field of a JSON object that names the user, or else by any word of theirs that
 /// is the user's id: with ids as short as `1`, more of them go than have to.

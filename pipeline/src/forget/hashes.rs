@@ -1,14 +1,18 @@
 //! Who was forgotten, without saying who: keyed hashes of users.
 //!
 //! Records of a forgotten user may come again (a file that is read once more, a topic that is read from its beginning), so
-//! something of the user has to be kept. It is a hash under a secret key that the root's tables do not hold: without the key,
+//! something of the user has to be kept. It is a hash under a secret key that lies apart from the root: without the key,
 //! nobody can try out who it was. Whoever has both can ask about a user whom he knows already, as ingestion does.
+//!
+//! Without `forget.key_file`, the key is in the owner's state directory (`$XDG_STATE_HOME`, or `~/.local/state`), in a file named by
+//! [`Key::check`], so that a root may be moved. Earlier versions kept it in the root; it is still read there, with a warning.
 
 use std::collections::HashSet;
 use std::fs;
 use std::hash::Hasher as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use arrow::array::AsArray;
 use schemas::config::Forget;
@@ -32,9 +36,43 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// Where the key is: beside the tables, unless it is configured otherwise.
-pub(super) fn key_path(root: &Root, settings: &Forget) -> PathBuf {
-    settings.key_file.as_ref().map_or_else(|| root.path().join("forgotten.key"), PathBuf::from)
+/// The directory of keys that no `forget.key_file` names; `None` for a user without a home.
+fn apart() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("climber-pilot/erasure-keys"))
+}
+
+/// Where earlier versions kept the key.
+fn beside(root: &Root) -> PathBuf {
+    root.path().join("forgotten.key")
+}
+
+/// Where the key with this check is.
+fn key_path(root: &Root, settings: &Forget, check: Option<&str>) -> PathBuf {
+    if let Some(path) = &settings.key_file {
+        return path.into();
+    }
+    let apart = apart().zip(check).map(|(directory, check)| directory.join(format!("{check}.key")));
+    match apart {
+        Some(apart) if apart.exists() || !beside(root).exists() => apart,
+        apart => {
+            warn_of_beside(root, apart.as_deref());
+            beside(root)
+        }
+    }
+}
+
+/// Whoever copies the root gets the key with it.
+fn warn_of_beside(root: &Root, apart: Option<&Path>) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        let elsewhere = apart.map_or_else(String::new, |apart| format!("move it to {}, or ", apart.display()));
+        eprintln!(
+            "warning: the key {} lies beside the hashes that it protects; {elsewhere}move it and set forget.key_file",
+            beside(root).display()
+        );
+    });
 }
 
 impl Key {
@@ -50,16 +88,42 @@ impl Key {
         )
     }
 
-    /// A new key in `path`, that only its owner can read; there as a whole or not at all.
-    pub(super) fn create(path: &Path) -> Result<Self, ForgetError> {
+    /// The key of a root in which nobody was forgotten yet: the one of a run that died before its first commit, or a new one.
+    pub(super) fn first(root: &Root, settings: &Forget) -> Result<Self, ForgetError> {
+        let path = settings.key_file.as_ref().map_or_else(|| beside(root), PathBuf::from);
+        if path.exists() {
+            if settings.key_file.is_none() {
+                warn_of_beside(root, None);
+            }
+            return Self::read(&path);
+        }
+        let key = Self::random();
+        let path = match apart() {
+            Some(directory) if settings.key_file.is_none() => directory.join(format!("{}.key", key.check())),
+            _ => path,
+        };
+        key.store(&path)?;
+        eprintln!(
+            "the key of table `forgotten` is {}: keep a copy of it; each machine that reads this log needs it (forget.key_file)",
+            path.display()
+        );
+        Ok(key)
+    }
+
+    fn random() -> Self {
         let bytes = uuid::Uuid::new_v4().into_bytes();
         // A UUID has 122 random bits; two of them leave none that is known.
         let other = uuid::Uuid::new_v4().into_bytes();
-        let key = Self(std::array::from_fn(|i| bytes[i] ^ other[(i + 7) % 16]));
-        let text: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        files::create_private(path, text.as_bytes())
-            .map_err(|source| ForgetError::Key { path: path.into(), source })?;
-        Ok(key)
+        Self(std::array::from_fn(|i| bytes[i] ^ other[(i + 7) % 16]))
+    }
+
+    /// Writes the key to `path`, that only its owner can read; there as a whole or not at all.
+    fn store(&self, path: &Path) -> Result<(), ForgetError> {
+        let text: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let directory = path.parent().map_or(Ok(()), files::create_private_directories);
+        directory
+            .and_then(|()| files::create_private(path, text.as_bytes()))
+            .map_err(|source| ForgetError::Key { path: path.into(), source })
     }
 
     /// What tells this key from another, and nothing about it: a property of the table.
@@ -93,7 +157,7 @@ impl Forgotten {
     /// Those of the newest version of table `forgotten`; `None` where nobody was.
     pub(crate) async fn load(root: &Root, settings: &Forget) -> Result<Option<Self>, ForgetError> {
         let Some(snapshot) = root.snapshot(FORGOTTEN).await? else { return Ok(None) };
-        let key = known_key(&snapshot, &key_path(root, settings))?;
+        let key = known_key(&snapshot, root, settings)?;
         Ok(Some(Self { key, hashes: stored(&snapshot).await? }))
     }
 
@@ -119,12 +183,14 @@ impl Forgotten {
 }
 
 /// The key of a table that is there: no other one will do, since nobody would be known by it.
-pub(super) fn known_key(snapshot: &Snapshot, path: &Path) -> Result<Key, ForgetError> {
-    let key = Key::read(path)?;
-    if snapshot.properties().get(KEY_CHECK).is_some_and(|check| *check != key.check()) {
+pub(super) fn known_key(snapshot: &Snapshot, root: &Root, settings: &Forget) -> Result<Key, ForgetError> {
+    let check = snapshot.properties().get(KEY_CHECK).cloned();
+    let path = key_path(root, settings, check.as_deref());
+    let key = Key::read(&path)?;
+    if check.is_some_and(|check| check != key.check()) {
         let problem = "it is another key than that of the table";
         let source = io::Error::new(io::ErrorKind::InvalidData, problem);
-        return Err(ForgetError::Key { path: path.into(), source });
+        return Err(ForgetError::Key { path, source });
     }
     Ok(key)
 }
@@ -162,9 +228,10 @@ mod tests {
     fn the_key_is_made_once_and_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("forgotten.key");
-        let made = Key::create(&path).unwrap();
+        let made = Key::random();
+        made.store(&path).unwrap();
         assert_eq!(Key::read(&path).unwrap().0, made.0);
-        assert!(Key::create(&path).is_err(), "a key is never replaced");
+        assert!(Key::random().store(&path).is_err(), "a key is never replaced");
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

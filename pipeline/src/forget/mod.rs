@@ -44,8 +44,8 @@ pub enum ForgetError {
     Commit(#[from] CommitError),
     /// The key cannot be used: without it, it is not known who was forgotten.
     #[error(
-        "the key {path} of table `forgotten` cannot be read; without it nobody knows who was forgotten, and their records \
-         would come back"
+        "the key {path} of table `forgotten` cannot be used; without it nobody knows who was forgotten, and their records \
+         would come back. Copy it from the machine that made it, or say where it is by forget.key_file"
     )]
     Key {
         /// The file.
@@ -138,14 +138,11 @@ pub async fn sweep_models(config: &Config, root: &Root) -> Result<(), ForgetErro
 
 /// Adds the hashes of `users` to table `forgotten`; how many of them were there before.
 async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<usize, ForgetError> {
-    let path = hashes::key_path(root, settings);
     loop {
         let present = root.snapshot(FORGOTTEN).await?;
         let (key, stored) = match &present {
-            Some(snapshot) => (hashes::known_key(snapshot, &path)?, hashes::stored(snapshot).await?),
-            // Of a run that died before its first commit.
-            None if path.exists() => (hashes::Key::read(&path)?, HashSet::new()),
-            None => (hashes::Key::create(&path)?, HashSet::new()),
+            Some(snapshot) => (hashes::known_key(snapshot, root, settings)?, hashes::stored(snapshot).await?),
+            None => (hashes::Key::first(root, settings)?, HashSet::new()),
         };
         let mut new: Vec<u128> = users.iter().map(|user| key.hash(user.as_bytes())).collect();
         new.retain(|hash| !stored.contains(hash));

@@ -190,10 +190,7 @@ pub(crate) fn open_parquet(file: &InputFile, count: &ByteCount) -> Result<File, 
         open(file, &ByteCount::default())?;
         File::open(path).map_err(fail)?
     } else {
-        let scratch = std::env::temp_dir().join(format!("ingest-{}.parquet", uuid::Uuid::new_v4()));
-        let mut options = File::options();
-        let mut unpacked = options.read(true).write(true).create_new(true).open(&scratch).map_err(fail)?;
-        std::fs::remove_file(&scratch).map_err(fail)?;
+        let mut unpacked = tempfile::tempfile().map_err(fail)?;
         std::io::copy(&mut open(file, count)?, &mut unpacked).map_err(fail)?;
         unpacked
     };

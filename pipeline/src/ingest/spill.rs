@@ -41,13 +41,7 @@ pub(super) struct SpillFile {
 impl SpillFile {
     /// A new file in `directory`.
     pub(super) fn create(directory: &Path) -> Result<Self, IngestError> {
-        let path = directory.join(format!("ingest-{}.arrow", uuid::Uuid::new_v4()));
-        let open = || {
-            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-            std::fs::remove_file(&path)?;
-            Ok::<_, std::io::Error>(file)
-        };
-        let file = open().map_err(IngestError::scratch)?;
+        let file = tempfile::tempfile_in(directory).map_err(IngestError::scratch)?;
         Ok(Self { file: BufWriter::with_capacity(WRITE_BUFFER_BYTES, file), bytes: 0 })
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use chrono::NaiveDate;
 use parquet::errors::ParquetError;
 use schemas::config::Format;
+use schemas::files;
 
 use super::Compression;
 use super::day::Record;
@@ -72,7 +73,8 @@ fn names(directory: &Path) -> Result<Vec<PathBuf>, SimulateError> {
 /// Whether a file of events has a name that this program gives: `2026-01-31.csv`, `2026-01-31-2.parquet`.
 fn is_ours(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let name = name.strip_suffix(PART).unwrap_or(name);
+    // Of a run that was killed.
+    let name = files::NewFile::intended(name).or_else(|| name.strip_suffix(".part")).unwrap_or(name);
     EXTENSIONS.iter().filter_map(|extension| name.strip_suffix(extension)).any(|stem| {
         let Some((date, rest)) = stem.split_at_checked(10) else { return false };
         let number =
@@ -81,24 +83,17 @@ fn is_ours(name: &OsStr) -> bool {
     })
 }
 
-/// Ends the name of a file that is not complete.
-const PART: &str = ".part";
-
 /// A file that gets its name when it is complete. Dropped before that, it deletes itself.
 #[derive(Debug)]
 pub(super) struct NewFile {
     path: PathBuf,
-    part: PathBuf,
-    complete: bool,
+    file: files::NewFile,
 }
 
 impl NewFile {
     pub(super) fn create(path: PathBuf) -> Result<(Self, File), SimulateError> {
-        let mut part = path.clone().into_os_string();
-        part.push(PART);
-        let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|e| SimulateError::write(&part, e))?;
-        Ok((Self { path, part, complete: false }, file))
+        let (file, out) = files::NewFile::create(&path).map_err(|e| SimulateError::write(&path, e))?;
+        Ok((Self { path, file }, out))
     }
 
     /// An error about this file.
@@ -107,20 +102,11 @@ impl NewFile {
     }
 
     /// Gives the file its name; its size in bytes.
-    pub(super) fn complete(mut self) -> Result<u64, SimulateError> {
-        let bytes = fs::metadata(&self.part).map_err(|e| self.fail(e))?.len();
-        fs::rename(&self.part, &self.path).map_err(|e| self.fail(e))?;
-        self.complete = true;
+    pub(super) fn complete(self) -> Result<u64, SimulateError> {
+        let bytes = fs::metadata(self.file.temporary()).map_err(|e| self.fail(e))?.len();
+        let Self { path, file } = self;
+        file.finish().map_err(|e| SimulateError::write(&path, e))?;
         Ok(bytes)
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.complete {
-            // What cannot be deleted has a name that nothing reads.
-            let _ = fs::remove_file(&self.part);
-        }
     }
 }
 
@@ -180,7 +166,9 @@ mod tests {
 
     #[test]
     fn only_names_that_the_program_gives_are_its_own() {
-        for name in ["2026-01-31.csv", "2026-01-31-2.parquet", "2026-01-31-02.jsonl.gz.part"] {
+        for name in
+            ["2026-01-31.csv", "2026-01-31-2.parquet", "2026-01-31-02.jsonl.gz.0123456789abcdef.writing"]
+        {
             assert!(is_ours(OsStr::new(name)), "{name}");
         }
         for name in

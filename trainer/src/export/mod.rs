@@ -180,7 +180,7 @@ impl Source<'_> {
         let path = next("conditions.json")?;
         write_json(&path, &manifest::conditions(self.model, self.config))?;
         let path = next(WEIGHTS)?;
-        fs::copy(self.weights, path).map_err(io_error(self.weights))?;
+        schemas::files::copy(self.weights, &path).map_err(io_error(self.weights))?;
 
         let manifest = Manifest::new(self, &items, &onnx, staging.files()?);
         write_json(&staging.file(MANIFEST), &manifest)?;

@@ -14,6 +14,9 @@
 //! resuming ([`Records::resume`]): every epoch has one line, however often the run was stopped.
 
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod tfrecord;
 
 use std::ffi::OsString;
@@ -227,9 +230,7 @@ impl Records {
 
 /// Copies the records in `training` into the checkpoint `checkpoint`, to be published with it. Can be repeated.
 pub fn copy_into(training: &Path, checkpoint: &Path) -> Result<(), RecordsError> {
-    let copy = |from: &Path, to: &Path| {
-        fs::copy(from, to).and_then(|_| File::open(to)?.sync_all()).map_err(io_error(to))
-    };
+    let copy = |from: &Path, to: &Path| schemas::files::copy(from, to).map(drop).map_err(io_error(to));
     copy(&training.join(METRICS), &checkpoint.join(METRICS))?;
     let tensorboard = checkpoint.join(TENSORBOARD);
     remove(fs::remove_dir_all(&tensorboard), &tensorboard)?;

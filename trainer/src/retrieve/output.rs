@@ -1,6 +1,6 @@
 //! Where the rows go: JSON Lines on standard output, or a file that appears when it is whole.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -10,6 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use schemas::files::NewFile;
+use schemas::shown;
 use serde::Serialize;
 
 use super::lists::Origin;
@@ -73,8 +75,8 @@ pub struct Output {
 #[derive(Debug)]
 enum Sink {
     Stdout(BufWriter<io::Stdout>),
-    JsonLines(BufWriter<File>),
-    Parquet(Box<ArrowWriter<File>>),
+    JsonLines(NewFile, BufWriter<File>),
+    Parquet(NewFile, Box<ArrowWriter<File>>),
     /// Whoever read standard output has gone away.
     Closed,
 }
@@ -88,12 +90,6 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".writing");
-    name.into()
-}
-
 impl Output {
     /// Standard output.
     pub fn stdout() -> Self {
@@ -103,14 +99,14 @@ impl Output {
     /// A file, under a temporary name until [`finish`](Self::finish): Parquet where its name ends so, else JSON Lines.
     pub fn file(path: &Path) -> Result<Self, OutputError> {
         let open = || -> Result<Sink, Box<dyn std::error::Error + Send + Sync>> {
-            let file = File::create(temporary(path))?;
+            let (new, file) = NewFile::create(path)?;
             if extension(path) != "parquet" {
-                return Ok(Sink::JsonLines(BufWriter::new(file)));
+                return Ok(Sink::JsonLines(new, BufWriter::new(file)));
             }
             let properties =
                 WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
             let writer = ArrowWriter::try_new(file, ROWS_SCHEMA.clone(), Some(properties))?;
-            Ok(Sink::Parquet(Box::new(writer)))
+            Ok(Sink::Parquet(new, Box::new(writer)))
         };
         let sink = open().map_err(|source| OutputError { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), sink })
@@ -126,7 +122,7 @@ impl Output {
     pub fn write(&mut self, answers: &[Answer<'_>]) -> Result<(), OutputError> {
         let written: Result<(), Box<dyn std::error::Error + Send + Sync>> = match &mut self.sink {
             Sink::Closed => Ok(()),
-            Sink::Parquet(writer) => {
+            Sink::Parquet(_, writer) => {
                 let mut rows = Vec::with_capacity(answers.len());
                 for answer in answers {
                     match answer {
@@ -138,8 +134,8 @@ impl Output {
                 }
                 batch(&rows).map_err(Into::into).and_then(|b| Ok(writer.write(&b)?))
             }
-            Sink::JsonLines(file) => json_lines(file, answers).map_err(Into::into),
-            Sink::Stdout(stdout) => match json_lines(stdout, answers).and_then(|()| stdout.flush()) {
+            Sink::JsonLines(_, file) => json_lines(file, answers).map_err(Into::into),
+            Sink::Stdout(stdout) => match shown_lines(stdout, answers).and_then(|()| stdout.flush()) {
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
                     self.sink = Sink::Closed;
                     Ok(())
@@ -154,31 +150,33 @@ impl Output {
     pub fn finish(mut self) -> Result<(), OutputError> {
         let path = self.path.clone();
         let mut finish = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            let file = match std::mem::replace(&mut self.sink, Sink::Closed) {
+            let (new, file) = match std::mem::replace(&mut self.sink, Sink::Closed) {
                 Sink::Stdout(_) | Sink::Closed => return Ok(()),
-                Sink::JsonLines(file) => file.into_inner().map_err(io::IntoInnerError::into_error)?,
-                Sink::Parquet(writer) => writer.into_inner()?,
+                Sink::JsonLines(new, file) => {
+                    (new, file.into_inner().map_err(io::IntoInnerError::into_error)?)
+                }
+                Sink::Parquet(new, writer) => (new, writer.into_inner()?),
             };
             file.sync_all()?;
-            Ok(fs::rename(temporary(&path), &path)?)
+            Ok(new.finish()?)
         };
         let finished = finish();
         finished.map_err(|source| OutputError { path: path.clone(), source })
     }
 }
 
-impl Drop for Output {
-    /// What was not finished leaves nothing behind.
-    fn drop(&mut self) {
-        if matches!(self.sink, Sink::JsonLines(_) | Sink::Parquet(_)) {
-            let _ = fs::remove_file(temporary(&self.path));
-        }
-    }
-}
-
 fn json_lines(out: &mut impl Write, answers: &[Answer<'_>]) -> io::Result<()> {
     for answer in answers {
         serde_json::to_writer(&mut *out, answer)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// [`json_lines`], harmless to a terminal.
+fn shown_lines(out: &mut impl Write, answers: &[Answer<'_>]) -> io::Result<()> {
+    for answer in answers {
+        shown::to_json(out, answer)?;
         out.write_all(b"\n")?;
     }
     Ok(())
@@ -214,18 +212,20 @@ mod tests {
 
     #[test]
     fn files_appear_when_they_are_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = || std::fs::read_dir(directory.path()).unwrap().count();
         for name in ["rows.parquet", "rows.jsonl"] {
-            let path = std::env::temp_dir().join(format!("retrieve-{}-{name}", std::process::id()));
+            let path = directory.path().join(name);
             let mut output = Output::file(&path).unwrap();
             output.write(&[Answer::Row(ROW)]).unwrap();
             drop(output);
-            assert!(!path.exists() && !temporary(&path).exists(), "an unfinished one leaves nothing");
+            assert_eq!(files(), 0, "an unfinished one leaves nothing");
             let mut output = Output::file(&path).unwrap();
             let rows = [ROW, Row { rank: 2, condition: None, ..ROW }].map(Answer::Row);
             output.write(&rows).unwrap();
             output.finish().unwrap();
-            assert!(path.exists() && !temporary(&path).exists());
-            fs::remove_file(path).unwrap();
+            assert!(path.exists() && files() == 1);
+            std::fs::remove_file(path).unwrap();
         }
     }
 
