@@ -1,5 +1,9 @@
 //! `climber`: runs `pipeline` and `trainer` on a schedule.
 
+// What is printed goes through `schemas::shown`.
+#[macro_use(eprint, eprintln)]
+extern crate schemas;
+
 mod commands;
 mod daily;
 mod gate;
@@ -12,6 +16,10 @@ mod retention;
 mod stop;
 
 use std::process::ExitCode;
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use daily::run_json;
 
 use clap::{Parser, Subcommand};
 use commands::daily::DailyArgs;

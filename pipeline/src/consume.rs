@@ -53,6 +53,8 @@ use crate::forget::Forgotten;
 use crate::records::Mapping;
 
 pub use decode::DecodeError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use decode::fuzzing;
 pub use error::ConsumeError;
 pub use report::{ConsumeReport, Gone, Totals};
 

@@ -37,6 +37,8 @@ mod dates;
 mod dead;
 mod error;
 mod files;
+#[cfg(all(unix, any(test, feature = "fuzzing")))]
+pub(crate) mod fuzzing;
 mod items;
 mod jsonl;
 mod parquet;

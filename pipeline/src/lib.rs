@@ -3,12 +3,19 @@
 //! Every command of the `pipeline` program is a function here that takes a configuration and a root and
 //! returns a report, so that the scheduled jobs run the same code.
 
+// What is printed goes through `schemas::shown`.
+#[macro_use(eprintln)]
+extern crate schemas;
+
 pub mod commit;
 pub mod compact;
 pub mod consume;
 pub mod dead_letters;
 pub mod engine;
 pub mod forget;
+#[cfg(all(unix, any(test, feature = "fuzzing")))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod html;
 pub mod ingest;
 pub mod inspect;

@@ -28,6 +28,8 @@ use trainer::checkpoint;
 
 pub(crate) use plan::{Plan, Training};
 pub(crate) use record::{Done, Epoch, Failure, Outcome, Record, Skipped};
+#[cfg(feature = "fuzzing")]
+pub use record::run_json;
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 pub(crate) use step::Step;
 

@@ -2,6 +2,9 @@
 
 mod page;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use page::page;
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};

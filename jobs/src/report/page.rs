@@ -14,7 +14,7 @@ use crate::daily::{Epoch, Outcome, Record, Step};
 const DAYS: usize = 30;
 
 /// The page of `record`; `history`: the runs before it, the oldest first; `problems`: of records that cannot be read.
-pub(super) fn page(record: &Record, history: &[Record], problems: &[String]) -> String {
+pub(crate) fn page(record: &Record, history: &[Record], problems: &[String]) -> String {
     let mut body = heading(record);
     for problem in problems {
         let _ = writeln!(body, "<p class=\"soft\">left out: {}</p>", Escaped(problem));

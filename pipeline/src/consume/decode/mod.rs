@@ -11,6 +11,8 @@
 
 mod avro;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod json;
 mod protobuf;
 mod registry;

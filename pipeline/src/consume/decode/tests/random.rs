@@ -9,30 +9,9 @@ use prost_reflect::prost::Message as _;
 use prost_reflect::{DynamicMessage, FileDescriptor, Value as ProtoValue};
 use schemas::config::Events;
 
+use super::super::fuzzing::{AVRO, PROTO};
 use super::*;
 use crate::records::Mapping;
-
-const AVRO: &str = r#"{"type":"record","name":"shop.Event","fields":[
-    {"name":"before","type":{"type":"array","items":{"type":"map","values":["null","double"]}}},
-    {"name":"value","type":["null","double"]},
-    {"name":"action","type":{"type":"enum","name":"Action","symbols":["view","cart","purchase"]}},
-    {"name":"ts","type":{"type":"long","logicalType":"timestamp-micros"}},
-    {"name":"request_ts","type":["null",{"type":"long","logicalType":"timestamp-millis"}]},
-    {"name":"request_id","type":["string","null"]},
-    {"name":"between","type":{"type":"fixed","name":"F","size":3}},
-    {"name":"event_id","type":["null","string"]},
-    {"name":"item_id","type":"long"},
-    {"name":"user_id","type":"string"},
-    {"name":"after","type":["null","shop.Event"]}]}"#;
-
-const PROTO: &str = r#"syntax = "proto3"; package shop;
-    import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto";
-    enum Action { view = 0; cart = 1; purchase = 2; }
-    message Event {
-        string user_id = 9; int64 item_id = 2; google.protobuf.Timestamp ts = 3; optional string event_id = 400;
-        google.protobuf.StringValue request_id = 5; google.protobuf.Timestamp request_ts = 6;
-        Action action = 7; google.protobuf.DoubleValue value = 8; Event after = 1; repeated int32 between = 10;
-    }"#;
 
 const ACTIONS: [&str; 3] = ["view", "cart", "purchase"];
 
