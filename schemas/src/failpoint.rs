@@ -1,9 +1,9 @@
 //! Places where a test can stop a program and kill it.
 //!
-//! A build with debug assertions sleeps for ever at the point that the environment variable
+//! A build with debug assertions sleeps at the point that the environment variable
 //! `CLIMBER_PILOT_PAUSE_AT` names (`name`, or `name@3` for the third time it is reached), once it has printed
-//! `paused at name` to stderr; or until the file is there that `CLIMBER_PILOT_RESUME` names. In other builds [`reach`] is
-//! empty.
+//! `paused at name` to stderr; until the file is there that `CLIMBER_PILOT_RESUME` names. After ten minutes the test is gone, and
+//! so is the program. In other builds [`reach`] is empty.
 
 use std::fmt::Display;
 
@@ -66,7 +66,11 @@ mod pause {
             if point.stops(&name) {
                 eprintln!("paused at {name}");
                 let resume = std::env::var_os(super::RESUME).map(std::path::PathBuf::from);
+                let since = std::time::Instant::now();
                 while !resume.as_ref().is_some_and(|file| file.exists()) {
+                    if since.elapsed() > std::time::Duration::from_secs(600) {
+                        std::process::exit(1);
+                    }
                     std::thread::sleep(std::time::Duration::from_millis(20));
                 }
             }

@@ -6,6 +6,11 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+/// The sources of these tests. They are run there; a path fixed at build time would be wrong for a clone that shares the build.
+pub(crate) fn sources() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from)
+}
+
 /// The built program `name`. `cargo test --workspace` builds the programs beside the tests.
 pub(crate) fn program(name: &str) -> Command {
     let mut path: PathBuf = std::env::current_exe().unwrap();
@@ -13,7 +18,10 @@ pub(crate) fn program(name: &str) -> Command {
     path.pop();
     path.push(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
-    Command::new(path)
+    let mut command = Command::new(&path);
+    // Keys of erasure belong to the test, and not to whoever runs it.
+    command.env("XDG_STATE_HOME", path.with_file_name("tests-state"));
+    command
 }
 
 /// A directory with a log, a catalogue and a configuration for a model that trains in a second.
@@ -102,6 +110,7 @@ min_targets = 10
     pub(crate) fn command(&self, name: &str, args: &[&str]) -> Command {
         let mut command = program(name);
         command.args(args).arg("--config").arg(self.path("config.toml")).current_dir(self.directory.path());
+        command.env("XDG_STATE_HOME", self.path("state"));
         command
     }
 

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
-use schemas::failpoint::PAUSE_AT;
+use schemas::failpoint::{PAUSE_AT, RESUME};
 use trainer::records::{self, EpochMetrics};
 use trainer::training::{Options, Outcome, Status, pretrain};
 
@@ -99,9 +99,10 @@ fn a_killed_run_resumes_from_its_last_epoch() {
     let workspace = tables();
     let long = ["--set", "pretrain.epochs=60", "--set", "pretrain.patience=60"];
     let args = [&["pretrain", "--name", "m"][..], &long].concat();
-    let mut child = workspace.command("trainer", &args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = workspace.command("trainer", &args);
+    let mut child = command.env(PAUSE_AT, "training:recorded@4").stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("epoch   3"))));
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at"))));
     child.kill().unwrap();
     child.wait().unwrap();
     workspace.succeed("trainer", &args);
@@ -153,13 +154,18 @@ fn recorded(workspace: &Workspace, name: &str) -> (Vec<EpochMetrics>, Vec<(u64, 
 #[test]
 fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
     let workspace = tables();
-    let args = ["pretrain", "--name", "m", "--set", "pretrain.epochs=200", "--set", "pretrain.patience=200"];
-    let mut child = workspace.command("trainer", &args).stderr(Stdio::piped()).spawn().unwrap();
+    let args = ["pretrain", "--name", "m", "--set", "pretrain.epochs=20", "--set", "pretrain.patience=20"];
+    let resume = workspace.path("resume");
+    let mut command = workspace.command("trainer", &args);
+    command.env(PAUSE_AT, "training:recorded@2").env(RESUME, &resume).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let first = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("epoch   2"))).unwrap();
-    assert!(first.is_ok());
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at"))));
     let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
+    // It has heard of it before it goes on.
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("press Ctrl-C again"))));
+    std::fs::write(&resume, "").unwrap();
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     assert_eq!(child.wait().unwrap().code(), Some(1), "{rest:?}");
     assert!(rest.last().unwrap().contains("the same command resumes there"), "{rest:?}");
@@ -167,7 +173,7 @@ fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
     let output = workspace.succeed("trainer", &args);
     assert!(stderr(&output).contains("resuming `m`"), "{}", stderr(&output));
     let uninterrupted =
-        ["pretrain", "--name", "whole", "--set", "pretrain.epochs=200", "--set", "pretrain.patience=200"];
+        ["pretrain", "--name", "whole", "--set", "pretrain.epochs=20", "--set", "pretrain.patience=20"];
     workspace.succeed("trainer", &uninterrupted);
     assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
 }

@@ -3,7 +3,7 @@
 mod daily;
 mod days;
 #[cfg(unix)]
-mod faults;
+pub(crate) mod faults;
 #[cfg(unix)]
 mod full_disk;
 #[cfg(unix)]
@@ -35,7 +35,7 @@ fn date(day: u32) -> String {
 }
 
 /// A service of `days` days: each with its file of events and its catalogue, which grows by two items a day.
-fn service(days: u32) -> Workspace {
+pub(crate) fn service(days: u32) -> Workspace {
     let workspace = Workspace::new();
     std::fs::create_dir_all(workspace.path("events")).unwrap();
     std::fs::create_dir_all(workspace.path("items")).unwrap();
@@ -78,7 +78,7 @@ fn day<'a>(date: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Runs one day and gives its record.
-fn run_day(workspace: &Workspace, number: u32) -> Value {
+pub(crate) fn run_day(workspace: &Workspace, number: u32) -> Value {
     json(&workspace.succeed("climber", &day(&date(number), &[])))
 }
 

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use schemas::failpoint::{PAUSE_AT, RESUME};
 use serde_json::Value;
 
-use super::faults::{kill, paused};
+use super::faults::{Paused, kill, paused};
 use super::{date, published, run_day, service};
 use crate::programs::{Workspace, json, stderr};
 
@@ -84,6 +84,7 @@ fn a_refresh_that_was_overtaken_starts_again_from_there() {
     command.env(PAUSE_AT, "refresh:publish").env(RESUME, &go_on);
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut child = Paused(child);
     assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
     // The daily job learns what the refresh has learned, and more.
     run_day(&workspace, 3);
@@ -102,6 +103,7 @@ fn the_loop_follows_the_log_and_ends_when_it_is_asked_to() {
         workspace.command("climber", &["refresh", "--set", "near_real_time.poll_interval=50ms"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut child = Paused(child);
     for day in [2, 3] {
         append(&workspace, day);
         let told = lines.any(|line| line.unwrap().starts_with(&format!("publication {day}:")));
@@ -145,6 +147,7 @@ fn the_loop_does_not_undo_a_rollback() {
     command.env(PAUSE_AT, "refresh:looked@100");
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let child = Paused(child);
     assert!(lines.any(|line| line.unwrap().contains("waiting for the next daily job")));
     append(&workspace, 3);
     // It has looked a hundred times, at the new events too.
@@ -175,6 +178,7 @@ fn a_refresh_that_a_rollback_overtakes_does_not_undo_it() {
     command.env(PAUSE_AT, "refresh:publish").env(RESUME, &go_on);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let child = Paused(child);
     assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
     workspace.succeed("climber", &["rollback"]);
     std::fs::write(&go_on, "").unwrap();

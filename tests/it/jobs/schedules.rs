@@ -26,14 +26,14 @@ fn read(name: &str) -> String {
 
 /// Says, so that nobody overlooks it, what is not tested here.
 fn skipped(what: &str) {
-    eprintln!("SKIPPED: {what}");
+    schemas::skips::skipped(what, "such tool");
 }
 
 /// Whether `tool` can be started.
 fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").output().is_ok();
     if !found {
-        skipped(&format!("there is no {tool} here"));
+        schemas::skips::skipped("a schedule", tool);
     }
     found
 }

@@ -11,16 +11,16 @@ mod gone;
 mod harness;
 mod message_schemas;
 mod metrics;
-mod produce;
+pub(crate) mod produce;
 mod read;
 mod registry;
 mod same_as_files;
 mod secrets;
 mod service;
 mod shop;
-mod stream;
-mod tables;
-mod tally;
+pub(crate) mod stream;
+pub(crate) mod tables;
+pub(crate) mod tally;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

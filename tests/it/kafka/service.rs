@@ -1,14 +1,16 @@
 //! A process of `tests/kafka/broker.sh` that never outlives the tests.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 fn script() -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/broker.sh"))
+    Command::new(crate::programs::sources().join("kafka/broker.sh"))
 }
 
 /// Whether the jars are there, fetched now if need be. Where they cannot be: continuous integration (`CI=true`) fails,
@@ -20,10 +22,25 @@ pub(crate) fn available(what: &[&str]) -> bool {
     }
     let ci = std::env::var("CI").is_ok_and(|ci| !["", "0", "false"].contains(&ci.as_str()));
     assert!(!ci, "Kafka's tests need Java 17 and Maven; what is wrong, broker.sh says above");
-    // Past the capturing of the test harness: who skips, says so.
-    let skipped = b"a test of Kafka is SKIPPED: the reason is above (CI=true makes it a failure)\n";
-    std::io::stderr().write_all(skipped).unwrap();
+    let what = if what.is_empty() { "a broker" } else { what[0] };
+    schemas::skips::skipped(
+        &format!("tests of Kafka with {what} (the reason is above; CI=true makes it a failure)"),
+        "mvn",
+    );
     false
+}
+
+/// Takes a port for as long as this process lives, by a lock that other runs of the tests ask for too: between the look for a free
+/// port and the service that listens there, nobody else gets it.
+fn claimed(port: u16) -> bool {
+    static CLAIMED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let path = std::env::temp_dir().join(format!("climber-pilot-port-{port}"));
+    let Ok(file) = File::create(path) else { return false };
+    let free = file.try_lock().is_ok();
+    if free {
+        CLAIMED.lock().unwrap().push(file);
+    }
+    free
 }
 
 /// Two neighbouring ports on which nobody listens, below those that the system gives to clients: a client that tries
@@ -32,6 +49,7 @@ pub(crate) fn free_ports() -> (u16, u16) {
     let mut random = super::produce::Random::new();
     (0..1000)
         .map(|_| 20_000 + 2 * (random.below(5_500) as u16))
+        .filter(|&port| claimed(port))
         .map(|port| (port, port + 1))
         .find(|&(a, b)| [a, b].iter().all(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()))
         .expect("no free port between 20000 and 31000")
@@ -49,7 +67,7 @@ pub(crate) struct Service {
 impl Service {
     /// `broker.sh COMMAND ARGS --data DATA`. Its log is `DATA/NAME.log`.
     pub(crate) fn launch(name: &'static str, data: &Path, command: &str, args: &[String]) -> Self {
-        let log = std::fs::File::create(data.join(format!("{name}.log"))).unwrap();
+        let log = File::create(data.join(format!("{name}.log"))).unwrap();
         let mut script = script();
         script.args([command, "--tied", "--data", data.to_str().unwrap()]).args(args);
         script.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);

@@ -12,7 +12,8 @@ use crate::data::push_sequence;
 use crate::model::{Reads, Tokens};
 use crate::ops::{AttentionLayout, time_bucket};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/export.py");
+/// Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
+const SCRIPT: &str = "tests/export.py";
 
 fn histories(seed: u64) -> Vec<(Vec<u32>, Vec<i64>)> {
     let mut random = crate::random::generator(seed, "histories", 0);
@@ -105,8 +106,9 @@ fn onnx_runtime_agrees() {
     let python = std::env::var("CLIMBER_PYTHON").unwrap_or_else(|_| "python3".into());
     let imports = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).output();
     if !imports.as_ref().is_ok_and(|output| output.status.success()) {
-        eprintln!(
-            "skipped: `{python}` cannot import onnxruntime and numpy; name one that can in CLIMBER_PYTHON"
+        schemas::skips::skipped(
+            &format!("the export judged by ONNX Runtime (`{python}`; CLIMBER_PYTHON names another)"),
+            "onnxruntime",
         );
         return;
     }
@@ -140,7 +142,7 @@ fn onnx_runtime_agrees() {
     let output = Command::new(&python).arg(SCRIPT).arg(&cases).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    eprint!("{said}");
+    eprintln!("{}", said.trim_end());
 }
 
 proptest! {

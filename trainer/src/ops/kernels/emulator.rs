@@ -37,7 +37,9 @@ fn compile() -> std::result::Result<Library, String> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let library = directory.path().join("kernels.so");
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    // At run time: a clone that shares the build has sources of its own.
+    let sources = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
+    let kernels = Path::new(&sources).join("kernels");
     let mut command = Command::new(&compiler);
     command.args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]);
     command.args(["-fPIC", "-shared", "-DEMULATED", "-x", "c++", "-o"]).arg(&library);
@@ -57,7 +59,7 @@ pub(crate) fn there_is(test: &str) -> bool {
     match &*LIBRARY {
         Ok(_) => true,
         Err(reason) => {
-            eprintln!("{test} is skipped: the kernels cannot be compiled: {reason}");
+            schemas::skips::skipped(&format!("{test} (the kernels cannot be compiled: {reason})"), "c++");
             false
         }
     }
