@@ -11,10 +11,17 @@ mod jobs;
 mod kafka;
 #[cfg(unix)]
 mod kills;
+#[cfg(unix)]
+mod permissions;
 mod programs;
+#[cfg(unix)]
+mod random_faults;
 mod readme;
 mod refresh;
 mod resume;
 mod retrieve;
+#[cfg(unix)]
+mod secrets;
 mod sft;
 mod simulate;
+mod terminal;

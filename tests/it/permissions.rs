@@ -46,7 +46,22 @@ fn everything(access: &str) -> Workspace {
     run("pipeline", &["inspect", "--user", "u2", "--html", "user.html"]);
     run("pipeline", &["forget", "--user", "u1"]);
     run("pipeline", &["compact"]);
-    run("pipeline", &["simulate", "--out", "simulated", "--users", "20", "--items", "10", "--days", "2"]);
+    run(
+        "pipeline",
+        &[
+            "simulate",
+            "--out",
+            "simulated",
+            "--events",
+            "300",
+            "--users",
+            "20",
+            "--items",
+            "10",
+            "--days",
+            "2",
+        ],
+    );
     workspace
 }
 

@@ -27,9 +27,9 @@ use schemas::tables::EVENTS;
 use trainer::checkpoint;
 
 pub(crate) use plan::{Plan, Training};
-pub(crate) use record::{Done, Epoch, Failure, Outcome, Record, Skipped};
 #[cfg(feature = "fuzzing")]
 pub use record::run_json;
+pub(crate) use record::{Done, Epoch, Failure, Outcome, Record, Skipped};
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 pub(crate) use step::Step;
 

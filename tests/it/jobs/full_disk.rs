@@ -38,7 +38,7 @@ fn a_full_disk_at_each_step() {
         let pid = child.id().to_string();
         let limited = Command::new("prlimit").args(["--fsize=0", "--pid", &pid]).status();
         if !limited.as_ref().is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: prlimit cannot be used here: {limited:?}");
+            schemas::skips::skipped(&format!("a full disk at each step ({limited:?})"), "prlimit");
             child.kill().unwrap();
             child.wait().unwrap();
             return;

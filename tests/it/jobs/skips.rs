@@ -117,13 +117,12 @@ fn a_stop_that_was_asked_for_is_no_try() {
     let go_on = workspace.path("go-on");
     let mut command = workspace.command("climber", &["daily", "--date", "2026-01-02"]);
     command.env(schemas::failpoint::PAUSE_AT, "step:sequences").env(schemas::failpoint::RESUME, &go_on);
-    let child = super::faults::wait_for_pause(command, "step:sequences");
+    let mut child = super::faults::wait_for_pause(command, "step:sequences");
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
     std::thread::sleep(std::time::Duration::from_millis(500));
     std::fs::write(&go_on, "").unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
     let record = std::fs::read(workspace.root().join("jobs/daily/2026-01-02/run.json")).unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();
     assert_eq!((&record["tries"], &record["failure"]["stopped"]), (&0.into(), &true.into()), "{record}");
