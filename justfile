@@ -23,7 +23,15 @@ lint:
 
 # Licences, sources and duplicate versions of the dependencies.
 deny:
-    cargo deny check
+    cargo deny --locked check bans licenses sources
+
+# Any bytes to one reader, on all cores: csv, jsonl, json, avro, avro_schema, protobuf, tfrecord, configuration, run_json.
+fuzz TARGET SECONDS='60':
+    cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+
+# A thousand kills and a thousand damages.
+faults:
+    CLIMBER_PILOT_KILLS=1000 CLIMBER_PILOT_DAMAGES=1000 cargo test --workspace --test it random_faults -- --nocapture
 
 # Optimised programs for real data.
 release:
