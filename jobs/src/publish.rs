@@ -186,3 +186,113 @@ fn try_rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
 pub(crate) fn is_conflict(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(PublicationError::Conflict { .. }))
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::config::Config;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn root() -> (TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        (directory, root)
+    }
+
+    /// A model of these weights, as far as publishing looks into it.
+    fn model(root: &Root, name: &str, weights: &str) {
+        let directory = root.model_path(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let sequences = serde_json::json!({
+            "sequences_version": 1, "events_version": "5", "items_version": "1", "delta_tau_ms": "0",
+            "tie_policy": "file-order", "config_hash": "0"
+        });
+        let lineage = serde_json::json!({"sequences": sequences, "items_version": 1, "parent": null, "code_version": "0"});
+        std::fs::write(directory.join("model.safetensors"), weights).unwrap();
+        std::fs::write(directory.join("config.toml"), Config::default().to_toml()).unwrap();
+        std::fs::write(directory.join("lineage.json"), lineage.to_string()).unwrap();
+    }
+
+    fn candidate(kind: Kind, name: &str) -> Candidate<'_> {
+        let (tables, full) = (BTreeMap::new(), (NaiveDate::default(), 1));
+        Candidate { kind, run: name, base: name, served: name, full, tables, measured: None }
+    }
+
+    fn daily(root: &Root, name: &str) -> Result<u64> {
+        model(root, name, name);
+        let follows = followed(root, name).unwrap().map(|publication| publication.number);
+        over_refreshes(root, &candidate(Kind::Daily, name), follows)
+    }
+
+    fn refresh(root: &Root, name: &str) -> u64 {
+        model(root, name, name);
+        let newest = publication::newest(root).unwrap();
+        on(root, newest.as_ref(), &candidate(Kind::Refresh, name)).unwrap()
+    }
+
+    fn served(root: &Root) -> String {
+        publication::published(root).unwrap().unwrap().served
+    }
+
+    #[test]
+    fn a_day_is_published_over_refreshes_and_once() {
+        let (_directory, root) = root();
+        assert_eq!(daily(&root, "monday").unwrap(), 1);
+        assert_eq!(refresh(&root, "monday-p1-e6"), 2);
+        assert_eq!(daily(&root, "tuesday").unwrap(), 3);
+        // A run that died before it could write it down finds its own publication, also below a refresh.
+        assert_eq!(daily(&root, "tuesday").unwrap(), 3);
+        assert_eq!(refresh(&root, "tuesday-p3-e7"), 4);
+        assert_eq!(daily(&root, "tuesday").unwrap(), 3);
+        assert_eq!(served(&root), "tuesday-p3-e7");
+    }
+
+    #[test]
+    fn what_goes_on_from_another_model_than_is_in_force_is_not_published() {
+        let (_directory, root) = root();
+        daily(&root, "monday").unwrap();
+        daily(&root, "tuesday").unwrap();
+        model(&root, "late", "late");
+        let error = over_refreshes(&root, &candidate(Kind::Daily, "late"), Some(1)).unwrap_err().to_string();
+        assert!(error.contains("starts again from there"), "{error}");
+        assert_eq!(served(&root), "tuesday");
+    }
+
+    #[test]
+    fn what_was_taken_back_is_found_below_the_rollback() {
+        let (_directory, root) = root();
+        daily(&root, "monday").unwrap();
+        daily(&root, "tuesday").unwrap();
+        refresh(&root, "tuesday-p2-e7");
+        rollback(&root, Some(1)).unwrap();
+        assert_eq!(daily(&root, "tuesday").unwrap(), 2);
+        assert_eq!(served(&root), "monday");
+        // Another model of the same run is another model.
+        model(&root, "tuesday", "trained again");
+        assert_eq!(over_refreshes(&root, &candidate(Kind::Daily, "tuesday"), Some(1)).unwrap(), 5);
+        assert_eq!(served(&root), "tuesday");
+    }
+
+    #[test]
+    fn a_rollback_brings_back_what_was_there() {
+        let (_directory, root) = root();
+        let says = |to: Option<u64>| rollback(&root, to).unwrap_err().to_string();
+        assert!(says(None).contains("nothing was ever published"));
+        daily(&root, "monday").unwrap();
+        assert!(says(None).contains("is the first"));
+        daily(&root, "tuesday").unwrap();
+        daily(&root, "wednesday").unwrap();
+        assert!(says(Some(9)).contains("there is no publication 9"));
+        assert!(says(Some(3)).contains("served already"));
+        assert_eq!(rollback(&root, None).unwrap().restores, Some(2));
+        // The one before the one that was brought back.
+        let again = rollback(&root, None).unwrap();
+        assert_eq!((again.number, again.restores, again.daily), (5, Some(1), 1));
+        model(&root, "tuesday", "somebody's");
+        assert!(says(Some(2)).contains("replaced by another one"));
+        std::fs::remove_dir_all(root.model_path("wednesday")).unwrap();
+        assert!(says(Some(3)).contains("cannot be brought back"));
+        assert_eq!(served(&root), "monday");
+    }
+}

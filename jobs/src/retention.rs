@@ -69,7 +69,11 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
             return Ok(Vec::new());
         }
     };
-    let (runs, problems) = Record::all(root);
+    let published: BTreeSet<String> = kept.iter().flat_map(names).collect();
+    let own: Vec<_> = own.into_iter().filter(|(name, _)| !published.contains(name)).collect();
+    // Their number grows, and after most refreshes there is nothing to ask them.
+    let of_days = own.iter().any(|(_, job)| job == own::DAILY);
+    let (runs, problems) = if of_days { Record::all(root) } else { Default::default() };
     if let Some(problem) = problems.first() {
         unknown(problem.clone());
         return Ok(Vec::new());
@@ -78,8 +82,7 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     let others = runs
         .iter()
         .filter(|run| run.experiment || (run.skipped.is_none() && !run.steps.is_done(Step::Publish)));
-    let of_runs = last.chain(others).flat_map(|run| run.models.iter().cloned());
-    let needed: BTreeSet<String> = kept.iter().flat_map(names).chain(of_runs).collect();
+    let needed: BTreeSet<&String> = last.chain(others).flat_map(|run| &run.models).collect();
     let mut deleted = Vec::new();
     for (name, job) in own.into_iter().filter(|(name, _)| !needed.contains(name)) {
         let number = if job == own::REFRESH {
