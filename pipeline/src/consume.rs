@@ -43,7 +43,7 @@ use schemas::delta::Root;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use assemble::{Assembler, Who};
+use assemble::{Assembler, FirstTimes, Who};
 use decode::Decoder;
 use metrics::Metrics;
 use poll::{Poller, Shared};
@@ -95,6 +95,7 @@ pub async fn run(
         max_record_bytes: config.events.max_record_bytes,
         decoder: Decoder::new(kafka, &mapping.wanted, &Handle::current(), interrupt)?,
         mapping,
+        first: config.events.check_times.then(|| FirstTimes::new(config.events.ts_unit)),
         metrics: metrics.clone(),
         who: Who { root: root.clone(), settings: config.forget.clone(), runtime: Handle::current(), version },
     };
@@ -127,11 +128,10 @@ pub async fn run(
         server.abort();
     }
     let totals = store.totals;
-    assert_eq!(
-        totals.messages,
-        totals.accepted + totals.duplicates + totals.dead_letters + totals.forgotten,
-        "every message is counted"
-    );
+    let accounted = totals.accepted + totals.duplicates + totals.dead_letters + totals.forgotten;
+    if totals.messages != accounted {
+        return Err(ConsumeError::LostCount { messages: totals.messages, accounted });
+    }
     Ok(ConsumeReport {
         totals,
         gone: polled.gone,

@@ -52,10 +52,12 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use schemas::cli::{Interrupt, Progress};
-use schemas::config::{Config, ConfigError};
+use schemas::config::{Config, ConfigError, Format};
 use schemas::delta::{Root, Snapshot};
 use schemas::failpoint;
 use schemas::memory::MemorySize;
@@ -64,17 +66,18 @@ use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 use catalogue::{Catalogue, Touched};
 use dates::{Dates, Written};
 use dead::{DeadLetters, Tally};
-use files::{ByteCount, InputFile};
+use files::{ByteCount, InputFile, Unpacking};
 use items::{Item, Items};
 use jsonl::Seen;
+use parquet::{WholeRows, check_parquet};
 use publish::{Before, Pending, commit_all};
 use read::{Delivered, Log};
-use record::{Kept, Records};
+use record::{Kept, Raw, Records};
 use source::{Carry, Reading, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
 use crate::forget::Forgotten;
-use crate::records::{Mapping, Rejection, Wanted};
+use crate::records::{Mapping, Rejection, StagedRows, Times, Wanted};
 
 pub use error::IngestError;
 pub use report::{CatalogueReport, Counts, FileReport, IngestReport, Versions};
@@ -191,6 +194,7 @@ impl<'a> Run<'a> {
     }
 
     async fn finish(mut self, pending: &mut Pending) -> Result<IngestReport, IngestError> {
+        self.check_columns()?;
         let mut items = Items::load(self.before.items.as_ref(), self.config.items.attributes.keys()).await?;
         let touched = self.read_items(&mut items)?;
         let stage = self.read_events()?;
@@ -199,7 +203,7 @@ impl<'a> Run<'a> {
         let result = self.write_events(&stage, &items, &mut written);
         pending.events.extend(std::mem::take(&mut written.shards).into_values());
         result?;
-        let events = self.count_duplicates(&written.duplicates);
+        let events = self.count_duplicates(&written.duplicates)?;
         let mut catalogue = CatalogueReport::default();
         for id in written.items_in_order() {
             items.put(&id, Item::default())?;
@@ -217,13 +221,14 @@ impl<'a> Run<'a> {
 
         failpoint::reach("ingest:before-commits");
         let new_rows: u64 = pending.events.iter().map(|shard| shard.rows).sum();
-        assert_eq!(new_rows, events.accepted, "every accepted event is in one shard");
-        let versions =
-            commit_all(self.root, &self.before, pending, &items, !self.event_files.is_empty()).await?;
-
+        if new_rows != events.accepted {
+            return Err(IngestError::LostEvents { rows: new_rows, accepted: events.accepted });
+        }
         let mut totals = Counts::default();
         self.reports.iter().filter(|r| r.table == ITEMS).for_each(|r| totals.add(r.counts));
-        totals.check("items");
+        totals.check("items")?;
+        let versions =
+            commit_all(self.root, &self.before, pending, &items, !self.event_files.is_empty()).await?;
         Ok(IngestReport {
             events,
             items: totals,
@@ -242,24 +247,45 @@ impl<'a> Run<'a> {
         Reading {
             max_record_bytes: self.config.events.max_record_bytes,
             block_bytes: self.limits.block_bytes,
+            unpacking: Unpacking {
+                limit: self.config.events.max_unpacked_bytes,
+                directory: error::scratch_directory(),
+            },
+            check_times: self.config.events.check_times,
         }
+    }
+
+    /// Refuses a Parquet file with a column that cannot be read before anything is.
+    fn check_columns(&self) -> Result<(), IngestError> {
+        let reading = self.reading();
+        let check = |files: &[InputFile], wanted: &[Wanted]| {
+            let mut parquet = files.iter().filter(|file| file.format == Format::Parquet);
+            parquet.try_for_each(|file| check_parquet(file, wanted, &reading))
+        };
+        check(
+            &self.item_files,
+            &Catalogue::new(&self.config.items, self.config.events.max_record_bytes).wanted,
+        )?;
+        check(&self.event_files, &Mapping::new(&self.config.events).wanted)
     }
 
     /// Reads the catalogue into `items`, on one thread: each record may change the item of the one before.
     fn read_items(&mut self, items: &mut Items) -> Result<Touched, IngestError> {
-        let catalogue = Catalogue::new(&self.config.items);
+        let catalogue = Catalogue::new(&self.config.items, self.config.events.max_record_bytes);
         let mut upsert = Upsert { catalogue: &catalogue, items, touched: Touched::default() };
         let mut totals = Counts::default();
         let mut tally = Tally::default();
         for file in std::mem::take(&mut self.item_files) {
-            let mut source = Source::open(&file, &catalogue.wanted, self.reading(), &self.count)?;
+            let mut source = Source::open(&file, &catalogue.wanted, &self.reading(), &self.count)?;
             let (mut carry, mut state) = (Carry::default(), FileState::default());
             while let Some(block) = source.next()? {
                 let block = carry.join(block);
                 let walked = source.layout.walk(&block, &mut upsert)?;
                 carry.keep(&block, &walked);
                 self.count_block(&file, &catalogue.wanted, &mut state, walked, &mut tally)?;
+                self.read_again(&file, &mut state, &mut tally, false, &|_| false)?;
             }
+            self.read_again(&file, &mut state, &mut tally, true, &|_| false)?;
             let counts = self.end_file(&file, &catalogue.wanted, state, ITEMS)?;
             if counts.read == 0 {
                 self.warnings.push(format!("no record in {}", file.source));
@@ -287,13 +313,18 @@ impl<'a> Run<'a> {
             count: &count,
         };
         let mut state = FileState::default();
+        let is_forgotten = |raw: &[u8]| mapping.is_forgotten(None, raw);
         log.read(|delivered| {
             match delivered {
                 Delivered::Block { file, walked, batch } => {
+                    state.times.add(StagedRows(&batch.rows).times());
                     stage.push(batch.moved_by(state.counts.read).map_err(error::build)?)?;
                     self.count_block(&files[file], &mapping.wanted, &mut state, walked, &mut tally)?;
+                    self.read_again(&files[file], &mut state, &mut tally, false, &is_forgotten)?;
                 }
                 Delivered::End { file } => {
+                    self.read_again(&files[file], &mut state, &mut tally, true, &is_forgotten)?;
+                    self.check_times(&files[file], &state.times)?;
                     let state = std::mem::take(&mut state);
                     totals.add(self.end_file(&files[file], &mapping.wanted, state, EVENTS)?);
                 }
@@ -317,16 +348,55 @@ impl<'a> Run<'a> {
         walked: Walked,
         tally: &mut Tally,
     ) -> Result<(), IngestError> {
-        for Rejected { at, raw, rejection } in walked.rejected {
+        for Rejected { at, raw, rejection, of_nobody } in walked.rejected {
             let position = state.counts.read + at;
-            tally.add(&file.source, position, &rejection);
-            self.dead.push(&file.source, position, &raw, &rejection)?;
+            match raw {
+                Raw::Bytes(raw) => {
+                    tally.add(&file.source, position, &rejection);
+                    self.dead.push(&file.source, position, &raw, &rejection)?;
+                }
+                Raw::Again => {
+                    state.again_rows.push(position);
+                    state.again.push_back((rejection, of_nobody));
+                }
+            }
         }
+        state.whole = walked.whole;
         state.counts.add(walked.counts);
         state.seen.add(walked.seen);
         state.seen.check(file, wanted, false)?;
         self.progress.add(self.count.take());
         if self.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Reads rejected rows again with all their columns: those of row groups that have been read to the end, or,
+    /// where the file has `ended`, all that are left.
+    fn read_again(
+        &mut self,
+        file: &InputFile,
+        state: &mut FileState,
+        tally: &mut Tally,
+        ended: bool,
+        is_forgotten: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<(), IngestError> {
+        let Some(whole) = state.whole.clone().filter(|_| !state.again_rows.is_empty()) else { return Ok(()) };
+        let before = if ended { u64::MAX } else { whole.complete(state.counts.read) };
+        let rest = state.again_rows.split_off(state.again_rows.partition_point(|&row| row < before));
+        let rows = std::mem::replace(&mut state.again_rows, rest);
+        let mut positions = rows.iter();
+        whole.read(&rows, |raw| {
+            let (Some(&position), Some((rejection, of_nobody))) = (positions.next(), state.again.pop_front())
+            else {
+                return Ok(());
+            };
+            if of_nobody && is_forgotten(&raw) {
+                state.counts.dead_letters -= 1;
+                state.counts.forgotten += 1;
+                return Ok(());
+            }
+            tally.add(&file.source, position, &rejection);
+            self.dead.push(&file.source, position, &raw, &rejection)
+        })
     }
 
     fn end_file(
@@ -336,14 +406,26 @@ impl<'a> Run<'a> {
         state: FileState,
         table: &'static str,
     ) -> Result<Counts, IngestError> {
-        let FileState { counts, seen } = state;
-        counts.check(&file.source);
+        let FileState { counts, seen, .. } = state;
+        counts.check(&file.source)?;
         seen.check(file, wanted, true)?;
         for Wanted { key, column, .. } in seen.never(wanted) {
             self.warnings.push(format!("{}: no record has `{column}`, which `{key}` names", file.source));
         }
         self.reports.push(FileReport { table, source: file.source.clone(), counts });
         Ok(counts)
+    }
+
+    /// Asks about times that cannot be meant, before anything is committed.
+    fn check_times(&mut self, file: &InputFile, times: &Times) -> Result<(), IngestError> {
+        if !self.config.events.check_times {
+            return Ok(());
+        }
+        if let Some(problem) = times.question(self.config.events.ts_unit) {
+            return Err(IngestError::Times { path: file.source.clone(), problem });
+        }
+        self.warnings.extend(times.remark().map(|remark| format!("{}: {remark}", file.source)));
+        Ok(())
     }
 
     fn write_events(&self, staged: &Staged, items: &Items, written: &mut Written) -> Result<(), IngestError> {
@@ -381,17 +463,17 @@ impl<'a> Run<'a> {
     }
 
     /// Moves each event file's duplicates from accepted to duplicates, and returns the sum of all.
-    fn count_duplicates(&mut self, duplicates: &[u64]) -> Counts {
+    fn count_duplicates(&mut self, duplicates: &[u64]) -> Result<Counts, IngestError> {
         let mut totals = Counts::default();
         let reports = self.reports.iter_mut().filter(|report| report.table == EVENTS);
         for (report, &duplicates) in reports.zip(duplicates) {
             report.counts.accepted -= duplicates;
             report.counts.duplicates += duplicates;
-            report.counts.check(&report.source);
+            report.counts.check(&report.source)?;
             totals.add(report.counts);
         }
-        totals.check("events");
-        totals
+        totals.check("events")?;
+        Ok(totals)
     }
 }
 
@@ -400,6 +482,11 @@ impl<'a> Run<'a> {
 struct FileState {
     counts: Counts,
     seen: Seen,
+    times: Times,
+    /// Rejected rows that are read again, why they were rejected, and whether they do not say whose they are.
+    again_rows: Vec<u64>,
+    again: VecDeque<(Rejection, bool)>,
+    whole: Option<Arc<WholeRows>>,
 }
 
 /// Puts items into the catalogue.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use schemas::config::{Forget, Kafka};
+use schemas::config::{Forget, Kafka, TimeUnit};
 use schemas::delta::Root;
 use schemas::tables::{EVENTS, Reason};
 use tokio::runtime::Handle;
@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::poll::Input;
 use super::reached::Stored;
 use crate::forget::Forgotten;
-use crate::records::{Mapping, Rejection};
+use crate::records::{Mapping, Rejection, Times};
 
 /// What the store is told, in order.
 pub(super) enum Output {
@@ -40,6 +40,31 @@ pub(super) struct Assembler {
     pub(super) decoder: Decoder,
     pub(super) metrics: Arc<Metrics>,
     pub(super) who: Who,
+    /// Until the first micro-batch with events has been handed on.
+    pub(super) first: Option<FirstTimes>,
+}
+
+/// The times of the first micro-batch. Later ones are not asked about: single events of a wrong clock must not stop a
+/// consumer for good.
+pub(super) struct FirstTimes {
+    times: Times,
+    unit: TimeUnit,
+    /// Whether a partition is read that the tables do not know: then a single event may raise the question.
+    new: bool,
+}
+
+/// So many events of a known partition raise it.
+const EVENTS_ASKED_ABOUT: u64 = 10;
+
+impl FirstTimes {
+    pub(super) fn new(unit: TimeUnit) -> Self {
+        Self { times: Times::default(), unit, new: false }
+    }
+
+    fn question(&self) -> Option<String> {
+        let enough = self.new || self.times.count() >= EVENTS_ASKED_ABOUT;
+        enough.then(|| self.times.question(self.unit)).flatten()
+    }
 }
 
 /// Who was forgotten, as far as this consumer knows.
@@ -70,6 +95,9 @@ impl Assembler {
                 }
                 Ok(Input::Begin { partition, stored, read }) => {
                     let from = stored.events.unwrap_or(read);
+                    if let Some(first) = &mut self.first {
+                        first.new |= stored.events.is_none();
+                    }
                     // Where reading began is to be known, even if nothing comes.
                     let pin = stored.events != Some(read);
                     batch.parts.insert(partition, Part::new(from, read, pin));
@@ -87,24 +115,35 @@ impl Assembler {
                     }
                 }
                 Ok(Input::Flush(answer)) => {
-                    if !hand_on(&mut batch, &output)? || output.blocking_send(Output::Flush(answer)).is_err()
+                    if !self.hand_on(&mut batch, &output)?
+                        || output.blocking_send(Output::Flush(answer)).is_err()
                     {
                         return Ok(());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) if batch.messages == 0 => self.look_who_was_forgotten()?,
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return hand_on(&mut batch, &output).map(|_| ()),
+                Err(RecvTimeoutError::Disconnected) => return self.hand_on(&mut batch, &output).map(|_| ()),
             }
             let old = batch.since.is_some_and(|since| since.elapsed() >= interval);
             let full = batch.messages >= self.kafka.batch_rows || batch.bytes >= self.kafka.batch_bytes.bytes;
             if old || full {
-                if !hand_on(&mut batch, &output)? {
+                if !self.hand_on(&mut batch, &output)? {
                     return Ok(());
                 }
                 self.look_who_was_forgotten()?;
             }
         }
+    }
+
+    /// Hands on what there is; `false` where nobody listens.
+    fn hand_on(&mut self, batch: &mut MicroBatch, output: &Sender<Output>) -> Result<bool, ConsumeError> {
+        if let Some(problem) = self.first.as_ref().and_then(FirstTimes::question) {
+            return Err(ConsumeError::Times { topic: self.kafka.topic.clone(), problem });
+        }
+        self.first.take_if(|first| first.times.count() > 0);
+        let taken = batch.take().map_err(|source| ConsumeError::Build { table: EVENTS, source })?;
+        Ok(taken.is_empty() || output.blocking_send(Output::Batch(taken)).is_ok())
     }
 
     /// Reads the table again if it has another version: once a micro-batch.
@@ -175,6 +214,9 @@ impl Assembler {
                 return Ok(Err(if forgotten { Rejection::new(Reason::Forgotten, "") } else { rejection }));
             }
         };
+        if let Some(first) = &mut self.first {
+            first.times.add(&[event.ts]);
+        }
         let given = event.event_id.is_some();
         if !given {
             event.event_id = Some(format!("{}-{partition}-{}", self.kafka.topic, message.offset).into());
@@ -183,10 +225,4 @@ impl Assembler {
             .map_err(|source| ConsumeError::Build { table: EVENTS, source })?;
         Ok(Ok(()))
     }
-}
-
-/// Hands on what there is; `false` where nobody listens.
-fn hand_on(batch: &mut MicroBatch, output: &Sender<Output>) -> Result<bool, ConsumeError> {
-    let taken = batch.take().map_err(|source| ConsumeError::Build { table: EVENTS, source })?;
-    Ok(taken.is_empty() || output.blocking_send(Output::Batch(taken)).is_ok())
 }

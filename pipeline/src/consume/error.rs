@@ -34,6 +34,28 @@ pub enum ConsumeError {
     /// Messages cannot be taken apart at present.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// Times that cannot be meant.
+    #[error(
+        "`{topic}`: of the first events after the start {problem} nothing of them was committed; set events.ts_unit to \
+         the topic's unit, or go on as it is with events.check_times = false"
+    )]
+    Times {
+        /// The topic.
+        topic: String,
+        /// What is odd about them, as a question.
+        problem: String,
+    },
+    /// Numbers that do not add up: a defect of this program.
+    #[error(
+        "{messages} messages were read, and {accounted} are accepted, duplicates, dead letters or forgotten; this is a \
+         defect of the program, and the tables hold what was committed"
+    )]
+    LostCount {
+        /// Messages.
+        messages: u64,
+        /// What became of them.
+        accounted: u64,
+    },
     /// librdkafka does not take its settings.
     #[error("Kafka's client refuses its settings: {0}")]
     Settings(String),

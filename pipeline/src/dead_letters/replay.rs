@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{Expr, col, lit};
 use futures::StreamExt as _;
@@ -169,6 +169,8 @@ impl Run<'_> {
         let (sources, reasons) = (sources.as_string::<i32>(), reasons.as_string::<i32>());
         let (positions, keys) = (positions.as_primitive::<Int64Type>(), keys.as_binary::<i32>());
         let values = values.as_binary::<i32>();
+        let rejected = column("rejected_at")?;
+        let rejected = rejected.as_primitive::<TimestampMillisecondType>();
         for row in 0..batch.num_rows() {
             let (source, reason, position) = (sources.value(row), reasons.value(row), positions.value(row));
             if !self.request.filter.has_source(source) {
@@ -176,7 +178,7 @@ impl Run<'_> {
             }
             let group = self.group(reason, source);
             self.counts[group].selected += 1;
-            if self.replays.has(source, position) && !self.request.again {
+            if self.replays.has(source, position, rejected.value(row)) && !self.request.again {
                 self.counts[group].sent_before += 1;
                 continue;
             }

@@ -1,13 +1,14 @@
 //! The table `replays`: which records were sent to which topic.
 //!
-//! A record is known by its source and position, as in `dead_letters`, so that neither another filter nor a compaction
-//! makes it a new one. Memory: 16 bytes for each record that was ever sent to the topic.
+//! A record is known by its source and position and by when it was rejected, so that neither another filter nor a
+//! compaction makes it a new one: one that was rejected after the last one there was sent is another, of a file that
+//! was replaced under its name. Memory: 24 bytes for each record that was ever sent to the topic.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use schemas::delta::{Root, TableError};
 use schemas::hash::hash128;
 use schemas::tables::{REPLAYS, REPLAYS_SCHEMA};
@@ -19,22 +20,24 @@ pub(super) struct Replays<'a> {
     root: &'a Root,
     topic: &'a str,
     version: Option<u64>,
-    known: HashSet<u128, foldhash::fast::FixedState>,
+    /// Record → when it was sent last.
+    known: HashMap<u128, i64, foldhash::fast::FixedState>,
 }
 
 impl<'a> Replays<'a> {
     pub(super) async fn read(root: &'a Root, topic: &'a str) -> Result<Self, TableError> {
-        let mut replays = Self { root, topic, version: None, known: HashSet::default() };
+        let mut replays = Self { root, topic, version: None, known: HashMap::default() };
         let Some(snapshot) = root.snapshot(REPLAYS).await? else { return Ok(replays) };
         replays.version = Some(snapshot.version());
         for shard in snapshot.shards() {
-            for batch in snapshot.read_shard(shard, &["topic", "source", "position"]).await? {
+            for batch in snapshot.read_shard(shard, &["topic", "source", "position", "replayed_at"]).await? {
                 let (topics, sources) =
                     (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
                 let positions = batch.column(2).as_primitive::<Int64Type>().values();
-                for ((to, source), &position) in topics.iter().zip(sources).zip(positions) {
+                let times = batch.column(3).as_primitive::<TimestampMillisecondType>().values();
+                for (((to, source), &position), &at) in topics.iter().zip(sources).zip(positions).zip(times) {
                     if to == Some(topic) {
-                        replays.known.insert(record(source.unwrap_or_default(), position));
+                        replays.sent(source.unwrap_or_default(), position, at);
                     }
                 }
             }
@@ -42,8 +45,15 @@ impl<'a> Replays<'a> {
         Ok(replays)
     }
 
-    pub(super) fn has(&self, source: &str, position: i64) -> bool {
-        !self.known.is_empty() && self.known.contains(&record(source, position))
+    /// Whether the record that was rejected at `rejected_ms` was sent.
+    pub(super) fn has(&self, source: &str, position: i64, rejected_ms: i64) -> bool {
+        !self.known.is_empty()
+            && self.known.get(&record(source, position)).is_some_and(|&sent| sent >= rejected_ms)
+    }
+
+    fn sent(&mut self, source: &str, position: i64, at: i64) {
+        let sent = self.known.entry(record(source, position)).or_insert(at);
+        *sent = at.max(*sent);
     }
 
     /// Records what was sent, in one commit.
@@ -76,7 +86,7 @@ impl<'a> Replays<'a> {
             transactions: BTreeMap::new(),
         };
         self.version = Some(commit(self.root, change).await?.version);
-        self.known.extend(sent.iter().map(|&(source, position)| record(source, position)));
+        sent.iter().for_each(|&(source, position)| self.sent(source, position, now));
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::records::{Fields, Need, Rejection, Value, Wanted, identity, missing};
 pub(super) struct Catalogue<'a> {
     pub(super) wanted: Vec<Wanted>,
     items: &'a config::Items,
+    max_record_bytes: usize,
 }
 
 const ITEM_ID: usize = 0;
@@ -24,7 +25,8 @@ const ACTIVE: usize = 3;
 const FIRST_ATTRIBUTE: usize = 4;
 
 impl<'a> Catalogue<'a> {
-    pub(super) fn new(items: &'a config::Items) -> Self {
+    /// `max_record_bytes` is the longest record that is not rejected.
+    pub(super) fn new(items: &'a config::Items, max_record_bytes: usize) -> Self {
         let columns = &items.columns;
         let optional = |key: &str, column: &Option<String>| Wanted {
             key: format!("items.columns.{key}"),
@@ -46,7 +48,7 @@ impl<'a> Catalogue<'a> {
             column: attribute.column.clone().unwrap_or_else(|| name.clone()),
             need: Need::Named,
         }));
-        Self { wanted, items }
+        Self { wanted, items, max_record_bytes }
     }
 
     /// The item in the current record. `stored` finds what is known of an item: a title, release time or
@@ -80,6 +82,12 @@ impl<'a> Catalogue<'a> {
             } else {
                 item.attributes.insert(attribute.clone(), values);
             }
+        }
+        // A line's length is limited while it is read; a row of a Parquet file has no line.
+        let values = item.attributes.values().flatten().map(String::len).sum::<usize>();
+        if id.len() + item.title.as_ref().map_or(0, String::len) + values > self.max_record_bytes {
+            let message = format!("the record is longer than {} bytes", self.max_record_bytes);
+            return Err(Rejection::new(Reason::TooLong, message));
         }
         Ok((id, item))
     }
@@ -120,7 +128,9 @@ fn boolean(value: Value<'_>, name: &str) -> Result<Option<bool>, Rejection> {
         Value::Int(value @ (0 | 1)) => Ok(Some(value == 1)),
         Value::Float(0.0) => Ok(Some(false)),
         Value::Float(1.0) => Ok(Some(true)),
-        Value::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+        Value::Single(0.0) => Ok(Some(false)),
+        Value::Single(1.0) => Ok(Some(true)),
+        Value::Text(text) | Value::Decimal(text) => match text.trim().to_ascii_lowercase().as_str() {
             "" => Ok(None),
             "true" | "t" | "yes" | "y" | "1" => Ok(Some(true)),
             "false" | "f" | "no" | "n" | "0" => Ok(Some(false)),

@@ -1,28 +1,31 @@
 //! Comma-separated values with a header row.
 //!
-//! A quote that is never closed makes everything after it one field, to the next quote or to the end of the
-//! file. So a record that spans lines and does not fit (too long, wrong number of fields, never closed) is
-//! rejected as its first line alone, and reading goes on at the second line: a torn quote costs one line, not
-//! the rest of the file.
+//! **Quotes.** A field that begins with a quote ends with one: `""` inside is a quote, and what follows the field
+//! is a comma or the end of the record, so that line ends and commas inside belong to the field (RFC 4180). A
+//! quote inside a field that does not begin with one is a character like any other, as long as the record is one
+//! line.
 //!
-//! A line without quotes is a record whose fields are pieces of the block; only the others go through the
-//! parser, which copies.
+//! **Damage.** A record whose quotes do not pair up in this way, that is too long, never closed, or that spans lines
+//! and has another number of fields than the header, is rejected as its first line alone, and reading goes on at
+//! the second line. So a damaged line costs itself: the quote that it opens meets the one that opens a later
+//! field, and what follows that is no comma. Two things cannot be told from a field that is meant: a second damage
+//! that closes the quote as a field is closed, and a later quoted field of several lines that begins with a comma
+//! or a line end (quotes before it aside). A damaged record of several lines costs all of these; one of them that has as many fields as the
+//! header is then a record.
+//!
+//! A line without quotes is a record whose fields are pieces of the block; only the others are copied.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use csv_core::ReadRecordResult;
 use schemas::tables::Reason;
 
 use super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
-use super::record::{Records, Step, locate, trim_line_end};
+use super::record::{Raw, Records, Step, locate, trim_line_end};
 use super::source::Reading;
 use crate::records::{Fields, Rejection, Value, Wanted};
-
-/// Room for the fields of one record to begin with.
-const PARSED_BYTES: usize = 1 << 10;
 
 /// Where the fields of a file's records are.
 pub(super) struct CsvLayout {
@@ -37,13 +40,13 @@ pub(super) struct CsvLayout {
 pub(super) fn open_csv(
     file: &InputFile,
     wanted: &[Wanted],
-    reading: Reading,
+    reading: &Reading,
     count: &ByteCount,
 ) -> Result<(CsvLayout, TextBlock, TextBlocks), IngestError> {
     let fail = |e| IngestError::read(&file.source, e);
     let not =
         |problem: &str| IngestError::NotTheFormat { path: file.source.clone(), problem: problem.into() };
-    let Reading { max_record_bytes, block_bytes } = reading;
+    let Reading { max_record_bytes, block_bytes, .. } = *reading;
     let mut blocks = TextBlocks::new(open(file, count)?, LineEnd::Any, block_bytes, max_record_bytes);
     let mut layout = CsvLayout { columns: vec![None; wanted.len()], width: 0, max_record_bytes };
     let mut head = TextBlock { bytes: Vec::new(), last: false };
@@ -59,6 +62,7 @@ pub(super) fn open_csv(
             Found::TooLong => {
                 return Err(not("is not CSV: its first line is longer than events.max_record_bytes"));
             }
+            Found::Malformed => return Err(not("is not CSV: the quotes of its header do not pair up")),
             Found::Record => {
                 let fields = 0..records.fields.len();
                 let header =
@@ -81,6 +85,8 @@ pub(super) fn open_csv(
 /// How the search for the end of a record ended.
 enum Found {
     Record,
+    /// Quotes that do not pair up.
+    Malformed,
     TooLong,
     /// Nothing is left, or what is left goes on in the next block.
     End,
@@ -100,8 +106,6 @@ pub(super) struct CsvRecords<'a> {
     fields: Vec<Range<usize>>,
     quoted: bool,
     parsed: Vec<u8>,
-    ends: Vec<usize>,
-    parser: csv_core::Reader,
 }
 
 impl<'a> CsvRecords<'a> {
@@ -116,8 +120,6 @@ impl<'a> CsvRecords<'a> {
             fields: Vec::new(),
             quoted: false,
             parsed: Vec::new(),
-            ends: Vec::new(),
-            parser: csv_core::Reader::new(),
         }
     }
 
@@ -145,8 +147,7 @@ impl<'a> CsvRecords<'a> {
         Found::Record
     }
 
-    /// Splits a line of `len` bytes at its commas; false where it has a quote, or a byte-order mark that the
-    /// parser knows to drop.
+    /// Splits a line of `len` bytes at its commas; false where it has a quote, or a byte-order mark.
     fn split(&mut self, len: usize) -> bool {
         if self.data[self.start..].starts_with(BOM) {
             return false;
@@ -169,38 +170,65 @@ impl<'a> CsvRecords<'a> {
         let max = self.layout.max_record_bytes;
         let rest = &self.data[self.start..];
         self.quoted = true;
-        self.parser.reset();
-        self.parsed.resize(self.parsed.len().max(PARSED_BYTES), 0);
-        self.ends.resize(self.ends.len().max(self.layout.width.max(64)), 0);
-        let (mut read, mut written, mut fields) = (0, 0, 0);
+        self.parsed.clear();
+        // A byte-order mark stands where files were put one behind the other.
+        let mut at = if rest.starts_with(BOM) { BOM.len() } else { 0 };
+        let mut has_stray_quote = false;
         loop {
-            // No input is how the parser learns of the end.
-            let (result, nin, nout, nend) =
-                self.parser.read_record(&rest[read..], &mut self.parsed[written..], &mut self.ends[fields..]);
-            read += nin;
-            written += nout;
-            fields += nend;
-            match result {
-                ReadRecordResult::Record if trim_line_end(&rest[..read]).len() > max => {
-                    return Found::TooLong;
+            let from = self.parsed.len();
+            if rest.get(at) == Some(&b'"') {
+                match self.quoted_field(rest, at) {
+                    Ok(end) => at = end,
+                    Err(found) => return found,
                 }
-                ReadRecordResult::Record => {
-                    self.end = self.start + read;
-                    let starts = std::iter::once(0).chain(self.ends[..fields].iter().copied());
-                    self.fields.extend(starts.zip(&self.ends[..fields]).map(|(start, &end)| start..end));
-                    return Found::Record;
+            } else {
+                let end = memchr::memchr3(b',', b'\n', b'\r', &rest[at..]).map_or(rest.len(), |n| at + n);
+                has_stray_quote |= memchr::memchr(b'"', &rest[at..end]).is_some();
+                self.parsed.extend_from_slice(&rest[at..end]);
+                at = end;
+            }
+            self.fields.push(from..self.parsed.len());
+            match rest.get(at) {
+                // Where blocks end must not matter: what lies so far away is not looked at.
+                _ if at > max.saturating_add(2) => return Found::TooLong,
+                Some(b',') => at += 1,
+                None if !self.last => return Found::End,
+                found => {
+                    self.end = self.start + at + usize::from(found.is_some());
+                    break;
                 }
-                ReadRecordResult::End => return Found::End,
-                ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
-                // Unquoted, a record is never longer than it was.
-                ReadRecordResult::OutputFull if self.parsed.len() > max => return Found::TooLong,
-                ReadRecordResult::OutputFull => self.parsed.resize(2 * self.parsed.len(), 0),
-                ReadRecordResult::InputEmpty if rest.len() > max.saturating_add(2) => {
-                    return Found::TooLong;
+            }
+        }
+        let record = self.bytes();
+        if record.len() > max {
+            Found::TooLong
+        } else if has_stray_quote && memchr::memchr2(b'\n', b'\r', record).is_some() {
+            Found::Malformed
+        } else {
+            Found::Record
+        }
+    }
+
+    /// Copies the field that a quote opens at `at`; what follows its last quote.
+    fn quoted_field(&mut self, rest: &[u8], mut at: usize) -> Result<usize, Found> {
+        let far = self.layout.max_record_bytes.saturating_add(2);
+        loop {
+            at += 1;
+            match memchr::memchr(b'"', &rest[at..]) {
+                Some(len) if at + len <= far => {
+                    self.parsed.extend_from_slice(&rest[at..at + len]);
+                    at += len + 1;
                 }
-                ReadRecordResult::InputEmpty if self.last => {}
-                // The next block has the rest.
-                ReadRecordResult::InputEmpty => return Found::End,
+                Some(_) => return Err(Found::TooLong),
+                None if rest.len() > far => return Err(Found::TooLong),
+                None if self.last => return Err(Found::Malformed),
+                None => return Err(Found::End),
+            }
+            match rest.get(at) {
+                Some(b'"') => self.parsed.push(b'"'),
+                None | Some(b',' | b'\n' | b'\r') => return Ok(at),
+                Some(_) if at > far => return Err(Found::TooLong),
+                Some(_) => return Err(Found::Malformed),
             }
         }
     }
@@ -249,19 +277,28 @@ impl<'a> CsvRecords<'a> {
         Rejection::new(Reason::TooLong, message)
     }
 
-    /// Looks at the number of fields and at quotes that the end of the file closes.
+    /// Makes the record its first line.
+    fn malformed(&mut self) -> Rejection {
+        let rest = &self.data[self.start..];
+        let line = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        if line > self.layout.max_record_bytes {
+            return self.too_long();
+        }
+        self.end = self.start + line;
+        if std::str::from_utf8(self.bytes()).is_err() {
+            return not_utf8();
+        }
+        let message = "a quote is not closed, or something follows the one that closes a field";
+        Rejection::new(Reason::WrongType, message)
+    }
+
+    /// Looks at the number of fields.
     fn misfit(&mut self) -> Option<Rejection> {
         let (fields, width) = (self.fields.len(), self.layout.width);
-        let torn = self.last
-            && self.end == self.data.len()
-            && self.bytes().iter().filter(|&&b| b == b'"').count() % 2 == 1;
-        if fields == width && !torn {
+        if fields == width {
             return None;
         }
         let cut = self.cut_to_first_line();
-        if fields == width && !cut {
-            return None;
-        }
         if std::str::from_utf8(self.bytes()).is_err() {
             return Some(not_utf8());
         }
@@ -292,6 +329,7 @@ impl Records for CsvRecords<'_> {
         match self.find() {
             Found::End => Step::End,
             Found::TooLong => Step::Rejected(self.too_long()),
+            Found::Malformed => Step::Rejected(self.malformed()),
             Found::Record => match self.misfit() {
                 Some(rejection) => Step::Rejected(rejection),
                 None if !self.is_utf8() => Step::Rejected(not_utf8()),
@@ -300,9 +338,9 @@ impl Records for CsvRecords<'_> {
         }
     }
 
-    fn raw(&mut self) -> Result<Vec<u8>, IngestError> {
+    fn raw(&mut self) -> Raw {
         let bytes = self.bytes();
-        Ok(bytes[..bytes.len().min(self.layout.max_record_bytes)].to_vec())
+        Raw::Bytes(bytes[..bytes.len().min(self.layout.max_record_bytes)].to_vec())
     }
 
     fn done(&self) -> usize {

@@ -1,14 +1,15 @@
 //! Rejected records on their way to `dead_letters`.
 //!
 //! They are written to a shard as they come, so that memory holds one batch of them however many there are.
-//! Records that an earlier run stored (the same source and position) are counted and not stored again.
+//! Records that an earlier run stored (the same source, position and bytes) are counted and not stored again.
+//! Memory: 16 bytes for each stored record of this run's files, and the records of one stored shard at a time.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{
-    AsArray, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder, TimestampMillisecondBuilder,
+    Array, AsArray, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder, TimestampMillisecondBuilder,
 };
 use arrow::datatypes::Int64Type;
 use schemas::delta::{Root, Snapshot};
@@ -16,7 +17,7 @@ use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
 
 use super::error::IngestError;
 use crate::commit::{NewShard, ShardWriter};
-use crate::records::Rejection;
+use crate::records::{KeySet, Rejection, dead_letter_key};
 
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_ROWS: usize = 1 << 14;
@@ -24,7 +25,7 @@ const BATCH_ROWS: usize = 1 << 14;
 /// The rejected records of a run.
 pub(super) struct DeadLetters<'a> {
     root: &'a Root,
-    stored: HashSet<(String, i64)>,
+    stored: KeySet,
     writer: Option<ShardWriter>,
     source: StringBuilder,
     position: Int64Builder,
@@ -33,7 +34,6 @@ pub(super) struct DeadLetters<'a> {
     message: StringBuilder,
     bytes: usize,
     rows: usize,
-    rejected_at: i64,
 }
 
 impl<'a> DeadLetters<'a> {
@@ -44,20 +44,28 @@ impl<'a> DeadLetters<'a> {
         sources: &[&str],
     ) -> Result<Self, IngestError> {
         let sources: HashSet<&str> = sources.iter().copied().collect();
-        let mut stored = HashSet::new();
-        if let Some(snapshot) = snapshot {
-            for shard in snapshot.shards() {
-                for batch in snapshot.read_shard(shard, &["source", "position"]).await? {
-                    let positions = batch.column(1).as_primitive::<Int64Type>();
-                    for (source, &position) in
-                        batch.column(0).as_string::<i32>().iter().zip(positions.values())
-                    {
-                        if let Some(source) = source
-                            && sources.contains(source)
-                        {
-                            stored.insert((source.to_owned(), position));
-                        }
-                    }
+        let mut stored = KeySet::default();
+        for shard in snapshot.map(Snapshot::shards).unwrap_or_default() {
+            let Some(snapshot) = snapshot else { break };
+            // Most shards have none of these files, and then their records need not be read.
+            let named = |batch: &RecordBatch| {
+                batch.column(0).as_string::<i32>().iter().flatten().any(|source| sources.contains(source))
+            };
+            if !snapshot.read_shard(shard, &["source"]).await?.iter().any(named) {
+                continue;
+            }
+            for batch in snapshot.read_shard(shard, &["source", "position", "key", "value"]).await? {
+                let (source, positions) =
+                    (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
+                let (keys, values) = (batch.column(2).as_binary::<i32>(), batch.column(3).as_binary::<i32>());
+                for row in (0..batch.num_rows()).filter(|&row| sources.contains(source.value(row))) {
+                    let key = keys.is_valid(row).then(|| keys.value(row));
+                    stored.insert(dead_letter_key(
+                        source.value(row),
+                        positions.value(row),
+                        key,
+                        values.value(row),
+                    ));
                 }
             }
         }
@@ -72,7 +80,6 @@ impl<'a> DeadLetters<'a> {
             message: StringBuilder::new(),
             bytes: 0,
             rows: 0,
-            rejected_at: chrono::Utc::now().timestamp_millis(),
         })
     }
 
@@ -84,8 +91,7 @@ impl<'a> DeadLetters<'a> {
         rejection: &Rejection,
     ) -> Result<(), IngestError> {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        // Every record comes once, so taking it out of the set saves a lookup's memory as the run goes on.
-        if !self.stored.is_empty() && self.stored.remove(&(source.to_owned(), position)) {
+        if !self.stored.is_empty() && self.stored.contains(&dead_letter_key(source, position, None, raw)) {
             return Ok(());
         }
         self.source.append_value(source);
@@ -105,7 +111,7 @@ impl<'a> DeadLetters<'a> {
         let rows = std::mem::take(&mut self.rows);
         self.bytes = 0;
         let mut rejected_at = TimestampMillisecondBuilder::new().with_timezone("UTC");
-        rejected_at.append_value_n(self.rejected_at, rows);
+        rejected_at.append_value_n(chrono::Utc::now().timestamp_millis(), rows);
         let mut key = BinaryBuilder::new();
         key.append_nulls(rows);
         let batch = RecordBatch::try_new(

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use schemas::config::ConfigError;
 use schemas::delta::TableError;
+use schemas::memory::MemorySize;
 use schemas::tables::EVENTS;
 
+use super::report::Counts;
 use crate::commit::CommitError;
 use crate::forget::ForgetError;
 
@@ -53,7 +55,7 @@ pub enum IngestError {
         present: Vec<String>,
     },
     /// A column of a type that no field can be read from.
-    #[error("{path}: column `{column}` has type {found}, which cannot be read as `{key}`")]
+    #[error("{path}: column `{column}` is {found}, which cannot be read as `{key}`")]
     ColumnType {
         /// The file.
         path: String,
@@ -71,6 +73,50 @@ pub enum IngestError {
         path: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Times that cannot be meant.
+    #[error(
+        "{path}: {problem} nothing was committed; set events.ts_unit to the file's unit (or, where the file's own type \
+         says it, write the file anew), or go on as it is with events.check_times = false"
+    )]
+    Times {
+        /// The file.
+        path: String,
+        /// What is odd about them, as a question.
+        problem: String,
+    },
+    /// A packed Parquet file that would fill the disk.
+    #[error(
+        "{path} unpacks to more than {limit}, the limit of events.max_unpacked_bytes; unpack it where there is \
+         room and name the unpacked file, or raise the limit"
+    )]
+    Unpacked {
+        /// The file.
+        path: String,
+        /// As configured.
+        limit: MemorySize,
+    },
+    /// Numbers that do not add up: a defect of this program, which commits nothing then.
+    #[error(
+        "{what}: {} records were read, and {} accepted + {} duplicates + {} dead letters + {} forgotten is another \
+         number; this is a defect of the program, and no table was changed",
+        counts.read, counts.accepted, counts.duplicates, counts.dead_letters, counts.forgotten
+    )]
+    LostCount {
+        /// The file, or `events` or `items`.
+        what: String,
+        /// The numbers.
+        counts: Counts,
+    },
+    /// Shards with another number of events than were accepted: a defect of this program.
+    #[error(
+        "{rows} events were written and {accepted} accepted; this is a defect of the program, and no table was changed"
+    )]
+    LostEvents {
+        /// Rows of the new shards.
+        rows: u64,
+        /// Events that were accepted.
+        accepted: u64,
     },
     /// Files without a single record.
     #[error("the interaction log is empty: no record in {}", paths.join(", "))]
@@ -138,13 +184,18 @@ pub enum IngestError {
     },
 }
 
+/// The directory for temporary files: spilled events and unpacked Parquet files.
+pub(super) fn scratch_directory() -> PathBuf {
+    std::env::temp_dir()
+}
+
 impl IngestError {
     pub(super) fn read(path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Read { path: path.into(), source: source.into() }
     }
 
     pub(super) fn scratch(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Scratch { directory: std::env::temp_dir(), source: source.into() }
+        Self::Scratch { directory: scratch_directory(), source: source.into() }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::config::Format;
+use schemas::memory::MemorySize;
 
 use super::error::IngestError;
 
@@ -181,18 +182,50 @@ pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read +
     }
 }
 
-/// `file` as a seekable Parquet file. A packed one is unpacked to a temporary file that has no name any more
-/// when this returns, and so goes with the process.
-pub(crate) fn open_parquet(file: &InputFile, count: &ByteCount) -> Result<File, IngestError> {
+/// How packed Parquet files are unpacked.
+#[derive(Debug, Clone)]
+pub(crate) struct Unpacking {
+    /// The largest file that is unpacked.
+    pub(crate) limit: MemorySize,
+    pub(crate) directory: PathBuf,
+}
+
+impl Unpacking {
+    /// Unpacks `file` to a temporary file that has no name any more when this returns, and so goes with the process.
+    fn unpack(&self, file: &InputFile, count: &ByteCount) -> Result<File, IngestError> {
+        let mut packed = open(file, count)?;
+        let mut unpacked = tempfile::tempfile_in(&self.directory).map_err(IngestError::scratch)?;
+        let mut buffer = vec![0; UNPACK_BYTES];
+        let mut bytes = 0;
+        loop {
+            let read = packed.read(&mut buffer).map_err(|e| IngestError::read(&file.source, e))?;
+            if read == 0 {
+                return Ok(unpacked);
+            }
+            bytes += read as u64;
+            if bytes > self.limit.bytes {
+                return Err(IngestError::Unpacked { path: file.source.clone(), limit: self.limit });
+            }
+            unpacked.write_all(&buffer[..read]).map_err(IngestError::scratch)?;
+        }
+    }
+}
+
+const UNPACK_BYTES: usize = 256 << 10;
+
+/// `file` as a seekable Parquet file.
+pub(crate) fn open_parquet(
+    file: &InputFile,
+    unpacking: &Unpacking,
+    count: &ByteCount,
+) -> Result<File, IngestError> {
     let path = &file.source;
     let fail = |e: std::io::Error| IngestError::read(path, e);
     let mut seekable = if file.packing == Packing::Plain {
         open(file, &ByteCount::default())?;
         File::open(path).map_err(fail)?
     } else {
-        let mut unpacked = tempfile::tempfile().map_err(fail)?;
-        std::io::copy(&mut open(file, count)?, &mut unpacked).map_err(fail)?;
-        unpacked
+        unpacking.unpack(file, count)?
     };
     let not = || IngestError::NotTheFormat { path: path.clone(), problem: "is not Parquet".into() };
     let bytes = seekable.metadata().map_err(fail)?.len();

@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use schemas::config::{Events, Format};
+use schemas::memory::MemorySize;
 use tempfile::NamedTempFile;
 
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile, Packing};
-use super::record::{Kept, Records};
+use super::files::{ByteCount, InputFile, Packing, Unpacking};
+use super::record::{Kept, Raw, Records};
 use super::report::Counts;
 use super::source::{Carry, Reading, Source, Visit};
 use crate::records::{Mapping, Rejection};
@@ -62,8 +63,13 @@ type Outcome = (Counts, Vec<(Vec<u8>, String)>);
 
 fn read(input: &InputFile, block_bytes: usize) -> Result<Outcome, String> {
     MAPPING.with(|mapping| {
-        let reading = Reading { max_record_bytes: RECORD_BYTES_MAX, block_bytes };
-        let mut source = Source::open(input, &mapping.wanted, reading, &ByteCount::default())
+        let reading = Reading {
+            max_record_bytes: RECORD_BYTES_MAX,
+            block_bytes,
+            unpacking: Unpacking { limit: MemorySize::bytes(1 << 20), directory: std::env::temp_dir() },
+            check_times: false,
+        };
+        let mut source = Source::open(input, &mapping.wanted, &reading, &ByteCount::default())
             .map_err(|error| error.to_string())?;
         let (mut counts, mut rejected, mut carry) = (Counts::default(), Vec::new(), Carry::default());
         while let Some(block) = source.next().map_err(|error| error.to_string())? {
@@ -73,11 +79,15 @@ fn read(input: &InputFile, block_bytes: usize) -> Result<Outcome, String> {
             carry.keep(&block, &walked);
             counts.add(walked.counts);
             for one in walked.rejected {
-                assert!(one.raw.len() <= RECORD_BYTES_MAX, "{} bytes", one.raw.len());
-                rejected.push((one.raw, one.rejection.message));
+                let raw = match one.raw {
+                    Raw::Bytes(raw) => raw,
+                    Raw::Again => Vec::new(),
+                };
+                assert!(raw.len() <= RECORD_BYTES_MAX, "{} bytes", raw.len());
+                rejected.push((raw, one.rejection.message));
             }
         }
-        counts.check("events");
+        counts.check("events").map_err(|error| error.to_string())?;
         assert_eq!(counts.dead_letters, rejected.len() as u64);
         Ok((counts, rejected))
     })

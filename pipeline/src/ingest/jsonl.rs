@@ -6,7 +6,7 @@ use serde::de::DeserializeSeed;
 use super::blocks::{LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
-use super::record::{Records, Step, no_such_column, trim_line_end};
+use super::record::{Raw, Records, Step, no_such_column, trim_line_end};
 use super::source::Reading;
 use crate::records::{Fields, Need, Object, Place, Rejection, Slots, Value, Wanted};
 
@@ -23,10 +23,10 @@ pub(super) struct JsonlLayout {
 pub(super) fn open_jsonl(
     file: &InputFile,
     wanted: &[Wanted],
-    reading: Reading,
+    reading: &Reading,
     count: &ByteCount,
 ) -> Result<(JsonlLayout, TextBlock, TextBlocks), IngestError> {
-    let Reading { max_record_bytes, block_bytes } = reading;
+    let Reading { max_record_bytes, block_bytes, .. } = *reading;
     let mut blocks = TextBlocks::new(open(file, count)?, LineEnd::LineFeed, block_bytes, max_record_bytes);
     let first = blocks.next().map_err(|e| IngestError::read(&file.source, e))?;
     let first = first.unwrap_or(TextBlock { bytes: Vec::new(), last: true });
@@ -185,9 +185,9 @@ impl Records for JsonlRecords<'_> {
         }
     }
 
-    fn raw(&mut self) -> Result<Vec<u8>, IngestError> {
+    fn raw(&mut self) -> Raw {
         let line = self.line();
-        Ok(line[..line.len().min(self.layout.max_record_bytes)].to_vec())
+        Raw::Bytes(line[..line.len().min(self.layout.max_record_bytes)].to_vec())
     }
 
     fn done(&self) -> usize {

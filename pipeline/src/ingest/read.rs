@@ -104,7 +104,7 @@ impl Log<'_> {
     fn cut(&self, permitted: &Receiver<()>, jobs: Sender<Job>, alarm: Alarm) {
         let mut at = 0;
         for (file, input) in self.files.iter().enumerate() {
-            let mut source = match Source::open(input, &self.mapping.wanted, self.reading, self.count) {
+            let mut source = match Source::open(input, &self.mapping.wanted, &self.reading, self.count) {
                 Ok(source) => source,
                 Err(error) => return drop(alarm.0.send(Some((at, Err(error))))),
             };

@@ -20,10 +20,17 @@ pub(super) trait Records: Fields {
     /// Moves to the next record.
     fn advance(&mut self) -> Step;
     /// The bytes of the current record, no more of them than the configured limit.
-    fn raw(&mut self) -> Result<Vec<u8>, IngestError>;
+    fn raw(&mut self) -> Raw;
     /// After the end: the bytes of the block that have been read. What lies behind them is the beginning of
     /// a record that the next block ends.
     fn done(&self) -> usize;
+}
+
+/// A rejected record as it came.
+pub(super) enum Raw {
+    Bytes(Vec<u8>),
+    /// A row with columns that were not read; it is read again.
+    Again,
 }
 
 /// What a record that is none of the rejected came to.

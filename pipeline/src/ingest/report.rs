@@ -5,6 +5,8 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
+use super::error::IngestError;
+
 /// What became of the records of a file or of all files. Always
 /// `read = accepted + duplicates + dead_letters + forgotten`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -30,13 +32,12 @@ impl Counts {
         self.forgotten += other.forgotten;
     }
 
-    /// Stops a program that has lost count: nothing may be dropped silently.
-    pub(super) fn check(&self, what: &str) {
-        assert_eq!(
-            self.read,
-            self.accepted + self.duplicates + self.dead_letters + self.forgotten,
-            "{what}: read is not accepted + duplicates + dead letters + forgotten: {self:?}"
-        );
+    /// Stops a run that has lost count: nothing may be dropped silently.
+    pub(super) fn check(&self, what: &str) -> Result<(), IngestError> {
+        if self.read == self.accepted + self.duplicates + self.dead_letters + self.forgotten {
+            return Ok(());
+        }
+        Err(IngestError::LostCount { what: what.into(), counts: *self })
     }
 }
 

@@ -14,20 +14,25 @@ use schemas::tables::Reason;
 use super::blocks::{TextBlock, TextBlocks};
 use super::csv::{CsvLayout, CsvRecords, open_csv};
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile};
+use super::files::{ByteCount, InputFile, Unpacking};
 use super::jsonl::{JsonlLayout, JsonlRecords, Seen, open_jsonl};
-use super::parquet::{ParquetBlocks, ParquetLayout, ParquetRecords, ParquetRows, open_parquet_blocks};
-use super::record::{Kept, Records, Step};
+use super::parquet::{
+    ParquetBlocks, ParquetLayout, ParquetRecords, ParquetRows, WholeRows, open_parquet_blocks,
+};
+use super::record::{Kept, Raw, Records, Step};
 use super::report::Counts;
 use crate::records::{Rejection, Wanted};
 
 /// How files are read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Reading {
     /// The longest record that is not rejected.
     pub(super) max_record_bytes: usize,
     /// Bytes that one thread takes apart at a time.
     pub(super) block_bytes: usize,
+    pub(super) unpacking: Unpacking,
+    /// Whether times that cannot be meant stop the run.
+    pub(super) check_times: bool,
 }
 
 /// What becomes of records, whatever their format.
@@ -50,8 +55,10 @@ pub(super) trait Visit {
 pub(super) struct Rejected {
     /// Its place in the block.
     pub(super) at: u64,
-    pub(super) raw: Vec<u8>,
+    pub(super) raw: Raw,
     pub(super) rejection: Rejection,
+    /// Whether it does not say whose it is.
+    pub(super) of_nobody: bool,
 }
 
 /// What was in a block.
@@ -60,6 +67,8 @@ pub(super) struct Walked {
     pub(super) counts: Counts,
     pub(super) rejected: Vec<Rejected>,
     pub(super) seen: Seen,
+    /// Where rows are read again.
+    pub(super) whole: Option<Arc<WholeRows>>,
     done: usize,
 }
 
@@ -87,7 +96,8 @@ impl Layout {
                 Ok(Walked { seen: records.into_seen(), ..walked })
             }
             (Self::Parquet(layout), Block::Rows(rows)) => {
-                walk(&mut ParquetRecords::new(layout, rows)?, visit)
+                let walked = walk(&mut ParquetRecords::new(layout, rows)?, visit)?;
+                Ok(Walked { whole: Some(layout.whole.clone()), ..walked })
             }
             (Self::Parquet(_), Block::Text(_)) | (_, Block::Rows(_)) => Ok(Walked::default()),
         }
@@ -98,36 +108,33 @@ fn walk<R: Records>(records: &mut R, visit: &mut impl Visit) -> Result<Walked, I
     let mut walked = Walked::default();
     let counts = &mut walked.counts;
     loop {
-        let rejection = match records.advance() {
+        let (rejection, of_nobody) = match records.advance() {
             Step::End => break,
-            Step::Rejected(_) if visit.is_forgotten(&records.raw()?) => {
-                counts.forgotten += 1;
-                None
-            }
-            Step::Rejected(rejection) => Some(rejection),
+            Step::Rejected(rejection) => (Some(rejection), true),
             Step::Record => match visit.record(records, counts.read)? {
                 Ok(Kept::Accepted) => {
                     counts.accepted += 1;
-                    None
+                    (None, false)
                 }
                 Ok(Kept::Duplicate) => {
                     counts.duplicates += 1;
-                    None
+                    (None, false)
                 }
                 Err(Rejection { reason: Reason::Forgotten, .. }) => {
                     counts.forgotten += 1;
-                    None
+                    (None, false)
                 }
-                Err(_) if visit.says_nobody(records) && visit.is_forgotten(&records.raw()?) => {
-                    counts.forgotten += 1;
-                    None
-                }
-                Err(rejection) => Some(rejection),
+                Err(rejection) => (Some(rejection), visit.says_nobody(records)),
             },
         };
         if let Some(rejection) = rejection {
-            counts.dead_letters += 1;
-            walked.rejected.push(Rejected { at: counts.read, raw: records.raw()?, rejection });
+            match records.raw() {
+                Raw::Bytes(bytes) if of_nobody && visit.is_forgotten(&bytes) => counts.forgotten += 1,
+                raw => {
+                    counts.dead_letters += 1;
+                    walked.rejected.push(Rejected { at: counts.read, raw, rejection, of_nobody });
+                }
+            }
         }
         counts.read += 1;
     }
@@ -182,7 +189,7 @@ impl Source {
     pub(super) fn open(
         file: &InputFile,
         wanted: &[Wanted],
-        reading: Reading,
+        reading: &Reading,
         count: &ByteCount,
     ) -> Result<Self, IngestError> {
         let (layout, first, blocks) = match file.format {

@@ -1,9 +1,11 @@
 //! Whole runs on small files.
 
 mod catalogue;
+mod damage;
 mod formats;
 mod garbage;
 mod limits;
+mod parquet;
 
 use std::path::Path;
 
@@ -27,6 +29,8 @@ impl Place {
         let root = Root::new(dir.path().join("root").to_str().unwrap()).unwrap();
         let mut config = Config::default();
         config.events.ts_unit = TimeUnit::S;
+        // Most tests tell the time from 1970 on.
+        config.events.check_times = false;
         Self { dir, root, config }
     }
 
@@ -242,6 +246,58 @@ async fn rejected_records_are_kept_as_they_came_and_only_once() {
     let again = place.ingest().await.unwrap();
     assert_eq!(again.events, Counts { read: 10, accepted: 0, duplicates: 2, dead_letters: 8, forgotten: 0 });
     assert_eq!(again.versions, report.versions);
+}
+
+#[tokio::test]
+async fn a_file_replaced_under_its_name_has_dead_letters_of_its_own() {
+    let mut place = Place::new();
+    place.config.events.max_dead_letter_rate = 1.0;
+    let monday = "user_id,item_id,ts\nu,i,soon\nu,,1\nu,i,1\n";
+    let tuesday = "user_id,item_id,ts\nu,i,later\nu,,1\nu,i,2\n";
+    place.ingest_file("today.csv", monday).await.unwrap();
+    let second = place.ingest_file("today.csv", tuesday).await.unwrap();
+    assert_eq!(second.events.dead_letters, 2);
+    let letters = |rows: &[(i64, &str)]| -> Vec<(i64, Vec<u8>)> {
+        rows.iter().map(|(position, value)| (*position, value.as_bytes().to_vec())).collect()
+    };
+    let stored = |rows: Vec<(i64, String, Vec<u8>)>| -> Vec<(i64, Vec<u8>)> {
+        rows.into_iter().map(|(position, _, value)| (position, value)).collect()
+    };
+    let both = letters(&[(0, "u,i,later"), (0, "u,i,soon"), (1, "u,,1")]);
+    assert_eq!(stored(place.dead_letters().await), both);
+    // Neither file adds any again.
+    for log in [monday, tuesday] {
+        let again = place.ingest_file("today.csv", log).await.unwrap();
+        assert_eq!(
+            (again.events.dead_letters, again.versions.dead_letters),
+            (2, second.versions.dead_letters)
+        );
+    }
+    assert_eq!(stored(place.dead_letters().await), both);
+    let proof = crate::inspect::verify::verify(&place.config, &place.root, Some(DEAD_LETTERS)).await.unwrap();
+    assert!(proof.violation.is_none(), "{:?}", proof.violation);
+}
+
+#[tokio::test]
+async fn times_that_cannot_be_meant_stop_the_run_with_a_question() {
+    let mut place = Place::new();
+    place.config.events.check_times = true;
+    place.config.events.ts_unit = TimeUnit::Ms;
+    let log = "user_id,item_id,ts\nu,a,1700000000\nu,b,1700086400\nu,c,1700172800\n";
+    let other = place.file("other.csv", "user_id,item_id,ts\nu,a,1700000000000\n");
+    place.config.events.paths = vec![place.file("log.csv", log), other];
+    let error = place.ingest().await.unwrap_err().to_string();
+    for part in ["log.csv: all 3 times", "are these seconds?", "events.check_times", "nothing was committed"]
+    {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(place.root.snapshot(EVENTS).await.unwrap().is_none() && place.files() == 0);
+    place.config.events.ts_unit = TimeUnit::S;
+    let report = place.ingest_file("log.csv", log).await.unwrap();
+    assert_eq!((report.events.accepted, report.warnings.len()), (3, 0));
+    place.config.events.ts_unit = TimeUnit::Ms;
+    place.config.events.check_times = false;
+    assert_eq!(place.ingest().await.unwrap().events.accepted, 3);
 }
 
 #[tokio::test]

@@ -168,6 +168,11 @@ impl<'a> StagedRows<'a> {
         self.text(ITEM_ID)
     }
 
+    /// In epoch milliseconds.
+    pub(crate) fn times(&self) -> &'a [i64] {
+        self.0.column(TS).as_primitive::<TimestampMillisecondType>().values()
+    }
+
     pub(crate) fn positions(&self) -> &'a [i64] {
         self.0.column(POSITION).as_primitive::<Int64Type>().values()
     }

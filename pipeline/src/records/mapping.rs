@@ -198,8 +198,9 @@ pub(crate) fn missing(name: &str) -> Rejection {
 
 /// Text that identifies something: kept as it is; a whole number is written in decimal.
 pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
-    /// From here on a `f64` cannot tell neighbouring whole numbers apart.
+    /// From here on a `f64`, and a `f32`, cannot tell neighbouring whole numbers apart.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    const SINGLE_MAX: f32 = 16_777_216.0;
     match value {
         Value::Absent | Value::Null => Ok(None),
         Value::Text(text) if text.trim().is_empty() => Ok(None),
@@ -210,10 +211,15 @@ pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a
         Value::Float(number) if number.fract() == 0.0 && number.abs() < EXACT_MAX => {
             Ok(Some(Cow::Owned((number as i64).to_string())))
         }
-        Value::NotUtf8 => Err(Rejection::new(Reason::InvalidUtf8, format!("{name} is not UTF-8"))),
-        Value::Float(number) => {
-            Err(Rejection::new(Reason::WrongType, format!("{name}: {number} is not a whole number or text")))
+        Value::Single(number) if number.is_nan() => Ok(None),
+        Value::Single(number) if number.fract() == 0.0 && number.abs() < SINGLE_MAX => {
+            Ok(Some(Cow::Owned((number as i64).to_string())))
         }
+        Value::Decimal(digits) if !digits.contains('.') => Ok(Some(digits)),
+        Value::NotUtf8 => Err(Rejection::new(Reason::InvalidUtf8, format!("{name} is not UTF-8"))),
+        Value::Float(number) => Err(not_whole(name, &number)),
+        Value::Single(number) => Err(not_whole(name, &number)),
+        Value::Decimal(digits) => Err(not_whole(name, &digits)),
         other => Err(Rejection::new(
             Reason::WrongType,
             format!("{name} is {}, not text or a whole number", other.kind()),
@@ -221,18 +227,31 @@ pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a
     }
 }
 
+fn not_whole(name: &str, number: &dyn std::fmt::Display) -> Rejection {
+    let message = format!("{name}: {number} is not text or a whole number that its type holds exactly");
+    Rejection::new(Reason::WrongType, message)
+}
+
+/// The nearest `f64`; a whole number must be that number.
 fn number(value: Value<'_>, name: &str) -> Result<Option<f64>, Rejection> {
     let wrong =
         |what: &str| Err(Rejection::new(Reason::WrongType, format!("{name}: {what} is not a number")));
     let number = match value {
         Value::Absent | Value::Null => return Ok(None),
-        Value::Int(number) => number as f64,
+        Value::Int(number) if number.unsigned_abs() < 1 << f64::MANTISSA_DIGITS => number as f64,
+        Value::Int(number) => return exact(&number.to_string(), name),
         Value::Float(number) => number,
+        Value::Single(number) => f64::from(number),
+        Value::Decimal(digits) => return exact(&digits, name),
         Value::NotUtf8 => {
             return Err(Rejection::new(Reason::InvalidUtf8, format!("{name} is not UTF-8")));
         }
         Value::Text(text) => match text.trim() {
             "" => return Ok(None),
+            // As many digits as every whole number may have.
+            text if text.len() > 15 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
+                return exact(text, name);
+            }
             text => match text.parse() {
                 Ok(number) => number,
                 Err(_) => return wrong(&format!("`{}`", shortened(text))),
@@ -247,4 +266,19 @@ fn number(value: Value<'_>, name: &str) -> Result<Option<f64>, Rejection> {
     } else {
         Ok(Some(number))
     }
+}
+
+/// The number in `digits`: the nearest one for a fraction, and an error for a whole number that is not there.
+fn exact(digits: &str, name: &str) -> Result<Option<f64>, Rejection> {
+    let wrong = |problem: &str| {
+        let message = format!("{name}: {} {problem}", shortened(digits));
+        Err(Rejection::new(Reason::WrongType, message))
+    };
+    let Ok(number) = digits.parse::<f64>() else { return wrong("is not a number") };
+    let (minus, whole) = digits.strip_prefix('-').map_or(("", digits), |whole| ("-", whole));
+    let whole = format!("{minus}{}", whole.trim_start_matches('0'));
+    if !digits.contains('.') && number != 0.0 && format!("{number:.0}") != whole {
+        return wrong("is a whole number that 64-bit floats do not have");
+    }
+    Ok(Some(number))
 }

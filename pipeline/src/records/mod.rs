@@ -1,16 +1,20 @@
 //! From a source's record, of a file or of a topic, to an event with an identity, or to the reason why it is none.
 
 mod columns;
+mod dead_letter;
 mod identity;
 mod mapping;
 mod object;
+mod plausible;
 mod slots;
 pub(crate) mod time;
 mod value;
 
 pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
+pub(crate) use dead_letter::dead_letter_key;
 pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
 pub(crate) use mapping::{Event, Mapping, identity, missing};
 pub(crate) use object::{Object, Place};
+pub(crate) use plausible::Times;
 pub(crate) use slots::Slots;
 pub(crate) use value::{Fields, Need, Rejection, Value, Wanted};

@@ -13,6 +13,10 @@ pub(crate) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Opt
         (Value::Absent | Value::Null, _) => return Ok(None),
         // A typed column says its own unit.
         (Value::Instant(ms), _) => return Ok(Some(*ms)),
+        (Value::OutOfRange, _) => {
+            let message = format!("{what}: further from 1970 than 64-bit milliseconds reach");
+            return Err(Rejection::new(Reason::TimeOutOfRange, message));
+        }
         (Value::NotUtf8, _) => {
             return Err(Rejection::new(Reason::InvalidUtf8, format!("{what} is not UTF-8")));
         }
@@ -22,15 +26,20 @@ pub(crate) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Opt
                 Err(e) => invalid(format!("`{}` is not an RFC 3339 time: {e}", shortened(text))),
             };
         }
-        (Value::Int(_) | Value::Float(_), TimeUnit::Rfc3339) => {
+        (Value::Int(_) | Value::Float(_) | Value::Single(_) | Value::Decimal(_), TimeUnit::Rfc3339) => {
             return invalid("a number where the configured ts_unit is rfc3339".into());
         }
         (Value::Int(ticks), _) => return scaled(*ticks, unit, what).map(Some),
         (Value::Float(ticks), _) => *ticks,
+        (Value::Single(ticks), _) => f64::from(*ticks),
+        (Value::Decimal(digits), _) => return decimal(digits, unit, what).map(Some),
         (Value::Text(text), _) => {
             let text = text.trim();
             if let Ok(ticks) = text.parse::<i64>() {
                 return scaled(ticks, unit, what).map(Some);
+            }
+            if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+                return decimal(text, unit, what).map(Some);
             }
             match text.parse::<f64>() {
                 Ok(ticks) if ticks.is_finite() => ticks,
@@ -71,6 +80,31 @@ fn scaled(ticks: i64, unit: TimeUnit, what: &str) -> Result<i64, Rejection> {
     ms.ok_or_else(|| Rejection::new(Reason::TimeOutOfRange, format!("{what}: {ticks} is out of range")))
 }
 
+/// The time in a decimal, of any number of digits.
+fn decimal(digits: &str, unit: TimeUnit, what: &str) -> Result<i64, Rejection> {
+    let out_of_range = || {
+        let message = format!("{what}: {} is out of range", shortened(digits));
+        Rejection::new(Reason::TimeOutOfRange, message)
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let places = match unit {
+        TimeUnit::S => 3,
+        TimeUnit::Ms | TimeUnit::Rfc3339 => 0,
+        TimeUnit::Us => -3,
+        TimeUnit::Ns => -6,
+    };
+    let ticks: i128 = format!("{whole}{fraction}").parse().map_err(|_| out_of_range())?;
+    let behind = places - i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+    let power = 10i128.checked_pow(behind.unsigned_abs());
+    let ms = match power {
+        Some(power) if behind >= 0 => ticks.checked_mul(power),
+        Some(power) => Some(ticks.div_euclid(power)),
+        // More digits behind the point than 128 bits have.
+        None => Some(if ticks < 0 { -1 } else { 0 }),
+    };
+    ms.and_then(|ms| i64::try_from(ms).ok()).ok_or_else(out_of_range)
+}
+
 /// The beginning of a text, for messages.
 pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 40;
@@ -102,6 +136,23 @@ mod tests {
         assert_eq!(parse(&Value::Float(f64::NAN), TimeUnit::S, "ts"), Ok(None));
         assert_eq!(parse(&Value::Instant(5), TimeUnit::S, "ts"), Ok(Some(5)));
         assert_eq!(parse(&Value::Null, TimeUnit::S, "ts"), Ok(None));
+        assert_eq!(parse(&Value::Single(2.5), TimeUnit::S, "ts"), Ok(Some(2_500)));
+    }
+
+    #[test]
+    fn decimals_are_read_to_the_last_digit() {
+        let decimal =
+            |text: &str, unit| parse(&Value::Decimal(text.into()), unit, "ts").map_err(|r| r.reason);
+        assert_eq!(decimal("1700000000.999999", TimeUnit::S), Ok(Some(1_700_000_000_999)));
+        assert_eq!(decimal("-0.0001", TimeUnit::S), Ok(Some(-1)));
+        assert_eq!(decimal("1700000000123", TimeUnit::Ms), Ok(Some(1_700_000_000_123)));
+        assert_eq!(decimal("10000000000000999999", TimeUnit::Ns), Ok(Some(10_000_000_000_000)));
+        assert_eq!(decimal(&format!("0.{:0>60}", 1), TimeUnit::S), Ok(Some(0)));
+        assert_eq!(decimal(&"9".repeat(60), TimeUnit::Ns), Err(Reason::TimeOutOfRange));
+        assert_eq!(decimal("99999999999999999999", TimeUnit::S), Err(Reason::TimeOutOfRange));
+        // A number of 64 bits without a sign.
+        assert_eq!(text("10000000000000999999", TimeUnit::Ns), Ok(Some(10_000_000_000_000)));
+        assert_eq!(parse(&Value::OutOfRange, TimeUnit::S, "ts").unwrap_err().reason, Reason::TimeOutOfRange);
     }
 
     #[test]

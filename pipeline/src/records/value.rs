@@ -14,9 +14,15 @@ pub(crate) enum Value<'a> {
     Text(Cow<'a, str>),
     Int(i64),
     Float(f64),
+    /// A number of 32 bits or fewer, whose whole numbers are exact to 2^24 only.
+    Single(f32),
+    /// A decimal, all its digits, without zeros at the end of its fraction.
+    Decimal(Cow<'a, str>),
     Bool(bool),
     /// An instant in epoch milliseconds, from a typed column.
     Instant(i64),
+    /// An instant, from a typed column, that milliseconds of 64 bits do not reach.
+    OutOfRange,
     List(Vec<Cow<'a, str>>),
     /// Text that is not UTF-8.
     NotUtf8,
@@ -29,6 +35,7 @@ impl Value<'_> {
     pub(crate) fn borrowed(&self) -> Value<'_> {
         match self {
             Self::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Self::Decimal(text) => Value::Decimal(Cow::Borrowed(text)),
             other => other.clone(),
         }
     }
@@ -39,9 +46,9 @@ impl Value<'_> {
             Self::Absent | Self::Null => "nothing",
             Self::Text(_) => "text",
             Self::Int(_) => "a whole number",
-            Self::Float(_) => "a number",
+            Self::Float(_) | Self::Single(_) | Self::Decimal(_) => "a number",
             Self::Bool(_) => "a boolean",
-            Self::Instant(_) => "a time",
+            Self::Instant(_) | Self::OutOfRange => "a time",
             Self::List(_) => "a list",
             Self::NotUtf8 => "text that is not UTF-8",
             Self::Other(kind) => kind,

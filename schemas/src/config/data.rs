@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Span, invalid};
 use crate::history::{DeltaTau, Split};
+use crate::memory::MemorySize;
 use crate::tables::ITEM_COLUMNS;
 
 /// `[events]`: the interaction log.
@@ -29,9 +30,16 @@ pub struct Events {
     pub earliest: DateTime<Utc>,
     /// The first instant that is not believable any more; that and every later event is a dead letter.
     pub latest: DateTime<Utc>,
+    /// Whether times that cannot be meant stop the run with a question, before anything is committed: all times of a
+    /// file lie before 2000 (seconds read as milliseconds), or in steps of 128 s (times that were 32-bit floats). Set it
+    /// to `false` for a log that is meant so. `pipeline consume` looks at the first events after its start.
+    pub check_times: bool,
     /// Longest record accepted, in bytes; a longer one is a dead letter with its first so many bytes. Also
     /// that of the catalogue.
     pub max_record_bytes: usize,
+    /// Largest size to which a packed Parquet file (`.parquet.gz`, `.parquet.zst`) is unpacked, in the directory for
+    /// temporary files; a larger one stops the run. Also that of the catalogue's files.
+    pub max_unpacked_bytes: MemorySize,
     /// A run in which a larger share of the log's records are dead letters, or of the catalogue's, stops and
     /// commits nothing.
     pub max_dead_letter_rate: f64,
@@ -47,7 +55,9 @@ impl Default for Events {
             ts_unit: TimeUnit::Ms,
             earliest: DateTime::UNIX_EPOCH,
             latest: DateTime::from_timestamp(4_102_444_800, 0).unwrap_or(DateTime::<Utc>::MAX_UTC),
+            check_times: true,
             max_record_bytes: 1 << 20,
+            max_unpacked_bytes: MemorySize::bytes(16 << 30),
             max_dead_letter_rate: 0.01,
         }
     }

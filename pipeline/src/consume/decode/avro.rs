@@ -114,7 +114,7 @@ impl Schema {
             Node::Null => Value::Null,
             Node::Boolean => Value::Bool(boolean(bytes)?),
             Node::Integer => Value::Int(bytes.zigzag()?),
-            Node::Float => Value::Float(f64::from(f32::from_le_bytes(bytes.array()?))),
+            Node::Float => Value::Single(f32::from_le_bytes(bytes.array()?)),
             Node::Double => Value::Float(f64::from_le_bytes(bytes.array()?)),
             Node::Bytes => text(sized(bytes)?),
             Node::Fixed(size) => text(bytes.take(*size)?),

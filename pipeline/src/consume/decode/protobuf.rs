@@ -102,7 +102,7 @@ impl Kind {
             Self::Fixed64 => unsigned(u64::from_le_bytes(bytes.array()?)),
             Self::Sfixed32 => Value::Int(i64::from(i32::from_le_bytes(bytes.array()?))),
             Self::Sfixed64 => Value::Int(i64::from_le_bytes(bytes.array()?)),
-            Self::Float => Value::Float(f64::from(f32::from_le_bytes(bytes.array()?))),
+            Self::Float => Value::Single(f32::from_le_bytes(bytes.array()?)),
             Self::Double => Value::Float(f64::from_le_bytes(bytes.array()?)),
             Self::Text => text(sized(bytes)?),
             Self::Enum(names) => enum_value(names, bytes.varint()? as i32),

@@ -58,6 +58,9 @@ fn owned(value: Value<'_>) -> Value<'static> {
         Value::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
         Value::Int(number) => Value::Int(number),
         Value::Float(number) => Value::Float(number),
+        Value::Single(number) => Value::Single(number),
+        Value::Decimal(text) => Value::Decimal(Cow::Owned(text.into_owned())),
+        Value::OutOfRange => Value::OutOfRange,
         Value::Bool(value) => Value::Bool(value),
         Value::Instant(ms) => Value::Instant(ms),
         Value::List(texts) => {

@@ -97,6 +97,7 @@ pub(super) fn element(value: Value<'_>) -> Option<Cow<'_, str>> {
         Value::Text(text) => Some(text),
         Value::Int(number) => Some(Cow::Owned(number.to_string())),
         Value::Float(number) => Some(Cow::Owned(number.to_string())),
+        Value::Single(number) => Some(Cow::Owned(number.to_string())),
         Value::Bool(value) => Some(Cow::Borrowed(if value { "true" } else { "false" })),
         _ => None,
     }

@@ -140,7 +140,7 @@ fn absent_value(field: &FieldDescriptor) -> Value<'static> {
         Default::I64(number) => Value::Int(number),
         Default::U32(number) => Value::Int(i64::from(number)),
         Default::U64(number) => unsigned(number),
-        Default::F32(number) => Value::Float(f64::from(number)),
+        Default::F32(number) => Value::Single(number),
         Default::F64(number) => Value::Float(number),
         Default::String(text) => Value::Text(Cow::Owned(text)),
         Default::Bytes(bytes) => match std::str::from_utf8(&bytes) {

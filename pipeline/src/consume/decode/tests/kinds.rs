@@ -53,7 +53,7 @@ fn avro_types_become_values() {
         (r#""boolean""#.into(), A::Boolean(true), Value::Bool(true)),
         (r#""int""#.into(), A::Int(i32::MIN), Value::Int(i64::from(i32::MIN))),
         (r#""long""#.into(), A::Long(i64::MIN), Value::Int(i64::MIN)),
-        (r#""float""#.into(), A::Float(0.5), Value::Float(0.5)),
+        (r#""float""#.into(), A::Float(0.5), Value::Single(0.5)),
         (r#""double""#.into(), A::Double(-0.1), Value::Float(-0.1)),
         (r#""string""#.into(), A::String("é".into()), text("é")),
         (r#""bytes""#.into(), A::Bytes(b"b".to_vec()), text("b")),
@@ -212,7 +212,7 @@ fn protobuf_types_become_values() {
         nested("google.protobuf.Timestamp", &[("seconds", P::I64(-2)), ("nanos", P::I32(999_999_999))]);
     let table: Vec<(&str, P, Value)> = vec![
         ("d", P::F64(-0.1), Value::Float(-0.1)),
-        ("f", P::F32(0.5), Value::Float(0.5)),
+        ("f", P::F32(0.5), Value::Single(0.5)),
         ("i32", P::I32(-5), Value::Int(-5)),
         ("i64", P::I64(i64::MIN), Value::Int(i64::MIN)),
         ("u32", P::U32(u32::MAX), Value::Int(i64::from(u32::MAX))),
