@@ -4,7 +4,7 @@
 //!   ShardWriter::create ─▶ write, write, … ─▶ finish ─▶ NewShard
 //!        part-<uuid>.parquet grows             │          no version names it yet: readers see nothing
 //!                                              ▼
-//!   commit ── the table is still at `read_version`? ── no ──▶ Conflict; the shards are deleted
+//!   commit ── the table is still at `read_version`? ── no ──▶ Conflict
 //!                                 │ yes
 //!                                 ▼
 //!      _delta_log/<read_version + 1>.json, created only if no such file exists
@@ -19,7 +19,11 @@
 //! shards reach the disk before the entry is written, and the entry before the next commit begins, so that this
 //! holds for a power cut too ([`durable`]). A
 //! process that dies in between leaves shards that no version names; a later `vacuum` may delete them, and
-//! nothing ever reads them.
+//! nothing ever reads them. Where it lives on, [`Uncommitted`] deletes the shards of a commit that was not made.
+//!
+//! A store may write the log entry and answer with an error all the same (the answer is lost; the client asks again, and is
+//! told that the entry exists). So each entry carries an id of its own, and after an error the entry is read before
+//! anything is concluded from it: the commit stands, another writer was faster, or it is not known, and then the shards stay.
 //!
 //! There is no retry. What a commit holds was computed from the version that the caller read (which events
 //! are duplicates, which index an item has), so on top of another writer's commit it could be wrong. The
@@ -34,20 +38,26 @@ mod durable;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod uncommitted;
 
 use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference, TransactionError};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
 use deltalake::kernel::{Action, StructType, new_metadata};
+use deltalake::logstore::{LogStore, LogStoreRef, get_actions};
 use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::config::TablePropertiesExt as _;
 use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::failpoint;
+use uuid::Uuid;
 
 use actions::{add, new_table_metadata, plainest_protocol, removals, transactions};
-pub use shard::{NewShard, ShardWriter, discard};
+use shard::discard;
+pub use shard::{NewShard, ShardWriter};
+pub use uncommitted::Uncommitted;
 
 /// A table that could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +112,23 @@ pub enum CommitError {
         /// Why.
         source: Box<DeltaTableError>,
     },
+    /// The log entry was asked for, and whether it is there cannot be told.
+    #[error(
+        "version {version} of table `{table}` may be committed or not: {problem}; its shards were left where they are; \
+         run the command again, which finds out"
+    )]
+    Unknown {
+        /// The table.
+        table: String,
+        /// The version that the commit was to make.
+        version: u64,
+        /// What the store said.
+        problem: String,
+    },
 }
+
+/// The key of a log entry's `commitInfo` under which it carries its own id.
+const COMMIT_ID: &str = "climberPilotCommit";
 
 /// What the new version holds besides the new shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,38 +221,48 @@ pub struct Committed {
 
 /// Makes one change to a table atomically, and creates the table where it does not exist.
 ///
-/// A [`CommitError::Conflict`], [`CommitError::Superseded`] or [`CommitError::Columns`] deletes the new shards.
-/// Other errors leave them: whether the log entry was written may then be unknown.
+/// The shards are the caller's whatever comes of it: see [`Uncommitted::settle`].
 pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
-    let mut result = attempt(root, &change).await;
+    let mut result = attempt(root, &change, None).await;
     if change.mode.replaced().is_some() {
         for _ in 1..REWRITE_TRIES {
             if !matches!(result, Err(CommitError::Conflict { .. })) {
                 break;
             }
-            result = attempt(root, &change).await;
+            result = attempt(root, &change, None).await;
         }
-    }
-    if let Err(CommitError::Conflict { .. } | CommitError::Superseded { .. } | CommitError::Columns { .. }) =
-        result
-    {
-        discard(root, change.table, change.shards);
     }
     result
 }
 
-async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitError> {
+/// [`commit`] on top of a snapshot that the caller has, which is the one of `read_version`: the table is not read again.
+pub async fn commit_on(
+    root: &Root,
+    snapshot: Option<&Snapshot>,
+    change: Change<'_>,
+) -> Result<Committed, CommitError> {
+    attempt(root, &change, snapshot).await
+}
+
+async fn attempt(
+    root: &Root,
+    change: &Change<'_>,
+    known: Option<&Snapshot>,
+) -> Result<Committed, CommitError> {
     let log = |source| log_error(change.table, source);
     let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
-    let snapshot = root.snapshot(change.table).await?;
+    let loaded = match known {
+        Some(_) => None,
+        None => root.snapshot(change.table).await?,
+    };
+    let snapshot = known.or(loaded.as_ref());
     let is_rewrite = change.mode.replaced().is_some();
-    if snapshot.as_ref().map(Snapshot::version) != change.read_version && !(is_rewrite && snapshot.is_some())
-    {
+    if snapshot.map(Snapshot::version) != change.read_version && !(is_rewrite && snapshot.is_some()) {
         return Err(conflict());
     }
     let columns: StructType = change.schema.as_ref().try_into_kernel().map_err(|e| log(e.into()))?;
     let mut actions = Vec::with_capacity(change.shards.len() + 2);
-    match &snapshot {
+    match snapshot {
         None => {
             actions.push(Action::Protocol(plainest_protocol().map_err(log)?));
             let metadata =
@@ -241,55 +277,124 @@ async fn attempt(root: &Root, change: &Change<'_>) -> Result<Committed, CommitEr
         }
     }
     actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard, change.mode.changes_data()))));
-    if let Some(snapshot) = &snapshot
+    if let Some(snapshot) = snapshot
         && actions.is_empty()
         && change.transactions.is_empty()
     {
         return Ok(Committed { version: snapshot.version(), changed: false });
     }
 
-    let (state, log_store) = match &snapshot {
-        Some(snapshot) => {
-            let state: &dyn TableReference = snapshot.delta().snapshot().map_err(log)?;
-            (Some(state), snapshot.delta().log_store())
-        }
+    let log_store = match snapshot {
+        Some(snapshot) => snapshot.delta().log_store(),
         None => {
             let path = root.table_path(change.table);
             std::fs::create_dir_all(&path)
                 .map_err(|e| CommitError::Shard { path: path.display().to_string(), source: e.into() })?;
-            let builder = deltalake::DeltaTableBuilder::from_url(root.table_url(change.table)?);
-            (None, builder.and_then(|b| b.build_storage()).map_err(log)?)
+            root.table_builder(change.table)?.build_storage().map_err(log)?
         }
     };
-    let operation = change.mode.operation(change.partition_by);
+    durable::shards(&root.table_path(change.table), change.shards)?;
+    failpoint::reach(format_args!("commit:{}:before-log", change.table));
+    enter(root, change, snapshot, actions, log_store).await
+}
+
+/// Writes the log entry behind `snapshot`.
+async fn enter(
+    root: &Root,
+    change: &Change<'_>,
+    snapshot: Option<&Snapshot>,
+    actions: Vec<Action>,
+    log_store: LogStoreRef,
+) -> Result<Committed, CommitError> {
+    let log = |source| log_error(change.table, source);
+    let state: Option<&dyn TableReference> = match snapshot {
+        Some(snapshot) => Some(snapshot.delta().snapshot().map_err(log)?),
+        None => None,
+    };
+    let id = Uuid::new_v4().to_string();
     // Old log entries stay: which commits came after a version is read from them.
     let properties = CommitProperties::default()
         .with_max_retries(0)
         .with_cleanup_expired_logs(Some(false))
+        .with_metadata([(COMMIT_ID.to_owned(), id.clone().into())])
         .with_application_transactions(transactions(&change.transactions));
-    let directory = root.table_path(change.table);
-    durable::shards(&directory, change.shards)?;
-    failpoint::reach(format_args!("commit:{}:before-log", change.table));
+    let version = snapshot.map_or(0, |snapshot| snapshot.version() + 1);
     let prepared = CommitBuilder::from(properties)
         .with_actions(actions)
-        .build(state, log_store, operation)
+        .build(state, log_store.clone(), change.mode.operation(change.partition_by))
         .into_prepared_commit_future()
         .await
         .map_err(log)?;
-    let done = prepared.await.map_err(|error| match error {
-        DeltaTableError::VersionAlreadyExists(_)
-        | DeltaTableError::Transaction {
-            source: TransactionError::MaxCommitAttempts(_) | TransactionError::CommitConflict(_),
-        } => conflict(),
-        error => log(error),
-    })?;
-    let version = done.version;
-    durable::log_entry(&directory, version)?;
+    let done = match prepared.await {
+        Ok(done) => Some(done),
+        Err(error) => match whose(log_store.as_ref(), version, &id).await {
+            Ok(Some(Whose::Ours)) => None,
+            Ok(Some(Whose::Others)) => {
+                return Err(CommitError::Conflict {
+                    table: change.table.into(),
+                    read_version: change.read_version,
+                });
+            }
+            // A local directory has no requests that are still on their way.
+            Ok(None) if log_store.root_url().scheme() == "file" => {
+                return Err(log(error));
+            }
+            Ok(None) => return Err(unknown(change.table, version, &error)),
+            Err(unread) => {
+                let problem = format!("{error}; reading the log entry: {unread}");
+                return Err(unknown(change.table, version, &problem));
+            }
+        },
+    };
+    durable::log_entry(&root.table_path(change.table), version)
+        .map_err(|error| unknown(change.table, version, &chain(&error)))?;
     failpoint::reach(format_args!("commit:{}:after-log", change.table));
-    // From here on the commit stands. What follows only writes a checkpoint of the log now and then, and a
-    // log without one reads as well.
-    let _ = done.await;
+    // From here on the commit stands. What follows only writes a checkpoint of the log, and a log without one reads as
+    // well. It loads the table again, so it is left out where no checkpoint is due.
+    if let Some(done) = done.filter(|_| checkpoint_is_due(snapshot, version)) {
+        let _ = done.await;
+    }
     Ok(Committed { version, changed: true })
+}
+
+/// Whether the table's log gets a checkpoint with this version.
+fn checkpoint_is_due(snapshot: Option<&Snapshot>, version: u64) -> bool {
+    let state = snapshot.and_then(|snapshot| snapshot.delta().snapshot().ok());
+    state.is_some_and(|state| {
+        let interval = state.table_config().checkpoint_interval().get();
+        (version + 1).is_multiple_of(interval)
+    })
+}
+
+/// Who made a version.
+enum Whose {
+    Ours,
+    Others,
+}
+
+/// Reads the log entry of `version`; `None` where there is none.
+async fn whose(log: &dyn LogStore, version: u64, id: &str) -> Result<Option<Whose>, DeltaTableError> {
+    let Some(entry) = log.read_commit_entry(version).await? else { return Ok(None) };
+    let ours = get_actions(version, &entry)?.iter().any(|action| match action {
+        Action::CommitInfo(info) => info.info.get(COMMIT_ID).and_then(|found| found.as_str()) == Some(id),
+        _ => false,
+    });
+    Ok(Some(if ours { Whose::Ours } else { Whose::Others }))
+}
+
+fn unknown(table: &str, version: u64, problem: &impl ToString) -> CommitError {
+    CommitError::Unknown { table: table.into(), version, problem: problem.to_string() }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
 }
 
 fn log_error(table: &str, source: impl Into<DeltaTableError>) -> CommitError {

@@ -36,7 +36,7 @@ use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, commit, discard};
+use crate::commit::{Change, CommitError, CommitMode, Committed, NewShard, ShardWriter, Uncommitted, commit};
 use crate::scan::{Resources, SnapshotTable};
 use plan::{Partition, plan};
 
@@ -159,14 +159,14 @@ impl Run<'_> {
             .then(|| Progress::start(&format!("compacting {}", report.table), rows, "rows"));
         for partition in &plan {
             let stopped = || CompactError::Interrupted { dates: done + report.rewritten.len() };
-            let mut written = Vec::new();
+            let mut written = Uncommitted::new(self.root, &report.table);
             let merged = self.merge(partition, &mut written, &mut progress).await;
-            if !matches!(merged, Ok(true)) {
-                discard(self.root, &report.table, &written);
-                return Err(merged.err().unwrap_or_else(stopped));
+            if !merged? {
+                return Err(stopped());
             }
-            match self.commit(partition, &written).await {
-                Ok(version) => report.rewrote(partition, &written, version),
+            let committed = self.commit(partition, written.shards()).await;
+            match written.settle(committed) {
+                Ok(committed) => report.rewrote(partition, written.shards(), committed.version),
                 Err(CommitError::Superseded { .. }) => report.lost.push(partition.name().into()),
                 Err(error) => return Err(error.into()),
             }
@@ -178,7 +178,7 @@ impl Run<'_> {
     async fn merge(
         &self,
         partition: &Partition<'_>,
-        written: &mut Vec<NewShard>,
+        written: &mut Uncommitted,
         progress: &mut Option<Progress>,
     ) -> Result<bool, CompactError> {
         for group in &partition.groups {
@@ -239,7 +239,11 @@ impl Run<'_> {
         Ok(SessionContext::new_with_config_rt(config.with_batch_size(batch), session.runtime_env()))
     }
 
-    async fn commit(&self, partition: &Partition<'_>, written: &[NewShard]) -> Result<u64, CommitError> {
+    async fn commit(
+        &self,
+        partition: &Partition<'_>,
+        written: &[NewShard],
+    ) -> Result<Committed, CommitError> {
         let replaced: Vec<Shard> = partition.shards().cloned().collect();
         let table = self.snapshot.name();
         let change = Change {
@@ -252,6 +256,6 @@ impl Run<'_> {
             read_version: Some(self.snapshot.version()),
             transactions: BTreeMap::new(),
         };
-        Ok(commit(self.root, change).await?.version)
+        commit(self.root, change).await
     }
 }

@@ -19,7 +19,8 @@
 //! their own time; the next build sorts them in.
 //!
 //! **Memory.** What librdkafka fetches ahead, the chunks between the threads, and three micro-batches: one that is filled,
-//! one that waits and one that is written. When the store is behind, the channels fill up, and fetching is paused.
+//! one that waits and one that is written. When the store is behind, the channels fill up, and fetching is paused. The ids of
+//! the dates that may still be sent again come on top ([`known_ids`]), within `--memory`.
 
 mod assemble;
 mod batch;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
+use schemas::memory::MemorySize;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -68,6 +70,8 @@ pub struct Options {
     pub once: bool,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// For the ids of stored events; by `[memory]` where it is not given.
+    pub memory: Option<MemorySize>,
 }
 
 /// Reads the configured topic into the tables of `root`, until interrupted; what was read is committed then. Must be called
@@ -93,6 +97,7 @@ pub async fn run(
     let assembler = Assembler {
         kafka: kafka.clone(),
         max_record_bytes: config.events.max_record_bytes,
+        dedup_days: config.consumer_dedup_days(),
         decoder: Decoder::new(kafka, &mapping.wanted, &Handle::current(), interrupt)?,
         mapping,
         first: config.events.check_times.then(|| FirstTimes::new(config.events.ts_unit)),
@@ -109,7 +114,9 @@ pub async fn run(
         shared: shared.clone(),
         metrics: metrics.clone(),
     };
-    let mut store = Store::new(root.clone(), &kafka.topic, kafka.dedup_days, shared, metrics);
+    let ids_bytes = options.memory.unwrap_or_else(|| config.memory.ids_of_consumer()).bytes;
+    let mut store =
+        Store::new(root.clone(), &kafka.topic, config.consumer_dedup_days(), ids_bytes, shared, metrics);
 
     let (to_assembler, from_poller) = poll::channel();
     // One batch waits while another is written.

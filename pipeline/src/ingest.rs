@@ -16,6 +16,8 @@
 //! the first of equal events wins, and new items get their indexes in that order. Both depend on the files
 //! and the tables only.
 //!
+//! **Other writers.** What they commit while a run reads and writes, the run takes in before its own commits ([`publish`]).
+//!
 //! **Crashes.** All shards are written before the first commit, and each table is one commit. A run that
 //! dies between two commits has stored dead letters, perhaps items, and no event; running it again finds
 //! those dead letters and items stored and commits the rest. The other order would not repair itself: events
@@ -27,9 +29,10 @@
 //! not depend on how many.
 //!
 //! **Memory.** The raw files are streamed. [`stage`] keeps accepted events up to half of the limit and the
-//! rest in a temporary file, and [`dates`] writes them within a quarter of it. [`items`], the catalogue with
+//! rest in a temporary file, [`across`] a sixteenth of it in ids, and [`dates`] writes them within a quarter of it. [`items`], the catalogue with
 //! the items seen in events, stays in memory whatever the limit.
 
+mod across;
 mod blocks;
 mod catalogue;
 mod csv;
@@ -63,6 +66,7 @@ use schemas::failpoint;
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 
+use across::GivenIds;
 use catalogue::{Catalogue, Touched};
 use dates::{Dates, Written};
 use dead::{DeadLetters, Tally};
@@ -70,12 +74,13 @@ use files::{ByteCount, InputFile, Unpacking};
 use items::{Item, Items};
 use jsonl::Seen;
 use parquet::{WholeRows, check_parquet};
-use publish::{Before, Pending, commit_all};
+use publish::{Before, Pending, Publish};
 use read::{Delivered, Log};
 use record::{Kept, Raw, Records};
 use source::{Carry, Reading, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
+use crate::engine::Suspects;
 use crate::forget::Forgotten;
 use crate::records::{Mapping, Rejection, StagedRows, Times, Wanted};
 
@@ -85,8 +90,7 @@ pub use report::{CatalogueReport, Counts, FileReport, IngestReport, Versions};
 /// Reads the configured catalogue and interaction log into the tables of `root`.
 ///
 /// `config.events.paths` or `config.items.paths` may be empty: then only the other is read. On an error no
-/// table was changed, except that a conflict with another writer may come after an earlier table's commit;
-/// the run can be repeated in any case.
+/// table was changed, except that a failed commit may come after an earlier table's; the run can be repeated in any case.
 pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<IngestReport, IngestError> {
     run_within(config, root, Limits::default(), interrupt).await
 }
@@ -117,13 +121,11 @@ pub async fn run_within(
     limits: Limits,
     interrupt: &Interrupt,
 ) -> Result<IngestReport, IngestError> {
-    let mut pending = Pending::default();
-    let result = Run::begin(config, root, limits, interrupt).await?.finish(&mut pending).await;
-    if result.is_err() {
-        pending.discard(root);
-    }
-    result
+    Run::begin(config, root, limits, interrupt).await?.finish().await
 }
+
+/// What an event takes in a file, at least: for a guess of how many come.
+const EVENT_BYTES_MIN: u64 = 16;
 
 struct Run<'a> {
     config: &'a Config,
@@ -168,6 +170,7 @@ impl<'a> Run<'a> {
             events: root.snapshot(EVENTS).await?,
             items: root.snapshot(ITEMS).await?,
             dead_letters: root.snapshot(DEAD_LETTERS).await?,
+            forgotten: Forgotten::version(root),
         };
         let forgotten = Forgotten::load(root, &config.forget).await?;
         let all = || item_files.iter().chain(&event_files);
@@ -193,42 +196,61 @@ impl<'a> Run<'a> {
         })
     }
 
-    async fn finish(mut self, pending: &mut Pending) -> Result<IngestReport, IngestError> {
+    async fn finish(mut self) -> Result<IngestReport, IngestError> {
         self.check_columns()?;
+        let sources =
+            self.item_files.iter().chain(&self.event_files).map(|file| file.source.clone()).collect();
         let mut items = Items::load(self.before.items.as_ref(), self.config.items.attributes.keys()).await?;
         let touched = self.read_items(&mut items)?;
-        let stage = self.read_events()?;
+        let (stage, given) = self.read_events()?;
 
-        let mut written = Written::default();
-        let result = self.write_events(&stage, &items, &mut written);
-        pending.events.extend(std::mem::take(&mut written.shards).into_values());
-        result?;
-        let events = self.count_duplicates(&written.duplicates)?;
+        let mut written = Written::new(self.root);
+        self.write_events(&stage, given.as_ref(), &items, &mut written)?;
+        drop(stage);
+        let mut pending = Pending::new(self.root);
         let mut catalogue = CatalogueReport::default();
         for id in written.items_in_order() {
             items.put(&id, Item::default())?;
             catalogue.from_events += 1;
         }
         (catalogue.added, catalogue.updated, catalogue.unchanged) = touched.counts(|id| items.get(id));
-        catalogue.total = items.len() as u64;
         if items.other_columns() || catalogue.added + catalogue.updated + catalogue.from_events > 0 {
             pending.items.push(items.write(self.root)?);
         }
         pending.dead_letters.extend(self.dead.finish()?);
+        pending.events = written.shards;
         if self.interrupt.requested() {
             return Err(IngestError::Interrupted);
         }
 
         failpoint::reach("ingest:before-commits");
-        let new_rows: u64 = pending.events.iter().map(|shard| shard.rows).sum();
-        if new_rows != events.accepted {
-            return Err(IngestError::LostEvents { rows: new_rows, accepted: events.accepted });
+        let read = self.reports.iter().filter(|report| report.table == EVENTS);
+        let read: u64 = read.map(|report| report.counts.accepted).sum();
+        let (rows, duplicates) = (pending.events.rows(), written.duplicates.iter().sum::<u64>());
+        if rows + duplicates != read {
+            return Err(IngestError::LostEvents { rows, accepted: read.saturating_sub(duplicates) });
         }
+        let event_sources: Vec<String> = self.event_files.iter().map(|file| file.source.clone()).collect();
+        let mut publish = Publish {
+            root: self.root,
+            before: &mut self.before,
+            pending: &mut pending,
+            items: &mut items,
+            touched: &touched,
+            sources: &sources,
+            event_sources: &event_sources,
+            dedup_days: self.config.events.dedup_days,
+            duplicates: std::mem::take(&mut written.duplicates),
+        };
+        let versions = publish.commit_all().await?;
+        let duplicates = publish.duplicates;
+        let events = self.count_duplicates(&duplicates)?;
+        let new_rows = pending.events.rows();
+        catalogue.total = items.len() as u64;
+
         let mut totals = Counts::default();
         self.reports.iter().filter(|r| r.table == ITEMS).for_each(|r| totals.add(r.counts));
         totals.check("items")?;
-        let versions =
-            commit_all(self.root, &self.before, pending, &items, !self.event_files.is_empty()).await?;
         Ok(IngestReport {
             events,
             items: totals,
@@ -297,10 +319,14 @@ impl<'a> Run<'a> {
     }
 
     /// Reads the interaction log. What is accepted here may still be a duplicate.
-    fn read_events(&mut self) -> Result<Staged, IngestError> {
+    fn read_events(&mut self) -> Result<(Staged, Option<Arc<Suspects>>), IngestError> {
         let mut mapping = Mapping::new(&self.config.events);
         mapping.forget(self.forgotten.take());
-        let mut stage = Stage::new(usize::try_from(self.limits.memory.bytes / 2).unwrap_or(usize::MAX));
+        let bytes = |share: u64| usize::try_from(self.limits.memory.bytes / share).unwrap_or(usize::MAX);
+        let mut stage = Stage::new(bytes(2));
+        let days = self.config.events.dedup_days;
+        let events = self.event_files.iter().map(|file| file.bytes).sum::<u64>() / EVENT_BYTES_MIN;
+        let mut given = (days > 0).then(|| GivenIds::new(events, bytes(16), days));
         let mut totals = Counts::default();
         let mut tally = Tally::default();
         let files = std::mem::take(&mut self.event_files);
@@ -318,6 +344,9 @@ impl<'a> Run<'a> {
             match delivered {
                 Delivered::Block { file, walked, batch } => {
                     state.times.add(StagedRows(&batch.rows).times());
+                    if let Some(given) = &mut given {
+                        given.push(&batch)?;
+                    }
                     stage.push(batch.moved_by(state.counts.read).map_err(error::build)?)?;
                     self.count_block(&files[file], &mapping.wanted, &mut state, walked, &mut tally)?;
                     self.read_again(&files[file], &mut state, &mut tally, false, &is_forgotten)?;
@@ -336,7 +365,7 @@ impl<'a> Run<'a> {
         }
         self.event_files = files;
         self.check_dead_letter_rate("event", totals, tally)?;
-        stage.finish()
+        Ok((stage.finish()?, given.map(GivenIds::finish).transpose()?))
     }
 
     /// Counts the records of a file's next block, and keeps the rejected ones.
@@ -428,11 +457,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn write_events(&self, staged: &Staged, items: &Items, written: &mut Written) -> Result<(), IngestError> {
+    fn write_events(
+        &self,
+        staged: &Staged,
+        given: Option<&Arc<Suspects>>,
+        items: &Items,
+        written: &mut Written,
+    ) -> Result<(), IngestError> {
         let sources: Vec<String> = self.event_files.iter().map(|file| file.source.clone()).collect();
         let dates = Dates {
             root: self.root,
             staged,
+            given,
+            dedup_days: self.config.events.dedup_days,
             stored: self.before.events.as_ref(),
             sources: &sources,
             threads: self.limits.threads,

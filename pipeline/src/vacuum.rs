@@ -12,6 +12,8 @@
 //! one and rewritten since, which `build-sequences --since` reads. Files that a killed writer left behind are those that
 //! no commit ever named; they go when they are older than `keep`.
 //!
+//! What of the log stands before the oldest of these versions goes with them ([`schemas::clean`]).
+//!
 //! The files are listed before the log is read: what is committed in between is in the log then. A run that lasts longer
 //! than `keep` from its first shard to its commit would lose that shard, and notices: a commit begins with looking for its
 //! shards.
@@ -28,6 +30,7 @@ use std::time::UNIX_EPOCH;
 use deltalake::DeltaTableError;
 use deltalake::kernel::Action;
 use deltalake::logstore::get_actions;
+use schemas::clean::clean_log;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{ConfigError, Span};
 use schemas::delta::{Root, TableError};
@@ -97,6 +100,8 @@ pub struct TableReport {
     pub bytes: u64,
     /// Files that stay though the newest version does not need them.
     pub kept: usize,
+    /// Files of the table's log that were deleted: entries that no version within `keep` is read from.
+    pub log_files: usize,
 }
 
 /// Vacuums `tables`, or all of the root.
@@ -130,7 +135,11 @@ pub async fn vacuum(
         list(&root.table_path(table), "", &mut files)?;
         if let Some(needed) = needed(root, table, settings.now_ms - settings.keep.ms).await? {
             let done = report.tables.iter().map(|table| table.files.len()).sum();
-            report.tables.push(delete(root, table, files, &needed, settings, (interrupt, done))?);
+            let mut done = delete(root, table, files, &needed, settings, (interrupt, done))?;
+            if !settings.dry_run {
+                done.log_files = clean_log(root, table, needed.oldest)?.files;
+            }
+            report.tables.push(done);
         }
     }
     Ok(report)
@@ -177,10 +186,11 @@ async fn needed(root: &Root, table: &str, since_ms: i64) -> Result<Option<Needed
     let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
     let log = |source: DeltaTableError| TableError::Log { table: table.into(), source: Box::new(source) };
     let current = newest.shards().iter().map(|shard| shard.path.clone()).collect();
-    let mut needed = Needed { current, removed: BTreeSet::new() };
+    let mut needed = Needed { current, removed: BTreeSet::new(), oldest: newest.version() };
     let store = newest.delta().log_store();
     for version in (0..=newest.version()).rev() {
         let Some(entry) = store.read_commit_entry(version).await.map_err(log)? else { break };
+        needed.oldest = version;
         let actions = get_actions(version, &entry).map_err(log)?;
         let committed_ms = actions.iter().find_map(|action| match action {
             Action::CommitInfo(info) => info.timestamp,
@@ -203,6 +213,8 @@ struct Needed {
     current: BTreeSet<String>,
     /// Of an older one.
     removed: BTreeSet<String>,
+    /// The oldest version that stays readable.
+    oldest: u64,
 }
 
 fn delete(
@@ -239,6 +251,7 @@ fn delete(
         bytes: unneeded.iter().map(|file| file.bytes).sum(),
         files: unneeded.into_iter().map(|file| file.path).collect(),
         kept: kept.len(),
+        log_files: 0,
     })
 }
 
@@ -248,7 +261,7 @@ impl Display for Report {
             return write!(f, "nothing to do: the root has no tables");
         }
         let done = if self.dry_run { "would be deleted" } else { "deleted" };
-        for (i, TableReport { table, files, bytes, kept }) in self.tables.iter().enumerate() {
+        for (i, TableReport { table, files, bytes, kept, log_files }) in self.tables.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
@@ -256,6 +269,9 @@ impl Display for Report {
             write!(f, "{table:<24} {:>8} files {done}, {megabytes:.1} MB", files.len())?;
             if *kept > 0 {
                 write!(f, "; {kept} of no use to the newest version are kept")?;
+            }
+            if *log_files > 0 {
+                write!(f, "; {log_files} files of its log deleted")?;
             }
             if self.dry_run {
                 files.iter().try_for_each(|file| write!(f, "\n  {file}"))?;

@@ -82,6 +82,22 @@ pub enum TableError {
         /// The first missing version.
         version: u64,
     },
+    /// The version's log is gone.
+    #[error("version {version} of table `{table}` cannot be read any more: the log was cleaned up behind it")]
+    Cleaned {
+        /// The table.
+        table: String,
+        /// As asked for.
+        version: u64,
+    },
+    /// The log cannot be cleaned up.
+    #[error("cannot clean up the log: {path}")]
+    CleanUp {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A column that every version of the table should have.
     #[error("shard {shard} of table `{table}` has no column `{column}`")]
     Column {
@@ -112,6 +128,12 @@ impl Root {
         let path = std::path::absolute(root).map_err(|e| fail(e.to_string()))?;
         if path.exists() && !path.is_dir() {
             return Err(fail("it is a file".into()));
+        }
+        if let Some(escape) = escape_in(&path.to_string_lossy()) {
+            let problem = format!(
+                "the library that reads the tables' logs takes `{escape}` in a path for one character; rename the directory"
+            );
+            return Err(fail(problem));
         }
         Ok(Self { path, pinned: BTreeMap::new() })
     }
@@ -148,6 +170,14 @@ impl Root {
         })
     }
 
+    /// What opens one table, or makes it.
+    pub fn table_builder(&self, table: &str) -> Result<DeltaTableBuilder, TableError> {
+        DeltaTableBuilder::from_url(self.table_url(table)?).map_err(|source| TableError::Log {
+            table: self.table_path(table).display().to_string(),
+            source: Box::new(source),
+        })
+    }
+
     /// The directory of one model.
     pub fn model_path(&self, name: &str) -> PathBuf {
         self.path.join("models").join(name)
@@ -156,10 +186,17 @@ impl Root {
     /// The table at its newest version, or the one that it is [`pinned`](Self::pinned) to; `None` where it has never been
     /// written.
     pub async fn snapshot(&self, table: &str) -> Result<Option<Snapshot>, TableError> {
-        self.load(table, self.pinned.get(table).copied()).await
+        let pinned = self.pinned.get(table).copied();
+        let snapshot = self.load(table, pinned).await?;
+        match pinned {
+            Some(version) if snapshot.is_none() && self.table_path(table).join("_delta_log").is_dir() => {
+                Err(TableError::Cleaned { table: table.into(), version })
+            }
+            _ => Ok(snapshot),
+        }
     }
 
-    /// The table at `version`.
+    /// The table at `version`; `None` where it has never been written, or that version's log was cleaned up.
     pub async fn snapshot_at(&self, table: &str, version: u64) -> Result<Option<Snapshot>, TableError> {
         self.load(table, Some(version)).await
     }
@@ -179,7 +216,7 @@ impl Root {
             return Ok(None);
         }
         let log = |source| TableError::Log { table: path.display().to_string(), source: Box::new(source) };
-        let mut builder = DeltaTableBuilder::from_url(self.table_url(table)?).map_err(log)?;
+        let mut builder = self.table_builder(table)?;
         if let Some(version) = version {
             builder = builder.with_version(version);
         }
@@ -189,6 +226,13 @@ impl Root {
             Err(error) => Err(log(error)),
         }
     }
+}
+
+/// A percent sign with two hexadecimal digits after it.
+fn escape_in(path: &str) -> Option<&str> {
+    let starts = path.match_indices('%').map(|(at, _)| at);
+    let mut escapes = starts.filter_map(|at| path.get(at..at + 3));
+    escapes.find(|escape| escape[1..].bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// One shard of a snapshot.
@@ -298,6 +342,46 @@ impl Snapshot {
         let state = self.table.snapshot().map_err(log)?;
         let store = self.table.log_store();
         state.transaction_version(store.as_ref(), application).await.map_err(log)
+    }
+
+    /// [`transaction`](Self::transaction) of several writers; those that never committed are left out.
+    pub async fn transactions(&self, applications: &[String]) -> Result<BTreeMap<String, i64>, TableError> {
+        /// Commits in which writers are looked for together: a writer's last one is mostly among the newest.
+        const NEWEST: u64 = 32;
+        let mut left: BTreeSet<&str> = applications.iter().map(String::as_str).collect();
+        let mut found = BTreeMap::new();
+        let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
+        for version in (self.version.saturating_sub(NEWEST)..=self.version).rev() {
+            if left.is_empty() {
+                break;
+            }
+            let entry = self.table.log_store().read_commit_entry(version).await.map_err(log)?;
+            let Some(entry) = entry else { break };
+            for action in get_actions(version, &entry).map_err(log)? {
+                if let Action::Txn(transaction) = action
+                    && left.remove(transaction.app_id.as_str())
+                {
+                    found.insert(transaction.app_id, transaction.version);
+                }
+            }
+        }
+        for application in left {
+            if let Some(version) = self.transaction(application).await? {
+                found.insert(application.to_owned(), version);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The table as it is now, from what came after this version.
+    pub async fn updated(&self) -> Result<Self, TableError> {
+        let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
+        let mut table = self.table.clone();
+        table.update_incremental(None).await.map_err(log)?;
+        match table.version() {
+            Some(version) if version == self.version => Ok(self.clone()),
+            _ => Self::new(&self.name, table),
+        }
     }
 
     /// What [`transaction`](Self::transaction) came to say of each writer by commits after version `since`.

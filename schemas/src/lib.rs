@@ -7,6 +7,7 @@
 #[macro_use]
 pub mod shown;
 
+pub mod clean;
 pub mod cli;
 pub mod condition;
 pub mod config;

@@ -234,6 +234,8 @@ pub mod properties {
     pub const ITEMS_VERSION: &str = "items_version";
     /// Hash of the configuration that decided the rows.
     pub const CONFIG_HASH: &str = "config_hash";
+    /// Within how many days equal ids are one event; a table that does not say it looked at each date by itself.
+    pub const DEDUP_DAYS: &str = "dedup_days";
     /// `sft/<condition>`: the attribute or derived condition.
     pub const CONDITION: &str = "condition";
     /// `sft/<condition>`: the ages of a derived condition.

@@ -11,6 +11,7 @@ mod jobs;
 mod kafka;
 #[cfg(unix)]
 mod kills;
+mod paths;
 #[cfg(unix)]
 mod permissions;
 mod programs;

@@ -12,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use schemas::cli::{CommonArgs, Interrupt, LogOutput, print_json};
 use schemas::delta::Root;
+use schemas::memory::MemorySize;
 
 /// Read a Kafka topic into the tables events and dead_letters, each message exactly once.
 ///
@@ -34,6 +35,10 @@ pub(crate) struct Args {
     /// Serve Prometheus metrics at this address, such as 0.0.0.0:9464; a port alone is one of this machine only.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     metrics: Option<SocketAddr>,
+    /// Memory for the ids of stored events, which are looked for within events.dedup_days (some 36 bytes each); with
+    /// less than they need, dates are read again and again. Default: half of the share in [memory].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
     /// How messages about the run are written to stderr.
     #[arg(long, value_enum, default_value_t = Log::Text)]
     log: Log,
@@ -76,7 +81,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
     start_log(args.log);
-    let options = Options { once: args.once, metrics: args.metrics };
+    let options = Options { once: args.once, metrics: args.metrics, memory: args.memory };
     let report = consume::run(&config, &root, options, &Interrupt::on_signal()).await?;
     eprintln!("{report}");
     if common.json {

@@ -1,9 +1,9 @@
 //! One Parquet shard of a table.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -85,8 +85,7 @@ impl ShardWriter {
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
         let properties = encodings(properties, &schema).build();
-        std::fs::create_dir_all(&directory).map_err(|e| fail(e.into()))?;
-        let out = File::create_new(&file).map_err(|e| fail(e.into()))?;
+        let out = create_in(&directory, &file).map_err(|e| fail(e.into()))?;
         let writer = ArrowWriter::try_new(BufWriter::new(out), schema.clone(), Some(properties))
             .map_err(|e| fail(e.into()))?;
         let partition = partition.iter().map(|(c, v)| (c.to_string(), v.to_string())).collect();
@@ -137,7 +136,7 @@ impl ShardWriter {
                 partition: std::mem::take(&mut self.partition),
             }),
             Err(source) => {
-                let _ = std::fs::remove_file(&self.file);
+                let _ = fs::remove_file(&self.file);
                 Err(self.fail(source))
             }
         }
@@ -145,6 +144,22 @@ impl ShardWriter {
 
     fn fail(&self, source: Box<dyn std::error::Error + Send + Sync>) -> CommitError {
         CommitError::Shard { path: self.file.display().to_string(), source }
+    }
+}
+
+/// So often a directory is made again that another writer has deleted meanwhile.
+const DIRECTORY_TRIES: usize = 100;
+
+/// A new file in `directory`, which is made where it is not there. Another writer that discards the last shard of a
+/// partition deletes its directory ([`discard`]), at any moment between the two calls.
+fn create_in(directory: &Path, file: &Path) -> io::Result<File> {
+    let mut tries = 0;
+    loop {
+        let created = fs::create_dir_all(directory).and_then(|()| File::create_new(file));
+        match created {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_TRIES => tries += 1,
+            created => return created,
+        }
     }
 }
 
@@ -182,23 +197,23 @@ fn encodings(mut properties: WriterPropertiesBuilder, schema: &Schema) -> Writer
 impl Drop for ShardWriter {
     fn drop(&mut self) {
         if self.writer.take().is_some() {
-            let _ = std::fs::remove_file(&self.file);
+            let _ = fs::remove_file(&self.file);
         }
     }
 }
 
 /// Deletes the files of shards that will not be committed. A file that cannot be deleted stays: no version
 /// names it.
-pub fn discard(root: &Root, table: &str, shards: &[NewShard]) {
+pub(super) fn discard(root: &Root, table: &str, shards: &[NewShard]) {
     let table = root.table_path(table);
     for shard in shards {
         let file = table.join(&shard.path);
-        let _ = std::fs::remove_file(&file);
+        let _ = fs::remove_file(&file);
         // The directory of a partition goes with its last file; the call fails while there are others.
         if !shard.partition.is_empty()
             && let Some(directory) = file.parent()
         {
-            let _ = std::fs::remove_dir(directory);
+            let _ = fs::remove_dir(directory);
         }
     }
 }

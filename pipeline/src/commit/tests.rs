@@ -3,6 +3,10 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Date32Array, Int64Array, StringArray, UInt8Array, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use arrow::record_batch::RecordBatch;
+use deltalake::kernel::transaction::TransactionError;
+use deltalake::logstore::{CommitOrBytes, LogStoreConfig};
+use deltalake::{ObjectStore, ObjectStoreError};
+use schemas::clean::{Cleaned, clean_log};
 use schemas::tables::timestamp;
 
 use super::*;
@@ -126,6 +130,18 @@ async fn a_commit_that_would_change_nothing_is_not_made() {
     assert_eq!(root.snapshot("t").await.unwrap().unwrap().rows(), 0);
 }
 
+/// [`commit`] of shards that nobody else has.
+async fn commit_or_delete(
+    root: &Root,
+    change: Change<'_>,
+    shard: &NewShard,
+) -> Result<Committed, CommitError> {
+    let mut shards = Uncommitted::new(root, change.table);
+    shards.push(shard.clone());
+    let committed = commit(root, change).await;
+    shards.settle(committed)
+}
+
 #[tokio::test]
 async fn a_change_by_another_writer_is_a_conflict_and_leaves_no_files() {
     let (_dir, root) = new_root();
@@ -134,7 +150,8 @@ async fn a_change_by_another_writer_is_a_conflict_and_leaves_no_files() {
     commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["b"])], Some(0))).await.unwrap();
     for stale in [None, Some(0)] {
         let late = [shard(&root, &["c"])];
-        let error = commit(&root, change(&schema, CommitMode::Append, &late, stale)).await.unwrap_err();
+        let late_change = change(&schema, CommitMode::Append, &late, stale);
+        let error = commit_or_delete(&root, late_change, &late[0]).await.unwrap_err();
         assert!(matches!(error, CommitError::Conflict { .. }), "{error}");
         assert!(!root.table_path("t").join(&late[0].path).exists());
     }
@@ -210,6 +227,208 @@ async fn many_commits_are_read_back_from_a_checkpoint() {
     assert_eq!(root.snapshot_at("t", 50).await.unwrap().unwrap().rows(), 51);
 }
 
+/// What becomes of a log entry that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Answer {
+    /// It is written, and the answer is lost.
+    Lost,
+    /// It is written, the answer is lost, and the client, which asks again, is told that it exists.
+    Exists,
+    /// It is not written.
+    Refused,
+}
+
+/// A log store that does not answer as it acts.
+struct Lossy(LogStoreRef, Answer);
+
+#[async_trait::async_trait]
+impl LogStore for Lossy {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    async fn read_commit_entry(&self, version: u64) -> deltalake::DeltaResult<Option<bytes::Bytes>> {
+        self.0.read_commit_entry(version).await
+    }
+
+    async fn write_commit_entry(
+        &self,
+        version: u64,
+        entry: CommitOrBytes,
+        operation: Uuid,
+    ) -> Result<(), TransactionError> {
+        if self.1 != Answer::Refused {
+            self.0.write_commit_entry(version, entry, operation).await?;
+        }
+        let source = ObjectStoreError::Generic { store: "test", source: "503".into() };
+        Err(match self.1 {
+            Answer::Exists => TransactionError::VersionAlreadyExists(version),
+            Answer::Lost | Answer::Refused => TransactionError::ObjectStore { source },
+        })
+    }
+
+    async fn abort_commit_entry(
+        &self,
+        version: u64,
+        entry: CommitOrBytes,
+        operation: Uuid,
+    ) -> Result<(), TransactionError> {
+        self.0.abort_commit_entry(version, entry, operation).await
+    }
+
+    async fn get_latest_version(&self, from: u64) -> deltalake::DeltaResult<u64> {
+        self.0.get_latest_version(from).await
+    }
+
+    fn object_store(&self, operation: Option<Uuid>) -> Arc<dyn ObjectStore> {
+        self.0.object_store(operation)
+    }
+
+    fn root_object_store(&self, operation: Option<Uuid>) -> Arc<dyn ObjectStore> {
+        self.0.root_object_store(operation)
+    }
+
+    fn config(&self) -> &LogStoreConfig {
+        self.0.config()
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_was_written_is_a_commit_whatever_the_store_answers() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
+    let mut expected = vec!["a"];
+    for (answer, name, version) in [(Answer::Lost, "b", 1), (Answer::Exists, "c", 2)] {
+        let snapshot = root.snapshot("t").await.unwrap().unwrap();
+        let mut shards = Uncommitted::new(&root, "t");
+        shards.push(shard(&root, &[name]));
+        let actions = vec![Action::Add(add(&shards.shards()[0], true))];
+        let append = change(&schema, CommitMode::Append, shards.shards(), Some(snapshot.version()));
+        let store = Arc::new(Lossy(snapshot.delta().log_store(), answer));
+        let entered = enter(&root, &append, Some(&snapshot), actions, store).await;
+        assert_eq!(shards.settle(entered).unwrap(), Committed { version, changed: true }, "{answer:?}");
+        drop(shards);
+        expected.push(name);
+        assert_eq!(names(&root).await, expected, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_was_not_written_leaves_no_files() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
+    let snapshot = root.snapshot("t").await.unwrap().unwrap();
+    // Once nobody wrote it, once another writer did.
+    for other in [false, true] {
+        let mut shards = Uncommitted::new(&root, "t");
+        shards.push(shard(&root, &["b"]));
+        let path = root.table_path("t").join(&shards.shards()[0].path);
+        if other {
+            let new = [shard(&root, &["c"])];
+            commit(&root, change(&schema, CommitMode::Append, &new, Some(0))).await.unwrap();
+        }
+        let actions = vec![Action::Add(add(&shards.shards()[0], true))];
+        let append = change(&schema, CommitMode::Append, shards.shards(), Some(0));
+        let store = Arc::new(Lossy(snapshot.delta().log_store(), Answer::Refused));
+        let entered = enter(&root, &append, Some(&snapshot), actions, store).await;
+        let error = shards.settle(entered).unwrap_err();
+        match other {
+            false => assert!(matches!(error, CommitError::Log { .. }), "{error:?}"),
+            true => assert!(matches!(error, CommitError::Conflict { .. }), "{error:?}"),
+        }
+        assert!(path.exists());
+        drop(shards);
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn writers_that_give_up_take_no_directory_from_others() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    let partition = [("name", "a")];
+    let rows = rows(&["a"]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    let mut writer = ShardWriter::create(&root, "t", "part", &schema, &partition).unwrap();
+                    writer.write(&rows).unwrap();
+                    let mut shards = Uncommitted::new(&root, "t");
+                    shards.push(writer.finish().unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(root.table_path("t")).unwrap().count(), 0);
+}
+
+/// Files of the table's log.
+fn log_files(root: &Root) -> Vec<String> {
+    let log = std::fs::read_dir(root.table_path("t").join("_delta_log")).unwrap();
+    let mut names: Vec<String> = log.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_log_of_ten_thousand_commits_is_cleaned_up_behind_the_oldest_version_that_is_needed() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    let offset = async |version: u64| {
+        let mut append = change(&schema, CommitMode::Append, &[], Some(version - 1));
+        append.transactions.insert("topic/0".into(), version as i64);
+        assert_eq!(commit(&root, append).await.unwrap(), Committed { version, changed: true });
+    };
+    commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
+    // As a consumer's commits write them, which would take a minute.
+    for version in 1..9_998 {
+        let entry = format!(
+            "{}\n{}",
+            serde_json::json!({ "commitInfo": { "timestamp": version, "operation": "WRITE" } }),
+            serde_json::json!({ "txn": { "appId": "topic/0", "version": version } }),
+        );
+        let name = format!("{version:020}.json");
+        std::fs::write(root.table_path("t").join("_delta_log").join(name), entry).unwrap();
+    }
+    offset(9_998).await;
+    offset(9_999).await;
+    assert_eq!(log_files(&root).len(), 10_002);
+    // There is no checkpoint before it.
+    assert_eq!(clean_log(&root, "t", 9_998).unwrap().files, 0);
+    let before = root.snapshot("t").await.unwrap().unwrap();
+    assert_eq!(clean_log(&root, "t", 9_999).unwrap(), Cleaned { files: 9_999, first: 9_999 });
+    let name = |ending: &str| format!("{:020}.{ending}", 9_999);
+    assert_eq!(log_files(&root), [name("checkpoint.parquet"), name("json"), "_last_checkpoint".to_owned()]);
+    let after = root.snapshot("t").await.unwrap().unwrap();
+    assert_eq!((after.version(), after.rows(), names(&root).await), (9_999, 1, vec!["a".to_owned()]));
+    assert_eq!(after.transaction("topic/0").await.unwrap(), Some(9_999));
+    assert_eq!(
+        after.transactions(&["topic/0".into(), "x".into()]).await.unwrap(),
+        [("topic/0".into(), 9_999)].into()
+    );
+    assert!(after.appended_since(9_999).await.unwrap().is_empty());
+    let gone = after.appended_since(5).await.unwrap_err();
+    assert!(matches!(gone, TableError::Expired { since: 5, version: 6, .. }), "{gone}");
+    assert!(gone.to_string().contains("cleaned up"), "{gone}");
+    assert!(root.snapshot_at("t", 5).await.unwrap().is_none());
+    let pinned = root.pinned([("t", 5)]).snapshot("t").await.unwrap_err();
+    assert!(matches!(pinned, TableError::Cleaned { version: 5, .. }), "{pinned}");
+
+    for version in 10_000..10_205 {
+        offset(version).await;
+    }
+    // A reader that was there before goes on.
+    assert_eq!(before.updated().await.unwrap().transaction("topic/0").await.unwrap(), Some(10_204));
+    assert_eq!(clean_log(&root, "t", 10_150).unwrap(), Cleaned { files: 101, first: 10_099 });
+    // 106 entries, two checkpoints, and the name of the newest one.
+    assert_eq!(log_files(&root).len(), 109);
+    assert_eq!(root.snapshot_at("t", 10_150).await.unwrap().unwrap().version(), 10_150);
+    assert_eq!(root.snapshot("t").await.unwrap().unwrap().version(), 10_204);
+}
+
 #[test]
 fn an_unfinished_shard_leaves_no_file() {
     let (_dir, root) = new_root();
@@ -267,7 +486,7 @@ async fn a_rewrite_goes_on_top_of_what_came_meanwhile() {
 
     // The shards that it replaces are gone: it is not made again.
     let again = [shard(&root, &["a", "b"])];
-    let error = commit(&root, change(&schema, mode, &again, Some(1))).await.unwrap_err();
+    let error = commit_or_delete(&root, change(&schema, mode, &again, Some(1)), &again[0]).await.unwrap_err();
     assert!(matches!(error, CommitError::Superseded { .. }), "{error}");
     assert!(!root.table_path("t").join(&again[0].path).exists());
     assert_eq!(names(&root).await, ["a", "b", "c"]);

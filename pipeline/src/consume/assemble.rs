@@ -15,7 +15,7 @@ use super::batch::{Message, MicroBatch, Part, Taken};
 use super::decode::{Decoder, Fault};
 use super::error::ConsumeError;
 use super::metrics::Metrics;
-use super::poll::Input;
+use super::poll::{Input, TopicIdentity};
 use super::reached::Stored;
 use crate::forget::Forgotten;
 use crate::records::{Mapping, Rejection, Times};
@@ -25,7 +25,7 @@ pub(super) enum Output {
     /// What is to be committed together.
     Batch(Vec<Taken>),
     /// Parts of a partition come, the first one from where the table was.
-    Begin { partition: i32, stored: Stored, from: i64 },
+    Begin { partition: i32, stored: Stored, from: i64, topic: Option<TopicIdentity> },
     /// No more of it come.
     End { partition: i32 },
     /// To be answered when everything before is committed.
@@ -37,6 +37,7 @@ pub(super) struct Assembler {
     pub(super) kafka: Kafka,
     pub(super) mapping: Mapping,
     pub(super) max_record_bytes: usize,
+    pub(super) dedup_days: u32,
     pub(super) decoder: Decoder,
     pub(super) metrics: Arc<Metrics>,
     pub(super) who: Who,
@@ -93,18 +94,21 @@ impl Assembler {
                         self.metrics.taken(partition, messages, bytes);
                     }
                 }
-                Ok(Input::Begin { partition, stored, read }) => {
-                    let from = stored.events.unwrap_or(read);
+                Ok(Input::Begin { partition, stored, read, topic, anew }) => {
+                    let from = stored.events.filter(|_| !anew).unwrap_or(read);
                     if let Some(first) = &mut self.first {
-                        first.new |= stored.events.is_none();
+                        first.new |= stored.events.is_none() || anew;
                     }
-                    // Where reading began is to be known, even if nothing comes.
-                    let pin = stored.events != Some(read);
-                    batch.parts.insert(partition, Part::new(from, read, pin));
+                    // Where reading began, and in which topic, is to be known, even if nothing comes.
+                    let pin = stored.events != Some(read) || stored.topic != topic;
+                    let generation = topic.as_ref().and_then(TopicIdentity::generation);
+                    let mut part = Part::new(from, read, pin);
+                    part.generation = generation;
+                    batch.parts.insert(partition, part);
                     if pin {
                         batch.since.get_or_insert_with(Instant::now);
                     }
-                    if output.blocking_send(Output::Begin { partition, stored, from }).is_err() {
+                    if output.blocking_send(Output::Begin { partition, stored, from, topic }).is_err() {
                         return Ok(());
                     }
                 }
@@ -219,9 +223,15 @@ impl Assembler {
         }
         let given = event.event_id.is_some();
         if !given {
-            event.event_id = Some(format!("{}-{partition}-{}", self.kafka.topic, message.offset).into());
+            let topic = &self.kafka.topic;
+            let id = match part.generation {
+                None => format!("{topic}-{partition}-{}", message.offset),
+                // Another topic of this name has had the offset before.
+                Some(generation) => format!("{topic}-{partition}-{}-{generation}", message.offset),
+            };
+            event.event_id = Some(id.into());
         }
-        part.event(message, &event, given, self.kafka.dedup_days)
+        part.event(message, &event, given, self.dedup_days)
             .map_err(|source| ConsumeError::Build { table: EVENTS, source })?;
         Ok(Ok(()))
     }

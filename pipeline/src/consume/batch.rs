@@ -36,6 +36,8 @@ pub(super) struct Part {
     pub(super) first_sent: Option<i64>,
     /// Whether it is to be committed even if nothing was read: the table is to know where reading began.
     pin: bool,
+    /// How many topics of this name came before, if any did.
+    pub(super) generation: Option<u32>,
 }
 
 /// A message on its way.
@@ -63,6 +65,7 @@ impl Part {
             newest: i64::MIN,
             first_sent: None,
             pin,
+            generation: None,
         }
     }
 
@@ -105,7 +108,8 @@ impl Part {
 
     /// What is here; afterwards there is nothing, from where it ended on.
     fn take(&mut self, partition: i32) -> Result<Taken, ArrowError> {
-        let next = Self { newest: self.newest, ..Self::new(self.to, self.to, false) };
+        let (newest, generation) = (self.newest, self.generation);
+        let next = Self { newest, generation, ..Self::new(self.to, self.to, false) };
         // The builder keeps its room.
         let batch = self.columns.finish(u32::try_from(partition).unwrap_or_default())?;
         let mut done = std::mem::replace(self, next);

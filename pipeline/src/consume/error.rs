@@ -104,6 +104,27 @@ pub enum ConsumeError {
         /// The end by the broker.
         end: i64,
     },
+    /// The topic is not the one that was read before.
+    #[error(
+        "table `events` has stored `{topic}` partition {partition} up to offset {stored}, by the topic with {before}; the one \
+         that the brokers have now has {now}, and the partition ends at {end}: the topic was made anew, or these are other \
+         brokers; read it from its beginning with kafka.recreated = \"from-start\", or under another topic name, or into \
+         another root"
+    )]
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The next offset by the table.
+        stored: i64,
+        /// The ids by the table.
+        before: String,
+        /// The ids by the brokers.
+        now: String,
+        /// The end by the broker.
+        end: i64,
+    },
     /// Kafka's client failed for good.
     #[error("reading `{topic}` failed")]
     Kafka {

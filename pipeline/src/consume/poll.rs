@@ -10,6 +10,7 @@
 
 mod chunk;
 mod context;
+mod identity;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
@@ -35,6 +36,7 @@ use chunk::{CHUNK_AGE, Chunk};
 use context::{Context, State};
 
 pub(super) use chunk::{Input, channel};
+pub(super) use identity::TopicIdentity;
 
 /// How long a full channel is waited for before partitions are paused.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -271,10 +273,12 @@ impl Poller {
             (state.left.clone(), state.assigned.is_empty())
         };
         left.retain(|partition, _| !context.state().assigned.contains(partition));
-        for partition in left.into_keys() {
-            let stored = self.runtime.block_on(reached::read(&self.root, &self.kafka.topic, partition))?;
-            if let Some(stored) = stored.events {
-                context.state().read_to(partition, stored);
+        let partitions: Vec<i32> = left.into_keys().collect();
+        let stored = self.runtime.block_on(reached::read(&self.root, &self.kafka.topic, &partitions))?;
+        for partition in partitions {
+            let offset = stored.get(&partition).and_then(|stored| stored.events);
+            if let Some(offset) = offset {
+                context.state().read_to(partition, offset);
             }
         }
         if last.elapsed() <= millis(self.kafka.patience.ms) || context.state().left.is_empty() {

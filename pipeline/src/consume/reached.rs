@@ -4,17 +4,23 @@
 //! or a dead letter. `dead_letters` carries the same number for its own rows, in commits that have some; it is written
 //! first, so it is never behind where there is something to find, and ahead only when a consumer was killed in between or
 //! another writer preceded its second commit.
+//!
+//! An offset means something in one topic only: beside it, in the same commit, a table property says which topic that is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, EVENTS};
 
+use super::poll::TopicIdentity;
+
 /// Where the tables are in one partition: the offset of the next message, if they know any.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) events: Option<i64>,
     pub(super) dead_letters: Option<i64>,
+    /// The topic that the offset in `events` belongs to; unknown in tables that were written before it was kept.
+    pub(super) topic: Option<TopicIdentity>,
 }
 
 /// The writer of a partition, as `txn` actions name it.
@@ -22,14 +28,40 @@ pub(super) fn application(topic: &str, partition: i32) -> String {
     format!("kafka/{topic}/{partition}")
 }
 
-/// What the tables know of `partition` now.
-pub(super) async fn read(root: &Root, topic: &str, partition: i32) -> Result<Stored, TableError> {
-    let application = application(topic, partition);
-    let of = async |table| match root.snapshot(table).await? {
-        Some(snapshot) => snapshot.transaction(&application).await,
-        None => Ok(None),
-    };
-    Ok(Stored { events: of(EVENTS).await?, dead_letters: of(DEAD_LETTERS).await? })
+/// The table property that says which topic the partition's offset belongs to.
+pub(super) fn property(topic: &str, partition: i32) -> String {
+    format!("climberPilot.kafka.{topic}.{partition}")
+}
+
+/// The topic that the table's offset of a partition belongs to.
+pub(super) fn topic_of(snapshot: &Snapshot, topic: &str, partition: i32) -> Option<TopicIdentity> {
+    TopicIdentity::from_property(snapshot.properties().get(&property(topic, partition))?)
+}
+
+/// What the tables know of the `partitions` now: each table is looked at once.
+pub(super) async fn read(
+    root: &Root,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Stored>, TableError> {
+    let mut stored: BTreeMap<i32, Stored> =
+        partitions.iter().map(|&partition| (partition, Stored::default())).collect();
+    let applications: Vec<String> =
+        partitions.iter().map(|&partition| application(topic, partition)).collect();
+    if let Some(events) = root.snapshot(EVENTS).await? {
+        let offsets = events.transactions(&applications).await?;
+        for (&partition, stored) in &mut stored {
+            stored.events = offsets.get(&application(topic, partition)).copied();
+            stored.topic = topic_of(&events, topic, partition);
+        }
+    }
+    if let Some(dead_letters) = root.snapshot(DEAD_LETTERS).await? {
+        let offsets = dead_letters.transactions(&applications).await?;
+        for (&partition, stored) in &mut stored {
+            stored.dead_letters = offsets.get(&application(topic, partition)).copied();
+        }
+    }
+    Ok(stored)
 }
 
 /// One table's offsets of the partitions that this consumer reads, kept up to date commit by commit.
@@ -39,6 +71,8 @@ pub(super) struct Reached {
     /// The version up to which the others' commits were seen; `None` while the table does not exist.
     version: Option<u64>,
     offsets: BTreeMap<i32, Option<i64>>,
+    /// Partitions that the table was not asked about yet.
+    unread: BTreeSet<i32>,
 }
 
 impl Reached {
@@ -52,18 +86,14 @@ impl Reached {
     }
 
     /// Begins to follow a partition.
-    pub(super) async fn begin(&mut self, now: Option<&Snapshot>, partition: i32) -> Result<(), TableError> {
-        self.catch_up(now).await?;
-        let offset = match now {
-            Some(snapshot) => snapshot.transaction(&application(&self.topic, partition)).await?,
-            None => None,
-        };
-        self.offsets.insert(partition, offset);
-        Ok(())
+    pub(super) fn begin(&mut self, partition: i32) {
+        self.offsets.insert(partition, None);
+        self.unread.insert(partition);
     }
 
     pub(super) fn end(&mut self, partition: i32) {
         self.offsets.remove(&partition);
+        self.unread.remove(&partition);
     }
 
     /// Takes in what was committed since, by whomever.
@@ -71,23 +101,34 @@ impl Reached {
         let Some(snapshot) = now else { return Ok(()) };
         match self.version {
             Some(version) if version == snapshot.version() => {}
-            Some(version) if version < snapshot.version() => {
-                for (application, offset) in snapshot.transactions_since(version).await? {
-                    let partition = application.strip_prefix(&format!("kafka/{}/", self.topic));
-                    let partition = partition.and_then(|partition| partition.parse().ok());
-                    if let Some(known) = partition.and_then(|partition: i32| self.offsets.get_mut(&partition))
-                    {
-                        *known = Some(offset);
+            Some(version) if version < snapshot.version() => match snapshot.transactions_since(version).await
+            {
+                Ok(reached) => {
+                    for (application, offset) in reached {
+                        let partition = application.strip_prefix(&format!("kafka/{}/", self.topic));
+                        let partition = partition.and_then(|partition| partition.parse().ok());
+                        let known = partition.and_then(|partition: i32| self.offsets.get_mut(&partition));
+                        if let Some(known) = known {
+                            *known = Some(offset);
+                        }
                     }
                 }
-            }
-            _ => {
-                for (partition, offset) in &mut self.offsets {
-                    *offset = snapshot.transaction(&application(&self.topic, *partition)).await?;
-                }
-            }
+                // The log was cleaned up meanwhile.
+                Err(TableError::Expired { .. }) => self.unread.extend(self.offsets.keys()),
+                Err(error) => return Err(error),
+            },
+            _ => self.unread.extend(self.offsets.keys()),
         }
         self.version = Some(snapshot.version());
+        let unread = std::mem::take(&mut self.unread);
+        if !unread.is_empty() {
+            let applications: Vec<String> =
+                unread.iter().map(|&partition| application(&self.topic, partition)).collect();
+            let reached = snapshot.transactions(&applications).await?;
+            for partition in unread {
+                self.offsets.insert(partition, reached.get(&application(&self.topic, partition)).copied());
+            }
+        }
         Ok(())
     }
 

@@ -26,7 +26,7 @@ use arrow::array::{
     UInt32Array,
 };
 use arrow::compute::take_record_batch;
-use schemas::delta::{Root, Snapshot};
+use schemas::delta::{Root, Snapshot, TableError};
 use schemas::failpoint;
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 use tokio::sync::mpsc::Receiver;
@@ -34,13 +34,13 @@ use tokio::sync::mpsc::Receiver;
 use super::assemble::Output;
 use super::batch::Taken;
 use super::error::ConsumeError;
-use super::known_ids::{KnownIds, date_text};
+use super::known_ids::KnownIds;
 use super::metrics::Metrics;
-use super::poll::Shared;
-use super::reached::{Reached, application};
+use super::poll::{Shared, TopicIdentity};
+use super::reached::{Reached, application, property, topic_of};
 use super::report::Totals;
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, commit, discard};
-use crate::records::{KeySet, StagedRows};
+use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted, commit_on};
+use crate::records::{KeySet, StagedRows, date_text, dates_around};
 
 /// Looks at the tables, after which others that commit at the same time are believed to be too many.
 const ATTEMPTS: u32 = 100;
@@ -63,8 +63,13 @@ pub(super) struct Store {
     metrics: Arc<Metrics>,
     events: Reached,
     dead_letters: Reached,
+    /// The tables as they were at the last look.
+    events_now: Option<Snapshot>,
+    dead_letters_now: Option<Snapshot>,
     /// Partitions without an entry wait for a `Begin`: parts of them are of no use.
     expected: BTreeMap<i32, Expected>,
+    /// Which topic the partitions' offsets belong to.
+    topics: BTreeMap<i32, TopicIdentity>,
     ids: KnownIds,
     pub(super) totals: Totals,
 }
@@ -80,6 +85,7 @@ impl Store {
         root: Root,
         topic: &str,
         dedup_days: u32,
+        ids_bytes: u64,
         shared: Shared,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -91,8 +97,11 @@ impl Store {
             metrics,
             events: Reached::new(topic),
             dead_letters: Reached::new(topic),
+            events_now: None,
+            dead_letters_now: None,
             expected: BTreeMap::new(),
-            ids: KnownIds::default(),
+            topics: BTreeMap::new(),
+            ids: KnownIds::new(dedup_days, ids_bytes),
             totals: Totals::default(),
         }
     }
@@ -102,12 +111,14 @@ impl Store {
         while let Some(output) = input.recv().await {
             match output {
                 Output::Batch(parts) => self.store(parts).await?,
-                Output::Begin { partition, stored, from } => {
-                    let now = self.root.snapshot(EVENTS).await?;
-                    self.events.begin(now.as_ref(), partition).await?;
-                    let now = self.root.snapshot(DEAD_LETTERS).await?;
-                    self.dead_letters.begin(now.as_ref(), partition).await?;
+                Output::Begin { partition, stored, from, topic } => {
+                    self.events.begin(partition);
+                    self.dead_letters.begin(partition);
                     self.expected.insert(partition, Expected { table: stored.events, from });
+                    match topic {
+                        Some(topic) => _ = self.topics.insert(partition, topic),
+                        None => _ = self.topics.remove(&partition),
+                    }
                 }
                 Output::End { partition } => {
                     self.expected.remove(&partition);
@@ -124,32 +135,28 @@ impl Store {
     async fn store(&mut self, mut parts: Vec<Taken>) -> Result<(), ConsumeError> {
         let started = Instant::now();
         for _ in 0..ATTEMPTS {
-            let snapshot = self.root.snapshot(EVENTS).await?;
+            let snapshot = latest(&self.root, &mut self.events_now, EVENTS).await?;
             self.events.catch_up(snapshot.as_ref()).await?;
             self.leave_out_overtaken(&mut parts);
             if parts.is_empty() {
                 return Ok(());
             }
-            let (shards, keys, new) = self.write_events(snapshot.as_ref(), &parts).await?;
-            let rejected = match self.commit_dead_letters(&parts).await {
-                Ok(rejected) => rejected,
-                Err(error) => {
-                    discard(&self.root, EVENTS, &shards);
-                    return Err(error);
-                }
-            };
+            let (mut shards, keys) = self.write_events(snapshot.as_ref(), &parts).await?;
+            let new = shards.rows();
+            let rejected = self.commit_dead_letters(&parts).await?;
             failpoint::reach("consume:between-commits");
             let change = Change {
                 table: EVENTS,
                 schema: &EVENTS_SCHEMA,
                 partition_by: &[EVENT_DATE],
                 mode: CommitMode::Append,
-                shards: &shards,
-                properties: BTreeMap::new(),
+                shards: shards.shards(),
+                properties: self.properties(&parts),
                 read_version: snapshot.as_ref().map(Snapshot::version),
                 transactions: self.transactions(&parts),
             };
-            let version = match commit(&self.root, change).await {
+            let committed = commit_on(&self.root, snapshot.as_ref(), change).await;
+            let version = match shards.settle(committed) {
                 Ok(committed) => committed.version,
                 Err(CommitError::Conflict { .. }) => {
                     self.metrics.conflicted();
@@ -157,7 +164,7 @@ impl Store {
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.committed(version, &parts, &shards, keys);
+            self.committed(version, &parts, shards.shards(), keys);
             self.account(version, &parts, new, rejected, started);
             return Ok(());
         }
@@ -189,13 +196,13 @@ impl Store {
         self.shared.lock().overtaken.extend(overtaken);
     }
 
-    /// A shard for each date, of the events that are new; the keys of each, and how many events of each partition are new.
+    /// A shard for each date, of the events that are new, and the keys of each.
     async fn write_events(
         &mut self,
         snapshot: Option<&Snapshot>,
         parts: &[Taken],
-    ) -> Result<(Vec<NewShard>, Vec<(i32, Vec<u128>)>, u64), ConsumeError> {
-        let (mut shards, mut keys, mut new) = (Vec::new(), Vec::new(), 0);
+    ) -> Result<(Uncommitted, Vec<(i32, Vec<u128>)>), ConsumeError> {
+        let (mut shards, mut keys) = (Uncommitted::new(&self.root, EVENTS), Vec::new());
         for (date, rows) in self.new_events(snapshot, parts).await? {
             let text = date_text(date);
             let mut writer =
@@ -203,11 +210,10 @@ impl Store {
             for batch in &rows.batches {
                 writer.write(batch)?;
             }
-            new += writer.rows();
             shards.push(writer.finish()?);
             keys.push((date, rows.keys));
         }
-        Ok((shards, keys, new))
+        Ok((shards, keys))
     }
 
     /// The new events by date, in the order of partitions and offsets.
@@ -218,27 +224,32 @@ impl Store {
     ) -> Result<BTreeMap<i32, DateRows>, ConsumeError> {
         let build = |source| ConsumeError::Build { table: EVENTS, source };
         let mut by_date: BTreeMap<i32, DateRows> = BTreeMap::new();
-        // Ids of this batch, of the dates whose ids are looked at.
+        let mut asked: BTreeMap<i32, Vec<u128>> = BTreeMap::new();
+        for part in parts {
+            let staged = StagedRows(&part.events.rows);
+            for (row, &date) in part.events.dates.iter().enumerate().filter(|(row, _)| part.check[*row]) {
+                asked.entry(date).or_default().push(staged.key(row));
+            }
+        }
+        let stored = self.ids.stored(snapshot, &asked).await?;
+        // Ids of this batch that are looked for, by date.
         let mut seen: BTreeMap<i32, KeySet> = BTreeMap::new();
         for part in parts {
             let staged = StagedRows(&part.events.rows);
             let mut rows: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
             for (row, &date) in (0u32..).zip(&part.events.dates) {
+                if part.check[row as usize] {
+                    let key = staged.key(row as usize);
+                    let mut near = seen.range(dates_around(date, self.dedup_days));
+                    if stored.contains(&(date, key)) || near.any(|(_, ids)| ids.contains(&key)) {
+                        continue;
+                    }
+                    seen.entry(date).or_default().insert(key);
+                }
                 rows.entry(date).or_default().push(row);
             }
             let source = [format!("{}-{}", self.topic, part.partition)];
-            for (date, mut rows) in rows {
-                if rows.iter().any(|&row| part.check[row as usize]) {
-                    let stored = self.ids.of(snapshot, date).await?;
-                    let seen = seen.entry(date).or_default();
-                    rows.retain(|&row| {
-                        let key = staged.key(row as usize);
-                        !part.check[row as usize] || (!stored.contains(&key) && seen.insert(key))
-                    });
-                }
-                if rows.is_empty() {
-                    continue;
-                }
+            for (date, rows) in rows {
                 let of_date =
                     by_date.entry(date).or_insert(DateRows { batches: Vec::new(), keys: Vec::new() });
                 of_date.keys.extend(rows.iter().map(|&row| staged.key(row as usize)));
@@ -261,14 +272,22 @@ impl Store {
             return Ok(0);
         }
         for _ in 0..ATTEMPTS {
-            let snapshot = self.root.snapshot(DEAD_LETTERS).await?;
+            let snapshot = latest(&self.root, &mut self.dead_letters_now, DEAD_LETTERS).await?;
             self.dead_letters.catch_up(snapshot.as_ref()).await?;
-            let Some(shard) = self.write_dead_letters(parts)? else { return Ok(0) };
+            let mut shards = Uncommitted::new(&self.root, DEAD_LETTERS);
+            let stored: BTreeMap<i32, i64> = parts
+                .iter()
+                .filter_map(|part| {
+                    Some((part.partition, self.letters_reach(snapshot.as_ref(), part.partition)?))
+                })
+                .collect();
+            let Some(shard) = self.write_dead_letters(parts, &stored)? else { return Ok(0) };
             let rows = shard.rows;
+            shards.push(shard);
             // Never back: another consumer may have stored more of a partition that it took over.
             let mut transactions = self.transactions(parts);
             for part in parts {
-                if self.dead_letters.of(part.partition).is_some_and(|stored| stored >= part.to) {
+                if stored.get(&part.partition).is_some_and(|&stored| stored >= part.to) {
                     transactions.remove(&application(&self.topic, part.partition));
                 }
             }
@@ -277,19 +296,18 @@ impl Store {
                 schema: &DEAD_LETTERS_SCHEMA,
                 partition_by: &[],
                 mode: CommitMode::Append,
-                shards: &[shard],
-                properties: BTreeMap::new(),
+                shards: shards.shards(),
+                properties: self.properties(parts),
                 read_version: snapshot.as_ref().map(Snapshot::version),
                 transactions,
             };
-            match commit(&self.root, change).await {
+            let committed = commit_on(&self.root, snapshot.as_ref(), change).await;
+            match shards.settle(committed) {
                 Ok(committed) => {
-                    let stored = |part: &Taken| {
-                        self.dead_letters.of(part.partition).map_or(part.to, |s| s.max(part.to))
-                    };
-                    let offsets: Vec<(i32, i64)> =
-                        parts.iter().map(|part| (part.partition, stored(part))).collect();
-                    self.dead_letters.committed(committed.version, offsets.into_iter());
+                    let reached =
+                        |part: &Taken| stored.get(&part.partition).map_or(part.to, |s| part.to.max(*s));
+                    let offsets = parts.iter().map(|part| (part.partition, reached(part)));
+                    self.dead_letters.committed(committed.version, offsets);
                     return Ok(rows);
                 }
                 Err(CommitError::Conflict { .. }) => self.metrics.conflicted(),
@@ -299,13 +317,24 @@ impl Store {
         Err(CommitError::Conflict { table: DEAD_LETTERS.into(), read_version: None }.into())
     }
 
-    fn write_dead_letters(&self, parts: &[Taken]) -> Result<Option<NewShard>, ConsumeError> {
+    /// How far table `dead_letters` has come in a partition; nowhere if its offset is of another topic.
+    fn letters_reach(&self, snapshot: Option<&Snapshot>, partition: i32) -> Option<i64> {
+        let stored = snapshot.and_then(|snapshot| topic_of(snapshot, &self.topic, partition));
+        let other = stored.zip(self.topics.get(&partition)).is_some_and(|(stored, now)| !now.is(&stored));
+        self.dead_letters.of(partition).filter(|_| !other)
+    }
+
+    fn write_dead_letters(
+        &self,
+        parts: &[Taken],
+        stored: &BTreeMap<i32, i64>,
+    ) -> Result<Option<NewShard>, ConsumeError> {
         let (mut source, mut position) = (StringBuilder::new(), Int64Builder::new());
         let (mut key, mut value) = (BinaryBuilder::new(), BinaryBuilder::new());
         let (mut reason, mut message) = (StringBuilder::new(), StringBuilder::new());
         let mut rows = 0;
         for part in parts {
-            let stored = self.dead_letters.of(part.partition).unwrap_or(i64::MIN);
+            let stored = stored.get(&part.partition).copied().unwrap_or(i64::MIN);
             for letter in part.dead_letters.iter().filter(|letter| letter.offset >= stored) {
                 source.append_value(format!("{}-{}", self.topic, part.partition));
                 position.append_value(letter.offset);
@@ -335,6 +364,15 @@ impl Store {
         let mut writer = ShardWriter::create(&self.root, DEAD_LETTERS, "part", &DEAD_LETTERS_SCHEMA, &[])?;
         writer.write(&batch)?;
         Ok(Some(writer.finish()?))
+    }
+
+    /// Which topic the offsets belong to.
+    fn properties(&self, parts: &[Taken]) -> BTreeMap<String, String> {
+        let of = |part: &Taken| {
+            let topic = self.topics.get(&part.partition)?;
+            Some((property(&self.topic, part.partition), topic.property()))
+        };
+        parts.iter().filter_map(of).collect()
     }
 
     fn transactions(&self, parts: &[Taken]) -> BTreeMap<String, i64> {
@@ -402,6 +440,24 @@ impl Store {
             "committed"
         );
     }
+}
+
+/// The newest version of a table, from what came after the one that is known.
+async fn latest(
+    root: &Root,
+    known: &mut Option<Snapshot>,
+    table: &str,
+) -> Result<Option<Snapshot>, TableError> {
+    let updated = match known {
+        // The log may have been cleaned up meanwhile.
+        Some(snapshot) => snapshot.updated().await.ok(),
+        None => None,
+    };
+    *known = match updated {
+        Some(snapshot) => Some(snapshot),
+        None => root.snapshot(table).await?,
+    };
+    Ok(known.clone())
 }
 
 #[cfg(test)]

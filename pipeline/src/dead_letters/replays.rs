@@ -13,7 +13,7 @@ use schemas::delta::{Root, TableError};
 use schemas::hash::hash128;
 use schemas::tables::{REPLAYS, REPLAYS_SCHEMA};
 
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, commit};
+use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
 
 /// What was sent to one topic.
 pub(super) struct Replays<'a> {
@@ -74,18 +74,20 @@ impl<'a> Replays<'a> {
             writer.write(&batch.map_err(fail)?)?;
             writer.finish()
         };
-        let shards = [write(ShardWriter::create(self.root, REPLAYS, "part", &REPLAYS_SCHEMA, &[])?)?];
+        let mut shards = Uncommitted::new(self.root, REPLAYS);
+        shards.push(write(ShardWriter::create(self.root, REPLAYS, "part", &REPLAYS_SCHEMA, &[])?)?);
         let change = Change {
             table: REPLAYS,
             schema: &REPLAYS_SCHEMA,
             partition_by: &[],
             mode: CommitMode::Append,
-            shards: &shards,
+            shards: shards.shards(),
             properties: BTreeMap::new(),
             read_version: self.version,
             transactions: BTreeMap::new(),
         };
-        self.version = Some(commit(self.root, change).await?.version);
+        let committed = commit(self.root, change).await;
+        self.version = Some(shards.settle(committed)?.version);
         sent.iter().for_each(|&(source, position)| self.sent(source, position, now));
         Ok(())
     }

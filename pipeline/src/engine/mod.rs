@@ -14,9 +14,11 @@
 mod pass;
 mod scatter;
 mod scratch;
+mod suspects;
 
 pub use pass::{Pass, PassExec, PassSpec};
 pub(crate) use scatter::{BucketExec, Buckets, Scatter};
 pub(crate) use scatter::{bucket_field, bucket_schema, scattered_schema};
 pub use scratch::ScratchError;
 pub(crate) use scratch::{Chunk, Scratch};
+pub(crate) use suspects::{PartitionBuffers, Suspects, date_in, hash_in, suspect};

@@ -19,7 +19,7 @@ use schemas::tables::{DEAD_LETTERS, EVENT_DATE, EVENTS};
 
 use super::hashes::{Forgotten, words};
 use super::{FileReport, ForgetError, TableReport};
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, commit, discard};
+use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted, commit};
 use crate::inspect::{InspectError, stored_schema};
 
 /// So often a table is tried again that another writer has replaced meanwhile.
@@ -80,7 +80,7 @@ pub(super) async fn from_table(
             return Ok(None);
         };
         let run = Run { root, snapshot: &snapshot, who, owned };
-        let Some((replaced, written, rows)) = run.rewrite().await? else {
+        let Some((replaced, mut written, rows)) = run.rewrite().await? else {
             return Ok(Some(TableReport {
                 table: table.into(),
                 rows: 0,
@@ -93,12 +93,13 @@ pub(super) async fn from_table(
             schema: &run.table_schema()?,
             partition_by: if table == EVENTS { &[EVENT_DATE] } else { &[] },
             mode: CommitMode::Delete { replaced: &replaced },
-            shards: &written,
+            shards: written.shards(),
             properties: BTreeMap::new(),
             read_version: Some(snapshot.version()),
             transactions: BTreeMap::new(),
         };
-        match commit(root, change).await {
+        let committed = commit(root, change).await;
+        match written.settle(committed) {
             // The table was compacted, or built again: its rows lie elsewhere now.
             Err(CommitError::Superseded { .. } | CommitError::Conflict { .. }) => {}
             committed => {
@@ -137,23 +138,17 @@ impl Run<'_> {
     }
 
     /// The shards with rows of the users, what stands for them, and how many rows were left out; `None` without any.
-    async fn rewrite(&self) -> Result<Option<(Vec<Shard>, Vec<NewShard>, u64)>, ForgetError> {
-        let (mut replaced, mut written, mut rows) = (Vec::new(), Vec::new(), 0);
+    async fn rewrite(&self) -> Result<Option<(Vec<Shard>, Uncommitted, u64)>, ForgetError> {
+        let mut written = Uncommitted::new(self.root, self.snapshot.name());
+        let (mut replaced, mut rows) = (Vec::new(), 0);
         for shard in self.snapshot.shards() {
             if !self.is_in(shard).await? {
                 continue;
             }
-            match self.without(shard).await {
-                Ok((kept, left_out)) => {
-                    rows += left_out;
-                    written.extend(kept);
-                    replaced.push(shard.clone());
-                }
-                Err(error) => {
-                    discard(self.root, self.snapshot.name(), &written);
-                    return Err(error);
-                }
-            }
+            let (kept, left_out) = self.without(shard).await?;
+            rows += left_out;
+            written.extend(kept);
+            replaced.push(shard.clone());
         }
         Ok((!replaced.is_empty()).then_some((replaced, written, rows)))
     }

@@ -24,7 +24,7 @@ use schemas::config::{Config, ConfigError, Forget};
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{EVENTS, FORGOTTEN, FORGOTTEN_SCHEMA};
 
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, commit};
+use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
 
 use erase::Who;
 pub(crate) use hashes::Forgotten;
@@ -160,18 +160,20 @@ async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<us
             .map_err(|source| ForgetError::Rows { table: FORGOTTEN.into(), source })?;
         let mut writer = ShardWriter::create(root, FORGOTTEN, "part", &FORGOTTEN_SCHEMA, &[])?;
         writer.write(&rows)?;
-        let shards = [writer.finish()?];
+        let mut shards = Uncommitted::new(root, FORGOTTEN);
+        shards.push(writer.finish()?);
         let change = Change {
             table: FORGOTTEN,
             schema: &FORGOTTEN_SCHEMA,
             partition_by: &[],
             mode: CommitMode::Append,
-            shards: &shards,
+            shards: shards.shards(),
             properties: BTreeMap::from([(hashes::KEY_CHECK.to_owned(), key.check())]),
             read_version: present.as_ref().map(Snapshot::version),
             transactions: BTreeMap::new(),
         };
-        match commit(root, change).await {
+        let committed = commit(root, change).await;
+        match shards.settle(committed) {
             // Another run forgets somebody else.
             Err(CommitError::Conflict { .. }) => {}
             committed => {

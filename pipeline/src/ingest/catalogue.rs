@@ -157,6 +157,11 @@ impl Touched {
         true
     }
 
+    /// Whether this run's catalogue has the item.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.before.contains_key(id)
+    }
+
     /// Items that were added, changed, and left as they were.
     pub(super) fn counts<'i>(&self, now: impl Fn(&str) -> Option<&'i Item>) -> (u64, u64, u64) {
         let (mut added, mut updated, mut unchanged) = (0, 0, 0);

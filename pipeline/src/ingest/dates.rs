@@ -8,6 +8,8 @@
 //!          how often before in its file)
 //! ```
 //!
+//! Ids that stand on several dates are decided on before ([`super::across`]).
+//!
 //! A date is one walk over its rows for each of the three steps. Where the keys of a date do not fit, the
 //! first two steps walk once for each slice of the keys; where its rows do not fit, they are read again from
 //! the temporary file.
@@ -31,10 +33,12 @@ use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
+use super::across::Across;
 use super::error::{IngestError, build};
 use super::stage::Staged;
-use crate::commit::{NewShard, ShardWriter};
-use crate::records::{Content, KeyMap, KeySet, StagedRows, id_key, id_of, slice_of};
+use crate::commit::{NewShard, ShardWriter, Uncommitted};
+use crate::engine::Suspects;
+use crate::records::{Content, KeyMap, KeySet, StagedRows, date_text, id_key, id_of, slice_of};
 
 /// What one key takes in a set of them, roughly.
 const KEY_BYTES: u64 = 40;
@@ -43,6 +47,9 @@ const KEY_BYTES: u64 = 40;
 pub(super) struct Dates<'a> {
     pub(super) root: &'a Root,
     pub(super) staged: &'a Staged,
+    /// The given ids of the staged events, if ids are looked for across dates.
+    pub(super) given: Option<&'a Arc<Suspects>>,
+    pub(super) dedup_days: u32,
     pub(super) stored: Option<&'a Snapshot>,
     /// The files by their numbers.
     pub(super) sources: &'a [String],
@@ -54,10 +61,9 @@ pub(super) struct Dates<'a> {
 }
 
 /// What was written.
-#[derive(Default)]
 pub(super) struct Written {
-    /// By date.
-    pub(super) shards: BTreeMap<i32, NewShard>,
+    /// One for each date with new events.
+    pub(super) shards: Uncommitted,
     /// File → how many of its events were duplicates.
     pub(super) duplicates: Vec<u64>,
     /// Items of the new events → file and position of the first.
@@ -65,9 +71,13 @@ pub(super) struct Written {
 }
 
 /// File and position.
-type Place = (u32, i64);
+pub(super) type Place = (u32, i64);
 
 impl Written {
+    pub(super) fn new(root: &Root) -> Self {
+        Self { shards: Uncommitted::new(root, EVENTS), duplicates: Vec::new(), items: KeyMap::default() }
+    }
+
     /// The items in the order of their first events.
     pub(super) fn items_in_order(&mut self) -> Vec<String> {
         let mut items: Vec<(String, Place)> = std::mem::take(&mut self.items).into_iter().collect();
@@ -78,8 +88,7 @@ impl Written {
 
 impl Dates<'_> {
     /// Writes one shard for each date, without the events that are stored or came before. `is_item` says
-    /// which items need not be remembered. What was written before an error is in `written` all the same, so
-    /// that the caller can delete it.
+    /// which items need not be remembered.
     pub(super) fn write(
         &self,
         is_item: &(dyn Fn(&str) -> bool + Sync),
@@ -87,6 +96,10 @@ impl Dates<'_> {
     ) -> Result<(), IngestError> {
         written.duplicates.resize(self.sources.len(), 0);
         let stored = self.stored.map(shards_by_date).unwrap_or_default();
+        let across = match self.given {
+            Some(given) => Across::find(self, given, &stored, self.dedup_days)?,
+            None => Across::default(),
+        };
         let dates = self.staged.dates();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         // Most items of a date are known from the table or from an earlier date: only the others are kept.
@@ -101,13 +114,15 @@ impl Dates<'_> {
                 let Some(&date) = dates.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let text = date_text(date);
                 let stored = stored.get(text.as_str()).map(Vec::as_slice).unwrap_or_default();
-                let result = Date { dates: self, date, text: &text, stored, is_known: &is_known }.write();
+                let result =
+                    Date { dates: self, date, text: &text, stored, across: &across, is_known: &is_known }
+                        .write();
                 let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                 let (written, first_error) = &mut *results;
                 match result {
                     Ok(done) => {
                         let mut items = items.write().unwrap_or_else(PoisonError::into_inner);
-                        done.add_to(date, written, &mut items);
+                        done.add_to(written, &mut items);
                     }
                     Err(error) => {
                         stopped.store(true, Ordering::Relaxed);
@@ -127,7 +142,12 @@ impl Dates<'_> {
         });
         let result = results.into_inner().unwrap_or_else(PoisonError::into_inner).1;
         written.items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
+        written.shards.sort();
         result
+    }
+
+    pub(super) fn check_interrupt(&self) -> Result<(), IngestError> {
+        if self.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
     }
 }
 
@@ -137,6 +157,7 @@ struct Date<'a> {
     date: i32,
     text: &'a str,
     stored: &'a [&'a Shard],
+    across: &'a Across,
     /// Whether an item needs no index, or is known to have an event that comes no later.
     is_known: &'a (dyn Fn(&str, Place) -> bool + Sync),
 }
@@ -151,8 +172,8 @@ struct Done {
 }
 
 impl Done {
-    fn add_to(self, date: i32, written: &mut Written, items: &mut KeyMap<String, Place>) {
-        written.shards.extend(self.shard.map(|shard| (date, shard)));
+    fn add_to(self, written: &mut Written, items: &mut KeyMap<String, Place>) {
+        written.shards.extend(self.shard);
         for (file, n) in self.duplicates {
             written.duplicates[file as usize] += n;
         }
@@ -233,10 +254,6 @@ impl Date<'_> {
         Ok(done)
     }
 
-    fn check_interrupt(&self) -> Result<(), IngestError> {
-        if self.dates.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
-    }
-
     /// Counts equal content of events that came without an id.
     fn repeats(&self, staged: &Rows<'_>, rows: usize, slices: u64) -> Result<Repeats, IngestError> {
         let mut repeats = Repeats { rows, before: Vec::new() };
@@ -244,7 +261,7 @@ impl Date<'_> {
             let (mut seen, mut file, mut at): (KeyMap<u128, u32>, _, _) = (KeyMap::default(), None, 0);
             let mut any = false;
             for batch in staged.walk() {
-                self.check_interrupt()?;
+                self.dates.check_interrupt()?;
                 let batch = batch?;
                 let staged = StagedRows(&batch);
                 let (ids, files) = (staged.event_ids(), staged.files());
@@ -289,7 +306,7 @@ impl Date<'_> {
             let mut known = KeySet::default();
             known.reserve(if slices == 1 { rows } else { 0 });
             for shard in self.stored {
-                self.check_interrupt()?;
+                self.dates.check_interrupt()?;
                 read_stored_ids(self.dates.root, shard, |id| {
                     let key = id_key(id);
                     if mine(key) {
@@ -299,13 +316,15 @@ impl Date<'_> {
             }
             let mut at = 0;
             for batch in staged.walk() {
-                self.check_interrupt()?;
+                self.dates.check_interrupt()?;
                 let batch = batch?;
                 let staged = StagedRows(&batch);
-                for (row, &file) in staged.files().iter().enumerate() {
+                let places = staged.files().iter().zip(staged.positions());
+                for (row, (&file, &position)) in places.enumerate() {
                     let key = repeats.key(&staged, row, at + row, &mut content);
                     if mine(key) {
-                        if known.insert(key) {
+                        let across = self.across.decides(key, (file, position));
+                        if across.unwrap_or_else(|| known.insert(key)) {
                             new.set(at + row);
                         } else {
                             *done.duplicates.entry(file).or_default() += 1;
@@ -328,7 +347,7 @@ impl Date<'_> {
         let mut writer = None;
         let (mut content, mut at, mut seen) = (Content::default(), 0, KeySet::default());
         for batch in staged.walk() {
-            self.check_interrupt()?;
+            self.dates.check_interrupt()?;
             let batch = batch?;
             let rows = batch.num_rows();
             let kept: Vec<bool> = (at..at + rows).map(|at| new.get(at)).collect();
@@ -391,11 +410,6 @@ fn event_ids(
     Ok(Arc::new(all.finish()))
 }
 
-/// `2026-11-22`.
-fn date_text(days: i32) -> String {
-    chrono::NaiveDate::from_epoch_days(days).map_or_else(|| days.to_string(), |date| date.to_string())
-}
-
 fn shards_by_date(snapshot: &Snapshot) -> BTreeMap<&str, Vec<&Shard>> {
     let mut by_date: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for shard in snapshot.shards() {
@@ -407,7 +421,11 @@ fn shards_by_date(snapshot: &Snapshot) -> BTreeMap<&str, Vec<&Shard>> {
 }
 
 /// Reads the ids of a stored shard, one batch at a time.
-fn read_stored_ids(root: &Root, shard: &Shard, mut take: impl FnMut(&str)) -> Result<(), IngestError> {
+pub(super) fn read_stored_ids(
+    root: &Root,
+    shard: &Shard,
+    mut take: impl FnMut(&str),
+) -> Result<(), IngestError> {
     let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
         table: EVENTS.into(),
         shard: shard.path.clone(),

@@ -137,7 +137,7 @@ impl<'a> DeadLetters<'a> {
     }
 
     /// The shard of the new ones, where there are any.
-    pub(super) fn finish(mut self) -> Result<Option<NewShard>, IngestError> {
+    pub(super) fn finish(&mut self) -> Result<Option<NewShard>, IngestError> {
         self.flush()?;
         self.writer.take().map(ShardWriter::finish).transpose().map_err(Into::into)
     }

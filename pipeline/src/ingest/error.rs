@@ -153,6 +153,11 @@ pub enum IngestError {
         /// What is wrong.
         problem: String,
     },
+    /// Records of people who were forgotten since may be among those that were read.
+    #[error(
+        "somebody was forgotten while this run read its files; no event of this run was stored; run the command again"
+    )]
+    ForgottenMeanwhile,
     /// Ctrl-C.
     #[error("stopped on request; no table was changed")]
     Interrupted,

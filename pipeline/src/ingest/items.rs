@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef, TimestampMillisecondType, UIn
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEM_COLUMNS, ITEMS, items_schema};
 
+use super::catalogue::Touched;
 use super::error::IngestError;
 use crate::commit::{NewShard, ShardWriter};
 
@@ -107,6 +108,23 @@ impl Items {
                 self.items.push(item);
             }
         }
+        Ok(())
+    }
+
+    /// Puts what this run made of the items upon the table as it is `now`: the items of its catalogue, and behind the
+    /// last one those that only events know.
+    pub(super) async fn rebase(
+        &mut self,
+        now: Option<&Snapshot>,
+        touched: &Touched,
+    ) -> Result<(), IngestError> {
+        let mut rebased = Self::load(now, self.attributes.iter()).await?;
+        for (id, item) in self.ids.iter().zip(&self.items) {
+            if touched.has(id) || rebased.get(id).is_none() {
+                rebased.put(id, item.clone())?;
+            }
+        }
+        *self = rebased;
         Ok(())
     }
 

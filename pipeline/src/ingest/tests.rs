@@ -1,7 +1,9 @@
 //! Whole runs on small files.
 
+mod beside;
 mod catalogue;
 mod damage;
+mod days;
 mod formats;
 mod garbage;
 mod limits;
@@ -194,16 +196,16 @@ async fn reading_a_file_twice_adds_nothing_and_equal_purchases_stay_two() {
 }
 
 #[tokio::test]
-async fn a_producers_ids_are_kept_and_unique_within_a_date() {
+async fn a_producers_ids_are_kept_and_unique_within_the_days() {
     let mut place = Place::new();
-    let log = "event_id,user_id,item_id,ts\na,u,first,1\na,u,second,2\na,u,next day,86400\n,u,no id,3\n";
+    let log = "event_id,user_id,item_id,ts\na,u,first,1\na,u,second,2\na,u,days later,259200\n,u,no id,3\n";
     let report = place.ingest_file("log.csv", log).await.unwrap();
     assert_eq!(report.events, Counts { read: 4, accepted: 3, duplicates: 1, dead_letters: 0, forgotten: 0 });
     let events = place.events().await;
     assert_eq!((events[0].0.as_str(), events[1].0.as_str(), events[2].0.len()), ("a", "a", 32));
     assert!(events[0].1.contains("first"));
     // An item that only a duplicate names is no item.
-    assert_eq!(place.items(&[]).await, ["1 first - true", "2 next day - true", "3 no id - true"]);
+    assert_eq!(place.items(&[]).await, ["1 first - true", "2 days later - true", "3 no id - true"]);
 }
 
 #[tokio::test]

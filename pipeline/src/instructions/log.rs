@@ -1,20 +1,20 @@
 //! The queries on `events`.
 //!
-//! An event that stands in the table more than once counts once, by its first copy by source, position and
-//! content, as in `sequences`. Copies have one id and one date, so the dates that the window touches hold all
-//! copies of its events. Which ids occur twice is found first, from their hashes; nearly always there are none,
-//! and then no copies are compared.
+//! An event that stands in the table more than once counts once, as in `sequences`: a copy counts unless a smaller one, by
+//! source, position and content, lies within `events.dedup_days`. So the dates that the window touches and those around
+//! them hold all that decides on its events. Which ids occur twice is found first, from their hashes; nearly always there
+//! are none, and then no copies are compared.
 //!
 //! Memory: DataFusion's aggregations and sorts share the session's budget and spill; besides, 16 bytes for each
 //! repeated event and each user to be computed again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array};
-use arrow::datatypes::{DataType, Date32Type, Int64Type, TimestampMillisecondType, UInt64Type};
+use arrow::datatypes::{DataType, Int64Type, TimestampMillisecondType, UInt64Type};
 use datafusion::common::Result;
-use datafusion::common::cast::{as_date32_array, as_string_view_array};
+use datafusion::common::cast::as_string_view_array;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
@@ -27,14 +27,18 @@ use schemas::tables::{EVENT_DATE, timestamp};
 use super::catalogue::Catalogue;
 use super::rules::Rules;
 use super::window::Window;
+use crate::records::{date_days, dates_around};
 use crate::scan::SnapshotTable;
 use crate::sequences::events_scan_schema;
+
+/// More days than any log has.
+const DAYS_MAX: u32 = 1_000_000;
 
 /// Hashes of users. Another user may share one: that one is computed again for nothing.
 pub(super) type Users = HashSet<u64, foldhash::fast::FixedState>;
 
-/// Dates and hashes of the ids that occur more than once.
-pub(super) type Repeated = HashSet<(i32, u64), foldhash::fast::FixedState>;
+/// Hashes of the ids that occur more than once.
+pub(super) type Repeated = HashSet<u64, foldhash::fast::FixedState>;
 
 /// `events` at one version, as queries see it.
 pub(super) struct Log<'a> {
@@ -82,18 +86,16 @@ impl<'a> Log<'a> {
         Ok(counts.sum::<i64>().unsigned_abs())
     }
 
-    /// The ids of the window's dates that occur more than once.
+    /// The ids of the window's dates, and of those around them, that occur more than once.
     pub(super) async fn repeated(&self, window: Window) -> Result<Repeated> {
-        self.register("dates", |shard| window.touches(shard))?;
-        let query = "SELECT event_date, id FROM (SELECT event_date, text_hash(event_id) AS id FROM dates) \
-                     GROUP BY event_date, id HAVING count(*) > 1";
+        let widened = window.widened(self.rules.dedup_days);
+        self.register("dates", |shard| widened.touches(shard))?;
+        let query =
+            "SELECT id FROM (SELECT text_hash(event_id) AS id FROM dates) GROUP BY id HAVING count(*) > 1";
         let mut repeated = Repeated::default();
         let mut batches = self.context.sql(query).await?.execute_stream().await?;
         while let Some(batch) = batches.next().await {
-            let batch = batch?;
-            let dates = batch.column(0).as_primitive::<Date32Type>().values().iter();
-            let ids = batch.column(1).as_primitive::<UInt64Type>().values();
-            repeated.extend(dates.copied().zip(ids.iter().copied()));
+            repeated.extend(batch?.column(0).as_primitive::<UInt64Type>().values());
         }
         Ok(repeated)
     }
@@ -115,12 +117,18 @@ impl<'a> Log<'a> {
             let inside = within("added", window);
             self.collect(&mut users, &format!("SELECT user_id FROM added WHERE {inside} AND {wanted}"))
                 .await?;
-            if !repeated.is_empty() {
-                let dates: HashSet<_> =
-                    self.events.shards().iter().filter(|shard| is_new(shard)).map(|s| &s.partition).collect();
-                self.register("copies", |shard| dates.contains(&shard.partition))?;
+        }
+        let widened = window.widened(self.rules.dedup_days);
+        if !repeated.is_empty() {
+            let shards = self.events.shards().iter();
+            let new: BTreeSet<i32> = shards
+                .filter(|shard| added.contains(shard.path.as_str()) && widened.touches(shard))
+                .filter_map(date_of)
+                .collect();
+            let is_near = |date| new.range(dates_around(date, self.rules.dedup_days)).next().is_some();
+            if self.register("copies", |shard| date_of(shard).is_none_or(is_near))? {
                 self.is_repeated(Arc::clone(repeated));
-                let copies = "SELECT user_id FROM copies WHERE is_repeated(event_date, text_hash(event_id))";
+                let copies = "SELECT user_id FROM copies WHERE is_repeated(text_hash(event_id))";
                 self.collect(&mut users, copies).await?;
             }
         }
@@ -153,18 +161,23 @@ impl<'a> Log<'a> {
         affected: Option<&Arc<Users>>,
         progress: &Arc<Mutex<Progress>>,
     ) -> Result<DataFrame> {
-        self.register("log", |shard| window.touches(shard))?;
+        // Copies outside of the window decide whether those inside count.
+        let days = if repeated.is_empty() { 0 } else { self.rules.dedup_days };
+        self.register("log", |shard| window.widened(days).touches(shard))?;
         let columns = "user_id, item_id, ts, action";
         // Copies are told apart before anything else is looked at: the first one counts or none.
         let once = if repeated.is_empty() {
             format!("SELECT {columns} FROM log")
         } else {
             self.is_repeated(Arc::clone(repeated));
+            let days = days.min(DAYS_MAX);
             format!(
-                "SELECT {columns} FROM log WHERE NOT is_repeated(event_date, text_hash(event_id)) \
-                 UNION ALL SELECT {columns} FROM (SELECT {columns}, row_number() OVER (\
-                     PARTITION BY event_date, event_id ORDER BY source, position, ts, user_id, item_id, action\
-                 ) AS copy FROM log WHERE is_repeated(event_date, text_hash(event_id))) WHERE copy = 1"
+                "SELECT {columns} FROM log WHERE NOT is_repeated(text_hash(event_id)) \
+                 UNION ALL SELECT {columns} FROM (SELECT {columns}, copy, min(copy) OVER (\
+                     PARTITION BY event_id ORDER BY day RANGE BETWEEN {days} PRECEDING AND {days} FOLLOWING\
+                 ) AS first FROM (SELECT {columns}, event_id, CAST(event_date AS INT) AS day, row_number() OVER (\
+                     PARTITION BY event_id ORDER BY source, position, ts, user_id, item_id, action\
+                 ) AS copy FROM log WHERE is_repeated(text_hash(event_id)))) WHERE copy = first"
             )
         };
         let catalogue = Arc::clone(catalogue);
@@ -208,12 +221,9 @@ impl<'a> Log<'a> {
     }
 
     fn is_repeated(&self, repeated: Arc<Repeated>) {
-        let types = [DataType::Date32, DataType::UInt64];
-        register(self.context, "is_repeated", &types, DataType::Boolean, move |columns| {
-            let dates = as_date32_array(&columns[0])?.values().iter();
-            let ids = columns[1].as_primitive::<UInt64Type>().values().iter();
-            let found: Vec<bool> =
-                dates.zip(ids).map(|(&date, &id)| repeated.contains(&(date, id))).collect();
+        register(self.context, "is_repeated", &[DataType::UInt64], DataType::Boolean, move |columns| {
+            let ids = columns[0].as_primitive::<UInt64Type>().values().iter();
+            let found: Vec<bool> = ids.map(|id| repeated.contains(id)).collect();
             Ok(Arc::new(BooleanArray::from(found)))
         });
     }
@@ -237,6 +247,10 @@ pub(super) fn is_affected(context: &SessionContext, users: Arc<Users>) {
             names.map(|name| name.is_some_and(|name| users.contains(&hash(name)))).collect();
         Ok(Arc::new(BooleanArray::from(found)))
     });
+}
+
+fn date_of(shard: &Shard) -> Option<i32> {
+    date_days(shard.partition.get(EVENT_DATE).and_then(Option::as_deref)?)
 }
 
 fn hash(text: &str) -> u64 {

@@ -115,18 +115,19 @@ pub async fn build(
             (CommitMode::Replace, run.write(catalogue, present.as_ref(), &reach, &mut written).await?)
         }
     };
-    let shards = written.take();
+    let mut shards = written.take();
     let change = Change {
         table: INSTRUCTIONS,
         schema: &INSTRUCTIONS_SCHEMA,
         partition_by: &[],
         mode,
-        shards: &shards,
+        shards: shards.shards(),
         properties,
         read_version: present.as_ref().map(Snapshot::version),
         transactions: BTreeMap::new(),
     };
-    let committed = commit(root, change).await?;
+    let committed = commit(root, change).await;
+    let committed = shards.settle(committed)?;
     Ok(report(committed.version, done))
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     pub min_pool: u64,
     /// The actions that count; all where there are none.
     pub actions: Vec<String>,
+    /// `events.dedup_days`.
+    pub dedup_days: u32,
 }
 
 impl Rules {
@@ -60,6 +62,7 @@ impl Rules {
             derived,
             min_pool: conditions.min_pool as u64,
             actions,
+            dedup_days: config.events.dedup_days,
         })
     }
 

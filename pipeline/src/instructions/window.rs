@@ -4,6 +4,8 @@ use chrono::{DateTime, NaiveDate};
 use schemas::delta::Shard;
 use schemas::tables::EVENT_DATE;
 
+const MS_PER_DAY: i64 = 86_400_000;
+
 /// The times `from < ts ≤ to`, in epoch milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -26,6 +28,12 @@ impl Window {
     pub(crate) fn strips(self, other: Self) -> [Self; 2] {
         let between = |a: i64, b: i64| Self { from: a.min(b), to: a.max(b) };
         [between(self.from, other.from), between(self.to, other.to)]
+    }
+
+    /// The window and so many days before and after it.
+    pub(crate) fn widened(self, days: u32) -> Self {
+        let margin = i64::from(days) * MS_PER_DAY;
+        Self { from: self.from.saturating_sub(margin), to: self.to.saturating_add(margin) }
     }
 
     pub(crate) fn is_empty(self) -> bool {

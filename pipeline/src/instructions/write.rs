@@ -11,7 +11,7 @@ use schemas::delta::Root;
 use schemas::tables::{INSTRUCTIONS, INSTRUCTIONS_SCHEMA};
 
 use super::InstructionsError;
-use crate::commit::{NewShard, ShardWriter, discard};
+use crate::commit::{ShardWriter, Uncommitted};
 
 /// A shard is finished at so many users.
 const SHARD_ROWS: u64 = 1 << 20;
@@ -26,21 +26,21 @@ pub(super) struct Totals {
     pub by_attribute: BTreeMap<String, u64>,
 }
 
-/// The finished shards that no commit has named yet. Dropped, it deletes them.
+/// The finished shards.
 #[derive(Debug)]
 pub(super) struct Written {
     root: Root,
-    shards: Vec<NewShard>,
+    shards: Uncommitted,
 }
 
 impl Written {
     pub(super) fn new(root: &Root) -> Self {
-        Self { root: root.clone(), shards: Vec::new() }
+        Self { root: root.clone(), shards: Uncommitted::new(root, INSTRUCTIONS) }
     }
 
-    /// From here on the shards are the caller's.
-    pub(super) fn take(mut self) -> Vec<NewShard> {
-        std::mem::take(&mut self.shards)
+    /// The shards, to be committed.
+    pub(super) fn take(self) -> Uncommitted {
+        self.shards
     }
 
     /// Writes the rows, which have no `as_of` yet, in their order.
@@ -65,7 +65,7 @@ impl Written {
             let writer = match &mut writer {
                 Some(writer) => writer,
                 none => {
-                    let prefix = format!("part-{:05}", self.shards.len());
+                    let prefix = format!("part-{:05}", self.shards.shards().len());
                     let created =
                         ShardWriter::create(&self.root, INSTRUCTIONS, &prefix, &INSTRUCTIONS_SCHEMA, &[])?;
                     none.insert(created)
@@ -77,12 +77,6 @@ impl Written {
             self.shards.push(writer.finish()?);
         }
         Ok(totals)
-    }
-}
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        discard(&self.root, INSTRUCTIONS, &self.shards);
     }
 }
 

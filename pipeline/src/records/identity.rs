@@ -64,6 +64,11 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// A hash of a key: an id may look like one of ours and be any number.
+pub(crate) fn key_hash(key: u128) -> u64 {
+    mixed(key)
+}
+
 fn mixed(key: u128) -> u64 {
     mix64((key >> 64) as u64, key as u64)
 }

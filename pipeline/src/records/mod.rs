@@ -1,6 +1,7 @@
 //! From a source's record, of a file or of a topic, to an event with an identity, or to the reason why it is none.
 
 mod columns;
+mod date;
 mod dead_letter;
 mod identity;
 mod mapping;
@@ -11,8 +12,9 @@ pub(crate) mod time;
 mod value;
 
 pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
+pub(crate) use date::{date_days, date_text, dates_around};
 pub(crate) use dead_letter::dead_letter_key;
-pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, slice_of};
+pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, key_hash, slice_of};
 pub(crate) use mapping::{Event, Mapping, identity, missing};
 pub(crate) use object::{Object, Place};
 pub(crate) use plausible::Times;

@@ -15,7 +15,7 @@ use schemas::tables::{ITEM_COLUMNS, ITEMS, NO_ITEM, items_schema};
 
 use super::BuildError;
 use super::codes::{ItemCodes, ItemIndexes};
-use crate::commit::{Change, CommitMode, ShardWriter, commit};
+use crate::commit::{Change, CommitMode, ShardWriter, Uncommitted, commit};
 
 /// The catalogue at one version.
 #[derive(Debug)]
@@ -94,20 +94,22 @@ impl Catalogue {
             }
         }
         writer.write(&unknown_items(&schema, missing, first)?)?;
-        let shards = [writer.finish()?];
+        let mut shards = Uncommitted::new(root, ITEMS);
+        shards.push(writer.finish()?);
         let change = Change {
             table: ITEMS,
             schema: &schema,
             partition_by: &[],
             mode: CommitMode::Replace,
-            shards: &shards,
+            shards: shards.shards(),
             properties: self.snapshot.as_ref().map_or_else(BTreeMap::new, |snapshot| {
                 snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
             }),
             read_version: self.version(),
             transactions: BTreeMap::new(),
         };
-        let committed = commit(root, change).await?;
+        let committed = commit(root, change).await;
+        let committed = shards.settle(committed)?;
         self.snapshot = root.snapshot_at(ITEMS, committed.version).await?;
         self.last = end - 1;
         Ok(first)

@@ -34,11 +34,10 @@ use schemas::hash::hash64;
 use schemas::tables::EVENTS_SCHEMA;
 
 use super::codes::{Codes, ItemCodes};
-use super::duplicates::{Handfuls, Suspects};
 use super::event::{Event, NO_REQUEST, NO_TIME};
 use super::refresh::Fresh;
 use super::report::Counts;
-use crate::engine::{Pass, PassSpec, bucket_schema, scattered_schema};
+use crate::engine::{PartitionBuffers, Pass, PassSpec, Suspects, bucket_schema, scattered_schema};
 
 pub(super) const MS_PER_DAY: i64 = 86_400_000;
 
@@ -180,7 +179,7 @@ impl PassSpec for Keys {
     fn start(&self) -> Box<dyn Pass> {
         Box::new(KeyPass {
             learned: Arc::clone(&self.learned),
-            handfuls: Handfuls::new(Arc::clone(&self.learned.suspects)),
+            suspects: PartitionBuffers::new(Arc::clone(&self.learned.suspects)),
             actions: self.actions.clone(),
             shards: self.shards,
             since: self.since.clone(),
@@ -194,7 +193,7 @@ impl PassSpec for Keys {
 
 struct KeyPass {
     learned: Arc<Learned>,
-    handfuls: Handfuls,
+    suspects: PartitionBuffers,
     actions: Vec<String>,
     shards: u64,
     since: Option<Arc<Fresh>>,
@@ -234,7 +233,7 @@ impl Pass for KeyPass {
         for (row, item) in items.into_iter().enumerate() {
             let event = hash64(records.event.value(row).as_bytes());
             let date = records.date(row);
-            self.handfuls.push(date, event)?;
+            self.suspects.push(date, event)?;
             if !records.same_source(row) {
                 source = self.learned.sources.code(records.source.value(row));
             }
@@ -281,7 +280,7 @@ impl Pass for KeyPass {
     }
 
     fn finish(&mut self) -> Result<Vec<RecordBatch>> {
-        self.handfuls.finish()?;
+        self.suspects.finish()?;
         let counts = std::mem::take(&mut self.counts);
         self.learned.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
         Ok(Vec::new())

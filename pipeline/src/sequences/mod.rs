@@ -148,18 +148,19 @@ async fn run(
     let mut properties = described(config, &events, items_version, since);
     properties.insert(DELTA_TAU_MS.into(), delta_tau_ms(log.delta_tau));
     properties.extend(measured(wrote.intervals.as_ref()));
-    let shards = written.take();
+    let mut shards = written.take();
     let change = Change {
         table,
         schema: &SEQUENCES_SCHEMA,
         partition_by: &[],
         mode: CommitMode::Replace,
-        shards: &shards,
+        shards: shards.shards(),
         properties,
         read_version: present.as_ref().map(Snapshot::version),
         transactions: BTreeMap::new(),
     };
-    let committed = commit(root, change).await?;
+    let committed = commit(root, change).await;
+    let committed = shards.settle(committed)?;
     let written = root.snapshot_at(table, committed.version).await?;
     let written = written.ok_or(BuildError::Vanished { table: table.into(), version: committed.version })?;
     let (spilled_bytes, seconds_reading) = (log.spilled_bytes(), log.seconds_reading);

@@ -32,7 +32,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
-use super::event::Event;
+use super::event::{Event, NO_TIME};
 use super::resolve::{Key, Resolution};
 use crate::engine::bucket_field;
 
@@ -354,8 +354,8 @@ fn marks(event: &Event) -> u8 {
     u8::from(event.is_fresh()) * FRESH_MARK + u8::from(event.is_fit()) * FIT_MARK
 }
 
-/// Leaves one of each user's equal neighbours: that with the earliest request, because it depends on nothing
-/// but the log. It is fit where all of them are.
+/// Leaves one of each user's equal neighbours: the one with the earliest request, because that depends on nothing but the
+/// log; one without a request's time only where none has any. It is fit where all of them are.
 fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)], key: impl Fn(&Event) -> Key) {
     let (mut kept, mut start) = (Vec::with_capacity(events.len()), 0);
     for (_, end) in users {
@@ -363,7 +363,7 @@ fn drop_copies(events: &mut Vec<Event>, users: &mut [(String, usize)], key: impl
         start = *end;
         let equal = of_user.chunk_by(|one, two| key(one) == key(two));
         kept.extend(equal.filter_map(|equal| {
-            let first = equal.iter().min_by_key(|event| event.request_ts)?;
+            let first = equal.iter().min_by_key(|event| (event.request_ts == NO_TIME, event.request_ts))?;
             Some(first.fit(equal.iter().all(Event::is_fit)))
         }));
         *end = kept.len();
@@ -497,12 +497,16 @@ mod tests {
         (rows, sort.copies())
     }
 
+    fn request_ts() -> impl Strategy<Value = i64> {
+        prop_oneof![Just(NO_TIME), 0i64..2]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn the_sort_at_once_and_the_one_by_ranges_agree(
             batches in prop::collection::vec(
-                prop::collection::vec((0u8..12, 0i64..6, 0u32..2, 0i64..4, 0u64..3, 0i64..2), 1..40), 1..6),
+                prop::collection::vec((0u8..12, 0i64..6, 0u32..2, 0i64..4, 0u64..3, request_ts()), 1..40), 1..6),
             shuffle in prop::option::of(0u64..3),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -512,7 +516,8 @@ mod tests {
                 let mut expected = batches.concat();
                 expected.sort_by_key(|&(user, ts, source, position, event, request_ts)| {
                     let tie = shuffle.map_or(0, |seed| mix64(seed, event));
-                    (format!("user{user}"), ts, tie, RANKS[source as usize], position, event, request_ts)
+                    (format!("user{user}"), ts, tie, RANKS[source as usize], position, event,
+                     request_ts == NO_TIME, request_ts)
                 });
                 expected.dedup_by_key(|row| place(row));
                 let expected: Vec<(String, Event)> = expected

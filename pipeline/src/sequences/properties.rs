@@ -33,6 +33,7 @@ pub(crate) fn described(
         (properties::EVENTS_VERSION, events.version().to_string()),
         (properties::ITEMS_VERSION, items_version.to_string()),
         (properties::CONFIG_HASH, sequences.hash()),
+        (properties::DEDUP_DAYS, config.events.dedup_days.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();

@@ -15,6 +15,7 @@ use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
 
 use super::BuildError;
+use crate::records::date_days;
 
 /// The events appended after a version.
 #[derive(Debug, Default)]
@@ -78,7 +79,7 @@ impl Fresh {
 /// The date in `event_date=2026-11-22/part-….parquet`, in days.
 fn date_in(path: &str) -> Option<i32> {
     let text = path.split('/').find_map(|part| part.strip_prefix(EVENT_DATE)?.strip_prefix('='))?;
-    super::duplicates::days(text)
+    date_days(text)
 }
 
 #[cfg(test)]

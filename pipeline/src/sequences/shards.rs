@@ -8,7 +8,7 @@ use datafusion::common::{DataFusionError, Result};
 use schemas::delta::Root;
 
 use super::BuildError;
-use crate::commit::{NewShard, ShardWriter, discard};
+use crate::commit::{ShardWriter, Uncommitted};
 use crate::engine::{Pass, PassSpec, bucket_field};
 
 /// One row describes one finished shard: what a driver needs for the commit and for its sums.
@@ -31,33 +31,28 @@ pub(super) struct WriteShards {
     pub owned: fn(&RecordBatch) -> u64,
 }
 
-/// The finished shards that no commit has named yet. Dropped, it deletes them.
+/// The finished shards of all threads.
 #[derive(Debug)]
 pub(crate) struct Written {
     table: String,
     schema: SchemaRef,
     root: Root,
-    shards: Mutex<Vec<NewShard>>,
+    shards: Mutex<Uncommitted>,
 }
 
 impl Written {
     /// None yet, of a table with these columns.
     pub(crate) fn new(table: &str, schema: &SchemaRef, root: &Root) -> Self {
-        let (table, schema) = (table.to_owned(), Arc::clone(schema));
-        Self { table, schema, root: root.clone(), shards: Mutex::default() }
+        let shards = Mutex::new(Uncommitted::new(root, table));
+        Self { table: table.to_owned(), schema: Arc::clone(schema), root: root.clone(), shards }
     }
 
-    /// The shards, by path; from here on they are the caller's.
-    pub(crate) fn take(&self) -> Vec<NewShard> {
-        let mut shards = std::mem::take(&mut *self.shards.lock().unwrap_or_else(PoisonError::into_inner));
-        shards.sort_by(|a, b| a.path.cmp(&b.path));
+    /// The shards, by path.
+    pub(crate) fn take(&self) -> Uncommitted {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = std::mem::replace(&mut *shards, Uncommitted::new(&self.root, &self.table));
+        shards.sort();
         shards
-    }
-}
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        discard(&self.root, &self.table, &self.take());
     }
 }
 

@@ -20,7 +20,7 @@ use schemas::history::DeltaTau;
 
 use super::BuildError;
 use super::codes::{Codes, ItemCodes};
-use super::duplicates::{Known, Repeated, Suspects, by_date};
+use super::duplicates::{Known, Repeated, Search, by_date};
 use super::event::Event;
 use super::intervals::{INTERVALS_MIN, Intervals, Measure, RequestIntervals};
 use super::items::Catalogue;
@@ -31,7 +31,7 @@ use super::refresh::Fresh;
 use super::report::Counts;
 use super::resolve::Resolution;
 use super::shards::{WriteShards, Written};
-use crate::engine::{BucketExec, Buckets, PassExec, Scatter};
+use crate::engine::{BucketExec, Buckets, PassExec, Scatter, Suspects};
 use crate::scan::{Resources, SnapshotTable, balanced};
 
 /// A scan of shards, and whether their events are fresh.
@@ -139,7 +139,11 @@ impl<'a> Builder<'a> {
         let learned = Arc::new(Learned {
             sources: Codes::default(),
             items,
-            suspects: Arc::new(Suspects::new(log.snapshot().rows(), self.resources.suspects_bytes())),
+            suspects: Arc::new(Suspects::new(
+                log.snapshot().rows(),
+                self.resources.suspects_bytes(),
+                0..=self.config.events.dedup_days,
+            )),
             counts: Mutex::default(),
             newest: AtomicI64::new(i64::MIN),
             progress: Mutex::new(Progress::start("read", log.snapshot().rows(), "events")),
@@ -198,15 +202,16 @@ impl<'a> Builder<'a> {
 
     /// Which events have copies.
     async fn repeated(&self, log: &SnapshotTable, learned: &Learned) -> Result<Repeated, BuildError> {
-        let mut repeated = Repeated::default();
         let suspects = learned.suspects.find(self.resources.threads)?;
         let actions = &self.config.sequences.actions;
-        let known = Known { learned, actions, fresh: self.fresh.as_deref() };
-        for shards in by_date(log.snapshot().shards(), &suspects) {
+        let days = self.config.events.dedup_days;
+        let known = Known { learned, actions, fresh: self.fresh.as_deref(), days };
+        let mut search = Search::new(&suspects, &known);
+        for (date, shards) in by_date(log.snapshot().shards(), &suspects) {
             let plans = self.scans(log, shards)?;
-            repeated.look_through(plans, &self.context.task_ctx(), &suspects, &known).await?;
+            search.look_through(date, plans, &self.context.task_ctx()).await?;
         }
-        Ok(repeated)
+        Ok(search.finish())
     }
 
     /// Every bucket's events in the order of their histories.

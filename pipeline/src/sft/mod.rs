@@ -201,18 +201,19 @@ impl Build<'_> {
         if limits.derived.contains_key(condition) {
             properties.insert(POOL.into(), examples.carriers.pools[0].to_string());
         }
-        let shards = written.take();
+        let mut shards = written.take();
         let change = Change {
             table: &table,
             schema: &SFT_SCHEMA,
             partition_by: &[],
             mode: CommitMode::Replace,
-            shards: &shards,
+            shards: shards.shards(),
             properties,
             read_version: present.as_ref().map(Snapshot::version),
             transactions: BTreeMap::new(),
         };
-        let committed = commit(self.root, change).await?;
+        let committed = commit(self.root, change).await;
+        let committed = shards.settle(committed)?;
         let stored = self.root.snapshot_at(&table, committed.version).await?;
         let stored = stored.ok_or(BuildError::Vanished { table, version: committed.version })?;
         Ok(SftTable {

@@ -169,16 +169,16 @@ type Sums = BTreeMap<(String, String), f64>;
 
 /// The definition, over everything at once.
 fn expected(events: &[Event], items: &[Item], config: &Config, as_of: i64) -> Vec<Row> {
-    let mut first: BTreeMap<(i64, &str), &Event> = BTreeMap::new();
-    for event in events {
-        let key = |e: &Event| {
-            (e.source.clone(), e.position, e.ts, e.user.clone(), e.item.clone(), e.action.clone())
-        };
-        let known = first.entry((event.ts.div_euclid(DAY_MS), &event.event_id)).or_insert(event);
-        if key(event) < key(known) {
-            *known = event;
-        }
-    }
+    let mut sorted: Vec<&Event> = events.iter().collect();
+    sorted.sort_by_key(|e| {
+        (e.source.clone(), e.position, e.ts, e.user.clone(), e.item.clone(), e.action.clone())
+    });
+    let days = |one: &Event, other: &Event| one.ts.div_euclid(DAY_MS).abs_diff(other.ts.div_euclid(DAY_MS));
+    let is_first = |n: usize, event: &Event| {
+        let days_max = u64::from(config.events.dedup_days);
+        !sorted[..n].iter().any(|o| o.event_id == event.event_id && days(o, event) <= days_max)
+    };
+    let first = sorted.iter().enumerate().filter(|(n, event)| is_first(*n, event)).map(|(_, event)| *event);
     let from = as_of - config.instructions.window.ms;
     let actions = &config.sequences.actions;
     let of = |item: &Item, ts: i64| -> Vec<(String, String, f64)> {
@@ -204,7 +204,7 @@ fn expected(events: &[Event], items: &[Item], config: &Config, as_of: i64) -> Ve
         of(item, as_of).into_iter().for_each(|(a, c, _)| *pools.entry((a, c)).or_default() += 1);
     }
     let mut users: BTreeMap<&str, (f64, Sums)> = BTreeMap::new();
-    for event in first.into_values() {
+    for event in first {
         if event.ts <= from || event.ts > as_of || !(actions.is_empty() || actions.contains(&event.action)) {
             continue;
         }
@@ -541,6 +541,7 @@ proptest! {
         steps in steps(),
         filtered in any::<bool>(),
         min_pool in 0usize..3,
+        days in 0u32..4,
     ) {
         let mut config = config(&["instructions.window=2d", "instructions.per_user=4"]);
         config.instructions.quota =
@@ -551,6 +552,7 @@ proptest! {
         if filtered {
             config.sequences.actions = vec!["play".into()];
         }
+        config.events.dedup_days = days;
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(check(first, items, steps, config));
     }

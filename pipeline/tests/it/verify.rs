@@ -35,6 +35,10 @@ fn log(seed: u64, n: u64) -> Vec<Event> {
             13 => events.push(event),
             26 => events.push(Event { source: "file0".into(), ..event }),
             39 => events.push(Event { user: "user1".into(), source: "file9".into(), ..event }),
+            // On the next date, the one before and one that is farther away.
+            3 => events.push(Event { ts: event.ts + DAY_MS, source: "file0".into(), ..event }),
+            19 => events.push(Event { ts: event.ts - DAY_MS, source: "file9".into(), ..event }),
+            33 => events.push(Event { ts: event.ts + 3 * DAY_MS, position: 99, ..event }),
             _ => {}
         }
     }
@@ -55,6 +59,7 @@ async fn what_is_built_verifies() {
         config.sequences.max_len = [200, 8, 20, 30][seed as usize];
         config.sequences.sft_share = 0.2;
         config.sequences.shards = 3;
+        config.events.dedup_days = [2, 0, 1, 3][seed as usize];
         for (ties, actions, split) in [
             (Ties::FileOrder, vec![], SplitKind::LeaveOneOut),
             (Ties::Shuffled, vec!["play".to_owned()], SplitKind::None),
@@ -73,6 +78,42 @@ async fn what_is_built_verifies() {
         // The copies are a violation of `events`, not of what was made from it.
         let found = verify(&config, &root, Some(EVENTS)).await.unwrap();
         assert!(found.violation.unwrap().to_string().contains("unique within its event_date"));
+    }
+}
+
+#[tokio::test]
+async fn an_event_on_both_sides_of_midnight_counts_once() {
+    let event = |id: &str, day: i64, position: i64| Event {
+        event_id: id.into(),
+        ts: day * DAY_MS,
+        position,
+        source: "file".into(),
+        action: "play".into(),
+        user: "user".into(),
+        ..log(1, 1).remove(0)
+    };
+    let log = [event("a", 5, 3), event("a", 6, 2), event("b", 5, 0), event("b", 9, 1), event("c", 9, 4)];
+    for (days, expected) in [(0, 5), (1, 4), (4, 3)] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        append(&root, &log[..2]).await;
+        append(&root, &log[2..]).await;
+        let mut config = Config::default();
+        config.events.dedup_days = days;
+        let report = build(&config, &root).await.unwrap();
+        let counts = report.counts.unwrap();
+        assert_eq!(counts.events - counts.duplicates, expected, "{days}");
+        let rows = crate::common::rows(&root).await;
+        let times: Vec<i64> =
+            rows.into_values().flatten().flat_map(|row| row.ts).map(|ts| ts / DAY_MS).collect();
+        let kept: &[i64] = match days {
+            0 => &[5, 5, 6, 9, 9],
+            1 => &[5, 6, 9, 9],
+            _ => &[5, 6, 9],
+        };
+        assert_eq!(times, kept, "{days}");
+        let found = verify(&config, &root, Some(SEQUENCES)).await.unwrap();
+        assert!(found.violation.is_none() && found.tables[0].skipped.is_empty(), "{found}");
     }
 }
 

@@ -40,6 +40,10 @@ pub struct Events {
     /// Largest size to which a packed Parquet file (`.parquet.gz`, `.parquet.zst`) is unpacked, in the directory for
     /// temporary files; a larger one stops the run. Also that of the catalogue's files.
     pub max_unpacked_bytes: MemorySize,
+    /// Events with one `event_id` whose dates lie at most so many days apart are one event: the first of a run by file and
+    /// row, or offset, is stored, if none is stored yet; a later one is a duplicate. What got past it (a message that was
+    /// sent again more than so many days after its time is not looked for), builds count once by the same rule. 0: on one date only.
+    pub dedup_days: u32,
     /// A run in which a larger share of the log's records are dead letters, or of the catalogue's, stops and
     /// commits nothing.
     pub max_dead_letter_rate: f64,
@@ -58,6 +62,7 @@ impl Default for Events {
             check_times: true,
             max_record_bytes: 1 << 20,
             max_unpacked_bytes: MemorySize::bytes(16 << 30),
+            dedup_days: 2,
             max_dead_letter_rate: 0.01,
         }
     }

@@ -26,6 +26,9 @@ pub struct Kafka {
     pub protocol: GroupProtocol,
     /// Where reading begins in a partition that the table knows nothing of.
     pub start: Start,
+    /// What is done about a topic of this name that is not the one that was read before: it was deleted and made again,
+    /// or lies in another cluster. The tables keep the ids that the brokers give to topics and clusters.
+    pub recreated: Recreated,
     /// What a message's value is.
     pub format: MessageFormat,
     /// The schema registry's address, that of Confluent's API; Avro and Protobuf values then begin with a schema's id.
@@ -46,9 +49,9 @@ pub struct Kafka {
     pub batch_bytes: MemorySize,
     /// or this long after the first.
     pub batch_interval: Span,
-    /// An event whose producer gave it an id is stored once, if it is sent again within so many days of its time. Ids take
-    /// some 40 bytes each in memory.
-    pub dedup_days: u32,
+    /// Earlier name of `events.dedup_days`: where it is given, `pipeline consume` uses it instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedup_days: Option<u32>,
     /// How long a broker, a topic or a registry may be away before the program gives up.
     pub patience: Span,
     /// librdkafka's own settings, such as `"security.protocol" = "SASL_SSL"`. Secrets are `env:NAME` or `file:PATH`.
@@ -64,6 +67,7 @@ impl Default for Kafka {
             instance: None,
             protocol: GroupProtocol::Classic,
             start: Start::Earliest,
+            recreated: Recreated::Refuse,
             format: MessageFormat::Json,
             schema_registry: None,
             schema_registry_auth: None,
@@ -72,7 +76,7 @@ impl Default for Kafka {
             batch_rows: 500_000,
             batch_bytes: MemorySize::bytes(256 << 20),
             batch_interval: Span::seconds(10),
-            dedup_days: 2,
+            dedup_days: None,
             patience: Span::minutes(2),
             properties: BTreeMap::new(),
         }
@@ -97,6 +101,16 @@ pub enum Start {
     Earliest,
     /// With what comes from now on.
     Latest,
+}
+
+/// What is done about another topic of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recreated {
+    /// An error, which names both.
+    Refuse,
+    /// It is read from its beginning, and its offsets take the place of the other one's.
+    FromStart,
 }
 
 /// What a message's value is.

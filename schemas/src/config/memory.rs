@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Kafka, invalid};
 use crate::memory::MemorySize;
 
-/// Batches of messages that a consumer holds at most: one fills, one waits, one is written, and what is made of it.
+/// Batches of messages that a consumer holds at most: one fills, one waits, one is written, and what is made of it. They have
+/// half of its share; the ids of stored events have the other half.
 const BATCHES: u64 = 4;
 
 /// `[memory]`: what grows with the log is bounded by these budgets, and the rest goes to temporary files; programs, models and
@@ -20,7 +21,7 @@ pub struct Memory {
     pub daily: f64,
     /// The share of `climber refresh`.
     pub refresh: f64,
-    /// The share of `pipeline consume`, whose batches are no larger than a quarter of it.
+    /// The share of `pipeline consume`, whose batches are no larger than an eighth of it; half of it holds the ids of stored events.
     pub consume: f64,
 }
 
@@ -43,8 +44,13 @@ impl Memory {
 
     /// `kafka`, with batches that fit into the consumer's share.
     pub fn for_consumer(&self, kafka: &Kafka) -> Kafka {
-        let batch = MemorySize::bytes(self.share(self.consume).bytes / BATCHES);
+        let batch = MemorySize::bytes(self.share(self.consume).bytes / 2 / BATCHES);
         Kafka { batch_bytes: kafka.batch_bytes.min(batch), ..kafka.clone() }
+    }
+
+    /// What a consumer may hold in ids of stored events.
+    pub fn ids_of_consumer(&self) -> MemorySize {
+        MemorySize::bytes(self.share(self.consume).bytes / 2)
     }
 
     fn share(&self, share: f64) -> MemorySize {
@@ -80,9 +86,9 @@ mod tests {
         let consumer = memory.for_consumer(&Kafka::default());
         assert_eq!(memory.of_daily().bytes, 600 << 20);
         assert_eq!(memory.of_refresh().bytes, 200 << 20);
-        assert_eq!(consumer.batch_bytes.bytes, 50 << 20);
-        let together =
-            memory.of_daily().bytes + memory.of_refresh().bytes + BATCHES * consumer.batch_bytes.bytes;
+        assert_eq!(consumer.batch_bytes.bytes, 25 << 20);
+        let of_consumer = BATCHES * consumer.batch_bytes.bytes + memory.ids_of_consumer().bytes;
+        let together = memory.of_daily().bytes + memory.of_refresh().bytes + of_consumer;
         assert!(together <= 1_000 << 20);
         // A smaller batch stays as it is.
         let small = Kafka { batch_bytes: MemorySize::bytes(1 << 20), ..Kafka::default() };

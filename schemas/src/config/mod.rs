@@ -30,7 +30,7 @@ pub use duration::Span;
 pub use file_access::FileAccess;
 pub use forget::Forget;
 pub use jobs::{Daily, Gate, NearRealTime, Retention, Unmeasured};
-pub use kafka::{GroupProtocol, Kafka, MessageFormat, Start};
+pub use kafka::{GroupProtocol, Kafka, MessageFormat, Recreated, Start};
 pub use memory::Memory;
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 pub use refresh::Refresh;
@@ -161,6 +161,12 @@ fn invalid<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, C
 }
 
 impl Config {
+    /// Within how many days of its time a message that is sent again is looked for: `events.dedup_days`, or its earlier
+    /// name in `[kafka]`.
+    pub fn consumer_dedup_days(&self) -> u32 {
+        self.kafka.dedup_days.unwrap_or(self.events.dedup_days)
+    }
+
     /// Reads `path`, applies `overrides` (each `key=value`, the value in TOML or a bare word) in order, and
     /// checks the result.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {

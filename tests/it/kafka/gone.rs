@@ -79,6 +79,30 @@ fn what_is_deleted_before_a_running_consumer_reads_it_is_named_too() {
 }
 
 #[test]
+fn a_topic_that_was_made_anew_and_is_longer_is_refused_or_read_from_its_beginning() {
+    let Some(broker) = Broker::shared() else { return };
+    let shop = Shop::new(broker, "longer", 1);
+    shop.send(&events(0, 0..100));
+    assert_eq!(fates(&shop.consume_once(&[])), [100, 100, 0, 0]);
+    broker.recreate_topic(&shop.topic, 1);
+    shop.send(&events(0, 1_000..1_500));
+    let said = stderr(&shop.consume_in_vain(&[]));
+    for words in ["up to offset 100", "topic id `", "cluster id `", "ends at 500", "kafka.recreated"] {
+        assert!(said.contains(words), "`{words}`: {said}");
+    }
+    assert_eq!(stored(&shop), (0..100).collect::<Vec<_>>());
+    let anew = ["--set", "kafka.recreated=from-start"];
+    assert_eq!(fates(&shop.consume_once(&anew)), [500, 500, 0, 0]);
+    let mut all: Vec<i64> = (0..100).chain(0..500).collect();
+    all.sort_unstable();
+    assert_eq!(stored(&shop), all);
+    // From now on it is this one.
+    shop.send(&events(0, 1_500..1_510));
+    assert_eq!(fates(&shop.consume_once(&[])), [10, 10, 0, 0]);
+    assert_eq!(fates(&shop.consume_once(&anew)), [0, 0, 0, 0]);
+}
+
+#[test]
 fn a_topic_that_was_made_anew_and_is_shorter_is_refused() {
     let Some(broker) = Broker::shared() else { return };
     let shop = Shop::new(broker, "anew", 1);

@@ -7,6 +7,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::super::batch;
 use super::super::reached::Stored;
+use super::identity::TopicIdentity;
 
 /// A chunk is handed on when it has so many messages or bytes, or this long after its first.
 const CHUNK_MESSAGES: usize = 4_096;
@@ -23,8 +24,9 @@ pub(in super::super) fn channel() -> (SyncSender<Input>, Receiver<Input>) {
 pub(in super::super) enum Input {
     /// Messages of partitions that were begun.
     Messages(Chunk),
-    /// A partition's messages come, from `read` on; what the tables know of it.
-    Begin { partition: i32, stored: Stored, read: i64 },
+    /// A partition's messages come, from `read` on; what the tables know of it. `topic`: which topic it is, if the brokers
+    /// say; `anew`: it takes the place of another one, of which the tables' offsets are.
+    Begin { partition: i32, stored: Stored, read: i64, topic: Option<TopicIdentity>, anew: bool },
     /// No more messages of it come. What was read of it and not flushed is forgotten.
     End { partition: i32 },
     /// Everything before this is to be committed, and then answered.

@@ -11,18 +11,21 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::config::Start;
+use schemas::config::{Recreated, Start};
 
 use super::super::error::ConsumeError;
 use super::super::metrics::Metrics;
-use super::super::reached;
+use super::super::reached::{self, Stored};
 use super::super::report::Gone;
 use super::super::settings::Secrets;
 use super::chunk::{Chunk, Input};
+use super::identity::{self, TopicIdentity};
 use super::{ASK, Poller, millis};
 
 /// A trouble that goes on is said again after so long.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// Between two questions which topic it is.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long what was read of revoked partitions, or at the end, may take to be committed.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -131,6 +134,13 @@ impl State {
     }
 }
 
+/// What is known of partitions before they are read.
+struct Known {
+    stored: BTreeMap<i32, Stored>,
+    /// Which topic the brokers have.
+    topic: Option<TopicIdentity>,
+}
+
 /// What librdkafka calls back.
 pub(super) struct Context {
     pub(super) topic: String,
@@ -158,12 +168,77 @@ impl Context {
         Ok(())
     }
 
-    /// Where a partition is to be read from; the assembler is told.
-    fn begin(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<i64, ConsumeError> {
+    /// What the tables and the brokers say of partitions that are to be read.
+    fn known(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Known, ConsumeError> {
         let poller = &self.poller;
-        let stored = poller.runtime.block_on(reached::read(&poller.root, &self.topic, partition))?;
+        let stored = poller.runtime.block_on(reached::read(&poller.root, &self.topic, partitions))?;
+        if partitions.is_empty() {
+            return Ok(Known { stored, topic: None });
+        }
+        // Brokers that have told it once will do so again.
+        let expected = stored.values().any(|stored| stored.topic.is_some());
+        let deadline = Instant::now() + millis(poller.kafka.patience.ms);
+        loop {
+            let topic = identity::ask(consumer.client().native_ptr(), &self.topic, ASK);
+            if topic.is_none() && expected {
+                if Instant::now() < deadline {
+                    tracing::warn!("which topic `{}` is, the brokers do not say; asking again", self.topic);
+                    std::thread::sleep(ASK_AGAIN);
+                    continue;
+                }
+                tracing::warn!("whether `{}` is the topic that was read before is not known", self.topic);
+            }
+            return Ok(Known { stored, topic });
+        }
+    }
+
+    /// Which topic a partition is read from, and whether it takes the place of another one.
+    fn identify(
+        &self,
+        partition: i32,
+        Known { topic, .. }: &Known,
+        stored: &Stored,
+        end: i64,
+    ) -> Result<(Option<TopicIdentity>, bool), ConsumeError> {
+        let (Some(now), Some(before)) = (topic, &stored.topic) else {
+            return Ok((topic.clone().or_else(|| stored.topic.clone()), false));
+        };
+        if now.is(before) {
+            return Ok((Some(now.known_as(before)), false));
+        }
+        match self.poller.kafka.recreated {
+            Recreated::Refuse => Err(ConsumeError::Recreated {
+                topic: self.topic.clone(),
+                partition,
+                stored: stored.events.unwrap_or_default(),
+                before: before.to_string(),
+                now: now.to_string(),
+                end,
+            }),
+            Recreated::FromStart => {
+                tracing::warn!(
+                    partition,
+                    "`{}` with {before} was read before; the one with {now} is read from its beginning",
+                    self.topic
+                );
+                Ok((Some(now.after(before)), true))
+            }
+        }
+    }
+
+    /// Where a partition is to be read from; the assembler is told.
+    fn begin(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partition: i32,
+        known: &Known,
+    ) -> Result<i64, ConsumeError> {
+        let poller = &self.poller;
+        let stored = known.stored.get(&partition).cloned().unwrap_or_default();
         let (low, high) = self.watermarks(consumer, partition)?;
-        let read = match (stored.events, poller.kafka.start) {
+        let (topic, anew) = self.identify(partition, known, &stored, high)?;
+        let read = match (stored.events.filter(|_| !anew), poller.kafka.start) {
+            _ if anew => low,
             (None, Start::Earliest) => low,
             (None, Start::Latest) => high,
             (Some(stored), _) if stored > high => {
@@ -172,7 +247,7 @@ impl Context {
             (Some(stored), _) => stored.max(low),
         };
         let mut state = self.state();
-        if let Some(from) = stored.events.filter(|&stored| stored < low) {
+        if let Some(from) = stored.events.filter(|&stored| stored < low && !anew) {
             let gone = Gone { topic: self.topic.clone(), partition, from, to: low };
             tracing::error!("{gone}");
             poller.metrics.gone(partition, gone.offsets());
@@ -182,7 +257,7 @@ impl Context {
         poller.metrics.began(partition, read, high);
         state.assigned.insert(partition);
         state.read_to(partition, read);
-        state.send(Input::Begin { partition, stored, read });
+        state.send(Input::Begin { partition, stored, read, topic, anew });
         tracing::info!(partition, from = read, "reading begins");
         Ok(read)
     }
@@ -214,7 +289,8 @@ impl Context {
             return Ok(());
         }
         self.state().hand_on();
-        let from = self.begin(consumer, partition)?;
+        let known = self.known(consumer, &[partition])?;
+        let from = self.begin(consumer, partition, &known)?;
         // Not `seek`, which a partition that has just failed does not take.
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
@@ -265,17 +341,25 @@ impl ConsumerContext for Context {
         self.poller.metrics.rebalanced();
         match rebalance {
             Rebalance::Assign(partitions) => {
+                let numbers: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
+                let known = self.known(consumer, &numbers);
                 for mut element in partitions.elements() {
-                    let begun = self.begin(consumer, element.partition());
+                    let begun = match &known {
+                        Ok(known) => self.begin(consumer, element.partition(), known).map(Some),
+                        Err(_) => Ok(None),
+                    };
                     let set = begun.and_then(|from| {
                         let source = |source| ConsumeError::Kafka { topic: self.topic.clone(), source };
-                        element.set_offset(Offset::Offset(from)).map_err(source)
+                        // Without an offset, not from anywhere: an error ends the program before a message of it is taken.
+                        element.set_offset(from.map_or(Offset::End, Offset::Offset)).map_err(source)
                     });
                     if let Err(error) = set {
                         self.state().error.get_or_insert(error);
-                        // Not from anywhere: the error ends the program before a message of it is taken.
                         let _ = element.set_offset(Offset::End);
                     }
+                }
+                if let Err(error) = known {
+                    self.state().error.get_or_insert(error);
                 }
             }
             Rebalance::Revoke(partitions) => {

@@ -8,11 +8,13 @@ use proptest::prelude::*;
 use schemas::tables::Reason;
 
 use super::super::batch::{Message, MicroBatch, Part};
-use super::super::reached;
+use super::super::reached::{self, Stored};
 use super::*;
 use crate::records::{Event, Rejection};
 
 const TOPIC: &str = "clicks";
+/// Of one date at a time: dates are given back and read again.
+const IDS_BYTES: u64 = 0;
 const NOON: i64 = 1_700_049_600_000;
 
 /// Source and position.
@@ -38,16 +40,24 @@ struct Consumer {
 impl Consumer {
     fn new(root: &Root) -> Self {
         let shared = Shared::default();
-        let store = Store::new(root.clone(), TOPIC, 2, shared.clone(), Arc::new(Metrics::new()));
+        let store = Store::new(root.clone(), TOPIC, 2, IDS_BYTES, shared.clone(), Arc::new(Metrics::new()));
         Self { store, shared, batch: MicroBatch::default() }
     }
 
     /// As the poller and the assembler do when a partition is assigned.
     async fn begin(&mut self, partition: i32) {
-        let stored = reached::read(&self.store.root, TOPIC, partition).await.unwrap();
+        let stored = stored(&self.store.root, partition).await;
         let from = stored.events.unwrap_or(0);
         self.batch.parts.insert(partition, Part::new(from, from, stored.events.is_none()));
-        self.tell(Output::Begin { partition, stored, from }).await;
+        let topic = stored.topic.clone();
+        self.tell(Output::Begin { partition, stored, from, topic }).await;
+    }
+
+    /// As they do with a topic that takes the place of another one.
+    async fn begin_anew(&mut self, partition: i32, topic: TopicIdentity) {
+        let stored = stored(&self.store.root, partition).await;
+        self.batch.parts.insert(partition, Part::new(0, 0, true));
+        self.tell(Output::Begin { partition, stored, from: 0, topic: Some(topic) }).await;
     }
 
     async fn tell(&mut self, output: Output) {
@@ -111,6 +121,10 @@ impl Consumer {
         self.store.leave_out_overtaken(&mut taken);
         self.store.commit_dead_letters(&taken).await.unwrap();
     }
+}
+
+async fn stored(root: &Root, partition: i32) -> Stored {
+    reached::read(root, TOPIC, &[partition]).await.unwrap().remove(&partition).unwrap()
 }
 
 fn root() -> (tempfile::TempDir, Root) {
@@ -207,8 +221,33 @@ async fn where_reading_began_is_known_though_nothing_came() {
     let mut consumer = Consumer::new(&root);
     consumer.begin(3).await;
     consumer.store().await;
-    let stored = reached::read(&root, TOPIC, 3).await.unwrap();
-    assert_eq!(stored, super::super::reached::Stored { events: Some(0), dead_letters: None });
+    assert_eq!(stored(&root, 3).await, Stored { events: Some(0), ..Stored::default() });
+}
+
+#[tokio::test]
+async fn a_topic_that_is_read_anew_takes_the_place_of_the_other_one() {
+    let (_directory, root) = root();
+    let log = [vec![Lies::Event; 8], vec![Lies::Poison; 2]].concat();
+    let first = TopicIdentity::new("cluster", "one");
+    let mut consumer = Consumer::new(&root);
+    consumer.begin_anew(0, first.clone()).await;
+    consumer.read(0, &log, 10);
+    consumer.store().await;
+    let known = stored(&root, 0).await;
+    assert_eq!((known.events, known.dead_letters, known.topic.as_ref()), (Some(10), Some(10), Some(&first)));
+    // Shorter than the other one, and with a dead letter where that one had one.
+    let second = TopicIdentity::new("cluster", "two").after(&first);
+    let mut consumer = Consumer::new(&root);
+    consumer.begin_anew(0, second.clone()).await;
+    consumer.read(0, &[vec![Lies::Poison; 2], vec![Lies::Event; 2]].concat(), 4);
+    consumer.store().await;
+    let known = stored(&root, 0).await;
+    assert_eq!((known.events, known.dead_letters, known.topic.as_ref()), (Some(4), Some(4), Some(&second)));
+    assert_eq!(places(&root, DEAD_LETTERS).await.len(), 4);
+    // It goes on there.
+    consumer.read(0, &[Lies::Poison; 6], 2);
+    consumer.store().await;
+    assert_eq!(places(&root, DEAD_LETTERS).await.len(), 6);
 }
 
 #[tokio::test]

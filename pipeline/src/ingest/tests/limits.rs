@@ -12,7 +12,7 @@ type Row = (Option<u8>, u8, u8, i64);
 const DAY: i64 = 86_400;
 
 fn row() -> impl Strategy<Value = Row> {
-    let ts = (0..3i64, 0..2i64).prop_map(|(day, second)| day * DAY + second);
+    let ts = (0..6i64, 0..2i64).prop_map(|(day, second)| day * DAY + second);
     (prop::option::weighted(0.3, 0..40u8), 0..3u8, 0..4u8, ts)
 }
 
@@ -37,7 +37,9 @@ fn expected(files: &[Vec<Row>], stored: &mut HashSet<(i64, String)>) -> Vec<(usi
                 None => format!("{row:?} {before}"),
             };
             *before += 1;
-            if stored.insert((row.3 / DAY, id)) {
+            let (day, days) = (row.3 / DAY, if row.0.is_some() { 2 } else { 0 });
+            if (day - days..=day + days).all(|near| !stored.contains(&(near, id.clone()))) {
+                stored.insert((day, id));
                 accepted.push((file, position));
             }
         }

@@ -14,6 +14,7 @@ use super::instructions::Weighted;
 use super::violation::Stop;
 use crate::forget::Forgotten;
 use crate::instructions::{Rules, Window};
+use crate::records::date_days;
 
 const COLUMNS: [&str; 7] = ["event_id", "source", "position", "ts", "user_id", "item_id", "action"];
 
@@ -86,8 +87,8 @@ impl Item {
 /// A copy of an event: what decides which one counts, in this order.
 type Copy = (String, i64, i64, String, String, String);
 
-/// By date and id, the copy that counts of events that stand in the table more than once.
-pub(super) type FirstCopies = HashMap<(i64, u128), Copy>;
+/// By date and id of events that stand in the table more than once, the copy that counts, if one of that date does.
+pub(super) type FirstCopies = HashMap<(i64, u128), Option<Copy>>;
 
 /// Events by condition and the number of values that share them.
 type Carrying = BTreeMap<(Condition, u32), u64>;
@@ -117,35 +118,51 @@ impl Recount<'_> {
         self.shards().filter_map(|shard| shard.rows).sum()
     }
 
-    /// Looks for copies, date by date. Memory: the ids of one date, and the repeated events.
+    /// Looks for copies. Memory: the ids of the dates that one window of days spans, and the repeated events.
     pub(super) async fn first_copies(&self) -> Result<FirstCopies, Stop> {
-        let mut first = FirstCopies::new();
-        for shards in by_date(self.events).into_values() {
-            if !shards.iter().any(|shard| self.window.touches(shard)) {
-                continue;
-            }
-            let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
-            for shard in &shards {
+        let days = self.rules.dedup_days;
+        let widened = self.window.widened(days);
+        let mut by_day: BTreeMap<i64, Vec<&Shard>> = BTreeMap::new();
+        for (date, shards) in by_date(self.events) {
+            let day = date.and_then(date_days).map_or(i64::MIN, i64::from);
+            by_day.entry(day).or_default().extend(shards.into_iter().filter(|shard| widened.touches(shard)));
+        }
+        let (mut seen, mut repeated) = (BTreeMap::<i64, HashSet<u128>>::new(), HashSet::new());
+        for (&day, shards) in &by_day {
+            seen.retain(|&before, _| day.saturating_sub(before) <= i64::from(days));
+            for shard in shards {
                 for batch in self.events.read_shard(shard, &["event_id"]).await? {
                     for id in batch.column(0).as_string::<i32>().iter().flatten() {
                         let id = hash128(id.as_bytes());
-                        if !seen.insert(id) {
+                        if seen.values().any(|ids| ids.contains(&id)) {
                             repeated.insert(id);
                         }
+                        seen.entry(day).or_default().insert(id);
                     }
                 }
             }
-            if repeated.is_empty() {
-                continue;
-            }
-            for shard in &shards {
-                for batch in self.events.read_shard(shard, &COLUMNS).await? {
-                    for row in 0..batch.num_rows() {
-                        let (key, copy) = (key(&batch, row), copy(&batch, row));
-                        if repeated.contains(&key.1) && first.get(&key).is_none_or(|first| copy < *first) {
-                            first.insert(key, copy);
-                        }
+        }
+        drop(seen);
+        let mut copies: HashMap<u128, Vec<(Copy, i64)>> = HashMap::new();
+        for shard in by_day.values().flatten().filter(|_| !repeated.is_empty()) {
+            for batch in self.events.read_shard(shard, &COLUMNS).await? {
+                for row in 0..batch.num_rows() {
+                    let (day, id) = key(&batch, row);
+                    if repeated.contains(&id) {
+                        copies.entry(id).or_default().push((copy(&batch, row), day));
                     }
+                }
+            }
+        }
+        let mut first = FirstCopies::new();
+        for (id, mut copies) in copies {
+            copies.sort();
+            for (n, (copy, day)) in copies.iter().enumerate() {
+                let near = |(_, other): &(Copy, i64)| day.abs_diff(*other) <= u64::from(days);
+                let counts = !copies[..n].iter().any(near);
+                let of_day = first.entry((*day, id)).or_default();
+                if counts {
+                    *of_day = Some(copy.clone());
                 }
             }
         }
@@ -176,7 +193,7 @@ impl Recount<'_> {
                     if !first.is_empty()
                         && let key = key(&batch, row)
                         && let Some(first) = first.get(&key)
-                        && (*first != copy(&batch, row) || !counted.insert(key))
+                        && (first.as_ref() != Some(&copy(&batch, row)) || !counted.insert(key))
                     {
                         continue;
                     }

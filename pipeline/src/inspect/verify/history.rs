@@ -26,6 +26,8 @@ pub(super) const HELD_OUT: &str = "a user's held-out events are targets of one r
 pub(super) struct Rules {
     /// Actions that become positions; all where there are none.
     pub actions: Vec<String>,
+    /// Within how many days equal ids are one event.
+    pub dedup_days: u32,
     /// The seed of the `shuffled` order.
     pub shuffle: Option<u64>,
     pub session_gap_ms: i64,
@@ -238,6 +240,7 @@ mod tests {
     fn history() -> History {
         let rules = Rules {
             actions: Vec::new(),
+            dedup_days: 0,
             shuffle: None,
             session_gap_ms: 50,
             batch_gap_ms: 0,

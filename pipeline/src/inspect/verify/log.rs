@@ -1,10 +1,10 @@
 //! The users' events once more, slice by slice, in the order of a history.
 //!
 //! Events are sorted in memory by (time, tie, source, position, hash of the event id), where the tie is 0 for
-//! `file-order` and `mix64(tie_seed, hash64(event_id))` for `shuffled`. Of equal event ids of one date the
-//! smallest record counts, whoever its user is; which ids those are is found first, date by date.
+//! `file-order` and `mix64(tie_seed, hash64(event_id))` for `shuffled`. Of equal event ids a record counts unless a smaller
+//! one, whoever its user is, lies within the days that the table's property names; which ids those are is found first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -14,6 +14,7 @@ use schemas::hash::{hash64, hash128, mix64};
 use schemas::tables::EVENTS_SCHEMA;
 
 use crate::forget::Forgotten;
+use crate::records::{date_days, date_text, dates_around};
 
 use super::events::by_date;
 use super::history::{History, Rules};
@@ -34,11 +35,11 @@ pub(super) struct Log {
 const COLUMNS: [&str; 9] =
     ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position", "value"];
 
-/// The events of which a date has several: the smallest record of each id.
+/// The events that stand there several times within the window of days.
 #[derive(Default)]
 struct Repeated {
-    ids: HashSet<(String, u128)>,
-    /// And whether it is fit to be learned: where all records in its place are.
+    ids: HashSet<u128>,
+    /// By date and id, the record that counts, and whether it is fit to be learned: where all records in its place are.
     first: HashMap<(String, String), (Record, bool)>,
 }
 
@@ -85,48 +86,63 @@ impl<'a> Fields<'a> {
 impl Repeated {
     async fn find(events: &Snapshot, rules: &Rules) -> Result<Self, Stop> {
         let mut repeated = Self::default();
-        for (date, shards) in by_date(events) {
-            let date = date.unwrap_or_default();
-            let (mut seen, mut again) = (HashSet::new(), false);
-            for shard in &shards {
+        let by_date = by_date(events);
+        let day = |date: Option<&str>| date.and_then(date_days).unwrap_or_default();
+        // The ids of the newest dates, and the dates that have a repeated id.
+        let (mut seen, mut dates) = (BTreeMap::<i32, HashSet<u128>>::new(), BTreeSet::new());
+        for (&date, shards) in &by_date {
+            let date = day(date);
+            seen = seen.split_off(dates_around(date, rules.dedup_days).start());
+            for shard in shards {
                 for batch in reader::read(events, shard, &EVENTS_SCHEMA, &["event_id"]).await? {
                     for id in batch.column(0).as_string::<i32>().iter().flatten() {
                         let id = hash128(id.as_bytes());
-                        if !seen.insert(id) {
-                            again = true;
-                            repeated.ids.insert((date.to_owned(), id));
+                        let before = seen.iter().filter(|(_, ids)| ids.contains(&id)).map(|(&date, _)| date);
+                        let before: Vec<i32> = before.collect();
+                        if !before.is_empty() {
+                            repeated.ids.insert(id);
+                            dates.insert(date);
+                            dates.extend(before);
                         }
+                        seen.entry(date).or_default().insert(id);
                     }
                 }
             }
-            if !again {
-                continue;
-            }
-            let mut copies: HashMap<(String, String), Vec<(Record, bool)>> = HashMap::new();
-            for shard in &shards {
+        }
+        let mut copies: HashMap<String, Vec<(Record, bool)>> = HashMap::new();
+        for (_, shards) in by_date.iter().filter(|(date, _)| dates.contains(&day(**date))) {
+            for shard in shards {
                 for batch in reader::read(events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
-                        if let Some(key) = repeated.key(date, fields.text(0, row)) {
+                        if repeated.ids.contains(&hash128(fields.text(0, row).as_bytes())) {
                             let copy = (fields.record(row), fields.is_fit(rules, row));
-                            copies.entry(key).or_default().push(copy);
+                            copies.entry(fields.text(0, row).to_owned()).or_default().push(copy);
                         }
                     }
                 }
             }
-            for (key, copies) in copies {
-                let Some((first, _)) = copies.iter().min() else { continue };
-                let fit = copies
-                    .iter()
-                    .all(|(copy, fit)| *fit || place(copy) != place(first) || !rules.is_wanted(&copy.5));
-                repeated.first.insert(key, (first.clone(), fit));
+        }
+        for (id, mut copies) in copies {
+            copies.sort();
+            let mut smaller = BTreeSet::new();
+            for (record, _) in &copies {
+                let date = day_of(record.2);
+                let counts = smaller.range(dates_around(date, rules.dedup_days)).next().is_none();
+                smaller.insert(date);
+                if counts {
+                    let fit = copies
+                        .iter()
+                        .all(|(copy, fit)| *fit || place(copy) != place(record) || !rules.is_wanted(&copy.5));
+                    repeated.first.insert((date_text(date), id.clone()), (record.clone(), fit));
+                }
             }
         }
         Ok(repeated)
     }
 
     fn key(&self, date: &str, id: &str) -> Option<(String, String)> {
-        let repeats = !self.ids.is_empty() && self.ids.contains(&(date.to_owned(), hash128(id.as_bytes())));
+        let repeats = !self.ids.is_empty() && self.ids.contains(&hash128(id.as_bytes()));
         repeats.then(|| (date.to_owned(), id.to_owned()))
     }
 
@@ -144,6 +160,10 @@ impl Repeated {
         let (first, fit) = self.first.get(&key)?;
         (*first == fields.record(row) && taken.insert(key)).then_some(*fit)
     }
+}
+
+fn day_of(ts: i64) -> i32 {
+    i32::try_from(ts.div_euclid(86_400_000)).unwrap_or(i32::MAX)
 }
 
 /// What tells the records of an event apart besides their action.

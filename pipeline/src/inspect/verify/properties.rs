@@ -38,6 +38,14 @@ pub(super) fn number(snapshot: &Snapshot, key: &str) -> Result<u64, Stop> {
     Ok(text.parse().map_err(wrong)?)
 }
 
+/// Within how many days the table's build took equal ids for one event.
+fn dedup_days(snapshot: &Snapshot) -> Result<u32, Stop> {
+    match snapshot.properties().contains_key(properties::DEDUP_DAYS) {
+        true => Ok(u32::try_from(number(snapshot, properties::DEDUP_DAYS)?).unwrap_or(u32::MAX)),
+        false => Ok(0),
+    }
+}
+
 /// How the histories were computed, or why that cannot be known.
 pub(super) fn rules(config: &Config, snapshot: &Snapshot) -> Result<Result<Rules, String>, Stop> {
     let sequences = &config.sequences;
@@ -69,6 +77,7 @@ pub(super) fn rules(config: &Config, snapshot: &Snapshot) -> Result<Result<Rules
         _ => DeltaTau::Margin(number(snapshot, properties::DELTA_TAU_MS)? as i64),
     };
     Ok(Ok(Rules {
+        dedup_days: dedup_days(snapshot)?,
         actions: sequences.actions.clone(),
         shuffle: (sequences.ties == Ties::Shuffled).then_some(sequences.tie_seed),
         session_gap_ms: sequences.session_gap.ms,

@@ -1,0 +1,212 @@
+//! Ids that stand on several dates within `events.dedup_days`, and which of their events is stored.
+//!
+//! ```text
+//!   stored ids of the dates around ─┐
+//!   given ids of the staged events ─┴─▶ Suspects ─▶ none, nearly always
+//!                                          └─▶ their events, in order of source and position: the first within the days
+//!                                              of none that is stored or accepted is accepted
+//! ```
+//!
+//! Dates are written by themselves ([`super::dates`]); what decides across them is found here before, so that it depends
+//! neither on threads nor on the order in which dates are written.
+//!
+//! Memory: 8 bytes a staged or stored id up to the limit, the rest in a scratch file; and the events with suspected ids.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::Array;
+use datafusion::error::DataFusionError;
+use schemas::delta::Shard;
+
+use super::dates::{Dates, Place, read_stored_ids};
+use super::error::IngestError;
+use crate::engine::{PartitionBuffers, Suspects, date_in, suspect};
+use crate::records::{Batch, KeyMap, StagedRows, date_days, dates_around, id_key, key_hash};
+
+/// The given ids of staged events, on their way to [`Across`].
+pub(super) struct GivenIds {
+    all: Arc<Suspects>,
+    buffers: PartitionBuffers,
+}
+
+impl GivenIds {
+    /// None yet, of about `events`. Ids take up to `bytes_max` in memory.
+    pub(super) fn new(events: u64, bytes_max: usize, days: u32) -> Self {
+        let all = Arc::new(Suspects::new(events, bytes_max, 1..=days));
+        Self { buffers: PartitionBuffers::new(Arc::clone(&all)), all }
+    }
+
+    pub(super) fn push(&mut self, batch: &Batch) -> Result<(), IngestError> {
+        let rows = StagedRows(&batch.rows);
+        let ids = rows.event_ids();
+        if ids.null_count() == ids.len() {
+            return Ok(());
+        }
+        for (row, &date) in batch.dates.iter().enumerate().filter(|(row, _)| ids.is_valid(*row)) {
+            self.buffers.push(date, key_hash(rows.key(row))).map_err(scratch)?;
+        }
+        Ok(())
+    }
+
+    /// All of them.
+    pub(super) fn finish(mut self) -> Result<Arc<Suspects>, IngestError> {
+        self.buffers.finish().map_err(scratch)?;
+        Ok(self.all)
+    }
+}
+
+fn scratch(error: DataFusionError) -> IngestError {
+    IngestError::scratch(error)
+}
+
+/// Where an id stands.
+#[derive(Default)]
+struct Stands {
+    stored: BTreeSet<i32>,
+    staged: Vec<(Place, i32)>,
+}
+
+/// By id that stands on several dates: the places of its staged events there, and whether they are accepted.
+#[derive(Default)]
+pub(super) struct Across {
+    decided: KeyMap<u128, HashMap<Place, bool>>,
+}
+
+impl Across {
+    /// Looks for them among the staged events and those of `stored`, by date.
+    pub(super) fn find(
+        dates: &Dates<'_>,
+        given: &Arc<Suspects>,
+        stored: &BTreeMap<&str, Vec<&Shard>>,
+        days: u32,
+    ) -> Result<Self, IngestError> {
+        let staged: BTreeSet<i32> = dates.staged.dates().into_iter().collect();
+        let by_date = stored.iter().filter_map(|(text, shards)| Some((date_days(text)?, shards)));
+        let near: BTreeMap<i32, &Vec<&Shard>> =
+            by_date.filter(|(date, _)| staged.range(dates_around(*date, days)).next().is_some()).collect();
+        read_ids(dates, given, &near)?;
+        let suspects = given.find(dates.threads).map_err(scratch)?;
+        if suspects.is_empty() {
+            return Ok(Self::default());
+        }
+        let suspected: HashSet<u16> = suspects.iter().map(|&suspect| date_in(suspect)).collect();
+        let is_suspect = |date, key| suspects.contains(&suspect(date, key_hash(key)));
+        let mut ids: KeyMap<u128, Stands> = KeyMap::default();
+        for &date in staged.iter().filter(|date| suspected.contains(&(**date as u16))) {
+            for batch in dates.staged.rows(date) {
+                let batch = batch?;
+                let rows = StagedRows(&batch);
+                let given = rows.event_ids();
+                let places = rows.files().iter().copied().zip(rows.positions().iter().copied());
+                for (row, place) in places.enumerate().filter(|(row, _)| given.is_valid(*row)) {
+                    let key = rows.key(row);
+                    if is_suspect(date, key) {
+                        ids.entry(key).or_default().staged.push((place, date));
+                    }
+                }
+            }
+        }
+        for (&date, shards) in near.iter().filter(|(date, _)| suspected.contains(&(**date as u16))) {
+            for shard in *shards {
+                read_stored_ids(dates.root, shard, |id| {
+                    let key = id_key(id);
+                    if is_suspect(date, key)
+                        && let Some(stands) = ids.get_mut(&key)
+                    {
+                        stands.stored.insert(date);
+                    }
+                })?;
+            }
+        }
+        let decided = ids.into_iter().map(|(key, stands)| (key, stands.decided(days)));
+        Ok(Self { decided: decided.collect() })
+    }
+
+    /// Whether a staged event is stored, if that is decided here.
+    pub(super) fn decides(&self, key: u128, place: Place) -> Option<bool> {
+        if self.decided.is_empty() { None } else { self.decided.get(&key)?.get(&place).copied() }
+    }
+}
+
+impl Stands {
+    /// Whether the event at each place is stored: those that are have no other one within the days.
+    fn decided(mut self, days: u32) -> HashMap<Place, bool> {
+        self.staged.sort_unstable();
+        let (mut dates, mut decided) = (self.stored, HashMap::new());
+        for (place, date) in self.staged {
+            let accepted = dates.range(dates_around(date, days)).next().is_none();
+            if accepted {
+                dates.insert(date);
+            }
+            decided.insert(place, accepted);
+        }
+        decided
+    }
+}
+
+/// Adds the ids of the stored shards, several dates at a time.
+fn read_ids(
+    dates: &Dates<'_>,
+    given: &Arc<Suspects>,
+    near: &BTreeMap<i32, &Vec<&Shard>>,
+) -> Result<(), IngestError> {
+    let shards: Vec<(i32, &Shard)> =
+        near.iter().flat_map(|(&date, shards)| shards.iter().map(move |&shard| (date, shard))).collect();
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
+    let read = || -> Result<(), IngestError> {
+        let mut buffers = PartitionBuffers::new(Arc::clone(given));
+        while let Some(&(date, shard)) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+            dates.check_interrupt()?;
+            let mut full = Ok(());
+            read_stored_ids(dates.root, shard, |id| {
+                if full.is_ok() {
+                    full = buffers.push(date, key_hash(id_key(id)));
+                }
+            })?;
+            full.map_err(scratch)?;
+        }
+        buffers.finish().map_err(scratch)
+    };
+    let work = || {
+        if let Err(error) = read() {
+            next.store(shards.len(), Ordering::Relaxed);
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            if failed.is_ok() {
+                *failed = Err(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..dates.threads.min(shards.len())).for_each(|_| {
+            scope.spawn(work);
+        });
+        work();
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_within_the_days_is_accepted() {
+        let accepted = |stored: &[i32], staged: &[i32], days| {
+            let stands = Stands {
+                stored: stored.iter().copied().collect(),
+                staged: (0..).zip(staged).map(|(n, &date)| ((0, n), date)).collect(),
+            };
+            let decided = stands.decided(days).into_iter();
+            let mut places: Vec<i64> =
+                decided.filter(|(_, accepted)| *accepted).map(|((_, at), _)| at).collect();
+            places.sort_unstable();
+            places
+        };
+        assert_eq!(accepted(&[], &[1, 2, 3, 4], 2), [0, 3]);
+        assert_eq!(accepted(&[], &[4, 3, 2, 1], 2), [0, 3]);
+        assert_eq!(accepted(&[3], &[1, 6, 2], 2), [1]);
+        assert_eq!(accepted(&[], &[1, 1, 2], 0), [0, 2]);
+    }
+}
