@@ -66,11 +66,13 @@ fn a_model_learns_to_follow_instructions() {
             assert_eq!(m["condition_from"], "target");
             match (kept, filtered) {
                 (true, true) => {
-                    assert_eq!((number(m, "cc@10"), number(m, "cc@20"), number(m, "cc@50")), (1.0, 0.5, 0.2));
+                    for (key, places) in [("cc@10", 10.0), ("cc@20", 20.0), ("cc@50", 50.0)] {
+                        assert!((number(m, key) - 10.0 / places).abs() < 1e-9, "{key}: {m}");
+                    }
                     assert_eq!(number(m, "hr@10"), 1.0, "the target carries its own condition");
                 }
                 (true, false) => {
-                    assert_eq!((number(m, "cc@50"), number(m, "hr@50")), (0.2, 1.0), "{m}");
+                    assert!((number(m, "cc@50") - 0.2).abs() < 1e-9 && number(m, "hr@50") == 1.0, "{m}");
                     assert!(number(m, "cc@10") < 1.0 && number(m, "hr@10") < 1.0, "{m}");
                 }
                 (false, _) => assert!(number(m, "cc@50") < 0.2, "{m}"),

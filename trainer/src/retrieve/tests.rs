@@ -265,3 +265,40 @@ fn lists_under_cosines_are_merged_without_each_conditions_factor() {
     }
     assert_eq!(merged[0], merged[1]);
 }
+
+#[test]
+fn pools_age_with_the_time_of_each_request() {
+    const DAY: i64 = 86_400_000;
+    let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
+    let ids: Vec<String> = (1..=ITEMS).map(|i| i.to_string()).collect();
+    let all: Vec<(&str, &[&str])> = ids.iter().map(|id| (id.as_str(), &[][..])).collect();
+    let mut catalogue = Catalogue::example(&all);
+    // Item `i` comes out on day `i`.
+    catalogue.release_ts = (0..=i64::from(ITEMS)).map(|day| Some(day * DAY)).collect();
+    let derived = schemas::config::Conditions::default().derived;
+    let new_for = derived["new-release"].max_age.unwrap().ms / DAY;
+    let conditions = Conditions::new(&["new-release".into()], &derived, &catalogue);
+    let carriers = Carriers::new(&conditions, &derived, &catalogue);
+    let retrievable: Vec<bool> = (0..=ITEMS).map(|item| item > 0).collect();
+    let limits = Limits { k: 60, only: true, keep_seen: false };
+    let model = (&world.model, world.mask, 6);
+    let counts = vec![1; ITEMS as usize + 1];
+    let mut retriever =
+        Retriever::new(model, &world.vectors, &carriers, (retrievable, counts), (limits, 1)).unwrap();
+    // Many times in one batch and over batches, forwards and backwards: more than pools are kept.
+    let times = [10, 40, 45, 20, 59, 60, 61, 30, 75, 10, 90, 12, 200].map(|day| day * DAY + 5);
+    for batch in times.chunks(5) {
+        let requests: Vec<Request> =
+            batch.iter().map(|&at| Request { at, ..request(&[], &[Some(0)]) }).collect();
+        let lists = retriever.lists(&requests, &mut Report::default()).unwrap();
+        for (&at, lists) in batch.iter().zip(&lists) {
+            let mut found = items(&lists[0]);
+            found.sort_unstable();
+            // What is yet to come out is younger than any age.
+            let oldest = at / DAY - new_for + 1;
+            let expected: Vec<u32> = (1..=ITEMS).filter(|&item| i64::from(item) >= oldest).collect();
+            assert_eq!(found, expected, "day {}", at / DAY);
+            assert_eq!(retriever.prepare(0, at), expected.len());
+        }
+    }
+}
