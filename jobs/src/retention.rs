@@ -1,13 +1,13 @@
 //! What is deleted: models of old publications, unfinished trainings of runs that are over, versions of tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::Result;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use pipeline::forget::sweep;
 use pipeline::vacuum::{self, vacuum};
 use schemas::cli::{Interrupt, with_causes};
-use schemas::config::{Config, Span};
+use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::failpoint;
 use schemas::publication::{self, Publication, PublicationError};
@@ -42,8 +42,9 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
             swept.users
         );
     }
-    let keep = keep(config.retention.tables, &kept(root, config)?, Utc::now());
-    let settings = vacuum::Settings { keep, dry_run: false, now_ms: Utc::now().timestamp_millis() };
+    let (keep, publications) = (config.retention.tables, config.retention.publications);
+    let now_ms = Utc::now().timestamp_millis();
+    let settings = vacuum::Settings { keep, publications, dry_run: false, now_ms };
     let report = vacuum(root, &[], settings, interrupt).await?;
     Ok(Removed {
         models,
@@ -133,35 +134,16 @@ fn names(publication: &Publication) -> [String; 2] {
 /// The publications whose models stay, the oldest first: the newest ones, the last daily ones, what these descend from and bring
 /// back, and the best of the last daily ones, which the gate compares with.
 pub(crate) fn kept(root: &Root, config: &Config) -> Result<Vec<Publication>, PublicationError> {
-    let publications = config.retention.publications;
     let Some(newest) = publication::newest(root)? else { return Ok(Vec::new()) };
-    let (recent, damaged) = publication::recent(root, publications)?;
-    if let Some(problem) = damaged.into_iter().next() {
-        return Err(problem);
-    }
-    let dailies = publication::dailies(root, &newest, publications)?;
     let best = gate::best(root, &config.gate, &newest)?;
-    let kept = recent.into_iter().chain(dailies).chain(best);
-    let mut kept: BTreeMap<u64, Publication> = kept.map(|p| (p.number, p)).collect();
-    let origins: BTreeSet<u64> = kept.values().flat_map(|p| [Some(p.daily), p.restores]).flatten().collect();
-    for number in origins.into_iter().filter(|number| !kept.contains_key(number)).collect::<Vec<_>>() {
-        kept.extend(publication::at(root, number)?.map(|publication| (number, publication)));
-    }
-    Ok(kept.into_values().collect())
-}
-
-/// `tables`, or longer: what came after a kept publication's version of `events` is known from the shards as they were then.
-fn keep(tables: Span, kept: &[Publication], now: DateTime<Utc>) -> Span {
-    let oldest = kept.iter().map(|publication| publication.published_at).min();
-    let age_ms = oldest.map_or(0, |oldest| (now - oldest).num_milliseconds());
-    // The publication's tables were read some time before it was made.
-    let margin = Span::minutes(24 * 60).ms;
-    Span { ms: tables.ms.max(if age_ms > 0 { age_ms + margin } else { 0 }) }
+    publication::kept(root, config.retention.publications, best)
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::{NaiveDate, TimeDelta};
+    use std::collections::BTreeMap;
+
+    use chrono::{DateTime, NaiveDate, TimeDelta};
     use schemas::publication::Kind;
 
     use super::*;
@@ -209,12 +191,6 @@ mod tests {
         }
         let kept = kept(&root, &config(2)).unwrap();
         assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [2, 3, 4, 5]);
-        // What came after publication 2 must stay known.
-        assert_eq!(keep(Span::minutes(60), &kept, DateTime::UNIX_EPOCH).to_string(), "31d");
-        assert_eq!(keep(Span::minutes(60 * 24 * 90), &kept, DateTime::UNIX_EPOCH).to_string(), "90d");
-        // A clock that was set back deletes nothing more.
-        let past = DateTime::UNIX_EPOCH - day * 100;
-        assert_eq!(keep(Span::minutes(60), &kept, past).to_string(), "1h");
     }
 
     #[test]

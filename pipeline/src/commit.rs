@@ -97,7 +97,7 @@ pub enum CommitError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An append whose columns are not the table's.
-    #[error("table `{table}` has other columns than the rows to append: {problem}")]
+    #[error("table `{table}` has other columns than the rows to append: it is one {problem}")]
     Columns {
         /// The table.
         table: String,
@@ -251,9 +251,13 @@ async fn attempt(
 ) -> Result<Committed, CommitError> {
     let log = |source| log_error(change.table, source);
     let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
+    let removes = change.mode != CommitMode::Append;
     let loaded = match known {
-        Some(_) => None,
-        None => root.snapshot(change.table).await?,
+        Some(known) => {
+            known.check_writable(removes)?;
+            None
+        }
+        None => root.snapshot_to_write(change.table, removes).await?,
     };
     let snapshot = known.or(loaded.as_ref());
     let is_rewrite = change.mode.replaced().is_some();

@@ -117,17 +117,19 @@ pub async fn compact(
         );
         return Err(ConfigError::Invalid { key: "--table".into(), problem }.into());
     }
-    let mut report = Report::default();
+    // All are looked at before the first is written.
+    let mut snapshots = Vec::new();
     for table in TABLES.into_iter().filter(named) {
-        let snapshot = match tables {
-            [] => root.snapshot(table).await?,
-            _ => Some(root.require(table, "pipeline ingest").await?),
-        };
-        if let Some(snapshot) = snapshot {
-            let run = Run { root, snapshot, target_bytes: target.bytes, resources, interrupt };
-            let done = report.tables.iter().map(|table| table.rewritten.len()).sum();
-            report.tables.push(run.table(done).await?);
+        if !tables.is_empty() {
+            root.require(table, "pipeline ingest").await?;
         }
+        snapshots.extend(root.snapshot_to_write(table, true).await?);
+    }
+    let mut report = Report::default();
+    for snapshot in snapshots {
+        let run = Run { root, snapshot, target_bytes: target.bytes, resources, interrupt };
+        let done = report.tables.iter().map(|table| table.rewritten.len()).sum();
+        report.tables.push(run.table(done).await?);
     }
     if report.tables.is_empty() {
         // More likely another root was meant than that there is nothing to do.

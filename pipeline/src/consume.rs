@@ -42,6 +42,7 @@ use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::memory::MemorySize;
+use schemas::tables::{DEAD_LETTERS, EVENTS};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -91,8 +92,11 @@ pub async fn run(
         tracing::info!("metrics at http://{bound}/metrics");
         server = Some(task);
     }
+    for table in [EVENTS, DEAD_LETTERS] {
+        root.snapshot_to_write(table, false).await?;
+    }
     let mut mapping = Mapping::new(&config.events);
-    let version = Forgotten::version(root);
+    let version = Forgotten::version(root)?;
     mapping.forget(Forgotten::load(root, &config.forget).await?);
     let assembler = Assembler {
         kafka: kafka.clone(),

@@ -81,7 +81,7 @@ use source::{Carry, Reading, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
 use crate::engine::Suspects;
-use crate::forget::Forgotten;
+use crate::forget::{Forgotten, UserColumn};
 use crate::records::{Mapping, Rejection, StagedRows, Times, Wanted};
 
 pub use error::IngestError;
@@ -167,10 +167,10 @@ impl<'a> Run<'a> {
         }
         event_files.sort_by(|a, b| a.source.cmp(&b.source));
         let before = Before {
-            events: root.snapshot(EVENTS).await?,
-            items: root.snapshot(ITEMS).await?,
-            dead_letters: root.snapshot(DEAD_LETTERS).await?,
-            forgotten: Forgotten::version(root),
+            events: root.snapshot_to_write(EVENTS, false).await?,
+            items: root.snapshot_to_write(ITEMS, true).await?,
+            dead_letters: root.snapshot_to_write(DEAD_LETTERS, false).await?,
+            forgotten: Forgotten::version(root)?,
         };
         let forgotten = Forgotten::load(root, &config.forget).await?;
         let all = || item_files.iter().chain(&event_files);
@@ -339,7 +339,7 @@ impl<'a> Run<'a> {
             count: &count,
         };
         let mut state = FileState::default();
-        let is_forgotten = |raw: &[u8]| mapping.is_forgotten(None, raw);
+        let is_forgotten = |raw: &[u8]| mapping.is_forgotten(UserColumn::Unknown, None, raw);
         log.read(|delivered| {
             match delivered {
                 Delivered::Block { file, walked, batch } => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
@@ -100,8 +101,7 @@ pub struct SnapshotTable {
 impl SnapshotTable {
     /// The shards of `snapshot`, read as `schema`; partition columns come last, whatever their place there.
     pub fn new(snapshot: Snapshot, schema: &Schema) -> Self {
-        let partitions: Vec<String> =
-            snapshot.shards().first().map_or_else(Vec::new, |s| s.partition.keys().cloned().collect());
+        let partitions = snapshot.partition_columns();
         let (partition_fields, file_fields): (Vec<FieldRef>, Vec<FieldRef>) =
             schema.fields().iter().cloned().partition(|field| partitions.contains(field.name()));
         let files = TableSchema::builder(Arc::new(Schema::new(file_fields)));
@@ -150,8 +150,14 @@ impl SnapshotTable {
             let files = group.into_iter().map(|shard| self.file(shard)).collect::<Result<Vec<_>>>()?;
             file_groups.push(FileGroup::new(files));
         }
+        // Columns of other types are cast to those of the schema (`schemas/src/delta/shard.rs` does the same). Times of 96 bits
+        // are in milliseconds from the beginning: nanoseconds would end in the year 2262.
+        let mut options = TableParquetOptions::default();
+        options.global.coerce_int96 = Some("ms".into());
+        options.global.coerce_int96_tz = Some("UTC".into());
+        let source = ParquetSource::new(self.files.clone()).with_table_parquet_options(options);
         // No predicate is pushed down, so page indexes would be read for nothing.
-        let source = Arc::new(ParquetSource::new(self.files.clone()).with_enable_page_index(false));
+        let source = Arc::new(source.with_enable_page_index(false));
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
             .with_projection_indices(columns)?
@@ -169,7 +175,9 @@ impl SnapshotTable {
                 None => ScalarValue::try_from(field.data_type()),
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(PartitionedFile::new(shard.path.clone(), shard.bytes).with_partition_values(values))
+        let mut file = PartitionedFile::new("", shard.bytes).with_partition_values(values);
+        file.object_meta.location = shard.location();
+        Ok(file)
     }
 }
 

@@ -4,13 +4,24 @@
 //!   every *.parquet of the table's directory, with the time of its last change       (first, see below)
 //!      − the shards of the newest version
 //!      − what a commit after `now − keep` removed: a version within `keep` still had it
+//!      − `events`: what was appended since the oldest publication that is kept, and was merged into other shards since
 //!      − what was changed after `now − keep`: a writer may commit it yet
 //!   = what is deleted
 //! ```
 //!
-//! So every version that was the newest one at some time within `keep` stays readable, and so does what was appended to
-//! one and rewritten since, which `build-sequences --since` reads. Files that a killed writer left behind are those that
-//! no commit ever named; they go when they are older than `keep`.
+//! So every version that was the newest one at some time within `keep` stays readable. Files that a killed writer left behind
+//! are those that no commit ever named; they go when they are older than `keep`.
+//!
+//! **Publications.** A refresh asks `events` what came since the version that a published model has learned
+//! (`build-sequences --since`), and reads it from the shards as they were. Only `events` is asked, so the other tables are not
+//! kept any longer than `keep`; and of `events` not whole versions, but what was appended.
+//!
+//! **Erasure.** Rows that `pipeline forget` took out lie in what it replaced, and in what had been merged before. A deletion
+//! that is older than `keep` therefore ends what is kept for publications: whatever it may have touched goes, and a model that
+//! needed it is trained from scratch. No publication, and no gate that refuses for months, keeps an erased row on the disk.
+//!
+//! **Clocks.** The time of a commit is what its writer noted, or the time of its file in the log if that is later; a time in the
+//! future is none. A commit is never older than one before it. So a writer whose clock is slow shortens nothing.
 //!
 //! What of the log stands before the oldest of these versions goes with them ([`schemas::clean`]).
 //!
@@ -21,11 +32,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use deltalake::DeltaTableError;
 use deltalake::kernel::Action;
@@ -33,7 +44,8 @@ use deltalake::logstore::get_actions;
 use schemas::clean::clean_log;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{ConfigError, Span};
-use schemas::delta::{Root, TableError};
+use schemas::delta::{Root, Snapshot, TableError};
+use schemas::publication::{self, PublicationError};
 use schemas::tables::EVENTS;
 use serde::Serialize;
 
@@ -51,6 +63,9 @@ pub enum VacuumError {
     /// A table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// It cannot be told what published models need.
+    #[error(transparent)]
+    Publications(#[from] PublicationError),
     /// A directory cannot be listed, or a file not deleted.
     #[error("cannot {what} {path}")]
     File {
@@ -74,6 +89,8 @@ pub enum VacuumError {
 pub struct Settings {
     /// Versions that were the newest within this time stay readable. At least an hour.
     pub keep: Span,
+    /// So many publications of models are kept (`retention.publications`): what `events` got since the oldest stays.
+    pub publications: usize,
     /// Only list.
     pub dry_run: bool,
     /// The time that is taken for the present, in epoch milliseconds.
@@ -118,7 +135,7 @@ pub async fn vacuum(
         );
         return Err(ConfigError::Invalid { key: "--keep".into(), problem }.into());
     }
-    let known = crate::inspect::tables(root);
+    let known = root.tables()?;
     // Without any table, more likely another root was meant than that there is nothing to do.
     let none = known.is_empty().then(|| EVENTS.to_owned());
     if let Some(table) = tables.iter().find(|table| !known.contains(table)).or(none.as_ref()) {
@@ -133,7 +150,7 @@ pub async fn vacuum(
     for table in if tables.is_empty() { &known } else { tables } {
         let mut files = Vec::new();
         list(&root.table_path(table), "", &mut files)?;
-        if let Some(needed) = needed(root, table, settings.now_ms - settings.keep.ms).await? {
+        if let Some(needed) = needed(root, table, settings).await? {
             let done = report.tables.iter().map(|table| table.files.len()).sum();
             let mut done = delete(root, table, files, &needed, settings, (interrupt, done))?;
             if !settings.dry_run {
@@ -170,41 +187,114 @@ fn list(directory: &Path, inside: &str, files: &mut Vec<File>) -> Result<(), Vac
         if metadata.is_dir() {
             list(&entry.path(), &format!("{path}/"), files)?;
         } else if metadata.is_file() && name.ends_with(".parquet") {
-            let modified = metadata.modified().map_err(fail)?.duration_since(UNIX_EPOCH).unwrap_or_default();
-            let modified_ms = i64::try_from(modified.as_millis()).unwrap_or(i64::MAX);
+            let modified_ms = epoch_ms(metadata.modified().map_err(fail)?);
             files.push(File { path, bytes: metadata.len(), modified_ms });
         }
     }
     Ok(())
 }
 
-/// The shards of every version that was the newest one at or after `since_ms`; `None` where there is no table.
-///
-/// A shard of such a version is one of the newest, or a later commit removed it. Log entries that are gone end the
-/// search: the versions before them cannot be read any more.
-async fn needed(root: &Root, table: &str, since_ms: i64) -> Result<Option<Needed>, VacuumError> {
-    let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
-    let log = |source: DeltaTableError| TableError::Log { table: table.into(), source: Box::new(source) };
-    let current = newest.shards().iter().map(|shard| shard.path.clone()).collect();
-    let mut needed = Needed { current, removed: BTreeSet::new(), oldest: newest.version() };
+/// What a commit removed, and when it was made.
+struct Commit {
+    version: u64,
+    /// Never before that of an earlier commit, and never in the future; epoch milliseconds.
+    at_ms: i64,
+    removed: Vec<String>,
+    /// Whether rows were deleted, and not only put into other shards.
+    deletes: bool,
+}
+
+/// The commits whose log entries are still there, the oldest first. Versions before them cannot be read any more.
+async fn commits(root: &Root, newest: &Snapshot, now_ms: i64) -> Result<Vec<Commit>, VacuumError> {
+    let log =
+        |source: DeltaTableError| TableError::Log { table: newest.name().into(), source: Box::new(source) };
     let store = newest.delta().log_store();
+    let directory = root.table_path(newest.name()).join("_delta_log");
+    let mut commits = Vec::new();
     for version in (0..=newest.version()).rev() {
         let Some(entry) = store.read_commit_entry(version).await.map_err(log)? else { break };
-        needed.oldest = version;
-        let actions = get_actions(version, &entry).map_err(log)?;
-        let committed_ms = actions.iter().find_map(|action| match action {
-            Action::CommitInfo(info) => info.timestamp,
-            _ => None,
-        });
-        if committed_ms.is_some_and(|ms| ms <= since_ms) {
-            break;
+        let noted = get_actions(version, &entry).map_err(log)?;
+        let written =
+            fs::metadata(directory.join(format!("{version:020}.json"))).and_then(|entry| entry.modified());
+        let mut commit = Commit { version, at_ms: i64::MIN, removed: Vec::new(), deletes: false };
+        let mut times = vec![written.ok().map(epoch_ms)];
+        for action in noted {
+            match action {
+                Action::CommitInfo(info) => times.push(info.timestamp),
+                Action::Remove(remove) => {
+                    commit.deletes |= remove.data_change;
+                    commit.removed.push(remove.path);
+                }
+                _ => {}
+            }
         }
-        needed.removed.extend(actions.into_iter().filter_map(|action| match action {
-            Action::Remove(remove) => Some(remove.path),
-            _ => None,
-        }));
+        commit.at_ms = times.into_iter().flatten().filter(|&ms| ms <= now_ms).max().unwrap_or(now_ms);
+        commits.push(commit);
+    }
+    commits.reverse();
+    let mut latest = i64::MIN;
+    for commit in &mut commits {
+        latest = latest.max(commit.at_ms);
+        commit.at_ms = latest;
+    }
+    Ok(commits)
+}
+
+fn epoch_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The shards that must stay; `None` where there is no table.
+///
+/// A shard of a version that was the newest one at or after `since_ms` is one of the newest, or a later commit removed it.
+async fn needed(root: &Root, table: &str, settings: Settings) -> Result<Option<Needed>, VacuumError> {
+    let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
+    let since_ms = settings.now_ms - settings.keep.ms;
+    let current = newest.shards().iter().map(|shard| shard.path.clone()).collect();
+    let commits = commits(root, &newest, settings.now_ms).await?;
+    let before = commits.iter().rfind(|commit| commit.at_ms <= since_ms).or(commits.first());
+    let oldest = before.map_or(newest.version(), |commit| commit.version);
+    let mut needed = Needed { current, removed: BTreeSet::new(), oldest };
+    let within = commits.iter().filter(|commit| commit.at_ms > since_ms);
+    needed.removed.extend(within.flat_map(|commit| commit.removed.iter().cloned()));
+    if table == EVENTS {
+        let (learned, appended) = appended_since_publications(root, &newest, settings.publications).await?;
+        needed.oldest = needed.oldest.min(learned.unwrap_or(needed.oldest));
+        let removed: HashMap<&str, u64> = commits
+            .iter()
+            .flat_map(|commit| commit.removed.iter().map(|path| (path.as_str(), commit.version)))
+            .collect();
+        let erased = commits.iter().rfind(|commit| commit.deletes && commit.at_ms <= since_ms);
+        for path in appended {
+            let removed = removed.get(path.as_str()).copied().unwrap_or_default();
+            if erased.is_none_or(|erased| erased.version < removed) {
+                needed.removed.insert(path);
+            }
+        }
     }
     Ok(Some(needed))
+}
+
+/// What the oldest publication that is kept has learned, whose base a refresh may continue, and the shards that were appended to
+/// `events` since.
+async fn appended_since_publications(
+    root: &Root,
+    events: &Snapshot,
+    publications: usize,
+) -> Result<(Option<u64>, BTreeSet<String>), VacuumError> {
+    let oldest = match publication::kept(root, publications, []) {
+        Ok(kept) => kept.iter().map(|kept| kept.learned_events).min(),
+        // What a publication that cannot be read needs is not known.
+        Err(PublicationError::Damaged { .. }) => Some(0),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(learned) = oldest else { return Ok((None, BTreeSet::new())) };
+    match events.appended_since(learned).await {
+        // Then a refresh cannot be told what is new, whatever stays.
+        Err(TableError::Expired { .. } | TableError::Future { .. }) => Ok((None, BTreeSet::new())),
+        appended => Ok((Some(learned), appended?)),
+    }
 }
 
 /// Shards that must stay.

@@ -2,23 +2,31 @@
 //!
 //! A table is read as its log says: the snapshot at one version names the Parquet shards, and a reader opens
 //! just those. A shard that is in the directory but not in the snapshot belongs to no version yet, or to no
-//! version any more.
+//! version any more. A table that another engine has given features which this program does not know is refused by their
+//! names (`features.rs`); every shard is read as the contract has its columns (`shard.rs`).
+
+mod directories;
+mod features;
+mod shard;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use deltalake::kernel::Action;
+use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
-use object_store::{GetResultPayload, ObjectStoreExt, path::Path as ObjectPath};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection};
-use parquet::file::metadata::PageIndexPolicy;
-use parquet::file::reader::ChunkReader;
+use object_store::{GetResultPayload, ObjectStoreExt};
 use url::Url;
+
+use directories::{directories, is_table};
+pub use features::misfit;
+use shard::shard_rows;
+pub use shard::{Shard, shard_batches};
+
+/// Tag of a shard in the log: the shard whose rows it has, but for those that were deleted.
+pub const REST_OF: &str = "rest_of";
 
 /// A table that cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +102,80 @@ pub enum TableError {
     #[error("cannot clean up the log: {path}")]
     CleanUp {
         /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A feature of Delta that another engine gave the table.
+    #[error(
+        "table `{table}` uses Delta's feature {feature}, and this program cannot {doing} such a table; {remedy}"
+    )]
+    Feature {
+        /// The table.
+        table: String,
+        /// Its name in the log.
+        feature: String,
+        /// `read` or `write`.
+        doing: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A shard of another directory, as shallow clones have them.
+    #[error(
+        "shard {shard} of table `{table}` lies outside of the table's directory; copy the table as a whole instead"
+    )]
+    Outside {
+        /// The table.
+        table: String,
+        /// As the log has it.
+        shard: String,
+    },
+    /// Another engine changed the table so that rows do not fit into it.
+    #[error(
+        "another program has made `{table}` a table {problem}; this program cannot write to it: write it again as it was"
+    )]
+    Shape {
+        /// The table.
+        table: String,
+        /// The difference.
+        problem: String,
+    },
+    /// A column whose values are not what the contract says.
+    #[error(
+        "column `{column}` in shard {shard} of table `{table}` is {found}, which cannot be read as {expected}"
+    )]
+    Type {
+        /// The table.
+        table: String,
+        /// The shard's path inside the table.
+        shard: String,
+        /// The column.
+        column: String,
+        /// Its type in the shard.
+        found: Box<str>,
+        /// The type of the contract.
+        expected: Box<str>,
+        /// Why.
+        source: Box<arrow::error::ArrowError>,
+    },
+    /// A null where every row has a value.
+    #[error(
+        "column `{column}` in shard {shard} of table `{table}` has no value in row {row}, counted from 0"
+    )]
+    Null {
+        /// The table.
+        table: String,
+        /// The shard's path inside the table.
+        shard: String,
+        /// The column.
+        column: String,
+        /// The row of the shard.
+        row: u64,
+    },
+    /// A directory in which tables are looked for.
+    #[error("cannot look for tables in {path}")]
+    Directory {
+        /// The directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -178,6 +260,24 @@ impl Root {
         })
     }
 
+    /// The tables of the root, also those one directory deeper (`sft/genre`), by name.
+    pub fn tables(&self) -> Result<Vec<String>, TableError> {
+        let mut tables = Vec::new();
+        for (name, path) in directories(&self.path)? {
+            if is_table(&path)? {
+                tables.push(name);
+                continue;
+            }
+            for (inner, path) in directories(&path)? {
+                if is_table(&path)? {
+                    tables.push(format!("{name}/{inner}"));
+                }
+            }
+        }
+        tables.sort();
+        Ok(tables)
+    }
+
     /// The directory of one model.
     pub fn model_path(&self, name: &str) -> PathBuf {
         self.path.join("models").join(name)
@@ -193,6 +293,20 @@ impl Root {
                 Err(TableError::Cleaned { table: table.into(), version })
             }
             _ => Ok(snapshot),
+        }
+    }
+
+    /// [`snapshot`](Self::snapshot) of a table that a run is going to write to: what makes that impossible is said before the run
+    /// has done anything. With `removes`, it takes shards out too.
+    pub async fn snapshot_to_write(
+        &self,
+        table: &str,
+        removes: bool,
+    ) -> Result<Option<Snapshot>, TableError> {
+        let snapshot = self.snapshot(table).await?;
+        match &snapshot {
+            Some(found) => found.check_writable(removes).map(|()| snapshot),
+            None => Ok(None),
         }
     }
 
@@ -212,7 +326,7 @@ impl Root {
 
     async fn load(&self, table: &str, version: Option<u64>) -> Result<Option<Snapshot>, TableError> {
         let path = self.table_path(table);
-        if !path.join("_delta_log").is_dir() {
+        if !is_table(&path)? {
             return Ok(None);
         }
         let log = |source| TableError::Log { table: path.display().to_string(), source: Box::new(source) };
@@ -221,9 +335,16 @@ impl Root {
             builder = builder.with_version(version);
         }
         match builder.load().await {
-            Ok(loaded) => Snapshot::new(table, loaded).map(Some),
+            Ok(loaded) => {
+                let mut snapshot = Snapshot::new(table, loaded)?;
+                snapshot.count_rows().await;
+                Ok(Some(snapshot))
+            }
             Err(DeltaTableError::NotATable(_)) => Ok(None),
-            Err(error) => Err(log(error)),
+            Err(error) => {
+                features::check_log(table, &path, version)?;
+                Err(log(error))
+            }
         }
     }
 }
@@ -235,19 +356,6 @@ fn escape_in(path: &str) -> Option<&str> {
     escapes.find(|escape| escape[1..].bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// One shard of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shard {
-    /// Path inside the table.
-    pub path: String,
-    /// Bytes.
-    pub bytes: u64,
-    /// Rows, where the log says so.
-    pub rows: Option<u64>,
-    /// Partition column → value.
-    pub partition: BTreeMap<String, Option<String>>,
-}
-
 /// One version of one table.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -255,6 +363,7 @@ pub struct Snapshot {
     table: DeltaTable,
     version: u64,
     properties: HashMap<String, String>,
+    partition_columns: Vec<String>,
     shards: Vec<Shard>,
 }
 
@@ -263,6 +372,7 @@ impl Snapshot {
     pub fn new(name: &str, table: DeltaTable) -> Result<Self, TableError> {
         let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
         let state = table.snapshot().map_err(log)?;
+        features::check_readable(name, state)?;
         let mut shards: Vec<Shard> = state
             .log_data()
             .iter()
@@ -276,7 +386,8 @@ impl Snapshot {
         // Commit order differs between two runs that wrote the same; names begin with the bucket or date.
         shards.sort_by(|a, b| a.path.cmp(&b.path));
         let (version, properties) = (state.version(), state.metadata().configuration().clone());
-        Ok(Self { name: name.into(), version, properties, shards, table })
+        let partition_columns = state.metadata().partition_columns().to_vec();
+        Ok(Self { name: name.into(), version, properties, partition_columns, shards, table })
     }
 
     /// The table's name.
@@ -294,9 +405,22 @@ impl Snapshot {
         &self.properties
     }
 
+    /// The columns whose values are in the log, for each shard one.
+    pub fn partition_columns(&self) -> &[String] {
+        &self.partition_columns
+    }
+
     /// The shards, by path.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
+    }
+
+    /// Asks the shards whose rows the log does not count: statistics are optional. One that cannot be read says so when it is.
+    async fn count_rows(&mut self) {
+        let store = self.table.object_store();
+        for shard in self.shards.iter_mut().filter(|shard| shard.rows.is_none()) {
+            shard.rows = shard::footer_rows(&store, shard).await;
+        }
     }
 
     /// Rows of all shards.
@@ -308,7 +432,7 @@ impl Snapshot {
     pub async fn is_whole(&self) -> bool {
         let store = self.table.object_store();
         for shard in &self.shards {
-            match store.head(&ObjectPath::from(shard.path.as_str())).await {
+            match store.head(&shard.location()).await {
                 Ok(found) if found.size == shard.bytes => {}
                 _ => return false,
             }
@@ -317,7 +441,8 @@ impl Snapshot {
     }
 
     /// The paths of the shards that were appended after version `since`, as Delta's streaming readers see them:
-    /// a commit that also removes files (a compaction, a deletion) appends nothing.
+    /// a commit that also removes files (a compaction, a deletion) appends nothing. Where `pipeline forget` took rows out of
+    /// such a shard, what is left of it stands for it.
     pub async fn appended_since(&self, since: u64) -> Result<BTreeSet<String>, TableError> {
         if since > self.version {
             return Err(TableError::Future { table: self.name.clone(), since, newest: self.version });
@@ -326,6 +451,7 @@ impl Snapshot {
         for version in since + 1..=self.version {
             let actions = self.entry(since, version).await?;
             if actions.iter().any(|action| matches!(action, Action::Remove(_))) {
+                without_deleted(&mut appended, actions);
                 continue;
             }
             appended.extend(actions.into_iter().filter_map(|action| match action {
@@ -410,7 +536,7 @@ impl Snapshot {
         &self.table
     }
 
-    /// Reads `columns` of one shard, in this order. Partition columns are not in the shards.
+    /// Reads `columns` of one shard, in this order and with the types of the contract.
     pub async fn read_shard(&self, shard: &Shard, columns: &[&str]) -> Result<Vec<RecordBatch>, TableError> {
         self.read_of(shard, columns, None).await
     }
@@ -431,66 +557,19 @@ impl Snapshot {
         columns: &[&str],
         rows: Option<Range<u64>>,
     ) -> Result<Vec<RecordBatch>, TableError> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
+        let fail = |source: object_store::Error| TableError::Shard {
             table: self.name.clone(),
             shard: shard.path.clone(),
-            source,
+            source: source.into(),
         };
-        let path = ObjectPath::from(shard.path.as_str());
-        let object = self.table.object_store().get(&path).await.map_err(|e| fail(Box::new(e)))?;
+        let object = self.table.object_store().get(&shard.location()).await.map_err(fail)?;
         match object.payload {
-            GetResultPayload::File(file, _) => self.decode(file, shard, columns, rows),
+            GetResultPayload::File(file, _) => shard_rows(&self.name, shard, file, columns, rows)?.collect(),
             _ => {
-                let bytes = object.bytes().await.map_err(|e| fail(Box::new(e)))?;
-                self.decode(bytes, shard, columns, rows)
+                let bytes = object.bytes().await.map_err(fail)?;
+                shard_rows(&self.name, shard, bytes, columns, rows)?.collect()
             }
         }
-    }
-
-    fn decode(
-        &self,
-        file: impl ChunkReader + 'static,
-        shard: &Shard,
-        columns: &[&str],
-        rows: Option<Range<u64>>,
-    ) -> Result<Vec<RecordBatch>, TableError> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
-            table: self.name.clone(),
-            shard: shard.path.clone(),
-            source,
-        };
-        // The index says which pages hold which rows.
-        let pages = if rows.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
-        let options = ArrowReaderOptions::new().with_page_index_policy(pages);
-        let mut builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
-            .map_err(|e| fail(Box::new(e)))?;
-        if let Some(rows) = rows {
-            let all = builder.metadata().file_metadata().num_rows().max(0) as usize;
-            let rows = (rows.start as usize).min(all)..(rows.end as usize).min(all);
-            let selection = RowSelection::from_consecutive_ranges(std::iter::once(rows), all);
-            builder = builder.with_row_selection(selection);
-        }
-        let schema: SchemaRef = builder.schema().clone();
-        let indexes = columns
-            .iter()
-            .map(|&column| {
-                schema.index_of(column).map_err(|_| TableError::Column {
-                    table: self.name.clone(),
-                    shard: shard.path.clone(),
-                    column: column.into(),
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let mask = ProjectionMask::roots(builder.parquet_schema(), indexes);
-        let reader = builder.with_projection(mask).build().map_err(|e| fail(Box::new(e)))?;
-        let mut batches = Vec::new();
-        for batch in reader {
-            let batch = batch.map_err(|e| fail(Box::new(e)))?;
-            let order: Vec<usize> =
-                columns.iter().filter_map(|column| batch.schema().index_of(column).ok()).collect();
-            batches.push(batch.project(&order).map_err(|e| fail(Box::new(e)))?);
-        }
-        Ok(batches)
     }
 
     /// Reads `columns` of all shards, shard by shard.
@@ -501,4 +580,28 @@ impl Snapshot {
         }
         Ok(batches)
     }
+}
+
+/// Lets what is left of shards stand for them, where a commit says of all its new shards what they are left of: what is left is
+/// as new as the whole was.
+fn without_deleted(appended: &mut BTreeSet<String>, actions: Vec<Action>) {
+    let mut rests = Vec::new();
+    let mut deleted = Vec::new();
+    for action in actions {
+        match action {
+            Action::Add(Add { path, tags, .. }) => match tags.and_then(|mut tags| tags.remove(REST_OF)?) {
+                Some(whole) => rests.push((path, whole)),
+                None => return,
+            },
+            Action::Remove(remove) if !remove.data_change => return,
+            Action::Remove(remove) => deleted.push(remove.path),
+            _ => {}
+        }
+    }
+    for (rest, whole) in rests {
+        if appended.contains(&whole) {
+            appended.insert(rest);
+        }
+    }
+    deleted.iter().for_each(|path| _ = appended.remove(path));
 }

@@ -9,7 +9,7 @@
 //! parent, one creates the file and the other is told ([`PublicationError::Conflict`]). That file decides; `published.json`
 //! follows it. A publisher that dies between the two leaves the old model to be served, and [`settle`] repeats the second step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -184,6 +184,28 @@ pub fn dailies(
         dailies.push(daily);
     }
     Ok(dailies)
+}
+
+/// The publications whose models stay, the oldest first: the newest ones, the last daily ones, `others`, and what these descend from
+/// and bring back. One that cannot be read is an error: what it needs is not known.
+pub fn kept(
+    root: &Root,
+    publications: usize,
+    others: impl IntoIterator<Item = Publication>,
+) -> Result<Vec<Publication>, PublicationError> {
+    let Some(newest) = newest(root)? else { return Ok(Vec::new()) };
+    let (recent, damaged) = recent(root, publications)?;
+    if let Some(problem) = damaged.into_iter().next() {
+        return Err(problem);
+    }
+    let dailies = dailies(root, &newest, publications)?;
+    let kept = recent.into_iter().chain(dailies).chain(others);
+    let mut kept: BTreeMap<u64, Publication> = kept.map(|p| (p.number, p)).collect();
+    let origins: BTreeSet<u64> = kept.values().flat_map(|p| [Some(p.daily), p.restores]).flatten().collect();
+    for number in origins.into_iter().filter(|number| !kept.contains_key(number)).collect::<Vec<_>>() {
+        kept.extend(at(root, number)?.map(|publication| (number, publication)));
+    }
+    Ok(kept.into_values().collect())
 }
 
 /// Publishes: `publication.number` must be the next one.

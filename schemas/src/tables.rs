@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
 /// Accepted interactions, partitioned by [`EVENT_DATE`].
 pub const EVENTS: &str = "events";
@@ -156,6 +156,42 @@ pub static INSTRUCTIONS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// The columns of a table that grows by appended shards, and so must keep its columns.
+pub fn appended_schema(table: &str) -> Option<&'static SchemaRef> {
+    match table {
+        EVENTS => Some(&EVENTS_SCHEMA),
+        DEAD_LETTERS => Some(&DEAD_LETTERS_SCHEMA),
+        REPLAYS => Some(&REPLAYS_SCHEMA),
+        FORGOTTEN => Some(&FORGOTTEN_SCHEMA),
+        _ => None,
+    }
+}
+
+/// The partition columns of a table of the contract.
+pub fn partition_columns(table: &str) -> Option<&'static [&'static str]> {
+    match table {
+        EVENTS => Some(&[EVENT_DATE]),
+        ITEMS | DEAD_LETTERS | REPLAYS | FORGOTTEN | SEQUENCES | REFRESH | INSTRUCTIONS => Some(&[]),
+        _ if table.starts_with(&sft_table("")) => Some(&[]),
+        _ => None,
+    }
+}
+
+/// A column of a table, where the contract knows it: the type in which every reader gets it, whatever its shards have.
+pub fn column(table: &str, name: &str) -> Option<FieldRef> {
+    let schema: &SchemaRef = match table {
+        SEQUENCES | REFRESH => &SEQUENCES_SCHEMA,
+        INSTRUCTIONS => &INSTRUCTIONS_SCHEMA,
+        ITEMS if ITEM_COLUMNS.contains(&name) => {
+            return items_schema([]).field_with_name(name).ok().cloned().map(Arc::new);
+        }
+        ITEMS => return Some(Arc::new(required(name, list(DataType::Utf8)))),
+        _ if table.starts_with(&sft_table("")) => &SFT_SCHEMA,
+        _ => appended_schema(table)?,
+    };
+    schema.field_with_name(name).ok().cloned().map(Arc::new)
+}
+
 /// Why an input record was rejected: the codes of `dead_letters.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -236,6 +272,8 @@ pub mod properties {
     pub const CONFIG_HASH: &str = "config_hash";
     /// Within how many days equal ids are one event; a table that does not say it looked at each date by itself.
     pub const DEDUP_DAYS: &str = "dedup_days";
+    /// The settings that [`CONFIG_HASH`] is the hash of: `[sequences]` as TOML; in `instructions`, its own as JSON.
+    pub const SETTINGS: &str = "settings";
     /// `sft/<condition>`: the attribute or derived condition.
     pub const CONDITION: &str = "condition";
     /// `sft/<condition>`: the ages of a derived condition.

@@ -176,3 +176,91 @@ fn a_mistaken_root_or_user_is_refused() {
     let text = workspace.fail("pipeline", &["forget", "--user", " "], 2);
     assert!(text.contains("--user"), "{text}");
 }
+
+/// One count of `ingest`, of all its files.
+fn count(report: &Value, name: &str) -> u64 {
+    report["events"][name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"))
+}
+
+#[tokio::test]
+async fn an_id_with_marks_is_found_in_torn_records_and_others_are_spared() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "log.csv",
+        "user,item,time\nauth0|65aa,i1,1700000000\nauth0|65aa,i2,1700000060,one-too-many\nu2,i1,1700000120\n\
+         u2,auth0|65aa,never\n",
+    );
+    workspace.write(
+        "more.jsonl",
+        "{\"user\":\"auth0|65aa\",\"item\":\"i1\",\"time\":\"never\"}\n\
+         {\"user\":\"\\u0061uth0|65aa\",\"item\":\n\
+         {\"user\":\"u2\",\"note\":\"auth0|65aa\",\"time\":1700000000}\n\
+         {\"user\":\"u2\",\"note\":\"auth0|65aa\",\"item\":\n",
+    );
+    let ingest =
+        ["ingest", "--events", "log.csv", "more.jsonl", "--set", "events.max_dead_letter_rate=1", "--json"];
+    let first = json(&workspace.succeed("pipeline", &ingest));
+    assert_eq!(["read", "accepted", "dead_letters"].map(|name| count(&first, name)), [8, 2, 6]);
+    let report = run(&workspace, "pipeline", &["forget", "--user", "auth0|65aa"]);
+    let rows = |table: &str| {
+        report["tables"].as_array().unwrap().iter().find(|t| t["table"] == table).unwrap()["rows"].clone()
+    };
+    assert_eq!((rows("events"), rows("dead_letters")), (1.into(), 3.into()), "{report}");
+
+    let names = ["read", "accepted", "duplicates", "dead_letters", "forgotten"];
+    for _ in 0..2 {
+        let again = json(&workspace.succeed("pipeline", &ingest));
+        assert_eq!(names.map(|name| count(&again, name)), [8, 0, 1, 3, 4], "{again}");
+    }
+    let opened = Root::new(workspace.root().to_str().unwrap()).unwrap();
+    let letters = opened.snapshot("dead_letters").await.unwrap().unwrap();
+    assert_eq!(letters.rows(), 3, "those of u2, whatever else they name");
+    let events = opened.snapshot("events").await.unwrap().unwrap().read(&["user_id"]).await.unwrap();
+    assert!(
+        events.iter().all(|batch| batch.column(0).as_string::<i32>().iter().all(|user| user == Some("u2")))
+    );
+}
+
+#[test]
+fn ids_that_look_alike_and_links_that_lead_out_are_named() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "log.csv",
+        "user,item,time\ncaf\u{e9},i1,1700000000\ncafe\u{301},i1,1700000001\n caf\u{e9} ,i1,1700000002\ncafe,i1,1700000003\n",
+    );
+    run(&workspace, "pipeline", &["ingest"]);
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(workspace.root().join("models/m")).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(outside.path(), workspace.root().join("models/elsewhere")).unwrap();
+        std::os::unix::fs::symlink(workspace.root().join("models/m"), workspace.root().join("models/latest"))
+            .unwrap();
+    }
+    let args = ["forget", "--user", "caf\u{e9}", "--json"];
+    let output = workspace.succeed("pipeline", &args);
+    let report = json(&output);
+    assert_eq!(report["look_alikes"], serde_json::json!([" caf\u{e9} ", "cafe\u{301}"]), "{report}");
+    let text = stderr(&output);
+    assert!(text.contains("looks the same") && text.contains("cafe\\u{301}"), "{text}");
+    #[cfg(unix)]
+    assert_eq!(report["links"], serde_json::json!(["models/elsewhere"]));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_looked_at_is_an_error() {
+    let workspace = Workspace::new();
+    run(&workspace, "pipeline", &["ingest"]);
+    // A directory that leads nowhere, as one that may not be read.
+    let sft = workspace.root().join("sft");
+    std::os::unix::fs::symlink(&sft, &sft).unwrap();
+    let text = workspace.fail("pipeline", &["forget", "--user", "u3"], 1);
+    assert!(text.contains("cannot look for tables in") && text.contains("sft"), "{text}");
+    workspace.fail("pipeline", &["inspect"], 1);
+    workspace.fail("pipeline", &["vacuum"], 1);
+    std::fs::remove_file(&sft).unwrap();
+    std::fs::write(workspace.root().join("models"), "no directory").unwrap();
+    let text = workspace.fail("pipeline", &["forget", "--user", "u3"], 1);
+    assert!(text.contains("models"), "{text}");
+}

@@ -13,7 +13,8 @@ use schemas::delta::Root;
 pub(crate) struct Args {
     /// The table; all tables of the root where none is named.
     table: Option<String>,
-    /// Prove what the tables claim; exits with 3 and names the first row that breaks a claim.
+    /// Prove what the tables claim, by the settings that they keep; exits with 3 and names the first row that breaks a claim, or
+    /// what could not be proven.
     #[arg(long, conflicts_with_all = ["user", "html"])]
     verify: bool,
     /// Draw this user's history.
@@ -37,9 +38,9 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     if args.verify {
         let verification = verify(&config, &root, table).await?;
         show(common, &verification)?;
-        return match verification.violation {
+        return match verification.doubt() {
             None => Ok(()),
-            Some(violation) => Err(Violated(violation.to_string()).into()),
+            Some(doubt) => Err(Violated(doubt).into()),
         };
     }
     let html = args.html.as_deref();

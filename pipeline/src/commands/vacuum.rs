@@ -9,8 +9,10 @@ use schemas::delta::Root;
 ///
 /// Deleted is what a commit removed longer ago than --keep (by compaction, or because a table was built again), and what
 /// a killed writer left behind and is older than that. The newest version loses nothing, and every version that was
-/// the newest within --keep can still be read. Older ones cannot be read any more afterwards: keep at least the time from
-/// one build-sequences --since to the next, and the time that the longest run of any command takes.
+/// the newest within --keep can still be read. Older ones cannot be read any more afterwards: keep at least the time that the
+/// longest run of any command takes. What table events got since the oldest publication that is kept
+/// (retention.publications) stays, so that refreshes know what is new; except where pipeline forget took rows out longer ago
+/// than --keep: nothing keeps these on the disk.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pipeline vacuum --config config/shop.toml --dry-run       what would be deleted
@@ -36,7 +38,8 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
     let now_ms = chrono::Utc::now().timestamp_millis();
-    let settings = Settings { keep: args.keep, dry_run: args.dry_run, now_ms };
+    let publications = config.retention.publications;
+    let settings = Settings { keep: args.keep, publications, dry_run: args.dry_run, now_ms };
     let report = vacuum(&root, &args.tables, settings, &Interrupt::on_signal()).await?;
     eprintln!("{report}");
     if common.json {

@@ -1,10 +1,10 @@
 //! What a log entry says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use deltalake::DeltaTableError;
 use deltalake::kernel::{Add, Metadata, MetadataExt, Protocol, Remove, StructType, Transaction};
-use schemas::delta::Snapshot;
+use schemas::delta::{REST_OF, Snapshot, misfit};
 
 use super::{Change, CommitError, CommitMode, NewShard, log_error};
 
@@ -47,20 +47,11 @@ pub(super) fn new_table_metadata(
     let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
     let mut metadata = state.metadata().clone();
     let mut changed = false;
-    if state.schema().as_ref() != columns {
-        if change.mode != CommitMode::Replace {
-            let names = |schema: &StructType| {
-                schema
-                    .fields()
-                    .map(|f| format!("{}: {}", f.name(), f.data_type()))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            return Err(CommitError::Columns {
-                table: change.table.into(),
-                problem: format!("[{}] and [{}]", names(&state.schema()), names(columns)),
-            });
+    if change.mode != CommitMode::Replace {
+        if let Some(problem) = misfit(&state.schema(), columns) {
+            return Err(CommitError::Columns { table: change.table.into(), problem });
         }
+    } else if state.schema().as_ref() != columns {
         metadata = metadata.with_schema(columns).map_err(|e| log_error(change.table, e))?;
         changed = true;
     }
@@ -91,6 +82,7 @@ pub(super) fn add(shard: &NewShard, data_change: bool) -> Add {
         size: i64::try_from(shard.bytes).unwrap_or(i64::MAX),
         modification_time: chrono::Utc::now().timestamp_millis(),
         data_change,
+        tags: shard.rest_of.as_ref().map(|path| HashMap::from([(REST_OF.to_owned(), Some(path.clone()))])),
         stats: Some(serde_json::json!({ "numRecords": shard.rows }).to_string()),
         ..Add::default()
     }

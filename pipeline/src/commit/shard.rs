@@ -12,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
-use schemas::delta::Root;
+use schemas::delta::{Root, Shard};
 use schemas::failpoint;
 use uuid::Uuid;
 
@@ -33,6 +33,15 @@ pub struct NewShard {
     pub rows: u64,
     /// Partition column → value; these columns are not in the file.
     pub partition: BTreeMap<String, String>,
+    /// The shard whose rows these are, some of them deleted, where there is one.
+    pub rest_of: Option<String>,
+}
+
+impl NewShard {
+    /// What is left of `shard`, whose other rows are deleted.
+    pub fn in_place_of(self, shard: &Shard) -> Self {
+        Self { rest_of: Some(shard.path.clone()), ..self }
+    }
 }
 
 /// Writes one shard. Dropped before [`finish`](Self::finish), it deletes its file.
@@ -134,6 +143,7 @@ impl ShardWriter {
                 bytes,
                 rows: self.rows,
                 partition: std::mem::take(&mut self.partition),
+                rest_of: None,
             }),
             Err(source) => {
                 let _ = fs::remove_file(&self.file);

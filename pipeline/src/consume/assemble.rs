@@ -17,7 +17,7 @@ use super::error::ConsumeError;
 use super::metrics::Metrics;
 use super::poll::{Input, TopicIdentity};
 use super::reached::Stored;
-use crate::forget::Forgotten;
+use crate::forget::{Forgotten, UserColumn};
 use crate::records::{Mapping, Rejection, Times};
 
 /// What the store is told, in order.
@@ -153,7 +153,7 @@ impl Assembler {
     /// Reads the table again if it has another version: once a micro-batch.
     fn look_who_was_forgotten(&mut self) -> Result<(), ConsumeError> {
         let Who { root, settings, runtime, version } = &mut self.who;
-        let newest = Forgotten::version(root);
+        let newest = Forgotten::version(root)?;
         if newest != *version {
             self.mapping.forget(runtime.block_on(Forgotten::load(root, settings))?);
             *version = newest;
@@ -189,13 +189,13 @@ impl Assembler {
         message: Message<'_>,
     ) -> Result<Result<(), Rejection>, ConsumeError> {
         let Some(value) = message.value else {
-            if self.mapping.is_forgotten(message.key, &[]) {
+            if self.mapping.is_forgotten(UserColumn::Unknown, message.key, &[]) {
                 return Ok(Err(Rejection::new(Reason::Forgotten, "")));
             }
             return Ok(Err(Rejection::new(Reason::Tombstone, "the message has no value")));
         };
         if value.len() > self.max_record_bytes {
-            if self.mapping.is_forgotten(message.key, value) {
+            if self.mapping.is_forgotten(UserColumn::Unknown, message.key, value) {
                 return Ok(Err(Rejection::new(Reason::Forgotten, "")));
             }
             let text = format!("the message has {} bytes, more than events.max_record_bytes", value.len());
@@ -203,7 +203,7 @@ impl Assembler {
         }
         let fields = match self.decoder.decode(value) {
             Ok(fields) => fields,
-            Err(Fault::Rejected(_)) if self.mapping.is_forgotten(message.key, value) => {
+            Err(Fault::Rejected(_)) if self.mapping.is_forgotten(UserColumn::Unknown, message.key, value) => {
                 return Ok(Err(Rejection::new(Reason::Forgotten, "")));
             }
             Err(Fault::Rejected(rejection)) => return Ok(Err(rejection)),
@@ -213,8 +213,8 @@ impl Assembler {
             Ok(event) => event,
             Err(rejection) => {
                 let value = if self.mapping.says_nobody(&fields) { value } else { &[] };
-                let forgotten =
-                    rejection.reason != Reason::Forgotten && self.mapping.is_forgotten(message.key, value);
+                let forgotten = rejection.reason != Reason::Forgotten
+                    && self.mapping.is_forgotten(UserColumn::Unknown, message.key, value);
                 return Ok(Err(if forgotten { Rejection::new(Reason::Forgotten, "") } else { rejection }));
             }
         };

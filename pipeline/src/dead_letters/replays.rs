@@ -27,7 +27,7 @@ pub(super) struct Replays<'a> {
 impl<'a> Replays<'a> {
     pub(super) async fn read(root: &'a Root, topic: &'a str) -> Result<Self, TableError> {
         let mut replays = Self { root, topic, version: None, known: HashMap::default() };
-        let Some(snapshot) = root.snapshot(REPLAYS).await? else { return Ok(replays) };
+        let Some(snapshot) = root.snapshot_to_write(REPLAYS, false).await? else { return Ok(replays) };
         replays.version = Some(snapshot.version());
         for shard in snapshot.shards() {
             for batch in snapshot.read_shard(shard, &["topic", "source", "position", "replayed_at"]).await? {

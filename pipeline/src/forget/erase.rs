@@ -1,13 +1,15 @@
 //! Shards and files, written again without somebody's rows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch};
+use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -17,7 +19,9 @@ use schemas::delta::{Root, Shard, Snapshot};
 use schemas::files;
 use schemas::tables::{DEAD_LETTERS, EVENT_DATE, EVENTS};
 
-use super::hashes::{Forgotten, words};
+use super::hashes::Forgotten;
+use super::look_alikes::LookAlikes;
+use super::named::{UserColumn, cells, names};
 use super::{FileReport, ForgetError, TableReport};
 use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted, commit};
 use crate::inspect::{InspectError, stored_schema};
@@ -27,34 +31,33 @@ const TRIES: usize = 10;
 
 /// Whose rows go.
 pub(super) enum Who<'a> {
-    /// By their ids.
-    Users(HashSet<&'a str>),
+    /// By their ids; others that look like them are remembered.
+    Users(HashSet<&'a str>, LookAlikes),
     /// By the hashes of their ids.
     Forgotten(&'a Forgotten),
 }
-
-/// Ids that are so long are found in the bytes of a record wherever they stand; shorter ones would be found by chance.
-const LONG: usize = 6;
 
 impl Who<'_> {
     /// Whether these bytes are the id of one.
     fn is_one(&self, id: &[u8]) -> bool {
         match self {
-            Self::Users(users) => std::str::from_utf8(id).is_ok_and(|id| users.contains(id)),
+            Self::Users(users, _) => std::str::from_utf8(id).is_ok_and(|id| users.contains(id)),
             Self::Forgotten(forgotten) => forgotten.is_one(id),
         }
     }
 
-    /// Whether a record that does not say whose it is names one.
-    fn is_named_in(&self, value: &[u8]) -> bool {
-        let within = match self {
-            Self::Users(users) => users
-                .iter()
-                .filter(|id| id.len() >= LONG)
-                .any(|id| memchr::memmem::find(value, id.as_bytes()).is_some()),
-            Self::Forgotten(_) => false,
-        };
-        within || words(value).any(|word| self.is_one(word))
+    /// Whether this user is one.
+    fn has(&self, user: &str) -> bool {
+        match self {
+            Self::Users(users, alike) => {
+                let has = users.contains(user);
+                if !has {
+                    alike.see(user);
+                }
+                has
+            }
+            Self::Forgotten(forgotten) => forgotten.has(user),
+        }
     }
 }
 
@@ -66,14 +69,17 @@ pub(super) async fn from_table(
     who: &Who<'_>,
 ) -> Result<Option<TableReport>, ForgetError> {
     for _ in 0..TRIES {
-        let Some(snapshot) = root.snapshot(table).await? else { return Ok(None) };
+        let Some(snapshot) = root.snapshot_to_write(table, true).await? else { return Ok(None) };
         let state = snapshot.delta().snapshot().map_err(|source| schemas::delta::TableError::Log {
             table: table.into(),
             source: Box::new(source),
         })?;
         let schema = state.snapshot().arrow_schema();
         let owned = if table == DEAD_LETTERS {
-            Owned::DeadLetters { user_field: config.events.columns.user_id.clone() }
+            Owned::DeadLetters {
+                user_field: config.events.columns.user_id.clone(),
+                columns: Mutex::default(),
+            }
         } else if schema.field_with_name("user_id").is_ok() {
             Owned::ByColumn
         } else {
@@ -115,8 +121,12 @@ pub(super) async fn from_table(
 enum Owned {
     /// Those with the user in `user_id`.
     ByColumn,
-    /// Rejected records: known by their key, by the field of a JSON object, or else by a word of the record.
-    DeadLetters { user_field: String },
+    /// Rejected records: known by their key, or by what the record says ([`names`]).
+    DeadLetters {
+        user_field: String,
+        /// Where the lines of each source name the user.
+        columns: Mutex<HashMap<String, UserColumn>>,
+    },
 }
 
 struct Run<'a> {
@@ -156,10 +166,10 @@ impl Run<'_> {
     async fn is_in(&self, shard: &Shard) -> Result<bool, ForgetError> {
         let columns: &[&str] = match self.owned {
             Owned::ByColumn => &["user_id"],
-            Owned::DeadLetters { .. } => &["key", "value"],
+            Owned::DeadLetters { .. } => &["source", "key", "value"],
         };
         for batch in self.snapshot.read_shard(shard, columns).await? {
-            if self.owners(&batch).true_count() > 0 {
+            if self.owners(&batch)?.true_count() > 0 {
                 return Ok(true);
             }
         }
@@ -167,46 +177,30 @@ impl Run<'_> {
     }
 
     /// By row, whether it is one of the users'.
-    fn owners(&self, batch: &RecordBatch) -> BooleanArray {
+    fn owners(&self, batch: &RecordBatch) -> Result<BooleanArray, ForgetError> {
+        let rows = |source| ForgetError::Rows { table: self.snapshot.name().into(), source };
         match &self.owned {
-            Owned::ByColumn => {
-                let column = batch.column_by_name("user_id").and_then(|column| column.as_string_opt::<i32>());
-                let is_one =
-                    |user: Option<&str>| Some(user.is_some_and(|user| self.who.is_one(user.as_bytes())));
-                column.map_or_else(
-                    || vec![false; batch.num_rows()].into(),
-                    |users| users.iter().map(is_one).collect(),
-                )
-            }
-            Owned::DeadLetters { user_field } => {
+            Owned::ByColumn => of_users(batch, self.who).map_err(rows),
+            Owned::DeadLetters { user_field, columns } => {
+                let sources = batch.column_by_name("source").and_then(|column| column.as_string_opt::<i32>());
                 let binary =
                     |name| batch.column_by_name(name).and_then(|column| column.as_binary_opt::<i32>());
                 let (keys, values) = (binary("key"), binary("value"));
-                let row = |row: usize| {
-                    let of = |column: Option<&arrow::array::BinaryArray>| {
+                let mut columns = columns.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut row = |row: usize| {
+                    let of = |column: Option<&'_ BinaryArray>| {
                         column.filter(|column| column.is_valid(row)).map(|column| column.value(row).to_vec())
                     };
-                    Some(self.is_named(user_field, of(keys).as_deref(), &of(values).unwrap_or_default()))
+                    let source = sources.map_or("", |sources| sources.value(row));
+                    let column = match columns.get(source) {
+                        Some(&column) => column,
+                        None => *columns.entry(source.into()).or_insert(user_column(source, user_field)),
+                    };
+                    let (key, value) = (of(keys), of(values).unwrap_or_default());
+                    Some(names(user_field, column, key.as_deref(), &value, |id| self.who.is_one(id)))
                 };
-                (0..batch.num_rows()).map(row).collect()
+                Ok((0..batch.num_rows()).map(&mut row).collect())
             }
-        }
-    }
-
-    fn is_named(&self, user_field: &str, key: Option<&[u8]>, value: &[u8]) -> bool {
-        if key.is_some_and(|key| self.who.is_one(key)) {
-            return true;
-        }
-        // A JSON object says whose it is.
-        let object: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(value).ok();
-        match object.as_ref().and_then(|object| object.get(user_field)) {
-            Some(serde_json::Value::String(user)) => self.who.is_one(user.as_bytes()),
-            Some(serde_json::Value::Number(user)) => {
-                let whole = user.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64);
-                self.who.is_one(user.to_string().as_bytes())
-                    || whole.is_some_and(|whole| self.who.is_one(whole.to_string().as_bytes()))
-            }
-            _ => self.who.is_named_in(value),
         }
     }
 
@@ -226,18 +220,64 @@ impl Run<'_> {
             .collect();
         let mut writer = ShardWriter::create(self.root, table, prefix(&shard.path), &schema, &partition)?;
         let (mut kept, mut left_out) = (0, 0);
+        let rows = |source| ForgetError::Rows { table: table.into(), source };
         for batch in self.snapshot.read_shard(shard, &columns).await? {
-            let owners = self.owners(&batch);
+            let owners = self.owners(&batch)?;
             let others = arrow::compute::not(&owners).and_then(|others| filter_record_batch(&batch, &others));
-            let others = others.map_err(|source| ForgetError::Rows { table: table.into(), source })?;
+            let others = others.and_then(|others| typed(&others, &schema)).map_err(rows)?;
             kept += others.num_rows() as u64;
             left_out += owners.true_count() as u64;
             writer.write(&others)?;
         }
         // A writer that is dropped deletes its file.
-        let new = if kept > 0 { Some(writer.finish()?) } else { None };
+        let new = if kept > 0 { Some(writer.finish()?.in_place_of(shard)) } else { None };
         Ok((new, left_out))
     }
+}
+
+/// A cast in which every value keeps its meaning, or it is an error.
+fn cast(column: &dyn Array, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })
+}
+
+/// By row, whether column `user_id` names one of the users, whatever type of text or number the column has.
+fn of_users(batch: &RecordBatch, who: &Who<'_>) -> Result<BooleanArray, ArrowError> {
+    let column = batch
+        .column_by_name("user_id")
+        .ok_or_else(|| ArrowError::SchemaError("there is no column `user_id`".into()))?;
+    let users = cast(column, &DataType::Utf8)?;
+    Ok(users.as_string::<i32>().iter().map(|user| Some(user.is_some_and(|user| who.has(user)))).collect())
+}
+
+/// The batch in the types of the table, of which no contract may know.
+fn typed(batch: &RecordBatch, schema: &Schema) -> Result<RecordBatch, ArrowError> {
+    let names = batch.schema_ref().fields().iter();
+    let columns = names.zip(batch.columns()).map(|(field, column)| {
+        let field = schema.field_with_name(field.name())?.clone();
+        Ok((cast(column, field.data_type())?, field))
+    });
+    let (columns, fields): (Vec<_>, Vec<_>) =
+        columns.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// Where a source's lines name the user, if it is a CSV file that is still there; its first line says so.
+fn user_column(source: &str, user_field: &str) -> UserColumn {
+    const HEADER_BYTES_MAX: u64 = 1 << 20;
+    let path = Path::new(source);
+    let is_csv = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) && path.is_file();
+    let mut line = Vec::new();
+    let read = is_csv.then(|| {
+        let mut file = BufReader::new(File::open(path).ok()?.take(HEADER_BYTES_MAX));
+        file.read_until(b'\n', &mut line).ok()
+    });
+    if read.flatten().is_none_or(|bytes| bytes == 0) {
+        return UserColumn::Unknown;
+    }
+    let header = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
+    let header = header.strip_suffix(b"\n").unwrap_or(header);
+    let at = cells(header).iter().position(|name| **name == *user_field.as_bytes());
+    at.map_or(UserColumn::Unknown, UserColumn::At)
 }
 
 /// `part-00003` of `event_date=…/part-00003-<uuid>.parquet`.
@@ -251,23 +291,47 @@ fn prefix(path: &str) -> &str {
         .unwrap_or("part")
 }
 
-/// Takes the users out of the Parquet files beside the models, which say how well each event was predicted.
-pub(super) fn from_models(root: &Root, who: &Who<'_>) -> Result<Vec<FileReport>, ForgetError> {
-    let mut found = Vec::new();
-    let mut directories = vec![root.path().join("models")];
+/// What was found beside the models.
+#[derive(Default)]
+pub(super) struct BesideModels {
+    pub(super) files: Vec<FileReport>,
+    /// Links that lead elsewhere: nothing was looked at behind them.
+    pub(super) links: Vec<PathBuf>,
+}
+
+/// Takes the users out of the Parquet files beside the models, which say how well each event was predicted. What cannot be
+/// looked at is an error; what a program has just deleted is not.
+pub(super) fn from_models(root: &Root, who: &Who<'_>) -> Result<BesideModels, ForgetError> {
+    let mut found = BesideModels::default();
+    let models = root.path().join("models");
+    let home = models.canonicalize().unwrap_or_else(|_| models.clone());
+    let mut directories = vec![models];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
+        let fail = |source: io::Error| ForgetError::File { path: directory.clone(), source: source.into() };
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(fail)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(fail)?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(fail)?);
+            if kind.is_symlink() {
+                // What it leads to inside of `models` is met there.
+                let outside = path.canonicalize().is_ok_and(|target| !target.starts_with(&home));
+                found.links.extend(outside.then(|| inside(root, &path)));
+            } else if kind.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|ending| ending == "parquet") {
-                let rows = from_file(&path, who)
-                    .map_err(|source| ForgetError::File { path: path.clone(), source })?;
-                found.extend((rows > 0).then(|| FileReport { path: inside(root, &path), rows }));
+                let rows = match from_file(&path, who) {
+                    Err(_) if !path.exists() => 0,
+                    rows => rows.map_err(|source| ForgetError::File { path: path.clone(), source })?,
+                };
+                found.files.extend((rows > 0).then(|| FileReport { path: inside(root, &path), rows }));
             }
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.files.sort_by(|a, b| a.path.cmp(&b.path));
+    found.links.sort();
     Ok(found)
 }
 
@@ -285,10 +349,7 @@ fn from_file(path: &Path, who: &Who<'_>) -> Result<u64, Box<dyn std::error::Erro
     let (mut kept, mut left_out) = (Vec::new(), 0);
     for batch in reader.build()? {
         let batch = batch?;
-        let column = batch.column_by_name("user_id").and_then(|column| column.as_string_opt::<i32>());
-        let column = column.ok_or("column `user_id` is no text")?;
-        let others: BooleanArray =
-            column.iter().map(|user| Some(!user.is_some_and(|user| who.is_one(user.as_bytes())))).collect();
+        let others = arrow::compute::not(&of_users(&batch, who)?)?;
         left_out += (others.len() - others.true_count()) as u64;
         kept.push(filter_record_batch(&batch, &others)?);
     }

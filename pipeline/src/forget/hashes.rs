@@ -16,12 +16,13 @@ use std::sync::Once;
 
 use arrow::array::AsArray;
 use schemas::config::Forget;
-use schemas::delta::{Root, Snapshot};
+use schemas::delta::{Root, Snapshot, TableError};
 use schemas::files;
 use schemas::tables::FORGOTTEN;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::ForgetError;
+use super::named::{UserColumn, names};
 
 /// Table property: [`Key::check`].
 pub(super) const KEY_CHECK: &str = "key_check";
@@ -147,11 +148,20 @@ pub(crate) struct Forgotten {
 }
 
 impl Forgotten {
-    /// The newest version of table `forgotten`, by a look at its directory.
-    pub(crate) fn version(root: &Root) -> Option<u64> {
-        let entries = fs::read_dir(root.table_path(FORGOTTEN).join("_delta_log")).ok()?;
+    /// The newest version of table `forgotten`, by a look at its directory; `None` where nobody was.
+    pub(crate) fn version(root: &Root) -> Result<Option<u64>, ForgetError> {
+        let path = root.table_path(FORGOTTEN).join("_delta_log");
+        let fail = |source| TableError::Directory { path: path.clone(), source };
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            entries => entries.map_err(fail)?,
+        };
         let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
-        entries.flatten().filter_map(|entry| number(entry.file_name())).max()
+        let mut newest = None;
+        for entry in entries {
+            newest = newest.max(number(entry.map_err(fail)?.file_name()));
+        }
+        Ok(newest)
     }
 
     /// Those of the newest version of table `forgotten`; `None` where nobody was.
@@ -176,9 +186,15 @@ impl Forgotten {
         self.hashes.contains(&self.key.hash(word))
     }
 
-    /// Whether a record that does not say whose it is names somebody who was forgotten: its key, or one of its words.
-    pub(crate) fn is_named_in(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
-        key.is_some_and(|key| self.is_one(key)) || words(value).any(|word| self.is_one(word))
+    /// Whether a record that is no event is of somebody who was forgotten, as far as it says whose it is.
+    pub(crate) fn is_named_in(
+        &self,
+        user_field: &str,
+        column: UserColumn,
+        key: Option<&[u8]>,
+        value: &[u8],
+    ) -> bool {
+        names(user_field, column, key, value, |id| self.is_one(id))
     }
 }
 
@@ -203,12 +219,6 @@ pub(super) async fn stored(snapshot: &Snapshot) -> Result<HashSet<u128>, ForgetE
         hashes.extend(texts.filter_map(|text| u128::from_str_radix(text, 16).ok()));
     }
     Ok(hashes)
-}
-
-/// What stands between the marks of CSV and JSON in a record.
-pub(super) fn words(record: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let is_mark = |byte: &u8| byte.is_ascii_whitespace() || b"\",;:|'{}[]()<>=".contains(byte) || *byte == 0;
-    record.split(is_mark).filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -246,9 +256,10 @@ mod tests {
         let key = Key([3; 16]);
         let forgotten = Forgotten { hashes: HashSet::from([key.hash(b"u-7")]), key };
         assert!(forgotten.has("u-7") && !forgotten.has("u-70"));
-        assert!(forgotten.is_named_in(None, br#"{"user":"u-7","item":"#));
-        assert!(forgotten.is_named_in(None, b"u-7,i1,not a time"));
-        assert!(forgotten.is_named_in(Some(b"u-7"), b"\xff\xfe"));
-        assert!(!forgotten.is_named_in(Some(b"u-70"), br#"{"user":"u-70","item":"#));
+        let named = |key, value: &[u8]| forgotten.is_named_in("user", UserColumn::Unknown, key, value);
+        assert!(named(None, br#"{"user":"u-7","item":"#));
+        assert!(named(None, b"u-7,i1,not a time"));
+        assert!(named(Some(b"u-7"), b"\xff\xfe"));
+        assert!(!named(Some(b"u-70"), br#"{"user":"u-70","item":"#));
     }
 }

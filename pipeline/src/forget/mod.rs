@@ -12,6 +12,8 @@
 
 mod erase;
 mod hashes;
+mod look_alikes;
+mod named;
 mod report;
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,8 +28,10 @@ use schemas::tables::{EVENTS, FORGOTTEN, FORGOTTEN_SCHEMA};
 
 use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
 
-use erase::Who;
+use erase::{BesideModels, Who};
 pub(crate) use hashes::Forgotten;
+use look_alikes::LookAlikes;
+pub(crate) use named::UserColumn;
 pub use report::{FileReport, Report, TableReport};
 
 /// An erasure that could not be finished. What was done stays done; the same command does the rest.
@@ -93,16 +97,21 @@ pub async fn forget(
     }
     // Another root was meant, more likely than that there is nothing to forget.
     root.require(EVENTS, "pipeline ingest").await?;
+    let tables = tables_to_change(root).await?;
     let known = remember(root, &config.forget, users).await?;
-    let mut report = Report { users: users.len(), known, tables: Vec::new(), files: Vec::new() };
-    let who = Who::Users(users.iter().map(String::as_str).collect());
-    for table in crate::inspect::tables(root) {
+    let mut report = Report { users: users.len(), known, ..Report::default() };
+    let ids = || users.iter().map(String::as_str);
+    let who = Who::Users(ids().collect(), LookAlikes::of(ids()));
+    for table in tables {
         if interrupt.requested() {
             return Err(ForgetError::Interrupted);
         }
         report.tables.extend(erase::from_table(config, root, &table, &who).await?);
     }
-    report.files = erase::from_models(root, &who)?;
+    BesideModels { files: report.files, links: report.links } = erase::from_models(root, &who)?;
+    if let Who::Users(_, alike) = who {
+        report.look_alikes = alike.found();
+    }
     Ok(report)
 }
 
@@ -115,17 +124,26 @@ pub async fn sweep(
 ) -> Result<Option<Report>, ForgetError> {
     let Some(forgotten) = Forgotten::load(root, &config.forget).await? else { return Ok(None) };
     let users = forgotten.len();
-    let mut report = Report { users, known: users, tables: Vec::new(), files: Vec::new() };
+    let mut report = Report { users, known: users, ..Report::default() };
     let who = Who::Forgotten(&forgotten);
-    for table in crate::inspect::tables(root) {
+    for table in tables_to_change(root).await? {
         if interrupt.requested() {
             return Err(ForgetError::Interrupted);
         }
         let found = erase::from_table(config, root, &table, &who).await?;
         report.tables.extend(found.filter(|table| table.rows > 0));
     }
-    report.files = erase::from_models(root, &who)?;
+    BesideModels { files: report.files, links: report.links } = erase::from_models(root, &who)?;
     Ok(Some(report))
+}
+
+/// The tables of the root. One that cannot be read or written is an error before any of them is changed.
+async fn tables_to_change(root: &Root) -> Result<Vec<String>, ForgetError> {
+    let tables = root.tables()?;
+    for table in &tables {
+        root.snapshot_to_write(table, true).await?;
+    }
+    Ok(tables)
 }
 
 /// [`sweep`] over what stands beside the models alone.

@@ -1,12 +1,14 @@
-//! What an erasure came to. It names nobody.
+//! What an erasure came to. It names nobody but those who look like somebody who was to be forgotten.
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::look_alikes::shown;
+
 /// One run of `pipeline forget`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Users that were asked for.
     pub users: usize,
@@ -16,6 +18,13 @@ pub struct Report {
     pub tables: Vec<TableReport>,
     /// Files beside the models.
     pub files: Vec<FileReport>,
+    /// Links beside the models that lead elsewhere, where nothing was looked at; paths inside the root.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<PathBuf>,
+    /// Users in the tables who look like one that was given and are another: blanks around, other characters for the same
+    /// letters. They were not forgotten.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub look_alikes: Vec<String>,
 }
 
 /// One table.
@@ -42,7 +51,7 @@ pub struct FileReport {
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { users, known, tables, files } = self;
+        let Self { users, known, tables, files, links, look_alikes } = self;
         writeln!(f, "users: {users}, {known} of them forgotten before")?;
         for TableReport { table, rows, shards, version } in tables {
             writeln!(f, "  {table:<24} {rows:>10} rows taken out of {shards} shards; version {version}")?;
@@ -53,6 +62,17 @@ impl Display for Report {
         let found = tables.iter().any(|table| table.rows > 0) || !files.is_empty();
         if !found && known < users {
             writeln!(f, "No row of theirs was found: the id must be written just as the log has it.")?;
+        }
+        for link in links {
+            writeln!(f, "  {} leads elsewhere: nothing was looked at behind it", link.display())?;
+        }
+        if !look_alikes.is_empty() {
+            let shown: Vec<String> = look_alikes.iter().map(|user| shown(user)).collect();
+            let shown = shown.join(", ");
+            writeln!(
+                f,
+                "Not forgotten, and looks the same: {shown}. If that is the same person, forget each of these ids too."
+            )?;
         }
         write!(
             f,

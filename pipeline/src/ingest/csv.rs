@@ -25,6 +25,7 @@ use super::error::IngestError;
 use super::files::{ByteCount, InputFile, open};
 use super::record::{Raw, Records, Step, locate, trim_line_end};
 use super::source::Reading;
+use crate::forget::UserColumn;
 use crate::records::{Fields, Rejection, Value, Wanted};
 
 /// Where the fields of a file's records are.
@@ -341,6 +342,11 @@ impl Records for CsvRecords<'_> {
     fn raw(&mut self) -> Raw {
         let bytes = self.bytes();
         Raw::Bytes(bytes[..bytes.len().min(self.layout.max_record_bytes)].to_vec())
+    }
+
+    fn user_column(&self) -> UserColumn {
+        // The first slot of an event.
+        self.layout.columns.first().copied().flatten().map_or(UserColumn::Unknown, UserColumn::At)
     }
 
     fn done(&self) -> usize {

@@ -26,10 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
 use arrow::compute::filter_record_batch;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemas::cli::Interrupt;
-use schemas::delta::{Root, Shard, Snapshot, TableError};
+use schemas::delta::{Root, Shard, Snapshot, TableError, shard_batches};
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
@@ -432,14 +430,8 @@ pub(super) fn read_stored_ids(
         source,
     };
     let file = File::open(root.table_path(EVENTS).join(&shard.path)).map_err(|e| fail(e.into()))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| fail(e.into()))?;
-    let columns = ProjectionMask::columns(builder.parquet_schema(), ["event_id"]);
-    let reader = builder.with_projection(columns).build().map_err(|e| fail(e.into()))?;
-    for batch in reader {
-        let batch = batch.map_err(|e| fail(e.into()))?;
-        let ids = batch.columns().first().and_then(|ids| ids.as_string_opt::<i32>());
-        let ids = ids.ok_or_else(|| fail("it has no column `event_id` of text".into()))?;
-        ids.iter().flatten().for_each(&mut take);
+    for batch in shard_batches(EVENTS, shard, file, &["event_id"])? {
+        batch?.column(0).as_string::<i32>().iter().flatten().for_each(&mut take);
     }
     Ok(())
 }

@@ -100,7 +100,7 @@ impl Publish<'_> {
 
     /// Records of people who were forgotten while this run read them must not be stored.
     fn check_forgotten(&self) -> Result<(), IngestError> {
-        match Forgotten::version(self.root) == self.before.forgotten {
+        match Forgotten::version(self.root)? == self.before.forgotten {
             true => Ok(()),
             false => Err(IngestError::ForgottenMeanwhile),
         }

@@ -19,6 +19,7 @@ use super::error::{IngestError, build};
 use super::files::{ByteCount, InputFile};
 use super::record::{Kept, Records};
 use super::source::{Block, Carry, Layout, Reading, Source, Visit, Walked};
+use crate::forget::UserColumn;
 use crate::records::{Batch, Columns, Mapping, Rejection};
 
 /// What comes of reading, in the order of the files and their records.
@@ -208,7 +209,7 @@ impl Visit for Events<'_> {
         self.mapping.says_nobody(record)
     }
 
-    fn is_forgotten(&self, raw: &[u8]) -> bool {
-        self.mapping.is_forgotten(None, raw)
+    fn is_forgotten(&self, column: UserColumn, raw: &[u8]) -> bool {
+        self.mapping.is_forgotten(column, None, raw)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::error::IngestError;
 use super::files::InputFile;
+use crate::forget::UserColumn;
 use crate::records::{Fields, Need, Rejection, Wanted};
 
 /// What [`Records::advance`] came to.
@@ -21,6 +22,10 @@ pub(super) trait Records: Fields {
     fn advance(&mut self) -> Step;
     /// The bytes of the current record, no more of them than the configured limit.
     fn raw(&mut self) -> Raw;
+    /// Where a record that cannot be taken apart still says whose it is.
+    fn user_column(&self) -> UserColumn {
+        UserColumn::Unknown
+    }
     /// After the end: the bytes of the block that have been read. What lies behind them is the beginning of
     /// a record that the next block ends.
     fn done(&self) -> usize;

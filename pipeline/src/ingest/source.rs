@@ -21,6 +21,7 @@ use super::parquet::{
 };
 use super::record::{Kept, Raw, Records, Step};
 use super::report::Counts;
+use crate::forget::UserColumn;
 use crate::records::{Rejection, Wanted};
 
 /// How files are read.
@@ -46,7 +47,7 @@ pub(super) trait Visit {
     }
 
     /// Whether a record that does not say whose it is, is of somebody who was forgotten.
-    fn is_forgotten(&self, _raw: &[u8]) -> bool {
+    fn is_forgotten(&self, _column: UserColumn, _raw: &[u8]) -> bool {
         false
     }
 }
@@ -128,8 +129,9 @@ fn walk<R: Records>(records: &mut R, visit: &mut impl Visit) -> Result<Walked, I
             },
         };
         if let Some(rejection) = rejection {
+            let column = records.user_column();
             match records.raw() {
-                Raw::Bytes(bytes) if of_nobody && visit.is_forgotten(&bytes) => counts.forgotten += 1,
+                Raw::Bytes(bytes) if of_nobody && visit.is_forgotten(column, &bytes) => counts.forgotten += 1,
                 raw => {
                     counts.dead_letters += 1;
                     walked.rejected.push(Rejected { at: counts.read, raw, rejection, of_nobody });

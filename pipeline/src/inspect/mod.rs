@@ -20,7 +20,6 @@ mod user;
 pub mod verify;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
@@ -180,7 +179,7 @@ pub enum Contents {
 pub async fn inspect(root: &Root, table: Option<&str>) -> Result<Inspection, InspectError> {
     let names = match table {
         Some(name) => vec![known(root, name)?],
-        None => tables(root),
+        None => root.tables()?,
     };
     let place = root.path().display().to_string();
     if names.is_empty() {
@@ -198,7 +197,7 @@ pub async fn inspect(root: &Root, table: Option<&str>) -> Result<Inspection, Ins
 
 /// The name of a table that is there.
 fn known(root: &Root, name: &str) -> Result<String, InspectError> {
-    let known = tables(root);
+    let known = root.tables()?;
     let place = root.path().display().to_string();
     if known.is_empty() {
         return Err(InspectError::NoTables { root: place });
@@ -208,30 +207,6 @@ fn known(root: &Root, name: &str) -> Result<String, InspectError> {
     } else {
         Err(InspectError::UnknownTable { table: name.into(), root: place, known })
     }
-}
-
-/// The tables of the root, also those one directory deeper (`sft/genre`), by name.
-pub(crate) fn tables(root: &Root) -> Vec<String> {
-    let is_table = |path: &Path| path.join("_delta_log").is_dir();
-    let mut tables = Vec::new();
-    for (name, path) in directories(root.path()) {
-        if is_table(&path) {
-            tables.push(name);
-        } else {
-            let inside = directories(&path).into_iter().filter(|(_, path)| is_table(path));
-            tables.extend(inside.map(|(inner, _)| format!("{name}/{inner}")));
-        }
-    }
-    tables.sort();
-    tables
-}
-
-fn directories(path: &Path) -> Vec<(String, std::path::PathBuf)> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
-        .collect()
 }
 
 async fn report(root: &Root, snapshot: Snapshot) -> Result<TableReport, InspectError> {

@@ -81,7 +81,7 @@ pub async fn build(
     let rules = Arc::new(Rules::new(config)?);
     let events = root.require(EVENTS, "pipeline ingest --events PATH").await?;
     let items = root.require(ITEMS, "pipeline ingest --items PATH").await?;
-    let present = root.snapshot(INSTRUCTIONS).await?;
+    let present = root.snapshot_to_write(INSTRUCTIONS, true).await?;
     let context = resources.bounded_session()?;
     let log = Log::new(&context, &events, &rules);
     let as_of = match at {
@@ -137,6 +137,7 @@ fn described(rules: &Rules, as_of: i64, events_version: u64, items_version: u64)
         (properties::EVENTS_VERSION, events_version.to_string()),
         (properties::ITEMS_VERSION, items_version.to_string()),
         (properties::CONFIG_HASH, rules.hash()),
+        (properties::SETTINGS, rules.settings()),
         (AS_OF_MS, as_of.to_string()),
         (WINDOW_MS, rules.window_ms.to_string()),
     ]

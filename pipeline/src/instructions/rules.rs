@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use schemas::config::{Age, Config, ConfigError};
 use schemas::hash::hash64;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Derived conditions of one event are told by the bits of a [`u32`].
 const DERIVED_MAX: usize = 32;
 
 /// The settings, with the quota of each attribute and derived condition resolved.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Rules {
     /// `P`.
     pub per_user: usize,
@@ -78,8 +78,12 @@ impl Rules {
 
     /// Hash of all of it.
     pub(crate) fn hash(&self) -> String {
-        let text = serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("rules are plain data: {e}"));
-        format!("{:016x}", hash64(&text))
+        format!("{:016x}", hash64(self.settings().as_bytes()))
+    }
+
+    /// All of it as JSON: what the table keeps.
+    pub(crate) fn settings(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|e| unreachable!("rules are plain data: {e}"))
     }
 }
 

@@ -6,7 +6,7 @@ use schemas::config::{Events, TimeUnit};
 use schemas::tables::Reason;
 
 use super::time::{parse, shortened};
-use crate::forget::Forgotten;
+use crate::forget::{Forgotten, UserColumn};
 
 use super::value::{Fields, Need, Rejection, Value, Wanted};
 
@@ -96,9 +96,10 @@ impl Mapping {
         !matches!(identity(record.value(USER_ID), ""), Ok(Some(_)))
     }
 
-    /// Whether a record that does not say whose it is names somebody who was forgotten.
-    pub(crate) fn is_forgotten(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
-        self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(key, value))
+    /// Whether a record that is no event is of somebody who was forgotten.
+    pub(crate) fn is_forgotten(&self, column: UserColumn, key: Option<&[u8]>, value: &[u8]) -> bool {
+        let user_field = &self.wanted[USER_ID].column;
+        self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(user_field, column, key, value))
     }
 
     /// The event in the current record.

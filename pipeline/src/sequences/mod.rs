@@ -107,8 +107,8 @@ async fn run(
     let started = Instant::now();
     let table = if since.is_some() { REFRESH } else { SEQUENCES };
     let events = root.require(EVENTS, "pipeline ingest --events PATH").await?;
-    let items = root.snapshot(ITEMS).await?;
-    let present = root.snapshot(table).await?;
+    let items = root.snapshot_to_write(ITEMS, true).await?;
+    let present = root.snapshot_to_write(table, true).await?;
     let reporter = Reporter { config, events: &events, since, started };
     if let Some(present) = &present
         && let Some(items) = &items

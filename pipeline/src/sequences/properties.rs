@@ -34,6 +34,7 @@ pub(crate) fn described(
         (properties::ITEMS_VERSION, items_version.to_string()),
         (properties::CONFIG_HASH, sequences.hash()),
         (properties::DEDUP_DAYS, config.events.dedup_days.to_string()),
+        (properties::SETTINGS, sequences.to_toml()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();

@@ -47,6 +47,9 @@ use examples::Examples;
 /// [`CONFIG_HASH`](properties::CONFIG_HASH), which is that of `[sequences]` as in the table `sequences`.
 pub const CONDITIONS_HASH: &str = "conditions_hash";
 
+/// Table property: the settings that [`CONDITIONS_HASH`] is the hash of, as JSON.
+pub const CONDITIONS_SETTINGS: &str = "conditions_settings";
+
 /// Table property of a derived condition: how many active items carried it at the newest event's time.
 pub const POOL: &str = "pool";
 
@@ -70,10 +73,10 @@ pub async fn build_with(
     let started = Instant::now();
     let names = known(config, conditions)?;
     let events = root.require(EVENTS, "pipeline ingest --events PATH").await?;
-    let items = root.snapshot(ITEMS).await?;
+    let items = root.snapshot_to_write(ITEMS, true).await?;
     let (mut tables, mut to_build) = (Vec::new(), Vec::new());
     for name in names {
-        let present = root.snapshot(&sft_table(name)).await?;
+        let present = root.snapshot_to_write(&sft_table(name), true).await?;
         let is_described = |present: &Snapshot| {
             let properties = items.as_ref().map(|items| wanted(config, &events, items.version(), name));
             properties.is_some_and(|p| p.iter().all(|(k, v)| present.properties().get(k) == Some(v)))
@@ -132,6 +135,7 @@ fn wanted(
     let mut properties = described(config, events, items_version, None);
     properties.insert(properties::CONDITION.into(), condition.into());
     properties.insert(CONDITIONS_HASH.into(), conditions_hash(config, condition));
+    properties.insert(CONDITIONS_SETTINGS.into(), conditions_settings(config, condition));
     if let Some(age) = config.conditions.derived.get(condition) {
         properties.insert(properties::AGE.into(), age.to_string());
     }
@@ -140,11 +144,20 @@ fn wanted(
 
 /// Hash of the settings of `[conditions]` that decide the examples of one condition.
 pub(crate) fn conditions_hash(config: &Config, condition: &str) -> String {
+    settings_hash(&conditions_settings(config, condition))
+}
+
+/// Hash of settings as a table keeps them.
+pub(crate) fn settings_hash(settings: &str) -> String {
+    format!("{:016x}", hash64(settings.as_bytes()))
+}
+
+/// The settings of `[conditions]` that decide the examples of one condition.
+fn conditions_settings(config: &Config, condition: &str) -> String {
     let mut conditions = config.conditions.clone();
     conditions.derived.retain(|name, _| name == condition);
     let text = serde_json::to_string(&conditions);
-    let text = text.unwrap_or_else(|e| unreachable!("every section is a JSON document: {e}"));
-    format!("{:016x}", hash64(text.as_bytes()))
+    text.unwrap_or_else(|e| unreachable!("every section is a JSON document: {e}"))
 }
 
 /// What the tables of one run have in common.

@@ -49,7 +49,7 @@ fn new_root() -> (tempfile::TempDir, Root) {
 }
 
 fn settings(now_ms: i64) -> Settings {
-    Settings { keep: Span { ms: DAY_MS }, dry_run: false, now_ms }
+    Settings { keep: Span { ms: DAY_MS }, publications: 2, dry_run: false, now_ms }
 }
 
 async fn run(root: &Root, settings: Settings) -> Report {

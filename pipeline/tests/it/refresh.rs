@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
 use pipeline::compact::{TARGET, compact};
+use pipeline::inspect::verify::verify_within;
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, build_with, refresh};
 use proptest::prelude::*;
@@ -54,6 +55,8 @@ async fn check(root: &Root, config: &Config, since: u64) -> Vec<Target> {
         }
     }
     assert_eq!(report.counts.unwrap().targets.total(), targets.len() as u64);
+    let found = verify_within(config, root, Some(REFRESH), 40).await.unwrap();
+    assert_eq!(found.doubt(), None, "{found}");
     let again = refresh(config, root, since, RESOURCES).await.unwrap();
     assert!(again.unchanged && again.version == report.version);
     targets

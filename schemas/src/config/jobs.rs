@@ -95,13 +95,15 @@ pub enum Unmeasured {
     Publish,
 }
 
-/// `[retention]`: what the daily job deletes. Never what the newest publications need, whatever their age.
+/// `[retention]`: what the daily job deletes. Never what the newest publications need, whatever their age, but for rows of people
+/// who were forgotten.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Publications whose models are kept, so that `climber rollback` can bring them back.
     pub publications: usize,
-    /// How long a table's version stays readable after it was replaced; longer where a kept publication is older.
+    /// How long a table's version stays readable after it was replaced, and at most how long rows of people who were forgotten stay
+    /// on the disk. Of `events`, what was appended since the oldest kept publication stays longer, unless somebody was forgotten since.
     pub tables: Span,
 }
 

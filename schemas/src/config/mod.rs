@@ -288,9 +288,22 @@ impl Sequences {
 
     /// Hash of the settings that decide the rows of `sequences` for given events.
     pub fn hash(&self) -> String {
-        let text =
-            toml::to_string(self).unwrap_or_else(|e| unreachable!("every section is a TOML document: {e}"));
-        format!("{:016x}", hash64(text.as_bytes()))
+        format!("{:016x}", hash64(self.to_toml().as_bytes()))
+    }
+
+    /// The resolved section as TOML, defaults included: what a table keeps of it.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|e| unreachable!("every section is a TOML document: {e}"))
+    }
+
+    /// A section that a table kept.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let section: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
+            key: "sequences".into(),
+            problem: error.message().trim().into(),
+        })?;
+        section.validate()?;
+        Ok(section)
     }
 }
 

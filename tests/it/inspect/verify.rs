@@ -70,16 +70,39 @@ fn untouched_tables_keep_every_claim() {
     assert!(stderr(&output).contains("no violation"), "{}", stderr(&output));
 }
 
-#[test]
-fn what_cannot_be_proven_is_said() {
-    let (workspace, _) = built();
-    let args = ["inspect", "--verify", SEQUENCES, "--json", "--set", "sequences.max_len=14"];
-    let output = workspace.succeed("pipeline", &args);
-    let report = json(&output);
-    let skipped = report["tables"][0]["skipped"].as_array().unwrap();
-    assert!(skipped.len() >= 8, "{report}");
+#[tokio::test]
+async fn a_table_is_proven_by_the_settings_that_it_keeps() {
+    let (workspace, root) = built();
+    let other = ["inspect", "--verify", SEQUENCES, "--json", "--set", "sequences.max_len=14"];
+    let report = json(&workspace.succeed("pipeline", &other));
+    assert_eq!(report["tables"][0]["skipped"].as_array().unwrap().len(), 0, "{report}");
+    // One of an earlier version keeps none: what cannot be proven is no success.
+    let (shards, mut properties) = rows(&root, SEQUENCES).await;
+    properties.remove(properties::SETTINGS);
+    write_rows(&root, SEQUENCES, &shards, &properties).await;
+    workspace.succeed("pipeline", &["inspect", "--verify", SEQUENCES]);
+    let output = workspace.command("pipeline", &other).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let skipped = json(&output)["tables"][0]["skipped"].as_array().unwrap().clone();
+    assert!(skipped.len() >= 8, "{skipped:?}");
     assert!(skipped.iter().all(|skipped| skipped["reason"].as_str().unwrap().contains("[sequences]")));
-    assert!(stderr(&output).contains("skipped"), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert!(text.contains("UNPROVEN") && text.contains("could not prove of table `sequences`"), "{text}");
+}
+
+#[test]
+fn a_version_that_is_gone_proves_nothing() {
+    let (workspace, root) = built();
+    // Merged, and what was merged is deleted.
+    workspace.write("more.csv", "user,item,time\nu1,i1,1609000000\n");
+    workspace.succeed("pipeline", &["ingest", "--events", "more.csv"]);
+    let shard = std::fs::read_dir(root.table_path(EVENTS)).unwrap().map(|entry| entry.unwrap().path());
+    let date = shard.filter(|path| path.to_string_lossy().contains("event_date=")).min().unwrap();
+    for entry in std::fs::read_dir(date).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let text = workspace.fail("pipeline", &["inspect", "--verify", SEQUENCES], 3);
+    assert!(text.contains("cannot be read any more") && text.contains("could not prove"), "{text}");
 }
 
 #[tokio::test]
@@ -101,6 +124,7 @@ fn two_rows(shards: &[Vec<Row>]) -> (usize, usize) {
 
 type Tamper = fn(&mut Vec<Vec<Row>>, &mut Properties);
 type TamperStored = fn(&mut Stored);
+type TamperRows = fn(&mut Vec<Vec<Row>>);
 
 /// Changes that break a claim of a row by itself, or of the shards.
 const OWN: [(&str, Option<&str>, Tamper); 14] = [
@@ -269,6 +293,7 @@ async fn properties_must_say_what_was_read() {
         (properties::ITEMS_VERSION, Some("first")),
         (properties::SESSION_GAP_MS, Some("1")),
         (properties::CONFIG_HASH, None),
+        (properties::SETTINGS, Some("max_len = 3")),
     ] {
         let mut changed = described.clone();
         match value {
@@ -281,30 +306,46 @@ async fn properties_must_say_what_was_read() {
 }
 
 #[tokio::test]
-async fn refresh_may_skip_rows_and_old_targets() {
-    let (workspace, root) = built();
-    let (mut shards, properties) = rows(&root, SEQUENCES).await;
-    // The newest row of each user, of which only the last position is new.
-    for rows in &mut shards {
-        let newest: Vec<Row> =
-            rows.chunk_by(|a, b| a.user == b.user).map(|rows| rows.last().unwrap().clone()).collect();
-        *rows = newest;
-        for row in rows.iter_mut() {
-            let old = row.role.len() - 1;
-            row.role[..old].fill(4);
-        }
-    }
-    write_rows(&root, "refresh", &shards, &properties).await;
+async fn the_targets_of_a_refresh_are_what_is_new() {
+    let workspace = Workspace::new();
+    let log = std::fs::read_to_string(workspace.path("log.csv")).unwrap();
+    let (header, lines) = log.split_once('\n').unwrap();
+    let is_new = |n: usize| n % EVENTS_A_USER as usize >= EVENTS_A_USER as usize - 2;
+    let part = |new: bool| -> String {
+        let lines = lines.lines().enumerate().filter(|&(n, _)| is_new(n) == new);
+        std::iter::once(header).chain(lines.map(|(_, line)| line)).map(|line| format!("{line}\n")).collect()
+    };
+    workspace.write("log.csv", part(false));
+    workspace.write("new.csv", part(true));
+    workspace.succeed("pipeline", &["ingest"]);
+    workspace.succeed("pipeline", &["ingest", "--events", "new.csv"]);
+    workspace.succeed("pipeline", &["build-sequences", "--since", "0"]);
+    let root = Root::new(workspace.root().to_str().unwrap()).unwrap();
     let report = json(&workspace.succeed("pipeline", &["inspect", "--verify", "refresh", "--json"]));
-    assert!(report["tables"][0]["skipped"].to_string().contains("--since"), "{report}");
-    let mut changed = shards.clone();
-    changed[0][0].role.fill(4);
-    write_rows(&root, "refresh", &changed, &properties).await;
-    violation(&workspace, "refresh", "a target that is new", Some("role"));
-    let mut changed = shards.clone();
-    *changed[0][0].visible.last_mut().unwrap() -= 1;
-    write_rows(&root, "refresh", &changed, &properties).await;
-    violation(&workspace, "refresh", "before v_t", Some("visible_len"));
+    let proof = &report["tables"][0];
+    assert_eq!(proof["skipped"].as_array().unwrap().len(), 0, "{report}");
+    let since =
+        proof["checks"].as_array().unwrap().iter().find(|c| c["claim"].to_string().contains("--since"));
+    assert!(since.is_some(), "{report}");
+
+    let (shards, properties) = rows(&root, "refresh").await;
+    let cases: [(&str, Option<&str>, TamperRows); 5] = [
+        ("a target that is new", Some("role"), |shards| shards[0][0].role.fill(4)),
+        ("committed after", Some("role"), |shards| *shards[0][0].role.last_mut().unwrap() = 4),
+        ("committed after", Some("role"), |shards| {
+            let row = &mut shards[0][0];
+            let old = row.role.iter().rposition(|&role| role == 4).unwrap();
+            row.role[old] = 0;
+        }),
+        ("committed after", None, |shards| _ = shards[0].remove(0)),
+        ("before v_t", Some("visible_len"), |shards| *shards[0][0].visible.last_mut().unwrap() -= 1),
+    ];
+    for (claim, column, tamper) in cases {
+        let mut changed = shards.clone();
+        tamper(&mut changed);
+        write_rows(&root, "refresh", &changed, &properties).await;
+        violation(&workspace, "refresh", claim, column);
+    }
 }
 
 #[tokio::test]

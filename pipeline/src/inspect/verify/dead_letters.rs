@@ -23,7 +23,7 @@ pub(super) async fn verify(snapshot: &Snapshot, proof: &mut TableProof) -> Resul
     let mut records: HashSet<u128> = HashSet::new();
     for shard in snapshot.shards() {
         let mut row = 0;
-        for batch in reader::read(snapshot, shard, &DEAD_LETTERS_SCHEMA, &columns).await? {
+        for batch in reader::read(snapshot, shard, &columns).await? {
             let sources = batch.column(source_column).as_string::<i32>().iter().flatten();
             let positions = batch.column(position_column).as_primitive::<Int64Type>().values();
             let reasons = batch.column(reason_column).as_string::<i32>().iter().flatten();

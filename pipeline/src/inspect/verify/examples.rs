@@ -6,24 +6,23 @@ use std::collections::{HashMap, HashSet};
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
 use schemas::cli::Progress;
-use schemas::config::Config;
+use schemas::config::{Conditions, Config};
 use schemas::delta::{Root, Snapshot};
 use schemas::hash::hash128;
 use schemas::history::Role;
-use schemas::tables::{
-    EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA, SFT_SCHEMA, properties, sft_table,
-};
+use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties, sft_table};
 
 use super::carried::Carried;
 use super::example::{self, Example, Expected, Wanted, example};
+use super::history::Rules;
 use super::log::{Log, Slice, slice_of};
-use super::properties::{PROPERTIES, number, rules, version_of};
+use super::properties::{PROPERTIES, kept, number, rules, sequences, unknown_settings, version_of};
 use super::row::{self, Broken};
 use super::sequences::{ONE_SHARD, SORTED, broken_row};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
 use crate::forget::Forgotten;
-use crate::sft::{CONDITIONS_HASH, conditions_hash};
+use crate::sft::{CONDITIONS_HASH, CONDITIONS_SETTINGS, conditions_hash};
 
 const STORED: &str = "no target of an example is a pre-training target of `sequences`";
 
@@ -42,31 +41,49 @@ pub(super) async fn verify(
     let events = version_of(root, snapshot, EVENTS, properties::EVENTS_VERSION).await?;
     let max_len = number(snapshot, properties::MAX_LEN)? as usize;
     let condition = condition(snapshot)?;
-    let hash = snapshot.properties().get(CONDITIONS_HASH).map_or("none", String::as_str);
-    let here = conditions_hash(config, &condition);
-    let same_conditions = hash == here;
-    let reason = format!(
-        "built with another [conditions] (hash {hash}, here {here}); give --config and --set of the build"
-    );
-
-    // What an attribute's values are, the catalogue says; what is old or new, only the configuration.
-    let derived = config.conditions.derived.contains_key(&condition);
-    let carried = match &items {
-        None => Err("the root has no items".to_owned()),
-        Some(_) if derived && !same_conditions => Err(reason.clone()),
-        Some(items) => Ok(Carried::read(config, items, &condition).await?),
-    };
-    let last_item = items.as_ref().map(|items| u32::try_from(items.rows()).unwrap_or(u32::MAX));
-    let held = events.as_ref().map_or(0, Snapshot::rows);
-    let log = match (rules(config, snapshot)?, events, items, &carried) {
-        (Err(reason), ..) => Err(reason),
-        (Ok(_), ..) if !same_conditions => Err(reason),
-        (Ok(mut rules), Some(events), Some(items), Ok(_)) => {
-            rules.learned = Some(config.conditions.clone());
-            let forgotten = Forgotten::load(root, &config.forget).await?;
-            Ok(Log::open(events, &items, rules, forgotten).await?)
+    let kept_conditions: Result<Conditions, String> = match kept(
+        snapshot,
+        CONDITIONS_SETTINGS,
+        CONDITIONS_HASH,
+    )? {
+        Some(text) => serde_json::from_str(text).map_err(unknown_settings),
+        None => {
+            let hash = snapshot.properties().get(CONDITIONS_HASH).map_or("none", String::as_str);
+            let here = conditions_hash(config, &condition);
+            if hash == here {
+                Ok(config.conditions.clone())
+            } else {
+                Err(format!(
+                    "the table keeps no settings and was built with another [conditions] (hash {hash}, here {here}); build it \
+                     again, or give --config and --set of the build"
+                ))
+            }
         }
-        _ => Err("the root has no events or no items".to_owned()),
+    };
+    // Everything below is proven by the settings of the build.
+    let mut of_build = config.clone();
+    if let Ok(conditions) = &kept_conditions {
+        of_build.conditions = conditions.clone();
+    }
+    let config = &of_build;
+
+    // What an attribute's values are, the catalogue says; what is old or new, only the settings. A derived condition has an age.
+    let derived = snapshot.properties().contains_key(properties::AGE);
+    let carried = match (&items, &kept_conditions) {
+        (Err(reason), _) => Err(reason.clone()),
+        (Ok(_), Err(reason)) if derived => Err(reason.clone()),
+        (Ok(items), _) => Ok(Carried::read(config, items, &condition).await?),
+    };
+    let last_item = items.as_ref().ok().map(|items| u32::try_from(items.rows()).unwrap_or(u32::MAX));
+    let held = events.as_ref().map_or(0, Snapshot::rows);
+    let log = match (sequences(config, snapshot)?, kept_conditions, events, &items) {
+        (Ok(settings), Ok(conditions), Ok(events), Ok(items)) => {
+            let rules = Rules { learned: Some(conditions), ..rules(&settings, snapshot)? };
+            let forgotten = Forgotten::load(root, &config.forget).await?;
+            Ok(Log::open(events, items, rules, forgotten).await?)
+        }
+        (Err(reason), ..) | (_, Err(reason), ..) | (_, _, Err(reason), _) => Err(reason),
+        (.., Err(reason)) => Err(reason.clone()),
     };
     let mut wanted = match (&log, &carried) {
         (Ok(log), Ok(carried)) => {
@@ -76,14 +93,14 @@ pub(super) async fn verify(
         }
         _ => None,
     };
-    let sequences = root.snapshot(SEQUENCES).await?;
+    let pretraining = root.snapshot(SEQUENCES).await?;
     let mut pass = Pass {
         snapshot,
         max_len,
         last_item,
         carried: carried.as_ref().ok(),
         // A later table may rightly learn what was held out before, but never what is set apart for instructions.
-        same_log: sequences.as_ref().is_some_and(|sequences| {
+        same_log: pretraining.as_ref().is_some_and(|sequences| {
             let of = |table: &Snapshot| table.properties().get(properties::EVENTS_VERSION).cloned();
             of(sequences) == of(snapshot)
         }),
@@ -96,14 +113,14 @@ pub(super) async fn verify(
         let mut of_slice = Of { number, slices, log: None, pretrained: None };
         if let (Ok(log), Some(wanted)) = (&log, &mut wanted) {
             of_slice.log = Some((log.slice(number, slices).await?, wanted));
-            if let Some(sequences) = &sequences {
+            if let Some(sequences) = &pretraining {
                 of_slice.pretrained = Some(pretrained(sequences, number, slices).await?);
             }
         }
         pass.run(of_slice, &mut progress).await?;
     }
     drop(progress);
-    pass.conclude(carried.as_ref().err(), log.as_ref().err(), sequences.is_some(), proof);
+    pass.conclude(carried.as_ref().err(), log.as_ref().err(), pretraining.is_some(), proof);
     Ok(())
 }
 
@@ -122,7 +139,7 @@ fn condition(snapshot: &Snapshot) -> Result<String, Stop> {
 async fn newest(events: &Snapshot) -> Result<i64, Stop> {
     let mut newest = i64::MIN;
     for shard in events.shards() {
-        for batch in reader::read(events, shard, &EVENTS_SCHEMA, &["ts"]).await? {
+        for batch in reader::read(events, shard, &["ts"]).await? {
             let times = batch.column(0).as_primitive::<TimestampMillisecondType>();
             newest = newest.max(arrow::compute::max(times).unwrap_or(i64::MIN));
         }
@@ -142,7 +159,7 @@ fn identity(user: &str, ts: i64, item: u32) -> u128 {
 async fn pretrained(sequences: &Snapshot, number: u64, slices: u64) -> Result<HashSet<u128>, Stop> {
     let mut targets = HashSet::new();
     for shard in sequences.shards() {
-        for batch in reader::read(sequences, shard, &SEQUENCES_SCHEMA, &row::COLUMNS).await? {
+        for batch in reader::read(sequences, shard, &row::COLUMNS).await? {
             for row in (0..batch.num_rows()).map(|r| row::row(&batch, r)) {
                 let n = row.item.len().min(row.ts.len()).min(row.role.len());
                 if slice_of(row.user, slices) == number {
@@ -195,7 +212,7 @@ impl Pass<'_> {
         let snapshot = self.snapshot;
         for (s, shard) in snapshot.shards().iter().enumerate() {
             let (mut at, mut before) = (0, String::new());
-            for batch in reader::read(snapshot, shard, &SFT_SCHEMA, &example::COLUMNS).await? {
+            for batch in reader::read(snapshot, shard, &example::COLUMNS).await? {
                 for r in 0..batch.num_rows() {
                     let example = example(&batch, r);
                     if example.user < before.as_str() {

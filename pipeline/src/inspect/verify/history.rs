@@ -21,6 +21,8 @@ pub(super) const ROLE: &str = "role follows from the split";
 pub(super) const ENOUGH: &str = "a target has the min(v_t, max_len / 2) newest events it may see in its row";
 pub(super) const HELD_OUT: &str = "a user's held-out events are targets of one row";
 
+pub(super) const SINCE: &str = "the new targets are the events committed after the version given to --since";
+
 /// What decides a history besides the events.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
@@ -58,7 +60,10 @@ pub(super) struct History {
     pub first_held_out: Option<usize>,
     /// Whether each event is fit to be learned under a condition; empty where nobody asks.
     pub fit: Vec<bool>,
+    /// `refresh`: whether each event is new.
+    pub new: Vec<bool>,
     next: usize,
+    new_seen: usize,
 }
 
 impl History {
@@ -87,8 +92,15 @@ impl History {
             roles,
             first_held_out,
             fit: Vec::new(),
+            new: Vec::new(),
             next: 0,
+            new_seen: 0,
         }
+    }
+
+    /// New events of the history, and how many of them were targets of rows so far.
+    pub(super) fn new_targets(&self) -> (usize, usize) {
+        (self.new.iter().filter(|&&new| new).count(), self.new_seen)
     }
 
     /// Events of the history, and how many of them rows have owned so far.
@@ -96,11 +108,13 @@ impl History {
         (self.ts.len(), self.next)
     }
 
-    /// Holds the user's next row against the history. With `gaps`, rows in between may be missing and targets
-    /// may be of role 4, as in `refresh`.
+    /// Holds the user's next row against the history. With `gaps`, rows in between may be missing and the
+    /// events that are not new have role 4, as in `refresh`.
     pub(super) fn check(&mut self, row: &Row<'_>, max_len: usize, gaps: bool) -> Result<(), Broken> {
         let start = self.place_targets(row, gaps)?;
         self.next = start + row.item.len() - row.target_from;
+        self.new_seen +=
+            self.new.get(start..self.next).map_or(0, |new| new.iter().filter(|&&new| new).count());
         // Context events that are equal in everything that a row holds can be told apart by nothing; either
         // choice may make the row right.
         let mut result = Err(Broken::new(
@@ -123,6 +137,10 @@ impl History {
         result
     }
 
+    fn is_new(&self, t: usize) -> bool {
+        self.new.get(t).copied().unwrap_or_default()
+    }
+
     fn is_event(&self, t: usize, row: &Row<'_>, k: usize) -> bool {
         self.ts[t] == row.ts[k] && self.item[t] == row.item[k]
     }
@@ -136,8 +154,13 @@ impl History {
         };
         if gaps {
             let first = self.next.max(self.ts.partition_point(|&ts| ts < row.ts[from]));
-            let mut starts = (first..self.ts.len()).take_while(|&t| self.ts[t] == row.ts[from]);
-            return starts.find(|&start| fits(start)).ok_or_else(|| {
+            let starts = (first..self.ts.len()).take_while(|&t| self.ts[t] == row.ts[from]);
+            let starts: Vec<usize> = starts.filter(|&start| fits(start)).collect();
+            // Of events that a row cannot tell apart, those are meant that are as new as it says.
+            let as_new = |&&start: &&usize| {
+                (0..owned).all(|i| self.is_new(start + i) == (row.role[from + i] != Role::Context as u8))
+            };
+            return starts.iter().find(as_new).or(starts.first()).copied().ok_or_else(|| {
                 Broken::new(ONCE, "ts", from, self.shown(row, from), "an event that no row before owns")
             });
         }
@@ -208,9 +231,12 @@ impl History {
             if k < row.target_from {
                 continue;
             }
-            let role = self.roles[t] as u8;
-            if row.role[k] != role && !(gaps && row.role[k] == Role::Context as u8) {
-                return Err(Broken::new(ROLE, "role", k, row.role[k], role));
+            let is_old = gaps && !self.is_new(t);
+            let role = if is_old { Role::Context } else { self.roles[t] } as u8;
+            if row.role[k] != role {
+                let as_context = gaps && row.role[k] == Role::Context as u8;
+                let claim = if is_old || as_context { SINCE } else { ROLE };
+                return Err(Broken::new(claim, "role", k, row.role[k], role));
             }
             let needed = self.visible[t].saturating_sub(max_len as u32 / 2)..self.visible[t];
             let present = seen - window.visible_len(needed.start);
@@ -307,8 +333,26 @@ mod tests {
             ..WHOLE
         };
         assert_eq!(history().check(&newest, 2, false).unwrap_err().claim, ONCE);
-        assert_eq!(history().check(&newest, 2, true), Ok(()));
+        let with_new = |new: [bool; 4]| History { new: new.to_vec(), ..history() };
+        let mut history = with_new([false, false, false, true]);
+        assert_eq!(history.check(&newest, 2, true), Ok(()));
+        assert_eq!(history.new_targets(), (1, 1));
+        assert_eq!(with_new([false; 4]).check(&newest, 2, true).unwrap_err().claim, SINCE);
+        let old = Row { role: &[4, 4], ..newest };
+        assert_eq!(with_new([false, false, false, true]).check(&old, 2, true).unwrap_err().claim, SINCE);
         let wrong = Row { session: &[0, 0], ..newest };
-        assert_eq!(history().check(&wrong, 2, true).unwrap_err().claim, SESSION);
+        assert_eq!(with_new([false, false, false, true]).check(&wrong, 2, true).unwrap_err().claim, SESSION);
+        // Of two equal events, only one is new.
+        let one = Row {
+            item: &[7],
+            ts: &[0],
+            session: &[0],
+            request: &[0],
+            visible: &[0],
+            role: &[0],
+            target_from: 0,
+            ..WHOLE
+        };
+        assert_eq!(with_new([false, true, false, false]).check(&one, 4, true), Ok(()));
     }
 }

@@ -8,10 +8,10 @@ use schemas::cli::Progress;
 use schemas::condition::Condition;
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot};
-use schemas::tables::{EVENTS, INSTRUCTIONS_SCHEMA, ITEMS, properties};
+use schemas::tables::{EVENTS, ITEMS, properties};
 
 use super::counted::{Carried, Recount, slice_of};
-use super::properties::{number, version_of};
+use super::properties::{kept, number, unknown_settings, version_of};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
 use crate::forget::Forgotten;
@@ -39,27 +39,32 @@ pub(super) async fn verify(
 ) -> Result<(), Stop> {
     let as_of = number(snapshot, AS_OF_MS)? as i64;
     let window = Window::ending(as_of, number(snapshot, WINDOW_MS)? as i64);
-    let rules = match Rules::new(config) {
-        Ok(rules) if snapshot.properties().get(properties::CONFIG_HASH) == Some(&rules.hash()) => Ok(rules),
-        Ok(rules) => Err(format!(
-            "the table was made with other settings (hash here {}); give --config and --set of the run",
-            rules.hash()
-        )),
-        Err(error) => Err(error.to_string()),
+    let rules: Result<Rules, String> = match kept(snapshot, properties::SETTINGS, properties::CONFIG_HASH)? {
+        Some(text) => serde_json::from_str(text).map_err(unknown_settings),
+        None => match Rules::new(config) {
+            Ok(rules) if snapshot.properties().get(properties::CONFIG_HASH) == Some(&rules.hash()) => {
+                Ok(rules)
+            }
+            Ok(rules) => Err(format!(
+                "the table keeps no settings and was made with others (hash here {}); run `pipeline instructions` again, or give \
+                 --config and --set of the run",
+                rules.hash()
+            )),
+            Err(error) => Err(error.to_string()),
+        },
     };
     let items = version_of(root, snapshot, ITEMS, properties::ITEMS_VERSION).await?;
     let events = version_of(root, snapshot, EVENTS, properties::EVENTS_VERSION).await?;
     let carried = match (&rules, &items) {
-        (Ok(rules), Some(items)) => Ok(Carried::read(items, rules, as_of).await?),
-        (Err(reason), _) => Err(reason.clone()),
-        (_, None) => Err("the root has no items".into()),
+        (Ok(rules), Ok(items)) => Ok(Carried::read(items, rules, as_of).await?),
+        (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
     };
 
     let (mut rows, mut instructions) = (0, 0);
     let mut last: Option<String> = None;
     for shard in snapshot.shards() {
         let mut place = 0;
-        for batch in reader::read(snapshot, shard, &INSTRUCTIONS_SCHEMA, &COLUMNS).await? {
+        for batch in reader::read(snapshot, shard, &COLUMNS).await? {
             let times = batch.column(4).as_primitive::<TimestampMillisecondType>();
             for (i, &time) in times.values().iter().enumerate() {
                 let user = batch.column(0).as_string::<i32>().value(i).to_owned();
@@ -106,9 +111,12 @@ pub(super) async fn verify(
             return Ok(());
         }
     };
-    let Some(events) = events else {
-        proof.skip(RECOUNTED, "the root has no events");
-        return Ok(());
+    let events = match events {
+        Ok(events) => events,
+        Err(reason) => {
+            proof.skip(RECOUNTED, reason);
+            return Ok(());
+        }
     };
     let forgotten = Forgotten::load(root, &config.forget).await?;
     let recount = Recount { events: &events, rules: &rules, carried: &carried, window, forgotten };

@@ -23,7 +23,7 @@ pub(super) async fn verify(snapshot: &Snapshot, proof: &mut TableProof) -> Resul
     let mut indexes: HashSet<u32> = HashSet::new();
     for shard in snapshot.shards() {
         let mut row = 0;
-        for batch in reader::read(snapshot, shard, &schema, &columns).await? {
+        for batch in reader::read(snapshot, shard, &columns).await? {
             let names = batch.column_by_name("item_id").map(|column| column.as_string::<i32>().iter());
             let numbers =
                 batch.column_by_name("item_index").map(|column| column.as_primitive::<UInt32Type>());

@@ -9,9 +9,8 @@ use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt32Type};
-use schemas::delta::Snapshot;
+use schemas::delta::{Shard, Snapshot, TableError};
 use schemas::hash::{hash64, hash128, mix64};
-use schemas::tables::EVENTS_SCHEMA;
 
 use crate::forget::Forgotten;
 use crate::records::{date_days, date_text, dates_around};
@@ -30,6 +29,26 @@ pub(super) struct Log {
     repeated: Repeated,
     /// Their rows are gone from the tables, and stay in older versions of `events` for a while.
     forgotten: Option<Forgotten>,
+    new: New,
+}
+
+/// The events that were appended after a version: how many copies of each were, and how many the table has.
+#[derive(Default)]
+struct New(HashMap<u128, BTreeMap<i32, (u64, u64)>>);
+
+impl New {
+    /// An event is new if all of its copies are.
+    fn has(&self, date: i32, id: &str, dedup_days: u32) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let copies = self.0.get(&hash128(id.as_bytes()));
+        copies.is_some_and(|copies| {
+            let near = copies.range(dates_around(date, dedup_days)).map(|(_, copies)| copies);
+            let (appended, present) = near.fold((0, 0), |sum, copies| (sum.0 + copies.0, sum.1 + copies.1));
+            appended > 0 && present <= appended
+        })
+    }
 }
 
 const COLUMNS: [&str; 9] =
@@ -94,7 +113,7 @@ impl Repeated {
             let date = day(date);
             seen = seen.split_off(dates_around(date, rules.dedup_days).start());
             for shard in shards {
-                for batch in reader::read(events, shard, &EVENTS_SCHEMA, &["event_id"]).await? {
+                for batch in reader::read(events, shard, &["event_id"]).await? {
                     for id in batch.column(0).as_string::<i32>().iter().flatten() {
                         let id = hash128(id.as_bytes());
                         let before = seen.iter().filter(|(_, ids)| ids.contains(&id)).map(|(&date, _)| date);
@@ -112,7 +131,7 @@ impl Repeated {
         let mut copies: HashMap<String, Vec<(Record, bool)>> = HashMap::new();
         for (_, shards) in by_date.iter().filter(|(date, _)| dates.contains(&day(**date))) {
             for shard in shards {
-                for batch in reader::read(events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
+                for batch in reader::read(events, shard, &COLUMNS).await? {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
                         if repeated.ids.contains(&hash128(fields.text(0, row).as_bytes())) {
@@ -181,6 +200,7 @@ struct Event {
     hash: u64,
     item: u32,
     fit: bool,
+    new: bool,
     /// Place in [`Slice::requests`].
     request: Option<Range<usize>>,
 }
@@ -214,7 +234,46 @@ impl Log {
             indexes.extend(ids.zip(numbers).map(|(id, &index)| (id.to_owned(), index)));
         }
         let repeated = Repeated::find(&events, &rules).await?;
-        Ok(Self { events, indexes, rules, repeated, forgotten })
+        Ok(Self { events, indexes, rules, repeated, forgotten, new: New::default() })
+    }
+
+    /// Looks which events were appended after version `since`; the reason why that cannot be said any more, if it cannot.
+    pub(super) async fn since(&mut self, since: u64) -> Result<Result<(), String>, Stop> {
+        let gone = |error: TableError| {
+            Ok(Err(format!("what came after version {since} of `events` is not known any more: {error}")))
+        };
+        let appended = match self.events.appended_since(since).await {
+            Err(error @ (TableError::Expired { .. } | TableError::Future { .. })) => return gone(error),
+            appended => appended?,
+        };
+        let new = &mut self.new.0;
+        for path in appended {
+            let date = path.split('/').find_map(|part| part.strip_prefix("event_date="));
+            let date = date.and_then(date_days).unwrap_or_default();
+            let shard = Shard { path, bytes: 0, rows: None, partition: BTreeMap::new() };
+            let batches = match self.events.read_shard(&shard, &["event_id"]).await {
+                Err(error @ TableError::Shard { .. }) => return gone(error),
+                batches => batches?,
+            };
+            for batch in batches {
+                for id in batch.column(0).as_string::<i32>().iter().flatten() {
+                    new.entry(hash128(id.as_bytes())).or_default().entry(date).or_default().0 += 1;
+                }
+            }
+        }
+        for (date, shards) in by_date(&self.events) {
+            let date = date.and_then(date_days).unwrap_or_default();
+            for shard in shards {
+                for batch in reader::read(&self.events, shard, &["event_id"]).await? {
+                    for id in batch.column(0).as_string::<i32>().iter().flatten() {
+                        if let Some(copies) = new.get_mut(&hash128(id.as_bytes())) {
+                            copies.entry(date).or_default().1 += 1;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// The events of the users of slice `number` of `slices`.
@@ -224,7 +283,7 @@ impl Log {
         for (date, shards) in by_date(&self.events) {
             for shard in shards {
                 let mut first_row = 0;
-                for batch in reader::read(&self.events, shard, &EVENTS_SCHEMA, &COLUMNS).await? {
+                for batch in reader::read(&self.events, shard, &COLUMNS).await? {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
                         let user = fields.text(1, row);
@@ -245,7 +304,8 @@ impl Log {
                             let row = first_row + row as u64;
                             return Err(violation.shard(shard).row(row).column("item_id").into());
                         };
-                        slice.add(rules, &mut places, &fields, row, (item, fit));
+                        let new = self.new.has(day_of(fields.ts(row)), fields.text(0, row), rules.dedup_days);
+                        slice.add(rules, &mut places, &fields, row, (item, fit, new));
                     }
                     first_row += batch.num_rows() as u64;
                 }
@@ -262,7 +322,7 @@ impl Slice {
         places: &mut HashMap<String, u32>,
         fields: &Fields<'_>,
         row: usize,
-        (item, fit): (u32, bool),
+        (item, fit, new): (u32, bool, bool),
     ) {
         let source = fields.text(6, row);
         let source = match places.get(source) {
@@ -288,6 +348,7 @@ impl Slice {
             hash,
             item,
             fit,
+            new,
             request,
         };
         let user = fields.text(1, row);
@@ -315,6 +376,7 @@ impl Slice {
         let item = events.iter().map(|event| event.item).collect();
         let mut history = History::new(user, ts, item, &ids, &hashes, rules);
         history.fit = events.iter().map(|event| event.fit).collect();
+        history.new = events.iter().map(|event| event.new).collect();
         Some(history)
     }
 
@@ -323,6 +385,14 @@ impl Slice {
         let mut users: Vec<String> = self.users.keys().cloned().collect();
         users.sort_unstable();
         users
+    }
+
+    /// The first (by name) of the users that were not taken who has new events, and how many.
+    pub(super) fn left_with_new(&self) -> Option<(String, usize)> {
+        let new = |events: &[Event]| events.iter().filter(|event| event.new).count();
+        let with_new =
+            self.users.iter().map(|(user, events)| (user, new(events))).filter(|&(_, new)| new > 0);
+        with_new.min().map(|(user, new)| (user.clone(), new))
     }
 
     /// The first (by name) of the users that were not taken, and how many events it has.

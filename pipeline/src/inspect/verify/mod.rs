@@ -11,8 +11,8 @@
 //! | `dead_letters` | reasons are of the list, (`source`, `position`) is unique |
 //!
 //! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
-//! no sort, no cutting into windows. What cannot be proven (say, because the configuration is not the one of
-//! the build) is reported as skipped, never passed over.
+//! no sort, no cutting into windows. Tables are proven by the settings that they keep, whatever the configuration says now.
+//! What cannot be proven (say, because a version that a table was built from is gone) is no success.
 //!
 //! **Memory.** `events`: the ids of one date, some 60 bytes each. `items`: the catalogue. `dead_letters`: 24 bytes a
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
@@ -40,7 +40,7 @@ use schemas::delta::Root;
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
 use serde::Serialize;
 
-use super::{InspectError, REFRESH, is_sft, known, tables};
+use super::{InspectError, REFRESH, is_sft, known};
 
 use violation::Stop;
 pub use violation::Violation;
@@ -66,8 +66,10 @@ pub struct TableProof {
     pub version: u64,
     /// The claims that hold.
     pub checks: Vec<Check>,
-    /// The claims that were not looked at.
+    /// The claims that could not be proven.
     pub skipped: Vec<Skipped>,
+    /// What this table does not claim, though others do.
+    pub not_claimed: Vec<Skipped>,
 }
 
 /// A claim that holds.
@@ -81,7 +83,7 @@ pub struct Check {
     pub unit: String,
 }
 
-/// A claim that could not be looked at.
+/// A claim that could not be proven, or is not made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Skipped {
     /// The claim.
@@ -95,8 +97,32 @@ impl TableProof {
         self.checks.push(Check { claim: claim.into(), checked, unit: unit.into() });
     }
 
+    fn no_claim(&mut self, claim: &str, reason: impl Into<String>) {
+        self.not_claimed.push(Skipped { claim: claim.into(), reason: reason.into() });
+    }
+
     fn skip(&mut self, claim: &str, reason: impl Into<String>) {
         self.skipped.push(Skipped { claim: claim.into(), reason: reason.into() });
+    }
+}
+
+impl Verification {
+    /// Why this is no success: what is wrong, or what could not be proven. `None` where all claims hold.
+    pub fn doubt(&self) -> Option<String> {
+        if let Some(violation) = &self.violation {
+            return Some(violation.to_string());
+        }
+        let unproven: Vec<(&str, &Skipped)> = self
+            .tables
+            .iter()
+            .flat_map(|proof| proof.skipped.iter().map(|skipped| (proof.table.as_str(), skipped)))
+            .collect();
+        let (table, Skipped { claim, reason }) = unproven.first()?;
+        let more = match unproven.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} claims more)"),
+        };
+        Some(format!("could not prove of table `{table}` that {claim}: {reason}{more}"))
     }
 }
 
@@ -114,7 +140,7 @@ pub async fn verify_within(
 ) -> Result<Verification, InspectError> {
     let mut names = match table {
         Some(name) => vec![known(root, name)?],
-        None => tables(root),
+        None => root.tables()?,
     };
     if names.is_empty() {
         return Err(InspectError::NoTables { root: root.path().display().to_string() });
@@ -129,6 +155,7 @@ pub async fn verify_within(
             version: snapshot.version(),
             checks: Vec::new(),
             skipped: Vec::new(),
+            not_claimed: Vec::new(),
         };
         let result = match name.as_str() {
             EVENTS => events::verify(config, &snapshot, &mut proof).await,
@@ -142,7 +169,7 @@ pub async fn verify_within(
                 examples::verify(config, root, &snapshot, events_held_max, &mut proof).await
             }
             _ => {
-                proof.skip("its rows", "no claims about this table are known");
+                proof.no_claim("its rows", "no claims about this table are known");
                 Ok(())
             }
         };

@@ -9,8 +9,12 @@ impl fmt::Display for Verification {
         }
         let claims: usize = self.tables.iter().map(|proof| proof.checks.len()).sum();
         let skipped: usize = self.tables.iter().map(|proof| proof.skipped.len()).sum();
-        let outcome = if self.violation.is_some() { "a violation was found" } else { "no violation" };
-        write!(f, "{outcome}: {claims} claims hold, {skipped} skipped")
+        let outcome = match (&self.violation, skipped) {
+            (Some(_), _) => "a violation was found",
+            (None, 0) => "no violation",
+            (None, _) => "not everything could be proven",
+        };
+        write!(f, "{outcome}: {claims} claims hold, {skipped} could not be proven")
     }
 }
 
@@ -21,7 +25,10 @@ impl fmt::Display for TableProof {
             writeln!(f, "  holds    {:>12} {:<10} {}", check.checked, check.unit, check.claim)?;
         }
         for skipped in &self.skipped {
-            writeln!(f, "  skipped  {}: {}", skipped.claim, skipped.reason)?;
+            writeln!(f, "  UNPROVEN {}: {}", skipped.claim, skipped.reason)?;
+        }
+        for note in &self.not_claimed {
+            writeln!(f, "  no claim {}: {}", note.claim, note.reason)?;
         }
         Ok(())
     }

@@ -7,11 +7,11 @@ use schemas::config::Config;
 use schemas::delta::{Root, Shard, Snapshot};
 use schemas::hash::hash128;
 use schemas::history::Role;
-use schemas::tables::{EVENTS, ITEMS, SEQUENCES, SEQUENCES_SCHEMA, properties};
+use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties};
 
 use super::history::{self, History};
 use super::log::{Log, Slice, slice_of};
-use super::properties::{PROPERTIES, number, rules, version_of};
+use super::properties::{PROPERTIES, number, rules, sequences, version_of};
 use super::row::{self, Bounds, Broken, Row};
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
@@ -20,7 +20,6 @@ use crate::forget::Forgotten;
 pub(super) const SORTED: &str = "a shard is sorted by user";
 pub(super) const ONE_SHARD: &str = "a user's rows lie in one shard";
 const NEW: &str = "a row of refresh has a target that is new";
-const SINCE: &str = "the new targets are the events committed after the version given to --since";
 
 /// The claims that only the recomputed histories prove.
 const RECOMPUTED: [&str; 8] = [
@@ -45,20 +44,21 @@ pub(super) async fn verify(
     let items = version_of(root, snapshot, ITEMS, properties::ITEMS_VERSION).await?;
     let events = version_of(root, snapshot, EVENTS, properties::EVENTS_VERSION).await?;
     let max_len = number(snapshot, properties::MAX_LEN)? as usize;
-    let last_item = items.as_ref().map(|items| u32::try_from(items.rows()).unwrap_or(u32::MAX));
+    let last_item = items.as_ref().ok().map(|items| u32::try_from(items.rows()).unwrap_or(u32::MAX));
     let bounds = Bounds { max_len, last_item, old_targets: !whole };
 
     let mut held = snapshot.rows();
-    let log = match rules(config, snapshot)? {
-        Err(reason) => Err(reason),
-        Ok(rules) => match (events, items) {
-            (Some(events), Some(items)) => {
-                held = held.max(events.rows());
-                let forgotten = Forgotten::load(root, &config.forget).await?;
-                Ok(Log::open(events, &items, rules, forgotten).await?)
-            }
-            _ => Err("the root has no events or no items".to_owned()),
-        },
+    let log = match (sequences(config, snapshot)?, events, &items) {
+        (Ok(settings), Ok(events), Ok(items)) => {
+            held = held.max(events.rows());
+            let forgotten = Forgotten::load(root, &config.forget).await?;
+            let mut log = Log::open(events, items, rules(&settings, snapshot)?, forgotten).await?;
+            let new =
+                if whole { Ok(()) } else { log.since(number(snapshot, properties::SINCE_VERSION)?).await? };
+            new.map(|()| log)
+        }
+        (Err(reason), ..) | (_, Err(reason), _) => Err(reason),
+        (_, _, Err(reason)) => Err(reason.clone()),
     };
     let slices = held.div_ceil(events_held_max.max(1)).max(1);
     let mut pass = Pass { snapshot, bounds, whole, counts: Counts::default() };
@@ -68,7 +68,7 @@ pub(super) async fn verify(
         pass.run(log.as_ref().ok(), slice, slices, &mut progress).await?;
     }
     drop(progress);
-    pass.conclude(last_item.is_some(), log.err(), proof);
+    pass.conclude(items.err(), log.err(), proof);
     Ok(())
 }
 
@@ -114,7 +114,7 @@ impl Pass<'_> {
         let snapshot = self.snapshot;
         for (s, shard) in snapshot.shards().iter().enumerate() {
             let (mut at, mut before) = (0, String::new());
-            for batch in reader::read(snapshot, shard, &SEQUENCES_SCHEMA, &row::COLUMNS).await? {
+            for batch in reader::read(snapshot, shard, &row::COLUMNS).await? {
                 for r in 0..batch.num_rows() {
                     let row = row::row(&batch, r);
                     if row.user < before.as_str() {
@@ -148,7 +148,14 @@ impl Pass<'_> {
                 let (found, expected) = ("no row", format!("rows that own {events} events"));
                 Err(Violation::new(snapshot, history::ONCE, found, expected).user(user).into())
             }
-            _ => Ok(()),
+            _ if self.whole => Ok(()),
+            _ => match slice.left_with_new() {
+                Some((user, events)) => {
+                    let expected = format!("rows with {events} new events");
+                    Err(Violation::new(snapshot, history::SINCE, "no row", expected).user(&user).into())
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -199,11 +206,17 @@ impl Pass<'_> {
             let violation = Violation::new(self.snapshot, history::ONCE, found, expected);
             return Err(violation.shard(&self.snapshot.shards()[shard]).row(row).user(&user).into());
         }
+        let (new, seen) = history.new_targets();
+        if !self.whole && seen < new {
+            let found = format!("the user's last row; {seen} new events are targets");
+            let violation = Violation::new(self.snapshot, history::SINCE, found, format!("{new} of them"));
+            return Err(violation.shard(&self.snapshot.shards()[shard]).row(row).user(&user).into());
+        }
         Ok(())
     }
 
     /// Every row was looked at and none was wrong: what that proves.
-    fn conclude(&self, items_known: bool, no_log: Option<String>, proof: &mut TableProof) {
+    fn conclude(&self, no_items: Option<String>, no_log: Option<String>, proof: &mut TableProof) {
         let Counts { rows, positions, users, events } = self.counts;
         reader::proven(self.snapshot, rows, proof);
         proof.holds(SORTED, self.snapshot.shards().len() as u64, "shards");
@@ -214,14 +227,16 @@ impl Pass<'_> {
         for claim in [row::ASCENDING, row::SESSIONS, row::ROLES, row::PREFIX] {
             proof.holds(claim, positions, "positions");
         }
-        if items_known {
-            proof.holds(row::ITEMS, positions, "positions");
-        } else {
-            proof.skip(row::ITEMS, "the root has no items");
+        match no_items {
+            None => proof.holds(row::ITEMS, positions, "positions"),
+            Some(reason) => proof.skip(row::ITEMS, reason),
         }
         if !self.whole {
             proof.holds(NEW, rows, "rows");
-            proof.skip(SINCE, "the log's commits are not read again");
+            match &no_log {
+                None => proof.holds(history::SINCE, events, "events"),
+                Some(reason) => proof.skip(history::SINCE, reason.clone()),
+            }
         }
         for claim in RECOMPUTED {
             match &no_log {
@@ -229,7 +244,7 @@ impl Pass<'_> {
                 // Rows of `refresh` need not cover a history.
                 None if claim == history::ONCE && self.whole => proof.holds(claim, events, "events"),
                 None if claim == history::HELD_OUT && !self.whole => {
-                    proof.skip(claim, "rows without new events are not in the table");
+                    proof.no_claim(claim, "rows without new events are not in the table");
                 }
                 None => proof.holds(claim, positions, "positions"),
             }
