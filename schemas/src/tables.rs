@@ -201,7 +201,8 @@ pub enum Reason {
     InvalidTime,
     /// A time outside the configured range.
     TimeOutOfRange,
-    /// A field of another type than its column's, or a CSV record of another width than the header.
+    /// A field of another type than its column's, or a CSV record of another width than the header, or with
+    /// quotes that do not pair up.
     WrongType,
     /// Not a JSON object, or not JSON.
     MalformedJson,
