@@ -1,7 +1,8 @@
 -- What `sequences` must say about a log, event by event, from the definitions alone.
 -- `log` has the columns of `events` with ts in milliseconds, the tie key, and the hashes as numbers in [0, 1).
+-- All of its dates lie within `events.dedup_days` of each other.
 WITH copies AS (
-    SELECT *, row_number() OVER (PARTITION BY event_date, event_id ORDER BY source, position, action) AS copy
+    SELECT *, row_number() OVER (PARTITION BY event_id ORDER BY source, position, action) AS copy
     FROM log
 ),
 kept AS (
