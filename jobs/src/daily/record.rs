@@ -474,6 +474,7 @@ mod tests {
     fn any_bytes_are_a_record_or_an_error() {
         let seeds: [&[u8]; 2] =
             [include_bytes!("../../fixtures/run.json"), b"{\"name\":\"d\",\"date\":\"2026-01-01\"}"];
+        assert!(serde_json::from_slice::<super::Record>(seeds[0]).is_ok(), "a record of today's form");
         let tokens: [&[u8]; 10] = [
             b"null",
             b"{}",

@@ -53,6 +53,8 @@ pub(crate) fn file(format: Format, bytes: &[u8]) {
         match (whole, cut) {
             (Ok(whole), Ok(cut)) => assert_eq!(whole, cut, "the blocks decide"),
             (Err(_), Err(_)) => {}
+            // Whether the file is one JSON array, its first block says.
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) if error.contains("JSON array") => {}
             (whole, cut) => panic!("the blocks decide: {whole:?}, {cut:?}"),
         }
     });
