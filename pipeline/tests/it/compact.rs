@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::util::display::array_value_to_string;
-use pipeline::commit::{Change, CommitError, CommitMode, ShardWriter, commit};
+use pipeline::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
 use pipeline::compact::{TARGET, compact};
 use pipeline::inspect::verify::verify;
 use pipeline::scan::Resources;
@@ -141,18 +141,20 @@ async fn append_beside(root: &Root, event: &Event) {
         let partition = [(EVENT_DATE, "2024-10-04")];
         let mut writer = ShardWriter::create(root, EVENTS, "part", &EVENTS_SCHEMA, &partition).unwrap();
         writer.write(&batch(std::slice::from_ref(event))).unwrap();
-        let shards = [writer.finish().unwrap()];
+        let mut shards = Uncommitted::new(root, EVENTS);
+        shards.push(writer.finish().unwrap());
         let change = Change {
             table: EVENTS,
             schema: &EVENTS_SCHEMA,
             partition_by: &[EVENT_DATE],
             mode: CommitMode::Append,
-            shards: &shards,
+            shards: shards.shards(),
             properties: BTreeMap::new(),
             read_version,
             transactions: [("clicks/0".to_owned(), event.position)].into(),
         };
-        match commit(root, change).await {
+        let committed = commit(root, change).await;
+        match shards.settle(committed) {
             Err(CommitError::Conflict { .. }) => {}
             done => return assert!(done.unwrap().changed),
         }
