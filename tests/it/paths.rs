@@ -17,7 +17,9 @@ fn a_root_may_have_any_name() {
         workspace.write("more.csv", "user,item,time\nu1,i2,1600000001\nu1,i3,1600000002\n");
         assert_eq!(run(&["ingest", "--events", "more.csv"])["events"]["accepted"], 2, "{name}");
         assert_eq!(run(&["build-sequences"])["table"], "sequences", "{name}");
-        run(&["build-sft", "--condition", "genre", "--set", "sequences.sft_share=0.5"]);
+        let settings = ["--set", "sequences.sft_share=0.5", "--set", "conditions.min_pool=5"];
+        run(&["build-sequences", settings[0], settings[1]]);
+        run(&[&["build-sft", "--condition", "genre"][..], &settings].concat());
         run(&["instructions", "--set", "conditions.min_pool=1"]);
         run(&["compact"]);
         run(&["forget", "--user", "u1"]);
@@ -32,7 +34,7 @@ fn a_root_may_have_any_name() {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        let mut expected = vec!["config.toml", "items.jsonl", "log.csv", "more.csv", name];
+        let mut expected = vec!["config.toml", "items.jsonl", "log.csv", "more.csv", "state", name];
         expected.sort_unstable();
         assert_eq!(names, expected);
     }

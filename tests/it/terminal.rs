@@ -73,7 +73,7 @@ fn nothing_that_is_printed_steers() {
         assert!(output.status.success(), "{program} {args:?}: {}", stderr(&output));
         output
     };
-    succeed("climber", &["daily", "--date", "2020-09-20", "--name", "d", "--json"]);
+    succeed("climber", &["daily", "--date", "2020-09-20", "--name", "d", "--publish", "--json"]);
     succeed("pipeline", &["ingest", "--json"]);
     succeed("pipeline", &["build-sequences", "--json"]);
     succeed("pipeline", &["inspect", "--json", "--html", "page.html"]);

@@ -484,8 +484,11 @@ fn sync_directory(directory: &Path) -> Result<(), CheckpointError> {
 }
 
 fn save_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), CheckpointError> {
+    // The file is written under a temporary name that only its owner may read; it gets the rights of any other new file.
+    let created = File::create(path).and_then(|file| file.metadata()).map_err(io_error(path))?;
     candle_core::safetensors::save(tensors, path)
-        .map_err(|e| CheckpointError::Io { path: path.to_owned(), source: io::Error::other(e) })
+        .map_err(|e| CheckpointError::Io { path: path.to_owned(), source: io::Error::other(e) })?;
+    fs::set_permissions(path, created.permissions()).map_err(io_error(path))
 }
 
 fn save_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {

@@ -142,6 +142,10 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         let work = move || simulate::run_to_topic(&settings, &to, args.out.as_deref(), &interrupt);
         return show(common, &tokio::task::spawn_blocking(work).await??);
     }
+    if common.config.is_some() || !common.set.is_empty() {
+        // It says who may read the files.
+        common.load()?;
+    }
     let out = args.out.unwrap_or_default();
     show(common, &tokio::task::spawn_blocking(move || simulate::run(&settings, &out, &interrupt)).await??)
 }

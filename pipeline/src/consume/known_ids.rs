@@ -49,8 +49,12 @@ impl KnownIds {
         events: &BTreeMap<i32, Vec<u128>>,
     ) -> Result<HashSet<(i32, u128)>, TableError> {
         let mut found = HashSet::new();
-        let Some(snapshot) = snapshot.filter(|_| !events.is_empty()) else { return Ok(found) };
         self.asked += 1;
+        // What is committed next is kept, also where nothing of the date is stored yet.
+        for &date in events.keys() {
+            self.dates.entry(date).or_default().used = self.asked;
+        }
+        let Some(snapshot) = snapshot.filter(|_| !events.is_empty()) else { return Ok(found) };
         let mut shards: BTreeMap<i32, Vec<&Shard>> = BTreeMap::new();
         for shard in snapshot.shards() {
             let date = shard.partition.get(EVENT_DATE).and_then(Option::as_deref).and_then(date_days);

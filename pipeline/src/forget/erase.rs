@@ -276,8 +276,9 @@ fn user_column(source: &str, user_field: &str) -> UserColumn {
     }
     let header = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
     let header = header.strip_suffix(b"\n").unwrap_or(header);
-    let at = cells(header).iter().position(|name| **name == *user_field.as_bytes());
-    at.map_or(UserColumn::Unknown, UserColumn::At)
+    let fields = cells(header);
+    let at = fields.iter().position(|name| **name == *user_field.as_bytes());
+    at.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: fields.len() })
 }
 
 /// `part-00003` of `event_date=…/part-00003-<uuid>.parquet`.

@@ -3,7 +3,7 @@
 //! ```text
 //!   the message's key                                      is the user's id: theirs
 //!   "user_id": "…" (JSON, torn or whole, with its escapes) says whose it is: theirs, or somebody else's
-//!   the n-th field of a CSV line, where the header is known says so too
+//!   the n-th field of a CSV line with as many as the header says so too
 //!   otherwise: any run of words, field, quoted text, or text behind its length (Avro, Protobuf) that is the id
 //! ```
 //!
@@ -24,8 +24,13 @@ const NUMBER_BYTES_MIN: usize = 4;
 /// Where records say whose they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UserColumn {
-    /// A CSV field, counted from 0.
-    At(usize),
+    /// A field of a CSV line.
+    At {
+        /// Its place, counted from 0.
+        column: usize,
+        /// Fields of the header. A line with more or fewer may have lost some: it does not say whose it is.
+        of: usize,
+    },
     /// Not known.
     Unknown,
 }
@@ -53,15 +58,15 @@ pub(crate) fn names(
     if !fields.is_empty() && one_line {
         return false;
     }
-    if let UserColumn::At(column) = column {
+    if let UserColumn::At { column, of } = column {
         let mut whole = one_line;
         for line in value.split(|&byte| byte == b'\n') {
-            match cells(line).get(column) {
-                Some(cell) if is_one(cell) => return true,
-                found => {
-                    whole &= found.is_some() && line.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
-                }
+            let cells = cells(line);
+            if cells.get(column).is_some_and(|cell| is_one(cell)) {
+                return true;
             }
+            let closed = line.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
+            whole &= closed && cells.len() == of;
         }
         if whole {
             return false;
@@ -312,6 +317,10 @@ mod tests {
         names("user_id", column, None, value.as_ref(), |word| word == id.as_bytes())
     }
 
+    /// A header of three fields, with the user in the first or the second.
+    const AT_0: UserColumn = UserColumn::At { column: 0, of: 3 };
+    const AT_1: UserColumn = UserColumn::At { column: 1, of: 3 };
+
     const IDS: [&str; 12] = [
         "auth0|65aa",
         "a:b",
@@ -346,12 +355,12 @@ mod tests {
                 let other = record.replace("65aa", "65ab").replace("user_id", "item_id");
                 assert!(!named("nobody", UserColumn::Unknown, &other), "{other}");
             }
-            assert!(named(id, UserColumn::At(1), format!("i1,{csv},never")), "{id}");
-            assert!(!named(id, UserColumn::At(0), format!("i1,{csv},never")), "{id}");
+            assert!(named(id, AT_1, format!("i1,{csv},never")), "{id}");
+            assert!(!named(id, AT_0, format!("i1,{csv},never")), "{id}");
         }
         assert!(named("auth0|65aa", UserColumn::Unknown, "auth0|65aa,i2,1700000060000,one-too-many"));
-        assert!(named("auth0|65aa", UserColumn::At(0), "auth0|65aa,i2,1700000060000,one-too-many"));
-        assert!(named("auth0|65aa", UserColumn::At(0), "u1,\"i1,never\nauth0|65aa,i2"));
+        assert!(named("auth0|65aa", AT_0, "auth0|65aa,i2,1700000060000,one-too-many"));
+        assert!(named("auth0|65aa", AT_0, "u1,\"i1,never\nauth0|65aa,i2"));
     }
 
     #[test]
@@ -365,7 +374,9 @@ mod tests {
         ] {
             assert!(!named("123456", UserColumn::Unknown, record), "{record}");
         }
-        assert!(!named("123456", UserColumn::At(0), "u9,123456,never"));
+        assert!(!named("123456", AT_0, "u9,123456,never"));
+        // A field is missing, and it may be the user's.
+        assert!(named("123456", AT_0, "u9,123456"));
         assert!(named("123456", UserColumn::Unknown, "u9,123456,never"));
         assert!(named("123456", UserColumn::Unknown, "{\"user_id\":123456.0,\"ts\":"));
         assert!(named("123456", UserColumn::Unknown, "{\"user_id\":123456"));
@@ -391,7 +402,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_looked_at_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            names("user_id", UserColumn::At(1), Some(&bytes), &bytes, |_| false);
+            names("user_id", AT_1, Some(&bytes), &bytes, |_| false);
             names("user_id", UserColumn::Unknown, None, &bytes, |word| word == b"no such user");
         }
 

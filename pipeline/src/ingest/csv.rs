@@ -346,7 +346,8 @@ impl Records for CsvRecords<'_> {
 
     fn user_column(&self) -> UserColumn {
         // The first slot of an event.
-        self.layout.columns.first().copied().flatten().map_or(UserColumn::Unknown, UserColumn::At)
+        let user = self.layout.columns.first().copied().flatten();
+        user.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: self.layout.width })
     }
 
     fn done(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, StringArray, TimestampMillisecondArray, UInt32Array};
+use arrow::array::{BinaryArray, Int64Array, StringArray, TimestampMillisecondArray, UInt32Array};
 use arrow::datatypes::{Int64Type, TimestampMillisecondType, UInt32Type};
 use pipeline::inspect::verify::{verify, verify_within};
 use schemas::config::Config;
@@ -411,7 +411,9 @@ async fn tampered_items_and_dead_letters_are_named() {
         if column == "reason" {
             changed.set("reason", Arc::new(StringArray::from(vec!["missing_field", "bad_luck"])));
         } else {
+            // The same bytes at the same place.
             changed.set("position", Arc::new(Int64Array::from(vec![801, 801])));
+            changed.set("value", Arc::new(BinaryArray::from(vec![b"x".as_slice(); 2])));
         }
         changed.write(&root, DEAD_LETTERS).await;
         violation(&workspace, DEAD_LETTERS, claim, Some(column));

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{EVENTS, USERS, date, day, published, run_day, service};
+use super::{EVENTS, USERS, date, day, hit_rate, published, ranks, run_day, service};
 use crate::programs::{files, json, stderr};
 
 fn metric(record: &Value, step: &str, name: &str) -> f64 {
@@ -23,8 +23,11 @@ fn each_day_goes_on_from_the_one_before() {
     assert_eq!(second["plan"]["training"]["from"], "2026-01-01");
     // What is new was predicted by the model of the day before.
     assert_eq!(second["prequential"]["model"], "2026-01-01-sft");
-    assert!((0.0..=1.0).contains(&metric(&second, "prequential", "hr@10")));
+    let ranks = ranks(&workspace, "2026-01-01-sft", "prequential", "as-served", true);
+    let predicted = metric(&second, "prequential", "hr@10");
+    assert!((predicted - hit_rate(&ranks, 10)).abs() < 1e-9, "{predicted}");
     let asked = second["prequential"]["targets"].as_u64().unwrap();
+    assert_eq!(asked, ranks.len() as u64);
     assert!(asked > 0 && asked <= u64::from(USERS * EVENTS), "{asked}");
     let now = published(&workspace);
     assert_eq!((&now["base"], &now["served"]), (&"2026-01-02".into(), &"2026-01-02-sft".into()));

@@ -17,6 +17,7 @@ mod skips;
 use std::fmt::Write as _;
 
 use serde_json::Value;
+use trainer::evaluate::Protocol;
 
 use crate::programs::{Workspace, json};
 
@@ -75,6 +76,25 @@ pub(crate) fn service(days: u32) -> Workspace {
 /// The arguments of one day's job.
 fn day<'a>(date: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["daily", "--date", date, "--json"][..], more].concat()
+}
+
+/// The places at which the targets of a split came, under a protocol, as they are stored beside the model: counted here again.
+fn ranks(workspace: &Workspace, model: &str, split: &str, protocol: &str, unseen: bool) -> Vec<Option<u32>> {
+    let path = workspace.root().join("models").join(model).join(format!("ranks-{split}.parquet"));
+    let rows = trainer::evaluate::stored::read_ranks(&path).unwrap().unwrap();
+    let number = Protocol::ALL.iter().position(|p| p.name() == protocol).unwrap();
+    let next = rows.iter().filter(|row| row.horizon == 1).filter_map(|row| row.ranks[number]);
+    next.map(|ranks| if unseen { ranks.unseen } else { ranks.all }).collect()
+}
+
+/// The mean over `ranks` of what a place is worth.
+fn mean(ranks: &[Option<u32>], worth: impl Fn(u32) -> f64) -> f64 {
+    ranks.iter().map(|rank| rank.map_or(0.0, &worth)).sum::<f64>() / ranks.len() as f64
+}
+
+/// HR@K.
+fn hit_rate(ranks: &[Option<u32>], k: u32) -> f64 {
+    mean(ranks, |rank| f64::from(u8::from(rank <= k)))
 }
 
 /// Runs one day and gives its record.
