@@ -188,8 +188,8 @@ fn skip(root: &Root, date: NaiveDate, reason: String, done: &mut Runs) -> Result
     Ok(())
 }
 
-/// Whether a day that has just failed is left out, so that the later ones have their turn: a later one is finished, since somebody
-/// has run past it, or it was tried often enough.
+/// Whether to leave out a day that has just failed, so that later days can run: a later day is already finished, or the day was
+/// tried often enough.
 fn gives_up(
     config: &Config,
     root: &Root,
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(next(&[]), None);
         assert_eq!(next(&[begun(3)]), Some(date(3)));
         assert_eq!(next(&[skipped(3), skipped(4), begun(5)]), Some(date(5)));
-        // A gap, and a run of somebody's that has another name.
+        // A gap, and an experiment with a name of its own.
         assert_eq!(next(&[skipped(3), skipped(5)]), Some(date(4)));
         let experiment = Record { name: "s2".into(), ..begun(1) };
         assert_eq!(next(&[experiment, skipped(3)]), Some(date(4)));

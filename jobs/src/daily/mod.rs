@@ -1,4 +1,4 @@
-//! `climber daily`: each day's log becomes a better published model, or nothing changes and someone is told why.
+//! `climber daily`: each day's log becomes a better published model, or nothing changes and the report says why.
 //!
 //! ```text
 //! ingest ▶ compact ▶ sequences ▶ sft-sets ▶ instructions ▶ prequential ▶ train ▶ sft ▶ evaluate ▶ gate ▶ publish ▶ retention ▶ report
@@ -91,7 +91,7 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     if !record.steps.is_done(Step::Publish) {
         record.experiment = request.experiment;
     }
-    // A model that is gone, or has become somebody's own, has to be made again, whoever took it away.
+    // A model that was deleted, or replaced by one that the job did not make, has to be trained again.
     let gone = |model: Option<&str>| model.is_some_and(|model| own::model_by(&root, model).is_none());
     if !record.steps.is_done(Step::Publish) {
         if gone(record.base()) {
@@ -151,8 +151,8 @@ pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Recor
     Ok(record)
 }
 
-/// Raises the run's generation until nobody else's model or training, and none that was published, has the names of those that it
-/// will make: what is served is never written over.
+/// Raises the run's generation until the names of its models are free: no other model or training has them, and none that was
+/// published. What is served is never written over.
 fn own_names(root: &Root, config: &Config, record: &mut Record) -> Result<()> {
     let kept = retention::kept(root, config)?;
     let taken = |record: &Record, name: &str| {

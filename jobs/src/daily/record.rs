@@ -37,7 +37,7 @@ pub(crate) struct Record {
     /// Those of them that were published.
     #[serde(default, deserialize_with = "names::plain_each")]
     pub(crate) published: BTreeSet<String>,
-    /// Whether its model is somebody's experiment, which is kept and not published.
+    /// Whether its model is an experiment: kept and not published.
     #[serde(default)]
     pub(crate) experiment: bool,
     /// Runs that were begun and did not end well, but for those that were asked to stop.
@@ -372,7 +372,7 @@ impl Record {
         Step::ALL.into_iter().all(|step| self.steps.is_done(step))
     }
 
-    /// Whether it is the run of its day, and not another one of somebody's.
+    /// Whether it is the day's own run, not an experiment with another name.
     pub(crate) fn is_of_its_day(&self) -> bool {
         self.name == self.date.to_string()
     }

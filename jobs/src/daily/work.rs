@@ -305,7 +305,7 @@ impl Daily<'_> {
         Ok(Page { path: inside.display().to_string(), distributions })
     }
 
-    /// What is left of the machine for this job.
+    /// The share of the machine's memory that this job may use.
     fn resources(&self) -> Resources {
         Resources::within(self.config.memory.of_daily())
     }
