@@ -20,11 +20,14 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use schemas::delta::{Shard, Snapshot};
 use schemas::hash::hash64;
 use schemas::memory::MemorySize;
+
+use crate::engine::{HashFilter, Wanted};
 
 /// What one run may use.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +93,15 @@ impl Resources {
 /// Rows of a scanned batch: enough that each of many buckets gets a fair slice of it.
 const BATCH_ROWS: usize = 1 << 15;
 
+/// Rows whose text in `column` has a hash that is wanted. The type of the column in the scan is that of views.
+pub(crate) struct RowsWith {
+    pub(crate) column: &'static str,
+    pub(crate) wanted: Wanted,
+}
+
+/// Rows of a batch of a filtered scan: the reader clears so much memory for every run of rows that it decodes, however short.
+const FILTERED_ROWS: usize = 1 << 11;
+
 /// A snapshot as a DataFusion table.
 #[derive(Debug, Clone)]
 pub struct SnapshotTable {
@@ -121,17 +133,18 @@ impl SnapshotTable {
     }
 
     /// A scan of `columns`, one output partition for each of `groups`; one that has finished takes shards over
-    /// from the others.
-    pub fn plan<'a>(
+    /// from the others. Of rows that `only` leaves out, no column but its own is decoded; some may come all the same.
+    pub(crate) fn plan<'a>(
         &self,
         runtime: &RuntimeEnv,
         columns: &[&str],
         groups: impl IntoIterator<Item = Vec<&'a Shard>>,
+        only: Option<&RowsWith>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = self.files.table_schema();
         let indexes =
             columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<Vec<usize>>>()?;
-        self.scan_columns(runtime, Some(indexes), groups)
+        self.scan_columns(runtime, Some(indexes), groups, only)
     }
 
     fn scan_columns<'a>(
@@ -139,6 +152,7 @@ impl SnapshotTable {
         runtime: &RuntimeEnv,
         columns: Option<Vec<usize>>,
         groups: impl IntoIterator<Item = Vec<&'a Shard>>,
+        only: Option<&RowsWith>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let store = self.snapshot.delta().object_store();
         let location = self.snapshot.delta().table_url();
@@ -155,11 +169,17 @@ impl SnapshotTable {
         let mut options = TableParquetOptions::default();
         options.global.coerce_int96 = Some("ms".into());
         options.global.coerce_int96_tz = Some("UTC".into());
-        let source = ParquetSource::new(self.files.clone()).with_table_parquet_options(options);
-        // No predicate is pushed down, so page indexes would be read for nothing.
+        let mut source = ParquetSource::new(self.files.clone()).with_table_parquet_options(options);
+        if let Some(RowsWith { column, wanted }) = only {
+            let column = Column::new(column, self.files.table_schema().index_of(column)?);
+            let filter = HashFilter::new(Arc::new(column), Arc::clone(wanted));
+            source = source.with_predicate(Arc::new(filter)).with_pushdown_filters(true);
+        }
+        // Statistics say nothing about hashes, so page indexes would be read for nothing.
         let source = Arc::new(source.with_enable_page_index(false));
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
+            .with_batch_size(only.map(|_| FILTERED_ROWS))
             .with_projection_indices(columns)?
             .build();
         Ok(DataSourceExec::from_data_source(scan))
@@ -199,7 +219,7 @@ impl TableProvider for SnapshotTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let groups = balanced(self.shards.iter(), state.config().target_partitions());
-        self.scan_columns(state.runtime_env(), projection.cloned(), groups)
+        self.scan_columns(state.runtime_env(), projection.cloned(), groups, None)
     }
 }
 

@@ -5,6 +5,7 @@
 //! version any more. A table that another engine has given features which this program does not know is refused by their
 //! names (`features.rs`); every shard is read as the contract has its columns (`shard.rs`).
 
+mod appended;
 mod directories;
 mod features;
 mod shard;
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::record_batch::RecordBatch;
-use deltalake::kernel::{Action, Add};
+use deltalake::kernel::Action;
 use deltalake::logstore::get_actions;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use object_store::{GetResultPayload, ObjectStoreExt};
@@ -440,28 +441,6 @@ impl Snapshot {
         true
     }
 
-    /// The paths of the shards that were appended after version `since`, as Delta's streaming readers see them:
-    /// a commit that also removes files (a compaction, a deletion) appends nothing. Where `pipeline forget` took rows out of
-    /// such a shard, what is left of it stands for it.
-    pub async fn appended_since(&self, since: u64) -> Result<BTreeSet<String>, TableError> {
-        if since > self.version {
-            return Err(TableError::Future { table: self.name.clone(), since, newest: self.version });
-        }
-        let mut appended = BTreeSet::new();
-        for version in since + 1..=self.version {
-            let actions = self.entry(since, version).await?;
-            if actions.iter().any(|action| matches!(action, Action::Remove(_))) {
-                without_deleted(&mut appended, actions);
-                continue;
-            }
-            appended.extend(actions.into_iter().filter_map(|action| match action {
-                Action::Add(add) if add.data_change => Some(add.path),
-                _ => None,
-            }));
-        }
-        Ok(appended)
-    }
-
     /// The version that writer `application` gave its last commit (a `txn` action), up to this version of the table.
     pub async fn transaction(&self, application: &str) -> Result<Option<i64>, TableError> {
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
@@ -580,28 +559,4 @@ impl Snapshot {
         }
         Ok(batches)
     }
-}
-
-/// Lets what is left of shards stand for them, where a commit says of all its new shards what they are left of: what is left is
-/// as new as the whole was.
-fn without_deleted(appended: &mut BTreeSet<String>, actions: Vec<Action>) {
-    let mut rests = Vec::new();
-    let mut deleted = Vec::new();
-    for action in actions {
-        match action {
-            Action::Add(Add { path, tags, .. }) => match tags.and_then(|mut tags| tags.remove(REST_OF)?) {
-                Some(whole) => rests.push((path, whole)),
-                None => return,
-            },
-            Action::Remove(remove) if !remove.data_change => return,
-            Action::Remove(remove) => deleted.push(remove.path),
-            _ => {}
-        }
-    }
-    for (rest, whole) in rests {
-        if appended.contains(&whole) {
-            appended.insert(rest);
-        }
-    }
-    deleted.iter().for_each(|path| _ = appended.remove(path));
 }

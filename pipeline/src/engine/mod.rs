@@ -11,11 +11,13 @@
 //! distributed engine has its own shuffle, which can take their place: what lies before needs nothing but
 //! batches, what lies behind nothing but the batches of one bucket.
 
+mod hash_filter;
 mod pass;
 mod scatter;
 mod scratch;
 mod suspects;
 
+pub(crate) use hash_filter::{HashFilter, Wanted};
 pub use pass::{Pass, PassExec, PassSpec};
 pub(crate) use scatter::{BucketExec, Buckets, Scatter};
 pub(crate) use scatter::{bucket_field, bucket_schema, scattered_schema};

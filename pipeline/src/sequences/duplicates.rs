@@ -4,9 +4,10 @@
 //! was looked at, is found here, in two steps:
 //!
 //! 1. While the log is read, [`Suspects`](crate::engine::Suspects) collects 8 bytes an event. Equal ids of dates within
-//!    the window are suspects.
-//! 2. The dates that have suspects are read once more, one after the other, and the suspects compared by their
-//!    ids themselves ([`Repeated`]). Nearly always there are none, and nothing is read. Memory: the repeated
+//!    the window are suspects. A refresh reads the histories of some users; which ids of others it collects, [`OtherIds`], is
+//!    decided in `compared.rs`.
+//! 2. The dates that have suspects are read once more, one after the other: their ids, and the suspects as a whole, which are compared
+//!    by their ids themselves ([`Repeated`]). Nearly always there are none, and nothing is read. Memory: the repeated
 //!    events of the dates that one window spans (some 350 bytes each), and 64 bytes for every copy that does not count.
 //!
 //! A copy counts unless a smaller one, by source, position and content, lies within the window. Copies that a bucket cannot
@@ -15,8 +16,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use datafusion::common::cast::{as_primitive_array, as_string_view_array};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use futures::StreamExt;
@@ -24,9 +28,9 @@ use schemas::delta::Shard;
 use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
 
-use super::keys::{Learned, Records, date, request_hash};
+use super::keys::{KEYED_SCHEMA, Learned, Records, date, request_hash};
 use super::refresh::Fresh;
-use crate::engine::{date_in, hash_in, suspect};
+use crate::engine::{PartitionBuffers, Pass, PassSpec, date_in, hash_in, suspect};
 use crate::records::{date_days, dates_around};
 
 /// The dates of the `suspects`, by their low bits, and the shards that can hold copies of them: those of one date are to
@@ -37,7 +41,8 @@ pub(super) fn by_date<'a>(shards: &'a [Shard], suspects: &HashSet<u64>) -> BTree
     dates.into_iter().map(|date| (date, shards.iter().filter(|shard| of(shard, date)).collect())).collect()
 }
 
-fn shard_date(shard: &Shard) -> Option<i32> {
+/// The date of a shard's events, in days; `None` where it may hold several.
+pub(super) fn shard_date(shard: &Shard) -> Option<i32> {
     date_days(shard.partition.get(EVENT_DATE).and_then(Option::as_deref)?)
 }
 
@@ -79,6 +84,60 @@ pub(super) struct Place {
     pub user: u64,
 }
 
+/// The pass over the ids of events whose histories are not read: they are collected as suspects, and no row comes out.
+#[derive(Debug)]
+pub(super) struct OtherIds {
+    pub learned: Arc<Learned>,
+    /// Whose histories are read: their ids are collected there.
+    pub fresh: Arc<Fresh>,
+}
+
+impl OtherIds {
+    /// The columns it reads.
+    pub(super) const COLUMNS: [&str; 3] = ["event_id", "user_id", "ts"];
+}
+
+impl PassSpec for OtherIds {
+    fn name(&self) -> &'static str {
+        "OtherIds"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        KEYED_SCHEMA.clone()
+    }
+
+    fn start(&self) -> Box<dyn Pass> {
+        let (learned, fresh) = (Arc::clone(&self.learned), Arc::clone(&self.fresh));
+        let suspects = PartitionBuffers::new(Arc::clone(&learned.suspects));
+        Box::new(OtherIdsPass { learned, fresh, suspects })
+    }
+}
+
+struct OtherIdsPass {
+    learned: Arc<Learned>,
+    fresh: Arc<Fresh>,
+    suspects: PartitionBuffers,
+}
+
+impl Pass for OtherIdsPass {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let (ids, users) = (as_string_view_array(batch.column(0))?, as_string_view_array(batch.column(1))?);
+        let times = as_primitive_array::<TimestampMillisecondType>(batch.column(2))?;
+        for row in 0..batch.num_rows() {
+            if !self.fresh.has_user(hash64(users.value(row).as_bytes())) {
+                self.suspects.push(date(times.value(row)), hash64(ids.value(row).as_bytes()))?;
+            }
+        }
+        self.learned.decoded.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        Ok(Vec::new())
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+        self.suspects.finish()?;
+        Ok(Vec::new())
+    }
+}
+
 /// What is known of events with several copies.
 #[derive(Debug, Default)]
 pub(super) struct Repeated {
@@ -86,6 +145,8 @@ pub(super) struct Repeated {
     later: HashSet<Place>,
     /// The ids (and dates) of events of which a copy is not fresh.
     stale: HashSet<u64>,
+    /// The ids (and dates) of copies that stand in the histories of several users.
+    pub shared: BTreeSet<u64>,
 }
 
 /// What the comparison of copies must know of the scan.
@@ -95,6 +156,8 @@ pub(super) struct Known<'a> {
     pub actions: &'a [String],
     /// `build-sequences --since`: what is fresh.
     pub fresh: Option<&'a Fresh>,
+    /// Whether all histories were read, or those of users with a fresh event.
+    pub all_users: bool,
     /// `events.dedup_days`.
     pub days: u32,
 }
@@ -104,17 +167,22 @@ impl Known<'_> {
         self.actions.is_empty() || self.actions.iter().any(|a| a == action)
     }
 
-    fn place(&self, event: u64, record: &Record) -> Result<Place> {
+    /// Where the buckets have the copy; `None` where its user's history was not read.
+    fn place(&self, event: u64, record: &Record) -> Result<Option<Place>> {
+        let user = hash64(record.user.as_bytes());
+        if !self.all_users && self.fresh.is_some_and(|fresh| !fresh.has_user(user)) {
+            return Ok(None);
+        }
         let source = self.learned.sources.known(&record.source);
-        Ok(Place {
+        Ok(Some(Place {
             event,
             ts: record.ts,
             source: source.ok_or_else(|| DataFusionError::Internal("a version changed".into()))?,
             position: record.position,
             item: self.learned.items.code(&record.item),
             request: request_hash(record.request.as_deref()),
-            user: hash64(record.user.as_bytes()),
-        })
+            user,
+        }))
     }
 }
 
@@ -213,12 +281,16 @@ impl Repeated {
         }
         let event = hash64(id.as_bytes());
         let records: BTreeSet<Record> = std::mem::take(&mut copies.records).into_iter().collect();
+        if records.iter().map(|record| &record.user).collect::<BTreeSet<_>>().len() > 1 {
+            self.shared.extend(records.iter().map(|record| suspect(date(record.ts), event)));
+        }
         // The dates of smaller copies; and the places of those that count, with whether they take part.
         let (mut dates, mut counting) = (BTreeSet::new(), HashMap::new());
         for record in records {
-            let (date, place) = (date(record.ts), known.place(event, &record)?);
+            let date = date(record.ts);
             let is_later = dates.range(dates_around(date, known.days)).next().is_some();
             dates.insert(date);
+            let Some(place) = known.place(event, &record)? else { continue };
             if !is_later {
                 counting.insert(place, known.is_wanted(&record.action));
                 if copies.stale(event, date, known) > 0 {

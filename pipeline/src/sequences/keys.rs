@@ -16,7 +16,7 @@
 //! sort puts ranks and indexes in their place, and drops the copies that the end of the scan has brought to
 //! light (`resolve.rs`).
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use arrow::array::{
@@ -132,6 +132,8 @@ pub(super) struct Learned {
     pub counts: Mutex<Counts>,
     /// The time of the newest event, in epoch milliseconds.
     pub newest: AtomicI64,
+    /// Events of which more was decoded than what a filter asks.
+    pub decoded: AtomicU64,
     pub progress: Mutex<Progress>,
 }
 
@@ -266,6 +268,7 @@ impl Pass for KeyPass {
             self.learned.newest.fetch_max(newest, Ordering::Relaxed);
         }
         self.counts.events += rows as u64;
+        self.learned.decoded.fetch_add(rows as u64, Ordering::Relaxed);
         self.learned.progress.lock().unwrap_or_else(PoisonError::into_inner).add(rows as u64);
         if buckets.is_empty() {
             return Ok(Vec::new());

@@ -25,6 +25,7 @@
 //! scan learns for all streams at once (`Learned`): codes for sources and new items, and the suspects.
 
 mod codes;
+mod compared;
 mod duplicates;
 mod error;
 mod event;
@@ -47,7 +48,7 @@ use std::time::Instant;
 
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot};
-use schemas::tables::properties::DELTA_TAU_MS;
+use schemas::tables::properties::{DELTA_TAU_MS, SHARED_EVENT_IDS};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES, SEQUENCES_SCHEMA};
 
 use crate::commit::{Change, CommitMode, commit};
@@ -69,6 +70,7 @@ pub(crate) use properties::{delta_tau_ms, described, measured};
 pub(crate) use shards::Written;
 pub(crate) use stages::{Builder, ReadLog};
 
+use compared::Compared;
 use properties::told;
 use refresh::Fresh;
 use rows::{WindowRows, owned};
@@ -126,6 +128,9 @@ async fn run(
     };
     let mut builder = Builder::new(config, root, resources);
     builder.fresh = fresh;
+    if builder.fresh_users().is_some() {
+        builder.compared = Compared::find(root, &events, config.events.dedup_days).await;
+    }
     let mut log = builder.read(&events, items).await?;
     let written = Arc::new(Written::new(table, &SEQUENCES_SCHEMA, root));
     let rows = Arc::new(WindowRows { refresh: since.is_some(), counts: Mutex::default() });
@@ -148,6 +153,7 @@ async fn run(
     let mut properties = described(config, &events, items_version, since);
     properties.insert(DELTA_TAU_MS.into(), delta_tau_ms(log.delta_tau));
     properties.extend(measured(wrote.intervals.as_ref()));
+    properties.extend(log.shared_ids().map(|note| (SHARED_EVENT_IDS.to_owned(), note)));
     let mut shards = written.take();
     let change = Change {
         table,
@@ -163,14 +169,15 @@ async fn run(
     let committed = shards.settle(committed)?;
     let written = root.snapshot_at(table, committed.version).await?;
     let written = written.ok_or(BuildError::Vanished { table: table.into(), version: committed.version })?;
-    let (spilled_bytes, seconds_reading) = (log.spilled_bytes(), log.seconds_reading);
-    let built = Built { counts: log.counts, spilled_bytes, seconds_reading };
+    let (spilled_bytes, seconds_reading, decoded) = (log.spilled_bytes(), log.seconds_reading, log.decoded);
+    let built = Built { counts: log.counts, decoded, spilled_bytes, seconds_reading };
     Ok(reporter.report(items_version, &written, Some(built)))
 }
 
 /// What is known of a build that was made now.
 struct Built {
     counts: Counts,
+    decoded: u64,
     spilled_bytes: u64,
     seconds_reading: f64,
 }
@@ -189,6 +196,7 @@ impl Reporter<'_> {
         let sequences = &self.config.sequences;
         let spilled_bytes = built.as_ref().map(|built| built.spilled_bytes);
         let seconds_reading = built.as_ref().map(|built| built.seconds_reading);
+        let events_decoded = built.as_ref().map(|built| built.decoded);
         let counts = built.map(|built| built.counts);
         BuildReport {
             table: if self.since.is_some() { REFRESH } else { SEQUENCES },
@@ -208,6 +216,7 @@ impl Reporter<'_> {
             hidden_share: counts.as_ref().map(Counts::hidden_share),
             events_per_second: counts.as_ref().map(|counts| counts.events as f64 / seconds),
             counts,
+            events_decoded,
             spilled_bytes,
             seconds_reading,
             seconds,

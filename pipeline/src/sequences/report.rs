@@ -163,6 +163,10 @@ pub struct BuildReport {
     /// Share of a target's earlier positions in its row that `Δτ` and its request hide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden_share: Option<f64>,
+    /// Events that were decoded: all, or those that a refresh needs. Of the others it looks at their users alone, and of those of
+    /// dates near the new events at their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_decoded: Option<u64>,
     /// Bytes that the build wrote to its scratch file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spilled_bytes: Option<u64>,
@@ -202,7 +206,8 @@ impl fmt::Display for BuildReport {
         line(f, "  duplicates", counts.duplicates, "")?;
         line(f, "  filtered by action", counts.filtered, "")?;
         if self.since.is_some() {
-            line(f, "  of users with nothing new", counts.other_users, "")?;
+            let decoded = format!("{} events decoded", self.events_decoded.unwrap_or_default());
+            line(f, "  of users with nothing new", counts.other_users, &decoded)?;
         }
         line(f, "items given an index", counts.new_items, "")?;
         line(f, "users", counts.users, "")?;

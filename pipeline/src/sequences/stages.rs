@@ -1,7 +1,8 @@
 //! The stages of a build, drawn in `mod.rs`. The first reads the log once; what it leaves ([`ReadLog`]) can be
 //! turned into rows as often as there are tables to make of it.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -20,7 +21,8 @@ use schemas::history::DeltaTau;
 
 use super::BuildError;
 use super::codes::{Codes, ItemCodes};
-use super::duplicates::{Known, Repeated, Search, by_date};
+use super::compared::{Compared, noted};
+use super::duplicates::{Known, OtherIds, Repeated, Search, by_date};
 use super::event::Event;
 use super::intervals::{INTERVALS_MIN, Intervals, Measure, RequestIntervals};
 use super::items::Catalogue;
@@ -31,8 +33,8 @@ use super::refresh::Fresh;
 use super::report::Counts;
 use super::resolve::Resolution;
 use super::shards::{WriteShards, Written};
-use crate::engine::{BucketExec, Buckets, PassExec, Scatter, Suspects};
-use crate::scan::{Resources, SnapshotTable, balanced};
+use crate::engine::{BucketExec, Buckets, PassExec, Scatter, Suspects, hash_in, suspect};
+use crate::scan::{Resources, RowsWith, SnapshotTable, balanced};
 
 /// A scan of shards, and whether their events are fresh.
 pub(super) type Scan = (Arc<dyn ExecutionPlan>, bool);
@@ -45,6 +47,8 @@ pub(crate) struct Builder<'a> {
     context: SessionContext,
     /// `build-sequences --since`: what is fresh.
     pub(super) fresh: Option<Arc<Fresh>>,
+    /// What an earlier build compared, where that is known.
+    pub(super) compared: Option<Compared>,
     /// `build-sft`: which events are fit to be learned.
     pub(crate) quality: Option<Quality>,
 }
@@ -61,11 +65,18 @@ pub(crate) struct ReadLog {
     pub newest: i64,
     /// `Δτ` as configured or measured.
     pub delta_tau: DeltaTau,
+    /// Events that were decoded: those of users with nothing new are not all, in a refresh.
+    pub decoded: u64,
     /// Wall time until all events were in their buckets.
     pub seconds_reading: f64,
 }
 
 impl ReadLog {
+    /// Which event ids the histories of several users share, as a table notes it.
+    pub(super) fn shared_ids(&self) -> Option<String> {
+        noted(&self.resolution.repeated.shared)
+    }
+
     /// The version of the catalogue.
     pub(crate) fn items_version(&self) -> u64 {
         self.items.as_ref().map(Snapshot::version).unwrap_or_default()
@@ -92,7 +103,15 @@ pub(crate) struct Wrote {
 impl<'a> Builder<'a> {
     /// Of the whole log.
     pub(crate) fn new(config: &'a Config, root: &'a Root, resources: Resources) -> Self {
-        Self { config, root, resources, context: resources.session(), fresh: None, quality: None }
+        Self {
+            config,
+            root,
+            resources,
+            context: resources.session(),
+            fresh: None,
+            compared: None,
+            quality: None,
+        }
     }
 
     /// Stage 1 and what comes between the stages.
@@ -107,6 +126,9 @@ impl<'a> Builder<'a> {
         let (buckets, learned) = self.scatter(&log, item_codes).await?;
         let seconds_reading = started.elapsed().as_secs_f64();
         let mut counts = std::mem::take(&mut *learned.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        let passed_over = events.rows().saturating_sub(counts.events);
+        counts.events += passed_over;
+        counts.other_users += passed_over;
         if counts.events == 0 {
             return Err(BuildError::NoEvents { version: events.version() });
         }
@@ -125,7 +147,8 @@ impl<'a> Builder<'a> {
             None => self.measure(&buckets, &resolution).await?,
         };
         let (items, newest) = (catalogue.into_snapshot(), learned.newest.load(Ordering::Relaxed));
-        Ok(ReadLog { buckets, resolution, counts, items, newest, delta_tau, seconds_reading })
+        let decoded = learned.decoded.load(Ordering::Relaxed);
+        Ok(ReadLog { buckets, resolution, counts, items, newest, delta_tau, decoded, seconds_reading })
     }
 
     /// Stage 1.
@@ -146,6 +169,7 @@ impl<'a> Builder<'a> {
             )),
             counts: Mutex::default(),
             newest: AtomicI64::new(i64::MIN),
+            decoded: AtomicU64::new(0),
             progress: Mutex::new(Progress::start("read", log.snapshot().rows(), "events")),
         });
         let buckets = Arc::new(Buckets::new(
@@ -156,14 +180,21 @@ impl<'a> Builder<'a> {
             self.resources.scatter_bytes(),
         ));
         let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        for (plan, fresh) in self.scans(log, log.snapshot().shards().iter().collect())? {
+        let fresh_users = self.fresh_users();
+        if let Some(fresh) = fresh_users {
+            let other_ids = OtherIds { learned: Arc::clone(&learned), fresh: Arc::clone(fresh) };
+            plans.push(Arc::new(PassExec::new(Arc::new(other_ids), self.other_ids(log)?)));
+        }
+        let users = fresh_users
+            .cloned()
+            .map(|fresh| RowsWith { column: "user_id", wanted: Arc::new(move |user| fresh.has_user(user)) });
+        for (plan, fresh) in self.scans(log, log.snapshot().shards().iter().collect(), users.as_ref())? {
             let keys = Keys {
                 learned: Arc::clone(&learned),
                 actions: sequences.actions.clone(),
                 shards: sequences.shards as u64,
                 since: self.fresh.clone(),
-                // The mean of the intervals is that of all users.
-                all_users: sequences.delta_tau == DeltaTauSetting::Auto,
+                all_users: fresh_users.is_none(),
                 fresh,
                 quality: self.quality.clone(),
             };
@@ -183,8 +214,30 @@ impl<'a> Builder<'a> {
         Ok((buckets, learned))
     }
 
+    /// Whose histories are read, where that is not everybody's: the mean of the intervals is that of all users.
+    pub(super) fn fresh_users(&self) -> Option<&Arc<Fresh>> {
+        self.fresh.as_ref().filter(|_| self.config.sequences.delta_tau != DeltaTauSetting::Auto)
+    }
+
+    /// A scan of the events of others whose ids are to be compared: with what earlier builds compared, those near what came since.
+    fn other_ids(&self, log: &SnapshotTable) -> Result<Arc<dyn ExecutionPlan>, BuildError> {
+        let days = self.config.events.dedup_days;
+        let near =
+            |shard: &&Shard| self.compared.as_ref().is_none_or(|compared| compared.is_near(shard, days));
+        let shards: Vec<&Shard> = log.snapshot().shards().iter().filter(near).collect();
+        let groups = balanced(shards.into_iter(), self.resources.threads);
+        let only = self.compared.as_ref();
+        let only = only.map(|compared| RowsWith { column: "event_id", wanted: compared.ids() });
+        Ok(log.plan(&self.context.runtime_env(), &OtherIds::COLUMNS, groups, only.as_ref())?)
+    }
+
     /// Scans of the shards, the fresh ones apart from the others.
-    fn scans(&self, log: &SnapshotTable, shards: Vec<&Shard>) -> Result<Vec<Scan>, BuildError> {
+    fn scans(
+        &self,
+        log: &SnapshotTable,
+        shards: Vec<&Shard>,
+        only: Option<&RowsWith>,
+    ) -> Result<Vec<Scan>, BuildError> {
         let is_fresh = |shard: &&Shard| self.fresh.as_ref().is_some_and(|fresh| fresh.has_shard(shard));
         let (fresh, stale): (Vec<&Shard>, Vec<&Shard>) = shards.into_iter().partition(is_fresh);
         let runtime = self.context.runtime_env();
@@ -194,7 +247,7 @@ impl<'a> Builder<'a> {
         for (shards, fresh) in [(stale, false), (fresh, true)] {
             if !shards.is_empty() {
                 let groups = balanced(shards.into_iter(), self.resources.threads);
-                plans.push((log.plan(&runtime, &columns, groups)?, fresh));
+                plans.push((log.plan(&runtime, &columns, groups, only)?, fresh));
             }
         }
         Ok(plans)
@@ -202,13 +255,18 @@ impl<'a> Builder<'a> {
 
     /// Which events have copies.
     async fn repeated(&self, log: &SnapshotTable, learned: &Learned) -> Result<Repeated, BuildError> {
-        let suspects = learned.suspects.find(self.resources.threads)?;
+        let mut suspects = learned.suspects.find(self.resources.threads)?;
+        suspects.extend(self.compared.iter().flat_map(|compared| &compared.shared));
+        let ids: HashSet<u64> = suspects.iter().map(|&suspect| hash_in(suspect)).collect();
+        let wanted = move |id| ids.contains(&hash_in(suspect(0, id)));
+        let only = RowsWith { column: "event_id", wanted: Arc::new(wanted) };
         let actions = &self.config.sequences.actions;
         let days = self.config.events.dedup_days;
-        let known = Known { learned, actions, fresh: self.fresh.as_deref(), days };
+        let all_users = self.fresh_users().is_none();
+        let known = Known { learned, actions, fresh: self.fresh.as_deref(), all_users, days };
         let mut search = Search::new(&suspects, &known);
         for (date, shards) in by_date(log.snapshot().shards(), &suspects) {
-            let plans = self.scans(log, shards)?;
+            let plans = self.scans(log, shards, Some(&only))?;
             search.look_through(date, plans, &self.context.task_ctx()).await?;
         }
         Ok(search.finish())

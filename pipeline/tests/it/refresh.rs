@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use schemas::cli::Interrupt;
 use schemas::config::{Config, Ties};
 use schemas::delta::{Root, TableError};
-use schemas::tables::{EVENTS, REFRESH, properties};
+use schemas::tables::{EVENTS, REFRESH, SEQUENCES, properties};
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
 
@@ -150,6 +150,156 @@ proptest! {
     }
 }
 
+/// Logs of a few days in which times tie, and ids come again: later, on other dates, for other users.
+fn entangled() -> impl Strategy<Value = Vec<Event>> {
+    let event = (0usize..5, 0i64..5, 0i64..4, prop::option::weighted(0.3, 0u8..3), prop::bool::weighted(0.8));
+    let copy = prop::option::weighted(
+        0.4,
+        (0usize..100, 0i64..4, prop::option::weighted(0.4, 0usize..5), 0usize..3),
+    );
+    prop::collection::vec((event, copy), 2..60).prop_map(|steps| {
+        let mut log: Vec<Event> = Vec::new();
+        for (i, ((user, day, minute, request, plays), copy)) in steps.into_iter().enumerate() {
+            let mut event = Event {
+                event_id: format!("e{i}"),
+                user: format!("u{user}"),
+                item: format!("i{}", i % 7),
+                ts: (20_000 + day) * DAY_MS + minute * 60_000,
+                request: request.map(|r| format!("r{r}")),
+                request_ts: None,
+                action: if plays { "play" } else { "skip" }.into(),
+                value: None,
+                source: format!("part-{}", i / 20),
+                position: i as i64,
+            };
+            if let Some((of, days, user, source)) = copy.filter(|_| !log.is_empty()) {
+                event = log[of % log.len()].clone();
+                event.ts += days * DAY_MS;
+                event.user = user.map_or(event.user, |user| format!("u{user}"));
+                if source > 0 {
+                    (event.source, event.position) = (format!("{}-again", ["a", "z"][source - 1]), i as i64);
+                }
+            }
+            log.push(event);
+        }
+        log
+    })
+}
+
+/// User, time and item of the events that count and are fresh, by the definition: `fresh` says of each event of the log whether it
+/// came after the refresh's version.
+fn fresh_targets(log: &[Event], fresh: impl Fn(usize) -> bool, config: &Config) -> Vec<Target> {
+    let days = i64::from(config.events.dedup_days);
+    let key = |e: &Event| {
+        let (source, user, item) = (e.source.clone(), e.user.clone(), e.item.clone());
+        (source, e.position, e.ts, user, item, e.action.clone(), e.request.clone())
+    };
+    let near = |a: &Event, b: &Event| {
+        a.event_id == b.event_id && (a.ts.div_euclid(DAY_MS) - b.ts.div_euclid(DAY_MS)).abs() <= days
+    };
+    let mut targets: BTreeSet<(String, Target)> = BTreeSet::new();
+    for event in log {
+        let mut copies = log.iter().enumerate().filter(|(_, copy)| near(copy, event));
+        let counts = !log.iter().any(|copy| near(copy, event) && key(copy) < key(event));
+        let wanted = config.sequences.actions.is_empty() || config.sequences.actions.contains(&event.action);
+        if counts && wanted && copies.all(|(at, _)| fresh(at)) {
+            let target = (event.user.clone(), event.item.clone(), event.ts);
+            targets.insert((event.event_id.clone(), target));
+        }
+    }
+    let mut targets: Vec<Target> = targets.into_iter().map(|(_, target)| target).collect();
+    targets.sort();
+    targets
+}
+
+/// What is done after each commit of a log.
+#[derive(Debug, Clone, Copy)]
+enum After {
+    Nothing,
+    Build,
+    Refresh,
+    Compact,
+}
+
+/// A refresh is the same whatever was built before it, is made of rows of the full build, and its targets are those of
+/// [`fresh_targets`].
+async fn check_entangled(log: Vec<Event>, cuts: Vec<(usize, After)>, since: usize, config: Config) {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+    // The version after each commit, and where in the log it ends.
+    let mut versions = Vec::new();
+    let mut start = 0;
+    for (end, after) in cuts.into_iter().chain([(log.len(), After::Nothing)]) {
+        let end = end.min(log.len());
+        if end <= start {
+            continue;
+        }
+        append(&root, &log[start..end]).await;
+        start = end;
+        let version = root.require(EVENTS, "").await.unwrap().version();
+        match after {
+            After::Nothing => {}
+            After::Build => _ = build_with(&config, &root, RESOURCES).await,
+            After::Refresh => {
+                let since = versions.last().map_or(0, |&(version, _)| version);
+                refresh(&config, &root, since, RESOURCES).await.unwrap();
+            }
+            After::Compact => rewrite(&root).await,
+        }
+        versions.push((version, end));
+    }
+    let (since, learned) = versions[since % versions.len()];
+    refresh(&config, &root, since, RESOURCES).await.unwrap();
+    let by_notes = rows_of(&root, REFRESH).await;
+    for table in [REFRESH, SEQUENCES] {
+        let table = root.table_path(table);
+        if table.exists() {
+            std::fs::remove_dir_all(table).unwrap();
+        }
+    }
+    refresh(&config, &root, since, RESOURCES).await.unwrap();
+    assert_eq!(rows_of(&root, REFRESH).await, by_notes);
+
+    let mut targets = Vec::new();
+    if !by_notes.is_empty() {
+        build_with(&config, &root, RESOURCES).await.unwrap();
+        let (full, items) = (rows(&root).await, item_ids(&root).await);
+        for (shard, row) in by_notes.iter().flat_map(|(shard, rows)| rows.iter().map(move |row| (shard, row)))
+        {
+            let same = |full: &&Row| Row { role: row.role.clone(), ..(*full).clone() } == *row;
+            assert!(full[shard].iter().any(|full| same(&full)), "not in the full build: {row:?}");
+            targets.extend(owned(row, &items, |role| role != 4));
+        }
+    }
+    targets.sort();
+    assert_eq!(targets, fresh_targets(&log, |at| at >= learned, &config));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
+    #[test]
+    fn a_refresh_is_a_part_of_the_full_build_whatever_was_built_before(
+        log in entangled(),
+        cuts in prop::collection::btree_map(1usize..60, prop_oneof![
+            Just(After::Nothing), Just(After::Build), Just(After::Refresh), Just(After::Compact)
+        ], 1..5),
+        since in 0usize..5,
+        dedup_days in 0u32..3,
+        max_len in 4usize..20,
+        only_plays in any::<bool>(),
+        shuffled in any::<bool>(),
+    ) {
+        let mut config = Config::default();
+        config.events.dedup_days = dedup_days;
+        config.sequences.max_len = max_len;
+        config.sequences.shards = 2;
+        config.sequences.actions = if only_plays { vec!["play".into()] } else { Vec::new() };
+        config.sequences.ties = if shuffled { Ties::Shuffled } else { Ties::FileOrder };
+        let cuts = cuts.into_iter().collect();
+        tokio::runtime::Runtime::new().unwrap().block_on(check_entangled(log, cuts, since, config));
+    }
+}
+
 fn event(n: i64, user: &str) -> Event {
     Event {
         event_id: format!("e{n}"),
@@ -206,4 +356,34 @@ async fn nothing_new_is_an_empty_table_that_says_since_when() {
     assert_eq!(table.properties().get(properties::SINCE_VERSION).map(String::as_str), Some("1"));
     let mapped: BTreeMap<String, Vec<Row>> = rows_of(&root, REFRESH).await;
     assert!(mapped.is_empty());
+}
+
+/// A refresh decodes the histories of users with new events: what other users did costs no more than a look at their ids.
+#[tokio::test]
+async fn the_events_of_others_are_not_decoded() {
+    let of = |users: std::ops::Range<i64>, per_user: i64| -> Vec<Event> {
+        let numbers = users.flat_map(|user| (0..per_user).map(move |n| (user, n)));
+        numbers.map(|(user, n)| event(user * 1_000 + n * 97, &format!("u{user}"))).collect()
+    };
+    let mut decoded = Vec::new();
+    for others in [10, 1_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        append(&root, &of(0..others, 20)).await;
+        let config = Config::default();
+        build_with(&config, &root, RESOURCES).await.unwrap();
+        // Of three users, at the end of their histories, and of a new one, on the first date.
+        let news: Vec<Event> =
+            (0..3).map(|user| event(user * 1_000 + 20 * 97, &format!("u{user}"))).collect();
+        append(&root, &[&news[..], &[event(1, "new")]].concat()).await;
+        for since in [0, 1] {
+            let report = refresh(&config, &root, since, RESOURCES).await.unwrap();
+            let counts = report.counts.unwrap();
+            assert_eq!(counts.events, others as u64 * 20 + 4);
+            assert_eq!(counts.other_users, counts.events - if since == 0 { 64 } else { 0 });
+            decoded.push(report.events_decoded.unwrap());
+        }
+    }
+    // The new events are looked up among those of their dates.
+    assert_eq!(decoded, [64 + 4, 0, 64 + 4, 0]);
 }
