@@ -265,6 +265,11 @@ impl<'a> Attempt<'a> {
         };
         let mut config = config.clone();
         config.sft.epochs = config.sft.epochs.min(config.near_real_time.sft_epochs);
+        config.sft.examples = match (config.sft.examples, config.near_real_time.sft_examples) {
+            (of_all, 0) => of_all,
+            (0, of_refresh) => of_refresh,
+            (of_all, of_refresh) => of_all.min(of_refresh),
+        };
         config.evaluate.baselines = false;
         if config.evaluate.sample == 0 {
             // The gate, like the refresh, costs the news and not the log.
@@ -395,7 +400,7 @@ impl<'a> Attempt<'a> {
         let outcome = anew_if_unusable(async |fresh| {
             let options =
                 Options { name: &served, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
-            sft::run(config, seen, &base, options).await
+            sft::again(config, seen, (&base, &daily.served), options).await
         });
         let outcome = outcome.await?;
         eprintln!("{outcome}");

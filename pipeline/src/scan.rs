@@ -99,9 +99,6 @@ pub(crate) struct RowsWith {
     pub(crate) wanted: Wanted,
 }
 
-/// Rows of a batch of a filtered scan: the reader clears so much memory for every run of rows that it decodes, however short.
-const FILTERED_ROWS: usize = 1 << 11;
-
 /// A snapshot as a DataFusion table.
 #[derive(Debug, Clone)]
 pub struct SnapshotTable {
@@ -179,7 +176,6 @@ impl SnapshotTable {
         let source = Arc::new(source.with_enable_page_index(false));
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
-            .with_batch_size(only.map(|_| FILTERED_ROWS))
             .with_projection_indices(columns)?
             .build();
         Ok(DataSourceExec::from_data_source(scan))

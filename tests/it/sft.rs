@@ -1,7 +1,13 @@
 //! Instructions from the log to the lists: `build-sft`, `instructions`, `sft`, `evaluate --condition`, `retrieve`,
 //! `export`.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use schemas::delta::Root;
 use serde_json::Value;
+use trainer::conditions::Conditions;
+use trainer::data::{Catalogue, Examples};
 
 use crate::programs::{Workspace, files, json, stderr};
 
@@ -147,4 +153,70 @@ fn what_cannot_be_taught_says_why() {
     let classic = [&sft[..], &["--set", "sft.conditions=[\"classic\"]"]].concat();
     let text = workspace.fail("trainer", &classic, 1);
     assert!(text.contains("pipeline build-sft --condition"), "{text}");
+}
+
+/// Each user's examples: the targets and the conditions' rows, by the time of the user's first event.
+fn by_user(examples: &Examples) -> BTreeMap<i64, Vec<(u32, u32, usize)>> {
+    let mut users: BTreeMap<i64, Vec<(u32, u32, usize)>> = BTreeMap::new();
+    for (example, &history) in examples.history.iter().enumerate() {
+        // What a user did first has nothing before it.
+        let Some(&first) = examples.histories[history as usize].ts.first() else { continue };
+        let seen = examples.flags(example).len();
+        users.entry(first).or_default().push((examples.targets[example], examples.conditions[example], seen));
+    }
+    users
+}
+
+#[tokio::test]
+async fn examples_by_lot_are_those_of_whole_users() {
+    let workspace = Workspace::new();
+    let mut log = String::from("user,item,time\n");
+    for user in 0..4_000u32 {
+        for i in 0..6 {
+            writeln!(log, "u{user},i{},{}", 1 + (user + i) % 30, 1_600_000_000 + user + i * 3_600).unwrap();
+        }
+    }
+    workspace.write("log.csv", &log);
+    let settings = [&SETTINGS[2..], &["--set", "sequences.sft_share=0.9"]].concat();
+    let run = |program: &str, args: &[&str]| workspace.succeed(program, &[args, &settings[..]].concat());
+    run("pipeline", &["ingest"]);
+    run("pipeline", &["build-sequences"]);
+    run("pipeline", &["build-sft", "--condition", "genre"]);
+    let root = Root::new(workspace.root().to_str().unwrap()).unwrap();
+    let catalogue = Catalogue::load(&root, &["genre".into()]).await.unwrap();
+    let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
+    let load = async |wanted: Option<(usize, u64)>| {
+        let mut lot = wanted.map(|(wanted, seed)| (wanted, trainer::random::generator(seed, "lot", 0)));
+        let lot = lot.as_mut().map(|(wanted, lot)| (*wanted, lot));
+        Examples::load(&root, &conditions, catalogue.items(), lot).await.unwrap()
+    };
+    let whole = load(None).await;
+    let all = by_user(&whole);
+    assert!(whole.len() > 10_000, "{}", whole.len());
+    let (mut drawn, mut read) = (BTreeSet::new(), 0);
+    for seed in 0..10 {
+        let some = load(Some((5_000, seed))).await;
+        // Runs of 512 rows, and what the last user has behind one.
+        assert!((5_000..5_700).contains(&some.len()), "{}", some.len());
+        assert_eq!(some.weights.iter().sum::<f32>().round() as usize, some.len());
+        for (user, examples) in by_user(&some) {
+            assert_eq!(examples, all[&user]);
+            drawn.insert(user);
+            read += 1;
+        }
+    }
+    let share = read as f64 / (10 * all.len()) as f64;
+    assert!((share - 5_250.0 / whole.len() as f64).abs() < 0.05, "{share}");
+    assert!(drawn.len() as f64 > 0.95 * all.len() as f64, "{} of {}", drawn.len(), all.len());
+    let (once, again) = (load(Some((5_000, 3))).await, load(Some((5_000, 3))).await);
+    assert!(once.targets == again.targets && once.history == again.history, "the same lot, other examples");
+
+    // As a run uses it: what is drawn is the parent's, and a run of other settings is another one.
+    run("trainer", &["pretrain", "--name", "base", "--set", "pretrain.epochs=1"]);
+    let sft = ["sft", "--name", "guided", "--from", "base", "--json", "--set", "sft.examples=5000"];
+    let outcome = json(&run("trainer", &sft));
+    assert!((4_000..5_700).contains(&(number(&outcome, "examples") as usize)), "{outcome}");
+    assert_eq!(json(&run("trainer", &sft))["status"], "unchanged");
+    let outcome = json(&run("trainer", &[&sft[..6], &["--set", "sft.examples=6000"]].concat()));
+    assert_eq!(outcome["status"], "trained");
 }

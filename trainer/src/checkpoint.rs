@@ -163,6 +163,9 @@ pub struct Lineage {
     /// The newest version of `events` that its ancestors have learned of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherited_events: Option<u64>,
+    /// The fine-tuned model whose parameters of the conditions it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taught_by: Option<String>,
     /// The instruction examples it was fine-tuned on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExamplesSource>,

@@ -36,11 +36,14 @@ pub struct NearRealTime {
     pub min_events: u64,
     /// Passes over the last daily job's instruction examples after each refresh, at most `sft.epochs`.
     pub sft_epochs: usize,
+    /// Examples of these passes, about, drawn anew for each refresh as `sft.examples` says; 0 learns as many as `sft.examples` says. The
+    /// conditions begin with the last daily job's parameters, so some are enough.
+    pub sft_examples: usize,
 }
 
 impl Default for NearRealTime {
     fn default() -> Self {
-        Self { poll_interval: Span { ms: 5_000 }, min_events: 1, sft_epochs: 1 }
+        Self { poll_interval: Span { ms: 5_000 }, min_events: 1, sft_epochs: 1, sft_examples: 30_000 }
     }
 }
 

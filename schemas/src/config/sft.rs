@@ -20,6 +20,9 @@ pub struct Sft {
     pub condition_embedding: bool,
     /// Passes over the examples, at most.
     pub epochs: usize,
+    /// Examples that are learned, about: whole users of the tables are drawn by lot until they have so many, others for each parent;
+    /// 0 learns all of them. Small tables are learned as a whole.
+    pub examples: usize,
     /// Histories in one step, each with all its examples.
     pub batch_size: usize,
     /// Adam's step size for what was pre-trained.
@@ -48,6 +51,7 @@ impl Default for Sft {
             paradigm: Paradigm::Cgsa,
             condition_embedding: true,
             epochs: 10,
+            examples: 0,
             batch_size: 256,
             learning_rate: 1e-5,
             condition_learning_rate: 5e-4,

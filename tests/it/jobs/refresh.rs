@@ -36,6 +36,9 @@ fn new_events_become_a_served_model_that_still_follows() {
     assert_eq!((&now["kind"], &now["daily"], &now["number"]), (&"refresh".into(), &1.into(), &2.into()));
     let served = now["served"].as_str().unwrap().to_owned();
     assert!(served.starts_with("2026-01-01-p1-e") && served.ends_with("-sft"), "{served}");
+    let lineage = workspace.root().join("models").join(&served).join("lineage.json");
+    let lineage: Value = serde_json::from_slice(&std::fs::read(lineage).unwrap()).unwrap();
+    assert_eq!(lineage["taught_by"], "2026-01-01-sft", "the conditions begin where the daily job left them");
     // The second refresh continues the first.
     append(&workspace, 3);
     let base = now["base"].as_str().unwrap().to_owned();

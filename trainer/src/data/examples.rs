@@ -1,14 +1,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, TimestampMillisecondType, UInt8Type, UInt32Type};
-use schemas::delta::Root;
+use rand::Rng;
+use schemas::delta::{Root, Snapshot};
 use schemas::history::Role;
 use schemas::tables::{self, properties};
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::column;
+use super::sample::{Rows, read_all, sample};
 use super::sequences::values;
 use super::{DataError, check_numbered};
 use crate::conditions::Conditions;
@@ -79,24 +81,46 @@ pub struct ExamplesSource {
 }
 
 impl Examples {
-    /// Reads the newest versions of the tables of `conditions`, for a catalogue of `items` items.
-    pub async fn load(root: &Root, conditions: &Conditions, items: usize) -> Result<Self, DataError> {
-        let mut all = Self { offsets: vec![0], ..Self::default() };
-        let mut of_user = HashMap::new();
+    /// Reads the newest versions of the tables of `conditions`, for a catalogue of `items` items: all examples, or, with `wanted`, the
+    /// users that `generator` draws by lot until they have so many. Small tables are read as a whole.
+    pub async fn load(
+        root: &Root,
+        conditions: &Conditions,
+        items: usize,
+        wanted: Option<(usize, &mut impl Rng)>,
+    ) -> Result<Self, DataError> {
+        let mut tables = Vec::new();
         for attribute in conditions.attributes() {
-            all.read(root, attribute, conditions, items, &mut of_user).await?;
+            let command = "pipeline build-sft --condition NAME";
+            tables.push(root.require(&tables::sft_table(attribute), command).await?);
         }
-        for (example, &history) in (0..).zip(&all.history) {
-            all.histories[history as usize].examples.push(example);
+        let mut reading = Reading::new(&tables, conditions, items);
+        match wanted {
+            Some((wanted, generator)) => {
+                sample(&tables, &mut reading, generator, |read, _| read.all.len() >= wanted).await?;
+            }
+            None => {
+                for table in &tables {
+                    read_all(table, &mut reading).await?;
+                }
+            }
         }
-        let lengths: Vec<usize> = (0..all.len()).map(|example| all.flags(example).len()).collect();
-        for history in &mut all.histories {
+        Ok(reading.all.numbered())
+    }
+
+    /// With the examples of each history in order, and weights that are 1 on average.
+    fn numbered(mut self) -> Self {
+        for (example, &history) in (0..).zip(&self.history) {
+            self.histories[history as usize].examples.push(example);
+        }
+        let lengths: Vec<usize> = (0..self.len()).map(|example| self.flags(example).len()).collect();
+        for history in &mut self.histories {
             history.examples.sort_by_key(|&example| lengths[example as usize]);
         }
-        let total: f64 = all.weights.iter().copied().map(f64::from).sum();
-        let mean = (total / all.weights.len().max(1) as f64) as f32;
-        all.weights.iter_mut().for_each(|weight| *weight /= mean);
-        Ok(all)
+        let total: f64 = self.weights.iter().copied().map(f64::from).sum();
+        let mean = (total / self.weights.len().max(1) as f64) as f32;
+        self.weights.iter_mut().for_each(|weight| *weight /= mean);
+        self
     }
 
     /// Number of examples.
@@ -113,94 +137,118 @@ impl Examples {
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
+}
 
-    async fn read(
-        &mut self,
-        root: &Root,
-        attribute: &str,
-        conditions: &Conditions,
-        items: usize,
-        of_user: &mut HashMap<String, Vec<u32>>,
-    ) -> Result<(), DataError> {
-        let command = "pipeline build-sft --condition NAME";
-        let snapshot = root.require(&tables::sft_table(attribute), command).await?;
-        let property = |key: &str| snapshot.properties().get(key).cloned().unwrap_or_default();
-        self.sources.push(ExamplesSource {
-            condition: attribute.into(),
+impl ExamplesSource {
+    fn of(snapshot: &Snapshot, condition: &str) -> Self {
+        let property = |key: &str| snapshot.properties().get(key).cloned();
+        Self {
+            condition: condition.into(),
             version: snapshot.version(),
-            events_version: property(properties::EVENTS_VERSION),
-            config_hash: property(properties::CONFIG_HASH),
-            age: snapshot.properties().get(properties::AGE).cloned(),
-        });
-        let rows: HashMap<String, u32> = conditions
-            .rows(attribute)
-            .into_iter()
-            .flatten()
-            .filter_map(|row| Some((conditions.get(row)?.value, row)))
-            .collect();
-        let columns = [
-            "user_id",
-            "item_index",
-            "ts",
-            "matches",
-            "target_item",
-            "visible_len",
-            "role",
-            "condition",
-            "weight",
-        ];
-        for shard in snapshot.shards() {
-            for batch in snapshot.read_shard(shard, &columns).await? {
-                let list = |c: usize| column(&snapshot, batch.column(c).as_list_opt::<i32>(), columns[c]);
-                let text = |c: usize| column(&snapshot, batch.column(c).as_string_opt::<i32>(), columns[c]);
-                let number = |c: usize| {
-                    column(&snapshot, batch.column(c).as_primitive_opt::<UInt32Type>(), columns[c])
-                };
-                let (users, names) = (text(0)?, text(7)?);
-                let (item_index, ts, matches) = (list(1)?, list(2)?, list(3)?);
-                let flags = column(&snapshot, matches.values().as_boolean_opt(), columns[3])?;
-                let (targets, visible) = (number(4)?, number(5)?);
-                let roles = column(&snapshot, batch.column(6).as_primitive_opt::<UInt8Type>(), columns[6])?;
-                let weights =
-                    column(&snapshot, batch.column(8).as_primitive_opt::<Float32Type>(), columns[8])?;
-                for row in (0..batch.num_rows()).filter(|&row| roles.value(row) == Role::Sft as u8) {
-                    let fail = |problem: String| DataError::Row {
-                        table: snapshot.name().into(),
-                        shard: shard.path.clone(),
-                        user: users.value(row).into(),
-                        problem,
-                    };
-                    let shown = values::<UInt32Type>(&snapshot, item_index, row, columns[1])?;
-                    let times = values::<TimestampMillisecondType>(&snapshot, ts, row, columns[2])?;
-                    let of_row =
-                        matches.value_offsets()[row] as usize..matches.value_offsets()[row + 1] as usize;
-                    let known = |item: u32| item != tables::NO_ITEM && item as usize <= items;
-                    if times.len() != shown.len() || of_row.len() != shown.len() {
-                        return Err(fail("lists of different lengths".into()));
-                    }
-                    if !shown.iter().all(|&item| known(item)) || !known(targets.value(row)) {
-                        return Err(fail("an item index that the catalogue does not have".into()));
-                    }
-                    if visible.value(row) as usize > shown.len() {
-                        return Err(fail("a visible_len beyond the history".into()));
-                    }
-                    let name = names.value(row);
-                    let condition = rows.get(name).ok_or_else(|| {
-                        fail(format!(
-                            "no item of the catalogue has the value `{name}`; run `pipeline build-sft` again"
-                        ))
-                    })?;
-                    let theirs = of_user.entry(users.value(row).into()).or_default();
-                    self.history.push(shared(&mut self.histories, theirs, shown, times));
-                    self.matches.extend(of_row.map(|i| flags.value(i)));
-                    self.offsets.push(self.matches.len());
-                    self.conditions.push(*condition);
-                    self.targets.push(targets.value(row));
-                    self.visible.push(visible.value(row));
-                    self.weights.push(weights.value(row));
-                    check_numbered(snapshot.name(), "examples", self.targets.len())?;
-                }
+            events_version: property(properties::EVENTS_VERSION).unwrap_or_default(),
+            config_hash: property(properties::CONFIG_HASH).unwrap_or_default(),
+            age: property(properties::AGE),
+        }
+    }
+}
+
+/// Examples on their way into memory.
+struct Reading {
+    /// Size of the catalogue.
+    items: usize,
+    /// By table, the rows of the conditions by their names.
+    conditions: HashMap<String, HashMap<String, u32>>,
+    /// By user, the user's histories.
+    of_user: HashMap<String, Vec<u32>>,
+    all: Examples,
+}
+
+impl Reading {
+    fn new(tables: &[Snapshot], conditions: &Conditions, items: usize) -> Self {
+        let of_table = |(table, attribute): (&Snapshot, &str)| {
+            let rows = conditions.rows(attribute).into_iter().flatten();
+            let rows = rows.filter_map(|row| Some((conditions.get(row)?.value, row)));
+            (table.name().to_owned(), rows.collect())
+        };
+        let attributes = || tables.iter().zip(conditions.attributes());
+        let sources = attributes().map(|(table, attribute)| ExamplesSource::of(table, attribute)).collect();
+        Self {
+            items,
+            conditions: attributes().map(of_table).collect(),
+            of_user: HashMap::new(),
+            all: Examples { offsets: vec![0], sources, ..Examples::default() },
+        }
+    }
+}
+
+impl Rows for Reading {
+    const COLUMNS: &'static [&'static str] = &[
+        "user_id",
+        "item_index",
+        "ts",
+        "matches",
+        "target_item",
+        "visible_len",
+        "role",
+        "condition",
+        "weight",
+    ];
+
+    fn add(
+        &mut self,
+        snapshot: &Snapshot,
+        shard: &str,
+        batch: &RecordBatch,
+        keep: impl Fn(usize) -> bool,
+    ) -> Result<(), DataError> {
+        let (columns, items, all) = (Self::COLUMNS, self.items, &mut self.all);
+        let list = |c: usize| column(snapshot, batch.column(c).as_list_opt::<i32>(), columns[c]);
+        let text = |c: usize| column(snapshot, batch.column(c).as_string_opt::<i32>(), columns[c]);
+        let number =
+            |c: usize| column(snapshot, batch.column(c).as_primitive_opt::<UInt32Type>(), columns[c]);
+        let (users, names) = (text(0)?, text(7)?);
+        let (item_index, ts, matches) = (list(1)?, list(2)?, list(3)?);
+        let flags = column(snapshot, matches.values().as_boolean_opt(), columns[3])?;
+        let (targets, visible) = (number(4)?, number(5)?);
+        let roles = column(snapshot, batch.column(6).as_primitive_opt::<UInt8Type>(), columns[6])?;
+        let weights = column(snapshot, batch.column(8).as_primitive_opt::<Float32Type>(), columns[8])?;
+        let is_learned = |&row: &usize| keep(row) && roles.value(row) == Role::Sft as u8;
+        for row in (0..batch.num_rows()).filter(is_learned) {
+            let fail = |problem: String| DataError::Row {
+                table: snapshot.name().into(),
+                shard: shard.into(),
+                user: users.value(row).into(),
+                problem,
+            };
+            let shown = values::<UInt32Type>(snapshot, item_index, row, columns[1])?;
+            let times = values::<TimestampMillisecondType>(snapshot, ts, row, columns[2])?;
+            let of_row = matches.value_offsets()[row] as usize..matches.value_offsets()[row + 1] as usize;
+            let known = |item: u32| item != tables::NO_ITEM && item as usize <= items;
+            if times.len() != shown.len() || of_row.len() != shown.len() {
+                return Err(fail("lists of different lengths".into()));
             }
+            if !shown.iter().all(|&item| known(item)) || !known(targets.value(row)) {
+                return Err(fail("an item index that the catalogue does not have".into()));
+            }
+            if visible.value(row) as usize > shown.len() {
+                return Err(fail("a visible_len beyond the history".into()));
+            }
+            let name = names.value(row);
+            let rows = self.conditions.get(snapshot.name());
+            let condition = rows.and_then(|rows| rows.get(name)).ok_or_else(|| {
+                fail(format!(
+                    "no item of the catalogue has the value `{name}`; run `pipeline build-sft` again"
+                ))
+            })?;
+            let theirs = self.of_user.entry(users.value(row).into()).or_default();
+            all.history.push(shared(&mut all.histories, theirs, shown, times));
+            all.matches.extend(of_row.map(|i| flags.value(i)));
+            all.offsets.push(all.matches.len());
+            all.conditions.push(*condition);
+            all.targets.push(targets.value(row));
+            all.visible.push(visible.value(row));
+            all.weights.push(weights.value(row));
+            check_numbered(snapshot.name(), "examples", all.targets.len())?;
         }
         Ok(())
     }

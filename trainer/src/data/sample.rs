@@ -1,5 +1,5 @@
-//! Some users of `sequences`, drawn by lot, at the cost of those users: what a refresh repeats and is validated on does not need
-//! the whole log.
+//! Some users of `sequences`, or of tables of examples, drawn by lot, at the cost of those users: what a refresh repeats and is
+//! validated on does not need the whole log.
 //!
 //! ```text
 //! shard   ├──── run ────┼──── run ────┼──── run ────┤     RUN rows each; runs are drawn without replacement
@@ -8,16 +8,18 @@
 //! ```
 //!
 //! A user belongs to the run that the user's first row is in, so every user, and with it every row, is drawn with the same chance.
+//! Runs of several tables lie in one urn: each table gives its share.
 //! Of a file, only the pages with the rows of a run are decoded.
+
+use std::ops::Range;
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use schemas::delta::{Shard, Snapshot};
 
+use super::DataError;
 use super::catalogue::column;
-use super::sequences::{COLUMNS, Reading};
-use super::{DataError, Sequences};
 
 /// Rows of a run.
 const RUN: u64 = 512;
@@ -28,43 +30,69 @@ const BEHIND: u64 = 32;
 /// Runs that are read at least: one alone holds users whose ids are alike.
 const RUNS_MIN: usize = 8;
 
-/// Reads users of `snapshot`, a version of `sequences`, until `enough` says so of the rows read so far and the number of runs, or all
-/// are read. What is read depends on the generator and the table alone.
-pub(super) async fn sample(
-    snapshot: &Snapshot,
-    items: usize,
-    generator: &mut impl Rng,
-    mut enough: impl FnMut(&Sequences, usize) -> bool,
-) -> Result<Sequences, DataError> {
-    let mut reading = Reading::new(snapshot, items);
-    let known: Option<Vec<(&Shard, u64)>> = snapshot.shards().iter().map(|s| Some((s, s.rows?))).collect();
-    let Some(shards) = known.filter(|shards| shards.iter().map(|(_, rows)| rows).sum::<u64>() > WHOLE) else {
-        for shard in snapshot.shards() {
-            for batch in snapshot.read_shard(shard, &COLUMNS).await? {
-                reading.add(&shard.path, &batch, |_| true)?;
-            }
+/// What rows of tables are read into.
+pub(super) trait Rows {
+    /// The columns, of which the first is `user_id`.
+    const COLUMNS: &'static [&'static str];
+
+    /// Adds the rows of a batch of [`COLUMNS`](Self::COLUMNS) of a shard of `table` that are to be kept. A user's rows come one behind
+    /// the other.
+    fn add(
+        &mut self,
+        table: &Snapshot,
+        shard: &str,
+        batch: &RecordBatch,
+        keep: impl Fn(usize) -> bool,
+    ) -> Result<(), DataError>;
+}
+
+/// Reads all rows of a table.
+pub(super) async fn read_all<R: Rows>(table: &Snapshot, rows: &mut R) -> Result<(), DataError> {
+    for shard in table.shards() {
+        for batch in table.read_shard(shard, R::COLUMNS).await? {
+            rows.add(table, &shard.path, &batch, |_| true)?;
         }
-        return Ok(reading.all);
+    }
+    Ok(())
+}
+
+/// Reads users of the tables until `enough` says so of the rows read so far and the number of runs, or all are read. What is read
+/// depends on the generator and the tables alone.
+pub(super) async fn sample<R: Rows>(
+    tables: &[Snapshot],
+    rows: &mut R,
+    generator: &mut impl Rng,
+    mut enough: impl FnMut(&R, usize) -> bool,
+) -> Result<(), DataError> {
+    let shards = tables.iter().flat_map(|table| table.shards().iter().map(move |shard| (table, shard)));
+    let known: Option<Vec<_>> = shards.map(|(table, shard)| Some((table, shard, shard.rows?))).collect();
+    let is_large = |shards: &Vec<(_, _, u64)>| shards.iter().map(|(.., rows)| rows).sum::<u64>() > WHOLE;
+    let Some(shards) = known.filter(is_large) else {
+        for table in tables {
+            read_all(table, rows).await?;
+        }
+        return Ok(());
     };
-    let of_shard =
-        |&(shard, rows): &(_, u64)| (0..rows).step_by(RUN as usize).map(move |from| (shard, rows, from));
-    let mut runs: Vec<(&Shard, u64, u64)> = shards.iter().flat_map(of_shard).collect();
+    let of_shard = |&(table, shard, rows): &(_, _, u64)| {
+        (0..rows).step_by(RUN as usize).map(move |from| (table, shard, from..rows))
+    };
+    let mut runs: Vec<(&Snapshot, &Shard, Range<u64>)> = shards.iter().flat_map(of_shard).collect();
     runs.shuffle(generator);
-    for (read, (shard, rows, from)) in (1..).zip(runs) {
-        add_run(snapshot, shard, (from, rows), &mut reading).await?;
-        if read >= RUNS_MIN && enough(&reading.all, read) {
+    for (read, (table, shard, places)) in (1..).zip(runs) {
+        add_run(table, shard, places, rows).await?;
+        if read >= RUNS_MIN && enough(rows, read) {
             break;
         }
     }
-    Ok(reading.all)
+    Ok(())
 }
 
-/// Adds the users whose first row is one of the [`RUN`] from `from` on, of a shard with `rows` rows.
-async fn add_run(
+/// Adds the users whose first row is one of the first [`RUN`] of `places`, which end with the shard.
+async fn add_run<R: Rows>(
     snapshot: &Snapshot,
     shard: &Shard,
-    (from, rows): (u64, u64),
-    reading: &mut Reading<'_>,
+    Range { start: from, end: rows }: Range<u64>,
+    into: &mut R,
 ) -> Result<(), DataError> {
     let end = (from + RUN).min(rows);
     let mut at = from.saturating_sub(1);
@@ -72,7 +100,7 @@ async fn add_run(
     let (mut before, mut last): (Option<String>, Option<String>) = (None, None);
     let mut until = (end + BEHIND).min(rows);
     while at < until {
-        let batches = snapshot.read_rows(shard, &COLUMNS, at..until).await?;
+        let batches = snapshot.read_rows(shard, R::COLUMNS, at..until).await?;
         for batch in &batches {
             let users = users(snapshot, batch)?;
             if before.is_none() && from > 0 {
@@ -92,7 +120,7 @@ async fn add_run(
                 first_after += 1;
             }
             let keep = |row: usize| row < first_after && !is_before(row);
-            reading.add(&shard.path, batch, keep)?;
+            into.add(snapshot, &shard.path, batch, keep)?;
             if first_after < batch.num_rows() {
                 return Ok(());
             }
@@ -105,5 +133,5 @@ async fn add_run(
 }
 
 fn users<'a>(snapshot: &Snapshot, batch: &'a RecordBatch) -> Result<&'a StringArray, DataError> {
-    column(snapshot, batch.column(0).as_string_opt::<i32>(), COLUMNS[0])
+    column(snapshot, batch.column(0).as_string_opt::<i32>(), "user_id")
 }

@@ -9,7 +9,7 @@ use schemas::history::Role;
 use schemas::tables::{self, properties};
 
 use super::catalogue::column;
-use super::sample::sample;
+use super::sample::{Rows, read_all, sample};
 use super::{DataError, check_numbered};
 
 /// The `sequences` table in memory: all rows behind each other, with the offsets of each (21 bytes a
@@ -87,14 +87,16 @@ impl Sequences {
         root: &Root,
         items: usize,
         generator: &mut impl Rng,
-        enough: impl FnMut(&Self, usize) -> bool,
+        mut enough: impl FnMut(&Self, usize) -> bool,
     ) -> Result<Self, DataError> {
         let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
-        let some = sample(&snapshot, items, generator, enough).await?;
-        if some.items.is_empty() {
+        let mut reading = Reading::new(&snapshot, items);
+        let tables = std::slice::from_ref(&snapshot);
+        sample(tables, &mut reading, generator, |read, draws| enough(&read.all, draws)).await?;
+        if reading.all.items.is_empty() {
             return Err(DataError::Empty { table: snapshot.name().into() });
         }
-        Ok(some)
+        Ok(reading.all)
     }
 
     /// The version of `sequences` that would be read, without its rows.
@@ -119,11 +121,7 @@ impl Sequences {
 
     async fn read(snapshot: &Snapshot, items: usize) -> Result<Self, DataError> {
         let mut reading = Reading::new(snapshot, items);
-        for shard in snapshot.shards() {
-            for batch in snapshot.read_shard(shard, &COLUMNS).await? {
-                reading.add(&shard.path, &batch, |_| true)?;
-            }
-        }
+        read_all(snapshot, &mut reading).await?;
         Ok(reading.all)
     }
 
@@ -226,39 +224,40 @@ impl Sequences {
     }
 }
 
-/// What is read of a row.
-pub(super) const COLUMNS: [&str; 8] =
-    ["user_id", "item_index", "ts", "visible_len", "role", "target_from", "session", "request"];
-
 /// Rows on their way into memory.
-pub(super) struct Reading<'a> {
-    snapshot: &'a Snapshot,
+struct Reading {
     /// Size of the catalogue.
     items: usize,
     /// Whether all rows of each user come, so that every context position can be found in the user's history.
     is_whole: bool,
     history: History,
-    pub(super) all: Sequences,
+    all: Sequences,
 }
 
-impl<'a> Reading<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, items: usize) -> Self {
+impl Reading {
+    fn new(snapshot: &Snapshot, items: usize) -> Self {
         let is_whole = snapshot.name() == tables::SEQUENCES;
-        Self { snapshot, items, is_whole, history: History::default(), all: Sequences::empty(snapshot) }
+        Self { items, is_whole, history: History::default(), all: Sequences::empty(snapshot) }
     }
+}
 
-    /// Adds the rows of a batch of [`COLUMNS`] that are to be kept. A user's rows come one behind the other.
-    pub(super) fn add(
+impl Rows for Reading {
+    const COLUMNS: &'static [&'static str] =
+        &["user_id", "item_index", "ts", "visible_len", "role", "target_from", "session", "request"];
+
+    fn add(
         &mut self,
+        snapshot: &Snapshot,
         shard: &str,
         batch: &RecordBatch,
         keep: impl Fn(usize) -> bool,
     ) -> Result<(), DataError> {
-        let Self { snapshot, items, is_whole, history, all } = self;
-        let (snapshot, items) = (*snapshot, *items);
-        let users = column(snapshot, batch.column(0).as_string_opt::<i32>(), COLUMNS[0])?;
-        let list = |c: usize| column(snapshot, batch.column(c).as_list_opt::<i32>(), COLUMNS[c]);
-        let target_from = column(snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), COLUMNS[5])?;
+        let Self { items, is_whole, history, all } = self;
+        let items = *items;
+        let users = column(snapshot, batch.column(0).as_string_opt::<i32>(), Self::COLUMNS[0])?;
+        let list = |c: usize| column(snapshot, batch.column(c).as_list_opt::<i32>(), Self::COLUMNS[c]);
+        let target_from =
+            column(snapshot, batch.column(5).as_primitive_opt::<UInt32Type>(), Self::COLUMNS[5])?;
         let ordinals = [list(6)?, list(7)?];
         let (item_index, ts, visible, role) = (list(1)?, list(2)?, list(3)?, list(4)?);
         for row in (0..batch.num_rows()).filter(|&row| keep(row)) {
@@ -273,10 +272,15 @@ impl<'a> Reading<'a> {
                 problem: problem.into(),
             };
             let start = all.items.len();
-            all.items.extend_from_slice(values::<UInt32Type>(snapshot, item_index, row, COLUMNS[1])?);
-            all.ts.extend_from_slice(values::<TimestampMillisecondType>(snapshot, ts, row, COLUMNS[2])?);
-            all.visible.extend_from_slice(values::<UInt32Type>(snapshot, visible, row, COLUMNS[3])?);
-            for &role in values::<UInt8Type>(snapshot, role, row, COLUMNS[4])? {
+            all.items.extend_from_slice(values::<UInt32Type>(snapshot, item_index, row, Self::COLUMNS[1])?);
+            all.ts.extend_from_slice(values::<TimestampMillisecondType>(
+                snapshot,
+                ts,
+                row,
+                Self::COLUMNS[2],
+            )?);
+            all.visible.extend_from_slice(values::<UInt32Type>(snapshot, visible, row, Self::COLUMNS[3])?);
+            for &role in values::<UInt8Type>(snapshot, role, row, Self::COLUMNS[4])? {
                 all.roles.push(Role::from_u8(role).ok_or_else(|| fail("an unknown role"))?);
             }
             let end = all.items.len();

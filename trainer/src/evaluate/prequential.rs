@@ -88,6 +88,7 @@ mod tests {
             parent_hash: None,
             fresh: fresh.map(|v| FreshSource { events_version: v.into(), ..FreshSource::default() }),
             inherited_events: None,
+            taught_by: None,
             examples: Vec::new(),
             made_by: None,
             code_version: String::new(),

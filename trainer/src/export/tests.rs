@@ -80,6 +80,7 @@ impl Example {
             parent_hash: None,
             fresh: None,
             inherited_events: None,
+            taught_by: None,
             examples: Vec::new(),
             made_by: None,
             code_version: "test".into(),

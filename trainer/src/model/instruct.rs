@@ -13,9 +13,10 @@
 //! In the first two, keys and values are the same under every condition: a further condition costs one row.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
 use schemas::config::{Model, Paradigm, Sft};
 
 use super::layer::Modulated;
@@ -118,6 +119,17 @@ impl Instructions {
 }
 
 impl ClimberPilot {
+    /// Gives what instructions bring the values that `taught` has, a model that follows the same conditions in the same way.
+    pub fn set_conditions(&self, taught: &Self) -> Result<()> {
+        let known: HashMap<&str, &Var> = taught.parameters.iter().collect();
+        for (name, var) in self.parameters.iter().filter(|(name, _)| name.starts_with(CONDITION_PREFIX)) {
+            if let Some(value) = known.get(name).filter(|value| value.shape() == var.shape()) {
+                var.set(value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// How instructions enter the model; `None` where it follows none.
     pub fn paradigm(&self) -> Option<Paradigm> {
         self.instructions.as_ref().map(|instructions| instructions.paradigm)

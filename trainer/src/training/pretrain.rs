@@ -31,6 +31,7 @@ pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<O
         parent_hash: None,
         fresh: None,
         inherited_events: None,
+        taught_by: None,
         examples: Vec::new(),
         made_by: options.made_by(),
         code_version: env!("CARGO_PKG_VERSION").into(),

@@ -71,6 +71,7 @@ pub async fn run(
         parent_hash: Some(origin.hash.clone()),
         fresh: Some(source.clone()),
         inherited_events: learned,
+        taught_by: None,
         examples: Vec::new(),
         made_by: options.made_by(),
         code_version: env!("CARGO_PKG_VERSION").into(),

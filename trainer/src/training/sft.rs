@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use schemas::config::{Config, ConfigError, Paradigm, Pretrain};
 use schemas::delta::Root;
+use schemas::hash::hash64;
 use schemas::history::Role;
 use schemas::tables::sft_table;
 use serde::Serialize;
@@ -20,6 +21,7 @@ use crate::evaluate::{Evaluation, Instructed, Metrics, asked_rows, change, rate}
 use crate::loss::TamipLoss;
 use crate::model::ClimberPilot;
 use crate::optimizer::Adam;
+use crate::random;
 
 /// What fine-tuning came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -66,6 +68,27 @@ pub async fn run(
     parent: &str,
     options: Options<'_>,
 ) -> Result<SftOutcome, TrainError> {
+    run_after(config, root, parent, None, options).await
+}
+
+/// [`run`] where `models/<taught>` was fine-tuned before: the conditions begin with its parameters, if it follows the same ones in the
+/// same way. So a few examples do what all would have to do for parameters that begin at zero.
+pub async fn again(
+    config: &Config,
+    root: &Root,
+    (parent, taught): (&str, &str),
+    options: Options<'_>,
+) -> Result<SftOutcome, TrainError> {
+    run_after(config, root, parent, Some(taught), options).await
+}
+
+async fn run_after(
+    config: &Config,
+    root: &Root,
+    parent: &str,
+    taught: Option<&str>,
+    options: Options<'_>,
+) -> Result<SftOutcome, TrainError> {
     check_names(options.name, parent, ["pre-trained model", "fine-tuned"])?;
     if config.sft.conditions.is_empty() {
         let problem =
@@ -83,7 +106,18 @@ pub async fn run(
     config.sft.check_parent(&config.model)?;
     let settings = config.sft.training(&config.pretrain)?;
     let conditions = Conditions::new(&config.sft.conditions, derived, &catalogue);
-    let examples = Examples::load(root, &conditions, catalogue.items()).await?;
+    let taught = taught.and_then(|name| {
+        // One that is damaged is no reason to stop.
+        let loaded = checkpoint::load(&root.model_path(name), &catalogue, &backend).ok()?;
+        let model = loaded.model;
+        let same =
+            model.vocabulary().conditions() == &conditions && model.paradigm() == Some(config.sft.paradigm);
+        same.then(|| (name.to_owned(), model))
+    });
+    // Every parent learns other examples, and a run that is resumed the same.
+    let mut lot = random::generator(config.seed, "examples", hash64(origin.hash.as_bytes()));
+    let wanted = Some(config.sft.examples).filter(|&wanted| wanted > 0).map(|wanted| (wanted, &mut lot));
+    let examples = Examples::load(root, &conditions, catalogue.items(), wanted).await?;
     let sequences = asked_rows(config, root, catalogue.items(), Role::Validation).await?;
     agree(&examples, &sequences, parent, &loaded.lineage.sequences.config_hash)?;
     for source in &examples.sources {
@@ -103,6 +137,7 @@ pub async fn run(
         parent_hash: Some(origin.hash.clone()),
         fresh: None,
         inherited_events: loaded.lineage.learned_events(),
+        taught_by: taught.as_ref().map(|(name, _)| name.clone()),
         examples: examples.sources.clone(),
         made_by: options.made_by(),
         code_version: env!("CARGO_PKG_VERSION").into(),
@@ -121,6 +156,7 @@ pub async fn run(
         units,
         settings,
         parent: &loaded.model,
+        taught: taught.map(|(_, model)| model),
         carriers: Carriers::new(&conditions, derived, &catalogue),
         conditions,
         examples: &examples,
@@ -191,6 +227,8 @@ struct FineTuning<'a> {
     config: &'a Config,
     settings: Pretrain,
     parent: &'a ClimberPilot,
+    /// Whose parameters the conditions begin with.
+    taught: Option<ClimberPilot>,
     conditions: Conditions,
     carriers: Carriers,
     examples: &'a Examples,
@@ -235,9 +273,12 @@ impl Task for FineTuning<'_> {
     fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
         let Config { model, sft, seed, .. } = self.config;
         let vocabulary = Arc::new(self.parent.vocabulary().with_conditions(self.conditions.clone()));
-        let taught = ClimberPilot::taught(self.parent, model, sft, vocabulary, *seed)
-            .map_err(|source| TrainError::Step { step: 0, source })?;
-        Ok((taught, None))
+        let step = |source| TrainError::Step { step: 0, source };
+        let model = ClimberPilot::taught(self.parent, model, sft, vocabulary, *seed).map_err(step)?;
+        if let Some(taught) = &self.taught {
+            model.set_conditions(taught).map_err(step)?;
+        }
+        Ok((model, None))
     }
 
     /// Under the condition of each target's own item, the mean over all conditions that were asked for.

@@ -37,6 +37,20 @@ pub(crate) fn random_taught(sft: &Sft) -> ClimberPilot {
     taught
 }
 
+#[test]
+fn conditions_begin_with_what_another_model_has_learned() {
+    for sft in all_settings() {
+        let (known, new) = (random_taught(&sft), taught(&model(MaskMode::Gather), &sft));
+        let before = new.tensors();
+        new.set_conditions(&known).unwrap();
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (name, known) in known.tensors() {
+            let expected = if name.starts_with(CONDITION_PREFIX) { &known } else { &before[&name] };
+            assert_eq!(values(&new.tensors()[&name]), values(expected), "{name}");
+        }
+    }
+}
+
 /// Histories of item indexes, a minute between two.
 fn tokens(histories: &[Vec<u32>]) -> Tokens {
     let mut embedding = Vec::new();
