@@ -152,9 +152,9 @@ impl SnapshotTable {
         only: Option<&RowsWith>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let store = self.snapshot.delta().object_store();
-        let location = self.snapshot.delta().table_url();
         // The store is rooted at the table, so its name must tell tables apart.
-        let url = ObjectStoreUrl::parse(format!("shards://{:016x}", hash64(location.as_str().as_bytes())))?;
+        let location = hash64(self.snapshot.directory().as_os_str().as_encoded_bytes());
+        let url = ObjectStoreUrl::parse(format!("shards://{location:016x}"))?;
         runtime.register_object_store(url.as_ref(), store);
         let mut file_groups = Vec::new();
         for group in groups {

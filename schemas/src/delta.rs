@@ -13,11 +13,13 @@ mod shard;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::Action;
 use deltalake::logstore::get_actions;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use object_store::local::LocalFileSystem;
 use object_store::{GetResultPayload, ObjectStoreExt};
 use url::Url;
 
@@ -212,12 +214,6 @@ impl Root {
         if path.exists() && !path.is_dir() {
             return Err(fail("it is a file".into()));
         }
-        if let Some(escape) = escape_in(&path.to_string_lossy()) {
-            let problem = format!(
-                "the library that reads the tables' logs takes `{escape}` in a path for one character; rename the directory"
-            );
-            return Err(fail(problem));
-        }
         Ok(Self { path, pinned: BTreeMap::new() })
     }
 
@@ -245,18 +241,19 @@ impl Root {
         self.path.join(table)
     }
 
-    /// The location of one table, as Delta's libraries want it.
-    pub fn table_url(&self, table: &str) -> Result<Url, TableError> {
-        Url::from_directory_path(self.table_path(table)).map_err(|()| TableError::Root {
-            root: self.path.display().to_string(),
-            problem: "it is not an absolute path".into(),
-        })
-    }
-
-    /// What opens one table, or makes it.
+    /// What opens one table, or makes it in a directory that is there.
+    ///
+    /// Delta's libraries see a store that begins at the table's directory: they decode paths that they list twice, and none of
+    /// the directories above it may have a name that decoding changes (`%20`).
     pub fn table_builder(&self, table: &str) -> Result<DeltaTableBuilder, TableError> {
-        DeltaTableBuilder::from_url(self.table_url(table)?).map_err(|source| TableError::Log {
-            table: self.table_path(table).display().to_string(),
+        let directory = self.table_path(table);
+        let builder =
+            LocalFileSystem::new_with_prefix(&directory).map_err(DeltaTableError::from).and_then(|store| {
+                let top = Url::parse("file:///").map_err(|e| DeltaTableError::generic(e.to_string()))?;
+                Ok(DeltaTableBuilder::from_url(top.clone())?.with_storage_backend(Arc::new(store), top))
+            });
+        builder.map_err(|source| TableError::Log {
+            table: directory.display().to_string(),
             source: Box::new(source),
         })
     }
@@ -337,7 +334,7 @@ impl Root {
         }
         match builder.load().await {
             Ok(loaded) => {
-                let mut snapshot = Snapshot::new(table, loaded)?;
+                let mut snapshot = Snapshot::new(table, &path, loaded)?;
                 snapshot.count_rows().await;
                 Ok(Some(snapshot))
             }
@@ -350,17 +347,11 @@ impl Root {
     }
 }
 
-/// A percent sign with two hexadecimal digits after it.
-fn escape_in(path: &str) -> Option<&str> {
-    let starts = path.match_indices('%').map(|(at, _)| at);
-    let mut escapes = starts.filter_map(|at| path.get(at..at + 3));
-    escapes.find(|escape| escape[1..].bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
 /// One version of one table.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     name: String,
+    directory: PathBuf,
     table: DeltaTable,
     version: u64,
     properties: HashMap<String, String>,
@@ -370,7 +361,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A loaded table as a snapshot.
-    pub fn new(name: &str, table: DeltaTable) -> Result<Self, TableError> {
+    fn new(name: &str, directory: &Path, table: DeltaTable) -> Result<Self, TableError> {
         let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
         let state = table.snapshot().map_err(log)?;
         features::check_readable(name, state)?;
@@ -388,12 +379,18 @@ impl Snapshot {
         shards.sort_by(|a, b| a.path.cmp(&b.path));
         let (version, properties) = (state.version(), state.metadata().configuration().clone());
         let partition_columns = state.metadata().partition_columns().to_vec();
-        Ok(Self { name: name.into(), version, properties, partition_columns, shards, table })
+        let (name, directory) = (name.into(), directory.into());
+        Ok(Self { name, directory, version, properties, partition_columns, shards, table })
     }
 
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the table lies.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The version.
@@ -485,7 +482,7 @@ impl Snapshot {
         table.update_incremental(None).await.map_err(log)?;
         match table.version() {
             Some(version) if version == self.version => Ok(self.clone()),
-            _ => Self::new(&self.name, table),
+            _ => Self::new(&self.name, &self.directory, table),
         }
     }
 
