@@ -4,12 +4,12 @@ use anyhow::Result;
 use chrono::{Days, NaiveDate, Utc};
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
-use schemas::config::{Config, ConfigError};
+use schemas::config::{Config, ConfigError, Daily};
 use schemas::delta::Root;
 use serde::Serialize;
 
 use super::{EXIT_REFUSED, EXIT_SKIPPED};
-use crate::daily::{self, Outcome, Record, Request, Step};
+use crate::daily::{self, Kills, Outcome, Record, Request, Step};
 
 /// One day's job: from the log to a published model, in steps.
 ///
@@ -46,7 +46,8 @@ pub(crate) struct DailyArgs {
     from: Option<NaiveDate>,
     /// The last of several days. Without --from, they begin with the first that is not finished: for schedules, since no day is
     /// left out when a run has failed or the machine was off. A day that keeps failing is, after daily.skip_after_tries tries, or
-    /// at once where a later one is finished; then the exit code is 5.
+    /// at once where a later one is finished, and one that is killed after daily.skip_after_kills kills in one step; then the exit
+    /// code is 5.
     #[arg(long, value_name = "DATE", value_parser = day)]
     to: Option<NaiveDate>,
     /// Leave this day out, unless it is finished; may be repeated. --date runs it after all.
@@ -131,8 +132,7 @@ impl DailyArgs {
         Ok(code)
     }
 
-    /// Whether `date` is left out without another try: it was before, --skip names it, or it was tried too often and killed each
-    /// time.
+    /// Whether `date` is left out without another try: it was before, --skip names it, or it was tried or killed too often.
     fn leave_out(&self, config: &Config, root: &Root, date: NaiveDate, done: &mut Runs) -> Result<bool> {
         let record = match Record::load(root, &date.to_string()) {
             // A record that cannot be read is no reason to stay where --skip says to go on.
@@ -146,16 +146,9 @@ impl DailyArgs {
         if record.as_ref().is_some_and(Record::is_over) {
             return Ok(false);
         }
-        let (most, tries) = (config.daily.skip_after_tries, record.as_ref().map_or(0, |record| record.tries));
-        let reason = if self.skip.contains(&date) {
-            "--skip names it".to_owned()
-        } else if most > 0 && tries >= most {
-            let last =
-                record.and_then(|record| record.failure).map_or("it was killed".into(), |f| f.to_string());
-            format!("{tries} tries have failed (daily.skip_after_tries = {most}), the last: {last}")
-        } else {
-            return Ok(false);
-        };
+        let named = self.skip.contains(&date).then(|| "--skip names it".to_owned());
+        let often = || record.as_ref().and_then(|record| too_often(&config.daily, record));
+        let Some(reason) = named.or_else(often) else { return Ok(false) };
         skip(root, date, reason, done)?;
         Ok(true)
     }
@@ -186,6 +179,21 @@ fn skip(root: &Root, date: NaiveDate, reason: String, done: &mut Runs) -> Result
     eprintln!("\nwarning: {date} is left out: {reason}");
     done.skipped.push(SkippedDay { date, reason });
     Ok(())
+}
+
+/// Why a day is not tried again, where runs of it have failed or were killed often enough.
+fn too_often(daily: &Daily, record: &Record) -> Option<String> {
+    let &Daily { skip_after_tries, skip_after_kills, .. } = daily;
+    let tries = record.tries;
+    if skip_after_tries > 0 && tries >= skip_after_tries {
+        let last = record.failure.as_ref().map_or("it was killed".into(), ToString::to_string);
+        return Some(format!(
+            "{tries} tries have failed (daily.skip_after_tries = {skip_after_tries}), the last: {last}"
+        ));
+    }
+    let killed = record.killed().filter(|kills| skip_after_kills > 0 && kills.times >= skip_after_kills)?;
+    let Kills { step, times } = killed;
+    Some(format!("it was killed {times} times in step {step} (daily.skip_after_kills = {skip_after_kills})"))
 }
 
 /// Whether to leave out a day that has just failed, so that later days can run: a later day is already finished, or the day was
@@ -279,8 +287,7 @@ pub(super) fn summary(record: &Record) -> String {
         Outcome::Unfinished => match &record.failure {
             Some(failure) => failure.to_string(),
             None => {
-                let next = Step::ALL.into_iter().find(|&step| !record.steps.is_done(step));
-                format!("unfinished, before step {}", next.map_or("?", Step::name))
+                format!("unfinished, before step {}", record.next_step().map_or("?", Step::name))
             }
         },
     };

@@ -29,7 +29,7 @@ use trainer::checkpoint;
 pub(crate) use plan::{Plan, Training};
 #[cfg(feature = "fuzzing")]
 pub use record::run_json;
-pub(crate) use record::{Done, Epoch, Failure, Outcome, Record, Skipped};
+pub(crate) use record::{Done, Epoch, Failure, Kills, Outcome, Record, Skipped};
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 pub(crate) use step::Step;
 
@@ -78,12 +78,13 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
         Some(record) => record,
         None => Record::new(&request.name, request.date),
     };
+    // The lock says that no other run is on.
+    record.kills = record.killed();
     if let Some(step) = request.force {
         record.steps.clear_from(step);
-        record.tries = 0;
     }
-    if record.skipped.take().is_some() {
-        record.tries = 0;
+    if record.skipped.take().is_some() || request.force.is_some() {
+        (record.tries, record.kills) = (0, None);
     }
     if record.experiment && !request.experiment {
         record.steps.clear_from(Step::Publish);
@@ -121,9 +122,9 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
         // Room is made before it is needed.
         retention::models(config, &root)?;
     }
-    if !record.is_over() {
-        // A run that is killed cannot count itself afterwards.
-        record.tries += 1;
+    record.begun = !record.is_over();
+    if record.begun {
+        // A run that is killed cannot say so afterwards.
         record.save(&root)?;
     }
     Daily { config, root, interrupt, record }.run().await
@@ -196,6 +197,7 @@ impl Daily<'_> {
                 self.failed(step, &error);
                 return Err(error.context(format!("step {step} of `{}`", self.record.name)));
             }
+            self.record.begun = !self.record.is_over();
             self.record.save(&self.root)?;
             failpoint::reach(format!("step:{step}:done"));
         }
@@ -205,9 +207,8 @@ impl Daily<'_> {
     /// Writes down why the run stopped, and tells it on the page. The error itself goes on to the caller, so nothing here may hide it.
     fn failed(&mut self, step: Step, error: &anyhow::Error) {
         let stopped = error.is::<Stopped>();
-        if stopped {
-            self.record.tries = self.record.tries.saturating_sub(1);
-        }
+        self.record.begun = false;
+        self.record.tries += u32::from(!stopped);
         let (error_text, at) = (with_causes(error.as_ref()), Utc::now());
         self.record.failure = Some(Failure { step, error: error_text, at, stopped });
         if let Some((step, shard)) = damaged(&self.root, error) {

@@ -40,9 +40,15 @@ pub(crate) struct Record {
     /// Whether its model is an experiment: kept and not published.
     #[serde(default)]
     pub(crate) experiment: bool,
-    /// Runs that were begun and did not end well, but for those that were asked to stop.
+    /// Runs that failed.
     #[serde(default)]
     pub(crate) tries: u32,
+    /// A run was begun and has not ended: if it is not running, it was killed.
+    #[serde(default)]
+    pub(crate) begun: bool,
+    /// Runs before it that were killed, the last ones in one step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kills: Option<Kills>,
     /// Why the day was left out, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) skipped: Option<Skipped>,
@@ -107,6 +113,13 @@ impl fmt::Display for Failure {
             false => write!(f, "failed in step {}: {}", self.step, self.error),
         }
     }
+}
+
+/// Runs that were killed in the same step: from outside, by a power cut, or because they used too much memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kills {
+    pub(crate) step: Step,
+    pub(crate) times: u32,
 }
 
 /// A day that was left out.
@@ -268,6 +281,8 @@ impl Record {
             published: BTreeSet::new(),
             experiment: false,
             tries: 0,
+            begun: false,
+            kills: None,
             skipped: None,
             events_before: None,
             plan: None,
@@ -369,7 +384,20 @@ impl Record {
 
     /// Whether all steps are done.
     pub(crate) fn is_over(&self) -> bool {
-        Step::ALL.into_iter().all(|step| self.steps.is_done(step))
+        self.next_step().is_none()
+    }
+
+    /// The first step that is not done.
+    pub(crate) fn next_step(&self) -> Option<Step> {
+        Step::ALL.into_iter().find(|&step| !self.steps.is_done(step))
+    }
+
+    /// How often runs were killed in the step in which the next one goes on; the last one counts if it was begun and has not
+    /// ended.
+    pub(crate) fn killed(&self) -> Option<Kills> {
+        let step = self.next_step()?;
+        let before = self.kills.filter(|kills| kills.step == step).map_or(0, |kills| kills.times);
+        Some(Kills { step, times: before + u32::from(self.begun) }).filter(|kills| kills.times > 0)
     }
 
     /// Whether it is the day's own run, not an experiment with another name.
@@ -470,6 +498,26 @@ impl Steps {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_counted_in_one_step_alone() {
+        let mut record = Record::new("d", NaiveDate::default());
+        assert_eq!(record.killed(), None);
+        for times in 1..=3 {
+            record.begun = true;
+            assert_eq!(record.killed(), Some(Kills { step: Step::Ingest, times }));
+            record.kills = record.killed();
+            record.begun = false;
+            assert_eq!(record.killed(), Some(Kills { step: Step::Ingest, times }));
+        }
+        let (finished_at, output) = (Utc::now(), Ingested::default());
+        record.steps.ingest = Some(Done { finished_at, seconds: 0.0, output });
+        assert_eq!(record.killed(), None);
+        record.begun = true;
+        assert_eq!(record.killed(), Some(Kills { step: Step::Compact, times: 1 }));
+    }
+
     #[test]
     fn any_bytes_are_a_record_or_an_error() {
         let seeds: [&[u8]; 2] =

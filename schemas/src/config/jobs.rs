@@ -14,15 +14,20 @@ pub struct Daily {
     /// A model is also trained from scratch when the log has grown by this factor since the last time: a young model has seen too
     /// little for refreshes to make up for. Together such trainings cost about as much as the last one of them.
     pub full_growth: f64,
-    /// Runs of a day that do not succeed before `climber daily --to` leaves the day out and goes on with the next; 0 never does. A
-    /// day that was left out is named by the exit code, on the pages and by `climber status`; `--date` runs it after all. Schedules
-    /// that try several times a night need a larger number than they try.
+    /// Runs of a day that fail before `climber daily --to` leaves the day out and goes on with the next; 0 never does. A day that
+    /// was left out is named by the exit code, on the pages and by `climber status`; `--date` runs it after all. Schedules that
+    /// try several times a night need a larger number than they try.
     pub skip_after_tries: u32,
+    /// Runs of a day that are killed in the same step, one after the other, before the day is left out; 0 never does. Power cuts,
+    /// restarts and `kill -9` say nothing about the day, so there may be many of them; but a day that needs more memory than the
+    /// machine has is killed each time, and must not keep all later days waiting. A run that is asked to stop (SIGTERM) counts
+    /// nowhere.
+    pub skip_after_kills: u32,
 }
 
 impl Default for Daily {
     fn default() -> Self {
-        Self { full_every_days: 30, full_growth: 2.0, skip_after_tries: 5 }
+        Self { full_every_days: 30, full_growth: 2.0, skip_after_tries: 5, skip_after_kills: 20 }
     }
 }
 

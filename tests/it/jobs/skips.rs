@@ -100,13 +100,34 @@ fn a_day_that_is_killed_each_time_is_left_out_too() {
             "step:sequences",
         ));
     }
-    let (code, said, text) = night(&workspace, "2026-01-03", &["--set", "daily.skip_after_tries=2"]);
+    let (code, said, text) = night(&workspace, "2026-01-03", &["--set", "daily.skip_after_kills=2"]);
     assert_eq!(code, Some(5), "{text}");
-    assert!(said["skipped"][0]["reason"].as_str().unwrap().contains("2 tries"), "{said}");
+    let reason = said["skipped"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("killed 2 times in step sequences"), "{said}");
     assert_eq!(published(&workspace)["served"], "2026-01-03-sft");
     // Its events were read, and are learned with those of the next day.
     let learned = said["runs"][0]["prequential"]["targets"].as_u64().unwrap();
     assert!(learned > u64::from(super::USERS * super::EVENTS), "{learned}");
+}
+
+/// Power cuts, restarts, `kill -9`: they say nothing about the day.
+#[test]
+#[cfg(unix)]
+fn kills_from_outside_leave_no_sound_day_out() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    // Some in one step, and more of them in others.
+    for point in
+        ["step:ingest", "step:ingest", "step:sequences", "step:train", "step:evaluate", "step:publish"]
+    {
+        super::faults::kill(super::faults::paused(&workspace, &["daily", "--to", "2026-01-02"], point));
+    }
+    let limits = ["--set", "daily.skip_after_tries=2", "--set", "daily.skip_after_kills=3"];
+    let (code, said, text) = night(&workspace, "2026-01-02", &limits);
+    assert_eq!((code, said["skipped"].as_array().map(Vec::len)), (Some(0), Some(0)), "{text}");
+    assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
+    let record = &said["runs"][0];
+    assert_eq!((&record["tries"], &record["begun"]), (&0.into(), &false.into()), "{record}");
 }
 
 #[test]
@@ -126,6 +147,7 @@ fn a_stop_that_was_asked_for_is_no_try() {
     let record = std::fs::read(workspace.root().join("jobs/daily/2026-01-02/run.json")).unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();
     assert_eq!((&record["tries"], &record["failure"]["stopped"]), (&0.into(), &true.into()), "{record}");
+    assert_eq!((&record["begun"], &record["kills"]), (&false.into(), &Value::Null), "{record}");
     assert!(page(&workspace, "2026-01-02").contains("stopped in step"));
     run_day(&workspace, 2);
 }
