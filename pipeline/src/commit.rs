@@ -19,7 +19,8 @@
 //! shards reach the disk before the entry is written, and the entry before the next commit begins, so that this
 //! holds for a power cut too ([`durable`]). A
 //! process that dies in between leaves shards that no version names; a later `vacuum` may delete them, and
-//! nothing ever reads them. Where it lives on, [`Uncommitted`] deletes the shards of a commit that was not made.
+//! nothing ever reads them. Where it lives on, [`Uncommitted`] deletes the shards of a commit that was not made, and no others,
+//! also where whoever waits for the commit goes away before its answer comes.
 //!
 //! A store may write the log entry and answer with an error all the same (the answer is lost; the client asks again, and is
 //! told that the entry exists). So each entry carries an id of its own, and after an error the entry is read before
@@ -219,35 +220,78 @@ pub struct Committed {
     pub changed: bool,
 }
 
-/// Makes one change to a table atomically, and creates the table where it does not exist.
-///
-/// The shards are the caller's whatever comes of it: see [`Uncommitted::settle`].
+/// Makes one change to a table atomically, and creates the table where it does not exist. The shards are the caller's whatever
+/// comes of it: [`Uncommitted::commit`] looks after them too.
 pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
-    let mut result = attempt(root, &change, None).await;
+    commit_of(root, change, None).await
+}
+
+/// [`commit`] of shards that `shards` is in charge of.
+async fn commit_of(
+    root: &Root,
+    change: Change<'_>,
+    shards: Option<&Uncommitted>,
+) -> Result<Committed, CommitError> {
+    let mut result = attempt(root, &change, None, shards).await;
     if change.mode.replaced().is_some() {
         for _ in 1..REWRITE_TRIES {
             if !matches!(result, Err(CommitError::Conflict { .. })) {
                 break;
             }
-            result = attempt(root, &change, None).await;
+            result = attempt(root, &change, None, shards).await;
         }
     }
     result
 }
 
-/// [`commit`] on top of a snapshot that the caller has, which is the one of `read_version`: the table is not read again.
-pub async fn commit_on(
-    root: &Root,
-    snapshot: Option<&Snapshot>,
-    change: Change<'_>,
-) -> Result<Committed, CommitError> {
-    attempt(root, &change, snapshot).await
+/// The version of a commit; the inner error says that another writer was faster.
+pub fn unless_overtaken(
+    committed: Result<Committed, CommitError>,
+) -> Result<Result<u64, CommitError>, CommitError> {
+    match committed {
+        Ok(committed) => Ok(Ok(committed.version)),
+        Err(overtaken @ CommitError::Conflict { .. }) => Ok(Err(overtaken)),
+        Err(error) => Err(error),
+    }
 }
 
+/// Tries a commit until it is made, at most `tries` times. `attempt` looks at the table, and brings what it commits up to it; its
+/// inner error says that another writer was faster ([`unless_overtaken`]).
+///
+/// # Errors
+///
+/// Those of `attempt`; its last inner error where others were faster each time.
+pub async fn until_committed<T, E: From<CommitError>>(
+    tries: u32,
+    mut attempt: impl AsyncFnMut() -> Result<Result<T, CommitError>, E>,
+) -> Result<T, E> {
+    for _ in 1..tries {
+        if let Ok(done) = attempt().await? {
+            return Ok(done);
+        }
+    }
+    attempt().await?.map_err(E::from)
+}
+
+/// One try, on top of `known` or of the table as it is now.
 async fn attempt(
     root: &Root,
     change: &Change<'_>,
     known: Option<&Snapshot>,
+    shards: Option<&Uncommitted>,
+) -> Result<Committed, CommitError> {
+    let result = attempt_unsettled(root, change, known, shards).await;
+    if let Some(shards) = shards {
+        shards.settle(&result);
+    }
+    result
+}
+
+async fn attempt_unsettled(
+    root: &Root,
+    change: &Change<'_>,
+    known: Option<&Snapshot>,
+    shards: Option<&Uncommitted>,
 ) -> Result<Committed, CommitError> {
     let log = |source| log_error(change.table, source);
     let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
@@ -299,7 +343,7 @@ async fn attempt(
     };
     durable::shards(&root.table_path(change.table), change.shards)?;
     failpoint::reach(format_args!("commit:{}:before-log", change.table));
-    enter(root, change, snapshot, actions, log_store).await
+    enter(root, change, snapshot, actions, log_store, shards).await
 }
 
 /// Writes the log entry behind `snapshot`.
@@ -309,6 +353,7 @@ async fn enter(
     snapshot: Option<&Snapshot>,
     actions: Vec<Action>,
     log_store: LogStoreRef,
+    shards: Option<&Uncommitted>,
 ) -> Result<Committed, CommitError> {
     let log = |source| log_error(change.table, source);
     let state: Option<&dyn TableReference> = match snapshot {
@@ -329,6 +374,9 @@ async fn enter(
         .into_prepared_commit_future()
         .await
         .map_err(log)?;
+    if let Some(shards) = shards {
+        shards.entry_is_asked_for();
+    }
     let done = match prepared.await {
         Ok(done) => Some(done),
         Err(error) => match whose(log_store.as_ref(), version, &id).await {

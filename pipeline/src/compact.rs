@@ -36,7 +36,7 @@ use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
-use crate::commit::{Change, CommitError, CommitMode, Committed, NewShard, ShardWriter, Uncommitted, commit};
+use crate::commit::{Change, CommitError, CommitMode, Committed, NewShard, ShardWriter, Uncommitted};
 use crate::scan::{Resources, SnapshotTable};
 use plan::{Partition, plan};
 
@@ -166,8 +166,7 @@ impl Run<'_> {
             if !merged? {
                 return Err(stopped());
             }
-            let committed = self.commit(partition, written.shards()).await;
-            match written.settle(committed) {
+            match self.commit(partition, &written).await {
                 Ok(committed) => report.rewrote(partition, written.shards(), committed.version),
                 Err(CommitError::Superseded { .. }) => report.lost.push(partition.name().into()),
                 Err(error) => return Err(error.into()),
@@ -244,7 +243,7 @@ impl Run<'_> {
     async fn commit(
         &self,
         partition: &Partition<'_>,
-        written: &[NewShard],
+        written: &Uncommitted,
     ) -> Result<Committed, CommitError> {
         let replaced: Vec<Shard> = partition.shards().cloned().collect();
         let table = self.snapshot.name();
@@ -253,11 +252,11 @@ impl Run<'_> {
             schema: self.schema(),
             partition_by: if table == EVENTS { &[EVENT_DATE] } else { &[] },
             mode: CommitMode::Rewrite { replaced: &replaced, target_bytes: self.target_bytes },
-            shards: written,
+            shards: written.shards(),
             properties: BTreeMap::new(),
             read_version: Some(self.snapshot.version()),
             transactions: BTreeMap::new(),
         };
-        commit(self.root, change).await
+        written.commit(change).await
     }
 }

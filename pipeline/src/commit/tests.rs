@@ -138,8 +138,7 @@ async fn commit_or_delete(
 ) -> Result<Committed, CommitError> {
     let mut shards = Uncommitted::new(root, change.table);
     shards.push(shard.clone());
-    let committed = commit(root, change).await;
-    shards.settle(committed)
+    shards.commit(change).await
 }
 
 #[tokio::test]
@@ -236,6 +235,8 @@ enum Answer {
     Lost,
     /// It is written, the answer is lost, and the client, which asks again, is told that it exists.
     Exists,
+    /// It is written, and no answer ever comes.
+    Never,
     /// It is not written.
     Refused,
 }
@@ -265,6 +266,7 @@ impl LogStore for Lossy {
         let source = ObjectStoreError::Generic { store: "test", source: "503".into() };
         Err(match self.1 {
             Answer::Exists => TransactionError::VersionAlreadyExists(version),
+            Answer::Never => std::future::pending().await,
             Answer::Lost | Answer::Refused => TransactionError::ObjectStore { source },
         })
     }
@@ -308,8 +310,9 @@ async fn an_entry_that_was_written_is_a_commit_whatever_the_store_answers() {
         let actions = vec![Action::Add(add(&shards.shards()[0], true))];
         let append = change(&schema, CommitMode::Append, shards.shards(), Some(snapshot.version()));
         let store = Arc::new(Lossy(snapshot.delta().log_store(), answer));
-        let entered = enter(&root, &append, Some(&snapshot), actions, store).await;
-        assert_eq!(shards.settle(entered).unwrap(), Committed { version, changed: true }, "{answer:?}");
+        let entered = enter(&root, &append, Some(&snapshot), actions, store, Some(&shards)).await;
+        shards.settle(&entered);
+        assert_eq!(entered.unwrap(), Committed { version, changed: true }, "{answer:?}");
         drop(shards);
         expected.push(name);
         assert_eq!(names(&root).await, expected, "{answer:?}");
@@ -334,8 +337,9 @@ async fn an_entry_that_was_not_written_leaves_no_files() {
         let actions = vec![Action::Add(add(&shards.shards()[0], true))];
         let append = change(&schema, CommitMode::Append, shards.shards(), Some(0));
         let store = Arc::new(Lossy(snapshot.delta().log_store(), Answer::Refused));
-        let entered = enter(&root, &append, Some(&snapshot), actions, store).await;
-        let error = shards.settle(entered).unwrap_err();
+        let entered = enter(&root, &append, Some(&snapshot), actions, store, Some(&shards)).await;
+        shards.settle(&entered);
+        let error = entered.unwrap_err();
         match other {
             false => assert!(matches!(error, CommitError::Log { .. }), "{error:?}"),
             true => assert!(matches!(error, CommitError::Conflict { .. }), "{error:?}"),
@@ -344,6 +348,85 @@ async fn an_entry_that_was_not_written_leaves_no_files() {
         drop(shards);
         assert!(!path.exists());
     }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_answer_in_vain_takes_no_shards_along() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
+    let snapshot = root.snapshot("t").await.unwrap().unwrap();
+    let mut shards = Uncommitted::new(&root, "t");
+    shards.push(shard(&root, &["b"]));
+    let actions = vec![Action::Add(add(&shards.shards()[0], true))];
+    let append = change(&schema, CommitMode::Append, shards.shards(), Some(0));
+    let store = Arc::new(Lossy(snapshot.delta().log_store(), Answer::Never));
+    let entered = enter(&root, &append, Some(&snapshot), actions, store, Some(&shards));
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(200), entered).await;
+    assert!(waited.is_err());
+    drop(shards);
+    assert_eq!(names(&root).await, ["a", "b"]);
+}
+
+/// A commit is cancelled after one poll, after two, and so on until it is made before that.
+#[tokio::test]
+async fn a_commit_that_is_cancelled_at_any_moment_leaves_whole_tables() {
+    let (_dir, root) = new_root();
+    let schema = schema();
+    commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
+    let (mut deleted, mut committed) = (0, 0);
+    for polls in 1..1_000 {
+        let before = root.snapshot("t").await.unwrap().unwrap().version();
+        let mut shards = Uncommitted::new(&root, "t");
+        shards.push(shard(&root, &["b"]));
+        let file = root.table_path("t").join(&shards.shards()[0].path);
+        let done = {
+            let append = change(&schema, CommitMode::Append, shards.shards(), Some(before));
+            let mut commit = Box::pin(shards.commit(append));
+            let mut done = false;
+            for _ in 0..polls {
+                done = futures::poll!(&mut commit).is_ready();
+                if done {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            done
+        };
+        drop(shards);
+        // What a thread was asked to write is written, whether anybody waits for it or not.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let now = root.snapshot("t").await.unwrap().unwrap();
+        assert!(now.is_whole().await, "after {polls} polls");
+        committed += u32::from(now.version() > before);
+        deleted += u32::from(!file.exists());
+        if done {
+            break;
+        }
+    }
+    assert!(deleted > 0 && committed > 0, "{deleted} deleted, {committed} committed");
+}
+
+#[tokio::test]
+async fn a_directory_whose_name_is_an_escape_keeps_its_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let schema = schema();
+    for name in ["a%20b", "%2525", "100%", "%2e%2E"] {
+        let root = Root::new(dir.path().join(name).to_str().unwrap()).unwrap();
+        // Enough of them for a checkpoint, which is read after it.
+        let mut version = None;
+        for _ in 0..12 {
+            let shards = [shard(&root, &["a"])];
+            let append = change(&schema, CommitMode::Append, &shards, version);
+            version = Some(commit(&root, append).await.unwrap().version);
+        }
+        assert!(root.table_path("t").join("_delta_log/_last_checkpoint").exists(), "{name}");
+        let snapshot = root.snapshot("t").await.unwrap().unwrap();
+        assert_eq!((snapshot.rows(), names(&root).await.len()), (12, 12), "{name}");
+        assert_eq!(snapshot.appended_since(3).await.unwrap().len(), 8, "{name}");
+        assert_eq!(root.snapshot_at("t", 4).await.unwrap().unwrap().rows(), 5, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
 }
 
 #[test]

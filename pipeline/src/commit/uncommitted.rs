@@ -1,23 +1,27 @@
 //! Shards on their way from a writer to a commit.
 
-use schemas::delta::Root;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{CommitError, Committed, NewShard, discard};
+use schemas::delta::{Root, Snapshot};
 
-/// Shards of one table that are written and not committed yet. Dropped, it deletes them, whatever went wrong; what
-/// [`commit`](super::commit) made of them is told by [`settle`](Self::settle).
+use super::{Change, CommitError, Committed, NewShard, commit_of, discard};
+
+/// Shards of one table that are written and not committed yet. Dropped, it deletes them, unless a version names them or may do
+/// so: from the moment in which the log entry is asked for until it is known that there is none, they stay, also where whoever
+/// waits for the commit goes away meanwhile.
 #[derive(Debug)]
 pub struct Uncommitted {
     root: Root,
     table: String,
     shards: Vec<NewShard>,
-    kept: bool,
+    /// A version names the shards, or may do so.
+    named: AtomicBool,
 }
 
 impl Uncommitted {
     /// None yet.
     pub fn new(root: &Root, table: &str) -> Self {
-        Self { root: root.clone(), table: table.into(), shards: Vec::new(), kept: false }
+        Self { root: root.clone(), table: table.into(), shards: Vec::new(), named: AtomicBool::new(false) }
     }
 
     /// Takes charge of a finished shard.
@@ -49,21 +53,37 @@ impl Uncommitted {
         discard(&self.root, &self.table, &[old]);
     }
 
-    /// The shards stay: a version names them.
-    pub fn keep(&mut self) {
-        self.kept = true;
-    }
-
-    /// Keeps the shards if the commit stands, or may stand.
+    /// Makes `change`, whose shards these are: atomically, and the table too where it does not exist.
     ///
     /// # Errors
     ///
-    /// Those of the commit.
-    pub fn settle(&mut self, result: Result<Committed, CommitError>) -> Result<Committed, CommitError> {
-        if matches!(result, Ok(_) | Err(CommitError::Unknown { .. })) {
-            self.keep();
-        }
-        result
+    /// After [`CommitError::Unknown`] the shards stay; after any other error no version names them.
+    pub async fn commit(&self, change: Change<'_>) -> Result<Committed, CommitError> {
+        commit_of(&self.root, change, Some(self)).await
+    }
+
+    /// [`commit`](Self::commit) on top of a snapshot that the caller has, which is the one of `read_version`: the table is not
+    /// read again.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`commit`](Self::commit).
+    pub async fn commit_on(
+        &self,
+        snapshot: Option<&Snapshot>,
+        change: Change<'_>,
+    ) -> Result<Committed, CommitError> {
+        super::attempt(&self.root, &change, snapshot, Some(self)).await
+    }
+
+    /// The log entry is asked for: from now on it may be there.
+    pub(super) fn entry_is_asked_for(&self) {
+        self.named.store(true, Ordering::Release);
+    }
+
+    /// What came of the commit.
+    pub(super) fn settle(&self, result: &Result<Committed, CommitError>) {
+        self.named.store(matches!(result, Ok(_) | Err(CommitError::Unknown { .. })), Ordering::Release);
     }
 }
 
@@ -75,7 +95,7 @@ impl Extend<NewShard> for Uncommitted {
 
 impl Drop for Uncommitted {
     fn drop(&mut self) {
-        if !self.kept {
+        if !*self.named.get_mut() {
             discard(&self.root, &self.table, &self.shards);
         }
     }

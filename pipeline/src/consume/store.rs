@@ -134,14 +134,14 @@ impl Store {
 
     async fn store(&mut self, mut parts: Vec<Taken>) -> Result<(), ConsumeError> {
         let started = Instant::now();
-        for _ in 0..ATTEMPTS {
+        until_committed(ATTEMPTS, async || {
             let snapshot = latest(&self.root, &mut self.events_now, EVENTS).await?;
             self.events.catch_up(snapshot.as_ref()).await?;
             self.leave_out_overtaken(&mut parts);
             if parts.is_empty() {
-                return Ok(());
+                return Ok(Ok(()));
             }
-            let (mut shards, keys) = self.write_events(snapshot.as_ref(), &parts).await?;
+            let (shards, keys) = self.write_events(snapshot.as_ref(), &parts).await?;
             let new = shards.rows();
             let rejected = self.commit_dead_letters(&parts).await?;
             failpoint::reach("consume:between-commits");
@@ -155,21 +155,18 @@ impl Store {
                 read_version: snapshot.as_ref().map(Snapshot::version),
                 transactions: self.transactions(&parts),
             };
-            let committed = commit_on(&self.root, snapshot.as_ref(), change).await;
-            let version = match shards.settle(committed) {
-                Ok(committed) => committed.version,
-                Err(CommitError::Conflict { .. }) => {
+            let version = match unless_overtaken(shards.commit_on(snapshot.as_ref(), change).await)? {
+                Ok(version) => version,
+                Err(overtaken) => {
                     self.metrics.conflicted();
-                    continue;
+                    return Ok(Err(overtaken));
                 }
-                Err(error) => return Err(error.into()),
             };
             self.committed(version, &parts, shards.shards(), keys);
             self.account(version, &parts, new, rejected, started);
-            return Ok(());
-        }
-        let read_version = self.root.snapshot(EVENTS).await?.map(|snapshot| snapshot.version());
-        Err(CommitError::Conflict { table: EVENTS.into(), read_version }.into())
+            Ok(Ok(()))
+        })
+        .await
     }
 
     /// Drops the parts that do not begin where the table ends: another consumer has the partition, or had it meanwhile.
@@ -271,7 +268,7 @@ impl Store {
         if parts.iter().all(|part| part.dead_letters.is_empty()) {
             return Ok(0);
         }
-        for _ in 0..ATTEMPTS {
+        until_committed(ATTEMPTS, async || {
             let snapshot = latest(&self.root, &mut self.dead_letters_now, DEAD_LETTERS).await?;
             self.dead_letters.catch_up(snapshot.as_ref()).await?;
             let mut shards = Uncommitted::new(&self.root, DEAD_LETTERS);
@@ -281,7 +278,7 @@ impl Store {
                     Some((part.partition, self.letters_reach(snapshot.as_ref(), part.partition)?))
                 })
                 .collect();
-            let Some(shard) = self.write_dead_letters(parts, &stored)? else { return Ok(0) };
+            let Some(shard) = self.write_dead_letters(parts, &stored)? else { return Ok(Ok(0)) };
             let rows = shard.rows;
             shards.push(shard);
             // Never back: another consumer may have stored more of a partition that it took over.
@@ -301,20 +298,21 @@ impl Store {
                 read_version: snapshot.as_ref().map(Snapshot::version),
                 transactions,
             };
-            let committed = commit_on(&self.root, snapshot.as_ref(), change).await;
-            match shards.settle(committed) {
-                Ok(committed) => {
+            match unless_overtaken(shards.commit_on(snapshot.as_ref(), change).await)? {
+                Ok(version) => {
                     let reached =
                         |part: &Taken| stored.get(&part.partition).map_or(part.to, |s| part.to.max(*s));
                     let offsets = parts.iter().map(|part| (part.partition, reached(part)));
-                    self.dead_letters.committed(committed.version, offsets);
-                    return Ok(rows);
+                    self.dead_letters.committed(version, offsets);
+                    Ok(Ok(rows))
                 }
-                Err(CommitError::Conflict { .. }) => self.metrics.conflicted(),
-                Err(error) => return Err(error.into()),
+                Err(overtaken) => {
+                    self.metrics.conflicted();
+                    Ok(Err(overtaken))
+                }
             }
-        }
-        Err(CommitError::Conflict { table: DEAD_LETTERS.into(), read_version: None }.into())
+        })
+        .await
     }
 
     /// How far table `dead_letters` has come in a partition; nowhere if its offset is of another topic.

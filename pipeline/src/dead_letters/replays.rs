@@ -13,7 +13,7 @@ use schemas::delta::{Root, TableError};
 use schemas::hash::hash128;
 use schemas::tables::{REPLAYS, REPLAYS_SCHEMA};
 
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
+use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 /// What was sent to one topic.
 pub(super) struct Replays<'a> {
@@ -86,8 +86,7 @@ impl<'a> Replays<'a> {
             read_version: self.version,
             transactions: BTreeMap::new(),
         };
-        let committed = commit(self.root, change).await;
-        self.version = Some(shards.settle(committed)?.version);
+        self.version = Some(shards.commit(change).await?.version);
         sent.iter().for_each(|&(source, position)| self.sent(source, position, now));
         Ok(())
     }

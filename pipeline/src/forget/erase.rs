@@ -23,7 +23,7 @@ use super::hashes::Forgotten;
 use super::look_alikes::LookAlikes;
 use super::named::{UserColumn, cells, names};
 use super::{FileReport, ForgetError, TableReport};
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted, commit};
+use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted};
 use crate::inspect::{InspectError, stored_schema};
 
 /// So often a table is tried again that another writer has replaced meanwhile.
@@ -86,7 +86,7 @@ pub(super) async fn from_table(
             return Ok(None);
         };
         let run = Run { root, snapshot: &snapshot, who, owned };
-        let Some((replaced, mut written, rows)) = run.rewrite().await? else {
+        let Some((replaced, written, rows)) = run.rewrite().await? else {
             return Ok(Some(TableReport {
                 table: table.into(),
                 rows: 0,
@@ -104,8 +104,7 @@ pub(super) async fn from_table(
             read_version: Some(snapshot.version()),
             transactions: BTreeMap::new(),
         };
-        let committed = commit(root, change).await;
-        match written.settle(committed) {
+        match written.commit(change).await {
             // The table was compacted, or built again: its rows lie elsewhere now.
             Err(CommitError::Superseded { .. } | CommitError::Conflict { .. }) => {}
             committed => {

@@ -26,7 +26,7 @@ use schemas::config::{Config, ConfigError, Forget};
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{EVENTS, FORGOTTEN, FORGOTTEN_SCHEMA};
 
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
+use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 use erase::{BesideModels, Who};
 pub(crate) use hashes::Forgotten;
@@ -190,8 +190,7 @@ async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<us
             read_version: present.as_ref().map(Snapshot::version),
             transactions: BTreeMap::new(),
         };
-        let committed = commit(root, change).await;
-        match shards.settle(committed) {
+        match shards.commit(change).await {
             // Another run forgets somebody else.
             Err(CommitError::Conflict { .. }) => {}
             committed => {

@@ -29,12 +29,14 @@ use super::catalogue::Touched;
 use super::error::IngestError;
 use super::items::Items;
 use super::report::Versions;
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted, commit};
+use crate::commit::{
+    Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,
+};
 use crate::forget::Forgotten;
 use crate::records::{KeySet, date_days, dates_around, dead_letter_key, id_key};
 
 /// So often a table is tried again that others have changed meanwhile.
-const ATTEMPTS: usize = 100;
+const ATTEMPTS: u32 = 100;
 
 /// Shards that no commit has named yet.
 pub(super) struct Pending {
@@ -80,11 +82,6 @@ fn version(snapshot: Option<&Snapshot>) -> Option<u64> {
     snapshot.map(Snapshot::version)
 }
 
-/// Another writer was faster too often.
-fn busy(table: &str, snapshot: Option<&Snapshot>) -> IngestError {
-    CommitError::Conflict { table: table.into(), read_version: version(snapshot) }.into()
-}
-
 impl Publish<'_> {
     /// The commits, in the order that a second run can complete.
     pub(super) async fn commit_all(&mut self) -> Result<Versions, IngestError> {
@@ -107,8 +104,8 @@ impl Publish<'_> {
     }
 
     async fn dead_letters(&mut self) -> Result<u64, IngestError> {
-        for _ in 0..ATTEMPTS {
-            let shards = &mut self.pending.dead_letters;
+        until_committed(ATTEMPTS, async || {
+            let shards = &self.pending.dead_letters;
             let change = Change {
                 table: DEAD_LETTERS,
                 schema: &DEAD_LETTERS_SCHEMA,
@@ -119,14 +116,13 @@ impl Publish<'_> {
                 read_version: version(self.before.dead_letters.as_ref()),
                 transactions: BTreeMap::new(),
             };
-            let committed = commit(self.root, change).await;
-            match shards.settle(committed) {
-                Ok(committed) => return Ok(committed.version),
-                Err(CommitError::Conflict { .. }) => self.leave_out_letters().await?,
-                Err(error) => return Err(error.into()),
+            let committed = unless_overtaken(shards.commit(change).await)?;
+            if committed.is_err() {
+                self.leave_out_letters().await?;
             }
-        }
-        Err(busy(DEAD_LETTERS, self.before.dead_letters.as_ref()))
+            Ok(committed)
+        })
+        .await
     }
 
     /// Leaves out the records that others have stored since the last look: another run on the same files.
@@ -173,10 +169,10 @@ impl Publish<'_> {
     }
 
     async fn items(&mut self) -> Result<u64, IngestError> {
-        for _ in 0..ATTEMPTS {
-            let shards = &mut self.pending.items;
+        until_committed(ATTEMPTS, async || {
+            let shards = &self.pending.items;
             if let (true, Some(version)) = (shards.shards().is_empty(), version(self.before.items.as_ref())) {
-                return Ok(version);
+                return Ok(Ok(version));
             }
             let change = Change {
                 table: ITEMS,
@@ -188,27 +184,24 @@ impl Publish<'_> {
                 read_version: version(self.before.items.as_ref()),
                 transactions: BTreeMap::new(),
             };
-            let committed = commit(self.root, change).await;
-            match shards.settle(committed) {
-                Ok(committed) => return Ok(committed.version),
-                Err(CommitError::Conflict { .. }) => {
-                    self.before.items = self.root.snapshot(ITEMS).await?;
-                    self.items.rebase(self.before.items.as_ref(), self.touched).await?;
-                    let shard = self.items.write(self.root)?;
-                    match self.pending.items.shards().is_empty() {
-                        true => self.pending.items.push(shard),
-                        false => self.pending.items.replace(0, Some(shard)),
-                    }
+            let committed = unless_overtaken(shards.commit(change).await)?;
+            if committed.is_err() {
+                self.before.items = self.root.snapshot(ITEMS).await?;
+                self.items.rebase(self.before.items.as_ref(), self.touched).await?;
+                let shard = self.items.write(self.root)?;
+                match self.pending.items.shards().is_empty() {
+                    true => self.pending.items.push(shard),
+                    false => self.pending.items.replace(0, Some(shard)),
                 }
-                Err(error) => return Err(error.into()),
             }
-        }
-        Err(busy(ITEMS, self.before.items.as_ref()))
+            Ok(committed)
+        })
+        .await
     }
 
     async fn events(&mut self) -> Result<u64, IngestError> {
-        for _ in 0..ATTEMPTS {
-            let shards = &mut self.pending.events;
+        until_committed(ATTEMPTS, async || {
+            let shards = &self.pending.events;
             let change = Change {
                 table: EVENTS,
                 schema: &EVENTS_SCHEMA,
@@ -219,14 +212,13 @@ impl Publish<'_> {
                 read_version: version(self.before.events.as_ref()),
                 transactions: BTreeMap::new(),
             };
-            let committed = commit(self.root, change).await;
-            match shards.settle(committed) {
-                Ok(committed) => return Ok(committed.version),
-                Err(CommitError::Conflict { .. }) => self.leave_out_events().await?,
-                Err(error) => return Err(error.into()),
+            let committed = unless_overtaken(shards.commit(change).await)?;
+            if committed.is_err() {
+                self.leave_out_events().await?;
             }
-        }
-        Err(busy(EVENTS, self.before.events.as_ref()))
+            Ok(committed)
+        })
+        .await
     }
 
     /// Leaves out the events that others have stored since the last look, and counts them as duplicates.

@@ -47,7 +47,7 @@ use schemas::config::{Config, Span};
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::{EVENTS, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS, properties};
 
-use crate::commit::{Change, CommitMode, commit};
+use crate::commit::{Change, CommitMode};
 use crate::engine::PassExec;
 use crate::scan::{Resources, SnapshotTable};
 
@@ -115,7 +115,7 @@ pub async fn build(
             (CommitMode::Replace, run.write(catalogue, present.as_ref(), &reach, &mut written).await?)
         }
     };
-    let mut shards = written.take();
+    let shards = written.take();
     let change = Change {
         table: INSTRUCTIONS,
         schema: &INSTRUCTIONS_SCHEMA,
@@ -126,8 +126,7 @@ pub async fn build(
         read_version: present.as_ref().map(Snapshot::version),
         transactions: BTreeMap::new(),
     };
-    let committed = commit(root, change).await;
-    let committed = shards.settle(committed)?;
+    let committed = shards.commit(change).await?;
     Ok(report(committed.version, done))
 }
 

@@ -15,7 +15,7 @@ use schemas::tables::{ITEM_COLUMNS, ITEMS, NO_ITEM, items_schema};
 
 use super::BuildError;
 use super::codes::{ItemCodes, ItemIndexes};
-use crate::commit::{Change, CommitMode, ShardWriter, Uncommitted, commit};
+use crate::commit::{Change, CommitMode, ShardWriter, Uncommitted};
 
 /// The catalogue at one version.
 #[derive(Debug)]
@@ -108,8 +108,7 @@ impl Catalogue {
             read_version: self.version(),
             transactions: BTreeMap::new(),
         };
-        let committed = commit(root, change).await;
-        let committed = shards.settle(committed)?;
+        let committed = shards.commit(change).await?;
         self.snapshot = root.snapshot_at(ITEMS, committed.version).await?;
         self.last = end - 1;
         Ok(first)

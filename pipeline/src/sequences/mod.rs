@@ -51,7 +51,7 @@ use schemas::delta::{Root, Snapshot};
 use schemas::tables::properties::{DELTA_TAU_MS, SHARED_EVENT_IDS};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES, SEQUENCES_SCHEMA};
 
-use crate::commit::{Change, CommitMode, commit};
+use crate::commit::{Change, CommitMode};
 use crate::scan::Resources;
 
 pub use error::BuildError;
@@ -154,7 +154,7 @@ async fn run(
     properties.insert(DELTA_TAU_MS.into(), delta_tau_ms(log.delta_tau));
     properties.extend(measured(wrote.intervals.as_ref()));
     properties.extend(log.shared_ids().map(|note| (SHARED_EVENT_IDS.to_owned(), note)));
-    let mut shards = written.take();
+    let shards = written.take();
     let change = Change {
         table,
         schema: &SEQUENCES_SCHEMA,
@@ -165,8 +165,7 @@ async fn run(
         read_version: present.as_ref().map(Snapshot::version),
         transactions: BTreeMap::new(),
     };
-    let committed = commit(root, change).await;
-    let committed = shards.settle(committed)?;
+    let committed = shards.commit(change).await?;
     let written = root.snapshot_at(table, committed.version).await?;
     let written = written.ok_or(BuildError::Vanished { table: table.into(), version: committed.version })?;
     let (spilled_bytes, seconds_reading, decoded) = (log.spilled_bytes(), log.seconds_reading, log.decoded);

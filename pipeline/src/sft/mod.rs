@@ -31,7 +31,7 @@ use schemas::delta::{Root, Snapshot};
 use schemas::hash::hash64;
 use schemas::tables::{EVENTS, ITEMS, SFT_SCHEMA, properties, sft_table};
 
-use crate::commit::{Change, CommitMode, commit};
+use crate::commit::{Change, CommitMode};
 use crate::scan::Resources;
 use crate::sequences::{BuildError, Builder, Quality, ReadLog, Written, delta_tau_ms, described, measured};
 
@@ -214,7 +214,7 @@ impl Build<'_> {
         if limits.derived.contains_key(condition) {
             properties.insert(POOL.into(), examples.carriers.pools[0].to_string());
         }
-        let mut shards = written.take();
+        let shards = written.take();
         let change = Change {
             table: &table,
             schema: &SFT_SCHEMA,
@@ -225,8 +225,7 @@ impl Build<'_> {
             read_version: present.as_ref().map(Snapshot::version),
             transactions: BTreeMap::new(),
         };
-        let committed = commit(self.root, change).await;
-        let committed = shards.settle(committed)?;
+        let committed = shards.commit(change).await?;
         let stored = self.root.snapshot_at(&table, committed.version).await?;
         let stored = stored.ok_or(BuildError::Vanished { table, version: committed.version })?;
         Ok(SftTable {

@@ -153,8 +153,7 @@ async fn append_beside(root: &Root, event: &Event) {
             read_version,
             transactions: [("clicks/0".to_owned(), event.position)].into(),
         };
-        let committed = commit(root, change).await;
-        match shards.settle(committed) {
+        match shards.commit(change).await {
             Err(CommitError::Conflict { .. }) => {}
             done => return assert!(done.unwrap().changed),
         }

@@ -8,7 +8,7 @@ use arrow::array::{
 use schemas::tables::EVENTS_SCHEMA;
 
 use super::*;
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
+use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 const DAY: i64 = 86_400_000;
 
@@ -50,8 +50,7 @@ async fn append(root: &Root, ids: &[&str], ts: i64) {
             read_version: root.snapshot(EVENTS).await.unwrap().map(|snapshot| snapshot.version()),
             transactions: Default::default(),
         };
-        let committed = commit(root, change).await;
-        match shards.settle(committed) {
+        match shards.commit(change).await {
             Err(CommitError::Conflict { .. }) => {}
             committed => {
                 committed.unwrap();
