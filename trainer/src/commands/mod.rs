@@ -4,6 +4,7 @@ pub(crate) mod compare;
 pub(crate) mod device;
 pub(crate) mod evaluate;
 pub(crate) mod export;
+mod new_model;
 pub(crate) mod pretrain;
 pub(crate) mod refresh;
 pub(crate) mod retrieve;

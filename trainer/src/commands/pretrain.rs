@@ -1,8 +1,10 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
+use schemas::cli::{CommonArgs, Interrupt};
 use schemas::delta::Root;
-use trainer::training::{Options, Status, pretrain};
+use trainer::training::pretrain;
+
+use super::new_model::{NewModelArgs, report};
 
 /// Pre-train a model on the `sequences` table (TAMIP).
 ///
@@ -12,12 +14,8 @@ use trainer::training::{Options, Status, pretrain};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  trainer pretrain --config config/movielens.toml --name base")]
 pub(crate) struct PretrainArgs {
-    /// Name of the model: it is written to models/NAME.
-    #[arg(long)]
-    name: String,
-    /// Train anew, whatever an earlier run left.
-    #[arg(long)]
-    fresh: bool,
+    #[command(flatten)]
+    model: NewModelArgs,
 }
 
 impl PretrainArgs {
@@ -25,18 +23,7 @@ impl PretrainArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
-        let options = Options {
-            name: &self.name,
-            fresh: self.fresh,
-            interrupt: &interrupt,
-            stop_after: None,
-            job: None,
-        };
-        let outcome = pretrain::run(&config, &root, options).await?;
-        eprintln!("{outcome}");
-        if common.json {
-            print_json(&outcome)?;
-        }
-        Ok(if outcome.status == Status::Interrupted { EXIT_FAILED } else { EXIT_DONE })
+        let outcome = pretrain::run(&config, &root, self.model.options(&interrupt)).await?;
+        report(&outcome, outcome.status, common.json)
     }
 }

@@ -1,8 +1,10 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
+use schemas::cli::{CommonArgs, Interrupt};
 use schemas::delta::Root;
-use trainer::training::{Options, Status, refresh};
+use trainer::training::refresh;
+
+use super::new_model::{NewModelArgs, report};
 
 /// Let a pre-trained model go on learning, from new events.
 ///
@@ -15,15 +17,11 @@ use trainer::training::{Options, Status, refresh};
   pipeline build-sequences --config config/shop.toml --since 3
   trainer refresh --config config/shop.toml --name tuesday --from base")]
 pub(crate) struct RefreshArgs {
-    /// Name of the new model: it is written to models/NAME.
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    model: NewModelArgs,
     /// Name of the pre-trained or refreshed model.
     #[arg(long, value_name = "MODEL")]
     from: String,
-    /// Train anew, whatever an earlier run left.
-    #[arg(long)]
-    fresh: bool,
 }
 
 impl RefreshArgs {
@@ -31,18 +29,7 @@ impl RefreshArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
-        let options = Options {
-            name: &self.name,
-            fresh: self.fresh,
-            interrupt: &interrupt,
-            stop_after: None,
-            job: None,
-        };
-        let outcome = refresh::run(&config, &root, &self.from, options).await?;
-        eprintln!("{outcome}");
-        if common.json {
-            print_json(&outcome)?;
-        }
-        Ok(if outcome.status == Status::Interrupted { EXIT_FAILED } else { EXIT_DONE })
+        let outcome = refresh::run(&config, &root, &self.from, self.model.options(&interrupt)).await?;
+        report(&outcome, outcome.status, common.json)
     }
 }

@@ -1,8 +1,10 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
+use schemas::cli::{CommonArgs, Interrupt};
 use schemas::delta::Root;
-use trainer::training::{Options, Status, sft};
+use trainer::training::sft;
+
+use super::new_model::{NewModelArgs, report};
 
 /// Teach a pre-trained model to follow instructions (SFT).
 ///
@@ -13,15 +15,11 @@ use trainer::training::{Options, Status, sft};
     after_help = "Example:\n  trainer sft --config config/movielens.toml --name guided --from base --set 'sft.conditions=[\"genre\"]'"
 )]
 pub(crate) struct SftArgs {
-    /// Name of the new model: it is written to models/NAME.
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    model: NewModelArgs,
     /// Name of the pre-trained model.
     #[arg(long, value_name = "MODEL")]
     from: String,
-    /// Train anew, whatever an earlier run left.
-    #[arg(long)]
-    fresh: bool,
 }
 
 impl SftArgs {
@@ -29,18 +27,7 @@ impl SftArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
-        let options = Options {
-            name: &self.name,
-            fresh: self.fresh,
-            interrupt: &interrupt,
-            stop_after: None,
-            job: None,
-        };
-        let outcome = sft::run(&config, &root, &self.from, options).await?;
-        eprintln!("{outcome}");
-        if common.json {
-            print_json(&outcome)?;
-        }
-        Ok(if outcome.training.status == Status::Interrupted { EXIT_FAILED } else { EXIT_DONE })
+        let outcome = sft::run(&config, &root, &self.from, self.model.options(&interrupt)).await?;
+        report(&outcome, outcome.training.status, common.json)
     }
 }
