@@ -59,6 +59,7 @@ pub use decode::DecodeError;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use decode::fuzzing;
 pub use error::ConsumeError;
+pub(crate) use reached::{topic_in, topics_of};
 pub use report::{ConsumeReport, Gone, Totals};
 
 /// How long leaving the group may take after a failure.

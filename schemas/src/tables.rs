@@ -271,7 +271,8 @@ pub mod properties {
     pub const ITEMS_VERSION: &str = "items_version";
     /// Hash of the configuration that decided the rows.
     pub const CONFIG_HASH: &str = "config_hash";
-    /// Within how many days equal ids are one event; a table that does not say it looked at each date by itself.
+    /// Within how many days equal ids are one event: in `events`, the fewest that a writer has looked at. A table that does not
+    /// say it looked at each date by itself.
     pub const DEDUP_DAYS: &str = "dedup_days";
     /// Of the events of [`EVENTS_VERSION`], the ids that stand in the histories of several users within [`DEDUP_DAYS`]: 16 hexadecimal
     /// digits each, of the date and the hash. A table that does not say it did not look, or found too many.

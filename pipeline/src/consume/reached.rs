@@ -28,9 +28,36 @@ pub(super) fn application(topic: &str, partition: i32) -> String {
     format!("kafka/{topic}/{partition}")
 }
 
+/// The source of a partition's messages: `clicks-3`, or `clicks-3#1` where one topic of this name was read before this one, whose
+/// messages have had the same offsets.
+pub(super) fn source(topic: &str, partition: i32, generation: Option<u32>) -> String {
+    match generation {
+        None => format!("{topic}-{partition}"),
+        Some(generation) => format!("{topic}-{partition}#{generation}"),
+    }
+}
+
+/// The topic in a [`source`], by Kafka's rules for names; `None` in that of a file.
+pub(crate) fn topic_in(source: &str) -> Option<&str> {
+    let is_name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    let (topic, partition) = source.rsplit_once('-')?;
+    let (partition, generation) = partition.split_once('#').unwrap_or((partition, "0"));
+    let fits = (1..=249).contains(&topic.len()) && topic.bytes().all(is_name);
+    (fits && partition.parse::<u32>().is_ok() && generation.parse::<u32>().is_ok()).then_some(topic)
+}
+
+/// What the names of the properties begin with that say which topics were read.
+const PROPERTY: &str = "climberPilot.kafka.";
+
 /// The table property that says which topic the partition's offset belongs to.
 pub(super) fn property(topic: &str, partition: i32) -> String {
-    format!("climberPilot.kafka.{topic}.{partition}")
+    format!("{PROPERTY}{topic}.{partition}")
+}
+
+/// The topics of which the table says so.
+pub(crate) fn topics_of(snapshot: &Snapshot) -> BTreeSet<&str> {
+    let partitions = snapshot.properties().keys().filter_map(|key| key.strip_prefix(PROPERTY));
+    partitions.filter_map(|partition| Some(partition.rsplit_once('.')?.0)).collect()
 }
 
 /// The topic that the table's offset of a partition belongs to.
@@ -139,6 +166,23 @@ impl Reached {
             if let Some(known) = self.offsets.get_mut(&partition) {
                 *known = Some(offset);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_says_whether_it_is_a_topic() {
+        for (topic, partition, generation) in [("clicks", 3, None), ("a-b.c_1", 0, Some(2))] {
+            assert_eq!(topic_in(&source(topic, partition, generation)), Some(topic));
+        }
+        for file in
+            ["log.csv", "log-3.csv", "events/2026-01-01.csv", "a/b-3", "-3", "a-3#", "a-3#x", "a-#1", ""]
+        {
+            assert_eq!(topic_in(file), None, "{file}");
         }
     }
 }

@@ -39,8 +39,10 @@ use super::metrics::Metrics;
 use super::poll::{Shared, TopicIdentity};
 use super::reached::{Reached, application, property, topic_of};
 use super::report::Totals;
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted, commit_on};
-use crate::records::{KeySet, StagedRows, date_text, dates_around};
+use crate::commit::{
+    Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,
+};
+use crate::records::{KeySet, StagedRows, date_text, dates_around, dedup_property};
 
 /// Looks at the tables, after which others that commit at the same time are believed to be too many.
 const ATTEMPTS: u32 = 100;
@@ -151,7 +153,11 @@ impl Store {
                 partition_by: &[EVENT_DATE],
                 mode: CommitMode::Append,
                 shards: shards.shards(),
-                properties: self.properties(&parts),
+                properties: {
+                    let mut properties = self.properties(&parts);
+                    properties.extend(dedup_property(snapshot.as_ref(), self.dedup_days));
+                    properties
+                },
                 read_version: snapshot.as_ref().map(Snapshot::version),
                 transactions: self.transactions(&parts),
             };

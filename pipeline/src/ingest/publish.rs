@@ -33,7 +33,7 @@ use crate::commit::{
     Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,
 };
 use crate::forget::Forgotten;
-use crate::records::{KeySet, date_days, dates_around, dead_letter_key, id_key};
+use crate::records::{KeySet, date_days, dates_around, dead_letter_key, dedup_property, id_key};
 
 /// So often a table is tried again that others have changed meanwhile.
 const ATTEMPTS: u32 = 100;
@@ -208,7 +208,9 @@ impl Publish<'_> {
                 partition_by: &[EVENT_DATE],
                 mode: CommitMode::Append,
                 shards: shards.shards(),
-                properties: BTreeMap::new(),
+                properties: dedup_property(self.before.events.as_ref(), self.dedup_days)
+                    .into_iter()
+                    .collect(),
                 read_version: version(self.before.events.as_ref()),
                 transactions: BTreeMap::new(),
             };

@@ -8,7 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use schemas::delta::Snapshot;
 use schemas::hash::{hash64, hash128, mix64};
+use schemas::tables::properties::DEDUP_DAYS;
 
 use super::mapping::Event;
 
@@ -40,6 +42,19 @@ pub(crate) fn id_key(id: &str) -> u128 {
     let given = id.len() == DIGITS && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let number = if given { u128::from_str_radix(id, 16).ok() } else { None };
     number.unwrap_or_else(|| hash128(id.as_bytes()))
+}
+
+/// The property by which `events` keeps within how many days an id stands once, where a writer that looks at `days` changes it: in
+/// a new table, and in one whose writers have looked at more days.
+pub(crate) fn dedup_property(events: Option<&Snapshot>, days: u32) -> Option<(String, String)> {
+    let changes = match events {
+        None => true,
+        Some(events) => {
+            let kept = events.properties().get(DEDUP_DAYS).and_then(|kept| kept.parse::<u32>().ok());
+            kept.is_some_and(|kept| kept > days)
+        }
+    };
+    changes.then(|| (DEDUP_DAYS.to_owned(), days.to_string()))
 }
 
 /// A cheap hash for keys, which are nearly random already, and for the ids of items.

@@ -14,7 +14,7 @@ mod value;
 pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
 pub(crate) use date::{date_days, date_text, dates_around};
 pub(crate) use dead_letter::dead_letter_key;
-pub(crate) use identity::{Content, KeyMap, KeySet, id_key, id_of, key_hash, slice_of};
+pub(crate) use identity::{Content, KeyMap, KeySet, dedup_property, id_key, id_of, key_hash, slice_of};
 pub(crate) use mapping::{Event, Mapping, identity, missing};
 pub(crate) use object::{Object, Place};
 pub(crate) use plausible::Times;

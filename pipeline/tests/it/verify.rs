@@ -1,13 +1,16 @@
 //! The builder and the second opinion agree, whatever the log and the settings.
 
+use std::collections::BTreeMap;
+
 use crate::common::{DAY_MS, Event, append};
+use pipeline::commit::{Change, CommitMode, commit};
 use pipeline::inspect::verify::{verify, verify_within};
 use pipeline::sequences::build;
 use schemas::config::{Config, DeltaTauSetting, SplitKind, Ties};
 use schemas::delta::Root;
 use schemas::hash::mix64;
 use schemas::history::DeltaTau;
-use schemas::tables::{EVENTS, SEQUENCES};
+use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, SEQUENCES};
 
 /// A log with bursts, ties, interleaved requests, several actions and, every so often, a copy of an event.
 fn log(seed: u64, n: u64) -> Vec<Event> {
@@ -78,6 +81,75 @@ async fn what_is_built_verifies() {
         // The copies are a violation of `events`, not of what was made from it.
         let found = verify(&config, &root, Some(EVENTS)).await.unwrap();
         assert!(found.violation.unwrap().to_string().contains("unique within its event_date"));
+    }
+}
+
+/// Two events with one id, two days apart.
+#[tokio::test]
+async fn an_id_stands_once_within_the_days_that_its_table_was_written_under() {
+    let event = |day: i64, (source, position): (&str, i64)| Event {
+        event_id: "a".into(),
+        ts: day * DAY_MS,
+        position,
+        source: source.into(),
+        ..log(1, 1).remove(0)
+    };
+    let (file, other) = (("log.csv", 1), ("more.csv", 2));
+    let (message, same) = (("clicks-0", 3), ("clicks-0", 3));
+    let (again, anew, elsewhere) = (("clicks-0", 4), ("clicks-0#1", 3), ("other-0", 3));
+    let cases = [
+        // Whether it is a violation, and what is not claimed.
+        (Some(2), [file, other], true, None),
+        (Some(2), [message, same], true, None),
+        (Some(2), [file, elsewhere], true, None),
+        (
+            Some(2),
+            [message, again],
+            false,
+            Some("1 events have the id of another one, and one of the two is a message"),
+        ),
+        (Some(2), [message, anew], false, Some("is a message")),
+        (Some(2), [file, message], false, Some("is a message")),
+        (Some(1), [file, other], false, Some("within 1 days, and the configuration has 2; 1 events have")),
+        (None, [file, other], false, Some("within 0 days, and the configuration has 2; 1 events have")),
+    ];
+    for (days, [one, two], is_violation, no_claim) in cases {
+        for topic_from in ["configuration", "table"] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+            append(&root, &[event(5, one), event(7, two)]).await;
+            let mut config = Config::default();
+            let mut properties = BTreeMap::new();
+            properties.extend(days.map(|days: u32| ("dedup_days".to_owned(), days.to_string())));
+            match topic_from {
+                "table" => {
+                    _ = properties.insert("climberPilot.kafka.clicks.0".into(), "cluster=c topic=t".into())
+                }
+                _ => config.kafka.topic = "clicks".into(),
+            }
+            let change = Change {
+                table: EVENTS,
+                schema: &EVENTS_SCHEMA,
+                partition_by: &[EVENT_DATE],
+                mode: CommitMode::Append,
+                shards: &[],
+                properties,
+                read_version: Some(0),
+                transactions: BTreeMap::new(),
+            };
+            commit(&root, change).await.unwrap();
+            let found = verify(&config, &root, Some(EVENTS)).await.unwrap();
+            let case = format!("{days:?} {one:?} {two:?} {topic_from}: {found}");
+            let violation = found.violation.as_ref().map(ToString::to_string);
+            assert_eq!(
+                violation.is_some_and(|text| text.contains("unique within 2 days")),
+                is_violation,
+                "{case}"
+            );
+            let notes = &found.tables[0].not_claimed;
+            let noted = |words: &str| notes.iter().any(|note| note.reason.contains(words));
+            assert!(no_claim.is_none_or(noted), "{case}");
+        }
     }
 }
 

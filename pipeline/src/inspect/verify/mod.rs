@@ -3,7 +3,7 @@
 //! | table | proven |
 //! |---|---|
 //! | all of the contract | columns and their types, required columns filled, as many rows as the log counts |
-//! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it, but for what a producer sent again after `kafka.dedup_days` |
+//! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it and within the days (`events.dedup_days`) that the table was written under, but for messages that were sent again later than that |
 //! | `items` | indexes are dense from 1, ids unique |
 //! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
 //! | `instructions` | each row by itself (`instructions.rs`), and all of them once more from `events` (`counted.rs`) |
@@ -14,7 +14,7 @@
 //! no sort, no cutting into windows. Tables are proven by the settings that they keep, whatever the configuration says now.
 //! What cannot be proven (say, because a version that a table was built from is gone) is no success.
 //!
-//! **Memory.** `events`: the ids of one date, some 60 bytes each. `items`: the catalogue. `dead_letters`: 24 bytes a
+//! **Memory.** `events`: the ids of one date and of `events.dedup_days` dates before it, some 80 bytes each. `items`: the catalogue. `dead_letters`: 24 bytes a
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
 //! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
 

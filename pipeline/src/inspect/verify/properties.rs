@@ -72,8 +72,8 @@ pub(super) fn number(snapshot: &Snapshot, key: &str) -> Result<u64, Stop> {
     Ok(text.parse().map_err(wrong)?)
 }
 
-/// Within how many days the table's build took equal ids for one event.
-fn dedup_days(snapshot: &Snapshot) -> Result<u32, Stop> {
+/// Within how many days the table's writers took equal ids for one event.
+pub(super) fn dedup_days(snapshot: &Snapshot) -> Result<u32, Stop> {
     match snapshot.properties().contains_key(properties::DEDUP_DAYS) {
         true => Ok(u32::try_from(number(snapshot, properties::DEDUP_DAYS)?).unwrap_or(u32::MAX)),
         false => Ok(0),
