@@ -37,7 +37,7 @@ use super::error::ConsumeError;
 use super::known_ids::KnownIds;
 use super::metrics::Metrics;
 use super::poll::{Shared, TopicIdentity};
-use super::reached::{Reached, application, property, topic_of};
+use super::reached::{Reached, application, property, source, topic_of};
 use super::report::Totals;
 use crate::commit::{
     Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,
@@ -251,7 +251,7 @@ impl Store {
                 }
                 rows.entry(date).or_default().push(row);
             }
-            let source = [format!("{}-{}", self.topic, part.partition)];
+            let source = [self.source(part.partition)];
             for (date, rows) in rows {
                 let of_date =
                     by_date.entry(date).or_insert(DateRows { batches: Vec::new(), keys: Vec::new() });
@@ -340,7 +340,7 @@ impl Store {
         for part in parts {
             let stored = stored.get(&part.partition).copied().unwrap_or(i64::MIN);
             for letter in part.dead_letters.iter().filter(|letter| letter.offset >= stored) {
-                source.append_value(format!("{}-{}", self.topic, part.partition));
+                source.append_value(self.source(part.partition));
                 position.append_value(letter.offset);
                 key.append_option(letter.key.as_deref());
                 value.append_value(&letter.value);
@@ -368,6 +368,11 @@ impl Store {
         let mut writer = ShardWriter::create(&self.root, DEAD_LETTERS, "part", &DEAD_LETTERS_SCHEMA, &[])?;
         writer.write(&batch)?;
         Ok(Some(writer.finish()?))
+    }
+
+    /// Where the messages of a partition come from.
+    fn source(&self, partition: i32) -> String {
+        source(&self.topic, partition, self.topics.get(&partition).and_then(TopicIdentity::generation))
     }
 
     /// Which topic the offsets belong to.

@@ -28,6 +28,7 @@ use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
 use super::ReplayError;
 use super::replays::Replays;
 use super::report::{Group, Report};
+use crate::consume::topic_in;
 use crate::producer::Producer;
 use crate::scan::{Resources, SnapshotTable};
 
@@ -80,17 +81,9 @@ impl Filter {
     }
 
     fn has_source(&self, source: &str) -> bool {
-        (self.files || is_topic_partition(source))
+        (self.files || topic_in(source).is_some())
             && self.source.as_ref().is_none_or(|pattern| pattern.matches(source))
     }
-}
-
-/// Whether a source is `<topic>-<partition>`, by Kafka's rules for names, and not a file.
-fn is_topic_partition(source: &str) -> bool {
-    let is_name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    source.rsplit_once('-').is_some_and(|(topic, partition)| {
-        (1..=249).contains(&topic.len()) && topic.bytes().all(is_name) && partition.parse::<u32>().is_ok()
-    })
 }
 
 /// Sends what `request` selects. Records that were not acknowledged are a `problem` of the report.

@@ -248,6 +248,22 @@ async fn a_topic_that_is_read_anew_takes_the_place_of_the_other_one() {
     consumer.read(0, &[Lies::Poison; 6], 2);
     consumer.store().await;
     assert_eq!(places(&root, DEAD_LETTERS).await.len(), 6);
+    // The same bytes at the offsets of the first topic's dead letters.
+    consumer.read(0, &[Lies::Poison; 10], 4);
+    consumer.store().await;
+    let offsets = |source: &str, places: Vec<Place>| -> Vec<i64> {
+        places.into_iter().filter(|(of, _)| of == source).map(|(_, offset)| offset).collect()
+    };
+    assert_eq!(offsets("clicks-0", places(&root, DEAD_LETTERS).await), [8, 9]);
+    assert_eq!(offsets("clicks-0#1", places(&root, DEAD_LETTERS).await), [0, 1, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(offsets("clicks-0#1", places(&root, EVENTS).await).len(), 0);
+    assert_eq!(verified(&root, DEAD_LETTERS).await, None);
+}
+
+/// What `inspect --verify` finds wrong with a table.
+async fn verified(root: &Root, table: &str) -> Option<String> {
+    let found = crate::inspect::verify::verify(&schemas::config::Config::default(), root, Some(table)).await;
+    found.unwrap().doubt()
 }
 
 #[tokio::test]
@@ -276,6 +292,7 @@ async fn an_id_is_looked_for_within_its_days_only() {
     let offsets: Vec<i64> = places(&root, EVENTS).await.into_iter().map(|(_, offset)| offset).collect();
     assert_eq!(offsets, [0, 2]);
     assert_eq!((consumer.store.totals.accepted, consumer.store.totals.duplicates), (2, 1));
+    assert_eq!(verified(&root, EVENTS).await, None);
 }
 
 /// What happens to two consumers of two partitions.
