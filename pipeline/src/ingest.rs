@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
             block_bytes: self.limits.block_bytes,
             unpacking: Unpacking {
                 limit: self.config.events.max_unpacked_bytes,
-                directory: error::scratch_directory(),
+                directory: schemas::scratch::directory(),
             },
             check_times: self.config.events.check_times,
         }

@@ -34,8 +34,8 @@ use crate::engine::{HashFilter, Wanted};
 pub struct Resources {
     /// Parallel streams.
     pub threads: usize,
-    /// The budget for everything that grows with the input. What does not fit is kept in files in the system's
-    /// temporary directory. The program, readers and writers come on top: some 100 MiB.
+    /// The budget for everything that grows with the input. What does not fit is kept in files in
+    /// [`schemas::scratch::directory`]. The program, readers and writers come on top: some 100 MiB.
     pub memory_bytes: usize,
 }
 
@@ -77,7 +77,13 @@ impl Resources {
     /// A session whose aggregations and sorts share the budget, and keep the rest in temporary files.
     pub fn bounded_session(self) -> Result<SessionContext> {
         let pool = Arc::new(FairSpillPool::new(self.memory_bytes));
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool);
+        // DataFusion makes a directory of its own in it, at once; in the system's only when it is needed.
+        let runtime = match schemas::scratch::configured() {
+            Some(directory) => runtime.with_temp_file_path(directory),
+            None => runtime,
+        };
+        let runtime = runtime.build_arc()?;
         // What a sort sets aside for merging what it has spilled.
         let reserved = (self.memory_bytes / 16 / self.threads.max(1)).min(10 << 20);
         let config = self.session_config().with_sort_spill_reservation_bytes(reserved);

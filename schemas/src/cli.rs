@@ -1,7 +1,7 @@
 //! What the three programs' command lines share: common arguments, exit codes, progress.
 
 use std::io::{IsTerminal, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError};
-use crate::{secret, shown};
+use crate::{scratch, secret, shown};
 
 /// Done.
 pub const EXIT_DONE: u8 = 0;
@@ -57,7 +57,7 @@ impl std::fmt::Debug for CommonArgs {
 
 impl CommonArgs {
     /// The resolved configuration: the file (or the defaults), then `--set`, then `--root`. From here on, files and directories of
-    /// this process are as `file_access` says.
+    /// this process are as `file_access` says, and temporary ones where `scratch` says.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let mut config = match &self.config {
             Some(path) => Config::load(path, &self.set)?,
@@ -68,6 +68,9 @@ impl CommonArgs {
         }
         config.validate()?;
         config.file_access.apply();
+        if let Some(directory) = &config.scratch {
+            scratch::use_directory(Path::new(directory))?;
+        }
         Ok(config)
     }
 }

@@ -21,6 +21,7 @@ pub mod history;
 pub mod memory;
 pub mod names;
 pub mod publication;
+pub mod scratch;
 pub mod secret;
 #[doc(hidden)]
 pub mod skips;

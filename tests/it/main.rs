@@ -22,6 +22,7 @@ mod readme;
 mod refresh;
 mod resume;
 mod retrieve;
+mod scratch;
 #[cfg(unix)]
 mod secrets;
 mod sft;

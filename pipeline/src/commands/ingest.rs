@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHARE")]
     max_dead_letter_rate: Option<f64>,
     /// Memory for events on their way to the table, such as 512MiB or 2GB; what does not fit goes to a
-    /// temporary file (TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
+    /// temporary file (`scratch` or TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
 }

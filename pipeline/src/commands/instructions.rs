@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RFC3339")]
     at: Option<DateTime<Utc>>,
     /// Memory for everything that grows with the window, such as 1GiB; what does not fit goes to temporary files
-    /// (TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
+    /// (`scratch` or TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
     /// Parallel streams. Default: the machine's cores.

@@ -10,7 +10,7 @@ const MEMORY_MIN: MemorySize = MemorySize::bytes(1 << 20);
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResourceArgs {
     /// Memory for everything that grows with the log, such as 1GiB; what does not fit goes to temporary files
-    /// (TMPDIR says where). Default: half of the machine's.
+    /// (`scratch` or TMPDIR says where). Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
     /// Parallel streams. Default: the machine's cores.

@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use arrow::buffer::Buffer;
 use arrow::buffer::MutableBuffer;
 use datafusion::common::DataFusionError;
+use schemas::scratch::{HINT, directory};
 
 /// A scratch file that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
-#[error("scratch file in {directory}: cannot {action} {bytes} bytes; TMPDIR names another directory")]
+#[error("scratch file in {directory}: cannot {action} {bytes} bytes; {}", HINT)]
 pub struct ScratchError {
     directory: String,
     action: &'static str,
@@ -34,7 +34,7 @@ pub(crate) struct Chunk {
     len: usize,
 }
 
-/// Files without a name in the system's temporary directory, written by many threads at once.
+/// Files without a name in the [`directory`] for temporary files, written by many threads at once.
 ///
 /// There are several, because a file system lets one thread at a time write to a file. Each is made when it is
 /// first needed, and gone when this is dropped or the process ends, however it ends.
@@ -77,7 +77,7 @@ impl Scratch {
         let file = match self.lanes[lane].file.get() {
             Some(file) => file,
             None => {
-                let file = tempfile::tempfile().map_err(fail)?;
+                let file = tempfile::tempfile_in(directory()).map_err(fail)?;
                 self.lanes[lane].file.get_or_init(|| file)
             }
         };
@@ -108,8 +108,7 @@ impl Scratch {
 }
 
 fn error(action: &'static str, bytes: usize, source: std::io::Error) -> ScratchError {
-    let directory: PathBuf = std::env::temp_dir();
-    ScratchError { directory: directory.display().to_string(), action, bytes, source }
+    ScratchError { directory: directory().display().to_string(), action, bytes, source }
 }
 
 #[cfg(test)]

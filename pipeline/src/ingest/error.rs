@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemas::config::ConfigError;
 use schemas::delta::TableError;
 use schemas::memory::MemorySize;
+use schemas::scratch;
 use schemas::tables::EVENTS;
 
 use super::report::Counts;
@@ -169,9 +170,9 @@ pub enum IngestError {
     Commit(#[from] CommitError),
     /// The temporary file cannot be written or read.
     #[error(
-        "the temporary file of this run in {} cannot be used; make room there, name another directory with \
-         TMPDIR, or give more --memory",
-        directory.display()
+        "the temporary file of this run in {} cannot be used; make room there, or give more --memory; {}",
+        directory.display(),
+        scratch::HINT
     )]
     Scratch {
         /// The directory for temporary files.
@@ -189,18 +190,13 @@ pub enum IngestError {
     },
 }
 
-/// The directory for temporary files: spilled events and unpacked Parquet files.
-pub(super) fn scratch_directory() -> PathBuf {
-    std::env::temp_dir()
-}
-
 impl IngestError {
     pub(super) fn read(path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Read { path: path.into(), source: source.into() }
     }
 
     pub(super) fn scratch(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Scratch { directory: scratch_directory(), source: source.into() }
+        Self::Scratch { directory: scratch::directory(), source: source.into() }
     }
 }
 

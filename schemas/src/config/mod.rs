@@ -54,6 +54,11 @@ pub struct Config {
     pub seed: u64,
     /// Who may read the files and directories that the programs make.
     pub file_access: FileAccess,
+    /// The directory for temporary files: what does not fit into memory, and packed Parquet files on their way. It must be there
+    /// and should lie on a disk with room for the log; what a killed command leaves in it may be deleted. Default: the system's,
+    /// which TMPDIR names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<String>,
     /// How the jobs of one machine share its memory.
     pub memory: Memory,
     /// The interaction log.
@@ -98,6 +103,7 @@ impl Default for Config {
             precision: Precision::F32,
             seed: 1,
             file_access: FileAccess::Umask,
+            scratch: None,
             memory: Memory::default(),
             events: Events::default(),
             kafka: Kafka::default(),
@@ -380,8 +386,10 @@ fn rebase(table: &mut toml::Table, directory: &Path) {
             directory.join(path).to_string_lossy().into_owned()
         }
     };
-    if let Some(toml::Value::String(root)) = table.get_mut("root") {
-        *root = rebased(root);
+    for key in ["root", "scratch"] {
+        if let Some(toml::Value::String(path)) = table.get_mut(key) {
+            *path = rebased(path);
+        }
     }
     for section in ["events", "items"] {
         let paths =
@@ -594,12 +602,13 @@ mod tests {
     #[test]
     fn paths_are_relative_to_the_file() {
         let config = load(
-            "root = \"here\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\"]\n[forget]\nkey_file = \"key\"\n",
+            "root = \"here\"\nscratch = \"tmp\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\"]\n[forget]\nkey_file = \"key\"\n",
             &["items.paths=[\"y.csv\"]"],
         )
         .unwrap();
         assert!(config.root.ends_with("/here") && Path::new(&config.root).is_absolute());
         assert!(config.forget.key_file.unwrap().ends_with("/key"));
+        assert!(config.scratch.unwrap().ends_with("/tmp"));
         assert!(config.events.paths[0].ends_with("/x.csv") && config.events.paths[1] == "/abs.csv");
         assert_eq!(config.items.paths, ["y.csv"]);
     }
