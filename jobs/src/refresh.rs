@@ -148,7 +148,10 @@ async fn attempt(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<
     match refreshed.outcome {
         Outcome::Overtaken => eprintln!("another job has published meanwhile: starting again from there"),
         Outcome::NothingNew | Outcome::Waiting => {}
-        Outcome::Published | Outcome::Refused => write_down(&history_path(root), &refreshed)?,
+        Outcome::Published | Outcome::Refused => {
+            failpoint::reach("refresh:write-down");
+            write_down(&history_path(root), &refreshed)?;
+        }
     }
     Ok(refreshed)
 }
@@ -296,6 +299,7 @@ impl<'a> Attempt<'a> {
             return Ok(refreshed);
         }
 
+        failpoint::reach("refresh:build");
         let built = root.pinned([(EVENTS, version)]);
         let resources = Resources::within(config.memory.of_refresh());
         let build = || sequences::refresh(config, &built, since, resources);
@@ -312,6 +316,7 @@ impl<'a> Attempt<'a> {
         let tables = self.tables(version, built.version, built.items_version);
         let seen = root.pinned(tables.iter().map(|(table, &version)| (table.as_str(), version)));
         let Some((base, served)) = self.train(&seen, version).await? else { return Ok(refreshed) };
+        failpoint::reach("refresh:gate");
         let turn = gate::turn(root, self.interrupt).await?;
         // Against the daily job's model too: many small losses would add up.
         let mut others = vec![parent];
@@ -347,6 +352,7 @@ impl<'a> Attempt<'a> {
                 own::discard(root, model)?;
             }
         }
+        failpoint::reach("refresh:retention");
         retention::models(config, root)?;
         // The evaluation may have read somebody in the last daily job's tables who was forgotten since.
         sweep_models(config, root).await?;
@@ -377,6 +383,7 @@ impl<'a> Attempt<'a> {
         let somebodys =
             |base: &String| [base.clone(), format!("{base}-sft")].iter().any(|m| own::is_somebodys(root, m));
         let base = (1..).map(name).find(|base| !somebodys(base)).unwrap_or_default();
+        failpoint::reach("refresh:train");
         retention::unpublished_refreshes(root, &base)?;
         let outcome = anew_if_unusable(async |fresh| {
             let options =
@@ -396,6 +403,7 @@ impl<'a> Attempt<'a> {
         if daily.served == daily.base {
             return Ok(Some((base.clone(), base)));
         }
+        failpoint::reach("refresh:sft");
         let served = format!("{base}-sft");
         let outcome = anew_if_unusable(async |fresh| {
             let options =

@@ -1,13 +1,38 @@
-//! A disk that is full at each step of the day: no file can grow any more (`RLIMIT_FSIZE`), which every write that the kernel
+//! A disk that is full at each step of a job: no file can grow any more (`RLIMIT_FSIZE`), which every write that the kernel
 //! refuses looks like. What is served stays, and the next run goes on.
 
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use schemas::failpoint::{PAUSE_AT, RESUME};
 
 use super::faults::{STEPS, outcome, served, wait_for_pause};
-use super::{date, day, run_day, service};
-use crate::programs::{copy, json, stderr};
+use super::refresh::{append, once};
+use super::{date, day, published, run_day, service};
+use crate::programs::{Workspace, copy, json, stderr};
+
+/// Runs the job, whose disk is full from `point` on; `None` where no disk can be made full.
+fn on_a_full_disk(workspace: &Workspace, args: &[&str], point: &str) -> Option<ExitStatus> {
+    let go_on = workspace.path("go-on");
+    let _ = std::fs::remove_file(&go_on);
+    let program = workspace.command("climber", args);
+    // A shell, because the signal has to be ignored before the program begins: then writes fail, as on a full disk.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(program.get_program())
+        .args(program.get_args());
+    command.current_dir(program.get_current_dir().unwrap());
+    command.env(PAUSE_AT, point).env(RESUME, &go_on);
+    let mut child = wait_for_pause(command, point);
+    let pid = child.id().to_string();
+    let limited = Command::new("prlimit").args(["--fsize=0", "--pid", &pid]).status();
+    if !limited.as_ref().is_ok_and(|status| status.success()) {
+        schemas::skips::skipped(&format!("a full disk at each step ({limited:?})"), "prlimit");
+        return None;
+    }
+    std::fs::write(&go_on, "").unwrap();
+    Some(child.wait().unwrap())
+}
 
 #[test]
 fn a_full_disk_at_each_step() {
@@ -22,29 +47,8 @@ fn a_full_disk_at_each_step() {
     for step in STEPS {
         std::fs::remove_dir_all(workspace.root()).unwrap();
         copy(&begun, &workspace.root());
-        let go_on = workspace.path("go-on");
-        let _ = std::fs::remove_file(&go_on);
-        let program = workspace.command("climber", &day(&second, &[]));
-        // A shell, because the signal has to be ignored before the program begins: then writes fail, as on a full disk.
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(program.get_program())
-            .args(program.get_args());
-        command.current_dir(program.get_current_dir().unwrap());
-        let point = format!("step:{step}");
-        command.env(PAUSE_AT, &point).env(RESUME, &go_on);
-        let mut child = wait_for_pause(command, &point);
-        let pid = child.id().to_string();
-        let limited = Command::new("prlimit").args(["--fsize=0", "--pid", &pid]).status();
-        if !limited.as_ref().is_ok_and(|status| status.success()) {
-            schemas::skips::skipped(&format!("a full disk at each step ({limited:?})"), "prlimit");
-            child.kill().unwrap();
-            child.wait().unwrap();
-            return;
-        }
-        std::fs::write(&go_on, "").unwrap();
-        let status = child.wait().unwrap();
+        let status = on_a_full_disk(&workspace, &day(&second, &[]), &format!("step:{step}"));
+        let Some(status) = status else { return };
         assert_eq!(status.code(), Some(1), "{step}: {status}");
         let now = served(&workspace);
         assert!(now == before || now == after, "{step}: another model is served");
@@ -52,5 +56,39 @@ fn a_full_disk_at_each_step() {
         assert!(output.status.success(), "{step}: {}", stderr(&output));
         assert_eq!(outcome(&json(&output)), expected, "{step}");
         assert!(served(&workspace) == after, "{step}: other weights");
+    }
+}
+
+#[test]
+fn a_full_disk_at_each_step_of_a_refresh() {
+    let workspace = service(2);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    let begun = workspace.path("begun");
+    copy(&workspace.root(), &begun);
+    let before = served(&workspace);
+    assert_eq!(once(&workspace, &[])["outcome"], "published");
+    let after = served(&workspace);
+    for step in ["build", "train", "sft", "gate", "publish", "retention", "write-down"] {
+        std::fs::remove_dir_all(workspace.root()).unwrap();
+        copy(&begun, &workspace.root());
+        let status = on_a_full_disk(&workspace, &["refresh", "--once"], &format!("refresh:{step}"));
+        let Some(status) = status else { return };
+        // Deleting needs no room, and what is published is not taken back because it cannot be written down.
+        assert_eq!(status.code(), Some(1), "{step}: {status}");
+        let now = served(&workspace);
+        let is_published = matches!(step, "retention" | "write-down");
+        assert!(
+            now == if is_published { after.clone() } else { before.clone() },
+            "{step}: another model is served"
+        );
+        let again = once(&workspace, &[]);
+        assert_eq!(
+            again["outcome"],
+            if is_published { "nothing-new" } else { "published" },
+            "{step}: {again}"
+        );
+        assert!(served(&workspace) == after, "{step}: other weights");
+        assert_eq!(published(&workspace)["number"], 2, "{step}");
     }
 }
