@@ -57,6 +57,18 @@ pub(crate) fn names(root: &Root) -> Vec<(String, String)> {
     names.into_iter().collect()
 }
 
+/// Names of models that bear no job's mark, sorted.
+pub(crate) fn unmarked(root: &Root) -> Vec<String> {
+    let entries = std::fs::read_dir(root.path().join("models")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_model = |name: &String| {
+        !name.starts_with('.') && !name.ends_with(".previous") && root.model_path(name).is_dir()
+    };
+    let mut names: Vec<String> = names.filter(is_model).filter(|name| is_somebodys(root, name)).collect();
+    names.sort();
+    names
+}
+
 /// The publication that a refresh of this name would be: its parent's number stands in the name that [`crate::refresh`] gives,
 /// `…-p12-e345`.
 pub(crate) fn number_of_refresh(name: &str) -> Option<u64> {

@@ -79,11 +79,7 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
         unknown(problem.clone());
         return Ok(Vec::new());
     }
-    let last = runs.iter().rev().filter(|run| !run.experiment).take(config.retention.publications);
-    let others = runs
-        .iter()
-        .filter(|run| run.experiment || (run.skipped.is_none() && !run.steps.is_done(Step::Publish)));
-    let needed: BTreeSet<&String> = last.chain(others).flat_map(|run| &run.models).collect();
+    let needed = needed(config, &runs);
     let mut deleted = Vec::new();
     for (name, job) in own.into_iter().filter(|(name, _)| !needed.contains(name)) {
         let number = if job == own::REFRESH {
@@ -107,6 +103,39 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
         }
     }
     Ok(deleted)
+}
+
+/// Models of publications and runs that are over which bear no mark of a job: an earlier version of the jobs made them, or a person
+/// has given another model the name since. That cannot be told from outside, so no job deletes them, and somebody has to know.
+pub(crate) fn unmarked(config: &Config, root: &Root, runs: &[Record]) -> Result<Vec<String>> {
+    let kept = kept(root, config)?;
+    let published: BTreeSet<String> = kept.iter().flat_map(names).collect();
+    let needed = needed(config, runs);
+    let of_run = |name: &str| {
+        let of = |run: &Record| run.models.contains(name) || [run.base(), run.served()].contains(&Some(name));
+        runs.iter().any(of)
+    };
+    let mut unmarked = Vec::new();
+    for name in own::unmarked(root) {
+        if published.contains(&name) || needed.contains(&name) {
+            continue;
+        }
+        let number = own::number_of_refresh(&name);
+        let publication = number.map(|number| publication::at(root, number)).transpose()?.flatten();
+        if of_run(&name) || publication.is_some_and(|publication| names(&publication).contains(&name)) {
+            unmarked.push(name);
+        }
+    }
+    Ok(unmarked)
+}
+
+/// The models of runs that stay: of the last `retention.publications` daily runs, of experiments, and of runs that are not over.
+fn needed<'a>(config: &Config, runs: &'a [Record]) -> BTreeSet<&'a String> {
+    let last = runs.iter().rev().filter(|run| !run.experiment).take(config.retention.publications);
+    let others = runs
+        .iter()
+        .filter(|run| run.experiment || (run.skipped.is_none() && !run.steps.is_done(Step::Publish)));
+    last.chain(others).flat_map(|run| &run.models).collect()
 }
 
 /// Deletes what near-real-time refreshes have left that never came to be published, but that of `current`.
@@ -205,6 +234,45 @@ mod tests {
         }
         let kept = kept(&root, &config(2)).unwrap();
         assert_eq!(kept.iter().map(|p| p.number).collect::<Vec<_>>(), [4, 19, 20]);
+    }
+
+    #[test]
+    fn models_without_a_mark_are_named_where_nothing_needs_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        let made = |name: &str| {
+            std::fs::create_dir_all(root.model_path(name)).unwrap();
+            std::fs::write(root.model_path(name).join("lineage.json"), "{}").unwrap();
+        };
+        let mut runs = Vec::new();
+        for number in 1..=4u64 {
+            let date = NaiveDate::default() + chrono::Days::new(number);
+            let mut run = Record::new(&number.to_string(), date);
+            run.models = [number.to_string(), format!("{number}-sft")].into();
+            run.experiment = number == 2;
+            let done =
+                crate::daily::Done { finished_at: Utc::now(), seconds: 0.0, output: Default::default() };
+            run.steps.publish = Some(done);
+            run.models.iter().for_each(|name| made(name));
+            runs.push(run);
+            publication::publish(&root, &publication(number, number, TimeDelta::zero())).unwrap();
+        }
+        // A refresh of long ago, and what people have trained: one by a name that no job has given, and one by such a name.
+        let refresh = Publication {
+            base: "1-p4-e9".into(),
+            served: "1-p4-e9".into(),
+            ..publication(5, 4, TimeDelta::zero())
+        };
+        publication::publish(&root, &refresh).unwrap();
+        for number in 6..=8 {
+            publication::publish(&root, &publication(number, number, TimeDelta::zero())).unwrap();
+        }
+        ["1-p4-e9", "mine", "mine-p1-e2"].into_iter().for_each(made);
+        let mut config = config(1);
+        config.gate.best_of = 0;
+        assert_eq!(unmarked(&config, &root, &runs).unwrap(), ["1", "1-p4-e9", "1-sft", "3", "3-sft"]);
+        assert!(models(&config, &root).unwrap().is_empty());
+        assert!(root.model_path("1-sft").exists());
     }
 
     /// Old publications are garbage here: reading one would be seen.

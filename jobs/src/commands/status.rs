@@ -12,6 +12,7 @@ use crate::daily::Record;
 use crate::gate;
 use crate::lock::{Lock, Owner};
 use crate::refresh::{self, Refreshed};
+use crate::retention;
 
 /// Say what is served, how old it is, what runs now, and how the last daily run ended.
 ///
@@ -33,6 +34,8 @@ struct Status {
     running: Vec<Running>,
     /// Days that were left out.
     skipped: Vec<NaiveDate>,
+    /// Models that no job deletes, because they bear no mark, and that nothing needs.
+    unmarked: Vec<String>,
     last_run: Option<Record>,
     last_refresh: Option<Refreshed>,
 }
@@ -47,7 +50,8 @@ struct Running {
 
 impl StatusArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
-        let root = Root::new(&common.load()?.root)?;
+        let config = common.load()?;
+        let root = Root::new(&config.root)?;
         let published = publication::newest(&root)?;
         let problem = published.as_ref().and_then(|publication| problem(&root, publication));
         let events = root.snapshot(EVENTS).await?.map(|events| events.version());
@@ -64,6 +68,8 @@ impl StatusArgs {
             problem,
             versions_behind: behind,
             running: running.collect(),
+            // What cannot be read is a problem of what is served, above.
+            unmarked: retention::unmarked(&config, &root, &runs).unwrap_or_default(),
             last_run: runs.into_iter().next_back(),
             last_refresh: refresh::last(&root),
             published,
@@ -106,6 +112,13 @@ fn print(status: &Status, now: DateTime<Utc>) {
     }
     for Running { job, owner } in &status.running {
         eprintln!("running: {job}, {owner}");
+    }
+    if let [first, ..] = &status.unmarked[..] {
+        eprintln!(
+            "models that no job deletes, because they bear no mark of a job (an earlier version made them, or a person): {}; where \
+             nobody needs them, remove their directories, such as models/{first}",
+            status.unmarked.join(", ")
+        );
     }
     if let Some(record) = &status.last_run {
         eprintln!("last run: {}", summary(record));
