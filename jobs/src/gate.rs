@@ -367,6 +367,9 @@ fn health_against(
 }
 
 #[cfg(test)]
+mod measuring;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -105,7 +105,10 @@ fn a_killed_run_resumes_from_its_last_epoch() {
     assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at"))));
     child.kill().unwrap();
     child.wait().unwrap();
-    workspace.succeed("trainer", &args);
+    // It was killed while it trained, and does not begin anew: that would end in the same weights.
+    assert!(!workspace.root().join("models/m").exists());
+    let output = workspace.succeed("trainer", &args);
+    assert!(stderr(&output).contains("resuming `m`"), "{}", stderr(&output));
     workspace.succeed("trainer", &[&["pretrain", "--name", "whole"][..], &long].concat());
     assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
     assert!(recorded(&workspace, "whole") == recorded(&workspace, "m"));

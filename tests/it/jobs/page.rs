@@ -1,6 +1,6 @@
 //! The page of a day, looked at in a browser.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{run_day, service};
@@ -50,13 +50,26 @@ fn the_page_of_a_day_shows_itself_without_anything_else() {
     }
     // Two days were predicted before they were learned: a line with two points.
     assert!(shown.contains("prequential, 01-02: 0.") && shown.contains("prequential, 01-03: 0."), "{shown}");
-    run(&format!("--screenshot={}", picture.display()));
-    let bytes = std::fs::read(&picture).unwrap();
+    let photograph = |picture: &Path| {
+        run(&format!("--screenshot={}", picture.display()));
+        std::fs::read(picture).unwrap()
+    };
+    let bytes = photograph(&picture);
     assert!(bytes.starts_with(b"\x89PNG"));
     let side = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
     assert_eq!((side(16), side(20)), (1200, 3600));
-    // A page without its charts would be far smaller.
-    assert!(bytes.len() > 80_000, "{} bytes", bytes.len());
+    // The charts are drawn: the page without what is in them makes a smaller picture.
+    let whole = std::fs::read_to_string(&page).unwrap();
+    let (mut blank, mut rest, mut charts) = (String::new(), whole.as_str(), 0);
+    while let Some((before, chart)) = rest.split_once("<svg") {
+        let (start, inside) = chart.split_once('>').unwrap();
+        blank += &format!("{before}<svg{start}></svg>");
+        (rest, charts) = (inside.split_once("</svg>").unwrap().1, charts + 1);
+    }
+    assert!(charts >= 4, "{charts} charts");
+    std::fs::write(&page, blank + rest).unwrap();
+    let without = photograph(&workspace.path("without.png")).len();
+    assert!(without < bytes.len(), "{without} of {} bytes without charts", bytes.len());
     if let Some(keep) = std::env::var_os("CLIMBER_PILOT_PICTURES") {
         std::fs::create_dir_all(&keep).unwrap();
         std::fs::copy(&picture, PathBuf::from(keep).join("daily.png")).unwrap();

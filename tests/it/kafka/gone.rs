@@ -104,6 +104,52 @@ fn a_topic_that_was_made_anew_and_is_longer_is_refused_or_read_from_its_beginnin
     assert_eq!(fates(&shop.consume_once(&anew)), [0, 0, 0, 0]);
 }
 
+/// Bad bytes at the offset at which the other topic had the same bad bytes are another record.
+#[test]
+fn dead_letters_of_a_topic_that_was_made_anew_are_its_own() {
+    let Some(broker) = Broker::shared() else { return };
+    let shop = Shop::new(broker, "poison", 1);
+    let poison = || vec![Message::new(0, "k", "no json")];
+    shop.send(&poison());
+    assert_eq!(fates(&shop.consume_once(&[])), [1, 0, 0, 1]);
+    broker.recreate_topic(&shop.topic, 1);
+    shop.send(&poison());
+    shop.send(&poison());
+    assert_eq!(fates(&shop.consume_once(&["--set", "kafka.recreated=from-start"])), [2, 0, 0, 2]);
+    let verified = shop.workspace.command("pipeline", &["inspect", "--verify"]).output().unwrap();
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    // Each is sent back once.
+    let target = broker.create_topic("mended", 1);
+    let replay = ["dead-letters", "replay", "--all", "--topic", &target, "--json"];
+    for sent in [3, 0] {
+        assert_eq!(json(&shop.workspace.succeed("pipeline", &replay))["sent"], sent);
+    }
+}
+
+/// Seconds that are read as milliseconds: nothing is stored before the question is answered.
+#[test]
+fn times_that_cannot_be_meant_stop_a_consumer_with_a_question() {
+    let Some(broker) = Broker::shared() else { return };
+    let shop = Shop::new(broker, "seconds", 1);
+    let messages: Vec<Message> = (0..20)
+        .map(|n| {
+            let mut event = super::shop::event(n);
+            event["time"] = json!(1_600_000_000 + n);
+            Message::json(0, "key", &event)
+        })
+        .collect();
+    shop.send(&messages);
+    let said = stderr(&shop.consume_in_vain(&[]));
+    for words in ["are these seconds?", "1970", "2020", "events.check_times = false", &shop.topic] {
+        assert!(said.contains(words), "`{words}`: {said}");
+    }
+    assert!(stored(&shop).is_empty());
+    assert_eq!(fates(&shop.consume_once(&["--set", "events.ts_unit=s"])), [20, 20, 0, 0]);
+    // As it is, into another root.
+    let meant = ["--set", "events.check_times=false", "--root", "another"];
+    assert_eq!(fates(&shop.consume_once(&meant)), [20, 20, 0, 0]);
+}
+
 #[test]
 fn a_topic_that_was_made_anew_and_is_shorter_is_refused() {
     let Some(broker) = Broker::shared() else { return };

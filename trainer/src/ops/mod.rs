@@ -212,7 +212,7 @@ pub(crate) mod check {
         match &*GPU {
             Ok(device) => Some(device.clone()),
             Err(reason) => {
-                eprintln!("{test} is skipped: {reason}");
+                schemas::skips::skipped(&format!("{test} ({reason})"), "nvidia-smi");
                 None
             }
         }
