@@ -51,11 +51,11 @@ use deltalake::kernel::{Action, StructType, new_metadata};
 use deltalake::logstore::{LogStore, LogStoreRef, get_actions};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::config::TablePropertiesExt as _;
-use schemas::delta::{Root, Shard, Snapshot, TableError};
+use schemas::delta::{ENTRY_HASH, Root, Shard, Snapshot, TableError};
 use schemas::failpoint;
 use uuid::Uuid;
 
-use actions::{add, new_table_metadata, plainest_protocol, removals, transactions};
+use actions::{add, new_table_metadata, plainest_protocol, removals, sealed, transactions};
 use shard::discard;
 pub use shard::{NewShard, ShardWriter};
 pub use uncommitted::Uncommitted;
@@ -361,12 +361,14 @@ async fn enter(
         None => None,
     };
     let id = Uuid::new_v4().to_string();
+    let transactions = transactions(&change.transactions);
+    let seal = sealed(&actions, &transactions).map_err(log)?;
     // Old log entries stay: which commits came after a version is read from them.
     let properties = CommitProperties::default()
         .with_max_retries(0)
         .with_cleanup_expired_logs(Some(false))
-        .with_metadata([(COMMIT_ID.to_owned(), id.clone().into())])
-        .with_application_transactions(transactions(&change.transactions));
+        .with_metadata([(COMMIT_ID.to_owned(), id.clone().into()), (ENTRY_HASH.to_owned(), seal.into())])
+        .with_application_transactions(transactions);
     let version = snapshot.map_or(0, |snapshot| snapshot.version() + 1);
     let prepared = CommitBuilder::from(properties)
         .with_actions(actions)

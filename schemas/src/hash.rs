@@ -1,6 +1,7 @@
 //! Hashes that are stored or decide something for ever, and so must never change: XXH3 with seed 0.
 
-use std::io::{self, Read};
+use std::fmt;
+use std::io::{self, Read, Write};
 
 use twox_hash::{XxHash3_64, XxHash3_128};
 
@@ -30,6 +31,47 @@ pub fn hash128_of(mut input: impl Read) -> io::Result<u128> {
     }
 }
 
+/// A writer that passes on what it is given, and knows [`hash128`] of all of it.
+pub struct Hashed<W> {
+    inner: W,
+    hasher: XxHash3_128,
+}
+
+impl<W> Hashed<W> {
+    /// Of nothing yet.
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: XxHash3_128::new() }
+    }
+
+    /// What it writes to.
+    pub fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
+    /// Hash of all that was written.
+    pub fn hash(&self) -> u128 {
+        self.hasher.finish_128()
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.write(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<W: fmt::Debug> fmt::Debug for Hashed<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hashed").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
 /// A well-mixed 64-bit number from two others (the SplitMix64 finaliser).
 #[inline]
 pub fn mix64(seed: u64, value: u64) -> u64 {
@@ -52,6 +94,9 @@ mod tests {
         for n in [0, 1, 200, 300, (1 << 20) + 7, 3 << 20] {
             let bytes: Vec<u8> = (0..n).map(|i| mix64(5, i) as u8).collect();
             assert_eq!(hash128_of(&bytes[..]).unwrap(), hash128(&bytes), "{n} bytes");
+            let mut written = Hashed::new(Vec::new());
+            bytes.chunks(1_000).for_each(|piece| written.write_all(piece).unwrap());
+            assert_eq!((written.hash(), written.get_ref()), (hash128(&bytes), &bytes), "{n} bytes");
         }
     }
 }

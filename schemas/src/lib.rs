@@ -22,6 +22,7 @@ pub mod memory;
 pub mod names;
 pub mod publication;
 pub mod scratch;
+pub mod sealed;
 pub mod secret;
 #[doc(hidden)]
 pub mod skips;

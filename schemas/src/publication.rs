@@ -17,7 +17,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::delta::Root;
-use crate::{failpoint, files, names};
+use crate::sealed::SealedError;
+use crate::{failpoint, files, names, sealed};
 
 /// One model that was published.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,7 +102,7 @@ pub enum PublicationError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: serde_json::Error,
+        source: SealedError,
     },
     /// Another publisher was faster.
     #[error("publication {number} was made by another job meanwhile")]
@@ -249,8 +250,7 @@ pub fn settle(root: &Root) -> Result<Option<Publication>, PublicationError> {
 }
 
 fn text(publication: &Publication) -> Vec<u8> {
-    serde_json::to_vec_pretty(publication)
-        .unwrap_or_else(|e| unreachable!("a publication is a JSON document: {e}"))
+    sealed::write(publication).unwrap_or_else(|e| unreachable!("a publication is a JSON document: {e}"))
 }
 
 fn directory(root: &Root) -> PathBuf {
@@ -280,7 +280,7 @@ fn read(path: &Path) -> Result<Option<Publication>, PublicationError> {
     match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(PublicationError::Io { path: path.into(), source }),
-        Ok(bytes) => serde_json::from_slice(&bytes)
+        Ok(bytes) => sealed::read(&bytes)
             .map(Some)
             .map_err(|source| PublicationError::Damaged { path: path.into(), source }),
     }
@@ -432,7 +432,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
         publish(&root, &publication(1, "monday")).unwrap();
-        let text = std::fs::read_to_string(path(&root, 1)).unwrap();
+        let text = serde_json::to_string_pretty(&publication(1, "monday")).unwrap();
         std::fs::write(path(&root, 1), text.replace("\"served\": \"monday\"", "\"served\": \"../..\""))
             .unwrap();
         let error = at(&root, 1).unwrap_err();

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use schemas::config::{Config, ConfigError};
-use schemas::{failpoint, names};
+use schemas::{failpoint, names, sealed};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -495,13 +495,13 @@ fn save_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), Ch
 }
 
 fn save_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|e| damaged(path, e))?;
+    let text = sealed::write(value).map_err(|e| damaged(path, e))?;
     fs::write(path, text).map_err(io_error(path))
 }
 
 fn load_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let text = fs::read(path).map_err(io_error(path))?;
-    serde_json::from_slice(&text).map_err(|e| damaged(path, e))
+    sealed::read(&text).map_err(|e| damaged(path, e))
 }
 
 #[cfg(test)]

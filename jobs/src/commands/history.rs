@@ -1,6 +1,6 @@
 use anyhow::{Result, ensure};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, print_json, with_causes};
+use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
 use schemas::delta::Root;
 use schemas::publication::{self, Publication};
 use serde::Serialize;
@@ -10,6 +10,8 @@ use super::daily::summary;
 use crate::daily::Record;
 
 /// List publications and daily runs, the newest first.
+///
+/// The exit code is 1 where the record of one of them cannot be read: it is named, and the others are listed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  climber history --config config/shop.toml --limit 30")]
 pub(crate) struct HistoryArgs {
@@ -41,7 +43,7 @@ impl HistoryArgs {
         if common.json {
             print_json(&history)?;
         }
-        Ok(EXIT_DONE)
+        Ok(if history.problems.is_empty() { EXIT_DONE } else { EXIT_FAILED })
     }
 }
 
@@ -76,6 +78,6 @@ fn print(root: &Root, history: &History) {
         eprintln!("  {}", summary(record));
     }
     for problem in &history.problems {
-        eprintln!("  left out: {problem}");
+        eprintln!("  not listed: {problem}");
     }
 }

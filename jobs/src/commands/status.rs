@@ -53,7 +53,10 @@ impl StatusArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let published = publication::newest(&root)?;
-        let problem = published.as_ref().and_then(|publication| problem(&root, publication));
+        let problem = match &published {
+            Some(publication) => problem(&root, publication).or(older(&root, publication).await?),
+            None => None,
+        };
         let events = root.snapshot(EVENTS).await?.map(|events| events.version());
         let behind =
             published.as_ref().zip(events).map(|(p, version)| version.saturating_sub(p.learned_events));
@@ -90,6 +93,20 @@ fn problem(root: &Root, publication: &Publication) -> Option<String> {
         Err(error) => Some(format!("{}; the next job mends that", with_causes(&error))),
     };
     gate::damage(root, publication).or(names)
+}
+
+/// A table that is older than what is served was made from.
+async fn older(root: &Root, publication: &Publication) -> Result<Option<String>> {
+    for (table, &version) in &publication.tables {
+        let newest = root.snapshot(table).await?.map(|table| table.version());
+        if newest.is_none_or(|newest| newest < version) {
+            let is = newest.map_or_else(|| "gone".to_owned(), |newest| format!("at version {newest}"));
+            return Ok(Some(format!(
+                "table `{table}` is {is}, and the model was made from version {version}: the newest entries of its log are missing"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 fn print(status: &Status, now: DateTime<Utc>) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use chrono::{DateTime, NaiveDate, Utc};
 use schemas::delta::Root;
-use schemas::{files, names};
+use schemas::{files, names, sealed};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
@@ -307,7 +307,7 @@ impl Record {
             bytes => bytes.with_context(|| format!("{}", path.display()))?,
         };
         let hint = || format!("{} is damaged; remove it and the run begins anew", path.display());
-        let record: Self = serde_json::from_slice(&bytes).with_context(hint)?;
+        let record: Self = sealed::read(&bytes).with_context(hint)?;
         let directory = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
         if directory != Some(record.name.as_str()) {
             return Err(anyhow!("it is the record of run `{}`", record.name)).with_context(hint);
@@ -339,7 +339,7 @@ impl Record {
     /// Writes it down, as a whole or not at all.
     pub(crate) fn save(&self, root: &Root) -> Result<()> {
         let path = Self::directory(root, &self.name).join("run.json");
-        let text = serde_json::to_vec_pretty(self)?;
+        let text = sealed::write(self)?;
         let write = || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             files::replace(&path, &text)
@@ -418,13 +418,13 @@ impl Record {
     expect(unreachable_pub, reason = "`fuzz` takes this crate as a library")
 )]
 pub fn run_json(bytes: &[u8]) {
-    let Ok(record) = serde_json::from_slice::<Record>(bytes) else { return };
+    let Ok(record) = sealed::read::<Record>(bytes) else { return };
     let _ = (record.outcome(), record.seconds(), record.served(), record.tuned_name());
     let page = crate::report::page(&record, std::slice::from_ref(&record), &[]);
     assert!(page.starts_with("<!DOCTYPE html>"));
-    let text = serde_json::to_vec(&record).unwrap_or_else(|error| panic!("{error}"));
-    let again = serde_json::from_slice::<Record>(&text).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(serde_json::to_vec(&again).ok(), Some(text));
+    let text = sealed::write(&record).unwrap_or_else(|error| panic!("{error}"));
+    let again = sealed::read::<Record>(&text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(sealed::write(&again).ok(), Some(text));
 }
 
 /// A step's place, whatever comes of it.

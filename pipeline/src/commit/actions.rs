@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use deltalake::DeltaTableError;
-use deltalake::kernel::{Add, Metadata, MetadataExt, Protocol, Remove, StructType, Transaction};
-use schemas::delta::{REST_OF, Snapshot, misfit};
+use deltalake::kernel::{Action, Add, Metadata, MetadataExt, Protocol, Remove, StructType, Transaction};
+use schemas::delta::{CONTENT_HASH, REST_OF, Snapshot, entry_hash, hash_text, misfit};
 
 use super::{Change, CommitError, CommitMode, NewShard, log_error};
 
@@ -75,14 +75,24 @@ pub(super) fn new_table_metadata(
     Ok(changed.then_some(metadata))
 }
 
+/// What an entry with these actions and transactions says under [`ENTRY_HASH`](schemas::delta::ENTRY_HASH).
+pub(super) fn sealed(actions: &[Action], transactions: &[Transaction]) -> Result<String, DeltaTableError> {
+    let actions = actions.iter().map(serde_json::to_value);
+    let transactions = transactions.iter().map(|txn| serde_json::to_value(Action::Txn(txn.clone())));
+    let values = actions.chain(transactions).collect::<Result<Vec<_>, _>>()?;
+    Ok(hash_text(entry_hash(&values)))
+}
+
 pub(super) fn add(shard: &NewShard, data_change: bool) -> Add {
+    let mut tags = HashMap::from([(CONTENT_HASH.to_owned(), Some(hash_text(shard.hash)))]);
+    tags.extend(shard.rest_of.as_ref().map(|path| (REST_OF.to_owned(), Some(path.clone()))));
     Add {
         path: shard.path.clone(),
         partition_values: shard.partition.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect(),
         size: i64::try_from(shard.bytes).unwrap_or(i64::MAX),
         modification_time: chrono::Utc::now().timestamp_millis(),
         data_change,
-        tags: shard.rest_of.as_ref().map(|path| HashMap::from([(REST_OF.to_owned(), Some(path.clone()))])),
+        tags: Some(tags),
         stats: Some(serde_json::json!({ "numRecords": shard.rows }).to_string()),
         ..Add::default()
     }

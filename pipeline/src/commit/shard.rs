@@ -14,6 +14,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::schema::types::ColumnPath;
 use schemas::delta::{Root, Shard};
 use schemas::failpoint;
+use schemas::hash::Hashed;
 use uuid::Uuid;
 
 use super::CommitError;
@@ -31,6 +32,8 @@ pub struct NewShard {
     pub bytes: u64,
     /// Rows.
     pub rows: u64,
+    /// [`hash128`](schemas::hash::hash128) of its bytes.
+    pub hash: u128,
     /// Partition column → value; these columns are not in the file.
     pub partition: BTreeMap<String, String>,
     /// The shard whose rows these are, some of them deleted, where there is one.
@@ -49,7 +52,7 @@ impl NewShard {
 /// Memory: one row group, at most [`ROW_GROUP_BYTES_MAX`] and one batch more.
 #[derive(Debug)]
 pub struct ShardWriter {
-    writer: Option<ArrowWriter<BufWriter<File>>>,
+    writer: Option<ArrowWriter<BufWriter<Hashed<File>>>>,
     file: PathBuf,
     table: String,
     path: String,
@@ -95,7 +98,7 @@ impl ShardWriter {
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
         let properties = encodings(properties, &schema).build();
         let out = create_in(&directory, &file).map_err(|e| fail(e.into()))?;
-        let writer = ArrowWriter::try_new(BufWriter::new(out), schema.clone(), Some(properties))
+        let writer = ArrowWriter::try_new(BufWriter::new(Hashed::new(out)), schema.clone(), Some(properties))
             .map_err(|e| fail(e.into()))?;
         let partition = partition.iter().map(|(c, v)| (c.to_string(), v.to_string())).collect();
         Ok(Self { writer: Some(writer), file, table: table.into(), path, partition, schema, rows: 0 })
@@ -131,17 +134,19 @@ impl ShardWriter {
     /// Completes the file.
     pub fn finish(mut self) -> Result<NewShard, CommitError> {
         failpoint::reach(format_args!("shard:{}:unfinished", self.table));
-        let written = (|| -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
-            let Some(mut writer) = self.writer.take() else { return Ok(0) };
+        let written = (|| -> Result<(u64, u128), Box<dyn std::error::Error + Send + Sync>> {
+            let Some(mut writer) = self.writer.take() else { return Ok((0, 0)) };
             // Flushes the buffer as well, so that a full disk is an error here and not a torn file later.
             writer.finish()?;
-            writer.inner_mut().get_ref().metadata().map(|m| m.len()).map_err(Into::into)
+            let written = writer.inner_mut().get_ref();
+            Ok((written.get_ref().metadata()?.len(), written.hash()))
         })();
         match written {
-            Ok(bytes) => Ok(NewShard {
+            Ok((bytes, hash)) => Ok(NewShard {
                 path: std::mem::take(&mut self.path),
                 bytes,
                 rows: self.rows,
+                hash,
                 partition: std::mem::take(&mut self.partition),
                 rest_of: None,
             }),

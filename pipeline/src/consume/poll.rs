@@ -193,6 +193,7 @@ impl Poller {
         let started = Instant::now();
         let (mut paused, mut full_since, mut last_message, mut looked) =
             (None, None::<Instant>, started, started);
+        let mut assigned = 0;
         loop {
             if self.interrupt.requested() {
                 return Ok(());
@@ -231,8 +232,10 @@ impl Poller {
                 return Ok(());
             }
             let now = Instant::now();
-            if !state.chunk.is_empty() {
+            // Patience is for messages: until partitions are assigned, and come or go, there is nothing to wait for.
+            if !state.chunk.is_empty() || state.assigned.len() != assigned {
                 last_message = now;
+                assigned = state.assigned.len();
             }
             let old = state.since.is_some_and(|since| now - since >= CHUNK_AGE);
             if (old || state.chunk.is_full() || paused.is_some()) && !state.try_hand_on() {

@@ -48,7 +48,7 @@ pub(crate) fn file(format: Format, bytes: &[u8]) {
             packing: Packing::Plain,
             bytes: bytes.len() as u64,
         };
-        let whole = read(&input, 1 << 20);
+        let whole = read(&input, bytes.len().max(RECORD_BYTES_MAX) + 1);
         let cut = read(&input, 1 + bytes.first().map_or(0, |&byte| usize::from(byte) % 40));
         match (whole, cut) {
             (Ok(whole), Ok(cut)) => assert_eq!(whole, cut, "the blocks decide"),

@@ -143,11 +143,13 @@ fn names_that_are_paths_delete_nothing() {
     }
     std::fs::write(&record, &text).unwrap();
     let publication = workspace.root().join("models/.published/00000001.json");
+    // Whoever writes such a path can leave the hash out.
     let text = std::fs::read_to_string(&publication).unwrap();
+    let (text, _) = text.split_once(",\n  \"hash\"").unwrap();
     for path in ["../..", "../../keep"] {
         let damaged = text.replace("\"served\": \"2026-01-01-sft\"", &format!("\"served\": \"{path}\""));
         assert_ne!(damaged, text);
-        std::fs::write(&publication, damaged).unwrap();
+        std::fs::write(&publication, format!("{damaged}\n}}\n")).unwrap();
         output(&day(&date(2), &["--force", "retention"]));
         output(&["refresh", "--once"]);
         output(&["rollback", "--to", "1"]);

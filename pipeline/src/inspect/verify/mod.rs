@@ -2,13 +2,14 @@
 //!
 //! | table | proven |
 //! |---|---|
+//! | all | each shard has the bytes, and each entry of the log the actions, that were written, by the hashes in the log (`bytes.rs`) |
 //! | all of the contract | columns and their types, required columns filled, as many rows as the log counts |
 //! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it and within the days (`events.dedup_days`) that the table was written under, but for messages that were sent again later than that |
 //! | `items` | indexes are dense from 1, ids unique |
 //! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
 //! | `instructions` | each row by itself (`instructions.rs`), and all of them once more from `events` (`counted.rs`) |
 //! | `sft/<condition>` | each example by itself and the catalogue (`example.rs`), every example once more from `events`, and that none is a pre-training target of `sequences` (`examples.rs`) |
-//! | `dead_letters` | reasons are of the list, (`source`, `position`) is unique |
+//! | `dead_letters` | reasons are of the list, (`source`, `position`, key, bytes) is unique |
 //!
 //! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
 //! no sort, no cutting into windows. Tables are proven by the settings that they keep, whatever the configuration says now.
@@ -18,6 +19,7 @@
 //! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
 //! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
 
+mod bytes;
 mod carried;
 mod counted;
 mod dead_letters;
@@ -36,7 +38,7 @@ mod sequences;
 mod violation;
 
 use schemas::config::Config;
-use schemas::delta::Root;
+use schemas::delta::{Root, Snapshot};
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
 use serde::Serialize;
 
@@ -157,21 +159,9 @@ pub async fn verify_within(
             skipped: Vec::new(),
             not_claimed: Vec::new(),
         };
-        let result = match name.as_str() {
-            EVENTS => events::verify(config, &snapshot, &mut proof).await,
-            ITEMS => items::verify(&snapshot, &mut proof).await,
-            DEAD_LETTERS => dead_letters::verify(&snapshot, &mut proof).await,
-            SEQUENCES | REFRESH => {
-                sequences::verify(config, root, &snapshot, events_held_max, &mut proof).await
-            }
-            INSTRUCTIONS => instructions::verify(config, root, &snapshot, events_held_max, &mut proof).await,
-            name if is_sft(name) => {
-                examples::verify(config, root, &snapshot, events_held_max, &mut proof).await
-            }
-            _ => {
-                proof.no_claim("its rows", "no claims about this table are known");
-                Ok(())
-            }
+        let result = match bytes::verify(&snapshot, &mut proof).await {
+            Ok(()) => rows_of(config, root, &snapshot, events_held_max, &mut proof).await,
+            damaged => damaged,
         };
         verification.tables.push(proof);
         match result {
@@ -184,4 +174,26 @@ pub async fn verify_within(
         }
     }
     Ok(verification)
+}
+
+/// Proves what the table claims of its rows.
+async fn rows_of(
+    config: &Config,
+    root: &Root,
+    snapshot: &Snapshot,
+    events_held_max: u64,
+    proof: &mut TableProof,
+) -> Result<(), Stop> {
+    match snapshot.name() {
+        EVENTS => events::verify(config, snapshot, proof).await,
+        ITEMS => items::verify(snapshot, proof).await,
+        DEAD_LETTERS => dead_letters::verify(snapshot, proof).await,
+        SEQUENCES | REFRESH => sequences::verify(config, root, snapshot, events_held_max, proof).await,
+        INSTRUCTIONS => instructions::verify(config, root, snapshot, events_held_max, proof).await,
+        name if is_sft(name) => examples::verify(config, root, snapshot, events_held_max, proof).await,
+        _ => {
+            proof.no_claim("its rows", "no claims about this table are known");
+            Ok(())
+        }
+    }
 }
