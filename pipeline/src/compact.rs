@@ -30,6 +30,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionContext, col};
 use futures::StreamExt as _;
+use schemas::boxed::Boxed;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::ConfigError;
 use schemas::delta::{Root, Shard, Snapshot, TableError};
@@ -102,7 +103,17 @@ pub enum CompactError {
 }
 
 /// Compacts `tables`, or those of [`TABLES`] that are there.
-pub async fn compact(
+pub fn compact<'a>(
+    root: &'a Root,
+    tables: &'a [String],
+    target: MemorySize,
+    resources: Resources,
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<Report, CompactError>> {
+    Box::pin(compact_tables(root, tables, target, resources, interrupt))
+}
+
+async fn compact_tables(
     root: &Root,
     tables: &[String],
     target: MemorySize,

@@ -38,6 +38,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use schemas::boxed::LocalBoxed;
 use schemas::cli::Interrupt;
 use schemas::config::Config;
 use schemas::delta::Root;
@@ -78,7 +79,16 @@ pub struct Options {
 
 /// Reads the configured topic into the tables of `root`, until interrupted; what was read is committed then. Must be called
 /// inside a Tokio runtime with more than one thread.
-pub async fn run(
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: Options,
+    interrupt: &'a Interrupt,
+) -> LocalBoxed<'a, Result<ConsumeReport, ConsumeError>> {
+    Box::pin(consume(config, root, options, interrupt))
+}
+
+async fn consume(
     config: &Config,
     root: &Root,
     options: Options,

@@ -59,6 +59,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use schemas::boxed::LocalBoxed;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, ConfigError, Format};
 use schemas::delta::{Root, Snapshot};
@@ -115,7 +116,16 @@ impl Default for Limits {
 }
 
 /// [`run`] within given limits.
-pub async fn run_within(
+pub fn run_within<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    limits: Limits,
+    interrupt: &'a Interrupt,
+) -> LocalBoxed<'a, Result<IngestReport, IngestError>> {
+    Box::pin(ingest(config, root, limits, interrupt))
+}
+
+async fn ingest(
     config: &Config,
     root: &Root,
     limits: Limits,

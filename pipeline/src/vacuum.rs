@@ -41,6 +41,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use deltalake::DeltaTableError;
 use deltalake::kernel::Action;
 use deltalake::logstore::get_actions;
+use schemas::boxed::Boxed;
 use schemas::clean::clean_log;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{ConfigError, Span};
@@ -122,7 +123,16 @@ pub struct TableReport {
 }
 
 /// Vacuums `tables`, or all of the root.
-pub async fn vacuum(
+pub fn vacuum<'a>(
+    root: &'a Root,
+    tables: &'a [String],
+    settings: Settings,
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<Report, VacuumError>> {
+    Box::pin(clean(root, tables, settings, interrupt))
+}
+
+async fn clean(
     root: &Root,
     tables: &[String],
     settings: Settings,

@@ -25,6 +25,7 @@ use object_store::local::LocalFileSystem;
 use object_store::{GetResultPayload, ObjectStoreExt};
 use url::Url;
 
+use crate::boxed::Boxed;
 use directories::{directories, is_table};
 pub use error::TableError;
 pub use features::misfit;
@@ -162,7 +163,15 @@ impl Root {
         })
     }
 
-    async fn load(&self, table: &str, version: Option<u64>) -> Result<Option<Snapshot>, TableError> {
+    fn load<'a>(
+        &'a self,
+        table: &'a str,
+        version: Option<u64>,
+    ) -> Boxed<'a, Result<Option<Snapshot>, TableError>> {
+        Box::pin(self.open(table, version))
+    }
+
+    async fn open(&self, table: &str, version: Option<u64>) -> Result<Option<Snapshot>, TableError> {
         let path = self.table_path(table);
         if !is_table(&path)? {
             return Ok(None);
@@ -279,7 +288,11 @@ impl Snapshot {
     }
 
     /// The version that writer `application` gave its last commit (a `txn` action), up to this version of the table.
-    pub async fn transaction(&self, application: &str) -> Result<Option<i64>, TableError> {
+    pub fn transaction<'a>(&'a self, application: &'a str) -> Boxed<'a, Result<Option<i64>, TableError>> {
+        Box::pin(self.find_transaction(application))
+    }
+
+    async fn find_transaction(&self, application: &str) -> Result<Option<i64>, TableError> {
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
         let state = self.table.snapshot().map_err(log)?;
         let store = self.table.log_store();
@@ -316,7 +329,11 @@ impl Snapshot {
     }
 
     /// The table as it is now, from what came after this version.
-    pub async fn updated(&self) -> Result<Self, TableError> {
+    pub fn updated(&self) -> Boxed<'_, Result<Self, TableError>> {
+        Box::pin(self.update())
+    }
+
+    async fn update(&self) -> Result<Self, TableError> {
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
         let mut table = self.table.clone();
         table.update_incremental(None).await.map_err(log)?;

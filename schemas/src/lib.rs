@@ -7,6 +7,7 @@
 #[macro_use]
 pub mod shown;
 
+pub mod boxed;
 pub mod clean;
 pub mod cli;
 pub mod condition;

@@ -20,6 +20,7 @@ use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{Expr, col, lit};
 use futures::StreamExt as _;
+use schemas::boxed::Boxed;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, ConfigError};
 use schemas::delta::Root;
@@ -87,7 +88,16 @@ impl Filter {
 }
 
 /// Sends what `request` selects. Records that were not acknowledged are a `problem` of the report.
-pub async fn replay(
+pub fn replay<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    request: &'a Request,
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<Report, ReplayError>> {
+    Box::pin(send_again(config, root, request, interrupt))
+}
+
+async fn send_again(
     config: &Config,
     root: &Root,
     request: &Request,

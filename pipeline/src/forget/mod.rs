@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
+use schemas::boxed::Boxed;
 use schemas::cli::Interrupt;
 use schemas::config::{Config, ConfigError, Forget};
 use schemas::delta::{Root, Snapshot, TableError};
@@ -85,7 +86,16 @@ pub enum ForgetError {
 }
 
 /// Takes `users` out of everything below `root`, and keeps a keyed hash of each.
-pub async fn forget(
+pub fn forget<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    users: &'a [String],
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<Report, ForgetError>> {
+    Box::pin(erase_all(config, root, users, interrupt))
+}
+
+async fn erase_all(
     config: &Config,
     root: &Root,
     users: &[String],
@@ -117,7 +127,15 @@ pub async fn forget(
 
 /// Takes out again what writers that had begun before have still brought of anybody who was forgotten: a build or an evaluation
 /// of older versions, a file that was being read. `None` where nobody ever was.
-pub async fn sweep(
+pub fn sweep<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<Option<Report>, ForgetError>> {
+    Box::pin(sweep_all(config, root, interrupt))
+}
+
+async fn sweep_all(
     config: &Config,
     root: &Root,
     interrupt: &Interrupt,

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
+use schemas::boxed::Boxed;
 use schemas::config::ConfigError;
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{
@@ -176,7 +177,11 @@ pub enum Contents {
 }
 
 /// Looks into one table, or into all of them.
-pub async fn inspect(root: &Root, table: Option<&str>) -> Result<Inspection, InspectError> {
+pub fn inspect<'a>(root: &'a Root, table: Option<&'a str>) -> Boxed<'a, Result<Inspection, InspectError>> {
+    Box::pin(look_into(root, table))
+}
+
+async fn look_into(root: &Root, table: Option<&str>) -> Result<Inspection, InspectError> {
     let names = match table {
         Some(name) => vec![known(root, name)?],
         None => root.tables()?,

@@ -6,6 +6,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
+use schemas::boxed::Boxed;
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEMS, SEQUENCES, properties};
 
@@ -18,7 +19,17 @@ const COLUMNS: [&str; 8] =
 
 /// Events of `user` in `table` (`sequences` where none is named) as the event at position `target` sees them
 /// (the newest where none is given): the `last` newest, or so many around the target.
-pub async fn draw_user(
+pub fn draw_user<'a>(
+    root: &'a Root,
+    table: Option<&'a str>,
+    user: &'a str,
+    last: usize,
+    target: Option<u64>,
+) -> Boxed<'a, Result<Timeline, InspectError>> {
+    Box::pin(draw(root, table, user, last, target))
+}
+
+async fn draw(
     root: &Root,
     table: Option<&str>,
     user: &str,

@@ -42,6 +42,7 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
+use schemas::boxed::Boxed;
 use schemas::cli::Progress;
 use schemas::config::{Config, Span};
 use schemas::delta::{Root, Snapshot};
@@ -71,7 +72,16 @@ pub const CATALOGUE_HASH: &str = "catalogue_hash";
 
 /// Computes `instructions` for the window that ends `at` (with the newest event where no time is given), from the
 /// newest versions of `events` and `items`. Where the table describes them already, nothing is written.
-pub async fn build(
+pub fn build<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    at: Option<DateTime<Utc>>,
+    resources: Resources,
+) -> Boxed<'a, Result<InstructionsReport, InstructionsError>> {
+    Box::pin(build_table(config, root, at, resources))
+}
+
+async fn build_table(
     config: &Config,
     root: &Root,
     at: Option<DateTime<Utc>>,

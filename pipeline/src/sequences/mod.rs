@@ -46,6 +46,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use schemas::boxed::Boxed;
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::properties::{DELTA_TAU_MS, SHARED_EVENT_IDS};
@@ -81,17 +82,30 @@ pub async fn build(config: &Config, root: &Root) -> Result<BuildReport, BuildErr
 }
 
 /// [`build`] within given resources; they change the time, never the rows.
-pub async fn build_with(
-    config: &Config,
-    root: &Root,
+pub fn build_with<'a>(
+    config: &'a Config,
+    root: &'a Root,
     resources: Resources,
-) -> Result<BuildReport, BuildError> {
+) -> Boxed<'a, Result<BuildReport, BuildError>> {
+    Box::pin(build_all(config, root, resources))
+}
+
+async fn build_all(config: &Config, root: &Root, resources: Resources) -> Result<BuildReport, BuildError> {
     run(config, root, None, resources).await
 }
 
 /// Builds `refresh`: the rows of [`build_with`] that own an event committed after version `since` of
 /// `events`, in which only those events are targets.
-pub async fn refresh(
+pub fn refresh<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    since: u64,
+    resources: Resources,
+) -> Boxed<'a, Result<BuildReport, BuildError>> {
+    Box::pin(build_since(config, root, since, resources))
+}
+
+async fn build_since(
     config: &Config,
     root: &Root,
     since: u64,

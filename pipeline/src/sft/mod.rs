@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use schemas::boxed::Boxed;
 use schemas::config::{Config, ConfigError};
 use schemas::delta::{Root, Snapshot};
 use schemas::hash::hash64;
@@ -64,7 +65,16 @@ pub async fn build(config: &Config, root: &Root, conditions: &[String]) -> Resul
 ///
 /// An unknown condition, and a `sequences.sft_share` of 0, are errors of the configuration. No table is written
 /// where some condition has no value that enough items carry.
-pub async fn build_with(
+pub fn build_with<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    conditions: &'a [String],
+    resources: Resources,
+) -> Boxed<'a, Result<SftReport, SftError>> {
+    Box::pin(build_sets(config, root, conditions, resources))
+}
+
+async fn build_sets(
     config: &Config,
     root: &Root,
     conditions: &[String],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::util::display::array_value_to_string;
-use pipeline::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted, commit};
+use pipeline::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 use pipeline::compact::{TARGET, compact};
 use pipeline::inspect::verify::verify;
 use pipeline::scan::Resources;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::shop::{Shop, events, fates};
-use super::{Broker, tables};
+use super::{Broker, Message, tables};
 use crate::programs::{json, stderr};
 
 fn gone(shop: &Shop, from: i64, to: i64) -> Value {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
+use schemas::boxed::Boxed;
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::history::Role;
@@ -59,7 +60,15 @@ impl Health {
 }
 
 /// Examines `models/<name>`.
-pub async fn health(config: &Config, root: &Root, name: &str) -> Result<Health, EvaluateError> {
+pub fn health<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    name: &'a str,
+) -> Boxed<'a, Result<Health, EvaluateError>> {
+    Box::pin(measure_health(config, root, name))
+}
+
+async fn measure_health(config: &Config, root: &Root, name: &str) -> Result<Health, EvaluateError> {
     let backend = device::open(config)?;
     let directory = root.model_path(name);
     let catalogue = Catalogue::load(root, &checkpoint::attributes(&directory)?).await?;

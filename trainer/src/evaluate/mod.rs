@@ -18,6 +18,7 @@ mod tests;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use schemas::boxed::Boxed;
 use schemas::config::{Config, ConfigError, Evaluate, MaskMode};
 use schemas::delta::Root;
 use schemas::history::Role;
@@ -49,7 +50,17 @@ use targets::targets_at;
 /// stores the results beside the model ([`stored`]). No results where there is no such target. No baselines beside
 /// [`Split::Prequential`]: they count events of the table that is asked. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions; and, where
 /// that is asked for, under each user's own instructions.
-pub async fn run(
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    name: &'a str,
+    split: Split,
+    asked: (&'a [String], bool),
+) -> Boxed<'a, Result<Report, EvaluateError>> {
+    Box::pin(evaluate(config, root, name, split, asked))
+}
+
+async fn evaluate(
     config: &Config,
     root: &Root,
     name: &str,

@@ -26,6 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
+use schemas::boxed::Boxed;
 use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Architecture, Config, MaskMode, Paradigm};
 use schemas::delta::Root;
@@ -132,7 +133,16 @@ struct Source<'a> {
 
 /// Exports `models/<name>` to the directory `out`, which must be free, empty or an older export. Computes on the CPU,
 /// whatever the configuration says.
-pub async fn run(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> Result<Report, ExportError> {
+pub fn run<'a>(
+    root: &'a Root,
+    name: &'a str,
+    out: &'a Path,
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<Report, ExportError>> {
+    Box::pin(export(root, name, out, interrupt))
+}
+
+async fn export(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> Result<Report, ExportError> {
     let directory = root.model_path(name);
     let attributes = checkpoint::attributes(&directory)?;
     let catalogue = Catalogue::load(root, &attributes).await?;

@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use candle_core::Tensor;
+use schemas::boxed::Boxed;
 use schemas::cli::Progress;
 use schemas::condition::nearest;
 use schemas::config::{Config, ConfigError};
@@ -120,7 +121,16 @@ fn ids(path: &Path) -> Result<Vec<String>, RetrieveError> {
 }
 
 /// Retrieves as `options` say and writes the rows to `output`, which is then to be finished.
-pub async fn run(
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: Options<'a>,
+    output: &'a mut Output,
+) -> Boxed<'a, Result<Report, RetrieveError>> {
+    Box::pin(retrieve(config, root, options, output))
+}
+
+async fn retrieve(
     config: &Config,
     root: &Root,
     options: Options<'_>,
@@ -168,7 +178,16 @@ pub async fn run(
 }
 
 /// The lists of one user beside each other (Figure 4).
-pub async fn case(
+pub fn case<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: Options<'a>,
+    user: &'a str,
+) -> Boxed<'a, Result<Case, RetrieveError>> {
+    Box::pin(draw_case(config, root, options, user))
+}
+
+async fn draw_case(
     config: &Config,
     root: &Root,
     options: Options<'_>,

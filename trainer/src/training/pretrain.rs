@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemas::boxed::Boxed;
 use schemas::config::{Config, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
@@ -18,7 +19,15 @@ use crate::optimizer::Adam;
 use crate::vocabulary::Vocabulary;
 
 /// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
-pub async fn run(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: Options<'a>,
+) -> Boxed<'a, Result<Outcome, TrainError>> {
+    Box::pin(pretrain(config, root, options))
+}
+
+async fn pretrain(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
     checkpoint::check_name(options.name)?;
     let backend = device::open(config)?;
     let catalogue = Catalogue::load(root, &config.model.attributes).await?;

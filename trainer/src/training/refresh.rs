@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rand::seq::SliceRandom;
+use schemas::boxed::Boxed;
 use schemas::config::{Config, Pretrain};
 use schemas::delta::Root;
 use schemas::history::Role;
@@ -36,7 +37,16 @@ use crate::random;
 
 /// Continues `models/<parent>` into `models/<name>` on the newest `refresh` of `root` and a share of `sequences`, resuming an
 /// unfinished run of the same settings. The architecture and the loss are the parent's, whatever the configuration says.
-pub async fn run(
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    parent: &'a str,
+    options: Options<'a>,
+) -> Boxed<'a, Result<Outcome, TrainError>> {
+    Box::pin(refresh(config, root, parent, options))
+}
+
+async fn refresh(
     config: &Config,
     root: &Root,
     parent: &str,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemas::boxed::Boxed;
 use schemas::config::{Config, ConfigError, Paradigm, Pretrain};
 use schemas::delta::Root;
 use schemas::hash::hash64;
@@ -62,7 +63,16 @@ impl fmt::Display for SftOutcome {
 
 /// Fine-tunes `models/<parent>` into `models/<name>` on the newest tables `sft/<condition>` of `root`, resuming an
 /// unfinished run of the same settings. The architecture is the parent's, whatever the configuration says.
-pub async fn run(
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    parent: &'a str,
+    options: Options<'a>,
+) -> Boxed<'a, Result<SftOutcome, TrainError>> {
+    Box::pin(fine_tune(config, root, parent, options))
+}
+
+async fn fine_tune(
     config: &Config,
     root: &Root,
     parent: &str,

@@ -37,6 +37,7 @@ mod row;
 mod sequences;
 mod violation;
 
+use schemas::boxed::Boxed;
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
@@ -134,7 +135,16 @@ pub async fn verify(config: &Config, root: &Root, table: Option<&str>) -> Result
 }
 
 /// [`verify`] with another bound on the events that are held at a time.
-pub async fn verify_within(
+pub fn verify_within<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    table: Option<&'a str>,
+    events_held_max: u64,
+) -> Boxed<'a, Result<Verification, InspectError>> {
+    Box::pin(verify_all(config, root, table, events_held_max))
+}
+
+async fn verify_all(
     config: &Config,
     root: &Root,
     table: Option<&str>,
