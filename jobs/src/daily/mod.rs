@@ -29,7 +29,7 @@ use trainer::checkpoint;
 pub(crate) use plan::{Plan, Training};
 #[cfg(feature = "fuzzing")]
 pub use record::run_json;
-pub(crate) use record::{Done, Epoch, Failure, Kills, Outcome, Record, Skipped};
+pub(crate) use record::{Done, Epoch, Failure, Kills, Outcome, PAGE, Record, Skipped};
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 pub(crate) use step::Step;
 

@@ -15,6 +15,9 @@ use super::step::Step;
 use crate::gate::{Measured, Metrics, Verdict};
 use crate::retention::Removed;
 
+/// The file of the page of a run, beside its record.
+pub(crate) const PAGE: &str = "report.html";
+
 /// One run of the daily job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -327,7 +330,13 @@ impl Record {
     pub(crate) fn all(root: &Root) -> (Vec<Self>, Vec<String>) {
         let (mut records, mut problems) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(Self::directory(root, "")).into_iter().flatten().flatten() {
-            match Self::read(&entry.path().join("run.json")) {
+            let path = entry.path().join("run.json");
+            match Self::read(&path) {
+                // A run that is over has a page, and a record.
+                Ok(None) if entry.path().join(PAGE).exists() => problems.push(format!(
+                    "{} is gone, and the page of its run is there: run the day again, or remove the directory",
+                    path.display()
+                )),
                 Ok(record) => records.extend(record),
                 Err(error) => problems.push(format!("{error:#}")),
             }

@@ -15,7 +15,8 @@ use trainer::checkpoint;
 use trainer::training::{Options, Status, TrainError, pretrain, refresh, sft};
 
 use super::record::{
-    Compacted, Epoch, Ingested, Instructed, Page, Prequential, Published, SftSets, Tables, Trained, Tuned,
+    Compacted, Epoch, Ingested, Instructed, PAGE, Page, Prequential, Published, SftSets, Tables, Trained,
+    Tuned,
 };
 use super::{
     Daily, Plan, Record, Step, Training, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new,
@@ -300,7 +301,7 @@ impl Daily<'_> {
                 distributions.insert(title.to_owned(), bins.collect());
             }
         }
-        let path = Record::directory(&self.root, &self.record.name).join("report.html");
+        let path = Record::directory(&self.root, &self.record.name).join(PAGE);
         let inside = path.strip_prefix(self.root.path()).unwrap_or(&path);
         Ok(Page { path: inside.display().to_string(), distributions })
     }

@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result};
 use schemas::delta::Root;
 use schemas::files;
 
-use crate::daily::Record;
+use crate::daily::{PAGE, Record};
 
 /// Writes the page of `record`, with what the runs before it say, and gives its path.
 pub(crate) fn write(root: &Root, record: &Record) -> Result<PathBuf> {
     let (mut history, problems) = Record::all(root);
     history.retain(|other| other.name != record.name && other.started_at <= record.started_at);
-    let path = Record::directory(root, &record.name).join("report.html");
+    let path = Record::directory(root, &record.name).join(PAGE);
     let html = page::page(record, &history, &problems);
     files::replace(&path, html.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)

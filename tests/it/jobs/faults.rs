@@ -288,7 +288,11 @@ fn the_record_itself_may_be_torn() {
     std::fs::write(&path, "{\"name\": ").unwrap();
     let text = workspace.fail("climber", &day(&date(1), &[]), 1);
     assert!(text.contains("run.json") && text.contains("remove it"), "{text}");
+    let text = workspace.fail("climber", &["history"], 1);
+    assert!(text.contains("run.json is damaged"), "{text}");
     std::fs::remove_file(&path).unwrap();
+    let text = workspace.fail("climber", &["history"], 1);
+    assert!(text.contains("run.json is gone"), "{text}");
     // What was published is not written over: the new run's models have other names.
     let record = run_day(&workspace, 1);
     assert_eq!(record["publish"]["number"], 2, "{record}");
