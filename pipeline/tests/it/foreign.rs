@@ -451,12 +451,25 @@ async fn what_cannot_be_read_as_the_contract_has_it_names_shard_and_column() {
     {
         let batch = with(column, true);
         write_parquet(&root.table_path(ITEMS).join(&shard), &batch);
+        without_hashes(&root, ITEMS);
         let bytes = std::fs::metadata(root.table_path(ITEMS).join(&shard)).unwrap().len();
         assert!(bytes > 0);
         let error = newest(&root, ITEMS).await.read(&["item_index"]).await.unwrap_err().to_string();
         assert!(error.contains(said) && error.contains("item_index") && error.contains(&shard), "{error}");
         let found = verify(&Config::default(), &root, Some(ITEMS)).await.unwrap();
         assert_eq!(found.violation.unwrap().column.as_deref(), Some("item_index"));
+    }
+}
+
+/// Makes a table's log one of a program that writes no hashes.
+fn without_hashes(root: &Root, table: &str) {
+    for entry in std::fs::read_dir(root.table_path(table).join("_delta_log")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, text.replace("climberPilotHash", "x").replace("climberPilotActions", "y"))
+                .unwrap();
+        }
     }
 }
 

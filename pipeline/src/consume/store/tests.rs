@@ -262,7 +262,9 @@ async fn a_topic_that_is_read_anew_takes_the_place_of_the_other_one() {
 
 /// What `inspect --verify` finds wrong with a table.
 async fn verified(root: &Root, table: &str) -> Option<String> {
-    let found = crate::inspect::verify::verify(&schemas::config::Config::default(), root, Some(table)).await;
+    let mut config = schemas::config::Config::default();
+    config.kafka.topic = TOPIC.into();
+    let found = crate::inspect::verify::verify(&config, root, Some(table)).await;
     found.unwrap().doubt()
 }
 
