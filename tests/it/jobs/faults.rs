@@ -297,6 +297,10 @@ fn the_record_itself_may_be_torn() {
     let record = run_day(&workspace, 1);
     assert_eq!(record["publish"]["number"], 2, "{record}");
     assert_eq!(served(&workspace).0, "2026-01-01.2-sft");
+    workspace.succeed("climber", &["history"]);
+    std::fs::remove_file(workspace.root().join("models/.published/00000001.json")).unwrap();
+    let text = workspace.fail("climber", &["history"], 1);
+    assert!(text.contains("publication 1 is gone"), "{text}");
 }
 
 #[test]
