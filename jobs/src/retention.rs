@@ -106,7 +106,7 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
 }
 
 /// Models of publications and runs that are over which bear no mark of a job: an earlier version of the jobs made them, or a person
-/// has given another model the name since. That cannot be told from outside, so no job deletes them, and somebody has to know.
+/// has given another model the name since. The files do not say which, so no job deletes them; `climber status` names them.
 pub(crate) fn unmarked(config: &Config, root: &Root, runs: &[Record]) -> Result<Vec<String>> {
     let kept = kept(root, config)?;
     let published: BTreeSet<String> = kept.iter().flat_map(names).collect();

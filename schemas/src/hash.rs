@@ -38,7 +38,7 @@ pub struct Hashed<W> {
 }
 
 impl<W> Hashed<W> {
-    /// Of nothing yet.
+    /// A writer to `inner` that has hashed nothing yet.
     pub fn new(inner: W) -> Self {
         Self { inner, hasher: XxHash3_128::new() }
     }

@@ -15,7 +15,7 @@ pub fn directory() -> PathBuf {
     configured().map_or_else(std::env::temp_dir, Path::to_owned)
 }
 
-/// That of the configuration, if it names one.
+/// The scratch directory of the configuration, if it names one.
 pub fn configured() -> Option<&'static Path> {
     DIRECTORY.get().map(PathBuf::as_path)
 }

@@ -44,7 +44,7 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, SealedError> {
     if let Some((contents, hash)) = parts(text) {
         let contents = [contents, b"\n}"].concat();
         if hash_text(hash128(&contents)).as_bytes() != hash {
-            // What is no JSON any more is better told by its place.
+            // A JSON error names the place of the damage.
             serde_json::from_slice::<serde::de::IgnoredAny>(text)?;
             return Err(SealedError::Hash);
         }

@@ -274,8 +274,8 @@ pub mod properties {
     /// Within how many days equal ids are one event: in `events`, the fewest that a writer has looked at. A table that does not
     /// say it looked at each date by itself.
     pub const DEDUP_DAYS: &str = "dedup_days";
-    /// Of the events of [`EVENTS_VERSION`], the ids that stand in the histories of several users within [`DEDUP_DAYS`]: 16 hexadecimal
-    /// digits each, of the date and the hash. A table that does not say it did not look, or found too many.
+    /// Event ids that several users share within [`DEDUP_DAYS`], at [`EVENTS_VERSION`]. Each is 16 hexadecimal digits, of the date
+    /// and the hash. A table without this property did not look, or found too many.
     pub const SHARED_EVENT_IDS: &str = "shared_event_ids";
     /// The settings that [`CONFIG_HASH`] is the hash of: `[sequences]` as TOML; in `instructions`, its own as JSON.
     pub const SETTINGS: &str = "settings";

@@ -212,7 +212,7 @@ fn fresh_targets(log: &[Event], fresh: impl Fn(usize) -> bool, config: &Config) 
     targets
 }
 
-/// What is done after each commit of a log.
+/// The command that follows each commit of a log.
 #[derive(Debug, Clone, Copy)]
 enum After {
     Nothing,
@@ -372,7 +372,7 @@ async fn the_events_of_others_are_not_decoded() {
         append(&root, &of(0..others, 20)).await;
         let config = Config::default();
         build_with(&config, &root, RESOURCES).await.unwrap();
-        // Of three users, at the end of their histories, and of a new one, on the first date.
+        // Three users get an event at the end of their histories, and a new user gets one on the first date.
         let news: Vec<Event> =
             (0..3).map(|user| event(user * 1_000 + 20 * 97, &format!("u{user}"))).collect();
         append(&root, &[&news[..], &[event(1, "new")]].concat()).await;

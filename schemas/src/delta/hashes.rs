@@ -1,4 +1,4 @@
-//! Hashes in a table's log, by which what was damaged is told from what was written.
+//! Hashes in a table's log: damage changes a file, and the hash shows it.
 //!
 //! A shard's tag has the hash of its bytes, and an entry's `commitInfo` the hash of its other actions. Readers do not look at
 //! them; `pipeline inspect --verify` proves both. Shards and entries of other programs have none.
