@@ -226,7 +226,8 @@ fn ids_that_look_alike_and_links_that_lead_out_are_named() {
     let workspace = Workspace::new();
     workspace.write(
         "log.csv",
-        "user,item,time\ncaf\u{e9},i1,1700000000\ncafe\u{301},i1,1700000001\n caf\u{e9} ,i1,1700000002\ncafe,i1,1700000003\n",
+        "user,item,time\ncaf\u{e9},i1,1700000000\ncafe\u{301},i1,1700000001\n caf\u{e9} ,i1,1700000002\ncafe,i1,1700000003\n\
+         caf\u{e9}\u{200b},i1,never\ncafe,i2,never\n",
     );
     run(&workspace, "pipeline", &["ingest"]);
     let outside = tempfile::tempdir().unwrap();
@@ -240,7 +241,7 @@ fn ids_that_look_alike_and_links_that_lead_out_are_named() {
     let args = ["forget", "--user", "caf\u{e9}", "--json"];
     let output = workspace.succeed("pipeline", &args);
     let report = json(&output);
-    assert_eq!(report["look_alikes"], serde_json::json!([" caf\u{e9} ", "cafe\u{301}"]), "{report}");
+    assert_eq!(report["look_alikes"], serde_json::json!([" caf\u{e9} ", "cafe\u{301}", "caf\u{e9}\u{200b}"]), "{report}");
     let text = stderr(&output);
     assert!(text.contains("looks the same") && text.contains("cafe\\u{301}"), "{text}");
     #[cfg(unix)]

@@ -41,7 +41,7 @@ impl Who<'_> {
     /// Whether these bytes are the id of one.
     fn is_one(&self, id: &[u8]) -> bool {
         match self {
-            Self::Users(users, _) => std::str::from_utf8(id).is_ok_and(|id| users.contains(id)),
+            Self::Users(..) => std::str::from_utf8(id).is_ok_and(|id| self.has(id)),
             Self::Forgotten(forgotten) => forgotten.is_one(id),
         }
     }

@@ -3,6 +3,7 @@
 //! `é` is one character or two (NFC and NFD), a blank stands before or after an id or does not, and some characters have no
 //! width at all. The tables keep ids as the log has them, and an id is forgotten just as it is given.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -19,12 +20,12 @@ pub(super) struct LookAlikes {
 
 impl LookAlikes {
     pub(super) fn of<'a>(users: impl Iterator<Item = &'a str>) -> Self {
-        Self { looks: users.map(look).collect(), found: Mutex::default() }
+        Self { looks: users.map(|user| look(user).into_owned()).collect(), found: Mutex::default() }
     }
 
     /// Takes note of a user who is not one of those given.
     pub(super) fn see(&self, user: &str) {
-        if self.looks.contains(&look(user)) {
+        if self.looks.contains(&*look(user)) {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             if found.len() < NAMED_MAX {
                 found.insert(user.to_owned());
@@ -38,14 +39,13 @@ impl LookAlikes {
 }
 
 /// What a reader sees of an id.
-fn look(user: &str) -> String {
-    let seen = |text: &str| text.trim().to_owned();
+fn look(user: &str) -> Cow<'_, str> {
     if user.is_ascii() {
-        return seen(user);
+        return Cow::Borrowed(user.trim());
     }
     let has_width = |c: &char| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}');
     let visible: String = user.chars().filter(has_width).collect();
-    seen(&ComposingNormalizer::new_nfc().normalize(&visible))
+    Cow::Owned(ComposingNormalizer::new_nfc().normalize(&visible).trim().to_owned())
 }
 
 /// An id as it is printed: so that two that look alike do not.
