@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result};
 use schemas::delta::Root;
-use schemas::publication;
+use schemas::publication::{self, PublicationError};
 use trainer::checkpoint::{self, MadeBy};
 use trainer::training::marks;
 
@@ -77,9 +77,13 @@ pub(crate) fn number_of_refresh(name: &str) -> Option<u64> {
     before.rsplit_once("-p")?.1.parse::<u64>().ok()?.checked_add(1)
 }
 
-/// Whether publication `number` serves the model called `name` or continues it, and what has the name now has other weights.
+/// Whether publication `number` serves the model called `name` or continues it, and what has the name now has other weights; also
+/// where it cannot be read.
 pub(crate) fn was_replaced(root: &Root, name: &str, number: Option<u64>) -> Result<bool> {
-    let publication = number.map(|number| publication::at(root, number)).transpose()?.flatten();
+    let publication = match number.map(|number| publication::at(root, number)).transpose() {
+        Err(PublicationError::Damaged { .. }) => return Ok(true),
+        publication => publication?.flatten(),
+    };
     let Some(publication) = publication else { return Ok(false) };
     let models = [(publication.base, publication.base_hash), (publication.served, publication.served_hash)];
     let Some((_, published)) = models.into_iter().find(|(model, _)| model == name) else { return Ok(false) };

@@ -30,7 +30,7 @@ pub(crate) struct Candidate<'a> {
 pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Option<u64>) -> Result<u64> {
     loop {
         let newest = publication::settle(root)?;
-        let daily = newest.as_ref().map(|newest| publication::at(root, newest.daily)).transpose()?.flatten();
+        let daily = newest.as_ref().map(|newest| readable(root, newest.daily)).transpose()?.flatten();
         if let Some(own) = daily.filter(|own| own.run == candidate.run && own.served == candidate.served)
             && own.served_hash == checkpoint::hash(&root.model_path(candidate.served))?
         {
@@ -61,7 +61,7 @@ fn taken_back(root: &Root, newest: Option<&Publication>, candidate: &Candidate<'
     let served_hash = checkpoint::hash(&root.model_path(candidate.served))?;
     let mut parent = newest.parent;
     while let Some(number) = parent.filter(|&number| number > newest.daily) {
-        let Some(before) = publication::at(root, number)? else { break };
+        let Some(before) = readable(root, number)? else { break };
         if before.run == candidate.run
             && before.served == candidate.served
             && before.served_hash == served_hash
@@ -73,15 +73,25 @@ fn taken_back(root: &Root, newest: Option<&Publication>, candidate: &Candidate<'
     Ok(None)
 }
 
-/// The newest publication of a daily job that is in force, but for those of `run` itself.
+/// Publication `number`, where it can be read: one damaged record must not stop the days that follow.
+pub(crate) fn readable(root: &Root, number: u64) -> Result<Option<Publication>, PublicationError> {
+    match publication::at(root, number) {
+        Err(damaged @ PublicationError::Damaged { .. }) => {
+            eprintln!("warning: {}", with_causes(&damaged));
+            Ok(None)
+        }
+        publication => publication,
+    }
+}
+
+/// The newest publication of a daily job that is in force and can be read, but for those of `run` itself.
 pub(crate) fn followed(root: &Root, run: &str) -> Result<Option<Publication>> {
     let mut newest = publication::newest(root)?;
     while let Some(found) = newest {
-        let daily =
-            if found.daily == found.number { Some(found) } else { publication::at(root, found.daily)? };
+        let daily = if found.daily == found.number { Some(found) } else { readable(root, found.daily)? };
         match daily {
             Some(own) if own.kind == Kind::Daily && own.run == run => {
-                newest = own.parent.map_or(Ok(None), |parent| publication::at(root, parent))?;
+                newest = own.parent.map_or(Ok(None), |parent| readable(root, parent))?;
             }
             daily => return Ok(daily),
         }

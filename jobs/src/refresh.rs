@@ -23,7 +23,7 @@ use pipeline::scan::Resources;
 use pipeline::sequences;
 use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, ConfigError};
-use schemas::delta::{Root, Shard};
+use schemas::delta::{Root, Shard, TableError};
 use schemas::failpoint;
 use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, ITEMS, REFRESH};
@@ -243,6 +243,15 @@ fn write_down(path: &Path, refreshed: &Refreshed) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// What came after the parent's events is not known any more.
+fn waits_for_a_day(error: &(dyn std::error::Error + 'static), nothing: Refreshed) -> Refreshed {
+    eprintln!(
+        "{}\nthe next daily job trains from scratch; until then there is no refresh",
+        with_causes(error)
+    );
+    nothing
+}
+
 /// One refresh of one publication.
 struct Attempt<'a> {
     config: Config,
@@ -290,7 +299,12 @@ impl<'a> Attempt<'a> {
         if version <= since {
             return Ok(refreshed);
         }
-        let appended = events.appended_since(since).await?;
+        let appended = match events.appended_since(since).await {
+            Err(error @ (TableError::Expired { .. } | TableError::Future { .. })) => {
+                return Ok(waits_for_a_day(&error, refreshed));
+            }
+            appended => appended?,
+        };
         let new: Vec<&Shard> =
             events.shards().iter().filter(|shard| appended.contains(&shard.path)).collect();
         refreshed.new_events = new.iter().filter_map(|shard| shard.rows).sum();
@@ -304,13 +318,7 @@ impl<'a> Attempt<'a> {
         let resources = Resources::within(config.memory.of_refresh());
         let build = || sequences::refresh(config, &built, since, resources);
         let built = match unless_stopped(self.interrupt, "build-sequences", again_on_conflict(build)).await? {
-            Err(error) if cannot_tell_what_is_new(&error) => {
-                eprintln!(
-                    "{}\nthe next daily job trains from scratch; until then there is no refresh",
-                    with_causes(&error)
-                );
-                return Ok(refreshed);
-            }
+            Err(error) if cannot_tell_what_is_new(&error) => return Ok(waits_for_a_day(&error, refreshed)),
             built => built?,
         };
         let tables = self.tables(version, built.version, built.items_version);

@@ -84,7 +84,14 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     for (name, job) in own.into_iter().filter(|(name, _)| !needed.contains(name)) {
         let number = if job == own::REFRESH {
             let number = own::number_of_refresh(&name);
-            let publication = number.map(|number| publication::at(root, number)).transpose()?.flatten();
+            let publication = match number.map(|number| publication::at(root, number)).transpose() {
+                // Perhaps this one's.
+                Err(damaged @ PublicationError::Damaged { .. }) => {
+                    eprintln!("warning: model `{name}` is not deleted: {}", with_causes(&damaged));
+                    continue;
+                }
+                publication => publication?.flatten(),
+            };
             // One that was never published may be one that is on: the next refresh tidies it up.
             if !publication.is_some_and(|publication| names(&publication).contains(&name)) {
                 continue;
@@ -96,7 +103,7 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
         };
         if own::was_replaced(root, &name, number)? {
             eprintln!(
-                "warning: model `{name}` is not deleted: its weights are not those that were published"
+                "warning: model `{name}` is not deleted: its weights are not those that were published, or that cannot be told"
             );
         } else if own::discard(root, &name)? {
             deleted.push(name);

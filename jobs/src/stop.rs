@@ -2,6 +2,10 @@
 
 use std::future::Future;
 
+use pipeline::compact::CompactError;
+use pipeline::forget::ForgetError;
+use pipeline::ingest::IngestError;
+use pipeline::vacuum::VacuumError;
 use schemas::cli::Interrupt;
 
 /// The job was asked to stop.
@@ -9,6 +13,17 @@ use schemas::cli::Interrupt;
 #[error("stopped during {during}; the same command (without --force) goes on there")]
 pub(crate) struct Stopped {
     pub(crate) during: String,
+}
+
+/// Whether a step ended because the job was asked to stop: some steps stop by themselves, at a place that they choose.
+pub(crate) fn is_stop(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Stopped>()
+            || matches!(cause.downcast_ref(), Some(IngestError::Interrupted))
+            || matches!(cause.downcast_ref(), Some(CompactError::Interrupted { .. }))
+            || matches!(cause.downcast_ref(), Some(ForgetError::Interrupted))
+            || matches!(cause.downcast_ref(), Some(VacuumError::Interrupted { .. }))
+    })
 }
 
 /// `work`, unless a stop is requested before it ends: for work that leaves nothing behind when it is dropped.

@@ -297,13 +297,13 @@ async fn attempt_unsettled(
     let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
     let removes = change.mode != CommitMode::Append;
     let loaded = match known {
-        Some(known) => {
-            known.check_writable(removes)?;
-            None
-        }
-        None => root.snapshot_to_write(change.table, removes).await?,
+        Some(_) => None,
+        None => root.snapshot(change.table).await?,
     };
     let snapshot = known.or(loaded.as_ref());
+    if let Some(snapshot) = snapshot {
+        snapshot.check_writable(removes)?;
+    }
     let is_rewrite = change.mode.replaced().is_some();
     if snapshot.map(Snapshot::version) != change.read_version && !(is_rewrite && snapshot.is_some()) {
         return Err(conflict());

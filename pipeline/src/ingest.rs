@@ -251,6 +251,7 @@ impl<'a> Run<'a> {
             event_sources: &event_sources,
             dedup_days: self.config.events.dedup_days,
             duplicates: std::mem::take(&mut written.duplicates),
+            dropped: &written.dropped,
         };
         let versions = publish.commit_all().await?;
         let duplicates = publish.duplicates;

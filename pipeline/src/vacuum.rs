@@ -269,7 +269,9 @@ async fn needed(root: &Root, table: &str, settings: Settings) -> Result<Option<N
     let within = commits.iter().filter(|commit| commit.at_ms > since_ms);
     needed.removed.extend(within.flat_map(|commit| commit.removed.iter().cloned()));
     if table == EVENTS {
-        let (learned, appended) = appended_since_publications(root, &newest, settings.publications).await?;
+        let first = commits.first().map_or(newest.version(), |commit| commit.version);
+        let publications = settings.publications;
+        let (learned, appended) = appended_since_publications(root, &newest, publications, first).await?;
         needed.oldest = needed.oldest.min(learned.unwrap_or(needed.oldest));
         let removed: HashMap<&str, u64> = commits
             .iter()
@@ -287,16 +289,17 @@ async fn needed(root: &Root, table: &str, settings: Settings) -> Result<Option<N
 }
 
 /// What the oldest publication that is kept has learned, whose base a refresh may continue, and the shards that were appended to
-/// `events` since.
+/// `events` since. `first` is the oldest version whose entry is in the log.
 async fn appended_since_publications(
     root: &Root,
     events: &Snapshot,
     publications: usize,
+    first: u64,
 ) -> Result<(Option<u64>, BTreeSet<String>), VacuumError> {
     let oldest = match publication::kept(root, publications, []) {
         Ok(kept) => kept.iter().map(|kept| kept.learned_events).min(),
-        // What a publication that cannot be read needs is not known.
-        Err(PublicationError::Damaged { .. }) => Some(0),
+        // What a publication that cannot be read needs is not known: everything stays that the log still tells of.
+        Err(PublicationError::Damaged { .. }) => Some(first),
         Err(error) => return Err(error.into()),
     };
     let Some(learned) = oldest else { return Ok((None, BTreeSet::new())) };

@@ -136,7 +136,7 @@ impl Root {
     }
 
     /// [`snapshot`](Self::snapshot) of a table that a run is going to write to: what makes that impossible is said before the run
-    /// has done anything. With `removes`, it takes shards out too.
+    /// has done anything, and that a log seems to be lost. With `removes`, it takes shards out too.
     pub async fn snapshot_to_write(
         &self,
         table: &str,
@@ -145,7 +145,17 @@ impl Root {
         let snapshot = self.snapshot(table).await?;
         match &snapshot {
             Some(found) => found.check_writable(removes).map(|()| snapshot),
-            None => Ok(None),
+            None => {
+                let path = self.table_path(table);
+                if directories::has_shards(&path)? {
+                    eprintln!(
+                        "warning: {} has shards, and its log no entry: either a first commit was cut off, or the log is lost; if it \
+                         is lost, stop and bring it back, since `pipeline vacuum` deletes what no log names",
+                        path.display()
+                    );
+                }
+                Ok(None)
+            }
         }
     }
 

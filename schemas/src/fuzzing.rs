@@ -4,10 +4,14 @@
 //! needs nothing but a stable compiler, and so runs with every test.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 use std::time::Instant;
 
 /// The variable that says how many inputs each parser is given; without it some thousands.
 pub const INPUTS: &str = "CLIMBER_PILOT_INPUTS";
+
+/// Set in the process that a test's inputs have to themselves.
+const ALONE: &str = "CLIMBER_PILOT_INPUTS_ALONE";
 
 const INPUTS_DEFAULT: u64 = 3_000;
 /// An input is no longer, unless its seed is.
@@ -76,12 +80,25 @@ impl Mutator<'_> {
     }
 }
 
-/// Gives `parse` the seeds, and then changed ones, as many as [`INPUTS`] says. An input that makes it panic is printed.
+/// Gives `parse` the seeds, and then changed ones, as many as [`INPUTS`] says. An input that makes it panic is printed. It happens in
+/// a process of its own, which runs just the test that asks for it: other tests grow, too.
 ///
 /// # Panics
 ///
 /// Where `parse` does, and where the process grows.
 pub fn drive(name: &str, seeds: &[&[u8]], tokens: &[&[u8]], mut parse: impl FnMut(&[u8])) {
+    // A test's thread has its name.
+    let test = std::thread::current().name().filter(|&name| name != "main").map(str::to_owned);
+    if let Some(test) = test.filter(|_| std::env::var_os(ALONE).is_none()) {
+        let program =
+            std::env::current_exe().unwrap_or_else(|e| panic!("where this program is, is not known: {e}"));
+        let run = Command::new(program).args(["--exact", &test, "--nocapture"]).env(ALONE, "1").output();
+        let run = run.unwrap_or_else(|e| panic!("{name} cannot be tried in a process of its own: {e}"));
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success() && String::from_utf8_lossy(&run.stdout).contains(" 1 passed"), "{said}");
+        eprintln!("{said}");
+        return;
+    }
     let asked = std::env::var(INPUTS).ok().and_then(|inputs| inputs.parse().ok());
     let inputs: u64 = asked.unwrap_or(INPUTS_DEFAULT);
     let mut mutator = Mutator { state: 0x9e37_79b9_7f4a_7c15 ^ inputs, seeds, tokens, input: Vec::new() };

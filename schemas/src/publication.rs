@@ -122,22 +122,34 @@ pub fn published(root: &Root) -> Result<Option<Publication>, PublicationError> {
     read(&published_path(root))
 }
 
-/// The newest publication.
+/// The newest publication. Where its own file is damaged, `published.json` says the same.
 pub fn newest(root: &Root) -> Result<Option<Publication>, PublicationError> {
-    match newest_number(root)? {
-        Some(number) => at(root, number),
-        None => Ok(None),
+    let published = published(root).ok().flatten();
+    Ok(newest_beside(root, published.as_ref())?.map(|(newest, _)| newest))
+}
+
+/// The newest publication, and whether its own file has to be mended by what `published.json` says.
+fn newest_beside(
+    root: &Root,
+    published: Option<&Publication>,
+) -> Result<Option<(Publication, bool)>, PublicationError> {
+    let Some(number) = newest_number(root, published)? else { return Ok(None) };
+    match (at(root, number), published) {
+        (Err(PublicationError::Damaged { .. }), Some(published)) if published.number == number => {
+            Ok(Some((published.clone(), true)))
+        }
+        (newest, _) => Ok(newest?.map(|newest| (newest, false))),
     }
 }
 
 /// The newest publication's number. `published.json` follows the files, so only what came after it has to be looked for; the
 /// directory, which grows for ever, is listed only where that file is of no use.
-fn newest_number(root: &Root) -> Result<Option<u64>, PublicationError> {
+fn newest_number(root: &Root, published: Option<&Publication>) -> Result<Option<u64>, PublicationError> {
     let there = |number: u64| {
         let path = path(root, number);
         path.try_exists().map_err(|source| PublicationError::Io { path, source })
     };
-    let named = published(root).ok().flatten().map(|publication| publication.number);
+    let named = published.map(|publication| publication.number);
     let Some(mut number) = named.map(|n| there(n).map(|there| there.then_some(n))).transpose()?.flatten()
     else {
         return Ok(numbers(root)?.last().copied());
@@ -159,7 +171,7 @@ pub fn recent(
     limit: usize,
 ) -> Result<(Vec<Publication>, Vec<PublicationError>), PublicationError> {
     let (mut recent, mut damaged) = (Vec::new(), Vec::new());
-    let newest = newest_number(root)?.unwrap_or_default();
+    let newest = newest_number(root, published(root).ok().flatten().as_ref())?.unwrap_or_default();
     for number in (1..=newest).rev().take(limit) {
         match at(root, number) {
             Ok(publication) => recent.extend(publication),
@@ -211,41 +223,44 @@ pub fn kept(
 
 /// Publishes: `publication.number` must be the next one.
 pub fn publish(root: &Root, publication: &Publication) -> Result<(), PublicationError> {
-    let path = path(root, publication.number);
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| PublicationError::Io { path, source }
-    };
     let directory = directory(root);
-    std::fs::create_dir_all(&directory).map_err(io(&directory))?;
-    let next = newest_number(root)?.map_or(1, |last| last + 1);
+    std::fs::create_dir_all(&directory)
+        .map_err(|source| PublicationError::Io { path: directory.clone(), source })?;
+    let next = newest_number(root, published(root).ok().flatten().as_ref())?.map_or(1, |last| last + 1);
     if publication.number < next {
         return Err(PublicationError::Conflict { number: publication.number });
     }
-    match files::create(&path, &text(publication)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(PublicationError::Conflict { number: publication.number });
-        }
-        result => result.map_err(io(&path))?,
-    }
+    enter(root, publication)?;
     failpoint::reach("publish:between");
     settle(root).map(drop)
 }
 
+/// Creates the file of a publication.
+fn enter(root: &Root, publication: &Publication) -> Result<(), PublicationError> {
+    let path = path(root, publication.number);
+    match files::create(&path, &text(publication)) {
+        // A file system that repeats a request whose answer was lost finds this very file.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match at(root, publication.number)? {
+            Some(found) if found == *publication => Ok(()),
+            _ => Err(PublicationError::Conflict { number: publication.number }),
+        },
+        created => created.map_err(|source| PublicationError::Io { path, source }),
+    }
+}
+
 /// Lets `models/published.json` say what the newest publication says, which it does unless a publisher died. Gives the newest.
 pub fn settle(root: &Root) -> Result<Option<Publication>, PublicationError> {
-    let mut newest = self::newest(root)?;
     loop {
-        // A damaged file is replaced as a stale one is.
-        if newest.is_none() || published(root).ok().flatten() == newest {
-            return Ok(newest);
-        }
-        if let Some(newest) = &newest {
-            let path = published_path(root);
-            files::replace(&path, &text(newest)).map_err(|source| PublicationError::Io { path, source })?;
-        }
-        // Somebody may have published between the reading and the writing.
-        newest = self::newest(root)?;
+        let published = published(root).ok().flatten();
+        let Some((newest, mends)) = newest_beside(root, published.as_ref())? else { return Ok(None) };
+        let path = match mends {
+            true => path(root, newest.number),
+            false if published.as_ref() == Some(&newest) => return Ok(Some(newest)),
+            // A damaged file is replaced as a stale one is.
+            false => published_path(root),
+        };
+        files::replace(&path, &text(&newest)).map_err(|source| PublicationError::Io { path, source })?;
+        // Another job may have published between the reading and the writing: look again.
     }
 }
 
@@ -384,6 +399,36 @@ mod tests {
         files::replace(&published_path(&root), &text(&publication(1, "monday"))).unwrap();
         settle(&root).unwrap();
         assert_eq!(published(&root).unwrap().unwrap().number, 2);
+    }
+
+    #[test]
+    fn each_of_the_two_files_mends_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        publish(&root, &publication(1, "monday")).unwrap();
+        publish(&root, &publication(2, "tuesday")).unwrap();
+        std::fs::write(path(&root, 2), "{").unwrap();
+        assert_eq!(newest(&root).unwrap().unwrap().served, "tuesday");
+        settle(&root).unwrap();
+        assert_eq!(at(&root, 2).unwrap().unwrap().served, "tuesday");
+        // With both damaged it is not known what is served.
+        std::fs::write(path(&root, 2), "{").unwrap();
+        std::fs::write(published_path(&root), "{").unwrap();
+        assert!(matches!(settle(&root), Err(PublicationError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_publication_that_is_there_already_is_no_conflict_with_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        publish(&root, &publication(1, "monday")).unwrap();
+        // As a file system that repeats a request whose answer was lost finds it: the file, and nothing that follows it.
+        std::fs::write(path(&root, 2), text(&publication(2, "tuesday"))).unwrap();
+        let again = files::create(&path(&root, 2), b"");
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert!(enter(&root, &publication(2, "tuesday")).is_ok());
+        let other = enter(&root, &publication(2, "also tuesday"));
+        assert!(matches!(other, Err(PublicationError::Conflict { number: 2 })), "{other:?}");
     }
 
     #[test]

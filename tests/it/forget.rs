@@ -241,7 +241,11 @@ fn ids_that_look_alike_and_links_that_lead_out_are_named() {
     let args = ["forget", "--user", "caf\u{e9}", "--json"];
     let output = workspace.succeed("pipeline", &args);
     let report = json(&output);
-    assert_eq!(report["look_alikes"], serde_json::json!([" caf\u{e9} ", "cafe\u{301}", "caf\u{e9}\u{200b}"]), "{report}");
+    assert_eq!(
+        report["look_alikes"],
+        serde_json::json!([" caf\u{e9} ", "cafe\u{301}", "caf\u{e9}\u{200b}"]),
+        "{report}"
+    );
     let text = stderr(&output);
     assert!(text.contains("looks the same") && text.contains("cafe\\u{301}"), "{text}");
     #[cfg(unix)]

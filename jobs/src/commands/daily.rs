@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use chrono::{Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use clap::Args;
 use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
 use schemas::config::{Config, ConfigError, Daily};
@@ -99,13 +99,14 @@ impl DailyArgs {
             }
             let experiment = name != date.to_string() && !self.publish;
             let request = Request { name, date, full: self.full, force: self.force, experiment };
+            let began = Utc::now();
             match daily::run(&config, &request, &interrupt).await {
                 Ok(record) => {
                     eprintln!("\n{}", summary(&record));
                     done.runs.push(record);
                 }
                 Err(error) => {
-                    if self.to.is_none() || !gives_up(&config, &root, date, &interrupt, &error)? {
+                    if self.to.is_none() || !gives_up(&config, &root, (date, began), &interrupt, &error)? {
                         return Err(error);
                     }
                     skip(&root, date, with_causes(error.as_ref()), &mut done)?;
@@ -196,12 +197,12 @@ fn too_often(daily: &Daily, record: &Record) -> Option<String> {
     Some(format!("it was killed {times} times in step {step} (daily.skip_after_kills = {skip_after_kills})"))
 }
 
-/// Whether to leave out a day that has just failed, so that later days can run: a later day is already finished, or the day was
+/// Whether to leave out a day that has just failed, in a run since `began`, so that later days can run: a later day is already finished, or the day was
 /// tried often enough.
 fn gives_up(
     config: &Config,
     root: &Root,
-    date: NaiveDate,
+    (date, began): (NaiveDate, DateTime<Utc>),
     interrupt: &Interrupt,
     error: &anyhow::Error,
 ) -> Result<bool> {
@@ -210,10 +211,8 @@ fn gives_up(
         return Ok(false);
     }
     // What fails before the day's first step is no fault of the day.
-    let Some(record) = Record::load(root, &date.to_string())?.filter(|record| record.failure.is_some())
-    else {
-        return Ok(false);
-    };
+    let failed = |record: &Record| record.failure.as_ref().is_some_and(|failure| failure.at >= began);
+    let Some(record) = Record::load(root, &date.to_string())?.filter(failed) else { return Ok(false) };
     let most = config.daily.skip_after_tries;
     if later_is_finished(root, date) || (most > 0 && record.tries >= most) {
         return Ok(true);

@@ -22,7 +22,7 @@ use schemas::cli::{Interrupt, with_causes};
 use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::failpoint;
-use schemas::publication;
+use schemas::publication::{self, PublicationError};
 use schemas::tables::EVENTS;
 use trainer::checkpoint;
 
@@ -34,7 +34,7 @@ pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_
 pub(crate) use step::Step;
 
 use crate::lock::Lock;
-use crate::stop::Stopped;
+use crate::stop::is_stop;
 use crate::{own, report, retention};
 use recovery::damaged;
 use work::stopped;
@@ -155,7 +155,14 @@ pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Recor
 /// Raises the run's generation until the names of its models are free: no other model or training has them, and none that was
 /// published. What is served is never written over.
 fn own_names(root: &Root, config: &Config, record: &mut Record) -> Result<()> {
-    let kept = retention::kept(root, config)?;
+    let kept = match retention::kept(root, config) {
+        // What the run itself has published stands in its record, and the weights of others are still there.
+        Err(damaged @ PublicationError::Damaged { .. }) => {
+            eprintln!("warning: {}", with_causes(&damaged));
+            Vec::new()
+        }
+        kept => kept?,
+    };
     let taken = |record: &Record, name: &str| {
         record.published.contains(name)
             || kept.iter().any(|p| p.base == name || p.served == name)
@@ -206,7 +213,7 @@ impl Daily<'_> {
 
     /// Writes down why the run stopped, and tells it on the page. The error itself goes on to the caller, so nothing here may hide it.
     fn failed(&mut self, step: Step, error: &anyhow::Error) {
-        let stopped = error.is::<Stopped>();
+        let stopped = is_stop(error);
         self.record.begun = false;
         self.record.tries += u32::from(!stopped);
         let (error_text, at) = (with_causes(error.as_ref()), Utc::now());

@@ -63,7 +63,9 @@ impl Plan {
             follows: followed.as_ref().map(|publication| publication.number),
             full: (date, events),
         };
-        let Some(publication) = &followed else { return Ok(full_for("nothing was published before".into())) };
+        let Some(publication) = &followed else {
+            return Ok(full_for("nothing was published before that can be read".into()));
+        };
         if record.full {
             return Ok(full_for("--full asks for it".into()));
         }

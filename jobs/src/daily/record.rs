@@ -329,7 +329,19 @@ impl Record {
     /// All runs, by date and beginning. What cannot be read is left out, with its problem.
     pub(crate) fn all(root: &Root) -> (Vec<Self>, Vec<String>) {
         let (mut records, mut problems) = (Vec::new(), Vec::new());
-        for entry in std::fs::read_dir(Self::directory(root, "")).into_iter().flatten().flatten() {
+        let directory = Self::directory(root, "");
+        let mut unlisted =
+            |error| problems.push(format!("{} cannot be listed: {error}", directory.display()));
+        let mut entries = Vec::new();
+        match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => unlisted(error),
+            Ok(found) => found.for_each(|entry| match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => unlisted(error),
+            }),
+        }
+        for entry in entries {
             let path = entry.path().join("run.json");
             match Self::read(&path) {
                 // A run that is over has a page, and a record.

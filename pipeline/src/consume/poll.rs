@@ -102,6 +102,8 @@ impl Poller {
                 chunk: Chunk::default(),
                 since: None,
                 assigned: BTreeSet::new(),
+                topic: None,
+                asked: None,
                 left: BTreeMap::new(),
                 gone: Vec::new(),
                 error: None,
@@ -123,6 +125,7 @@ impl Poller {
         let kafka = |source| ConsumeError::Kafka { topic: poller.kafka.topic.clone(), source };
         consumer.subscribe(&[&poller.kafka.topic]).map_err(kafka)?;
         let result = poller.poll(&consumer);
+        consumer.context().is_another_topic(&consumer);
         let mut state = consumer.context().state();
         let drained = result.is_ok() && state.flush();
         // What the callbacks of leaving the group find is nothing.
@@ -237,6 +240,9 @@ impl Poller {
                 last_message = now;
                 assigned = state.assigned.len();
             }
+            drop(state);
+            context.follow_topic(consumer)?;
+            let mut state = context.state();
             let old = state.since.is_some_and(|since| now - since >= CHUNK_AGE);
             if (old || state.chunk.is_full() || paused.is_some()) && !state.try_hand_on() {
                 let since = *full_since.get_or_insert_with(Instant::now);

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -78,7 +79,7 @@ pub(super) async fn from_table(
         let owned = if table == DEAD_LETTERS {
             Owned::DeadLetters {
                 user_field: config.events.columns.user_id.clone(),
-                columns: Mutex::default(),
+                headers: Mutex::default(),
             }
         } else if schema.field_with_name("user_id").is_ok() {
             Owned::ByColumn
@@ -121,11 +122,7 @@ enum Owned {
     /// Those with the user in `user_id`.
     ByColumn,
     /// Rejected records: known by their key, or by what the record says ([`names`]).
-    DeadLetters {
-        user_field: String,
-        /// Where the lines of each source name the user.
-        columns: Mutex<HashMap<String, UserColumn>>,
-    },
+    DeadLetters { user_field: String, headers: Mutex<HashMap<String, Header>> },
 }
 
 struct Run<'a> {
@@ -165,7 +162,7 @@ impl Run<'_> {
     async fn is_in(&self, shard: &Shard) -> Result<bool, ForgetError> {
         let columns: &[&str] = match self.owned {
             Owned::ByColumn => &["user_id"],
-            Owned::DeadLetters { .. } => &["source", "key", "value"],
+            Owned::DeadLetters { .. } => &["source", "key", "value", "rejected_at"],
         };
         for batch in self.snapshot.read_shard(shard, columns).await? {
             if self.owners(&batch)?.true_count() > 0 {
@@ -180,21 +177,24 @@ impl Run<'_> {
         let rows = |source| ForgetError::Rows { table: self.snapshot.name().into(), source };
         match &self.owned {
             Owned::ByColumn => of_users(batch, self.who).map_err(rows),
-            Owned::DeadLetters { user_field, columns } => {
+            Owned::DeadLetters { user_field, headers } => {
                 let sources = batch.column_by_name("source").and_then(|column| column.as_string_opt::<i32>());
                 let binary =
                     |name| batch.column_by_name(name).and_then(|column| column.as_binary_opt::<i32>());
                 let (keys, values) = (binary("key"), binary("value"));
-                let mut columns = columns.lock().unwrap_or_else(PoisonError::into_inner);
+                let times = batch.column_by_name("rejected_at");
+                let times = times.and_then(|column| column.as_primitive_opt::<TimestampMillisecondType>());
+                let mut headers = headers.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut row = |row: usize| {
                     let of = |column: Option<&'_ BinaryArray>| {
                         column.filter(|column| column.is_valid(row)).map(|column| column.value(row).to_vec())
                     };
                     let source = sources.map_or("", |sources| sources.value(row));
-                    let column = match columns.get(source) {
-                        Some(&column) => column,
-                        None => *columns.entry(source.into()).or_insert(user_column(source, user_field)),
+                    let header = match headers.get(source) {
+                        Some(&header) => header,
+                        None => *headers.entry(source.into()).or_insert(Header::of(source, user_field)),
                     };
+                    let column = header.user_column(times.map(|times| times.value(row)));
                     let (key, value) = (of(keys), of(values).unwrap_or_default());
                     Some(names(user_field, column, key.as_deref(), &value, |id| self.who.is_one(id)))
                 };
@@ -260,24 +260,54 @@ fn typed(batch: &RecordBatch, schema: &Schema) -> Result<RecordBatch, ArrowError
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-/// Where a source's lines name the user, if it is a CSV file that is still there; its first line says so.
-fn user_column(source: &str, user_field: &str) -> UserColumn {
-    const HEADER_BYTES_MAX: u64 = 1 << 20;
-    let path = Path::new(source);
-    let is_csv = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) && path.is_file();
-    let mut line = Vec::new();
-    let read = is_csv.then(|| {
-        let mut file = BufReader::new(File::open(path).ok()?.take(HEADER_BYTES_MAX));
-        file.read_until(b'\n', &mut line).ok()
-    });
-    if read.flatten().is_none_or(|bytes| bytes == 0) {
-        return UserColumn::Unknown;
+/// What the first line of a source says, as the file is now.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    column: UserColumn,
+    modified_ms: i64,
+}
+
+impl Header {
+    /// That of a CSV file, packed or not, if it is still there.
+    fn of(source: &str, user_field: &str) -> Self {
+        let known = || {
+            let line = first_line(Path::new(source)).ok()?;
+            let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
+            let fields = cells(line.strip_suffix(b"\n").unwrap_or(line));
+            let column = fields.iter().position(|name| **name == *user_field.as_bytes())?;
+            let modified = std::fs::metadata(source).and_then(|file| file.modified()).ok()?;
+            let modified_ms = modified.duration_since(UNIX_EPOCH).ok()?.as_millis().try_into().ok()?;
+            Some(Self { column: UserColumn::At { column, of: fields.len() }, modified_ms })
+        };
+        known().unwrap_or(Self { column: UserColumn::Unknown, modified_ms: i64::MAX })
     }
-    let header = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
-    let header = header.strip_suffix(b"\n").unwrap_or(header);
-    let fields = cells(header);
-    let at = fields.iter().position(|name| **name == *user_field.as_bytes());
-    at.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: fields.len() })
+
+    /// Where a line that was rejected at `rejected_ms` names the user. A file that was changed since may have been another one.
+    fn user_column(self, rejected_ms: Option<i64>) -> UserColumn {
+        let is_newer = rejected_ms.is_none_or(|rejected_ms| self.modified_ms > rejected_ms);
+        if is_newer { UserColumn::Unknown } else { self.column }
+    }
+}
+
+/// The first line of a CSV file; an error for another one.
+fn first_line(path: &Path) -> io::Result<Vec<u8>> {
+    const HEADER_BYTES_MAX: u64 = 1 << 20;
+    let ends_in =
+        |path: &Path, ending: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending));
+    let is_packed = ["gz", "zst"].into_iter().any(|ending| ends_in(path, ending));
+    let name = if is_packed { path.with_extension("") } else { path.into() };
+    if !ends_in(&name, "csv") || !path.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let file = File::open(path)?;
+    let unpacked: Box<dyn io::Read> = match () {
+        () if ends_in(path, "gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        () if ends_in(path, "zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
+        () => Box::new(file),
+    };
+    let mut line = Vec::new();
+    BufReader::new(unpacked.take(HEADER_BYTES_MAX)).read_until(b'\n', &mut line)?;
+    Ok(line)
 }
 
 /// `part-00003` of `event_date=…/part-00003-<uuid>.parquet`.

@@ -68,11 +68,20 @@ struct Stands {
     staged: Vec<(Place, i32)>,
 }
 
+/// A staged event whose id stands on several dates.
+struct Decided {
+    date: i32,
+    accepted: bool,
+}
+
 /// By id that stands on several dates: the places of its staged events there, and whether they are accepted.
 #[derive(Default)]
 pub(super) struct Across {
-    decided: KeyMap<u128, HashMap<Place, bool>>,
+    decided: KeyMap<u128, HashMap<Place, Decided>>,
 }
+
+/// By id, the dates of staged events that are no events because of one of the same id on another date.
+pub(super) type Dropped = KeyMap<u128, BTreeSet<i32>>;
 
 impl Across {
     /// Looks for them among the staged events and those of `stored`, by date.
@@ -126,13 +135,23 @@ impl Across {
 
     /// Whether a staged event is stored, if that is decided here.
     pub(super) fn decides(&self, key: u128, place: Place) -> Option<bool> {
-        if self.decided.is_empty() { None } else { self.decided.get(&key)?.get(&place).copied() }
+        if self.decided.is_empty() {
+            return None;
+        }
+        self.decided.get(&key)?.get(&place).map(|decided| decided.accepted)
+    }
+
+    pub(super) fn into_dropped(self) -> Dropped {
+        let dropped = |events: HashMap<Place, Decided>| -> BTreeSet<i32> {
+            events.into_values().filter(|event| !event.accepted).map(|event| event.date).collect()
+        };
+        self.decided.into_iter().map(|(key, events)| (key, dropped(events))).collect()
     }
 }
 
 impl Stands {
     /// Whether the event at each place is stored: those that are have no other one within the days.
-    fn decided(mut self, days: u32) -> HashMap<Place, bool> {
+    fn decided(mut self, days: u32) -> HashMap<Place, Decided> {
         self.staged.sort_unstable();
         let (mut dates, mut decided) = (self.stored, HashMap::new());
         for (place, date) in self.staged {
@@ -140,7 +159,7 @@ impl Stands {
             if accepted {
                 dates.insert(date);
             }
-            decided.insert(place, accepted);
+            decided.insert(place, Decided { date, accepted });
         }
         decided
     }
@@ -200,7 +219,7 @@ mod tests {
             };
             let decided = stands.decided(days).into_iter();
             let mut places: Vec<i64> =
-                decided.filter(|(_, accepted)| *accepted).map(|((_, at), _)| at).collect();
+                decided.filter(|(_, decided)| decided.accepted).map(|((_, at), _)| at).collect();
             places.sort_unstable();
             places
         };

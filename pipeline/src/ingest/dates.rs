@@ -31,7 +31,7 @@ use schemas::delta::{Root, Shard, Snapshot, TableError, shard_batches};
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 
-use super::across::Across;
+use super::across::{Across, Dropped};
 use super::error::{IngestError, build};
 use super::stage::Staged;
 use crate::commit::{NewShard, ShardWriter, Uncommitted};
@@ -66,6 +66,8 @@ pub(super) struct Written {
     pub(super) duplicates: Vec<u64>,
     /// Items of the new events → file and position of the first.
     pub(super) items: KeyMap<String, Place>,
+    /// Events that an event of another date stands for.
+    pub(super) dropped: Dropped,
 }
 
 /// File and position.
@@ -73,7 +75,12 @@ pub(super) type Place = (u32, i64);
 
 impl Written {
     pub(super) fn new(root: &Root) -> Self {
-        Self { shards: Uncommitted::new(root, EVENTS), duplicates: Vec::new(), items: KeyMap::default() }
+        Self {
+            shards: Uncommitted::new(root, EVENTS),
+            duplicates: Vec::new(),
+            items: KeyMap::default(),
+            dropped: Dropped::default(),
+        }
     }
 
     /// The items in the order of their first events.
@@ -141,6 +148,7 @@ impl Dates<'_> {
         let result = results.into_inner().unwrap_or_else(PoisonError::into_inner).1;
         written.items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
         written.shards.sort();
+        written.dropped = across.into_dropped();
         result
     }
 

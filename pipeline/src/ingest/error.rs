@@ -159,6 +159,12 @@ pub enum IngestError {
         "somebody was forgotten while this run read its files; no event of this run was stored; run the command again"
     )]
     ForgottenMeanwhile,
+    /// Another writer has stored an id on a date that changes which events of this id are stored on others.
+    #[error(
+        "another writer has stored events meanwhile which change what is a duplicate across dates; no event of this run was \
+         stored; run the command again"
+    )]
+    DecidedOtherwise,
     /// Ctrl-C.
     #[error("stopped on request; no table was changed")]
     Interrupted,

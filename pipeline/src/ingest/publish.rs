@@ -25,6 +25,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS};
 
+use super::across::Dropped;
 use super::catalogue::Touched;
 use super::error::IngestError;
 use super::items::Items;
@@ -76,6 +77,8 @@ pub(super) struct Publish<'a> {
     pub(super) dedup_days: u32,
     /// File → how many of its events are duplicates.
     pub(super) duplicates: Vec<u64>,
+    /// Events that an event of another date stands for.
+    pub(super) dropped: &'a Dropped,
 }
 
 fn version(snapshot: Option<&Snapshot>) -> Option<u64> {
@@ -243,7 +246,8 @@ impl Publish<'_> {
         }
         let files: HashMap<&str, usize> =
             self.event_sources.iter().enumerate().map(|(n, source)| (source.as_str(), n)).collect();
-        let (duplicates, days) = (&mut self.duplicates, self.dedup_days);
+        let (duplicates, days, dropped) = (&mut self.duplicates, self.dedup_days, self.dropped);
+        let mut stand_alone = false;
         let near = |date: i32| stored.range(dates_around(date, days)).map(|(_, ids)| ids);
         let mut at = 0;
         while let Some(shard) = self.pending.events.shards().get(at) {
@@ -259,8 +263,13 @@ impl Publish<'_> {
                 let new = ids.iter().zip(sources).map(|(id, source)| {
                     let key = id.map(id_key);
                     let is_new = key.is_none_or(|key| !near(date).any(|ids| ids.contains(&key)));
-                    if !is_new && let Some(&file) = source.and_then(|source| files.get(source)) {
-                        duplicates[file] += 1;
+                    if let Some(key) = key.filter(|_| !is_new) {
+                        if let Some(&file) = source.and_then(|source| files.get(source)) {
+                            duplicates[file] += 1;
+                        }
+                        // What it stood for may be further than the days from what is stored instead.
+                        let stands = |date: &i32| near(*date).any(|ids| ids.contains(&key));
+                        stand_alone |= dropped.get(&key).is_some_and(|dates| !dates.iter().all(stands));
                     }
                     is_new
                 });
@@ -274,6 +283,9 @@ impl Publish<'_> {
                 at,
                 is_new,
             )?);
+        }
+        if stand_alone {
+            return Err(IngestError::DecidedOtherwise);
         }
         self.before.events = now;
         Ok(())

@@ -21,6 +21,29 @@ pub(super) fn directories(path: &Path) -> Result<Vec<(String, PathBuf)>, TableEr
     Ok(found)
 }
 
+/// Whether shards lie in a table's directory or in its partitions.
+pub(super) fn has_shards(path: &Path) -> Result<bool, TableError> {
+    let mut within = vec![path.to_owned()];
+    while let Some(directory) = within.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(|source| TableError::Directory { path: directory.clone(), source })?,
+        };
+        for entry in entries {
+            let entry =
+                entry.map_err(|source| TableError::Directory { path: directory.clone(), source })?.path();
+            if entry.extension().is_some_and(|extension| extension == "parquet") {
+                return Ok(true);
+            }
+            if !entry.ends_with("_delta_log") && is_directory(&entry)? {
+                within.push(entry);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a table's log lies there, which may be empty.
 pub(super) fn is_table(path: &Path) -> Result<bool, TableError> {
     is_directory(&path.join("_delta_log"))
 }

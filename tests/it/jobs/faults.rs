@@ -304,6 +304,35 @@ fn the_record_itself_may_be_torn() {
 }
 
 #[test]
+fn a_damaged_publication_stops_no_day() {
+    let workspace = service(5);
+    run_day(&workspace, 1);
+    run_day(&workspace, 2);
+    let file = |number: u32| workspace.root().join(format!("models/.published/{number:08}.json"));
+    let damage = |number: u32| {
+        let whole = std::fs::read(file(number)).unwrap();
+        std::fs::write(file(number), &whole[..whole.len() / 2]).unwrap();
+        whole
+    };
+    // What the newest was stands in published.json too.
+    let whole = damage(2);
+    run_day(&workspace, 3);
+    assert!(std::fs::read(file(2)).unwrap() == whole);
+    // Of an old one it is not known which models it needs: none is deleted, and all else goes on.
+    damage(1);
+    let output = workspace.succeed("climber", &["daily", "--date", &date(4)]);
+    assert!(stderr(&output).contains("00000001.json is damaged"), "{}", stderr(&output));
+    assert_eq!(published(&workspace)["served"], "2026-01-04-sft");
+    assert!(workspace.fail("climber", &["history"], 1).contains("00000001.json"));
+    // Where the last one goes back to a daily publication that is gone, a model is trained from scratch.
+    let rolled_back = json(&workspace.succeed("climber", &["rollback", "--json"]));
+    damage(rolled_back["daily"].as_u64().unwrap() as u32);
+    let last = run_day(&workspace, 5);
+    assert_eq!(last["plan"]["training"]["kind"], "full", "{last}");
+    assert_eq!(published(&workspace)["served"], "2026-01-05-sft");
+}
+
+#[test]
 fn a_run_that_another_day_has_overtaken_goes_on_from_there() {
     let workspace = service(3);
     run_day(&workspace, 1);

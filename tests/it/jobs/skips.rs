@@ -135,20 +135,24 @@ fn kills_from_outside_leave_no_sound_day_out() {
 fn a_stop_that_was_asked_for_is_no_try() {
     let workspace = service(2);
     run_day(&workspace, 1);
-    let go_on = workspace.path("go-on");
-    let mut command = workspace.command("climber", &["daily", "--date", "2026-01-02"]);
-    command.env(schemas::failpoint::PAUSE_AT, "step:sequences").env(schemas::failpoint::RESUME, &go_on);
-    let mut child = super::faults::wait_for_pause(command, "step:sequences");
-    let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    std::fs::write(&go_on, "").unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    let record = std::fs::read(workspace.root().join("jobs/daily/2026-01-02/run.json")).unwrap();
-    let record: Value = serde_json::from_slice(&record).unwrap();
-    assert_eq!((&record["tries"], &record["failure"]["stopped"]), (&0.into(), &true.into()), "{record}");
-    assert_eq!((&record["begun"], &record["kills"]), (&false.into(), &Value::Null), "{record}");
-    assert!(page(&workspace, "2026-01-02").contains("stopped in step"));
+    // Ingest and retention stop where they choose, others are dropped.
+    workspace.succeed("pipeline", &["forget", "--user", "u7"]);
+    for point in ["step:ingest", "step:sequences", "step:retention"] {
+        let go_on = workspace.path(&format!("go-on-{}", point.replace(':', "-")));
+        let mut command = workspace.command("climber", &["daily", "--date", "2026-01-02"]);
+        command.env(schemas::failpoint::PAUSE_AT, point).env(schemas::failpoint::RESUME, &go_on);
+        let mut child = super::faults::wait_for_pause(command, point);
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::fs::write(&go_on, "").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{point}");
+        let record = std::fs::read(workspace.root().join("jobs/daily/2026-01-02/run.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        assert_eq!((&record["tries"], &record["failure"]["stopped"]), (&0.into(), &true.into()), "{record}");
+        assert_eq!((&record["begun"], &record["kills"]), (&false.into(), &Value::Null), "{record}");
+        assert!(page(&workspace, "2026-01-02").contains("stopped in step"), "{point}");
+    }
     run_day(&workspace, 2);
 }
 

@@ -46,6 +46,19 @@ impl Consumer {
         }
     }
 
+    /// What it said, once it has ended with an error.
+    pub(crate) fn wait_for_failure(&mut self) -> String {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(1), "{}", self.said());
+                return self.said();
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "a consumer does not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

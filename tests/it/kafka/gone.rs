@@ -104,6 +104,38 @@ fn a_topic_that_was_made_anew_and_is_longer_is_refused_or_read_from_its_beginnin
     assert_eq!(fates(&shop.consume_once(&anew)), [0, 0, 0, 0]);
 }
 
+/// The client sees nothing of it: it goes on at the old offset of the new topic.
+#[test]
+fn a_topic_that_is_made_anew_while_a_consumer_is_suspended_is_refused_or_read_from_its_beginning() {
+    let Some(broker) = Broker::shared() else { return };
+    for (setting, name) in [(None, "suspended"), (Some("kafka.recreated=from-start"), "suspended-anew")] {
+        let shop = Shop::new(broker, name, 1);
+        shop.send(&events(0, 0..100));
+        let set: Vec<&str> = setting.iter().flat_map(|setting| ["--set", setting]).collect();
+        let mut consumer = shop.start(&set);
+        let has = |count: usize| (tables::events(&shop.workspace.root()).len() == count).then_some(());
+        consumer.wait_for("the first events", |_| has(100));
+        consumer.signal("STOP");
+        std::thread::sleep(Duration::from_millis(1_500));
+        broker.recreate_topic(&shop.topic, 1);
+        shop.send(&events(0, 1_000..1_500));
+        consumer.signal("CONT");
+        match setting {
+            None => {
+                let said = consumer.wait_for_failure();
+                assert!(said.contains("kafka.recreated") && said.contains("up to offset 100"), "{said}");
+                assert_eq!(tables::events(&shop.workspace.root()).len(), 100);
+            }
+            Some(_) => {
+                consumer.wait_for("the new topic", |_| has(600));
+                assert_eq!(fates(&consumer.stop()), [600, 600, 0, 0]);
+                assert_eq!(stored_of(&shop, "#1"), (0..500).collect::<Vec<_>>());
+            }
+        }
+        assert_eq!(stored(&shop), (0..100).collect::<Vec<_>>());
+    }
+}
+
 /// Bad bytes at the offset at which the other topic had the same bad bytes are another record.
 #[test]
 fn dead_letters_of_a_topic_that_was_made_anew_are_its_own() {

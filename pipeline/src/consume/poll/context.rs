@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -26,6 +26,10 @@ use super::{ASK, Poller, millis};
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 /// Between two questions which topic it is.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// What was read is handed on at most so long after the brokers have said that it is still the same topic.
+const TOPIC_KNOWN_FOR: Duration = Duration::from_secs(2);
+/// How long they may take to say so.
+const TOPIC_ASK: Duration = Duration::from_secs(2);
 /// How long what was read of revoked partitions, or at the end, may take to be committed.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -36,6 +40,10 @@ pub(super) struct State {
     pub(super) chunk: Chunk,
     pub(super) since: Option<Instant>,
     pub(super) assigned: BTreeSet<i32>,
+    /// The topic that the assigned partitions are of.
+    pub(super) topic: Option<TopicIdentity>,
+    /// When the brokers last said so, by the clock of the day, which goes on while the machine sleeps.
+    pub(super) asked: Option<SystemTime>,
     /// With `--once`: the partitions that were not read to the end that they had at the start, and where that is. Those of
     /// other members of the group count too: one of them may be dead and not yet missed.
     pub(super) left: BTreeMap<i32, i64>,
@@ -73,6 +81,12 @@ impl State {
             self.said.insert(reason.to_owned(), Instant::now());
         }
         is_new
+    }
+
+    /// Whether the brokers have to be asked before anything is handed on.
+    fn is_topic_due(&self) -> bool {
+        let known_for = self.asked.and_then(|asked| asked.elapsed().ok());
+        !self.chunk.is_empty() && known_for.is_none_or(|known_for| known_for >= TOPIC_KNOWN_FOR)
     }
 
     fn send(&mut self, input: Input) {
@@ -256,6 +270,7 @@ impl Context {
         // Lags are known from here on, also if nothing comes.
         poller.metrics.began(partition, read, high);
         state.assigned.insert(partition);
+        (state.topic, state.asked) = (topic.clone(), Some(SystemTime::now()));
         state.read_to(partition, read);
         state.send(Input::Begin { partition, stored, read, topic, anew });
         tracing::info!(partition, from = read, "reading begins");
@@ -274,6 +289,44 @@ impl Context {
                 }
             }
         }
+    }
+
+    /// Whether another topic has taken the place of the one whose messages were read; what was read of it is dropped then.
+    ///
+    /// A client that is suspended or cut off while a topic is deleted and made anew reads the new one on at the old offset,
+    /// without an error.
+    pub(super) fn is_another_topic(&self, consumer: &BaseConsumer<Self>) -> bool {
+        let before = {
+            let state = self.state();
+            state.topic.clone().filter(|_| state.is_topic_due())
+        };
+        let Some(before) = before else { return false };
+        let Some(now) = identity::ask(consumer.client().native_ptr(), &self.topic, TOPIC_ASK) else {
+            return false;
+        };
+        let mut state = self.state();
+        let is_another = !now.is(&before);
+        state.asked = (!is_another).then(SystemTime::now);
+        if is_another {
+            state.chunk = Chunk::default();
+            state.since = None;
+        }
+        is_another
+    }
+
+    /// Begins anew in another topic that has taken the place of the one whose messages were read, or refuses it.
+    pub(super) fn follow_topic(&self, consumer: &BaseConsumer<Self>) -> Result<(), ConsumeError> {
+        if !self.is_another_topic(consumer) {
+            return Ok(());
+        }
+        self.state().flush();
+        let assigned = self.state().assigned.clone();
+        assigned.into_iter().try_for_each(|partition| self.seek(consumer, partition))?;
+        if self.poller.once {
+            self.state().left.clear();
+            self.find_ends(consumer)?;
+        }
+        Ok(())
     }
 
     /// The partition's messages below what it has now are gone: goes on behind them.
@@ -364,6 +417,8 @@ impl ConsumerContext for Context {
             }
             Rebalance::Revoke(partitions) => {
                 let revoked: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
+                // What was read of another topic is dropped; whoever reads it next finds which it is.
+                self.is_another_topic(consumer);
                 let mut state = self.state();
                 if revoked.iter().any(|partition| state.assigned.contains(partition)) {
                     state.flush();

@@ -119,9 +119,9 @@ impl Json {
 
     fn leaf(&mut self, meaning: &Meaning, leaf: &Leaf, row: usize) {
         let done = match meaning {
-            Meaning::Decimal(scale) => leaf
-                .digits(row)
-                .map(|digits| self.print(format_args!("\"{}\"", decimal(&digits, *scale, false)))),
+            Meaning::Decimal(scale) => {
+                leaf.digits(row).map(|digits| self.print(format_args!("\"{}\"", decimal(&digits, *scale))))
+            }
             Meaning::Unsigned => leaf.unsigned(row).map(|number| self.print(format_args!("{number}"))),
             Meaning::Half => {
                 leaf.half(row).map(|number| self.float(f64::from(number), format_args!("{number:?}")))

@@ -102,6 +102,26 @@ async fn what_others_stored_meanwhile_is_a_duplicate() {
     assert_eq!((again.events.accepted, again.events.duplicates), (0, 10));
 }
 
+/// One id on the days 2 and 4, of which the second is a duplicate; stored on day 0 meanwhile, the first is one, and the second is
+/// an event of its own.
+#[tokio::test]
+async fn what_stood_for_another_day_is_decided_again() {
+    let mut place = Place::new();
+    let log = format!("event_id,user_id,item_id,ts\na,u,i,{}\na,u,i,{}\n", 2 * 86_400, 4 * 86_400);
+    place.config.events.paths = vec![place.file("log.csv", log)];
+    place.config.events.dedup_days = 2;
+    append(&place.root, &["before"], 0).await;
+    let interrupt = Interrupt::default();
+    let run = Run::begin(&place.config, &place.root, Limits::default(), &interrupt).await.unwrap();
+    append(&place.root, &["a"], 5).await;
+    let error = run.finish().await.unwrap_err();
+    assert!(matches!(error, IngestError::DecidedOtherwise), "{error}");
+    assert_eq!(strays(&place, EVENTS).await, [""; 0]);
+    let again = place.ingest().await.unwrap();
+    assert_eq!((again.events.accepted, again.events.duplicates), (1, 1));
+    assert_eq!(place.events().await.len(), 3);
+}
+
 #[tokio::test]
 async fn everything_stored_meanwhile_leaves_nothing_to_add() {
     let mut place = Place::new();
