@@ -539,6 +539,20 @@ mod tests {
         assert_eq!(record.killed(), Some(Kills { step: Step::Compact, times: 1 }));
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn records_that_cannot_be_listed_are_a_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = super::Root::new(directory.path().to_str().unwrap()).unwrap();
+        assert!(super::Record::all(&root).1.is_empty());
+        std::fs::create_dir(directory.path().join("jobs")).unwrap();
+        // A directory that leads nowhere, as one that may not be read.
+        let jobs = directory.path().join("jobs/daily");
+        std::os::unix::fs::symlink(&jobs, &jobs).unwrap();
+        let (_, problems) = super::Record::all(&root);
+        assert!(problems.len() == 1 && problems[0].contains("cannot be listed"), "{problems:?}");
+    }
+
     #[test]
     fn any_bytes_are_a_record_or_an_error() {
         let seeds: [&[u8]; 2] =

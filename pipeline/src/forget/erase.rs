@@ -397,7 +397,34 @@ fn from_file(path: &Path, who: &Who<'_>) -> Result<u64, Box<dyn std::error::Erro
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn a_header_counts_while_its_file_is_the_one_that_was_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = b"item,user,time\nu7,i1,never\n";
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text).unwrap();
+        let (gzip, zstd) = (gzip.finish().unwrap(), zstd::encode_all(&text[..], 1).unwrap());
+        let at = UserColumn::At { column: 1, of: 3 };
+        for (name, bytes, column) in [
+            ("a.csv", &text[..], at),
+            ("a.csv.gz", &gzip, at),
+            ("a.CSV.zst", &zstd, at),
+            ("torn.csv.gz", &text[..], UserColumn::Unknown),
+            ("a.jsonl", &text[..], UserColumn::Unknown),
+        ] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let header = Header::of(path.to_str().unwrap(), "user");
+            assert_eq!(header.user_column(Some(i64::MAX)), column, "{name}");
+            // It was rejected before the file became what it is.
+            assert_eq!(header.user_column(Some(1)), UserColumn::Unknown, "{name}");
+        }
+        assert_eq!(Header::of("/nowhere/a.csv", "user").user_column(Some(1)), UserColumn::Unknown);
+    }
 
     #[test]
     fn a_shard_keeps_the_beginning_of_its_name() {

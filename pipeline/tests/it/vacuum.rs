@@ -147,6 +147,24 @@ async fn what_a_published_model_has_not_learned_stays_and_nothing_else() {
     assert!(later(&root, 200).await.tables.iter().find(|t| t.table == EVENTS).unwrap().files.is_empty());
 }
 
+/// Of a damaged publication it is not known what its model has learned; the log begins after the first versions.
+#[tokio::test]
+async fn a_damaged_publication_keeps_whatever_the_log_still_tells_of() {
+    let (_directory, root) = published().await;
+    append(&root, &events(18)).await;
+    append(&root, &events(27)).await;
+    let third = root.snapshot_at(EVENTS, 2).await.unwrap().unwrap();
+    deltalake::checkpoints::create_checkpoint(third.delta(), None).await.unwrap();
+    assert!(schemas::clean::clean_log(&root, EVENTS, 2).unwrap().files > 0);
+    merge(&root).await;
+    fs::write(root.path().join("models/.published/00000001.json"), "{").unwrap();
+    fs::remove_file(publication::published_path(&root)).unwrap();
+    later(&root, 100).await;
+    let events = root.snapshot(EVENTS).await.unwrap().unwrap();
+    let appended = events.appended_since(2).await.unwrap();
+    assert!(appended.len() == 1 && appended.iter().all(|path| root.table_path(EVENTS).join(path).exists()));
+}
+
 #[tokio::test]
 async fn an_erasure_leaves_a_refresh_what_it_needs() {
     let (_directory, root) = published().await;

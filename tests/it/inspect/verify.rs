@@ -420,3 +420,18 @@ async fn tampered_items_and_dead_letters_are_named() {
         original.write(&root, DEAD_LETTERS).await;
     }
 }
+
+#[test]
+fn a_table_whose_log_is_lost_is_no_success_and_is_said_before_it_is_begun_anew() {
+    let (workspace, _) = built();
+    let log = workspace.root().join("events/_delta_log");
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    let text = workspace.fail("pipeline", &["inspect", "--verify", "events"], 3);
+    assert!(text.contains("its log has no entry"), "{text}");
+    let text = stderr(&workspace.succeed("pipeline", &["ingest"]));
+    assert!(text.contains("events has shards, and its log no entry"), "{text}");
+    // It is said of no table that is whole.
+    let text = stderr(&workspace.succeed("pipeline", &["ingest"]));
+    assert!(!text.contains("no entry"), "{text}");
+}

@@ -224,3 +224,20 @@ fn nobody_who_was_forgotten_comes_back_by_older_tables() {
 fn guards(user: &str) -> bool {
     ["u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9"].iter().any(|begin| user.starts_with(begin))
 }
+
+/// Another engine, or a vacuum that knew nothing of the publication, has cleaned the log of `events`.
+#[tokio::test]
+async fn where_the_log_tells_nothing_new_a_refresh_waits_for_the_next_day() {
+    let workspace = service(4);
+    run_day(&workspace, 1);
+    append(&workspace, 2);
+    append(&workspace, 3);
+    let root = schemas::delta::Root::new(workspace.root().to_str().unwrap()).unwrap();
+    let events = root.snapshot("events").await.unwrap().unwrap();
+    deltalake::checkpoints::create_checkpoint(events.delta(), None).await.unwrap();
+    schemas::clean::clean_log(&root, "events", events.version()).unwrap();
+    let output = workspace.succeed("climber", &["refresh", "--once"]);
+    assert!(stderr(&output).contains("the next daily job trains from scratch"), "{}", stderr(&output));
+    assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
+    assert_eq!(run_day(&workspace, 4)["plan"]["training"]["kind"], "full");
+}

@@ -428,3 +428,24 @@ async fn text_that_is_not_utf8_is_kept_as_it_came() {
     let expected = b"{\"user_id\":\"\xffno\",\"item_id\":\"j\",\"ts\":2}".to_vec();
     assert_eq!(place.dead_letters().await, [(1, "invalid_utf8".to_owned(), expected)]);
 }
+
+/// The id that an event has is the id that a rejected row has: whoever is forgotten is found in both, and what is sent again is the
+/// same.
+#[tokio::test]
+async fn decimals_as_ids_are_the_same_in_events_and_in_rejected_rows() {
+    let mut place = Place::new();
+    place.config.events.ts_unit = schemas::config::TimeUnit::Ms;
+    place.config.events.max_dead_letter_rate = 1.0;
+    place.config.events.constants.insert("action".into(), "a".into());
+    let columns: [(&str, &Stored); 3] = [
+        ("int64 user_id (DECIMAL(18,2))", &Stored::I64(vec![700, 700, 750])),
+        ("binary item_id (STRING)", &Stored::texts(&["i1", "", ""])),
+        ("int64 ts", &Stored::I64(vec![1_700_000_000_000; 3])),
+    ];
+    place.ingest_file("log.parquet", file(&columns)).await.unwrap();
+    assert!(place.lines().await[0].starts_with("7 "), "{:?}", place.lines().await);
+    let letters: Vec<serde_json::Value> =
+        place.dead_letters().await.iter().map(|(.., value)| serde_json::from_slice(value).unwrap()).collect();
+    let users: Vec<&str> = letters.iter().map(|letter| letter["user_id"].as_str().unwrap()).collect();
+    assert_eq!(users, ["7", "7.5"]);
+}
