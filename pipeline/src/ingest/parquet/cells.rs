@@ -252,7 +252,7 @@ impl Leaf {
             },
             Meaning::Half => self.half(row).map_or(OTHER, Value::Single),
             Meaning::Decimal(scale) => match self.digits(row) {
-                Some(digits) => Value::Decimal(Cow::Owned(decimal(&digits, *scale))),
+                Some(digits) => Value::Decimal(Cow::Owned(decimal(&digits, *scale, true))),
                 None => Value::Other("a decimal of more than 256 bits"),
             },
             Meaning::Text | Meaning::Bytes => match self.bytes(row).map(std::str::from_utf8) {
@@ -282,9 +282,9 @@ impl Leaf {
     }
 }
 
-/// A number of `digits`, so many of which stand behind the point, without zeros at the end of the fraction and without a point
-/// before none: an id of 7.00 is `7`, in events and in rejected rows alike.
-pub(super) fn decimal(digits: &str, scale: i32) -> String {
+/// A number of `digits`, so many of which stand behind the point. `short` leaves out zeros at the end of the
+/// fraction, and the point before none.
+pub(super) fn decimal(digits: &str, scale: i32, short: bool) -> String {
     let (minus, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
     let Ok(scale) = usize::try_from(scale) else {
         let zeros = usize::try_from(scale.unsigned_abs()).unwrap_or_default();
@@ -292,7 +292,7 @@ pub(super) fn decimal(digits: &str, scale: i32) -> String {
     };
     let digits = format!("{digits:0>width$}", width = scale + 1);
     let (whole, fraction) = digits.split_at(digits.len() - scale);
-    let fraction = fraction.trim_end_matches('0');
+    let fraction = if short { fraction.trim_end_matches('0') } else { fraction };
     let point = if fraction.is_empty() { "" } else { "." };
     format!("{minus}{whole}{point}{fraction}")
 }

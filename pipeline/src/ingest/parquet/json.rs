@@ -3,7 +3,7 @@
 //! | type | written as |
 //! |---|---|
 //! | numbers, booleans | themselves; `"NaN"`, `"inf"` and `"-inf"`, which JSON does not have, as text |
-//! | decimals | text with all digits |
+//! | decimals | text with all digits; in columns that events are made of as events have them: 7.00 is `7` |
 //! | text | text, with its bytes as they came even where they are not UTF-8 |
 //! | other bytes | text where they are UTF-8, otherwise `{"hex": "…"}` |
 //! | times, dates, UUIDs | text in ISO 8601, with every digit; text in hexadecimal |
@@ -23,6 +23,8 @@ use super::meaning::{Meaning, Ticks};
 pub(super) struct Json {
     bytes: Vec<u8>,
     limit: usize,
+    /// Whether decimals are written as events have them.
+    as_read: bool,
 }
 
 impl std::fmt::Write for Json {
@@ -33,10 +35,18 @@ impl std::fmt::Write for Json {
 }
 
 impl Json {
-    /// The row as an object, at most `limit` bytes of it.
-    pub(super) fn row(names: &[String], columns: &[Cells], row: usize, limit: usize) -> Vec<u8> {
-        let mut json = Self { bytes: Vec::new(), limit };
-        json.object(names.iter().map(String::as_bytes).zip(columns), row);
+    /// The row as an object, at most `limit` bytes of it. Columns that are `wanted` have their decimals as events have them, so that
+    /// an id is one text in both; others all the digits that came.
+    pub(super) fn row(
+        names: &[String],
+        wanted: &[bool],
+        columns: &[Cells],
+        row: usize,
+        limit: usize,
+    ) -> Vec<u8> {
+        let mut json = Self { bytes: Vec::new(), limit, as_read: false };
+        let fields = names.iter().zip(wanted).zip(columns);
+        json.fields(fields.map(|((name, &wanted), cells)| (name.as_bytes(), cells, wanted)), row);
         json.bytes
     }
 
@@ -55,15 +65,21 @@ impl Json {
     }
 
     fn object<'a>(&mut self, fields: impl Iterator<Item = (&'a [u8], &'a Cells)>, row: usize) {
+        let as_read = self.as_read;
+        self.fields(fields.map(|(name, cells)| (name, cells, as_read)), row);
+    }
+
+    fn fields<'a>(&mut self, fields: impl Iterator<Item = (&'a [u8], &'a Cells, bool)>, row: usize) {
         self.put(b"{");
-        for (at, (name, field)) in fields.enumerate() {
+        for (at, (name, cells, as_read)) in fields.enumerate() {
             if self.is_full() {
                 return;
             }
             self.put(if at > 0 { b"," } else { b"" });
             self.text(name);
             self.put(b":");
-            self.cell(field, row);
+            self.as_read = as_read;
+            self.cell(cells, row);
         }
         self.put(b"}");
     }
@@ -119,9 +135,9 @@ impl Json {
 
     fn leaf(&mut self, meaning: &Meaning, leaf: &Leaf, row: usize) {
         let done = match meaning {
-            Meaning::Decimal(scale) => {
-                leaf.digits(row).map(|digits| self.print(format_args!("\"{}\"", decimal(&digits, *scale))))
-            }
+            Meaning::Decimal(scale) => leaf
+                .digits(row)
+                .map(|digits| self.print(format_args!("\"{}\"", decimal(&digits, *scale, self.as_read)))),
             Meaning::Unsigned => leaf.unsigned(row).map(|number| self.print(format_args!("{number}"))),
             Meaning::Half => {
                 leaf.half(row).map(|number| self.float(f64::from(number), format_args!("{number:?}")))

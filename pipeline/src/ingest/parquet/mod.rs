@@ -64,6 +64,8 @@ pub(super) struct WholeRows {
     file: Stored,
     metadata: ArrowReaderMetadata,
     names: Vec<String>,
+    /// Which columns events are made of.
+    wanted: Vec<bool>,
     shapes: Vec<Shape>,
     max_record_bytes: usize,
     /// The row after each row group.
@@ -199,6 +201,7 @@ pub(super) fn open_parquet_blocks(
     let mut roots: Vec<usize> = located.iter().flatten().copied().collect();
     roots.sort_unstable();
     roots.dedup();
+    let is_wanted = (0..shapes.len()).map(|at| roots.binary_search(&at).is_ok()).collect();
     let columns = located.iter().map(|at| at.and_then(|at| roots.binary_search(&at).ok())).collect();
     let read: Vec<Shape> = roots.iter().map(|&at| shapes[at].clone()).collect();
     let complete = roots.len() == shapes.len();
@@ -216,8 +219,16 @@ pub(super) fn open_parquet_blocks(
     let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(fail)?;
     let path = file.source.clone();
     let max_record_bytes = reading.max_record_bytes;
-    let whole =
-        WholeRows { path: path.clone(), file: stored, metadata, names, shapes, max_record_bytes, ends };
+    let whole = WholeRows {
+        path: path.clone(),
+        file: stored,
+        metadata,
+        names,
+        wanted: is_wanted,
+        shapes,
+        max_record_bytes,
+        ends,
+    };
     let layout = ParquetLayout { columns, shapes: read.clone(), complete, whole: Arc::new(whole) };
     let progress = Progress { count: count.clone(), bytes, rows, counted: 0 };
     let blocks = ParquetBlocks { path, reader, rows_read: 0, shapes: read, parts: VecDeque::new(), progress };
@@ -299,7 +310,7 @@ impl WholeRows {
                 let batch = batch.map_err(|e| IngestError::read(&self.path, e))?;
                 let columns = cells(&batch, &self.path, &self.shapes)?;
                 for row in 0..batch.num_rows() {
-                    take(Json::row(&self.names, &columns, row, self.max_record_bytes))?;
+                    take(Json::row(&self.names, &self.wanted, &columns, row, self.max_record_bytes))?;
                     read += 1;
                 }
             }
@@ -353,7 +364,13 @@ impl Records for ParquetRecords<'_> {
     fn raw(&mut self) -> Raw {
         let whole = &self.layout.whole;
         match self.layout.complete {
-            true => Raw::Bytes(Json::row(&whole.names, &self.columns, self.row(), whole.max_record_bytes)),
+            true => Raw::Bytes(Json::row(
+                &whole.names,
+                &whole.wanted,
+                &self.columns,
+                self.row(),
+                whole.max_record_bytes,
+            )),
             false => Raw::Again,
         }
     }
