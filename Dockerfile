@@ -6,6 +6,8 @@ COPY . .
 RUN cargo build --release --locked --bin climber --bin pipeline --bin trainer
 
 FROM debian:bookworm-slim
+# For schema registries, and brokers with TLS: no client is made without roots to trust.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin climber-pilot \
     && mkdir -p /var/lib/climber-pilot /scratch \
     && chown 10001:10001 /var/lib/climber-pilot /scratch

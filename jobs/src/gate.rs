@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, Gate, Unmeasured};
 use schemas::delta::Root;
-use schemas::publication::{self, Publication, PublicationError};
+use schemas::publication::{self, Publication};
 use schemas::tables::ITEMS;
 use serde::{Deserialize, Serialize};
 use trainer::checkpoint;
@@ -107,17 +107,16 @@ pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lock> {
 
 /// The publication with the highest hit rate among the last `gate.best_of` daily ones that `newest` descends from and whose models
 /// are still there. The rates that were measured then only choose it: both models are asked the same targets.
-pub(crate) fn best(
-    root: &Root,
-    settings: &Gate,
-    newest: &Publication,
-) -> Result<Option<Publication>, PublicationError> {
+pub(crate) fn best(root: &Root, settings: &Gate, newest: &Publication) -> Option<Publication> {
     let metric = format!("hr@{}", settings.k);
     let rate = |publication: &Publication| publication.metrics.get(&metric).copied().unwrap_or(f64::MIN);
-    let dailies = publication::dailies(root, newest, settings.best_of)?;
+    let (dailies, problem) = publication::dailies(root, newest, settings.best_of);
+    if let Some(problem) = problem {
+        eprintln!("warning: no daily publication behind it is compared with: {}", with_causes(&problem));
+    }
     let there = dailies.into_iter().filter(|p| checkpoint::find(&root.model_path(&p.served)).is_some());
     // Of equals the newest, which comes first.
-    Ok(there.reduce(|best, other| if rate(&other) > rate(&best) { other } else { best }))
+    there.reduce(|best, other| if rate(&other) > rate(&best) { other } else { best })
 }
 
 /// Measures `model`, those of the publications `others`, the one that is served first, and that of `best` where it is none of them.
@@ -500,7 +499,7 @@ mod tests {
             let newest = publication::newest(&root).unwrap();
             let mut now = compared(day, day.saturating_sub(1));
             if let Some(newest) = &newest {
-                let best = best(&root, &settings, newest).unwrap().unwrap();
+                let best = best(&root, &settings, newest).unwrap();
                 if best.number != newest.number {
                     now.best = Some(compared(day, best.number).published.remove(0));
                 }

@@ -61,7 +61,8 @@ fn taken_back(root: &Root, newest: Option<&Publication>, candidate: &Candidate<'
     let served_hash = checkpoint::hash(&root.model_path(candidate.served))?;
     let mut parent = newest.parent;
     while let Some(number) = parent.filter(|&number| number > newest.daily) {
-        let Some(before) = readable(root, number)? else { break };
+        // A damaged one may be just this model: an error.
+        let Some(before) = publication::at(root, number)? else { break };
         if before.run == candidate.run
             && before.served == candidate.served
             && before.served_hash == served_hash

@@ -171,7 +171,7 @@ fn names(publication: &Publication) -> [String; 2] {
 /// back, and the best of the last daily ones, which the gate compares with.
 pub(crate) fn kept(root: &Root, config: &Config) -> Result<Vec<Publication>, PublicationError> {
     let Some(newest) = publication::newest(root)? else { return Ok(Vec::new()) };
-    let best = gate::best(root, &config.gate, &newest)?;
+    let best = gate::best(root, &config.gate, &newest);
     publication::kept(root, config.retention.publications, best)
 }
 

@@ -182,21 +182,29 @@ pub fn recent(
 }
 
 /// The last `limit` publications of daily jobs that `newest` descends from, the newest first. What was rolled back is not among
-/// them. Two files are read for each, however many refreshes lie between.
+/// them. Two files are read for each, however many refreshes lie between. What lies behind one that cannot be read is not known: the
+/// problem is given beside those before it.
 pub fn dailies(
     root: &Root,
     newest: &Publication,
     limit: usize,
-) -> Result<Vec<Publication>, PublicationError> {
+) -> (Vec<Publication>, Option<PublicationError>) {
     let mut dailies = Vec::new();
     let mut number = Some(newest.daily);
     while let Some(found) = number.filter(|_| dailies.len() < limit) {
-        let Some(daily) = at(root, found)? else { break };
-        let parent = daily.parent.map(|parent| at(root, parent)).transpose()?.flatten();
-        number = parent.map(|parent| parent.daily).filter(|&before| before < found);
+        let daily = match at(root, found) {
+            Ok(Some(daily)) => daily,
+            Ok(None) => break,
+            Err(problem) => return (dailies, Some(problem)),
+        };
+        let parent = daily.parent;
         dailies.push(daily);
+        number = match parent.map(|parent| at(root, parent)).transpose() {
+            Ok(parent) => parent.flatten().map(|parent| parent.daily).filter(|&before| before < found),
+            Err(problem) => return (dailies, Some(problem)),
+        };
     }
-    Ok(dailies)
+    (dailies, None)
 }
 
 /// The publications whose models stay, the oldest first: the newest ones, the last daily ones, `others`, and what these descend from
@@ -211,7 +219,10 @@ pub fn kept(
     if let Some(problem) = damaged.into_iter().next() {
         return Err(problem);
     }
-    let dailies = dailies(root, &newest, publications)?;
+    let (dailies, problem) = dailies(root, &newest, publications);
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
     let kept = recent.into_iter().chain(dailies).chain(others);
     let mut kept: BTreeMap<u64, Publication> = kept.map(|p| (p.number, p)).collect();
     let origins: BTreeSet<u64> = kept.values().flat_map(|p| [Some(p.daily), p.restores]).flatten().collect();
@@ -418,6 +429,23 @@ mod tests {
     }
 
     #[test]
+    fn dailies_are_known_up_to_a_damaged_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_str().unwrap()).unwrap();
+        (1..=5).for_each(|number| publish(&root, &publication(number, "m")).unwrap());
+        std::fs::write(path(&root, 2), "{").unwrap();
+        let newest = newest(&root).unwrap().unwrap();
+        let (found, problem) = dailies(&root, &newest, 9);
+        assert_eq!(found.iter().map(|daily| daily.number).collect::<Vec<_>>(), [5, 4, 3]);
+        assert!(matches!(problem, Some(PublicationError::Damaged { .. })));
+        assert!(
+            dailies(&root, &newest, 3).0.len() == 3
+                && kept(&root, 2, []).is_ok()
+                && kept(&root, 5, []).is_err()
+        );
+    }
+
+    #[test]
     fn a_publication_that_is_there_already_is_no_conflict_with_itself() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
@@ -454,7 +482,7 @@ mod tests {
         assert!(damaged.is_empty() && found[0].number == 10_000 && found[14].number == 9_986);
         assert!(read <= 16, "{read}");
         let newest = found.into_iter().next().unwrap();
-        let (found, read) = reads(|| dailies(&root, &newest, 7).unwrap());
+        let (found, read) = reads(|| dailies(&root, &newest, 7).0);
         let numbers: Vec<u64> = found.iter().map(|daily| daily.number).collect();
         assert_eq!(numbers, [9_001, 8_001, 7_001, 6_001, 5_001, 4_001, 3_001]);
         assert!(read <= 14, "{read}");

@@ -221,6 +221,27 @@ async fn an_id_with_marks_is_found_in_torn_records_and_others_are_spared() {
     );
 }
 
+/// The header says whose a line is as long as the file has the line; another file of the same name says nothing.
+#[test]
+fn records_of_a_replaced_file_are_found_and_those_of_a_longer_one_spared() {
+    let workspace = Workspace::new();
+    let letters = |workspace: &Workspace| {
+        let report = json(&workspace.succeed("pipeline", &["inspect", "dead_letters", "--json"]));
+        report["tables"][0]["rows"].as_u64().unwrap()
+    };
+    let log = "user,item,time\n7,9,never\n9,7,never\n8,9,1700000000\n8,9,1700000001\n";
+    workspace.write("log.csv", log);
+    run(&workspace, "pipeline", &["ingest"]);
+    // The log goes on: 9's record is 9's.
+    workspace.write("log.csv", format!("{log}8,7,1700000100\n"));
+    run(&workspace, "pipeline", &["forget", "--user", "7"]);
+    assert_eq!(letters(&workspace), 1);
+    // Another file has taken its name, whose header would say that the record is of item 9's reader.
+    workspace.write("log.csv", "item,user,time\n1,2,1700000000\n");
+    run(&workspace, "pipeline", &["forget", "--user", "9"]);
+    assert_eq!(letters(&workspace), 0);
+}
+
 #[test]
 fn ids_that_look_alike_and_links_that_lead_out_are_named() {
     let workspace = Workspace::new();

@@ -206,6 +206,18 @@ async fn lines_are_answered_and_bad_ones_named() {
         assert_eq!((&refusal["line"], &refusal["user_id"]), (&Value::from(2 * i + 2), user));
         assert!(text(refusal, "error").contains(words), "{refusal}");
     }
+    // Who has seen all Folk is answered, too: nothing is left.
+    let folk = (1..=30).filter(|i| i % 3 == 2).map(|i| format!(r#"{{"item_id": "i{i}", "ts": {i}}}"#));
+    let folk: Vec<String> = folk.collect();
+    let all = format!(r#"{{"user_id": "f", "history": [{}], "conditions": ["genre=Folk"]}}"#, folk.join(","));
+    let output = run(format!("{good}\n{all}\n{good}\n").as_bytes());
+    let found = rows(&output.stdout);
+    assert_eq!(
+        (found.len(), &found[5]["line"], &found[5]["user_id"]),
+        (11, &2.into(), &"f".into()),
+        "{found:?}"
+    );
+    assert!(text(&found[5], "error").contains("no item is left"), "{}", found[5]);
     // A request's own time decides what is visible.
     let event = r#"{"item_id": "i2", "ts": "2026-01-01T00:00:00Z"}"#;
     let at = |time: &str| format!(r#"{{"user_id": "x", "history": [{event}], "at": "{time}"}}"#);

@@ -9,7 +9,7 @@ use pipeline::scan::Resources;
 use pipeline::{compact, ingest, instructions, sequences, sft as sft_sets};
 use schemas::cli::with_causes;
 use schemas::delta::Root;
-use schemas::publication::{self, Kind, Publication, PublicationError};
+use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES};
 use trainer::checkpoint;
 use trainer::training::{Options, Status, TrainError, pretrain, refresh, sft};
@@ -221,16 +221,7 @@ impl Daily<'_> {
         let _turn = gate::turn(&self.root, self.interrupt).await?;
         let served = publication::newest(&self.root)?;
         let best = served.as_ref().map(|served| gate::best(&self.root, &self.config.gate, served));
-        let best = match best.transpose() {
-            Err(damaged @ PublicationError::Damaged { .. }) => {
-                eprintln!(
-                    "warning: {}\nthe new model is compared with the served one alone",
-                    with_causes(&damaged)
-                );
-                None
-            }
-            best => best?.flatten(),
-        };
+        let best = best.flatten();
         gate::measure(self.config, &self.pinned()?, model, served.iter().collect(), best.as_ref()).await
     }
 

@@ -5,11 +5,10 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -79,7 +78,7 @@ pub(super) async fn from_table(
         let owned = if table == DEAD_LETTERS {
             Owned::DeadLetters {
                 user_field: config.events.columns.user_id.clone(),
-                headers: Mutex::default(),
+                columns: Mutex::default(),
             }
         } else if schema.field_with_name("user_id").is_ok() {
             Owned::ByColumn
@@ -122,7 +121,7 @@ enum Owned {
     /// Those with the user in `user_id`.
     ByColumn,
     /// Rejected records: known by their key, or by what the record says ([`names`]).
-    DeadLetters { user_field: String, headers: Mutex<HashMap<String, Header>> },
+    DeadLetters { user_field: String, columns: Mutex<HashMap<String, UserColumn>> },
 }
 
 struct Run<'a> {
@@ -162,7 +161,7 @@ impl Run<'_> {
     async fn is_in(&self, shard: &Shard) -> Result<bool, ForgetError> {
         let columns: &[&str] = match self.owned {
             Owned::ByColumn => &["user_id"],
-            Owned::DeadLetters { .. } => &["source", "key", "value", "rejected_at"],
+            Owned::DeadLetters { .. } => &["source", "key", "value"],
         };
         for batch in self.snapshot.read_shard(shard, columns).await? {
             if self.owners(&batch)?.true_count() > 0 {
@@ -177,26 +176,28 @@ impl Run<'_> {
         let rows = |source| ForgetError::Rows { table: self.snapshot.name().into(), source };
         match &self.owned {
             Owned::ByColumn => of_users(batch, self.who).map_err(rows),
-            Owned::DeadLetters { user_field, headers } => {
+            Owned::DeadLetters { user_field, columns } => {
                 let sources = batch.column_by_name("source").and_then(|column| column.as_string_opt::<i32>());
                 let binary =
                     |name| batch.column_by_name(name).and_then(|column| column.as_binary_opt::<i32>());
                 let (keys, values) = (binary("key"), binary("value"));
-                let times = batch.column_by_name("rejected_at");
-                let times = times.and_then(|column| column.as_primitive_opt::<TimestampMillisecondType>());
-                let mut headers = headers.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut columns = columns.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut row = |row: usize| {
                     let of = |column: Option<&'_ BinaryArray>| {
                         column.filter(|column| column.is_valid(row)).map(|column| column.value(row).to_vec())
                     };
                     let source = sources.map_or("", |sources| sources.value(row));
-                    let header = match headers.get(source) {
-                        Some(&header) => header,
-                        None => *headers.entry(source.into()).or_insert(Header::of(source, user_field)),
+                    let column = match columns.get(source) {
+                        Some(&column) => column,
+                        None => *columns.entry(source.into()).or_insert(user_column(source, user_field)),
                     };
-                    let column = header.user_column(times.map(|times| times.value(row)));
                     let (key, value) = (of(keys), of(values).unwrap_or_default());
-                    Some(names(user_field, column, key.as_deref(), &value, |id| self.who.is_one(id)))
+                    let is_named =
+                        |column| names(user_field, column, key.as_deref(), &value, |id| self.who.is_one(id));
+                    // By the header it is somebody else's record, if the header is that of the file that it was in.
+                    let is_doubtful = || column != UserColumn::Unknown && is_named(UserColumn::Unknown);
+                    let of_this_file = || has_record(source, &value).unwrap_or(false);
+                    Some(is_named(column) || (is_doubtful() && !of_this_file()))
                 };
                 Ok((0..batch.num_rows()).map(&mut row).collect())
             }
@@ -260,38 +261,52 @@ fn typed(batch: &RecordBatch, schema: &Schema) -> Result<RecordBatch, ArrowError
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-/// What the first line of a source says, as the file is now.
-#[derive(Debug, Clone, Copy)]
-struct Header {
-    column: UserColumn,
-    modified_ms: i64,
-}
-
-impl Header {
-    /// That of a CSV file, packed or not, if it is still there.
-    fn of(source: &str, user_field: &str) -> Self {
-        let known = || {
-            let line = first_line(Path::new(source)).ok()?;
-            let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
-            let fields = cells(line.strip_suffix(b"\n").unwrap_or(line));
-            let column = fields.iter().position(|name| **name == *user_field.as_bytes())?;
-            let modified = std::fs::metadata(source).and_then(|file| file.modified()).ok()?;
-            let modified_ms = modified.duration_since(UNIX_EPOCH).ok()?.as_millis().try_into().ok()?;
-            Some(Self { column: UserColumn::At { column, of: fields.len() }, modified_ms })
-        };
-        known().unwrap_or(Self { column: UserColumn::Unknown, modified_ms: i64::MAX })
-    }
-
-    /// Where a line that was rejected at `rejected_ms` names the user. A file that was changed since may have been another one.
-    fn user_column(self, rejected_ms: Option<i64>) -> UserColumn {
-        let is_newer = rejected_ms.is_none_or(|rejected_ms| self.modified_ms > rejected_ms);
-        if is_newer { UserColumn::Unknown } else { self.column }
-    }
-}
-
-/// The first line of a CSV file; an error for another one.
-fn first_line(path: &Path) -> io::Result<Vec<u8>> {
+/// Where a source's lines name the user, if it is a CSV file, packed or not, that is still there; its first line says so.
+fn user_column(source: &str, user_field: &str) -> UserColumn {
     const HEADER_BYTES_MAX: u64 = 1 << 20;
+    let header = || -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        BufReader::new(csv_file(Path::new(source))?.take(HEADER_BYTES_MAX)).read_until(b'\n', &mut line)?;
+        Ok(line)
+    };
+    let Ok(line) = header() else { return UserColumn::Unknown };
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
+    let fields = cells(line.strip_suffix(b"\n").unwrap_or(line));
+    let at = fields.iter().position(|name| **name == *user_field.as_bytes());
+    at.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: fields.len() })
+}
+
+/// Whether a CSV file still has this record, as lines of its own: then it is the file that the record was read from, with that
+/// file's header, whatever was appended since.
+fn has_record(source: &str, record: &[u8]) -> io::Result<bool> {
+    const READ_BYTES: u64 = 1 << 20;
+    let mut file = csv_file(Path::new(source))?;
+    let finder = memchr::memmem::Finder::new(record);
+    let mut held = vec![b'\n'];
+    loop {
+        let is_end = file.by_ref().take(READ_BYTES).read_to_end(&mut held)? == 0;
+        if is_end {
+            held.push(b'\n');
+        }
+        let mut from = 0;
+        while let Some(found) = finder.find(&held[from..]) {
+            let at = from + found;
+            let is_line_end = |at: usize| matches!(held.get(at), Some(b'\n' | b'\r'));
+            if at > 0 && is_line_end(at - 1) && is_line_end(at + record.len()) {
+                return Ok(true);
+            }
+            from = at + 1;
+        }
+        if is_end {
+            return Ok(false);
+        }
+        // What may be the beginning of it, and what stands before that.
+        held.drain(..held.len().saturating_sub(record.len() + 1));
+    }
+}
+
+/// The text of a CSV file; an error for another one.
+fn csv_file(path: &Path) -> io::Result<Box<dyn io::Read>> {
     let ends_in =
         |path: &Path, ending: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending));
     let is_packed = ["gz", "zst"].into_iter().any(|ending| ends_in(path, ending));
@@ -300,14 +315,11 @@ fn first_line(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let file = File::open(path)?;
-    let unpacked: Box<dyn io::Read> = match () {
+    Ok(match () {
         () if ends_in(path, "gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
         () if ends_in(path, "zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
         () => Box::new(file),
-    };
-    let mut line = Vec::new();
-    BufReader::new(unpacked.take(HEADER_BYTES_MAX)).read_until(b'\n', &mut line)?;
-    Ok(line)
+    })
 }
 
 /// `part-00003` of `event_date=…/part-00003-<uuid>.parquet`.
@@ -402,28 +414,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_counts_while_its_file_is_the_one_that_was_read() {
+    fn a_header_counts_while_its_file_has_the_record() {
         let directory = tempfile::tempdir().unwrap();
-        let text = b"item,user,time\nu7,i1,never\n";
+        let text = b"item,user,time\nu7,i1,never\r\nu8,i2,never";
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(text).unwrap();
         let (gzip, zstd) = (gzip.finish().unwrap(), zstd::encode_all(&text[..], 1).unwrap());
-        let at = UserColumn::At { column: 1, of: 3 };
-        for (name, bytes, column) in [
-            ("a.csv", &text[..], at),
-            ("a.csv.gz", &gzip, at),
-            ("a.CSV.zst", &zstd, at),
-            ("torn.csv.gz", &text[..], UserColumn::Unknown),
-            ("a.jsonl", &text[..], UserColumn::Unknown),
+        for (name, bytes, is_csv) in [
+            ("a.csv", &text[..], true),
+            ("a.csv.gz", &gzip, true),
+            ("a.CSV.zst", &zstd, true),
+            ("torn.csv.gz", &text[..], false),
+            ("a.jsonl", &text[..], false),
         ] {
             let path = directory.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            let header = Header::of(path.to_str().unwrap(), "user");
-            assert_eq!(header.user_column(Some(i64::MAX)), column, "{name}");
-            // It was rejected before the file became what it is.
-            assert_eq!(header.user_column(Some(1)), UserColumn::Unknown, "{name}");
+            let source = path.to_str().unwrap();
+            let at = if is_csv { UserColumn::At { column: 1, of: 3 } } else { UserColumn::Unknown };
+            assert_eq!(user_column(source, "user"), at, "{name}");
+            let has = |record: &[u8]| has_record(source, record).unwrap_or(false);
+            assert_eq!((has(b"u7,i1,never"), has(b"u8,i2,never")), (is_csv, is_csv), "{name}");
+            assert!(!has(b"7,i1,never") && !has(b"u7,i1,neve") && !has(b"i1"), "{name}");
         }
-        assert_eq!(Header::of("/nowhere/a.csv", "user").user_column(Some(1)), UserColumn::Unknown);
+        assert_eq!(user_column("/nowhere/a.csv", "user"), UserColumn::Unknown);
+        // A record that lies across what is read at a time.
+        let (long, mut many) = (vec![b'x'; 3_000], vec![b'y'; (1 << 20) - 1_500]);
+        many.push(b'\n');
+        many.extend(&long);
+        let path = directory.path().join("long.csv");
+        std::fs::write(&path, many).unwrap();
+        assert!(has_record(path.to_str().unwrap(), &long).unwrap());
     }
 
     #[test]

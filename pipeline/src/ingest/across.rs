@@ -72,6 +72,8 @@ struct Stands {
 struct Decided {
     date: i32,
     accepted: bool,
+    /// It is not accepted because of one that was stored before the run.
+    is_stored: bool,
 }
 
 /// By id that stands on several dates: the places of its staged events there, and whether they are accepted.
@@ -80,7 +82,7 @@ pub(super) struct Across {
     decided: KeyMap<u128, HashMap<Place, Decided>>,
 }
 
-/// By id, the dates of staged events that are no events because of one of the same id on another date.
+/// By id, the dates of staged events that are no events because of a staged one of the same id on another date.
 pub(super) type Dropped = KeyMap<u128, BTreeSet<i32>>;
 
 impl Across {
@@ -143,7 +145,8 @@ impl Across {
 
     pub(super) fn into_dropped(self) -> Dropped {
         let dropped = |events: HashMap<Place, Decided>| -> BTreeSet<i32> {
-            events.into_values().filter(|event| !event.accepted).map(|event| event.date).collect()
+            let stands_by_staged = |event: &Decided| !event.accepted && !event.is_stored;
+            events.into_values().filter(stands_by_staged).map(|event| event.date).collect()
         };
         self.decided.into_iter().map(|(key, events)| (key, dropped(events))).collect()
     }
@@ -153,13 +156,14 @@ impl Stands {
     /// Whether the event at each place is stored: those that are have no other one within the days.
     fn decided(mut self, days: u32) -> HashMap<Place, Decided> {
         self.staged.sort_unstable();
-        let (mut dates, mut decided) = (self.stored, HashMap::new());
+        let (mut dates, mut decided) = (self.stored.clone(), HashMap::new());
         for (place, date) in self.staged {
             let accepted = dates.range(dates_around(date, days)).next().is_none();
             if accepted {
                 dates.insert(date);
             }
-            decided.insert(place, Decided { date, accepted });
+            let is_stored = self.stored.range(dates_around(date, days)).next().is_some();
+            decided.insert(place, Decided { date, accepted, is_stored });
         }
         decided
     }

@@ -16,7 +16,7 @@ use trainer::retrieve::{self, By, Merge, Method, Options, Output, Users, parse_t
 /// Times are in epoch milliseconds or RFC 3339. `conditions` is optional (default: --conditions or --instructions); so is `at`, the
 /// time of the request: events before it, less Δτ, are visible (default: --at, or all of the history). Requests are answered in
 /// their order as they arrive. One that cannot be answered (no JSON, a time that is none, a condition that the model does not know
-/// or that too few items carry) is answered by one line, and the others are answered all the same:
+/// or that too few items carry), or whose lists are empty, is answered by one line, and the others are answered all the same:
 ///
 ///   {"line": 2, "user_id": "u2", "error": "`genre` has no value `Rok` that the model knows; the nearest: Rock"}
 ///

@@ -214,11 +214,16 @@ pub(crate) async fn asked_rows(
         rows = read.rows();
         targets >= wanted || draws >= DRAWS_MAX
     };
-    Sequences::sample(root, items, &mut lot, enough).await
+    let read = Sequences::sample(root, items, &mut lot, enough).await?;
+    let found = (0..read.rows()).flat_map(|row| read.owned(row)).filter(|&p| read.roles[p] == role).count();
+    if found < wanted {
+        eprintln!("{found} of {wanted} targets were found (evaluate.sample)");
+    }
+    Ok(read)
 }
 
-/// After so many draws of users by lot, a table holds too little out to look for more.
-pub(crate) const DRAWS_MAX: usize = 64;
+/// After so many draws of users by lot, a table holds too little out to look for more: half a million rows, whatever its size.
+pub(crate) const DRAWS_MAX: usize = 1_024;
 
 /// An evaluation that failed.
 #[derive(Debug, thiserror::Error)]

@@ -35,13 +35,8 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Known {
     name: String,
-    usable: Result<u32, Unusable>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Unusable {
-    Unknown,
-    SmallPool,
+    /// Its row; `None` of one that the model does not know.
+    row: Option<u32>,
 }
 
 /// A condition that is asked for by name: its row. Pools with fewer than `min_pool` retrievable carriers are refused.
@@ -100,12 +95,7 @@ impl Instructions {
     }
 
     /// Those of table `instructions`, for a model that follows some.
-    pub(super) async fn stored(
-        root: &Root,
-        known: &Conditions,
-        min_pool: usize,
-        (retriever, at): (&mut Retriever<'_>, i64),
-    ) -> Result<Self, DataError> {
+    pub(super) async fn stored(root: &Root, known: &Conditions) -> Result<Self, DataError> {
         let snapshot = root.require(tables::INSTRUCTIONS, "pipeline instructions").await?;
         let columns = ["user_id", "attributes", "conditions", "weights"];
         let other = |c: usize| DataError::ColumnType {
@@ -130,7 +120,7 @@ impl Instructions {
                 {
                     let condition = Condition { attribute: attribute.into(), value: value.into() };
                     let place = *places.entry(condition).or_insert_with_key(|condition| {
-                        table.conditions.push(Known::new(condition, known, min_pool, (retriever, at)));
+                        table.conditions.push(Known::new(condition, known));
                         table.conditions.len() as u32 - 1
                     });
                     of_user.push((place, weight));
@@ -141,19 +131,26 @@ impl Instructions {
         Ok(Self::Stored(table))
     }
 
-    /// The lists of a user; one without a condition for users who have no instruction that can be followed.
-    pub(super) fn of(&self, user: &str, report: &mut Report) -> Vec<Ask> {
+    /// The lists of a user at a time; one without a condition for users who have no instruction that can be followed: conditions that
+    /// the model does not know, and those with fewer carriers than the smallest pool then, instruct nobody.
+    pub(super) fn of(
+        &self,
+        user: &str,
+        (min_pool, at): (usize, i64),
+        retriever: &mut Retriever<'_>,
+        report: &mut Report,
+    ) -> Vec<Ask> {
         let table = match self {
             Self::Same(asks) => return asks.clone(),
             Self::Stored(table) => table,
         };
         let mut asks = Vec::new();
         for &(place, weight) in table.users.get(user).into_iter().flatten() {
-            let Known { name, usable } = &table.conditions[place as usize];
-            match usable {
-                Ok(row) => asks.push(Ask { condition: Some(*row), weight }),
-                Err(Unusable::Unknown) => report.unknown_instructions.add(name),
-                Err(Unusable::SmallPool) => report.small_pools.add(name),
+            let Known { name, row } = &table.conditions[place as usize];
+            match *row {
+                None => report.unknown_instructions.add(name),
+                Some(row) if retriever.prepare(row, at) < min_pool.max(1) => report.small_pools.add(name),
+                Some(row) => asks.push(Ask { condition: Some(row), weight }),
             }
         }
         if asks.is_empty() {
@@ -165,17 +162,7 @@ impl Instructions {
 }
 
 impl Known {
-    fn new(
-        condition: &Condition,
-        known: &Conditions,
-        min_pool: usize,
-        (retriever, at): (&mut Retriever<'_>, i64),
-    ) -> Self {
-        let usable = match known.row(condition) {
-            Err(_) => Err(Unusable::Unknown),
-            Ok(row) if retriever.prepare(row, at) < min_pool.max(1) => Err(Unusable::SmallPool),
-            Ok(row) => Ok(row),
-        };
-        Self { name: condition.to_string(), usable }
+    fn new(condition: &Condition, known: &Conditions) -> Self {
+        Self { name: condition.to_string(), row: known.row(condition).ok() }
     }
 }

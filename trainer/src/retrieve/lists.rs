@@ -1,6 +1,6 @@
 //! From requests to lists: the model part, then the search; popular items for users of whom nothing is visible.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ use crate::model::ClimberPilot;
 pub struct Request {
     /// The user.
     pub user_id: String,
+    /// The line of standard input that it came from, from 1.
+    pub line: Option<usize>,
     /// Its time (epoch milliseconds), from which derived conditions count.
     pub at: i64,
     /// All that is visible of the user.
@@ -123,7 +125,7 @@ pub struct Retriever<'a> {
     pools: BTreeMap<u32, Vec<Pool>>,
 }
 
-/// Pools that are kept of one condition: requests come at growing times.
+/// Pools that are kept of one condition, at most: requests come at growing times.
 const POOLS: usize = 4;
 
 /// The carriers of a condition at certain times.
@@ -168,15 +170,24 @@ impl<'a> Retriever<'a> {
     /// Makes the condition of `row` ready to be asked for at the time `at`; gives the number of retrievable items that carry it
     /// then.
     pub fn prepare(&mut self, row: u32, at: i64) -> usize {
-        if let Some(pool) = self.pool(row, at) {
-            return pool.size;
+        // The one that was asked for last is the last to go.
+        let pools = self.pools.entry(row).or_default();
+        if let Some(place) = pools.iter().position(|pool| pool.times.contains(&at)) {
+            let pool = pools.remove(place);
+            let size = pool.size;
+            pools.push(pool);
+            return size;
         }
         let carries = self.carriers.pool(row, at);
         let both = carries.iter().zip(&self.retrievable).map(|(&carries, &may)| carries && may);
         let both: Vec<bool> = both.collect();
         let size = both.iter().filter(|&&may| may).count();
         let times = self.carriers.unchanged(row, at);
-        self.pools.entry(row).or_default().push(Pool { times, carries, size, retrievable: Arc::new(both) });
+        let pools = self.pools.entry(row).or_default();
+        if pools.len() == POOLS {
+            pools.remove(0);
+        }
+        pools.push(Pool { times, carries, size, retrievable: Arc::new(both) });
         size
     }
 
@@ -198,15 +209,32 @@ impl<'a> Retriever<'a> {
         requests: &[Request],
         report: &mut Report,
     ) -> Result<Vec<Vec<List>>, RetrieveError> {
-        for pools in self.pools.values_mut().filter(|pools| pools.len() > POOLS) {
-            pools.drain(..pools.len() - POOLS);
-        }
-        for request in requests {
-            for row in request.asks.iter().filter_map(|ask| ask.condition) {
+        let (mut lists, mut first) = (Vec::with_capacity(requests.len()), 0);
+        // By condition, where the times of the pools begin that these requests need.
+        let mut needed: BTreeMap<u32, BTreeSet<i64>> = BTreeMap::new();
+        for (next, request) in requests.iter().enumerate() {
+            let rows: BTreeSet<u32> = request.asks.iter().filter_map(|ask| ask.condition).collect();
+            let begin = |row: u32| match self.pool(row, request.at) {
+                Some(pool) => pool.times.start,
+                None => self.carriers.unchanged(row, request.at).start,
+            };
+            let wanted: Vec<(u32, i64)> = rows.iter().map(|&row| (row, begin(row))).collect();
+            let is_too_much = |(row, begin): &(u32, i64)| {
+                needed.get(row).is_some_and(|begins| begins.len() == POOLS && !begins.contains(begin))
+            };
+            // Requests whose pools do not fit together are answered in several turns.
+            if wanted.iter().any(is_too_much) {
+                lists.extend(self.prepared_lists(&requests[first..next], report)?);
+                first = next;
+                needed.clear();
+            }
+            for (row, begin) in wanted {
                 self.prepare(row, request.at);
+                needed.entry(row).or_default().insert(begin);
             }
         }
-        self.prepared_lists(requests, report)
+        lists.extend(self.prepared_lists(&requests[first..], report)?);
+        Ok(lists)
     }
 
     fn prepared_lists(

@@ -73,6 +73,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The answer to a request whose lists are all empty.
+    pub(super) fn nothing_left(request: &Request) -> Option<Self> {
+        let error = "no item is left that its lists may have".to_owned();
+        Some(Self { line: request.line?, user_id: Some(request.user_id.clone()), error })
+    }
+
     fn new(line: usize, text: &[u8], error: String) -> Self {
         let user = serde_json::from_slice::<serde_json::Value>(text).ok();
         let user_id = user.and_then(|value| value.get("user_id")?.as_str().map(str::to_owned));
@@ -123,12 +129,13 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
 
 impl Requests<'_> {
     /// The request of a user of the tables; one that they do not have is counted and has no history.
-    pub(super) fn user(&self, user_id: &str, report: &mut Report) -> Request {
+    pub(super) fn user(&self, user_id: &str, retriever: &mut Retriever<'_>, report: &mut Report) -> Request {
         let history = self.stored.history(user_id);
         if history.is_none() {
             report.unknown_users.add(user_id);
         }
-        let asks = self.instructions.of(user_id, report);
+        let at = self.at.unwrap_or_else(now);
+        let asks = self.instructions.of(user_id, (self.min_pool, at), retriever, report);
         self.request((user_id.to_owned(), self.at), history.unwrap_or_default(), asks)
     }
 
@@ -144,7 +151,7 @@ impl Requests<'_> {
             Err(problem) => Err(problem.clone()),
         };
         let text = line.as_deref().unwrap_or_default();
-        request.map_err(|error| {
+        request.map(|request| Request { line: Some(number), ..request }).map_err(|error| {
             report.refused += 1;
             Refusal::new(number, text, error)
         })
@@ -168,7 +175,10 @@ impl Requests<'_> {
             }
         }
         let asks = match conditions {
-            None => self.instructions.of(&user_id, report),
+            None => {
+                let at = at.unwrap_or_else(now);
+                self.instructions.of(&user_id, (self.min_pool, at), retriever, report)
+            }
             Some(texts) if texts.is_empty() => vec![Ask::PLAIN],
             Some(texts) => {
                 // A condition that is asked for twice is one list.
@@ -193,7 +203,7 @@ impl Requests<'_> {
             }
             None => history,
         };
-        Request { user_id, at: at.unwrap_or_else(now), history, asks }
+        Request { user_id, line: None, at: at.unwrap_or_else(now), history, asks }
     }
 }
 

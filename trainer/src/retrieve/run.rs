@@ -98,7 +98,7 @@ impl Opened {
                     key: "--instructions".into(),
                     problem: UnknownCondition::None.to_string(),
                 }),
-                false => Ok(Instructions::stored(root, known, min_pool, retriever).await?),
+                false => Ok(Instructions::stored(root, known).await?),
             },
         };
         Ok(Requests {
@@ -167,7 +167,8 @@ async fn retrieve(
         if options.interrupt.requested() {
             return Err(RetrieveError::Interrupted);
         }
-        let asked: Vec<_> = batch.iter().map(|user| Ok(requests.user(user, &mut report))).collect();
+        let asked: Vec<_> =
+            batch.iter().map(|user| Ok(requests.user(user, &mut retriever, &mut report))).collect();
         answer(&opened, &mut retriever, &asked, options.merge, &mut report, output)?;
         progress.add(batch.len() as u64);
         if output.closed() {
@@ -197,7 +198,7 @@ async fn draw_case(
     let mut retriever = opened.retriever(&options, config.seed)?;
     let requests = opened.requests((config, root), &options, &mut retriever).await?;
     let mut report = Report { k: options.k, ..Report::default() };
-    let mut request = requests.user(user, &mut report);
+    let mut request = requests.user(user, &mut retriever, &mut report);
     if report.unknown_users.count > 0 {
         let near = opened.sequences.users.iter().map(String::as_str);
         let near = nearest(user, near).join(", ");
@@ -228,8 +229,14 @@ fn answer(
         .flatten()
         .filter_map(|list| list.condition.and_then(|row| Some((row, name(row)?))))
         .collect();
+    let is_empty = |lists: &Vec<List>| lists.iter().all(|list| list.items.is_empty());
+    let empty: Vec<Option<Refusal>> = requests
+        .iter()
+        .zip(&lists)
+        .map(|(request, lists)| is_empty(lists).then(|| Refusal::nothing_left(request)).flatten())
+        .collect();
     let mut answers = Vec::new();
-    let mut lists = lists.iter();
+    let (mut lists, mut empty) = (lists.iter(), empty.iter());
     for request in asked {
         let request = match request {
             Ok(request) => request,
@@ -256,6 +263,8 @@ fn answer(
             })
         }));
         report.rows += answers.len() - before;
+        // Whoever waits for an answer gets one.
+        answers.extend(empty.next().and_then(Option::as_ref).map(Answer::Refusal));
         report.users += 1;
         report.without_history += usize::from(request.history.is_empty());
     }

@@ -77,7 +77,7 @@ fn request(items: &[u32], conditions: &[Option<u32>]) -> Request {
     let events = items.iter().zip(0..).map(|(&item, i)| (item, i * 60_000)).collect();
     let asks = conditions.iter().map(|&condition| Ask { condition, weight: 1.0 }).collect();
     let history = History::from_events(events, DeltaTau::Margin(90_000));
-    Request { user_id: "u".into(), at: 0, history, asks }
+    Request { user_id: "u".into(), line: None, at: 0, history, asks }
 }
 
 fn items(list: &List) -> Vec<u32> {

@@ -130,6 +130,11 @@ async fn run_after(
     let examples = Examples::load(root, &conditions, catalogue.items(), wanted).await?;
     let sequences = asked_rows(config, root, catalogue.items(), Role::Validation).await?;
     agree(&examples, &sequences, parent, &loaded.lineage.sequences.config_hash)?;
+    let holds_out_for_ever = config.sequences.holds_out_for_ever(&sequences.source.config_hash);
+    let asked = sequences.source.events_version.parse().ok();
+    if let Some(warning) = leak(parent, loaded.lineage.learned_events(), asked, holds_out_for_ever) {
+        eprintln!("warning: {warning}");
+    }
     for source in &examples.sources {
         let ours = derived.get(&source.condition).map(ToString::to_string);
         if source.age != ours {
@@ -189,6 +194,18 @@ async fn run_after(
         });
     }
     Ok(SftOutcome { training, examples: learned, unconditional })
+}
+
+/// What is doubtful where the parent has learned of events that came after those that validation asks: what `sequences` holds out
+/// of each user's last events may be among them. Versions are those of `events`.
+fn leak(parent: &str, learned: Option<u64>, asked: Option<u64>, holds_out_for_ever: bool) -> Option<String> {
+    let (learned, asked) = (learned?, asked?);
+    (learned > asked && !holds_out_for_ever).then(|| {
+        format!(
+            "validation asks `sequences` of version {asked} of `events`, and `{parent}` has learned what came up to version \
+             {learned}, what is held out there among it: the epoch is selected by it; run `pipeline build-sequences` first"
+        )
+    })
 }
 
 /// Examples, the parent and the rows that validation asks have to be of one split and one log: what is held out in one of
@@ -315,6 +332,28 @@ impl Task for FineTuning<'_> {
         if theirs.sft != ours.sft {
             return Some("another [sft]".into());
         }
+        if theirs.evaluate.sample != ours.evaluate.sample {
+            return Some("another evaluate.sample, which decides what selects the epoch".into());
+        }
         (theirs.conditions.derived != ours.conditions.derived).then(|| "another [conditions.derived]".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_that_knows_what_validation_holds_out_is_announced() {
+        let warning = leak("m", Some(8), Some(7), false).unwrap();
+        assert!(warning.contains("version 7") && warning.contains("`m`"), "{warning}");
+        for (learned, asked, for_ever) in [
+            (Some(7), Some(7), false),
+            (Some(8), Some(7), true),
+            (None, Some(7), false),
+            (Some(6), Some(7), false),
+        ] {
+            assert_eq!(leak("m", learned, asked, for_ever), None);
+        }
     }
 }

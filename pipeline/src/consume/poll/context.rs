@@ -189,20 +189,34 @@ impl Context {
         if partitions.is_empty() {
             return Ok(Known { stored, topic: None });
         }
-        // Brokers that have told it once will do so again.
-        let expected = stored.values().any(|stored| stored.topic.is_some());
-        let deadline = Instant::now() + millis(poller.kafka.patience.ms);
+        let before: Vec<&TopicIdentity> =
+            stored.values().filter_map(|stored| stored.topic.as_ref()).collect();
+        let topic = self.ask_topic(consumer, &before, (ASK, millis(poller.kafka.patience.ms)));
+        Ok(Known { stored, topic })
+    }
+
+    /// Which topic the brokers have; they are asked again, for as long as `patience`, while they tell less than they told `before`.
+    fn ask_topic(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        before: &[&TopicIdentity],
+        (each, patience): (Duration, Duration),
+    ) -> Option<TopicIdentity> {
+        let deadline = Instant::now() + patience;
         loop {
-            let topic = identity::ask(consumer.client().native_ptr(), &self.topic, ASK);
-            if topic.is_none() && expected {
-                if Instant::now() < deadline {
-                    tracing::warn!("which topic `{}` is, the brokers do not say; asking again", self.topic);
-                    std::thread::sleep(ASK_AGAIN);
-                    continue;
-                }
-                tracing::warn!("whether `{}` is the topic that was read before is not known", self.topic);
+            let topic = identity::ask(consumer.client().native_ptr(), &self.topic, each);
+            // Brokers that have told it once will do so again.
+            let is_vague =
+                |before: &&TopicIdentity| topic.as_ref().is_none_or(|topic| topic.says_less_than(before));
+            if !before.iter().any(is_vague) {
+                return topic;
             }
-            return Ok(Known { stored, topic });
+            if Instant::now() >= deadline || self.poller.interrupt.requested() {
+                tracing::warn!("whether `{}` is the topic that was read before is not known", self.topic);
+                return topic;
+            }
+            tracing::warn!("which topic `{}` is, the brokers do not say; asking again", self.topic);
+            std::thread::sleep(ASK_AGAIN);
         }
     }
 
@@ -294,16 +308,16 @@ impl Context {
     /// Whether another topic has taken the place of the one whose messages were read; what was read of it is dropped then.
     ///
     /// A client that is suspended or cut off while a topic is deleted and made anew reads the new one on at the old offset,
-    /// without an error.
+    /// without an error. (One that is connected is told of the deletion.) Without an answer for `kafka.patience` it counts as the same,
+    /// as at the beginning.
     pub(super) fn is_another_topic(&self, consumer: &BaseConsumer<Self>) -> bool {
         let before = {
             let state = self.state();
             state.topic.clone().filter(|_| state.is_topic_due())
         };
         let Some(before) = before else { return false };
-        let Some(now) = identity::ask(consumer.client().native_ptr(), &self.topic, TOPIC_ASK) else {
-            return false;
-        };
+        let patience = (TOPIC_ASK, millis(self.poller.kafka.patience.ms));
+        let Some(now) = self.ask_topic(consumer, &[&before], patience) else { return false };
         let mut state = self.state();
         let is_another = !now.is(&before);
         state.asked = (!is_another).then(SystemTime::now);

@@ -44,6 +44,11 @@ impl TopicIdentity {
         same(&self.cluster, &other.cluster) && same(&self.topic, &other.topic)
     }
 
+    /// Whether the brokers have told `before` which topic it is, and do not say so now: no answer is not the same answer.
+    pub(in super::super) fn says_less_than(&self, before: &Self) -> bool {
+        self.topic.is_empty() && !before.topic.is_empty()
+    }
+
     /// This topic, which comes after another one of its name.
     pub(in super::super) fn after(&self, other: &Self) -> Self {
         Self { before: other.before + 1, ..self.clone() }
@@ -196,6 +201,7 @@ mod tests {
     fn what_is_not_known_is_no_difference() {
         let (known, half) = (TopicIdentity::new("c", "t"), TopicIdentity::new("c", ""));
         assert!(known.is(&half) && half.is(&known));
+        assert!(half.says_less_than(&known) && !known.says_less_than(&half) && !half.says_less_than(&half));
         assert_eq!(half.known_as(&known), known);
         assert_eq!(half.to_string(), "topic id unknown, cluster id `c`");
     }
