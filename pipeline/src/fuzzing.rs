@@ -30,11 +30,13 @@ pub mod seeds {
         [b"\"", b",", b"\n", b"\r\n", b"\r", b"\"\"", b"u1,i1,100\n", b"\xff", b"\xc3", b"1600000000000"];
 
     /// JSON Lines.
-    pub const JSONL: [&[u8]; 4] = [
+    pub const JSONL: [&[u8]; 5] = [
         b"{\"user_id\": \"u\", \"item_id\": 3, \"ts\": 1}\n{\"ts\":2,\"user_id\":\"\\u00fc\\n\",\"item_id\":\"i\"}\n",
         b"{\"user_id\":\"u\",\"item_id\":\"i\",\"ts\":\"2020-09-13T12:26:40Z\",\"value\":1e3,\"x\":[{},[1,null]]}\r\n\n{}\n[",
         b"{\"user_id\":12345678901234567890,\"item_id\":-1.0,\"ts\":1600000000.5,\"event_id\":null,\"action\":\"view\"}\n",
         b"null\n7\n{\"user_id\":{\"a\":1},\"item_id\":[],\"ts\":true}\n",
+        // Longer than a record may be: what is kept of the line must not pass for one.
+        b"{\"user_id\":\"u\",\"item_id\":\"i\",\"ts\":1}\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\r\rx\n",
     ];
     /// Pieces of JSON.
     pub const JSON_TOKENS: [&[u8]; 14] = [
