@@ -15,6 +15,8 @@ mod kills;
 mod paths;
 #[cfg(unix)]
 mod permissions;
+#[cfg(unix)]
+mod pins;
 mod programs;
 #[cfg(unix)]
 mod random_faults;

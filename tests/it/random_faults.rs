@@ -50,7 +50,7 @@ fn life(random: &mut Random, whole: Duration) -> Duration {
 }
 
 /// Table → its rows as text, sorted, without times of this run.
-fn contents(root: &Path, names: &[&'static str]) -> BTreeMap<&'static str, Vec<String>> {
+pub(crate) fn contents(root: &Path, names: &[&'static str]) -> BTreeMap<&'static str, Vec<String>> {
     let root = Root::new(root.to_str().unwrap()).unwrap();
     let read = async {
         let mut tables = BTreeMap::new();

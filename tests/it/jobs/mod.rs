@@ -31,7 +31,7 @@ const USERS: u32 = 40;
 const EVENTS: u32 = 6;
 
 /// `2026-01-01` and so on.
-fn date(day: u32) -> String {
+pub(crate) fn date(day: u32) -> String {
     format!("2026-01-{day:02}")
 }
 
