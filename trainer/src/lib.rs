@@ -4,6 +4,7 @@
 #[macro_use(eprintln)]
 extern crate schemas;
 
+pub mod batch;
 pub mod checkpoint;
 pub mod compare;
 pub mod conditions;

@@ -9,7 +9,8 @@ use rand::Rng;
 use schemas::config::{Loss, Pretrain};
 use schemas::tables::NO_ITEM;
 
-use crate::data::{Anchors, Batch, Draws, ItemSet};
+use crate::batch::{Anchors, Batch};
+use crate::data::{Draws, ItemSet};
 use crate::model::{ClimberPilot, ItemRows, Tokens, TouchedRows};
 use crate::ops::{self, Candidates, Dropout, Targets};
 use crate::random;

@@ -1,23 +1,18 @@
 //! What the trainer reads: the catalogue, the rows of `sequences` and `refresh`, and the examples of `sft/<condition>`.
 
-mod batch;
 mod catalogue;
 mod draws;
 mod examples;
 mod item_set;
-mod loader;
 mod sample;
 mod sequences;
 
-pub use batch::{Anchors, Batch, context_length};
-pub(crate) use batch::{push_sequence, row_mask_keys};
 pub use catalogue::Catalogue;
 pub use draws::Draws;
 #[cfg(test)]
 pub(crate) use examples::History as ExampleHistory;
 pub use examples::{Examples, ExamplesSource};
 pub(crate) use item_set::ItemSet;
-pub use loader::ahead;
 pub use sequences::{FreshSource, Sequences, SequencesSource};
 
 /// How many positions of rows, or examples, can be numbered.

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::card::peak_memory;
 use super::{Backend, Card};
-use crate::data::{Anchors, Batch, Catalogue, Draws, ahead};
+use crate::batch::{Anchors, Batch, ahead};
+use crate::data::{Catalogue, Draws};
 use crate::loss::{Plan, TamipLoss};
 use crate::model::ClimberPilot;
 use crate::ops::{AttentionLayout, Dropout};

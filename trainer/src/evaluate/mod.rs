@@ -36,9 +36,10 @@ pub(crate) use report::change;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Split, Target, targets};
 
+use crate::batch::{push_sequence, row_mask_keys};
 use crate::checkpoint::{self, CheckpointError};
 use crate::conditions::{Carriers, Conditions, UnknownCondition};
-use crate::data::{Catalogue, DataError, Sequences, push_sequence, row_mask_keys};
+use crate::data::{Catalogue, DataError, Sequences};
 use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
 use crate::ops::{AttentionLayout, Mat, gemm};

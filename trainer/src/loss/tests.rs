@@ -237,7 +237,7 @@ fn alone(model: &ClimberPilot, examples: &Examples, e: usize, k: usize, instruct
     let shown = (examples.visible[e] as usize).saturating_sub(k - 1);
     let (mut embedding, mut layout) =
         (Vec::new(), crate::ops::AttentionLayout { offsets: vec![0], ..Default::default() });
-    crate::data::push_sequence(&mut embedding, &mut layout, &history.items[..shown], &history.ts[..shown]);
+    crate::batch::push_sequence(&mut embedding, &mut layout, &history.items[..shown], &history.ts[..shown]);
     let tokens = Tokens { embedding, layout: Arc::new(layout) };
     let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);

@@ -8,7 +8,8 @@ use schemas::config::{Architecture, Loss, MaskMode, Model, Precision, Pretrain, 
 use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
 
 use super::*;
-use crate::data::{Batch, Catalogue, Draws, Sequences};
+use crate::batch::Batch;
+use crate::data::{Catalogue, Draws, Sequences};
 use crate::device::Backend;
 use crate::loss::TamipLoss;
 use crate::optimizer::Adam;

@@ -6,8 +6,8 @@ use candle_core::{Result, Tensor};
 use schemas::config::MaskMode;
 
 use super::histories::History;
+use crate::batch::{push_sequence, row_mask_keys};
 use crate::conditions::Carriers;
-use crate::data::{push_sequence, row_mask_keys};
 use crate::model::{ClimberPilot, Reads, Tokens};
 use crate::ops::AttentionLayout;
 

@@ -23,8 +23,9 @@ use schemas::cli::Interrupt;
 use schemas::config::{ConfigError, Pretrain, Selection};
 use serde::Serialize;
 
+use crate::batch::Batch;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord, MadeBy};
-use crate::data::{Batch, DataError};
+use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::evaluate::{EvaluateError, Metrics, Protocol};
 use crate::loss::TamipLoss;

@@ -9,8 +9,9 @@ use schemas::history::Role;
 
 use super::run::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
+use crate::batch::Batch;
 use crate::checkpoint::{self, Checkpoint, Lineage};
-use crate::data::{Batch, Catalogue, Draws, Sequences};
+use crate::data::{Catalogue, Draws, Sequences};
 use crate::device::{self, Backend};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::loss::TamipLoss;

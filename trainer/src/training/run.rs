@@ -11,8 +11,9 @@ use schemas::delta::Root;
 use schemas::failpoint;
 
 use super::{Options, Outcome, Status, Task, TrainError, marks, selector};
+use crate::batch::ahead;
 use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
-use crate::data::{Catalogue, ahead};
+use crate::data::Catalogue;
 use crate::device::Backend;
 use crate::evaluate::Metrics;
 use crate::loss::Plan;

@@ -8,7 +8,7 @@ use rand::Rng;
 use serde_json::json;
 
 use super::*;
-use crate::data::push_sequence;
+use crate::batch::push_sequence;
 use crate::model::{Reads, Tokens};
 use crate::ops::{AttentionLayout, time_bucket};
 

@@ -57,7 +57,7 @@ fn tokens(histories: &[Vec<u32>]) -> Tokens {
     let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
     for items in histories {
         let times: Vec<i64> = (0..items.len() as i64).map(|i| i * 60_000).collect();
-        crate::data::push_sequence(&mut embedding, &mut layout, items, &times);
+        crate::batch::push_sequence(&mut embedding, &mut layout, items, &times);
     }
     Tokens { embedding, layout: Arc::new(layout) }
 }

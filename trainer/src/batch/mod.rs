@@ -1,0 +1,62 @@
+//! From rows of tables to what a training step computes: ragged batches, and what each branch is to predict from where.
+
+mod histories;
+mod instructed;
+mod loader;
+mod pretrain;
+
+use std::sync::Arc;
+
+pub use histories::context_length;
+pub(crate) use histories::{push_sequence, row_mask_keys};
+pub use loader::ahead;
+
+use crate::model::Reads;
+use crate::ops::AttentionLayout;
+
+/// What one branch is to predict: `items[i]` from the hidden state at token `tokens[i]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Anchors {
+    /// Token of the batch, ascending.
+    pub tokens: Vec<u32>,
+    /// Item index of the target.
+    pub items: Vec<u32>,
+    /// Anchor position in the flat lists of [`Sequences`], or the number of the example; all branches share anchors.
+    pub positions: Vec<u32>,
+    /// Weight of each target's loss; 1 on average over all rows.
+    pub weights: Vec<f32>,
+    /// Under which conditions the tokens are read, where they are (Eq. 6).
+    pub reads: Option<Reads>,
+}
+
+impl Anchors {
+    /// The share of target `i` in the branch's mean loss.
+    pub fn share(&self, i: usize) -> f32 {
+        self.weights[i] / self.items.len() as f32
+    }
+}
+
+/// Rows of `sequences` as a ragged batch. Every row's tokens begin with the start-of-sequence token.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Item index of each token; 0 is the start-of-sequence token.
+    pub items: Vec<u32>,
+    /// Boundaries, times and visible keys.
+    pub layout: Arc<AttentionLayout>,
+    /// For each branch, its targets.
+    pub branches: Vec<Anchors>,
+    /// Targets with nothing visible that carry no loss, over all branches.
+    pub without_history: usize,
+}
+
+impl Batch {
+    /// Rows of the batch.
+    pub fn sequences(&self) -> usize {
+        self.layout.offsets.len() - 1
+    }
+
+    /// Targets of all branches.
+    pub fn targets(&self) -> usize {
+        self.branches.iter().map(|b| b.items.len()).sum()
+    }
+}
