@@ -1,7 +1,18 @@
-//! Histories as one ragged batch.
+//! The one way from histories to tokens: whatever the model reads, in training, in evaluation or for a request, is put together
+//! here.
+//!
+//! ```text
+//! history          i_1      i_2      …  i_n
+//! tokens  [start]  i_1      i_2      …  i_n           row p of H stands for the first p items, row 0 for none
+//! keys    1        1+v_2    1+v_3    …                mode `row` only: what each token may attend to, at most itself
+//! ```
+
+use std::sync::Arc;
 
 use schemas::config::MaskMode;
+use schemas::tables::NO_ITEM;
 
+use crate::model::Tokens;
 use crate::ops::AttentionLayout;
 
 /// How many of a row's positions the prediction at anchor `t` of the row may build on: the row of `H` that it
@@ -13,22 +24,79 @@ pub fn context_length(mask: MaskMode, t: usize, visible: u32) -> usize {
     }
 }
 
-/// How many keys the token of the `i`-th item (from 1; 0 is the start) may attend to in mode `row`: the start,
-/// and `j ≤ i ∧ j ≤ v_{i+1}`. `next_visible` is `v_{i+1}`, absent for the last item of the row.
-pub(crate) fn row_mask_keys(i: usize, next_visible: Option<u32>) -> u32 {
-    1 + next_visible.map_or(i as u32, |v| v.min(i as u32))
+/// Histories as one ragged batch.
+#[derive(Debug)]
+pub struct HistoryBatch {
+    items: Vec<u32>,
+    layout: AttentionLayout,
 }
 
-/// Appends one sequence, with its start-of-sequence token, to a ragged batch.
-pub(crate) fn push_sequence(
-    tokens: &mut Vec<u32>,
-    layout: &mut AttentionLayout,
-    items: &[u32],
-    times: &[i64],
-) {
-    tokens.push(schemas::tables::NO_ITEM);
-    tokens.extend_from_slice(items);
-    layout.times.push(times.first().copied().unwrap_or(0));
-    layout.times.extend_from_slice(times);
-    layout.offsets.push(tokens.len());
+impl HistoryBatch {
+    /// Empty, for a model with this mask.
+    pub fn new(mask: MaskMode) -> Self {
+        let keys = (mask == MaskMode::Row).then(Vec::new);
+        Self { items: Vec::new(), layout: AttentionLayout { offsets: vec![0], times: Vec::new(), keys } }
+    }
+
+    /// Appends a history of `items` at times `ts` (epoch milliseconds, ascending) and gives its first token, that of its start:
+    /// the token of item `i`, from 1, is `i` behind it.
+    ///
+    /// `visible` holds `v_t` of the items, counted inside the history, and of the event behind the last one where there is
+    /// one. Only mode `row` reads it: the token of item `i` attends to the start and to `min(i, v_{i+1})` items, and to all `i`
+    /// where `v_{i+1}` is not given.
+    pub fn push(&mut self, items: impl IntoIterator<Item = u32>, ts: &[i64], visible: &[u32]) -> u32 {
+        let first = self.items.len();
+        self.items.push(NO_ITEM);
+        self.items.extend(items);
+        debug_assert_eq!(self.items.len() - first, 1 + ts.len(), "an item without a time");
+        let Self { items, layout } = self;
+        layout.times.push(ts.first().copied().unwrap_or(0));
+        layout.times.extend_from_slice(ts);
+        layout.offsets.push(items.len());
+        if let Some(keys) = &mut layout.keys {
+            keys.push(1);
+            keys.extend((1..=ts.len() as u32).map(|i| 1 + visible.get(i as usize).map_or(i, |&v| v.min(i))));
+        }
+        first as u32
+    }
+
+    /// The items of the tokens, 0 for a start, and the layout.
+    pub fn finish(self) -> (Vec<u32>, Arc<AttentionLayout>) {
+        (self.items, Arc::new(self.layout))
+    }
+
+    /// The same, where items are numbered as the rows of `[start; item vectors]` are.
+    pub fn into_tokens(self) -> Tokens {
+        let (embedding, layout) = self.finish();
+        Tokens { embedding, layout }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_history_begins_with_the_start() {
+        let mut batch = HistoryBatch::new(MaskMode::Gather);
+        assert_eq!(batch.push([7, 8], &[50, 60], &[0, 1]), 0);
+        assert_eq!(batch.push([], &[], &[]), 3);
+        assert_eq!(batch.push([9], &[70], &[0]), 4);
+        let (items, layout) = batch.finish();
+        assert_eq!(items, [0, 7, 8, 0, 0, 9]);
+        assert_eq!(
+            (&layout.offsets[..], &layout.times[..]),
+            (&[0, 3, 4, 6][..], &[50, 50, 60, 0, 70, 70][..])
+        );
+        assert_eq!(layout.keys, None);
+    }
+
+    #[test]
+    fn a_token_attends_to_what_its_next_event_saw() {
+        let mut batch = HistoryBatch::new(MaskMode::Row);
+        batch.push([5, 6, 7], &[1, 2, 3], &[0, 0, 1, 2]);
+        // The last one is asked from: it sees all.
+        batch.push([5, 6, 7], &[1, 2, 3], &[0, 0, 1]);
+        assert_eq!(batch.finish().1.keys.as_deref(), Some(&[1, 1, 2, 3, 1, 1, 2, 4][..]));
+    }
 }

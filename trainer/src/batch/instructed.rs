@@ -1,13 +1,10 @@
 //! The fine-tuning batch (Eq. 6): under an example's condition, every branch predicts its one target.
 
-use std::sync::Arc;
-
 use schemas::config::MaskMode;
 
-use super::{Anchors, Batch, context_length, push_sequence};
+use super::{Anchors, Batch, HistoryBatch, context_length};
 use crate::data::Examples;
 use crate::model::Reads;
-use crate::ops::AttentionLayout;
 
 impl Batch {
     /// The fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts the
@@ -22,7 +19,7 @@ impl Batch {
     ) -> Self {
         let branch = Anchors { reads: Some(Reads::default()), ..Anchors::default() };
         let mut batch = Self { branches: vec![branch; branches], ..Self::default() };
-        let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+        let mut tokens = HistoryBatch::new(mask);
         let mut anchors: Vec<(usize, u32)> = Vec::new(); // (context, example)
         for &history in histories {
             anchors.clear();
@@ -34,17 +31,18 @@ impl Batch {
             // Stable: examples of one context keep their order.
             anchors.sort_by_key(|&(context, _)| context);
             let Some(&(length, _)) = anchors.last() else { continue };
-            let first_token = batch.items.len() as u32;
+            // Mode `row` is refused before: examples do not know what each of their events saw.
+            let first = tokens.push(history.items[..length].iter().copied(), &history.ts[..length], &[]);
             for (k, branch) in batch.branches.iter_mut().enumerate() {
                 for &(context, example) in &anchors {
                     let e = example as usize;
                     let row = context.saturating_sub(k);
-                    branch.tokens.push(first_token + row as u32);
+                    branch.tokens.push(first + row as u32);
                     branch.items.push(examples.targets[e]);
                     branch.positions.push(example);
                     branch.weights.push(examples.weights[e]);
                     if let Some(reads) = &mut branch.reads {
-                        reads.tokens.push(first_token + row as u32);
+                        reads.tokens.push(first + row as u32);
                         reads.conditions.push(examples.conditions[e]);
                         // The start-of-sequence token is no item: as in `Carriers::push_matches`.
                         reads.matches.push(true);
@@ -52,9 +50,8 @@ impl Batch {
                     }
                 }
             }
-            push_sequence(&mut batch.items, &mut layout, &history.items[..length], &history.ts[..length]);
         }
-        batch.layout = Arc::new(layout);
+        (batch.items, batch.layout) = tokens.finish();
         batch
     }
 

@@ -7,8 +7,7 @@ mod pretrain;
 
 use std::sync::Arc;
 
-pub use histories::context_length;
-pub(crate) use histories::{push_sequence, row_mask_keys};
+pub use histories::{HistoryBatch, context_length};
 pub use loader::ahead;
 
 use crate::model::Reads;

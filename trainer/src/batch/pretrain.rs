@@ -1,13 +1,10 @@
 //! The pre-training batch: every branch predicts from the context of the row's owned anchors.
 
-use std::sync::Arc;
-
 use schemas::config::MaskMode;
 use schemas::history::Role;
 
-use super::{Anchors, Batch, context_length, push_sequence, row_mask_keys};
+use super::{Anchors, Batch, HistoryBatch, context_length};
 use crate::data::Sequences;
-use crate::ops::AttentionLayout;
 
 impl Batch {
     /// The pre-training batch of `rows`: at every owned anchor `t`, branch `k` predicts `i_{t+k−1}` where that
@@ -23,12 +20,10 @@ impl Batch {
         row_weights: Option<&[f32]>,
     ) -> Self {
         let mut batch = Self { branches: vec![Anchors::default(); branches], ..Self::default() };
-        let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
-        let mut keys = Vec::new();
+        let mut tokens = HistoryBatch::new(mask);
         let mut anchors: Vec<(usize, usize, usize)> = Vec::new(); // (context, branch, anchor)
         for &row in rows {
             let positions = sequences.row(row as usize);
-            let first_token = batch.items.len();
             anchors.clear();
             anchors.extend(of_row(sequences, row as usize, mask, branches));
             let all = anchors.len();
@@ -37,36 +32,22 @@ impl Batch {
             // Stable: anchors of one context keep their order.
             anchors.sort_by_key(|&(context, ..)| context);
             // Nothing reads beyond the longest context, and rows are causal: the rest need not be computed.
-            let length = anchors.last().map_or(0, |&(context, ..)| context);
+            let Some(&(length, ..)) = anchors.last() else { continue };
+            let shown = positions.start..positions.start + length;
+            let first = tokens.push(
+                sequences.items[shown.clone()].iter().copied(),
+                &sequences.ts[shown.clone()],
+                &sequences.visible[shown.start..positions.end.min(shown.end + 1)],
+            );
             for &(context, k, t) in &anchors {
                 let branch = &mut batch.branches[k];
-                branch.tokens.push((first_token + context) as u32);
+                branch.tokens.push(first + context as u32);
                 branch.items.push(sequences.items[t + k]);
                 branch.positions.push(t as u32);
                 branch.weights.push(row_weights.map_or(1.0, |weights| weights[row as usize]));
             }
-            if anchors.is_empty() {
-                continue;
-            }
-            let shown = positions.start..positions.start + length;
-            push_sequence(
-                &mut batch.items,
-                &mut layout,
-                &sequences.items[shown.clone()],
-                &sequences.ts[shown.clone()],
-            );
-            if mask == MaskMode::Row {
-                keys.push(1);
-                keys.extend((1..=length).map(|i| {
-                    let next = positions.start + i;
-                    row_mask_keys(i, (next < positions.end).then(|| sequences.visible[next]))
-                }));
-            }
         }
-        if mask == MaskMode::Row {
-            layout.keys = Some(keys);
-        }
-        batch.layout = Arc::new(layout);
+        (batch.items, batch.layout) = tokens.finish();
         batch
     }
 

@@ -15,8 +15,6 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use candle_core::Tensor;
 use schemas::boxed::Boxed;
 use schemas::config::{Config, ConfigError, Evaluate, MaskMode};
@@ -36,13 +34,13 @@ pub(crate) use report::change;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Split, Target, targets};
 
-use crate::batch::{push_sequence, row_mask_keys};
+use crate::batch::HistoryBatch;
 use crate::checkpoint::{self, CheckpointError};
 use crate::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::data::{Catalogue, DataError, Sequences};
 use crate::device::{self, DeviceError};
 use crate::model::{ClimberPilot, Tokens};
-use crate::ops::{AttentionLayout, Mat, gemm};
+use crate::ops::{Mat, gemm};
 use crate::random;
 use crate::top_k::NotFinite;
 use targets::targets_at;
@@ -537,9 +535,7 @@ impl<'a> Evaluation<'a> {
     /// Causal modes encode a row once for all of its targets. In mode `row` the reading token sees its whole
     /// context, while others keep the mask they were trained with, so each target has a sequence of its own.
     fn tokens(&self, asked: &[(&Target, usize)], mask: MaskMode) -> (Tokens, Vec<u32>) {
-        let mut items = Vec::new();
-        let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
-        let mut keys = Vec::new();
+        let mut histories = HistoryBatch::new(mask);
         let mut reads = Vec::with_capacity(asked.len());
         let mut at = 0;
         while at < asked.len() {
@@ -551,28 +547,17 @@ impl<'a> Evaluation<'a> {
             };
             let group = &asked[at..at + same_row];
             let length = group.iter().map(|&(_, context)| context).max().unwrap_or(0);
-            reads.extend(group.iter().map(|&(_, context)| (items.len() + context) as u32));
             let start = self.sequences.row(row).start;
             let shown = start..start + length;
-            push_sequence(
-                &mut items,
-                &mut layout,
-                &self.sequences.items[shown.clone()],
+            let first = histories.push(
+                self.sequences.items[shown.clone()].iter().copied(),
                 &self.sequences.ts[shown.clone()],
+                &self.sequences.visible[shown],
             );
-            if mask == MaskMode::Row {
-                keys.push(1);
-                keys.extend(
-                    (1..=length)
-                        .map(|i| row_mask_keys(i, (i < length).then(|| self.sequences.visible[start + i]))),
-                );
-            }
+            reads.extend(group.iter().map(|&(_, context)| first + context as u32));
             at += same_row;
         }
-        if mask == MaskMode::Row {
-            layout.keys = Some(keys);
-        }
         // All items are encoded, so an item's vector stands at its index minus 1; the start token is row 0.
-        (Tokens { embedding: items, layout: Arc::new(layout) }, reads)
+        (histories.into_tokens(), reads)
     }
 }

@@ -53,10 +53,9 @@ fn scores(
     condition: Option<(u32, &Carriers)>,
 ) -> Vec<f32> {
     let shown = data.row(row).start..data.row(row).start + context;
-    let (mut embedding, mut layout) =
-        (Vec::new(), AttentionLayout { offsets: vec![0], ..Default::default() });
-    push_sequence(&mut embedding, &mut layout, &data.items[shown.clone()], &data.ts[shown.clone()]);
-    let tokens = Tokens { embedding, layout: Arc::new(layout) };
+    let mut history = HistoryBatch::new(MaskMode::Gather);
+    history.push(data.items[shown.clone()].iter().copied(), &data.ts[shown.clone()], &[]);
+    let tokens = history.into_tokens();
     let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);
     let hidden = match condition {

@@ -235,10 +235,9 @@ fn examples() -> Examples {
 fn alone(model: &ClimberPilot, examples: &Examples, e: usize, k: usize, instructed: bool) -> Vec<f32> {
     let history = &examples.histories[examples.history[e] as usize];
     let shown = (examples.visible[e] as usize).saturating_sub(k - 1);
-    let (mut embedding, mut layout) =
-        (Vec::new(), crate::ops::AttentionLayout { offsets: vec![0], ..Default::default() });
-    crate::batch::push_sequence(&mut embedding, &mut layout, &history.items[..shown], &history.ts[..shown]);
-    let tokens = Tokens { embedding, layout: Arc::new(layout) };
+    let mut batch = crate::batch::HistoryBatch::new(MaskMode::Gather);
+    batch.push(history.items[..shown].iter().copied(), &history.ts[..shown], &[]);
+    let tokens = batch.into_tokens();
     let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);
     let hidden = if instructed {

@@ -1,15 +1,12 @@
 //! The model part of a request (§3.4.2): the backbone once for each user, branch 1 for all conditions as one batch.
 
-use std::sync::Arc;
-
 use candle_core::{Result, Tensor};
 use schemas::config::MaskMode;
 
 use super::histories::History;
-use crate::batch::{push_sequence, row_mask_keys};
+use crate::batch::HistoryBatch;
 use crate::conditions::Carriers;
-use crate::model::{ClimberPilot, Reads, Tokens};
-use crate::ops::AttentionLayout;
+use crate::model::{ClimberPilot, Reads};
 
 /// A history with something in it, and what is asked of it.
 #[derive(Debug, Clone, Copy)]
@@ -31,21 +28,13 @@ pub fn hidden(
     let mut known: Vec<u32> = asked.iter().flat_map(|asked| asked.history.items.iter().copied()).collect();
     known.sort_unstable();
     known.dedup();
-    let mut embedding = Vec::new();
-    let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
-    let mut keys = Vec::new();
+    let mut batch = HistoryBatch::new(mask);
     let mut plain = Vec::new();
     let mut reads = Reads::default();
     for Asked { history, conditions } in asked {
         let items = &history.items;
-        let local: Vec<u32> =
-            items.iter().map(|item| 1 + known.partition_point(|k| k < item) as u32).collect();
-        push_sequence(&mut embedding, &mut layout, &local, &history.ts);
-        if mask == MaskMode::Row {
-            keys.push(1);
-            keys.extend((1..=items.len()).map(|i| row_mask_keys(i, history.visible.get(i).copied())));
-        }
-        let last = embedding.len() as u32 - 1;
+        let local = items.iter().map(|item| 1 + known.partition_point(|k| k < item) as u32);
+        let last = batch.push(local, &history.ts, &history.visible) + items.len() as u32;
         for condition in *conditions {
             let Some(condition) = *condition else {
                 plain.push(last);
@@ -56,8 +45,7 @@ pub fn hidden(
             carriers.push_matches(&mut reads.matches, condition, items, &history.ts);
         }
     }
-    layout.keys = (mask == MaskMode::Row).then_some(keys);
-    let tokens = Tokens { embedding, layout: Arc::new(layout) };
+    let tokens = batch.into_tokens();
     let rows: Vec<u32> = known.iter().map(|item| item - 1).collect();
     let n = rows.len();
     let items = vectors.index_select(&Tensor::from_vec(rows, n, vectors.device())?, 0)?;

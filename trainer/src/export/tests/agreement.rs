@@ -8,9 +8,9 @@ use rand::Rng;
 use serde_json::json;
 
 use super::*;
-use crate::batch::push_sequence;
-use crate::model::{Reads, Tokens};
-use crate::ops::{AttentionLayout, time_bucket};
+use crate::batch::HistoryBatch;
+use crate::model::Reads;
+use crate::ops::time_bucket;
 
 /// Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
 const SCRIPT: &str = "tests/export.py";
@@ -46,10 +46,9 @@ fn expected(
     masks: &[Vec<bool>],
 ) -> Tensor {
     let Example { model, .. } = example;
-    let mut tokens = Vec::new();
-    let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
-    push_sequence(&mut tokens, &mut layout, items, times);
-    let tokens = Tokens { embedding: tokens, layout: Arc::new(layout) };
+    let mut history = HistoryBatch::new(MaskMode::Gather);
+    history.push(items.iter().copied(), times, &[]);
+    let tokens = history.into_tokens();
     let vectors = model.item_vectors(&(1..=ITEMS as u32).collect::<Vec<_>>()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);
     let last = items.len() as u32;

@@ -53,13 +53,12 @@ fn conditions_begin_with_what_another_model_has_learned() {
 
 /// Histories of item indexes, a minute between two.
 fn tokens(histories: &[Vec<u32>]) -> Tokens {
-    let mut embedding = Vec::new();
-    let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+    let mut batch = crate::batch::HistoryBatch::new(MaskMode::Gather);
     for items in histories {
         let times: Vec<i64> = (0..items.len() as i64).map(|i| i * 60_000).collect();
-        crate::batch::push_sequence(&mut embedding, &mut layout, items, &times);
+        batch.push(items.iter().copied(), &times, &[]);
     }
-    Tokens { embedding, layout: Arc::new(layout) }
+    batch.into_tokens()
 }
 
 /// Reads at (token, condition).
