@@ -1,9 +1,12 @@
-//! The first places of a ranking.
+//! The first places of a ranking: every list, served or measured, is chosen here.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use schemas::hash::mix64;
+
+/// Scores that are compared with the threshold together.
+const TOGETHER: usize = 32;
 
 /// A score that is not a number, or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +32,7 @@ pub struct TopK {
 }
 
 impl TopK {
-    /// Of nothing yet.
+    /// Empty.
     pub fn new(k: usize, seed: u64) -> Self {
         Self { k, seed, heap: BinaryHeap::with_capacity(k + 1) }
     }
@@ -53,6 +56,37 @@ impl TopK {
         {
             *worst = Reverse(entry);
         }
+    }
+
+    /// Offers the items from `first` on with their `scores`, of which those that `allows` lets pass may get in.
+    ///
+    /// # Errors
+    ///
+    /// A score that is not finite, unless it is so low that it was not looked at.
+    pub fn offer(
+        &mut self,
+        first: u32,
+        scores: &[f32],
+        allows: impl Fn(u32) -> bool,
+    ) -> Result<(), NotFinite> {
+        for (chunk, scores) in scores.chunks(TOGETHER).enumerate() {
+            let threshold = self.threshold();
+            // Written so that a NaN is looked at.
+            #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN is not below anything")]
+            let any = scores.iter().fold(false, |any, &score| any | !(score < threshold));
+            if !any {
+                continue;
+            }
+            for (item, &score) in (first + (chunk * TOGETHER) as u32..).zip(scores) {
+                if !score.is_finite() {
+                    return Err(NotFinite);
+                }
+                if score >= self.threshold() && allows(item) {
+                    self.add(item, score);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Best first.

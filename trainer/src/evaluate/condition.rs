@@ -201,25 +201,23 @@ impl Evaluation<'_> {
                     let seen = question.target.seen(self.sequences, protocol);
                     let carries =
                         |item: u32| instructed.carriers.carries(item, question.condition, question.at);
-                    Ok(Filters::ALL.map(|filters| {
+                    let mut answers = [Answer::default(); 4];
+                    for (filters, answer) in Filters::ALL.into_iter().zip(&mut answers) {
                         let mut list = TopK::new(LIST, self.seed);
-                        for (item, &score) in (1u32..).zip(scores) {
-                            if score >= list.threshold()
-                                && active[item as usize]
+                        list.offer(1, scores, |item| {
+                            active[item as usize]
                                 && !(filters.seen && seen.binary_search(&item).is_ok())
                                 && (!filters.condition || carries(item))
-                            {
-                                list.add(item, score);
-                            }
-                        }
+                        })?;
                         let list: Vec<u32> = list.into_sorted().iter().map(|scored| scored.item).collect();
                         let place = list.iter().position(|&item| item == question.target.item);
                         let compliant = |k: usize| list.iter().take(k).filter(|&&item| carries(item)).count();
-                        Answer {
+                        *answer = Answer {
                             rank: place.map(|place| place as u32 + 1),
                             compliant: [10, 20, 50].map(|k| compliant(k) as u32),
-                        }
-                    }))
+                        };
+                    }
+                    Ok(answers)
                 };
                 questions.iter().zip(scores.chunks_exact(n)).map(answer).collect()
             })

@@ -15,7 +15,7 @@ use super::{Encoded, EvaluateError, Evaluation, Protocol, asked_rows};
 use crate::checkpoint;
 use crate::data::Catalogue;
 use crate::device;
-use crate::top_k::TopK;
+use crate::top_k::{NotFinite, Scored, TopK};
 
 /// Places of a list that count for coverage.
 const PLACES: usize = 50;
@@ -89,24 +89,23 @@ async fn measure_health(config: &Config, root: &Root, name: &str) -> Result<Heal
     let asked: Vec<_> = asked.iter().copied().step_by(asked.len().div_ceil(LISTS).max(1)).collect();
     let hidden = evaluation.hidden(&encoded, &asked)?;
     let (n, d) = (catalogue.items(), encoded.d);
-    let lists: Vec<_> = hidden
+    let lists: Vec<Result<Vec<Scored>, NotFinite>> = hidden
         .par_chunks((SCORES / n.max(1)).clamp(1, 64) * d)
         .flat_map_iter(|hidden| {
             let mut scores = vec![0f32; hidden.len() / d * n];
             encoded.score(hidden, &mut scores);
             let lists = scores.chunks_exact(n).map(|scores| {
                 let mut best = TopK::new(PLACES, config.seed);
-                let items = (1..).zip(scores).filter(|&(item, _)| catalogue.active[item as usize]);
-                items.for_each(|(item, &score)| best.add(item, score));
-                best.into_sorted()
+                best.offer(1, scores, |item| catalogue.active[item as usize])?;
+                Ok(best.into_sorted())
             });
             lists.collect::<Vec<_>>()
         })
         .collect();
-    let mut best: Vec<f64> = lists.iter().filter_map(|list| Some(f64::from(list.first()?.score))).collect();
-    if best.iter().any(|score| !score.is_finite()) {
+    let Ok(lists) = lists.into_iter().collect::<Result<Vec<_>, _>>() else {
         return Ok(Health { not_finite: Some("scores".into()), ..Health::default() });
-    }
+    };
+    let mut best: Vec<f64> = lists.iter().filter_map(|list| Some(f64::from(list.first()?.score))).collect();
     best.sort_by(f64::total_cmp);
     health.lists = lists.len();
     health.listed_items = lists.iter().flatten().map(|scored| scored.item).collect::<HashSet<_>>().len();

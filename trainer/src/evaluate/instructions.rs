@@ -144,7 +144,7 @@ impl Evaluation<'_> {
                         let of = asked.questions.clone();
                         let seen = asked.target.seen(self.sequences, protocol);
                         scored(encoded, plain, scores)?;
-                        let plain = self.list(scores, &seen, |_| true);
+                        let plain = self.list(scores, &seen, |_| true)?;
                         let mut lists = [Vec::new(), Vec::new()];
                         let of_target = questions[of.clone()].chunks(block_rows);
                         for (questions, hidden) in
@@ -161,7 +161,7 @@ impl Evaluation<'_> {
                                         origin: Origin::Model,
                                         items: self.list(scores, &seen, |item| {
                                             !filter || instructed.carriers.carries(item, condition, at)
-                                        }),
+                                        })?,
                                     });
                                 }
                             }
@@ -176,18 +176,17 @@ impl Evaluation<'_> {
     }
 
     /// The best active and unseen items among those that `allowed` lets pass.
-    fn list(&self, scores: &[f32], seen: &[u32], allowed: impl Fn(u32) -> bool) -> Vec<Scored> {
+    fn list(
+        &self,
+        scores: &[f32],
+        seen: &[u32],
+        allowed: impl Fn(u32) -> bool,
+    ) -> Result<Vec<Scored>, NotFinite> {
         let mut best = TopK::new(LIST, self.seed);
-        for (item, &score) in (1u32..).zip(scores) {
-            if score >= best.threshold()
-                && self.catalogue.active[item as usize]
-                && seen.binary_search(&item).is_err()
-                && allowed(item)
-            {
-                best.add(item, score);
-            }
-        }
-        best.into_sorted()
+        best.offer(1, scores, |item| {
+            self.catalogue.active[item as usize] && seen.binary_search(&item).is_err() && allowed(item)
+        })?;
+        Ok(best.into_sorted())
     }
 
     fn merged_metrics(

@@ -12,8 +12,6 @@ const QUESTIONS: usize = 32;
 const ITEMS: usize = 2_048;
 /// Up to this many questions, inner products one by one are faster than a product of matrices.
 const FEW: usize = 3;
-/// Scores that are compared with the threshold together.
-const TOGETHER: usize = 32;
 
 /// For each question its best `k` items.
 pub(super) fn search(
@@ -53,7 +51,7 @@ fn search_block(
         }
         let first = (block * ITEMS + 1) as u32;
         for ((question, best), scores) in questions.iter().zip(&mut best).zip(scores.chunks_exact(rows)) {
-            take(question, first, scores, best)?;
+            best.offer(first, scores, |item| question.allows(item))?;
         }
     }
     Ok(best.into_iter().map(TopK::into_sorted).collect())
@@ -72,28 +70,6 @@ fn inner_products(asking: &[f32], items: &[f32], d: usize, scores: &mut [f32]) {
             }
         },
     );
-}
-
-/// Adds what is allowed of the items from `first` on and good enough.
-fn take(question: &Question<'_>, first: u32, scores: &[f32], best: &mut TopK) -> Result<(), NotFinite> {
-    for (chunk, scores) in scores.chunks(TOGETHER).enumerate() {
-        let threshold = best.threshold();
-        // Written so that a NaN is looked at.
-        #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN is not below anything")]
-        let any = scores.iter().fold(false, |any, &score| any | !(score < threshold));
-        if !any {
-            continue;
-        }
-        for (item, &score) in (first + (chunk * TOGETHER) as u32..).zip(scores) {
-            if !score.is_finite() {
-                return Err(NotFinite);
-            }
-            if score >= best.threshold() && question.allows(item) {
-                best.add(item, score);
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
