@@ -10,6 +10,7 @@ mod gate;
 mod lock;
 mod own;
 mod publish;
+mod record;
 mod refresh;
 mod report;
 mod retention;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-pub use daily::run_json;
+pub use record::run_json;
 
 use clap::{Parser, Subcommand};
 use commands::daily::DailyArgs;

@@ -11,22 +11,9 @@ use schemas::config::Config;
 use schemas::delta::Root;
 use schemas::failpoint;
 use schemas::publication::{self, Publication, PublicationError};
-use serde::{Deserialize, Serialize};
 
-use crate::daily::{Record, Step};
+use crate::record::{Record, Removed, Step};
 use crate::{gate, own};
-
-/// What was deleted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Removed {
-    /// Models.
-    pub(crate) models: Vec<String>,
-    /// Files of tables, and their bytes.
-    pub(crate) files: usize,
-    pub(crate) bytes: u64,
-    /// How long versions of tables stay readable.
-    pub(crate) kept: String,
-}
 
 /// Deletes [`models`], and the tables' old files.
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
@@ -258,7 +245,7 @@ mod tests {
             run.models = [number.to_string(), format!("{number}-sft")].into();
             run.experiment = number == 2;
             let done =
-                crate::daily::Done { finished_at: Utc::now(), seconds: 0.0, output: Default::default() };
+                crate::record::Done { finished_at: Utc::now(), seconds: 0.0, output: Default::default() };
             run.steps.publish = Some(done);
             run.models.iter().for_each(|name| made(name));
             runs.push(run);

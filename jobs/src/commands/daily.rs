@@ -9,7 +9,8 @@ use schemas::delta::Root;
 use serde::Serialize;
 
 use super::{EXIT_REFUSED, EXIT_SKIPPED};
-use crate::daily::{self, Kills, Outcome, Record, Request, Step};
+use crate::daily::{self, Request};
+use crate::record::{Kills, Outcome, Record, Step};
 
 /// One day's job: from the log to a published model, in steps.
 ///
@@ -296,7 +297,7 @@ pub(super) fn summary(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daily::Skipped;
+    use crate::record::Skipped;
 
     fn date(day: u32) -> NaiveDate {
         NaiveDate::from_ymd_opt(2026, 1, day).unwrap()

@@ -7,7 +7,7 @@ use serde::Serialize;
 use trainer::checkpoint;
 
 use super::daily::summary;
-use crate::daily::Record;
+use crate::record::Record;
 
 /// List publications and daily runs, the newest first.
 ///

@@ -8,9 +8,9 @@ use schemas::tables::EVENTS;
 use serde::Serialize;
 
 use super::daily::summary;
-use crate::daily::Record;
 use crate::gate;
 use crate::lock::{Lock, Owner};
+use crate::record::Record;
 use crate::refresh::{self, Refreshed};
 use crate::retention;
 

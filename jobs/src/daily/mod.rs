@@ -9,9 +9,7 @@
 //! tables at the versions that it began with ([`Root::pinned`]), whatever a consumer or a near-real-time refresh commits meanwhile.
 
 mod plan;
-mod record;
 mod recovery;
-mod step;
 mod work;
 
 use std::time::Instant;
@@ -26,14 +24,10 @@ use schemas::publication::{self, PublicationError};
 use schemas::tables::EVENTS;
 use trainer::checkpoint;
 
-pub(crate) use plan::{Plan, Training};
-#[cfg(feature = "fuzzing")]
-pub use record::run_json;
-pub(crate) use record::{Done, Epoch, Failure, Kills, Outcome, PAGE, Record, Skipped};
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
-pub(crate) use step::Step;
 
 use crate::lock::Lock;
+use crate::record::{Done, Failure, Plan, Record, Skipped, Step, Training};
 use crate::stop::is_stop;
 use crate::{own, report, retention};
 use recovery::damaged;

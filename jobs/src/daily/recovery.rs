@@ -12,7 +12,7 @@ use trainer::data::DataError;
 use trainer::evaluate::EvaluateError;
 use trainer::training::TrainError;
 
-use super::Step;
+use crate::record::Step;
 
 /// So often a table is built that another job writes too.
 const CONFLICTS: usize = 5;

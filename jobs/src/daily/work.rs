@@ -14,16 +14,14 @@ use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES};
 use trainer::checkpoint;
 use trainer::training::{Options, Status, TrainError, pretrain, refresh, sft};
 
-use super::record::{
-    Compacted, Epoch, Ingested, Instructed, PAGE, Page, Prequential, Published, SftSets, Tables, Trained,
-    Tuned,
-};
-use super::{
-    Daily, Plan, Record, Step, Training, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new,
-};
+use super::{Daily, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Measured};
 use crate::own;
 use crate::publish::{self, Candidate};
+use crate::record::{
+    Compacted, Epoch, Ingested, Instructed, PAGE, Page, Plan, Prequential, Published, Record, Removed,
+    SftSets, Step, Tables, Trained, Training, Tuned,
+};
 use crate::retention;
 use crate::stop::{Stopped, unless_stopped};
 
@@ -274,9 +272,9 @@ impl Daily<'_> {
         Ok(Published { number: Some(number) })
     }
 
-    pub(super) async fn retention(&self) -> Result<retention::Removed> {
+    pub(super) async fn retention(&self) -> Result<Removed> {
         let removed = retention::clean(self.config, &self.root, self.interrupt).await?;
-        let retention::Removed { models, files, bytes, kept } = &removed;
+        let Removed { models, files, bytes, kept } = &removed;
         let megabytes = *bytes as f64 / 1e6;
         eprintln!(
             "{} old models and {files} files of tables ({megabytes:.1} MB, older than {kept}) deleted",

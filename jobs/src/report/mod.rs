@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use schemas::delta::Root;
 use schemas::files;
 
-use crate::daily::{PAGE, Record};
+use crate::record::{PAGE, Record};
 
 /// Writes the page of `record`, with what the runs before it say, and gives its path.
 pub(crate) fn write(root: &Root, record: &Record) -> Result<PathBuf> {

@@ -8,7 +8,7 @@ use pipeline::html::{Escaped, number};
 
 use chrono::NaiveDate;
 
-use crate::daily::{Epoch, Outcome, Record, Step};
+use crate::record::{Epoch, Outcome, Record, Step};
 
 /// Days in the charts.
 const DAYS: usize = 30;

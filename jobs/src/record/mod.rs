@@ -1,4 +1,9 @@
 //! What a run has done, on disk: `jobs/daily/<name>/run.json`. A step that stands there is not done again.
+//!
+//! Jobs, reports, retention and commands read records; a record knows none of them.
+
+mod plan;
+mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,10 +15,10 @@ use schemas::delta::Root;
 use schemas::{files, names, sealed};
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
-use super::step::Step;
+pub(crate) use plan::{Plan, Training};
+pub(crate) use step::Step;
+
 use crate::gate::{Measured, Metrics, Verdict};
-use crate::retention::Removed;
 
 /// The file of the page of a run, beside its record.
 pub(crate) const PAGE: &str = "report.html";
@@ -252,6 +257,18 @@ pub(crate) struct Page {
     /// By title, name and count of each bin.
     #[serde(default)]
     pub(crate) distributions: BTreeMap<String, Vec<(String, u64)>>,
+}
+
+/// What was deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    /// Models.
+    pub(crate) models: Vec<String>,
+    /// Files of tables, and their bytes.
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+    /// How long versions of tables stay readable.
+    pub(crate) kept: String,
 }
 
 /// How a run ended.
