@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-pub use record::run_json;
+pub use report::run_json;
 
 use clap::{Parser, Subcommand};
 use commands::daily::DailyArgs;

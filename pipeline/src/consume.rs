@@ -26,6 +26,7 @@ mod assemble;
 mod batch;
 mod decode;
 mod error;
+mod identity;
 mod known_ids;
 mod metrics;
 mod poll;

@@ -68,17 +68,17 @@ use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 
 use across::GivenIds;
-use catalogue::{Catalogue, Touched};
+use catalogue::Catalogue;
 use dates::{Dates, Written};
 use dead::{DeadLetters, Tally};
-use files::{ByteCount, InputFile, Unpacking};
-use items::{Item, Items};
+use files::{ByteCount, InputFile, Reading, Unpacking};
+use items::{Item, Items, Touched};
 use jsonl::Seen;
 use parquet::{WholeRows, check_parquet};
 use publish::{Before, Pending, Publish};
 use read::{Delivered, Log};
 use record::{Kept, Raw, Records};
-use source::{Carry, Reading, Rejected, Source, Visit, Walked};
+use source::{Carry, Rejected, Source, Visit, Walked};
 use stage::{Stage, Staged};
 
 use crate::engine::Suspects;

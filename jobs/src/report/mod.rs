@@ -1,9 +1,11 @@
 //! The page of a day: `jobs/daily/<name>/report.html`, one file that needs nothing else.
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod page;
 
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use page::page;
+#[cfg(feature = "fuzzing")]
+pub use fuzzing::run_json;
 
 use std::path::PathBuf;
 

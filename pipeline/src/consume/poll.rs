@@ -10,7 +10,6 @@
 
 mod chunk;
 mod context;
-mod identity;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
@@ -36,7 +35,6 @@ use chunk::{CHUNK_AGE, Chunk};
 use context::{Context, State};
 
 pub(super) use chunk::{Input, channel};
-pub(super) use identity::TopicIdentity;
 
 /// How long a full channel is waited for before partitions are paused.
 const PATIENCE: Duration = Duration::from_millis(500);

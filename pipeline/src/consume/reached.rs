@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, EVENTS};
 
-use super::poll::TopicIdentity;
+use super::identity::TopicIdentity;
 
 /// Where the tables are in one partition: the offset of the next message, if they know any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -34,9 +34,10 @@ use tokio::sync::mpsc::Receiver;
 use super::assemble::Output;
 use super::batch::Taken;
 use super::error::ConsumeError;
+use super::identity::TopicIdentity;
 use super::known_ids::KnownIds;
 use super::metrics::Metrics;
-use super::poll::{Shared, TopicIdentity};
+use super::poll::Shared;
 use super::reached::{Reached, application, property, source, topic_of};
 use super::report::Totals;
 use crate::commit::{

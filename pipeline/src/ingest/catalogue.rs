@@ -1,7 +1,6 @@
 //! From a catalogue's record to an item.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use schemas::config;
 use schemas::tables::Reason;
@@ -137,41 +136,5 @@ fn boolean(value: Value<'_>, name: &str) -> Result<Option<bool>, Rejection> {
             _ => wrong(&format!("`{}`", time::shortened(&text))),
         },
         other => wrong(other.kind()),
-    }
-}
-
-/// What a run's catalogue did to the table.
-#[derive(Debug, Default)]
-pub(super) struct Touched {
-    /// Item → how it was before the run; `None` for a new one.
-    before: BTreeMap<String, Option<Item>>,
-}
-
-impl Touched {
-    /// Remembers the item before it is changed; false where this run has changed it already.
-    pub(super) fn first(&mut self, id: &str, before: Option<&Item>) -> bool {
-        if self.before.contains_key(id) {
-            return false;
-        }
-        self.before.insert(id.to_owned(), before.cloned());
-        true
-    }
-
-    /// Whether this run's catalogue has the item.
-    pub(super) fn has(&self, id: &str) -> bool {
-        self.before.contains_key(id)
-    }
-
-    /// Items that were added, changed, and left as they were.
-    pub(super) fn counts<'i>(&self, now: impl Fn(&str) -> Option<&'i Item>) -> (u64, u64, u64) {
-        let (mut added, mut updated, mut unchanged) = (0, 0, 0);
-        for (id, before) in &self.before {
-            match before {
-                None => added += 1,
-                Some(before) if now(id) == Some(before) => unchanged += 1,
-                Some(_) => updated += 1,
-            }
-        }
-        (added, updated, unchanged)
     }
 }

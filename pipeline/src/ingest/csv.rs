@@ -22,9 +22,8 @@ use schemas::tables::Reason;
 
 use super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile, open};
+use super::files::{ByteCount, InputFile, Reading, open};
 use super::record::{Raw, Records, Step, locate, trim_line_end};
-use super::source::Reading;
 use crate::forget::UserColumn;
 use crate::records::{Fields, Rejection, Value, Wanted};
 

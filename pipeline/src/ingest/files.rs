@@ -182,6 +182,18 @@ pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read +
     }
 }
 
+/// How files are read.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    /// The longest record that is not rejected.
+    pub(super) max_record_bytes: usize,
+    /// Bytes that one thread takes apart at a time.
+    pub(super) block_bytes: usize,
+    pub(super) unpacking: Unpacking,
+    /// Whether times that cannot be meant stop the run.
+    pub(super) check_times: bool,
+}
+
 /// How packed Parquet files are unpacked.
 #[derive(Debug, Clone)]
 pub(crate) struct Unpacking {

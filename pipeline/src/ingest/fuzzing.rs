@@ -10,10 +10,10 @@ use schemas::memory::MemorySize;
 use tempfile::NamedTempFile;
 
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile, Packing, Unpacking};
+use super::files::{ByteCount, InputFile, Packing, Reading, Unpacking};
 use super::record::{Kept, Raw, Records};
 use super::report::Counts;
-use super::source::{Carry, Reading, Source, Visit};
+use super::source::{Carry, Source, Visit};
 use crate::records::{Mapping, Rejection};
 
 const RECORD_BYTES_MAX: usize = 64;

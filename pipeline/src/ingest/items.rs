@@ -13,7 +13,6 @@ use arrow::datatypes::{DataType, Field, SchemaRef, TimestampMillisecondType, UIn
 use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEM_COLUMNS, ITEMS, items_schema};
 
-use super::catalogue::Touched;
 use super::error::IngestError;
 use crate::commit::{NewShard, ShardWriter};
 
@@ -201,5 +200,41 @@ fn read_rows(batch: &RecordBatch, attributes: &BTreeSet<String>, rows: &mut Vec<
             }
         }
         rows.push((indexes.value(row), ids.value(row).to_owned(), item));
+    }
+}
+
+/// What a run's catalogue did to the table.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Item → how it was before the run; `None` for a new one.
+    before: BTreeMap<String, Option<Item>>,
+}
+
+impl Touched {
+    /// Remembers the item before it is changed; false where this run has changed it already.
+    pub(super) fn first(&mut self, id: &str, before: Option<&Item>) -> bool {
+        if self.before.contains_key(id) {
+            return false;
+        }
+        self.before.insert(id.to_owned(), before.cloned());
+        true
+    }
+
+    /// Whether this run's catalogue has the item.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.before.contains_key(id)
+    }
+
+    /// Items that were added, changed, and left as they were.
+    pub(super) fn counts<'i>(&self, now: impl Fn(&str) -> Option<&'i Item>) -> (u64, u64, u64) {
+        let (mut added, mut updated, mut unchanged) = (0, 0, 0);
+        for (id, before) in &self.before {
+            match before {
+                None => added += 1,
+                Some(before) if now(id) == Some(before) => unchanged += 1,
+                Some(_) => updated += 1,
+            }
+        }
+        (added, updated, unchanged)
     }
 }

@@ -5,9 +5,8 @@ use serde::de::DeserializeSeed;
 
 use super::blocks::{LineEnd, TextBlock, TextBlocks};
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile, open};
+use super::files::{ByteCount, InputFile, Reading, open};
 use super::record::{Raw, Records, Step, no_such_column, trim_line_end};
-use super::source::Reading;
 use crate::records::{Fields, Need, Object, Place, Rejection, Slots, Value, Wanted};
 
 /// A required field that so many objects do not have is not in the file at all.

@@ -26,9 +26,8 @@ use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS};
 
 use super::across::Dropped;
-use super::catalogue::Touched;
 use super::error::IngestError;
-use super::items::Items;
+use super::items::{Items, Touched};
 use super::report::Versions;
 use crate::commit::{
     Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,

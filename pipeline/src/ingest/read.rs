@@ -16,9 +16,9 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{IngestError, build};
-use super::files::{ByteCount, InputFile};
+use super::files::{ByteCount, InputFile, Reading};
 use super::record::{Kept, Records};
-use super::source::{Block, Carry, Layout, Reading, Source, Visit, Walked};
+use super::source::{Block, Carry, Layout, Source, Visit, Walked};
 use crate::forget::UserColumn;
 use crate::records::{Batch, Columns, Mapping, Rejection};
 

@@ -14,7 +14,7 @@ use schemas::tables::Reason;
 use super::blocks::{TextBlock, TextBlocks};
 use super::csv::{CsvLayout, CsvRecords, open_csv};
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile, Unpacking};
+use super::files::{ByteCount, InputFile, Reading};
 use super::jsonl::{JsonlLayout, JsonlRecords, Seen, open_jsonl};
 use super::parquet::{
     ParquetBlocks, ParquetLayout, ParquetRecords, ParquetRows, WholeRows, open_parquet_blocks,
@@ -23,18 +23,6 @@ use super::record::{Kept, Raw, Records, Step};
 use super::report::Counts;
 use crate::forget::UserColumn;
 use crate::records::{Rejection, Wanted};
-
-/// How files are read.
-#[derive(Debug, Clone)]
-pub(super) struct Reading {
-    /// The longest record that is not rejected.
-    pub(super) max_record_bytes: usize,
-    /// Bytes that one thread takes apart at a time.
-    pub(super) block_bytes: usize,
-    pub(super) unpacking: Unpacking,
-    /// Whether times that cannot be meant stop the run.
-    pub(super) check_times: bool,
-}
 
 /// What becomes of records, whatever their format.
 pub(super) trait Visit {

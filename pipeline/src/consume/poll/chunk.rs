@@ -6,8 +6,8 @@ use std::time::Duration;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::super::batch;
+use super::super::identity::TopicIdentity;
 use super::super::reached::Stored;
-use super::identity::TopicIdentity;
 
 /// A chunk is handed on when it has so many messages or bytes, or this long after its first.
 const CHUNK_MESSAGES: usize = 4_096;

@@ -14,12 +14,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::config::{Recreated, Start};
 
 use super::super::error::ConsumeError;
+use super::super::identity::{self, TopicIdentity};
 use super::super::metrics::Metrics;
 use super::super::reached::{self, Stored};
 use super::super::report::Gone;
 use super::super::settings::Secrets;
 use super::chunk::{Chunk, Input};
-use super::identity::{self, TopicIdentity};
 use super::{ASK, Poller, millis};
 
 /// A trouble that goes on is said again after so long.

@@ -30,9 +30,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy};
 
 use super::error::IngestError;
-use super::files::{ByteCount, InputFile, Packing, open_parquet};
+use super::files::{ByteCount, InputFile, Packing, Reading, open_parquet};
 use super::record::{Raw, Records, Step, locate};
-use super::source::Reading;
 use crate::records::{Fields, Value, Wanted};
 use cells::Cells;
 use json::Json;

@@ -13,7 +13,7 @@ use rdkafka::types::{RDKafka, RDKafkaRespErr};
 
 /// The ids of a topic and its cluster, as far as the brokers tell them. Old ones and imitations do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct TopicIdentity {
+pub(super) struct TopicIdentity {
     cluster: String,
     topic: String,
     /// How many topics of this name the table has read before this one.
@@ -22,12 +22,12 @@ pub(in super::super) struct TopicIdentity {
 
 impl TopicIdentity {
     /// That of a topic that is the first of its name.
-    pub(in super::super) fn new(cluster: &str, topic: &str) -> Self {
+    pub(super) fn new(cluster: &str, topic: &str) -> Self {
         Self { cluster: cluster.into(), topic: topic.into(), before: 0 }
     }
 
     /// As a table's property has it.
-    pub(in super::super) fn from_property(text: &str) -> Option<Self> {
+    pub(super) fn from_property(text: &str) -> Option<Self> {
         let mut parts = text.split(' ');
         let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
         let (cluster, topic) = (part("cluster")?.to_owned(), part("topic")?.to_owned());
@@ -39,23 +39,23 @@ impl TopicIdentity {
     }
 
     /// Whether the two are one topic, as far as both are known.
-    pub(in super::super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is(&self, other: &Self) -> bool {
         let same = |one: &str, other: &str| one.is_empty() || other.is_empty() || one == other;
         same(&self.cluster, &other.cluster) && same(&self.topic, &other.topic)
     }
 
     /// Whether the brokers have told `before` which topic it is, and do not say so now: no answer is not the same answer.
-    pub(in super::super) fn says_less_than(&self, before: &Self) -> bool {
+    pub(super) fn says_less_than(&self, before: &Self) -> bool {
         self.topic.is_empty() && !before.topic.is_empty()
     }
 
     /// This topic, which comes after another one of its name.
-    pub(in super::super) fn after(&self, other: &Self) -> Self {
+    pub(super) fn after(&self, other: &Self) -> Self {
         Self { before: other.before + 1, ..self.clone() }
     }
 
     /// The same topic, known to be the successor of as many as `stored` says.
-    pub(in super::super) fn known_as(&self, stored: &Self) -> Self {
+    pub(super) fn known_as(&self, stored: &Self) -> Self {
         let or = |now: &String, before: &String| if now.is_empty() { before.clone() } else { now.clone() };
         Self {
             cluster: or(&self.cluster, &stored.cluster),
@@ -65,12 +65,12 @@ impl TopicIdentity {
     }
 
     /// What tells this topic's messages from those of the topics of this name before it, if there were any.
-    pub(in super::super) fn generation(&self) -> Option<u32> {
+    pub(super) fn generation(&self) -> Option<u32> {
         (self.before > 0).then_some(self.before)
     }
 
     /// As a table's property has it.
-    pub(in super::super) fn property(&self) -> String {
+    pub(super) fn property(&self) -> String {
         let Self { cluster, topic, before } = self;
         match before {
             0 => format!("cluster={cluster} topic={topic}"),
