@@ -6,6 +6,7 @@
 //! names (`features.rs`); every shard is read as the contract has its columns (`shard.rs`).
 
 mod appended;
+mod columns;
 mod directories;
 mod error;
 mod features;

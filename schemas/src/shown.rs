@@ -123,6 +123,17 @@ macro_rules! eprint {
     ($($arg:tt)*) => { $crate::cli::print_error(::std::format_args!($($arg)*)) };
 }
 
+/// `text` in exactly `width` characters.
+pub fn fitted(text: &str, width: usize) -> String {
+    let text = Shown(text).to_string();
+    if text.chars().count() <= width {
+        format!("{text:<width$}")
+    } else {
+        let cut: String = text.chars().take(width - 1).collect();
+        format!("{cut}…")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -130,6 +141,12 @@ mod tests {
     use super::*;
 
     const NASTY: &str = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{2066}\r\n\u{e0041}\u{7f}";
+
+    #[test]
+    fn texts_fit_their_place() {
+        assert_eq!(fitted("ab\nc", 6), "ab\\nc ");
+        assert_eq!(fitted("abcdef", 4), "abc…");
+    }
 
     #[test]
     fn values_and_lines_cannot_steer() {

@@ -126,6 +126,11 @@ pub fn sft_table(condition: &str) -> String {
     format!("sft/{condition}")
 }
 
+/// Whether a table has the examples of some condition.
+pub fn is_sft(table: &str) -> bool {
+    table.strip_prefix(&sft_table("")).is_some_and(|condition| !condition.is_empty())
+}
+
 /// One row is one instruction example (Eq. 6): a target, the history before it, and a value of the condition that the
 /// target carries. The lists of a row have equal length.
 pub static SFT_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {

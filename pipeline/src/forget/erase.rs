@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -24,7 +24,6 @@ use super::look_alikes::LookAlikes;
 use super::named::{UserColumn, cells, names};
 use super::{FileReport, ForgetError, TableReport};
 use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted};
-use crate::inspect::{InspectError, stored_schema};
 
 /// So often a table is tried again that another writer has replaced meanwhile.
 const TRIES: usize = 10;
@@ -96,7 +95,7 @@ pub(super) async fn from_table(
         };
         let change = Change {
             table,
-            schema: &run.table_schema()?,
+            schema: &snapshot.stored_schema()?,
             partition_by: if table == EVENTS { &[EVENT_DATE] } else { &[] },
             mode: CommitMode::Delete { replaced: &replaced },
             shards: written.shards(),
@@ -132,16 +131,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The table's columns with the types of its shards, which Delta's own schema does not know.
-    fn table_schema(&self) -> Result<SchemaRef, ForgetError> {
-        stored_schema(self.snapshot).map_err(|error| match error {
-            InspectError::Table(error) => error.into(),
-            other => {
-                ForgetError::File { path: self.root.table_path(self.snapshot.name()), source: other.into() }
-            }
-        })
-    }
-
     /// The shards with rows of the users, what stands for them, and how many rows were left out; `None` without any.
     async fn rewrite(&self) -> Result<Option<(Vec<Shard>, Uncommitted, u64)>, ForgetError> {
         let mut written = Uncommitted::new(self.root, self.snapshot.name());
@@ -206,7 +195,7 @@ impl Run<'_> {
 
     /// The shard without the users' rows, unless nothing is left, and how many these were.
     async fn without(&self, shard: &Shard) -> Result<(Option<NewShard>, u64), ForgetError> {
-        let (table, schema) = (self.snapshot.name(), self.table_schema()?);
+        let (table, schema) = (self.snapshot.name(), self.snapshot.stored_schema()?);
         let partition: Vec<(&str, &str)> = shard
             .partition
             .iter()

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use super::distribution::Collector;
 use super::{Distribution, InspectError};
-use crate::sequences::stored_items_schema;
 use crate::sft::{ByRole, MatchRate, Matched, POOL, ValuePool};
 
 /// Values that are named.
@@ -115,7 +114,7 @@ async fn pools(root: &Root, snapshot: &Snapshot) -> Result<HashMap<String, u64>,
         return Ok(pools);
     }
     let Some(items) = root.snapshot_at(ITEMS, version).await? else { return Ok(pools) };
-    if stored_items_schema(&items)?.field_with_name(condition).is_err() {
+    if items.stored_schema()?.field_with_name(condition).is_err() {
         return Ok(pools);
     }
     for batch in items.read(&["active", condition.as_str()]).await? {

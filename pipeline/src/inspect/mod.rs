@@ -21,18 +21,13 @@ pub mod verify;
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 use schemas::boxed::Boxed;
 use schemas::config::ConfigError;
 use schemas::delta::{Root, Snapshot, TableError};
-use schemas::tables::{
-    DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS,
-    REFRESH, SEQUENCES, SEQUENCES_SCHEMA, SFT_SCHEMA, sft_table,
-};
+use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, REFRESH, SEQUENCES, is_sft};
 use serde::Serialize;
-
-use crate::sequences::stored_items_schema;
 
 pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};
@@ -42,7 +37,6 @@ pub use histories::SequencesContents;
 pub use instructions::{Instruction, InstructionsContents};
 pub use log::{Count, EventsContents, Period};
 pub use popularity::{Popularity, Rank, TopShare};
-pub(crate) use print::fitted;
 pub use spans::{SpanBin, SpanDistribution};
 pub use timeline::{Entry, Mark, Timeline};
 pub use user::draw_user;
@@ -216,7 +210,7 @@ fn known(root: &Root, name: &str) -> Result<String, InspectError> {
 
 async fn report(root: &Root, snapshot: Snapshot) -> Result<TableReport, InspectError> {
     let name = snapshot.name().to_owned();
-    let schema = stored_schema(&snapshot)?;
+    let schema = snapshot.stored_schema()?;
     let column = |field: &arrow::datatypes::FieldRef| ColumnReport {
         name: field.name().clone(),
         data_type: type_name(field.data_type()),
@@ -239,27 +233,6 @@ async fn report(root: &Root, snapshot: Snapshot) -> Result<TableReport, InspectE
             _ => None,
         },
         table: name,
-    })
-}
-
-/// Whether a table has the examples of some condition.
-fn is_sft(name: &str) -> bool {
-    name.strip_prefix(&sft_table("")).is_some_and(|condition| !condition.is_empty())
-}
-
-/// The columns as the shards have them: the log knows no unsigned types.
-pub(crate) fn stored_schema(snapshot: &Snapshot) -> Result<SchemaRef, InspectError> {
-    Ok(match snapshot.name() {
-        EVENTS => EVENTS_SCHEMA.clone(),
-        ITEMS => stored_items_schema(snapshot)?,
-        SEQUENCES | REFRESH => SEQUENCES_SCHEMA.clone(),
-        DEAD_LETTERS => DEAD_LETTERS_SCHEMA.clone(),
-        INSTRUCTIONS => INSTRUCTIONS_SCHEMA.clone(),
-        name if is_sft(name) => SFT_SCHEMA.clone(),
-        name => {
-            let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
-            snapshot.delta().snapshot().map_err(log)?.snapshot().arrow_schema()
-        }
     })
 }
 

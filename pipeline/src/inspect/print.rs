@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use schemas::shown::Shown;
+use schemas::shown::{Shown, fitted};
 
 use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
 use super::{DeadLettersContents, EventsContents, InstructionsContents, ItemsContents};
@@ -258,17 +258,6 @@ fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u6
     writeln!(f, "{}", line.trim_end())
 }
 
-/// `text` in exactly `width` characters.
-pub(crate) fn fitted(text: &str, width: usize) -> String {
-    let text = Shown(text).to_string();
-    if text.chars().count() <= width {
-        format!("{text:<width$}")
-    } else {
-        let cut: String = text.chars().take(width - 1).collect();
-        format!("{cut}…")
-    }
-}
-
 /// A span in its two largest units.
 pub(super) fn duration(ms: i64) -> String {
     let units = [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
@@ -302,7 +291,5 @@ mod tests {
         assert_eq!(duration(0), "0 ms");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(100), "100 bytes");
-        assert_eq!(fitted("ab\nc", 6), "ab\\nc ");
-        assert_eq!(fitted("abcdef", 4), "abc…");
     }
 }

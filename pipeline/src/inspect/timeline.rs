@@ -5,11 +5,11 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use schemas::history::{DeltaTau, Role};
-use schemas::shown::Shown;
+use schemas::shown::{Shown, fitted};
 use serde::Serialize;
 
 use super::instructions::Instruction;
-use super::print::{duration, fitted};
+use super::print::duration;
 
 /// A part of one user's history, as one of its events sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -17,7 +17,6 @@ use schemas::tables::ITEM_COLUMNS;
 
 use super::InstructionsError;
 use super::rules::Rules;
-use crate::sequences::stored_items_schema;
 
 /// A condition, by its number, and how many values of its attribute the item has.
 type Share = (u32, u32);
@@ -53,7 +52,7 @@ struct Item {
 impl Catalogue {
     /// Reads the attributes that the rules name; the pools of derived conditions are those at `as_of`.
     pub(super) async fn read(items: &Snapshot, rules: &Rules, as_of: i64) -> Result<Self, InstructionsError> {
-        let schema = stored_items_schema(items)?;
+        let schema = items.stored_schema()?;
         let attributes: Vec<&str> = rules.attributes().collect();
         if let Some(attribute) = attributes.iter().find(|name| schema.index_of(name).is_err()) {
             let known = schema.fields().iter().map(|field| field.name().clone());

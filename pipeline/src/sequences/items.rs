@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::cast::{as_string_array, as_uint32_array};
 use schemas::config::Config;
-use schemas::delta::{Root, Snapshot, TableError};
-use schemas::tables::{ITEM_COLUMNS, ITEMS, NO_ITEM, items_schema};
+use schemas::delta::{Root, Snapshot};
+use schemas::tables::{ITEMS, NO_ITEM, items_schema};
 
 use super::BuildError;
 use super::codes::{ItemCodes, ItemIndexes};
@@ -22,14 +22,6 @@ use crate::commit::{Change, CommitMode, ShardWriter, Uncommitted};
 pub(super) struct Catalogue {
     snapshot: Option<Snapshot>,
     last: u32,
-}
-
-/// The columns of a stored `items` table. Its attributes are those of the configuration that wrote it.
-pub(crate) fn stored_schema(snapshot: &Snapshot) -> Result<SchemaRef, TableError> {
-    let log = |source| TableError::Log { table: ITEMS.into(), source: Box::new(source) };
-    let columns = snapshot.delta().snapshot().map_err(log)?.snapshot().arrow_schema();
-    let names = columns.fields().iter().map(|field| field.name().as_str());
-    Ok(items_schema(names.filter(|name| !ITEM_COLUMNS.contains(name))))
 }
 
 impl Catalogue {
@@ -77,7 +69,7 @@ impl Catalogue {
             return Ok(self.last);
         }
         let schema = match &self.snapshot {
-            Some(snapshot) => stored_schema(snapshot)?,
+            Some(snapshot) => snapshot.stored_schema()?,
             None => items_schema(config.items.attributes.keys().map(String::as_str)),
         };
         let first = self.last.checked_add(1).ok_or(BuildError::TooManyItems)?;

@@ -57,7 +57,6 @@ use crate::scan::Resources;
 
 pub use error::BuildError;
 pub use intervals::{INTERVALS_MIN, RequestIntervals};
-pub(crate) use items::stored_schema as stored_items_schema;
 pub(crate) use keys::scan_schema as events_scan_schema;
 pub use order::HISTORY_SCHEMA;
 pub use pass::Settings;

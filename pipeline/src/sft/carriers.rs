@@ -10,7 +10,6 @@ use schemas::config::{Age, Config};
 use schemas::delta::Snapshot;
 
 use super::SftError;
-use crate::sequences::stored_items_schema;
 
 /// The values of one condition and the items that carry them. Values go by their place in text order.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ impl Carriers {
     }
 
     async fn attribute(items: &Snapshot, attribute: &str) -> Result<Self, SftError> {
-        if stored_items_schema(items)?.field_with_name(attribute).is_err() {
+        if items.stored_schema()?.field_with_name(attribute).is_err() {
             return Err(SftError::Attribute { attribute: attribute.into(), version: items.version() });
         }
         let mut pools: BTreeMap<String, u64> = BTreeMap::new();

@@ -202,7 +202,7 @@ impl fmt::Display for SftTable {
         let below = counts.values_below_min_pool;
         line(f, "values", counts.values, &format!("{below} below conditions.min_pool"))?;
         for top in &counts.top {
-            let (value, pool) = (crate::inspect::fitted(&top.value, 28), top.pool.unwrap_or_default());
+            let (value, pool) = (schemas::shown::fitted(&top.value, 28), top.pool.unwrap_or_default());
             writeln!(f, "    {value}{pool:>14} active items, {} examples", top.examples)?;
         }
         write!(

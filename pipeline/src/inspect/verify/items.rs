@@ -10,13 +10,12 @@ use schemas::tables::NO_ITEM;
 
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};
-use crate::sequences::stored_items_schema;
 
 const UNIQUE: &str = "item_id is unique";
 const DENSE: &str = "item_index is dense from 1, each once";
 
 pub(super) async fn verify(snapshot: &Snapshot, proof: &mut TableProof) -> Result<(), Stop> {
-    let schema = stored_items_schema(snapshot)?;
+    let schema = snapshot.stored_schema()?;
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let items = snapshot.rows();
     let mut ids: HashSet<u128> = HashSet::new();

@@ -40,10 +40,10 @@ mod violation;
 use schemas::boxed::Boxed;
 use schemas::config::Config;
 use schemas::delta::{Root, Snapshot};
-use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
+use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES, is_sft};
 use serde::Serialize;
 
-use super::{InspectError, REFRESH, is_sft, known};
+use super::{InspectError, REFRESH, known};
 
 use violation::Stop;
 pub use violation::Violation;
