@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::hash::hash128;
+use schemas::hash::{hash64, hash128};
 use serde_json::{Value, json};
 
 use crate::jobs::{date, run_day, service};
@@ -82,7 +82,13 @@ fn processor() -> Option<String> {
         let line = known.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     };
-    Some(format!("{} family {} model {}", of("vendor_id")?, of("cpu family")?, of("model")?))
+    let flags = hash64(of("flags")?.as_bytes());
+    Some(format!(
+        "{} family {} model {} flags {flags:016x}",
+        of("vendor_id")?,
+        of("cpu family")?,
+        of("model")?
+    ))
 }
 
 #[test]
