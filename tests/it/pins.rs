@@ -17,8 +17,7 @@ use crate::random_faults::contents;
 const TABLES: [&str; 8] =
     ["events", "items", "dead_letters", "sequences", "refresh", "sft/genre", "instructions", "forgotten"];
 
-/// What is written down of lists: plain ones, under a condition with a filter and without, merged instructions, and from standard
-/// input.
+/// The pinned lists: plain, under conditions, filtered by a condition, merged from instructions, and found by the graph.
 const LISTS: [&[&str]; 5] = [
     &["--k", "10"],
     &["--k", "10", "--conditions", "genre=Rock,genre=Jazz"],

@@ -183,7 +183,7 @@ impl Run<'_> {
                     let (key, value) = (of(keys), of(values).unwrap_or_default());
                     let is_named =
                         |column| names(user_field, column, key.as_deref(), &value, |id| self.who.is_one(id));
-                    // By the header it is somebody else's record, if the header is that of the file that it was in.
+                    // The header names another user, but the file may have been replaced since the record was rejected.
                     let is_doubtful = || column != UserColumn::Unknown && is_named(UserColumn::Unknown);
                     let of_this_file = || has_record(source, &value).unwrap_or(false);
                     Some(is_named(column) || (is_doubtful() && !of_this_file()))

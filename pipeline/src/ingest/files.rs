@@ -187,7 +187,7 @@ pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read +
 pub(super) struct Reading {
     /// The longest record that is not rejected.
     pub(super) max_record_bytes: usize,
-    /// Bytes that one thread takes apart at a time.
+    /// Bytes that one thread parses at a time.
     pub(super) block_bytes: usize,
     pub(super) unpacking: Unpacking,
     /// Whether times that cannot be meant stop the run.

@@ -147,7 +147,7 @@ async fn what_a_published_model_has_not_learned_stays_and_nothing_else() {
     assert!(later(&root, 200).await.tables.iter().find(|t| t.table == EVENTS).unwrap().files.is_empty());
 }
 
-/// Of a damaged publication it is not known what its model has learned; the log begins after the first versions.
+/// Nothing says what the model of a damaged publication has learned, and the log no longer has the first versions.
 #[tokio::test]
 async fn a_damaged_publication_keeps_whatever_the_log_still_tells_of() {
     let (_directory, root) = published().await;

@@ -318,7 +318,7 @@ fn a_damaged_publication_stops_no_day() {
     let whole = damage(2);
     run_day(&workspace, 3);
     assert!(std::fs::read(file(2)).unwrap() == whole);
-    // Of an old one it is not known which models it needs: none is deleted, and all else goes on.
+    // Nothing says which models a damaged old publication needs: the job deletes no model and goes on.
     damage(1);
     let output = workspace.succeed("climber", &["daily", "--date", &date(4)]);
     assert!(stderr(&output).contains("00000001.json is damaged"), "{}", stderr(&output));

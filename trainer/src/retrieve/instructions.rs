@@ -131,8 +131,8 @@ impl Instructions {
         Ok(Self::Stored(table))
     }
 
-    /// The lists of a user at a time; one without a condition for users who have no instruction that can be followed: conditions that
-    /// the model does not know, and those with fewer carriers than the smallest pool then, instruct nobody.
+    /// The lists of a user at time `at` (epoch milliseconds). An instruction is skipped if the model does not know its condition, or
+    /// if fewer than `min_pool` items carry it at that time. A user without a usable instruction gets one list without a condition.
     pub(super) fn of(
         &self,
         user: &str,

@@ -197,8 +197,8 @@ async fn run_after(
     Ok(SftOutcome { training, examples: learned, unconditional })
 }
 
-/// What is doubtful where the parent has learned of events that came after those that validation asks: what `sequences` holds out
-/// of each user's last events may be among them. Versions are those of `events`.
+/// A warning if the parent has learned of events newer than the `sequences` that validation asks: they may include the events that
+/// `sequences` holds out. `learned` and `asked` are versions of `events`.
 fn leak(parent: &str, learned: Option<u64>, asked: Option<u64>, holds_out_for_ever: bool) -> Option<String> {
     let (learned, asked) = (learned?, asked?);
     (learned > asked && !holds_out_for_ever).then(|| {

@@ -308,8 +308,8 @@ impl Context {
     /// Whether another topic has taken the place of the one whose messages were read; what was read of it is dropped then.
     ///
     /// A client that is suspended or cut off while a topic is deleted and made anew reads the new one on at the old offset,
-    /// without an error. (One that is connected is told of the deletion.) Without an answer for `kafka.patience` it counts as the same,
-    /// as at the beginning.
+    /// without an error. (A connected client gets an error when the topic is deleted.) If the brokers do not answer within
+    /// `kafka.patience`, the topic counts as the same, as at the beginning.
     pub(super) fn is_another_topic(&self, consumer: &BaseConsumer<Self>) -> bool {
         let before = {
             let state = self.state();
