@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result};
-use schemas::cli::{Interrupt, with_causes};
 use schemas::config::{Config, Gate, Unmeasured};
-use schemas::delta::Root;
-use schemas::publication::{self, Publication};
 use schemas::tables::ITEMS;
 use serde::{Deserialize, Serialize};
-use trainer::checkpoint;
-use trainer::compare::{self, Group};
-use trainer::evaluate::{self, EvaluateError, Health, Protocol, Report, Split};
+use store::Root;
+use store::publication::{self, Publication};
+use terminal::{Interrupt, with_causes};
+use trainer::judge::compare::{self, Group};
+use trainer::judge::{self, EvaluateError, Health, Protocol, Report, Split};
+use trainer::learn::checkpoint;
 
 use crate::lock::Lock;
 
@@ -131,7 +131,7 @@ pub(crate) async fn measure(
     let root = &root.unpinned(ITEMS);
     let mut measured = Measured {
         model: Some(model.into()),
-        health: evaluate::health(config, root, model).await.context("the new model")?,
+        health: judge::health(config, root, model).await.context("the new model")?,
         ..Measured::default()
     };
     if measured.health.not_finite.is_some() {
@@ -141,9 +141,9 @@ pub(crate) async fn measure(
         conditions if model_follows(root, model)? => conditions.as_slice(),
         _ => &[],
     };
-    let report = evaluate::run(config, root, model, Split::Validation, (conditions, false)).await?;
+    let report = judge::run(config, root, model, Split::Validation, (conditions, false)).await?;
     (measured.guard, measured.guard_targets) = as_served(&report, model);
-    let report = evaluate::run(config, root, model, Split::Test, (&[], false)).await?;
+    let report = judge::run(config, root, model, Split::Test, (&[], false)).await?;
     if !report.results.is_empty() {
         eprint!("{report}");
     }
@@ -195,8 +195,8 @@ async fn against(
     // Baselines say nothing about a difference.
     let mut quiet = config.clone();
     quiet.evaluate.baselines = false;
-    let report = evaluate::run(&quiet, root, served, Split::Validation, (&[], false)).await?;
-    let health = evaluate::health(config, root, served).await?;
+    let report = judge::run(&quiet, root, served, Split::Validation, (&[], false)).await?;
+    let health = judge::health(config, root, served).await?;
     let groups = [served.as_str(), model].map(|name| Group { label: name.into(), runs: vec![name.into()] });
     let options = compare::Options {
         split: Split::Validation.name(),
@@ -255,7 +255,7 @@ pub(crate) async fn prequential(
     root: &Root,
     model: &str,
 ) -> Result<(Metrics, usize), EvaluateError> {
-    let report = evaluate::run(config, root, model, Split::Prequential, (&[], false)).await?;
+    let report = judge::run(config, root, model, Split::Prequential, (&[], false)).await?;
     Ok(as_served(&report, model))
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use schemas::cli::Interrupt;
 use serde::{Deserialize, Serialize};
+use terminal::Interrupt;
 
 use crate::stop::unless_stopped;
 

@@ -1,8 +1,8 @@
 //! `climber`: runs `pipeline` and `trainer` on a schedule.
 
-// What is printed goes through `schemas::shown`.
+// What is printed goes through `terminal::shown`.
 #[macro_use(eprint, eprintln)]
-extern crate schemas;
+extern crate terminal;
 
 mod commands;
 mod daily;
@@ -28,7 +28,7 @@ use commands::history::HistoryArgs;
 use commands::refresh::RefreshArgs;
 use commands::rollback::RollbackArgs;
 use commands::status::StatusArgs;
-use schemas::cli::{CommonArgs, report as report_error};
+use terminal::{CommonArgs, report as report_error};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

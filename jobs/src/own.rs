@@ -4,10 +4,10 @@
 //! is ever written over or deleted, and a published one only while its weights are those that were published.
 
 use anyhow::{Context as _, Result};
-use schemas::delta::Root;
-use schemas::publication::{self, PublicationError};
-use trainer::checkpoint::{self, MadeBy};
-use trainer::training::marks;
+use store::Root;
+use store::publication::{self, PublicationError};
+use trainer::learn::checkpoint::{self, MadeBy};
+use trainer::learn::marks;
 
 /// The job of a day.
 pub(crate) const DAILY: &str = "climber daily";

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use chrono::{NaiveDate, Utc};
-use schemas::cli::with_causes;
-use schemas::delta::Root;
-use schemas::publication::{self, Kind, Publication, PublicationError};
-use trainer::checkpoint;
+use store::Root;
+use store::publication::{self, Kind, Publication, PublicationError};
+use terminal::with_causes;
+use trainer::learn::checkpoint;
 
 use crate::gate::{Measured, Metrics};
 

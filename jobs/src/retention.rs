@@ -6,11 +6,11 @@ use anyhow::Result;
 use chrono::Utc;
 use pipeline::forget::sweep;
 use pipeline::vacuum::{self, vacuum};
-use schemas::cli::{Interrupt, with_causes};
 use schemas::config::Config;
-use schemas::delta::Root;
-use schemas::failpoint;
-use schemas::publication::{self, Publication, PublicationError};
+use store::Root;
+use store::failpoint;
+use store::publication::{self, Publication, PublicationError};
+use terminal::{Interrupt, with_causes};
 
 use crate::record::{Record, Removed, Step};
 use crate::{gate, own};
@@ -167,7 +167,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use chrono::{DateTime, NaiveDate, TimeDelta};
-    use schemas::publication::Kind;
+    use store::publication::Kind;
 
     use super::*;
 

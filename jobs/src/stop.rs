@@ -6,7 +6,7 @@ use pipeline::compact::CompactError;
 use pipeline::forget::ForgetError;
 use pipeline::ingest::IngestError;
 use pipeline::vacuum::VacuumError;
-use schemas::cli::Interrupt;
+use terminal::Interrupt;
 
 /// The job was asked to stop.
 #[derive(Debug, thiserror::Error)]

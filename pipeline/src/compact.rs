@@ -8,7 +8,7 @@
 //!
 //! A consumer makes a commit every few seconds, each with a shard for every date that it met. The rows stay what
 //! they are, and so does what the log says of them: no reader that follows it sees an event again
-//! ([`Rewrite`](crate::commit::CommitMode::Rewrite)), and the offsets of a consumer stay. Old versions keep their
+//! ([`Rewrite`](store::commit::CommitMode::Rewrite)), and the offsets of a consumer stay. Old versions keep their
 //! shards until `pipeline vacuum` deletes them.
 //!
 //! **Order.** Inside a new shard, rows are in the order (`source`, `position`). There is none between shards: a group
@@ -30,14 +30,14 @@ use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionContext, col};
 use futures::StreamExt as _;
-use schemas::boxed::Boxed;
-use schemas::cli::{Interrupt, Progress};
 use schemas::config::ConfigError;
-use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use store::boxed::Boxed;
+use store::commit::{Change, CommitError, CommitMode, Committed, NewShard, ShardWriter, Uncommitted};
+use store::{Root, Shard, Snapshot, TableError};
+use terminal::{Interrupt, Progress};
 
-use crate::commit::{Change, CommitError, CommitMode, Committed, NewShard, ShardWriter, Uncommitted};
 use crate::scan::{Resources, SnapshotTable};
 use plan::{Partition, plan};
 

@@ -24,6 +24,7 @@
 
 mod assemble;
 mod batch;
+mod commits;
 mod decode;
 mod error;
 mod identity;
@@ -33,26 +34,25 @@ mod poll;
 mod reached;
 mod report;
 mod settings;
-mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use schemas::boxed::LocalBoxed;
-use schemas::cli::Interrupt;
 use schemas::config::Config;
-use schemas::delta::Root;
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS};
+use store::Root;
+use store::boxed::LocalBoxed;
+use terminal::Interrupt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use assemble::{Assembler, FirstTimes, Who};
+use commits::Store;
 use decode::Decoder;
 use metrics::Metrics;
 use poll::{Poller, Shared};
-use store::Store;
 
 use crate::forget::Forgotten;
 use crate::records::Mapping;

@@ -60,7 +60,7 @@ pub mod seeds {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use schemas::fuzzing::drive;
+    use testkit::drive;
 
     use super::*;
 

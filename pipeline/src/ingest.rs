@@ -59,13 +59,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use schemas::boxed::LocalBoxed;
-use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, ConfigError, Format};
-use schemas::delta::{Root, Snapshot};
-use schemas::failpoint;
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
+use store::boxed::LocalBoxed;
+use store::failpoint;
+use store::{Root, Snapshot};
+use terminal::{Interrupt, Progress};
 
 use across::GivenIds;
 use catalogue::Catalogue;
@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
             block_bytes: self.limits.block_bytes,
             unpacking: Unpacking {
                 limit: self.config.events.max_unpacked_bytes,
-                directory: schemas::scratch::directory(),
+                directory: terminal::scratch::directory(),
             },
             check_times: self.config.events.check_times,
         }

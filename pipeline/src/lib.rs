@@ -3,11 +3,10 @@
 //! Every command of the `pipeline` program is a function here that takes a configuration and a root and
 //! returns a report, so that the scheduled jobs run the same code.
 
-// What is printed goes through `schemas::shown`.
+// What is printed goes through `terminal::shown`.
 #[macro_use(eprintln)]
-extern crate schemas;
+extern crate terminal;
 
-pub mod commit;
 pub mod compact;
 pub mod consume;
 pub mod dead_letters;

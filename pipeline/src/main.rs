@@ -1,15 +1,15 @@
 //! The `pipeline` program: raw interaction logs to tables, and a look into them.
 
-// What is printed goes through `schemas::shown`.
+// What is printed goes through `terminal::shown`.
 #[macro_use(eprintln)]
-extern crate schemas;
+extern crate terminal;
 
 mod commands;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use schemas::cli::{self, CommonArgs};
+use terminal::{CommonArgs, EXIT_DONE, report};
 
 /// Raw interaction logs to Delta tables: events, items, sequences, instruction examples.
 #[derive(Debug, Parser)]
@@ -53,7 +53,7 @@ async fn main() -> ExitCode {
         Command::Vacuum(args) => commands::vacuum::run(&common, args).await,
     };
     ExitCode::from(match result {
-        Ok(()) => cli::EXIT_DONE,
-        Err(error) => cli::report("pipeline", error.as_ref()),
+        Ok(()) => EXIT_DONE,
+        Err(error) => report("pipeline", error.as_ref()),
     })
 }

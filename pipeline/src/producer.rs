@@ -17,8 +17,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
-use schemas::cli::Interrupt;
 use schemas::config::{ConfigError, Kafka, Span};
+use terminal::Interrupt;
 
 /// Messages that wait, in KiB.
 const QUEUE_KIB: u32 = 64 << 10;

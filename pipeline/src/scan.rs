@@ -23,9 +23,9 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use schemas::delta::{Shard, Snapshot};
 use schemas::hash::hash64;
 use schemas::memory::MemorySize;
+use store::{Shard, Snapshot};
 
 use crate::engine::{HashFilter, Wanted};
 
@@ -35,7 +35,7 @@ pub struct Resources {
     /// Parallel streams.
     pub threads: usize,
     /// The budget for everything that grows with the input. What does not fit is kept in files in
-    /// [`schemas::scratch::directory`]. The program, readers and writers come on top: some 100 MiB.
+    /// [`terminal::scratch::directory`]. The program, readers and writers come on top: some 100 MiB.
     pub memory_bytes: usize,
 }
 
@@ -79,7 +79,7 @@ impl Resources {
         let pool = Arc::new(FairSpillPool::new(self.memory_bytes));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool);
         // DataFusion makes a directory of its own in it, at once; in the system's only when it is needed.
-        let runtime = match schemas::scratch::configured() {
+        let runtime = match terminal::scratch::configured() {
             Some(directory) => runtime.with_temp_file_path(directory),
             None => runtime,
         };
@@ -167,7 +167,7 @@ impl SnapshotTable {
             let files = group.into_iter().map(|shard| self.file(shard)).collect::<Result<Vec<_>>>()?;
             file_groups.push(FileGroup::new(files));
         }
-        // Columns of other types are cast to those of the schema (`schemas/src/delta/shard.rs` does the same). Times of 96 bits
+        // Columns of other types are cast to those of the schema (`crates/store/src/snapshot/shard.rs` does the same). Times of 96 bits
         // are in milliseconds from the beginning: nanoseconds would end in the year 2262.
         let mut options = TableParquetOptions::default();
         options.global.coerce_int96 = Some("ms".into());

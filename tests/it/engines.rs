@@ -27,14 +27,14 @@ fn engines(test: &str) -> Vec<String> {
         let why = String::from_utf8_lossy(&output.stderr);
         let why = why.lines().last().unwrap_or("there is no Python");
         let needed = "a Python with deltalake, duckdb, polars and pyarrow, named in CLIMBER_PYTHON";
-        schemas::skips::skipped(&format!("{test} ({why})"), needed);
+        testkit::skipped(&format!("{test} ({why})"), needed);
         return Vec::new();
     }
     let have: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     if !have.iter().any(|engine| engine == "spark") {
         let needed = "pyspark 4.0.1 and the directory of delta-spark_2.13-4.0.0.jar and delta-storage-4.0.0.jar, named in \
                       CLIMBER_SPARK_JARS";
-        schemas::skips::skipped(&format!("{test}, with Spark"), needed);
+        testkit::skipped(&format!("{test}, with Spark"), needed);
     }
     have
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
-use schemas::delta::Root;
 use serde_json::Value;
+use store::Root;
 
 use crate::programs::{Workspace, files, json, stderr};
 
@@ -39,8 +39,7 @@ async fn naming(root: &Path) -> Vec<String> {
     for (name, bytes) in files(&root.join("models")) {
         // Ids are short: a packed page that holds one shows it, or not; what is read says for sure.
         if name.ends_with(".parquet") {
-            let rows =
-                trainer::evaluate::stored::read_ranks(&root.join("models").join(&name)).unwrap().unwrap();
+            let rows = trainer::judge::stored::read_ranks(&root.join("models").join(&name)).unwrap().unwrap();
             if rows.iter().any(|row| row.user_id == USER) {
                 naming.push(name);
             }

@@ -1,6 +1,6 @@
 //! A program killed at any commit, and run again, leaves the tables that an undisturbed run leaves.
 //!
-//! The kill is a real one: the program stops at a named point (`schemas::failpoint`) and is sent SIGKILL there,
+//! The kill is a real one: the program stops at a named point (`store::failpoint`) and is sent SIGKILL there,
 //! so nothing of it runs any more, no destructor and no clean-up.
 
 use std::collections::BTreeMap;
@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::Stdio;
 
 use arrow::util::display::array_value_to_string;
-use schemas::delta::Root;
-use schemas::failpoint::PAUSE_AT;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS, SEQUENCES};
+use store::Root;
+use store::failpoint::PAUSE_AT;
 
 const SFT_GENRE: &str = "sft/genre";
 

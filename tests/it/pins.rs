@@ -120,7 +120,7 @@ fn a_small_service_is_what_it_was() {
     }
     assert_eq!(now["tables"], pins["tables"], "other tables than {}", path.display());
     match processor.filter(|processor| !pins[processor].is_null()) {
-        None => schemas::skips::skipped("the weights of a small service", "pin for this kind of processor"),
+        None => testkit::skipped("the weights of a small service", "pin for this kind of processor"),
         Some(processor) => {
             for what in ["weights", "figures", "lists", "exported"] {
                 let (now, pins) = (&now[&processor][what], &pins[&processor][what]);

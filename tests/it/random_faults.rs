@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use arrow::util::display::array_value_to_string;
-use schemas::delta::Root;
+use store::Root;
 
 use crate::jobs;
 use crate::kafka::produce::Random;

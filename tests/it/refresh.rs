@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use schemas::cli::Interrupt;
 use schemas::config::Config;
-use schemas::delta::Root;
 use serde_json::Value;
+use store::Root;
+use terminal::Interrupt;
 use trainer::data::Sequences;
-use trainer::training::{Options, Outcome, Status, refresh};
+use trainer::learn::{Options, Outcome, Status, refresh};
 
 use crate::programs::{Workspace, files, json, stderr};
 

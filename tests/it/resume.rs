@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use schemas::cli::Interrupt;
 use schemas::config::Config;
-use schemas::delta::Root;
-use schemas::failpoint::{PAUSE_AT, RESUME};
-use trainer::records::{self, EpochMetrics};
-use trainer::training::{Options, Outcome, Status, pretrain};
+use store::Root;
+use store::failpoint::{PAUSE_AT, RESUME};
+use terminal::Interrupt;
+use trainer::learn::records::{self, EpochMetrics};
+use trainer::learn::{Options, Outcome, Status, pretrain};
 
 use crate::programs::{Workspace, files, stderr};
 
@@ -186,7 +186,7 @@ fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
-    use schemas::failpoint::WITHOUT;
+    use store::failpoint::WITHOUT;
 
     let workspace = tables();
     let models = workspace.root().join("models");
@@ -214,7 +214,7 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
         assert!(lines.any(|line| line.unwrap().starts_with("paused at")), "{point}");
         child.kill().unwrap();
         child.wait().unwrap();
-        let found = trainer::checkpoint::find(&models.join("m")).unwrap();
+        let found = trainer::learn::checkpoint::find(&models.join("m")).unwrap();
         assert_eq!(found, models.join(stands), "{point}");
         assert!(weights(&found) == if stands == "m" { new.clone() } else { old }, "{point}");
         // Whoever reads it finds it.

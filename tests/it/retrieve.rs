@@ -8,16 +8,16 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
-use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use schemas::config::{Config, Sft};
-use schemas::delta::Root;
 use schemas::tables::{INSTRUCTIONS, INSTRUCTIONS_SCHEMA};
 use serde_json::Value;
-use trainer::checkpoint;
-use trainer::conditions::Conditions;
+use store::Root;
+use store::commit::{Change, CommitMode, ShardWriter, commit};
 use trainer::data::Catalogue;
-use trainer::model::ClimberPilot;
-use trainer::optimizer::Adam;
+use trainer::data::conditions::Conditions;
+use trainer::learn::adam::Adam;
+use trainer::learn::checkpoint;
+use trainer::models::ClimberPilot;
 
 use crate::programs::{EVENTS_A_USER, USERS, Workspace, json, stderr};
 

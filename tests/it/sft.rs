@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use schemas::delta::Root;
 use serde_json::Value;
-use trainer::conditions::Conditions;
+use store::Root;
+use trainer::data::conditions::Conditions;
 use trainer::data::{Catalogue, Examples};
 
 use crate::programs::{Workspace, files, json, stderr};

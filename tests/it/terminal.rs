@@ -2,8 +2,8 @@
 
 use std::process::Output;
 
-use schemas::shown::steers;
 use serde_json::Value;
+use terminal::shown::steers;
 
 use crate::programs::{Workspace, json, stderr};
 

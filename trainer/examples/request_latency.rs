@@ -19,12 +19,12 @@ use clap::Parser;
 use instant_distance::Search;
 use schemas::config::{Age, MaskMode, Model, Sft, Span};
 use schemas::hash::mix64;
-use trainer::conditions::{Carriers, Conditions};
 use trainer::data::Catalogue;
+use trainer::data::conditions::{Carriers, Conditions};
+use trainer::data::vocabulary::Vocabulary;
 use trainer::device::Backend;
-use trainer::model::ClimberPilot;
-use trainer::retrieve::{Asked, Candidates, History, Hnsw, Question, hidden};
-use trainer::vocabulary::Vocabulary;
+use trainer::models::ClimberPilot;
+use trainer::serve::{Asked, Candidates, History, Hnsw, Question, hidden};
 
 /// As the program has it: with the system's, a third of the model part is page faults.
 #[global_allocator]

@@ -1,27 +1,20 @@
 //! The Climber-Pilot model: training, evaluation, retrieval and export.
 
-// What is printed goes through `schemas::shown`.
+// What is printed goes through `terminal::shown`.
 #[macro_use(eprintln)]
-extern crate schemas;
+extern crate terminal;
 
 pub mod batch;
-pub mod checkpoint;
-pub mod compare;
-pub mod conditions;
+pub mod bench;
 pub mod data;
 pub mod device;
-pub mod evaluate;
 pub mod export;
-pub mod loss;
-pub mod model;
-pub mod ops;
-pub mod optimizer;
+pub mod judge;
+pub mod learn;
+pub mod models;
+pub mod objectives;
 pub mod random;
-pub mod records;
-pub mod retrieve;
-pub mod top_k;
-pub mod training;
-pub mod vocabulary;
+pub mod serve;
 
 /// Gives all threads to this crate's own operations; call it first in `main`.
 ///

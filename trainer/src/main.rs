@@ -1,8 +1,8 @@
 //! `trainer`: trains, evaluates and exports Climber-Pilot models on the tables that `pipeline` writes.
 
-// What is printed goes through `schemas::shown`.
+// What is printed goes through `terminal::shown`.
 #[macro_use(eprint, eprintln)]
-extern crate schemas;
+extern crate terminal;
 
 mod commands;
 
@@ -13,7 +13,7 @@ use commands::{
     compare::CompareArgs, device::DeviceArgs, evaluate::EvaluateArgs, export::ExportArgs,
     pretrain::PretrainArgs, refresh::RefreshArgs, retrieve::RetrieveArgs, sft::SftArgs,
 };
-use schemas::cli::{CommonArgs, report};
+use terminal::{CommonArgs, report};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -3,10 +3,10 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
 use schemas::config::{Config, ConfigError, Daily};
-use schemas::delta::Root;
 use serde::Serialize;
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
 
 use super::{EXIT_REFUSED, EXIT_SKIPPED};
 use crate::daily::{self, Request};

@@ -1,10 +1,10 @@
 use anyhow::{Result, ensure};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
-use schemas::delta::Root;
-use schemas::publication::{self, Publication};
 use serde::Serialize;
-use trainer::checkpoint;
+use store::Root;
+use store::publication::{self, Publication};
+use terminal::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
+use trainer::learn::checkpoint;
 
 use super::daily::summary;
 use crate::record::Record;

@@ -1,7 +1,7 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
 
 use super::EXIT_REFUSED;
 use crate::refresh::{self, Outcome};

@@ -1,7 +1,7 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, print_json};
 
 use crate::publish;
 

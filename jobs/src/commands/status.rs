@@ -1,11 +1,11 @@
 use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
-use schemas::delta::Root;
-use schemas::publication::{self, Publication};
 use schemas::tables::EVENTS;
 use serde::Serialize;
+use store::Root;
+use store::publication::{self, Publication};
+use terminal::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
 
 use super::daily::summary;
 use crate::gate;

@@ -16,13 +16,13 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use chrono::{NaiveDate, Utc};
-use schemas::cli::{Interrupt, with_causes};
 use schemas::config::Config;
-use schemas::delta::Root;
-use schemas::failpoint;
-use schemas::publication::{self, PublicationError};
 use schemas::tables::EVENTS;
-use trainer::checkpoint;
+use store::Root;
+use store::failpoint;
+use store::publication::{self, PublicationError};
+use terminal::{Interrupt, with_causes};
+use trainer::learn::checkpoint;
 
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use chrono::{NaiveDate, Utc};
-use schemas::cli::with_causes;
 use schemas::config::Config;
-use schemas::delta::Root;
-use schemas::publication::Publication;
 use schemas::tables::EVENTS;
-use trainer::checkpoint;
+use store::Root;
+use store::publication::Publication;
+use terminal::with_causes;
+use trainer::learn::checkpoint;
 
 use crate::publish::followed;
 use crate::record::{Plan, Record, Training};

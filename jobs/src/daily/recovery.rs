@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::path::PathBuf;
 
-use pipeline::commit::CommitError;
 use pipeline::sequences;
-use schemas::cli::with_causes;
-use schemas::delta::{Root, TableError};
 use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
+use store::commit::CommitError;
+use store::{Root, TableError};
+use terminal::with_causes;
 use trainer::data::DataError;
-use trainer::evaluate::EvaluateError;
-use trainer::training::TrainError;
+use trainer::judge::EvaluateError;
+use trainer::learn::TrainError;
 
 use crate::record::Step;
 

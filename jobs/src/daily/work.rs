@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 use pipeline::inspect::{Contents, inspect};
 use pipeline::scan::Resources;
 use pipeline::{compact, ingest, instructions, sequences, sft as sft_sets};
-use schemas::cli::with_causes;
-use schemas::delta::Root;
-use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES};
-use trainer::checkpoint;
-use trainer::training::{Options, Status, TrainError, pretrain, refresh, sft};
+use store::Root;
+use store::publication::{self, Kind, Publication};
+use terminal::with_causes;
+use trainer::learn::checkpoint;
+use trainer::learn::{Options, Status, TrainError, pretrain, refresh, sft};
 
 use super::{Daily, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Measured};

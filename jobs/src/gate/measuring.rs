@@ -2,10 +2,10 @@
 
 use chrono::{NaiveDate, Utc};
 use pipeline::{ingest, sequences};
-use schemas::cli::Interrupt;
-use schemas::publication::Kind;
+use store::publication::Kind;
 use tempfile::TempDir;
-use trainer::training::{Options, pretrain};
+use terminal::Interrupt;
+use trainer::learn::{Options, pretrain};
 
 use super::*;
 
@@ -92,7 +92,7 @@ async fn a_model_is_measured_beside_those_that_are_served() {
     // The guard's hit rates, counted here from the places of its targets.
     let rates = |model: &str| {
         let path = root.model_path(model).join("ranks-validation.parquet");
-        let rows = evaluate::stored::read_ranks(&path).unwrap().unwrap();
+        let rows = judge::stored::read_ranks(&path).unwrap().unwrap();
         let as_served = Protocol::ALL.iter().position(|&protocol| protocol == Protocol::AsServed).unwrap();
         let ranks: Vec<Option<u32>> = rows
             .iter()

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use chrono::{DateTime, NaiveDate, Utc};
-use schemas::delta::Root;
-use schemas::{files, names, sealed};
+use schemas::names;
 use serde::{Deserialize, Serialize};
+use store::Root;
+use store::{files, sealed};
 
 pub(crate) use plan::{Plan, Training};
 pub(crate) use step::Step;

@@ -1,6 +1,6 @@
 //! Any bytes as a record: one that is read has a page.
 
-use schemas::sealed;
+use store::sealed;
 
 use crate::record::Record;
 
@@ -39,6 +39,6 @@ mod tests {
             b",",
             b"\xff",
         ];
-        schemas::fuzzing::drive("run.json", &seeds, &tokens, super::run_json);
+        testkit::drive("run.json", &seeds, &tokens, super::run_json);
     }
 }

@@ -10,8 +10,8 @@ pub use fuzzing::run_json;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use schemas::delta::Root;
-use schemas::files;
+use store::Root;
+use store::files;
 
 use crate::record::{PAGE, Record};
 

@@ -1,8 +1,8 @@
 //! `pipeline build-sequences`.
 
 use pipeline::sequences::{build_with, refresh};
-use schemas::cli::{CommonArgs, Interrupt, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 use super::resources::ResourceArgs;
 

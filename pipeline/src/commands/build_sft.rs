@@ -1,8 +1,8 @@
 //! `pipeline build-sft`.
 
 use pipeline::sft::build_with;
-use schemas::cli::{CommonArgs, Interrupt, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 use super::resources::ResourceArgs;
 

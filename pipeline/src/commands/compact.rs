@@ -1,9 +1,9 @@
 //! `pipeline compact`.
 
 use pipeline::compact::{TARGET, compact};
-use schemas::cli::{CommonArgs, Interrupt, print_json};
-use schemas::delta::Root;
 use schemas::memory::MemorySize;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 use super::resources::ResourceArgs;
 

@@ -10,9 +10,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use schemas::cli::{CommonArgs, Interrupt, LogOutput, print_json};
-use schemas::delta::Root;
 use schemas::memory::MemorySize;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, LogOutput, print_json};
 
 /// Read a Kafka topic into the tables events and dead_letters, each message exactly once.
 ///

@@ -3,9 +3,9 @@
 use chrono::{DateTime, NaiveDate, NaiveTime};
 use clap::builder::PossibleValuesParser;
 use pipeline::dead_letters::{Filter, Request, replay};
-use schemas::cli::{CommonArgs, Interrupt, print_json};
-use schemas::delta::Root;
 use schemas::tables::Reason;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Send rejected records again, once the reason for their rejection is gone.
 #[derive(Debug, clap::Args)]

@@ -1,8 +1,8 @@
 //! `pipeline forget`.
 
 use pipeline::forget::forget;
-use schemas::cli::{CommonArgs, Interrupt, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Take a person out of all tables, dead letters included, and let nothing of them come in again.
 ///

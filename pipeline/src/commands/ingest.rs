@@ -2,9 +2,9 @@
 
 use pipeline::ingest::{self, Limits};
 
-use schemas::cli::{CommonArgs, Interrupt, print_json};
-use schemas::delta::Root;
 use schemas::memory::MemorySize;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Read files into the tables events, items and dead_letters.
 ///

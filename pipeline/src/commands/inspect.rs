@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use pipeline::inspect::verify::verify;
 use pipeline::inspect::{draw_user, inspect};
-use schemas::cli::{CommonArgs, Violated, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, Violated, print_json};
 
 /// Show what the tables hold, draw one user's history, or prove what the tables claim.
 #[derive(Debug, clap::Args)]

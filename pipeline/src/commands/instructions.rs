@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use pipeline::instructions::build;
 use pipeline::scan::Resources;
-use schemas::cli::{CommonArgs, Interrupt, print_json};
 use schemas::config::ConfigError;
-use schemas::delta::Root;
 use schemas::memory::MemorySize;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 /// With less, sorts and aggregations cannot even begin to spill.
 const MEMORY_MIN: MemorySize = MemorySize::bytes(16 << 20);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chrono::NaiveDate;
 use clap::ValueEnum;
 use pipeline::simulate::{self, Compression, Rates, Settings, TopicSettings};
-use schemas::cli::{CommonArgs, Interrupt, print_json};
+use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Write a synthetic log of listening to music, of any size, with a catalogue and a configuration, or send it to a topic.
 ///

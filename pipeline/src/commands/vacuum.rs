@@ -1,9 +1,9 @@
 //! `pipeline vacuum`.
 
 use pipeline::vacuum::{KEEP, Settings, vacuum};
-use schemas::cli::{CommonArgs, Interrupt, print_json};
 use schemas::config::Span;
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Delete files of the tables that no version of the last days needs.
 ///

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::delta::Shard;
+use store::Shard;
 
 /// A date, or a table without partitions, that has shards to merge.
 #[derive(Debug)]

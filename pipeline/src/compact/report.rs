@@ -2,11 +2,11 @@
 
 use std::fmt::{self, Display};
 
-use schemas::delta::Snapshot;
 use serde::Serialize;
+use store::Snapshot;
+use store::commit::NewShard;
 
 use super::plan::Partition;
-use crate::commit::NewShard;
 
 /// One run of `pipeline compact`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

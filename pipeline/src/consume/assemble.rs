@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use schemas::config::{Forget, Kafka, TimeUnit};
-use schemas::delta::Root;
 use schemas::tables::{EVENTS, Reason};
+use store::Root;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 

@@ -2,10 +2,10 @@
 
 use rdkafka::error::KafkaError;
 use schemas::config::ConfigError;
-use schemas::delta::TableError;
+use store::TableError;
+use store::commit::CommitError;
 
 use super::decode::DecodeError;
-use crate::commit::CommitError;
 use crate::forget::ForgetError;
 
 /// A consumer that stopped. What it had committed stands; everything else is read again by the next one.

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::AsArray;
-use schemas::delta::{Shard, Snapshot, TableError};
 use schemas::tables::EVENT_DATE;
+use store::{Shard, Snapshot, TableError};
 
 use crate::records::{KeySet, date_days, dates_around, id_key};
 

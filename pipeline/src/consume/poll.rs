@@ -20,10 +20,10 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::cli::Interrupt;
 use schemas::condition::nearest;
 use schemas::config::Kafka;
-use schemas::delta::Root;
+use store::Root;
+use terminal::Interrupt;
 use tokio::runtime::Handle;
 
 use super::error::ConsumeError;

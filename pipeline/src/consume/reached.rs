@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, EVENTS};
+use store::{Root, Snapshot, TableError};
 
 use super::identity::TopicIdentity;
 

@@ -8,9 +8,9 @@ mod tests;
 
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
-use schemas::delta::TableError;
+use store::TableError;
+use store::commit::CommitError;
 
-use crate::commit::CommitError;
 use crate::producer::SendError;
 
 pub use replay::{Filter, Request, replay};

@@ -20,11 +20,11 @@ use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{Expr, col, lit};
 use futures::StreamExt as _;
-use schemas::boxed::Boxed;
-use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Config, ConfigError};
-use schemas::delta::Root;
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
+use store::Root;
+use store::boxed::Boxed;
+use terminal::{Interrupt, Progress};
 
 use super::ReplayError;
 use super::replays::Replays;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
-use schemas::delta::{Root, TableError};
 use schemas::hash::hash128;
 use schemas::tables::{REPLAYS, REPLAYS_SCHEMA};
+use store::{Root, TableError};
 
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
+use store::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 /// What was sent to one topic.
 pub(super) struct Replays<'a> {

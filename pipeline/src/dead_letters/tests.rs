@@ -2,14 +2,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use schemas::cli::Interrupt;
 use schemas::config::Config;
-use schemas::delta::Root;
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, REPLAYS};
+use store::Root;
+use store::commit::{Change, CommitMode, ShardWriter, commit};
+use terminal::Interrupt;
 
 use super::*;
-use crate::commit::{Change, CommitMode, ShardWriter, commit};
 use crate::compact::compact;
 use crate::producer::tests::{broker, receive};
 use crate::scan::Resources;

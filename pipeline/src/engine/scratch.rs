@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use arrow::buffer::Buffer;
 use arrow::buffer::MutableBuffer;
 use datafusion::common::DataFusionError;
-use schemas::scratch::{HINT, directory};
+use terminal::scratch::{HINT, directory};
 
 /// A scratch file that cannot be written or read.
 #[derive(Debug, thiserror::Error)]

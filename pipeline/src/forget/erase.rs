@@ -15,15 +15,15 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use schemas::config::Config;
-use schemas::delta::{Root, Shard, Snapshot};
-use schemas::files;
 use schemas::tables::{DEAD_LETTERS, EVENT_DATE, EVENTS};
+use store::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted};
+use store::files;
+use store::{Root, Shard, Snapshot};
 
 use super::hashes::Forgotten;
 use super::look_alikes::LookAlikes;
 use super::named::{UserColumn, cells, names};
 use super::{FileReport, ForgetError, TableReport};
-use crate::commit::{Change, CommitError, CommitMode, NewShard, ShardWriter, Uncommitted};
 
 /// So often a table is tried again that another writer has replaced meanwhile.
 const TRIES: usize = 10;
@@ -69,10 +69,10 @@ pub(super) async fn from_table(
 ) -> Result<Option<TableReport>, ForgetError> {
     for _ in 0..TRIES {
         let Some(snapshot) = root.snapshot_to_write(table, true).await? else { return Ok(None) };
-        let state = snapshot.delta().snapshot().map_err(|source| schemas::delta::TableError::Log {
-            table: table.into(),
-            source: Box::new(source),
-        })?;
+        let state = snapshot
+            .delta()
+            .snapshot()
+            .map_err(|source| store::TableError::Log { table: table.into(), source: Box::new(source) })?;
         let schema = state.snapshot().arrow_schema();
         let owned = if table == DEAD_LETTERS {
             Owned::DeadLetters {

@@ -16,10 +16,10 @@ use std::sync::Once;
 
 use arrow::array::AsArray;
 use schemas::config::Forget;
-use schemas::delta::{Root, Snapshot, TableError};
-use schemas::files;
 use schemas::tables::FORGOTTEN;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use store::files;
+use store::{Root, Snapshot, TableError};
 
 use super::ForgetError;
 use super::named::{UserColumn, names};

@@ -21,13 +21,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
-use schemas::boxed::Boxed;
-use schemas::cli::Interrupt;
 use schemas::config::{Config, ConfigError, Forget};
-use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{EVENTS, FORGOTTEN, FORGOTTEN_SCHEMA};
+use store::boxed::Boxed;
+use store::{Root, Snapshot, TableError};
+use terminal::Interrupt;
 
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
+use store::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 use erase::{BesideModels, Who};
 pub(crate) use hashes::Forgotten;

@@ -9,7 +9,7 @@ pub mod page;
 
 use std::fmt;
 
-use schemas::shown::steers;
+use terminal::shown::steers;
 
 /// Text from outside, made harmless inside elements and quoted attributes.
 pub struct Escaped<'a>(pub &'a str);

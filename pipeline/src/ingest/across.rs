@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::Array;
 use datafusion::error::DataFusionError;
-use schemas::delta::Shard;
+use store::Shard;
 
 use super::dates::{Dates, Place, read_stored_ids};
 use super::error::IngestError;

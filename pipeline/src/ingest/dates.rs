@@ -26,15 +26,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
 use arrow::compute::filter_record_batch;
-use schemas::cli::Interrupt;
-use schemas::delta::{Root, Shard, Snapshot, TableError, shard_batches};
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use store::commit::{NewShard, ShardWriter, Uncommitted};
+use store::{Root, Shard, Snapshot, TableError, shard_batches};
+use terminal::Interrupt;
 
 use super::across::{Across, Dropped};
 use super::error::{IngestError, build};
 use super::stage::Staged;
-use crate::commit::{NewShard, ShardWriter, Uncommitted};
 use crate::engine::Suspects;
 use crate::records::{Content, KeyMap, KeySet, StagedRows, date_text, id_key, id_of, slice_of};
 

@@ -12,11 +12,11 @@ use arrow::array::{
     Array, AsArray, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder, TimestampMillisecondBuilder,
 };
 use arrow::datatypes::Int64Type;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, Reason};
+use store::commit::{NewShard, ShardWriter};
+use store::{Root, Snapshot};
 
 use super::error::IngestError;
-use crate::commit::{NewShard, ShardWriter};
 use crate::records::{KeySet, Rejection, dead_letter_key};
 
 const BATCH_BYTES: usize = 4 << 20;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use schemas::config::ConfigError;
-use schemas::delta::TableError;
 use schemas::memory::MemorySize;
-use schemas::scratch;
 use schemas::tables::EVENTS;
+use store::TableError;
+use store::commit::CommitError;
+use terminal::scratch;
 
 use super::report::Counts;
-use crate::commit::CommitError;
 use crate::forget::ForgetError;
 
 /// A run that stopped. No table was changed, except where [`CommitError`] says so.

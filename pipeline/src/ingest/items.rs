@@ -10,11 +10,11 @@ use arrow::array::{
     TimestampMillisecondArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, SchemaRef, TimestampMillisecondType, UInt32Type};
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEM_COLUMNS, ITEMS, items_schema};
+use store::commit::{NewShard, ShardWriter};
+use store::{Root, Snapshot};
 
 use super::error::IngestError;
-use crate::commit::{NewShard, ShardWriter};
 
 const BATCH_ROWS: usize = 1 << 14;
 
@@ -171,10 +171,10 @@ impl Items {
 
 /// The attribute columns of the stored table.
 fn stored_attributes(snapshot: &Snapshot) -> Result<BTreeSet<String>, IngestError> {
-    let state = snapshot.delta().snapshot().map_err(|source| schemas::delta::TableError::Log {
-        table: ITEMS.into(),
-        source: Box::new(source),
-    })?;
+    let state = snapshot
+        .delta()
+        .snapshot()
+        .map_err(|source| store::TableError::Log { table: ITEMS.into(), source: Box::new(source) })?;
     let names = state.schema().fields().map(|f| f.name().clone()).collect::<Vec<_>>();
     Ok(names.into_iter().filter(|name| !ITEM_COLUMNS.contains(&name.as_str())).collect())
 }

@@ -22,16 +22,16 @@ use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS};
+use store::commit::{
+    Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,
+};
+use store::{Root, Shard, Snapshot, TableError};
 
 use super::across::Dropped;
 use super::error::IngestError;
 use super::items::{Items, Touched};
 use super::report::Versions;
-use crate::commit::{
-    Change, CommitMode, NewShard, ShardWriter, Uncommitted, unless_overtaken, until_committed,
-};
 use crate::forget::Forgotten;
 use crate::records::{KeySet, date_days, dates_around, dead_letter_key, dedup_property, id_key};
 

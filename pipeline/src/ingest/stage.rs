@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
-use schemas::failpoint;
+use store::failpoint;
 
 use super::error::{IngestError, build};
 use super::spill::{Segment, SpillFile};
@@ -50,7 +50,7 @@ pub(super) struct Spilled {
 impl Stage {
     /// One that keeps up to `bytes_max` in memory, and the rest in the directory for temporary files.
     pub(super) fn new(bytes_max: usize) -> Self {
-        let directory = schemas::scratch::directory();
+        let directory = terminal::scratch::directory();
         Self { bytes_max, bytes: 0, batches: Vec::new(), directory, spilled: None }
     }
 

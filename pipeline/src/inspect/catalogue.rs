@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Schema;
-use schemas::delta::Snapshot;
 use schemas::tables::ITEM_COLUMNS;
 use serde::Serialize;
+use store::Snapshot;
 
 use super::InspectError;
 use super::log::Count;

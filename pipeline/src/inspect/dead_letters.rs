@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use schemas::delta::Snapshot;
-use schemas::shown::steers;
 use serde::Serialize;
+use store::Snapshot;
+use terminal::shown::steers;
 
 use super::InspectError;
 

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, TimestampMillisecondType, UInt8Type, UInt32Type};
 use chrono::{DateTime, Utc};
-use schemas::delta::{Root, Snapshot};
 use schemas::history::Role;
 use schemas::tables::{ITEMS, properties};
 use serde::Serialize;
+use store::{Root, Snapshot};
 
 use super::distribution::Collector;
 use super::{Distribution, InspectError};

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use arrow::array::{AsArray, UInt32Array};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use schemas::delta::Snapshot;
 use schemas::history::Role;
 use schemas::tables::{SEQUENCES, properties};
 use serde::Serialize;
+use store::Snapshot;
 
 use super::distribution::Collector;
 use super::spans::SpanCollector;

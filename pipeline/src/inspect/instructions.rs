@@ -7,9 +7,9 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, TimestampMillisecondType};
 use chrono::{DateTime, Utc};
 use schemas::condition::Condition;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::INSTRUCTIONS;
 use serde::Serialize;
+use store::{Root, Snapshot};
 
 use super::distribution::Collector;
 use super::log::Count;

@@ -7,9 +7,9 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::prelude::SessionContext;
-use schemas::delta::Snapshot;
 use schemas::tables::{EVENTS, EVENTS_SCHEMA};
 use serde::Serialize;
+use store::Snapshot;
 
 use super::distribution::Collector;
 use super::popularity::{Popularity, popularity};

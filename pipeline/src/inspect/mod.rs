@@ -23,11 +23,11 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
-use schemas::boxed::Boxed;
 use schemas::config::ConfigError;
-use schemas::delta::{Root, Snapshot, TableError};
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, REFRESH, SEQUENCES, is_sft};
 use serde::Serialize;
+use store::boxed::Boxed;
+use store::{Root, Snapshot, TableError};
 
 pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use schemas::shown::{Shown, fitted};
+use terminal::shown::{Shown, fitted};
 
 use super::{Contents, Distribution, Inspection, SpanDistribution, TableReport};
 use super::{DeadLettersContents, EventsContents, InstructionsContents, ItemsContents};

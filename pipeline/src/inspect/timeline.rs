@@ -5,8 +5,8 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use schemas::history::{DeltaTau, Role};
-use schemas::shown::{Shown, fitted};
 use serde::Serialize;
+use terminal::shown::{Shown, fitted};
 
 use super::instructions::Instruction;
 use super::print::duration;

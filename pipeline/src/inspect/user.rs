@@ -6,9 +6,9 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
-use schemas::boxed::Boxed;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEMS, SEQUENCES, properties};
+use store::boxed::Boxed;
+use store::{Root, Snapshot};
 
 use super::instructions;
 use super::timeline::{Entry, Mark, TargetRow, Timeline};

@@ -11,9 +11,9 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::TimestampMillisecondType;
 use schemas::condition::Condition;
 use schemas::config::Age;
-use schemas::delta::Snapshot;
 use schemas::hash::{hash64, hash128};
 use schemas::tables::ITEM_COLUMNS;
+use store::Snapshot;
 
 use super::InstructionsError;
 use super::rules::Rules;

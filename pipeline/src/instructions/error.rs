@@ -1,8 +1,8 @@
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
-use schemas::delta::TableError;
+use store::TableError;
 
-use crate::commit::CommitError;
+use store::commit::CommitError;
 
 /// Instructions that could not be computed. Nothing was committed.
 #[derive(Debug, thiserror::Error)]

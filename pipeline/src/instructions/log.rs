@@ -19,10 +19,10 @@ use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
-use schemas::cli::Progress;
-use schemas::delta::{Shard, Snapshot};
 use schemas::hash::hash64;
 use schemas::tables::{EVENT_DATE, timestamp};
+use store::{Shard, Snapshot};
+use terminal::Progress;
 
 use super::catalogue::Catalogue;
 use super::rules::Rules;

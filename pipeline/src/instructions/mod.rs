@@ -42,13 +42,13 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
-use schemas::boxed::Boxed;
-use schemas::cli::Progress;
 use schemas::config::{Config, Span};
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{EVENTS, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS, properties};
+use store::boxed::Boxed;
+use store::commit::{Change, CommitMode};
+use store::{Root, Snapshot};
+use terminal::Progress;
 
-use crate::commit::{Change, CommitMode};
 use crate::engine::PassExec;
 use crate::scan::{Resources, SnapshotTable};
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{EVENTS, properties};
+use store::{Root, Snapshot};
 
 use super::log::{Log, Repeated, Users};
 use super::window::Window;

@@ -1,8 +1,8 @@
 //! The sliding window, and what two of its positions do not share.
 
 use chrono::{DateTime, NaiveDate};
-use schemas::delta::Shard;
 use schemas::tables::EVENT_DATE;
+use store::Shard;
 
 const MS_PER_DAY: i64 = 86_400_000;
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
-use schemas::cli::Progress;
-use schemas::delta::Root;
 use schemas::tables::{INSTRUCTIONS, INSTRUCTIONS_SCHEMA};
+use store::Root;
+use store::commit::{ShardWriter, Uncommitted};
+use terminal::Progress;
 
 use super::InstructionsError;
-use crate::commit::{ShardWriter, Uncommitted};
 
 /// A shard is finished at so many users.
 const SHARD_ROWS: u64 = 1 << 20;

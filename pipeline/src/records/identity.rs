@@ -8,9 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use schemas::delta::Snapshot;
 use schemas::hash::{hash64, hash128, mix64};
 use schemas::tables::properties::DEDUP_DAYS;
+use store::Snapshot;
 
 use super::mapping::Event;
 

@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
-use schemas::delta::{Root, Shard, Snapshot, TableError};
 use schemas::hash::hash64;
 use schemas::tables::properties::{DEDUP_DAYS, EVENTS_VERSION, SHARED_EVENT_IDS};
 use schemas::tables::{REFRESH, SEQUENCES};
+use store::{Root, Shard, Snapshot, TableError};
 
 use super::duplicates::shard_date;
 use super::keys::date;

@@ -24,9 +24,9 @@ use datafusion::common::cast::{as_primitive_array, as_string_view_array};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use futures::StreamExt;
-use schemas::delta::Shard;
 use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
+use store::Shard;
 
 use super::keys::{KEYED_SCHEMA, Learned, Records, date, request_hash};
 use super::refresh::Fresh;

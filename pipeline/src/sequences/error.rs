@@ -3,12 +3,12 @@ use std::sync::Arc;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
-use schemas::delta::TableError;
 use schemas::history::WindowError;
+use store::TableError;
+use store::commit::CommitError;
 
 use super::intervals::INTERVALS_MIN;
 use super::report::Counts;
-use crate::commit::CommitError;
 use crate::engine::ScratchError;
 
 /// Sequences that could not be built. Nothing was committed to `sequences`.

@@ -10,12 +10,12 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::cast::{as_string_array, as_uint32_array};
 use schemas::config::Config;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{ITEMS, NO_ITEM, items_schema};
+use store::commit::{Change, CommitMode, ShardWriter, Uncommitted};
+use store::{Root, Snapshot};
 
 use super::BuildError;
 use super::codes::{ItemCodes, ItemIndexes};
-use crate::commit::{Change, CommitMode, ShardWriter, Uncommitted};
 
 /// The catalogue at one version.
 #[derive(Debug)]

@@ -29,9 +29,9 @@ use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimestampMilliseco
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::cast::{as_float64_array, as_int64_array, as_primitive_array, as_string_view_array};
-use schemas::cli::Progress;
 use schemas::hash::hash64;
 use schemas::tables::EVENTS_SCHEMA;
+use terminal::Progress;
 
 use super::codes::{Codes, ItemCodes};
 use super::event::{Event, NO_REQUEST, NO_TIME};

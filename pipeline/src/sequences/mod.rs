@@ -46,13 +46,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use schemas::boxed::Boxed;
 use schemas::config::Config;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::properties::{DELTA_TAU_MS, SHARED_EVENT_IDS};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES, SEQUENCES_SCHEMA};
+use store::boxed::Boxed;
+use store::commit::{Change, CommitMode};
+use store::{Root, Snapshot};
 
-use crate::commit::{Change, CommitMode};
 use crate::scan::Resources;
 
 pub use error::BuildError;

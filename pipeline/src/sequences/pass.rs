@@ -29,13 +29,13 @@ use datafusion::common::Result;
 use datafusion::common::cast::{
     as_int64_array, as_run_array, as_string_array, as_uint8_array, as_uint32_array, as_uint64_array,
 };
-use schemas::cli::Progress;
 use schemas::config::{ConfigError, Sequences};
 use schemas::hash::hash64;
 use schemas::history::{
     DeltaTau, Role, Split, Window, first_held_out, held_out_roles, request_batches, session_ordinals,
     visible_lengths, windows, with_sft_share,
 };
+use terminal::Progress;
 
 use super::BuildError;
 use super::event::{NO_REQUEST, NO_TIME};

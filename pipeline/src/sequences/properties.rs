@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use schemas::config::Config;
-use schemas::delta::Snapshot;
 use schemas::history::DeltaTau;
 use schemas::tables::properties;
+use store::Snapshot;
 
 use super::intervals::RequestIntervals;
 

@@ -10,9 +10,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use arrow::array::AsArray;
-use schemas::delta::{Shard, Snapshot, TableError};
 use schemas::hash::hash64;
 use schemas::tables::EVENT_DATE;
+use store::{Shard, Snapshot, TableError};
 
 use super::BuildError;
 use crate::records::date_days;

@@ -5,10 +5,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use datafusion::common::{DataFusionError, Result};
-use schemas::delta::Root;
+use store::Root;
+use store::commit::{ShardWriter, Uncommitted};
 
 use super::BuildError;
-use crate::commit::{ShardWriter, Uncommitted};
 use crate::engine::{Pass, PassSpec, bucket_field};
 
 /// One row describes one finished shard: what a driver needs for the commit and for its sums.

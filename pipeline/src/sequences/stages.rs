@@ -14,10 +14,10 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
-use schemas::cli::Progress;
 use schemas::config::{Config, DeltaTauSetting};
-use schemas::delta::{Root, Shard, Snapshot};
 use schemas::history::DeltaTau;
+use store::{Root, Shard, Snapshot};
+use terminal::Progress;
 
 use super::BuildError;
 use super::codes::{Codes, ItemCodes};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt32Type};
 use schemas::config::{Age, Config};
-use schemas::delta::Snapshot;
+use store::Snapshot;
 
 use super::SftError;
 

@@ -1,7 +1,7 @@
 use schemas::config::ConfigError;
-use schemas::delta::TableError;
+use store::TableError;
+use store::commit::CommitError;
 
-use crate::commit::CommitError;
 use crate::sequences::BuildError;
 
 /// Examples that could not be built. Of the tables asked for, those before this one were committed.

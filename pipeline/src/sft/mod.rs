@@ -26,13 +26,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use schemas::boxed::Boxed;
 use schemas::config::{Config, ConfigError};
-use schemas::delta::{Root, Snapshot};
 use schemas::hash::hash64;
 use schemas::tables::{EVENTS, ITEMS, SFT_SCHEMA, properties, sft_table};
+use store::boxed::Boxed;
+use store::commit::{Change, CommitMode};
+use store::{Root, Snapshot};
 
-use crate::commit::{Change, CommitMode};
 use crate::scan::Resources;
 use crate::sequences::{BuildError, Builder, Quality, ReadLog, Written, delta_tau_ms, described, measured};
 

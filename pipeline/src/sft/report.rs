@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use schemas::delta::Snapshot;
 use schemas::tables::properties;
 use serde::Serialize;
+use store::Snapshot;
 
 use super::carriers::Carriers;
 use super::counts::{ByRole, Counts, LeftOut, MatchRate};
@@ -202,7 +202,7 @@ impl fmt::Display for SftTable {
         let below = counts.values_below_min_pool;
         line(f, "values", counts.values, &format!("{below} below conditions.min_pool"))?;
         for top in &counts.top {
-            let (value, pool) = (schemas::shown::fitted(&top.value, 28), top.pool.unwrap_or_default());
+            let (value, pool) = (terminal::shown::fitted(&top.value, 28), top.pool.unwrap_or_default());
             writeln!(f, "    {value}{pool:>14} active items, {} examples", top.examples)?;
         }
         write!(

@@ -51,8 +51,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use chrono::{Datelike, NaiveDate, NaiveTime};
-use schemas::cli::Interrupt;
 use schemas::config::ConfigError;
+use terminal::Interrupt;
 
 use catalogue::Catalogue;
 use day::Days;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use chrono::NaiveDate;
 use parquet::errors::ParquetError;
 use schemas::config::Format;
-use schemas::files;
+use store::files;
 
 use super::Compression;
 use super::day::Record;

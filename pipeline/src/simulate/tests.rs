@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use schemas::config::{Config, Format};
-use schemas::delta::Root;
+use store::Root;
 
 use super::session::Action;
 use super::*;

@@ -10,9 +10,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use schemas::cli::{Interrupt, Progress};
 use schemas::config::Kafka;
 use serde::Serialize;
+use terminal::{Interrupt, Progress};
 
 use super::day::{Days, Record, Stopped};
 use super::{

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
 
-use schemas::cli::{Interrupt, Progress};
+use terminal::{Interrupt, Progress};
 
 use super::day::{Days, Stopped};
 use super::error::SimulateError;

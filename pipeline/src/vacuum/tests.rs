@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use store::commit::{Change, CommitMode, NewShard, ShardWriter, commit};
 
 use super::*;
-use crate::commit::{Change, CommitMode, NewShard, ShardWriter, commit};
 
 const DAY_MS: i64 = 86_400_000;
 

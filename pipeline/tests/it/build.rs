@@ -1,12 +1,13 @@
 //! `build-sequences` as a whole: what does not change its rows, what it refuses, and what it leaves behind.
 
+use schemas::config::{Config, SplitKind, Ties};
+use schemas::hash::{hash64, mix64};
+use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties};
+use store::Root;
+
 use crate::common::{DAY_MS, Event, append, item_ids, rows};
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, build, build_with, refresh};
-use schemas::config::{Config, SplitKind, Ties};
-use schemas::delta::Root;
-use schemas::hash::{hash64, mix64};
-use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties};
 use tempfile::TempDir;
 
 fn fresh() -> (TempDir, Root) {

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::util::display::array_value_to_string;
-use pipeline::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 use pipeline::compact::{TARGET, compact};
 use pipeline::inspect::verify::verify;
 use pipeline::scan::Resources;
 use proptest::prelude::*;
-use schemas::cli::Interrupt;
 use schemas::config::Config;
-use schemas::delta::{Root, Snapshot};
 use schemas::memory::MemorySize;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use store::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
+use store::{Root, Snapshot};
+use terminal::Interrupt;
 
 use crate::common::{DAY_MS, Event, append, batch};
 

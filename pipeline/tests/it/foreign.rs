@@ -19,11 +19,11 @@ use pipeline::inspect::inspect;
 use pipeline::inspect::verify::verify;
 use pipeline::scan::Resources;
 use pipeline::sequences::{build, build_with};
-use schemas::cli::Interrupt;
 use schemas::config::{Config, Forget};
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{EVENTS, ITEMS, SEQUENCES};
 use serde_json::{Value, json};
+use store::{Root, Snapshot};
+use terminal::Interrupt;
 
 use crate::common::{DAY_MS, Event, append, batch, rows};
 
@@ -246,7 +246,7 @@ async fn built_from(root: &Root, other: &Root) {
 
 async fn removals(root: &Root, table: &str) -> Vec<Value> {
     let snapshot = newest(root, table).await;
-    let remove = |shard: &schemas::delta::Shard| json!({ "remove": { "path": shard.path, "deletionTimestamp": 1, "dataChange": true, "partitionValues": shard.partition } });
+    let remove = |shard: &store::Shard| json!({ "remove": { "path": shard.path, "deletionTimestamp": 1, "dataChange": true, "partitionValues": shard.partition } });
     snapshot.shards().iter().map(remove).collect()
 }
 

@@ -3,6 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use schemas::config::Config;
+use schemas::tables::{
+    EVENT_DATE, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS, items_schema,
+};
+use store::Root;
+use store::commit::{Change, CommitMode, ShardWriter, commit};
+
 use crate::common::{DAY_MS, Event, append};
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Float32Builder, ListBuilder, RecordBatch, StringArray, StringBuilder,
@@ -10,16 +17,10 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Float32Type, TimestampMillisecondType};
 use chrono::DateTime;
-use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use pipeline::inspect::verify::verify_within;
 use pipeline::instructions::{InstructionsError, InstructionsReport, build};
 use pipeline::scan::Resources;
 use proptest::prelude::*;
-use schemas::config::Config;
-use schemas::delta::Root;
-use schemas::tables::{
-    EVENT_DATE, EVENTS, EVENTS_SCHEMA, INSTRUCTIONS, INSTRUCTIONS_SCHEMA, ITEMS, items_schema,
-};
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
 const START: i64 = 20_000 * DAY_MS;
@@ -66,7 +67,7 @@ async fn replace(
     table: &str,
     schema: &arrow::datatypes::SchemaRef,
     partition_by: &[&str],
-    shards: Vec<pipeline::commit::NewShard>,
+    shards: Vec<store::commit::NewShard>,
 ) {
     let read_version = root.snapshot(table).await.unwrap().map(|snapshot| snapshot.version());
     let (mode, properties) = (CommitMode::Replace, BTreeMap::new());

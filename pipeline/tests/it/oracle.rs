@@ -4,6 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use schemas::config::{Config, Sequences, Span, SplitKind, Ties};
+use schemas::hash::{hash64, mix64};
+use schemas::history::DeltaTau;
+use store::Root;
+
 use crate::common::{Event, Row, append, batch, item_ids, rows};
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringArray, UInt64Array};
 use arrow::compute::cast;
@@ -14,10 +19,6 @@ use datafusion::prelude::SessionContext;
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, BuildReport, build_with};
 use proptest::prelude::*;
-use schemas::config::{Config, Sequences, Span, SplitKind, Ties};
-use schemas::delta::Root;
-use schemas::hash::{hash64, mix64};
-use schemas::history::DeltaTau;
 
 /// What SQL says about one event.
 #[derive(Debug, Clone, PartialEq)]

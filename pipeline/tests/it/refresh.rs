@@ -3,16 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemas::config::{Config, Ties};
+use schemas::tables::{EVENTS, REFRESH, SEQUENCES, properties};
+use store::{Root, TableError};
+use terminal::Interrupt;
+
 use crate::common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
 use pipeline::compact::{TARGET, compact};
 use pipeline::inspect::verify::verify_within;
 use pipeline::scan::Resources;
 use pipeline::sequences::{BuildError, build_with, refresh};
 use proptest::prelude::*;
-use schemas::cli::Interrupt;
-use schemas::config::{Config, Ties};
-use schemas::delta::{Root, TableError};
-use schemas::tables::{EVENTS, REFRESH, SEQUENCES, properties};
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
 

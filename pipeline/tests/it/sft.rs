@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemas::config::{Age, Attribute, Config, Span, SplitKind, Ties};
+use schemas::tables::{SFT_SCHEMA, properties, sft_table};
+use store::Root;
+
 use crate::common::{Event, append, batch, item_ids, rows};
 use crate::examples::{Item, catalogue, examples, log, write_items};
 use arrow::array::{
@@ -16,9 +20,6 @@ use pipeline::scan::Resources;
 use pipeline::sequences::build_with;
 use pipeline::sft::{self, SftError};
 use proptest::prelude::*;
-use schemas::config::{Age, Attribute, Config, Span, SplitKind, Ties};
-use schemas::delta::Root;
-use schemas::tables::{SFT_SCHEMA, properties, sft_table};
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };
 

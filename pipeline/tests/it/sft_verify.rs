@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemas::config::{Age, Attribute, Config, Span, SplitKind, Ties};
+use schemas::tables::{SFT_SCHEMA, properties};
+use store::Root;
+use store::commit::{Change, CommitMode, ShardWriter, commit};
+
 use crate::common::append;
 use crate::examples::{Example, catalogue, examples, log, write_items};
 use arrow::array::{
@@ -11,13 +16,9 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
-use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
 use pipeline::inspect::verify::{Verification, verify, verify_within};
 use pipeline::inspect::{Contents, inspect};
 use pipeline::{sequences, sft};
-use schemas::config::{Age, Attribute, Config, Span, SplitKind, Ties};
-use schemas::delta::Root;
-use schemas::tables::{SFT_SCHEMA, properties};
 
 const TABLE: &str = "sft/genre";
 

@@ -14,11 +14,11 @@ use pipeline::forget::forget;
 use pipeline::scan::Resources;
 use pipeline::sequences::{build_with, refresh};
 use pipeline::vacuum::{Report, Settings, vacuum};
-use schemas::cli::Interrupt;
 use schemas::config::{Config, Forget, Span};
-use schemas::delta::Root;
-use schemas::publication::{self, Kind, Publication};
 use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
+use store::Root;
+use store::publication::{self, Kind, Publication};
+use terminal::Interrupt;
 
 use crate::common::{DAY_MS, Event, append, rows_of};
 
@@ -155,7 +155,7 @@ async fn a_damaged_publication_keeps_whatever_the_log_still_tells_of() {
     append(&root, &events(27)).await;
     let third = root.snapshot_at(EVENTS, 2).await.unwrap().unwrap();
     deltalake::checkpoints::create_checkpoint(third.delta(), None).await.unwrap();
-    assert!(schemas::clean::clean_log(&root, EVENTS, 2).unwrap().files > 0);
+    assert!(store::clean::clean_log(&root, EVENTS, 2).unwrap().files > 0);
     merge(&root).await;
     fs::write(root.path().join("models/.published/00000001.json"), "{").unwrap();
     fs::remove_file(publication::published_path(&root)).unwrap();

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{DAY_MS, Event, append};
-use pipeline::commit::{Change, CommitMode, commit};
-use pipeline::inspect::verify::{verify, verify_within};
-use pipeline::sequences::build;
 use schemas::config::{Config, DeltaTauSetting, SplitKind, Ties};
-use schemas::delta::Root;
 use schemas::hash::mix64;
 use schemas::history::DeltaTau;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, SEQUENCES};
+use store::Root;
+use store::commit::{Change, CommitMode, commit};
+
+use crate::common::{DAY_MS, Event, append};
+use pipeline::inspect::verify::{verify, verify_within};
+use pipeline::sequences::build;
 
 /// A log with bursts, ties, interleaved requests, several actions and, every so often, a copy of an event.
 fn log(seed: u64, n: u64) -> Vec<Event> {

@@ -15,21 +15,3 @@ pub enum FileAccess {
     /// The owner alone: 0600 and 0700.
     Owner,
 }
-
-impl FileAccess {
-    /// Takes the rights of the others away from all files that this process makes from now on, whichever library makes them. To be
-    /// called before anything is written.
-    pub fn apply(self) {
-        #[cfg(unix)]
-        {
-            use rustix::fs::Mode;
-            let denied = match self {
-                Self::Umask => return,
-                Self::Group => Mode::WGRP | Mode::RWXO,
-                Self::Owner => Mode::RWXG | Mode::RWXO,
-            };
-            let before = rustix::process::umask(denied);
-            rustix::process::umask(before | denied);
-        }
-    }
-}

@@ -24,7 +24,7 @@ fn any_text_is_a_configuration_or_an_error() {
         .collect();
     let mut seeds: Vec<&[u8]> = shipped.iter().map(|text| &text[..text.len().min(400)]).collect();
     seeds.extend(FUZZ_SEEDS);
-    crate::fuzzing::drive("configuration", &seeds, &FUZZ_TOKENS, fuzz);
+    testkit::drive("configuration", &seeds, &FUZZ_TOKENS, fuzz);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, TimestampMillisecondType, UInt8Type, UInt32Type};
-use pipeline::commit::{Change, CommitMode, NewShard, ShardWriter, commit};
-use schemas::delta::Root;
 use schemas::tables::SEQUENCES_SCHEMA;
+use store::Root;
+use store::commit::{Change, CommitMode, NewShard, ShardWriter, commit};
 
 /// One row of `sequences`.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,12 +6,12 @@ use arrow::array::{BinaryArray, Int64Array, StringArray, TimestampMillisecondArr
 use arrow::datatypes::{Int64Type, TimestampMillisecondType, UInt32Type};
 use pipeline::inspect::verify::{verify, verify_within};
 use schemas::config::Config;
-use schemas::delta::Root;
 use schemas::hash::mix64;
 use schemas::tables::{
     DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, items_schema, properties,
 };
 use serde_json::Value;
+use store::Root;
 
 use super::tables::{Properties, Row, Stored, rows, stored, write_rows};
 use crate::programs::{EVENTS_A_USER, USERS, Workspace, json, stderr};

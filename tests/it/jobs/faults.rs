@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use schemas::failpoint::PAUSE_AT;
 use serde_json::Value;
+use store::failpoint::PAUSE_AT;
 
 use super::{date, day, published, run_day, service};
 use crate::programs::{Workspace, copy, json, stderr};
@@ -270,7 +270,7 @@ fn a_root_that_cannot_be_written_says_so() {
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o555)).unwrap();
     let probe = root.join("probe");
     if std::fs::write(&probe, "").is_ok() {
-        schemas::skips::skipped("a_root_that_cannot_be_written_says_so", "user who may not write anywhere");
+        testkit::skipped("a_root_that_cannot_be_written_says_so", "user who may not write anywhere");
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
         return;
     }

@@ -3,7 +3,7 @@
 
 use std::process::{Command, ExitStatus};
 
-use schemas::failpoint::{PAUSE_AT, RESUME};
+use store::failpoint::{PAUSE_AT, RESUME};
 
 use super::faults::{STEPS, outcome, served, wait_for_pause};
 use super::refresh::{append, once};
@@ -27,7 +27,7 @@ fn on_a_full_disk(workspace: &Workspace, args: &[&str], point: &str) -> Option<E
     let pid = child.id().to_string();
     let limited = Command::new("prlimit").args(["--fsize=0", "--pid", &pid]).status();
     if !limited.as_ref().is_ok_and(|status| status.success()) {
-        schemas::skips::skipped(&format!("a full disk at each step ({limited:?})"), "prlimit");
+        testkit::skipped(&format!("a full disk at each step ({limited:?})"), "prlimit");
         return None;
     }
     std::fs::write(&go_on, "").unwrap();

@@ -17,7 +17,7 @@ mod skips;
 use std::fmt::Write as _;
 
 use serde_json::Value;
-use trainer::evaluate::Protocol;
+use trainer::judge::Protocol;
 
 use crate::programs::{Workspace, json};
 
@@ -81,7 +81,7 @@ fn day<'a>(date: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 /// The places at which the targets of a split came, under a protocol, as they are stored beside the model: counted here again.
 fn ranks(workspace: &Workspace, model: &str, split: &str, protocol: &str, unseen: bool) -> Vec<Option<u32>> {
     let path = workspace.root().join("models").join(model).join(format!("ranks-{split}.parquet"));
-    let rows = trainer::evaluate::stored::read_ranks(&path).unwrap().unwrap();
+    let rows = trainer::judge::stored::read_ranks(&path).unwrap().unwrap();
     let number = Protocol::ALL.iter().position(|p| p.name() == protocol).unwrap();
     let next = rows.iter().filter(|row| row.horizon == 1).filter_map(|row| row.ranks[number]);
     next.map(|ranks| if unseen { ranks.unseen } else { ranks.all }).collect()

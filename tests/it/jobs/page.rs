@@ -10,7 +10,7 @@ fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
     let found = names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok());
     if found.is_none() {
-        schemas::skips::skipped("the page of a day in a browser", names[0]);
+        testkit::skipped("the page of a day in a browser", names[0]);
     }
     found
 }

@@ -3,8 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use schemas::failpoint::{PAUSE_AT, RESUME};
 use serde_json::Value;
+use store::failpoint::{PAUSE_AT, RESUME};
 
 use super::faults::{Paused, kill, paused};
 use super::{date, published, run_day, service};
@@ -199,7 +199,7 @@ fn nobody_who_was_forgotten_comes_back_by_older_tables() {
         let models = workspace.root().join("models");
         crate::programs::files(&models).into_iter().any(|(name, _)| {
             name.ends_with(".parquet")
-                && trainer::evaluate::stored::read_ranks(&models.join(&name))
+                && trainer::judge::stored::read_ranks(&models.join(&name))
                     .is_ok_and(|rows| rows.unwrap_or_default().iter().any(|row| guards(&row.user_id)))
         })
     };
@@ -232,10 +232,10 @@ async fn where_the_log_tells_nothing_new_a_refresh_waits_for_the_next_day() {
     run_day(&workspace, 1);
     append(&workspace, 2);
     append(&workspace, 3);
-    let root = schemas::delta::Root::new(workspace.root().to_str().unwrap()).unwrap();
+    let root = store::Root::new(workspace.root().to_str().unwrap()).unwrap();
     let events = root.snapshot("events").await.unwrap().unwrap();
     deltalake::checkpoints::create_checkpoint(events.delta(), None).await.unwrap();
-    schemas::clean::clean_log(&root, "events", events.version()).unwrap();
+    store::clean::clean_log(&root, "events", events.version()).unwrap();
     let output = workspace.succeed("climber", &["refresh", "--once"]);
     assert!(stderr(&output).contains("the next daily job trains from scratch"), "{}", stderr(&output));
     assert_eq!(published(&workspace)["served"], "2026-01-01-sft");

@@ -26,14 +26,14 @@ fn read(name: &str) -> String {
 
 /// Says, so that nobody overlooks it, what is not tested here.
 fn skipped(what: &str) {
-    schemas::skips::skipped(what, "such tool");
+    testkit::skipped(what, "such tool");
 }
 
 /// Whether `tool` can be started.
 fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").output().is_ok();
     if !found {
-        schemas::skips::skipped("a schedule", tool);
+        testkit::skipped("a schedule", tool);
     }
     found
 }

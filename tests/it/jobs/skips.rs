@@ -140,7 +140,7 @@ fn a_stop_that_was_asked_for_is_no_try() {
     for point in ["step:ingest", "step:sequences", "step:retention"] {
         let go_on = workspace.path(&format!("go-on-{}", point.replace(':', "-")));
         let mut command = workspace.command("climber", &["daily", "--date", "2026-01-02"]);
-        command.env(schemas::failpoint::PAUSE_AT, point).env(schemas::failpoint::RESUME, &go_on);
+        command.env(store::failpoint::PAUSE_AT, point).env(store::failpoint::RESUME, &go_on);
         let mut child = super::faults::wait_for_pause(command, point);
         let pid = child.id().to_string();
         assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());

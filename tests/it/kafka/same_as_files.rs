@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use schemas::delta::Root;
 use serde_json::{Value, json};
+use store::Root;
 
 use super::shop::{START, Shop, fates};
 use super::{Broker, Message, tables};

@@ -23,7 +23,7 @@ pub(crate) fn available(what: &[&str]) -> bool {
     let ci = std::env::var("CI").is_ok_and(|ci| !["", "0", "false"].contains(&ci.as_str()));
     assert!(!ci, "Kafka's tests need Java 17 and Maven; what is wrong, broker.sh says above");
     let what = if what.is_empty() { "a broker" } else { what[0] };
-    schemas::skips::skipped(
+    testkit::skipped(
         &format!("tests of Kafka with {what} (the reason is above; CI=true makes it a failure)"),
         "mvn",
     );

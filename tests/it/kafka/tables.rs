@@ -5,8 +5,8 @@ use std::path::Path;
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow::util::display::array_value_to_string;
-use schemas::delta::Root;
 use schemas::tables::{DEAD_LETTERS, EVENTS};
+use store::Root;
 
 use super::tally::{Fate, Place, Sent, Stored, differences};
 

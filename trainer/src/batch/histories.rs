@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
+use ragged::AttentionLayout;
 use schemas::config::MaskMode;
 use schemas::tables::NO_ITEM;
 
-use crate::model::Tokens;
-use crate::ops::AttentionLayout;
+use crate::models::Tokens;
 
 /// How many of a row's positions the prediction at anchor `t` of the row may build on: the row of `H` that it
 /// reads. `visible` is `v_t` inside the row.

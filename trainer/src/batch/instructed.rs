@@ -4,7 +4,7 @@ use schemas::config::MaskMode;
 
 use super::{Anchors, Batch, HistoryBatch, context_length};
 use crate::data::Examples;
-use crate::model::Reads;
+use crate::models::Reads;
 
 impl Batch {
     /// The fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts the

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 pub use histories::{HistoryBatch, context_length};
 pub use loader::ahead;
+use ragged::AttentionLayout;
 
-use crate::model::Reads;
-use crate::ops::AttentionLayout;
+use crate::models::Reads;
 
 /// What one branch is to predict: `items[i]` from the hidden state at token `tokens[i]`.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -2,9 +2,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
-use schemas::delta::Root;
-use trainer::compare::{self, Group, Options, RESAMPLES};
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, print_json};
+use trainer::judge::compare::{self, Group, Options, RESAMPLES};
 
 use super::evaluate::SplitArg;
 

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use schemas::cli::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json};
+use ragged::agreement::{Agreement, compare};
 use serde::Serialize;
-use trainer::device::throughput::{Ceilings, Measured, Setting, Throughput, Trainer, losses};
+use terminal::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json};
+use trainer::bench::{Ceilings, Measured, Setting, Throughput, Trainer, losses};
 use trainer::device::{self, Backend, Card};
-use trainer::ops::agreement::{Agreement, compare};
 
 /// Check and measure the device that the trainer computes on.
 #[derive(Debug, Args)]

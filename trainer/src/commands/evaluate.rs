@@ -1,8 +1,8 @@
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use schemas::cli::{CommonArgs, EXIT_DONE, print_json};
-use schemas::delta::Root;
-use trainer::evaluate::{self, Split};
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, print_json};
+use trainer::judge::{self, Split};
 
 /// Rank every held-out target over the whole catalogue: HR@{10,20,50} and NDCG@10.
 ///
@@ -54,7 +54,7 @@ impl EvaluateArgs {
         let root = Root::new(&config.root)?;
         let split = self.split.split();
         let report =
-            evaluate::run(&config, &root, &self.model, split, (&self.condition, self.instructions)).await?;
+            judge::run(&config, &root, &self.model, split, (&self.condition, self.instructions)).await?;
         if report.results.is_empty() {
             match split {
                 Split::Prequential => bail!("nothing in `refresh` is new"),

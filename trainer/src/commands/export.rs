@@ -2,8 +2,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
-use schemas::delta::Root;
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
 use trainer::export;
 
 /// Export a model for other systems: weights, item vectors and an ONNX graph for serving.

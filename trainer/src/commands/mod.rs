@@ -11,8 +11,8 @@ pub(crate) mod retrieve;
 pub(crate) mod sft;
 
 use anyhow::{Context as _, Result};
-use schemas::delta::Root;
-use schemas::publication;
+use store::Root;
+use store::publication;
 
 /// The model that was asked for, or else the one that is served.
 fn or_served(root: &Root, model: Option<&str>) -> Result<String> {

@@ -4,9 +4,9 @@ use std::fmt;
 
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
 use serde::Serialize;
-use trainer::training::{Options, Status};
+use terminal::{EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
+use trainer::learn::{Options, Status};
 
 // Not a doc comment: that would become the description of each command.
 #[derive(Debug, Args)]

@@ -2,10 +2,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use schemas::cli::{CommonArgs, EXIT_DONE, Interrupt, print_json};
 use schemas::config::ConfigError;
-use schemas::delta::Root;
-use trainer::retrieve::{self, By, Merge, Method, Options, Output, Users, parse_time};
+use store::Root;
+use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
+use trainer::serve::{self, By, Merge, Method, Options, Output, Users, parse_time};
 
 /// Retrieve the top K items for users, with and without conditions.
 ///
@@ -129,7 +129,7 @@ impl RetrieveArgs {
         let model = super::or_served(&root, self.model.as_deref())?;
         let options = self.options(&model, &interrupt);
         if let Some(user) = &self.case {
-            let case = retrieve::case(&config, &root, options, user).await?;
+            let case = serve::case(&config, &root, options, user).await?;
             eprint!("{case}");
             if common.json {
                 print_json(&case)?;
@@ -137,7 +137,7 @@ impl RetrieveArgs {
             return Ok(EXIT_DONE);
         }
         let mut output = match &self.out {
-            Some(path) if !retrieve::is_writable(path) => {
+            Some(path) if !serve::is_writable(path) => {
                 return Err(usage("--out", "the file's name must end in .parquet or .jsonl").into());
             }
             Some(path) => Output::file(path)?,
@@ -146,7 +146,7 @@ impl RetrieveArgs {
             }
             None => Output::stdout(),
         };
-        let report = retrieve::run(&config, &root, options, &mut output).await?;
+        let report = serve::run(&config, &root, options, &mut output).await?;
         output.finish()?;
         eprint!("{report}");
         if common.json {

@@ -1,8 +1,8 @@
 use anyhow::Result;
 use clap::Args;
-use schemas::cli::{CommonArgs, Interrupt};
-use schemas::delta::Root;
-use trainer::training::sft;
+use store::Root;
+use terminal::{CommonArgs, Interrupt};
+use trainer::learn::sft;
 
 use super::new_model::{NewModelArgs, report};
 

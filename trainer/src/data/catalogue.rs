@@ -2,11 +2,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt32Type};
-use schemas::delta::{Root, Snapshot};
+use ragged::Bags;
 use schemas::tables;
+use store::{Root, Snapshot};
 
 use super::DataError;
-use crate::ops::Bags;
 
 /// The catalogue: the `items` table in memory, by item index. Index 0 is "no item".
 #[derive(Debug, Clone, Default)]

@@ -4,16 +4,16 @@ use std::ops::Range;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, TimestampMillisecondType, UInt8Type, UInt32Type};
 use rand::Rng;
-use schemas::delta::{Root, Snapshot};
 use schemas::history::Role;
 use schemas::tables::{self, properties};
 use serde::{Deserialize, Serialize};
+use store::{Root, Snapshot};
 
 use super::catalogue::column;
 use super::sample::{Rows, read_all, sample};
 use super::sequences::values;
 use super::{DataError, check_numbered};
-use crate::conditions::Conditions;
+use crate::data::conditions::Conditions;
 
 /// The instruction examples that are learned (role SFT) of one or more `sft/<condition>` tables, in memory. Examples whose
 /// histories begin alike, as those of one row of `sequences` do, share one, so that a model reads it once for all of them.

@@ -1,14 +1,15 @@
 //! What the trainer reads: the catalogue, the rows of `sequences` and `refresh`, and the examples of `sft/<condition>`.
 
+pub mod attribute;
 mod catalogue;
-mod draws;
+pub mod conditions;
 mod examples;
 mod item_set;
 mod sample;
 mod sequences;
+pub mod vocabulary;
 
 pub use catalogue::Catalogue;
-pub use draws::Draws;
 #[cfg(test)]
 pub(crate) use examples::History as ExampleHistory;
 pub use examples::{Examples, ExamplesSource};
@@ -31,7 +32,7 @@ fn check_numbered(table: &str, what: &'static str, n: usize) -> Result<(), DataE
 pub enum DataError {
     /// A table cannot be opened or read.
     #[error(transparent)]
-    Table(#[from] schemas::delta::TableError),
+    Table(#[from] store::TableError),
     /// A column of another type than the contract's.
     #[error("column `{column}` of table `{table}` has another type than the contract says")]
     ColumnType {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use rand::Rng;
 use rand::seq::SliceRandom;
-use schemas::delta::{Shard, Snapshot};
+use store::{Shard, Snapshot};
 
 use super::DataError;
 use super::catalogue::column;

@@ -4,9 +4,9 @@ use std::ops::Range;
 use arrow::array::{ArrowPrimitiveType, AsArray, ListArray, RecordBatch};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use rand::Rng;
-use schemas::delta::{Root, Snapshot};
 use schemas::history::Role;
 use schemas::tables::{self, properties};
+use store::{Root, Snapshot};
 
 use super::catalogue::column;
 use super::sample::{Rows, read_all, sample};

@@ -4,7 +4,6 @@
 //! and trained further on any other, though not to the same bits.
 
 mod card;
-pub mod throughput;
 
 use candle_core::Device;
 use schemas::config::{Config, DeviceSetting, Precision};
@@ -114,8 +113,22 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A GPU, where there is one; says that `test` is skipped where there is none.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpu(test: &str) -> Option<Device> {
+        static GPU: std::sync::LazyLock<Result<Device, DeviceError>> =
+            std::sync::LazyLock::new(|| device(DeviceSetting::Cuda(0)));
+        match &*GPU {
+            Ok(device) => Some(device.clone()),
+            Err(reason) => {
+                testkit::skipped(&format!("{test} ({reason})"), "nvidia-smi");
+                None
+            }
+        }
+    }
 
     #[test]
     fn the_cpu_is_always_there() {

@@ -13,8 +13,8 @@ use super::directory::{FORMAT, FileEntry};
 use super::proto::{self, DataType, Size, ValueInfo};
 use super::serving::OPSET;
 use super::vectors::Items;
-use crate::checkpoint::Lineage;
-use crate::model::ClimberPilot;
+use crate::learn::checkpoint::Lineage;
+use crate::models::ClimberPilot;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, Serialize)]

@@ -26,20 +26,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
-use schemas::boxed::Boxed;
-use schemas::cli::{Interrupt, Progress};
 use schemas::config::{Architecture, Config, MaskMode, Paradigm};
-use schemas::delta::Root;
 use serde::Serialize;
+use store::Root;
+use store::boxed::Boxed;
+use terminal::{Interrupt, Progress};
 
 pub use directory::{FileEntry, MANIFEST};
 pub use manifest::{Manifest, Port, Report, Scores};
 pub use vectors::ITEM_VECTORS_NPY;
 
-use crate::checkpoint::{self, CheckpointError, Lineage};
 use crate::data::{Catalogue, DataError};
 use crate::device::Backend;
-use crate::model::ClimberPilot;
+use crate::learn::checkpoint::{self, CheckpointError, Lineage};
+use crate::models::ClimberPilot;
 use directory::Staging;
 use vectors::Items;
 
@@ -190,7 +190,7 @@ impl Source<'_> {
         let path = next("conditions.json")?;
         write_json(&path, &manifest::conditions(self.model, self.config))?;
         let path = next(WEIGHTS)?;
-        schemas::files::copy(self.weights, &path).map_err(io_error(self.weights))?;
+        store::files::copy(self.weights, &path).map_err(io_error(self.weights))?;
 
         let manifest = Manifest::new(self, &items, &onnx, staging.files()?);
         write_json(&staging.file(MANIFEST), &manifest)?;

@@ -14,13 +14,13 @@ mod layout;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
+use ragged::UNIT_EPSILON;
 use schemas::config::{Model, Paradigm};
 
 use super::graph::{Builder, Value, int};
 use super::proto::{self, DataType, Size};
 use super::vectors::{ITEM_VECTORS_NPY, Items, npy_header};
-use crate::model::ClimberPilot;
-use crate::ops::UNIT_EPSILON;
+use crate::models::ClimberPilot;
 use layout::Layout;
 #[cfg(test)]
 pub(super) use layout::time_thresholds;

@@ -8,10 +8,10 @@ use schemas::config::{Model, Sft};
 use tempfile::TempDir;
 
 use super::*;
-use crate::conditions::Conditions;
 use crate::data::SequencesSource;
+use crate::data::conditions::Conditions;
+use crate::data::vocabulary::Vocabulary;
 use crate::device::Backend;
-use crate::vocabulary::Vocabulary;
 
 mod agreement;
 mod files;

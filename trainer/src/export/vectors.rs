@@ -13,11 +13,11 @@ use candle_core::Result;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use ragged::UNIT_EPSILON;
 use schemas::config::Model;
 
 use crate::data::Catalogue;
-use crate::model::ClimberPilot;
-use crate::ops::UNIT_EPSILON;
+use crate::models::ClimberPilot;
 
 /// The numpy array. A graph without the vectors in it refers to this file.
 pub const ITEM_VECTORS_NPY: &str = "item_vectors.npy";

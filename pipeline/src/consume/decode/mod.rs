@@ -22,8 +22,8 @@ mod wire;
 
 use std::path::Path;
 
-use schemas::cli::Interrupt;
 use schemas::config::{Kafka, MessageFormat};
+use terminal::Interrupt;
 use tokio::runtime::Handle;
 
 pub use error::DecodeError;

@@ -9,9 +9,9 @@
 use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
-use schemas::cli::Interrupt;
 use schemas::config::{Kafka, MessageFormat};
 use schemas::tables::Reason;
+use terminal::Interrupt;
 use tokio::runtime::Handle;
 
 use super::Fault;

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use schemas::cli::Interrupt;
 use schemas::config::{Kafka, MessageFormat, Span};
 use schemas::tables::Reason;
+use terminal::Interrupt;
 use tokio::runtime::Runtime;
 
 use super::*;

@@ -6,9 +6,9 @@ use arrow::array::{
     ArrayRef, Date32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use schemas::tables::EVENTS_SCHEMA;
+use store::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 use super::*;
-use crate::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
 const DAY: i64 = 86_400_000;
 

@@ -1,6 +1,6 @@
 //! Whether shards and log entries are as they were written, by the hashes that the log has of them.
 
-use schemas::delta::{EntryState, Snapshot};
+use store::{EntryState, Snapshot};
 
 use super::TableProof;
 use super::violation::{Stop, Violation};

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt32Type};
 use schemas::config::{Age, Config};
-use schemas::delta::{Snapshot, TableError};
+use store::{Snapshot, TableError};
 
 /// The items that carry a condition.
 pub(super) enum Carried {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use schemas::condition::Condition;
-use schemas::delta::{Shard, Snapshot};
 use schemas::hash::{hash64, hash128};
+use store::{Shard, Snapshot};
 
 use super::events::by_date;
 use super::instructions::Weighted;

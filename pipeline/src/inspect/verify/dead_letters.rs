@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
-use schemas::delta::Snapshot;
 use schemas::tables::{DEAD_LETTERS_SCHEMA, Reason};
+use store::Snapshot;
 
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};

@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use chrono::{DateTime, NaiveDate};
-use schemas::cli::Progress;
 use schemas::config::Config;
-use schemas::delta::{Shard, Snapshot};
 use schemas::hash::{hash64, hash128};
 use schemas::tables::{EVENT_DATE, EVENTS_SCHEMA};
+use store::{Shard, Snapshot};
+use terminal::Progress;
 
 use super::violation::{Stop, Violation};
 use super::{TableProof, properties, reader};

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
-use schemas::cli::Progress;
 use schemas::config::{Conditions, Config};
-use schemas::delta::{Root, Snapshot};
 use schemas::hash::hash128;
 use schemas::history::Role;
 use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties, sft_table};
+use store::{Root, Snapshot};
+use terminal::Progress;
 
 use super::carried::Carried;
 use super::example::{self, Example, Expected, Wanted, example};

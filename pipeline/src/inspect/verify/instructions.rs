@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, TimestampMillisecondType};
-use schemas::cli::Progress;
 use schemas::condition::Condition;
 use schemas::config::Config;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{EVENTS, ITEMS, properties};
+use store::{Root, Snapshot};
+use terminal::Progress;
 
 use super::counted::{Carried, Recount, slice_of};
 use super::properties::{kept, number, unknown_settings, version_of};

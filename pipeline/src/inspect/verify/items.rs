@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
-use schemas::delta::Snapshot;
 use schemas::hash::hash128;
 use schemas::tables::NO_ITEM;
+use store::Snapshot;
 
 use super::violation::{Stop, Violation};
 use super::{TableProof, reader};

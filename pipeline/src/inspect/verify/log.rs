@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt32Type};
-use schemas::delta::{Shard, Snapshot, TableError};
 use schemas::hash::{hash64, hash128, mix64};
+use store::{Shard, Snapshot, TableError};
 
 use crate::forget::Forgotten;
 use crate::records::{date_days, date_text, dates_around};

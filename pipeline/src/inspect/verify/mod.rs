@@ -37,11 +37,11 @@ mod row;
 mod sequences;
 mod violation;
 
-use schemas::boxed::Boxed;
 use schemas::config::Config;
-use schemas::delta::{Root, Snapshot};
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES, is_sft};
 use serde::Serialize;
+use store::boxed::Boxed;
+use store::{Root, Snapshot};
 
 use super::{InspectError, REFRESH, known};
 

@@ -1,9 +1,9 @@
 //! What the properties of `sequences` and `refresh` say, held against the tables and the configuration.
 
 use schemas::config::{Config, Sequences, Ties};
-use schemas::delta::{Root, Snapshot, TableError};
 use schemas::history::DeltaTau;
 use schemas::tables::properties;
+use store::{Root, Snapshot, TableError};
 
 use super::history::Rules;
 use super::violation::{Stop, Violation};

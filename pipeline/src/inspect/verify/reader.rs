@@ -1,7 +1,7 @@
 //! Reading a shard, with the claims that every table makes.
 
 use arrow::array::RecordBatch;
-use schemas::delta::{Shard, Snapshot, TableError};
+use store::{Shard, Snapshot, TableError};
 
 use super::TableProof;
 use super::violation::{Stop, Violation};

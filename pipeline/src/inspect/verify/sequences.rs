@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use schemas::cli::Progress;
 use schemas::config::Config;
-use schemas::delta::{Root, Shard, Snapshot};
 use schemas::hash::hash128;
 use schemas::history::Role;
 use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties};
+use store::{Root, Shard, Snapshot};
+use terminal::Progress;
 
 use super::history::{self, History};
 use super::log::{Log, Slice, slice_of};

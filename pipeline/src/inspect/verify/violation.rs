@@ -1,9 +1,9 @@
 use std::fmt;
 
 use schemas::config::ConfigError;
-use schemas::delta::{Shard, Snapshot, TableError};
-use schemas::shown::Shown;
 use serde::Serialize;
+use store::{Shard, Snapshot, TableError};
+use terminal::shown::Shown;
 
 use super::super::InspectError;
 use crate::forget::ForgetError;

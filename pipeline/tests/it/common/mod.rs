@@ -8,9 +8,9 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
-use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
-use schemas::delta::Root;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA, ITEMS, SEQUENCES, SEQUENCES_SCHEMA};
+use store::Root;
+use store::commit::{Change, CommitMode, ShardWriter, commit};
 
 pub(crate) const DAY_MS: i64 = 86_400_000;
 

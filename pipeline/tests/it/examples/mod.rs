@@ -8,10 +8,10 @@ use arrow::array::{
     StringBuilder, TimestampMillisecondArray, UInt32Array, new_null_array,
 };
 use arrow::datatypes::{DataType, Float32Type, TimestampMillisecondType, UInt8Type, UInt32Type};
-use pipeline::commit::{Change, CommitMode, ShardWriter, commit};
-use schemas::delta::Root;
 use schemas::hash::mix64;
 use schemas::tables::{ITEMS, SFT_SCHEMA, items_schema};
+use store::Root;
+use store::commit::{Change, CommitMode, ShardWriter, commit};
 
 use crate::common::{DAY_MS, Event};
 

@@ -1,11 +1,11 @@
-//! The layer of Climber-Pilot as nodes of the graph: what `crate::model::layer` computes, operator by operator.
+//! The layer of Climber-Pilot as nodes of the graph: what `crate::models::layer` computes, operator by operator.
 
 use candle_core::Result;
+use ragged::{GELU_CUBIC, GELU_SCALE, NORM_EPSILON};
 
 use super::Serving;
 use super::layout::Layout;
 use crate::export::graph::{Value, float, int};
-use crate::ops::{GELU_CUBIC, GELU_SCALE, NORM_EPSILON};
 
 impl Serving<'_> {
     /// A layer of the backbone: `[N, d]` → `[N, d]`.

@@ -1,8 +1,9 @@
 //! Where tokens stand to each other: who may look at whom, and the columns of the biases.
 
+use ragged::{TIME_BUCKETS, time_bucket};
+
 use super::Serving;
 use crate::export::graph::Value;
-use crate::ops::{TIME_BUCKETS, time_bucket};
 
 /// What attention knows of the tokens, whatever the layer: `N = n + 1` rows and columns.
 pub(super) struct Layout {

@@ -4,13 +4,13 @@
 use std::process::Command;
 
 use proptest::prelude::*;
+use ragged::time_bucket;
 use rand::Rng;
 use serde_json::json;
 
 use super::*;
 use crate::batch::HistoryBatch;
-use crate::model::Reads;
-use crate::ops::time_bucket;
+use crate::models::Reads;
 
 /// Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
 const SCRIPT: &str = "tests/export.py";
@@ -105,7 +105,7 @@ fn onnx_runtime_agrees() {
     let python = std::env::var("CLIMBER_PYTHON").unwrap_or_else(|_| "python3".into());
     let imports = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).output();
     if !imports.as_ref().is_ok_and(|output| output.status.success()) {
-        schemas::skips::skipped(
+        testkit::skipped(
             &format!("the export judged by ONNX Runtime (`{python}`; CLIMBER_PYTHON names another)"),
             "onnxruntime",
         );

@@ -5,10 +5,10 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use reqwest::{StatusCode, Url};
-use schemas::cli::Interrupt;
 use schemas::config::Kafka;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use terminal::Interrupt;
 
 use super::super::error::DecodeError;
 

@@ -1,0 +1,456 @@
+//! Writing tables: Parquet shards, then one atomic commit that names them.
+//!
+//! ```text
+//!   ShardWriter::create ─▶ write, write, … ─▶ finish ─▶ NewShard
+//!        part-<uuid>.parquet grows             │          no version names it yet: readers see nothing
+//!                                              ▼
+//!   commit ── the table is still at `read_version`? ── no ──▶ Conflict
+//!                                 │ yes
+//!                                 ▼
+//!      _delta_log/<read_version + 1>.json, created only if no such file exists
+//!        {protocol, metadata}   where the table is new
+//!        {metadata}             where the columns or properties change
+//!        {remove …}             Replace: every shard of `read_version`; Rewrite: those that it names
+//!        {add …}                the new shards
+//!        {txn …}                how far the writer has come in its sources
+//! ```
+//!
+//! The log entry is the commit: before it exists the table is as it was, afterwards it is as intended. The
+//! shards reach the disk before the entry is written, and the entry before the next commit begins, so that this
+//! holds for a power cut too ([`durable`]). A
+//! process that dies in between leaves shards that no version names; a later `vacuum` may delete them, and
+//! nothing ever reads them. Where it lives on, [`Uncommitted`] deletes the shards of a commit that was not made, and no others,
+//! also where whoever waits for the commit goes away before its answer comes.
+//!
+//! A store may write the log entry and answer with an error all the same (the answer is lost; the client asks again, and is
+//! told that the entry exists). So each entry carries an id of its own, and after an error the entry is read before
+//! anything is concluded from it: the commit stands, another writer was faster, or it is not known, and then the shards stay.
+//!
+//! There is no retry. What a commit holds was computed from the version that the caller read (which events
+//! are duplicates, which index an item has), so on top of another writer's commit it could be wrong. The
+//! caller is told, and runs again. A [`Rewrite`](CommitMode::Rewrite) is the exception: it holds the rows of some
+//! shards in other shards, which is right on top of every version that still has them.
+//!
+//! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and
+//! `timestamp` for milliseconds. The shards keep the types of [`schemas::tables`].
+
+mod actions;
+mod durable;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod uncommitted;
+
+use std::collections::BTreeMap;
+
+use crate::failpoint;
+use crate::{ENTRY_HASH, Root, Shard, Snapshot, TableError};
+use arrow::datatypes::SchemaRef;
+use deltalake::DeltaTableError;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
+use deltalake::kernel::{Action, StructType, new_metadata};
+use deltalake::logstore::{LogStore, LogStoreRef, get_actions};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::config::TablePropertiesExt as _;
+use uuid::Uuid;
+
+use actions::{add, new_table_metadata, plainest_protocol, removals, sealed, transactions};
+use shard::discard;
+pub use shard::{NewShard, ShardWriter};
+pub use uncommitted::Uncommitted;
+
+/// A table that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The table's log cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Another writer was faster.
+    #[error(
+        "table `{table}` was changed by another writer during this run (this run had read {}); \
+         nothing of this run was committed to it; run the command again",
+        read_version.map_or_else(|| "no table".into(), |v| format!("version {v}"))
+    )]
+    Conflict {
+        /// The table.
+        table: String,
+        /// What this run had read.
+        read_version: Option<u64>,
+    },
+    /// Another writer removed what was rewritten.
+    #[error(
+        "shard {shard} of table `{table}` was removed by another writer while it was rewritten; nothing was \
+         committed"
+    )]
+    Superseded {
+        /// The table.
+        table: String,
+        /// The first shard that is not there any more.
+        shard: String,
+    },
+    /// A shard cannot be written.
+    #[error("cannot write shard {path}")]
+    Shard {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An append whose columns are not the table's.
+    #[error("table `{table}` has other columns than the rows to append: it is one {problem}")]
+    Columns {
+        /// The table.
+        table: String,
+        /// The difference.
+        problem: String,
+    },
+    /// The log entry cannot be written.
+    #[error("cannot commit to table `{table}`")]
+    Log {
+        /// The table.
+        table: String,
+        /// Why.
+        source: Box<DeltaTableError>,
+    },
+    /// The log entry was asked for, and whether it is there cannot be told.
+    #[error(
+        "version {version} of table `{table}` may be committed or not: {problem}; its shards were left where they are; \
+         run the command again, which finds out"
+    )]
+    Unknown {
+        /// The table.
+        table: String,
+        /// The version that the commit was to make.
+        version: u64,
+        /// What the store said.
+        problem: String,
+    },
+}
+
+/// The key of a log entry's `commitInfo` under which it carries its own id.
+const COMMIT_ID: &str = "climberPilotCommit";
+
+/// What the new version holds besides the new shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitMode<'a> {
+    /// The shards of the version before.
+    Append,
+    /// Nothing.
+    Replace,
+    /// The shards of the version before, but for some whose rows are in the new shards: no reader sees other
+    /// rows, and none that follows the log sees new ones. Columns and properties stay.
+    Rewrite {
+        /// The shards that the new ones stand for.
+        replaced: &'a [Shard],
+        /// The size that the new ones were to have, for the log.
+        target_bytes: u64,
+    },
+    /// As [`Rewrite`](Self::Rewrite), but some rows of the replaced shards are not in the new ones: they are deleted.
+    Delete {
+        /// The shards with such rows.
+        replaced: &'a [Shard],
+    },
+}
+
+impl<'a> CommitMode<'a> {
+    /// The shards that others stand for.
+    fn replaced(self) -> Option<&'a [Shard]> {
+        match self {
+            Self::Rewrite { replaced, .. } | Self::Delete { replaced } => Some(replaced),
+            Self::Append | Self::Replace => None,
+        }
+    }
+
+    /// Whether readers see other rows.
+    fn changes_data(self) -> bool {
+        !matches!(self, Self::Rewrite { .. })
+    }
+
+    fn operation(self, partition_by: &[&str]) -> DeltaOperation {
+        let write = |mode| DeltaOperation::Write {
+            mode,
+            partition_by: Some(partition_by.iter().map(ToString::to_string).collect()),
+            predicate: None,
+        };
+        match self {
+            Self::Append => write(SaveMode::Append),
+            Self::Replace => write(SaveMode::Overwrite),
+            Self::Rewrite { target_bytes, .. } => DeltaOperation::Optimize {
+                predicate: None,
+                target_size: i64::try_from(target_bytes).unwrap_or(i64::MAX),
+            },
+            Self::Delete { .. } => DeltaOperation::Delete { predicate: None },
+        }
+    }
+}
+
+/// So often a rewrite is tried on the version that another writer has just made.
+const REWRITE_TRIES: usize = 10;
+
+/// One commit to be made.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// All columns, partition columns included.
+    pub schema: &'a SchemaRef,
+    /// The partition columns.
+    pub partition_by: &'a [&'a str],
+    /// What becomes of the present shards.
+    pub mode: CommitMode<'a>,
+    /// The shards to add.
+    pub shards: &'a [NewShard],
+    /// Table properties. `Append` keeps those that are not named here; `Replace` keeps only Delta's own
+    /// (`delta.…`); `Rewrite` and `Delete` keep all and take none.
+    pub properties: BTreeMap<String, String>,
+    /// The version from which the shards were computed; `None` where the table did not exist. `Rewrite` and `Delete` go on top
+    /// of every later version that has the replaced shards.
+    pub read_version: Option<u64>,
+    /// How far writers have come: each with the number that [`Snapshot::transaction`] gives from then on.
+    pub transactions: BTreeMap<String, i64>,
+}
+
+/// The table after [`commit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Its newest version.
+    pub version: u64,
+    /// Whether this call made it; a commit that would change nothing is not made.
+    pub changed: bool,
+}
+
+/// Makes one change to a table atomically, and creates the table where it does not exist. The shards are the caller's whatever
+/// comes of it: [`Uncommitted::commit`] looks after them too.
+pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
+    commit_of(root, change, None).await
+}
+
+/// [`commit`] of shards that `shards` is in charge of.
+async fn commit_of(
+    root: &Root,
+    change: Change<'_>,
+    shards: Option<&Uncommitted>,
+) -> Result<Committed, CommitError> {
+    let mut result = attempt(root, &change, None, shards).await;
+    if change.mode.replaced().is_some() {
+        for _ in 1..REWRITE_TRIES {
+            if !matches!(result, Err(CommitError::Conflict { .. })) {
+                break;
+            }
+            result = attempt(root, &change, None, shards).await;
+        }
+    }
+    result
+}
+
+/// The version of a commit; the inner error says that another writer was faster.
+pub fn unless_overtaken(
+    committed: Result<Committed, CommitError>,
+) -> Result<Result<u64, CommitError>, CommitError> {
+    match committed {
+        Ok(committed) => Ok(Ok(committed.version)),
+        Err(overtaken @ CommitError::Conflict { .. }) => Ok(Err(overtaken)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tries a commit until it is made, at most `tries` times. `attempt` looks at the table, and brings what it commits up to it; its
+/// inner error says that another writer was faster ([`unless_overtaken`]).
+///
+/// # Errors
+///
+/// Those of `attempt`; its last inner error where others were faster each time.
+pub async fn until_committed<T, E: From<CommitError>>(
+    tries: u32,
+    mut attempt: impl AsyncFnMut() -> Result<Result<T, CommitError>, E>,
+) -> Result<T, E> {
+    for _ in 1..tries {
+        if let Ok(done) = attempt().await? {
+            return Ok(done);
+        }
+    }
+    attempt().await?.map_err(E::from)
+}
+
+/// One try, on top of `known` or of the table as it is now.
+async fn attempt(
+    root: &Root,
+    change: &Change<'_>,
+    known: Option<&Snapshot>,
+    shards: Option<&Uncommitted>,
+) -> Result<Committed, CommitError> {
+    let result = attempt_unsettled(root, change, known, shards).await;
+    if let Some(shards) = shards {
+        shards.settle(&result);
+    }
+    result
+}
+
+async fn attempt_unsettled(
+    root: &Root,
+    change: &Change<'_>,
+    known: Option<&Snapshot>,
+    shards: Option<&Uncommitted>,
+) -> Result<Committed, CommitError> {
+    let log = |source| log_error(change.table, source);
+    let conflict = || CommitError::Conflict { table: change.table.into(), read_version: change.read_version };
+    let removes = change.mode != CommitMode::Append;
+    let loaded = match known {
+        Some(_) => None,
+        None => root.snapshot(change.table).await?,
+    };
+    let snapshot = known.or(loaded.as_ref());
+    if let Some(snapshot) = snapshot {
+        snapshot.check_writable(removes)?;
+    }
+    let is_rewrite = change.mode.replaced().is_some();
+    if snapshot.map(Snapshot::version) != change.read_version && !(is_rewrite && snapshot.is_some()) {
+        return Err(conflict());
+    }
+    let columns: StructType = change.schema.as_ref().try_into_kernel().map_err(|e| log(e.into()))?;
+    let mut actions = Vec::with_capacity(change.shards.len() + 2);
+    match snapshot {
+        None => {
+            actions.push(Action::Protocol(plainest_protocol().map_err(log)?));
+            let metadata =
+                new_metadata(&columns, change.partition_by, &change.properties).map_err(|e| log(e.into()))?;
+            actions.push(Action::Metadata(metadata));
+        }
+        Some(snapshot) => {
+            if let Some(metadata) = new_table_metadata(snapshot, change, &columns)? {
+                actions.push(Action::Metadata(metadata));
+            }
+            actions.extend(removals(snapshot, change)?.into_iter().map(Action::Remove));
+        }
+    }
+    actions.extend(change.shards.iter().map(|shard| Action::Add(add(shard, change.mode.changes_data()))));
+    if let Some(snapshot) = snapshot
+        && actions.is_empty()
+        && change.transactions.is_empty()
+    {
+        return Ok(Committed { version: snapshot.version(), changed: false });
+    }
+
+    let log_store = match snapshot {
+        Some(snapshot) => snapshot.delta().log_store(),
+        None => {
+            let path = root.table_path(change.table);
+            std::fs::create_dir_all(&path)
+                .map_err(|e| CommitError::Shard { path: path.display().to_string(), source: e.into() })?;
+            root.table_builder(change.table)?.build_storage().map_err(log)?
+        }
+    };
+    durable::shards(&root.table_path(change.table), change.shards)?;
+    failpoint::reach(format_args!("commit:{}:before-log", change.table));
+    enter(root, change, snapshot, actions, log_store, shards).await
+}
+
+/// Writes the log entry behind `snapshot`.
+async fn enter(
+    root: &Root,
+    change: &Change<'_>,
+    snapshot: Option<&Snapshot>,
+    actions: Vec<Action>,
+    log_store: LogStoreRef,
+    shards: Option<&Uncommitted>,
+) -> Result<Committed, CommitError> {
+    let log = |source| log_error(change.table, source);
+    let state: Option<&dyn TableReference> = match snapshot {
+        Some(snapshot) => Some(snapshot.delta().snapshot().map_err(log)?),
+        None => None,
+    };
+    let id = Uuid::new_v4().to_string();
+    let transactions = transactions(&change.transactions);
+    let seal = sealed(&actions, &transactions).map_err(log)?;
+    // Old log entries stay: which commits came after a version is read from them.
+    let properties = CommitProperties::default()
+        .with_max_retries(0)
+        .with_cleanup_expired_logs(Some(false))
+        .with_metadata([(COMMIT_ID.to_owned(), id.clone().into()), (ENTRY_HASH.to_owned(), seal.into())])
+        .with_application_transactions(transactions);
+    let version = snapshot.map_or(0, |snapshot| snapshot.version() + 1);
+    let prepared = CommitBuilder::from(properties)
+        .with_actions(actions)
+        .build(state, log_store.clone(), change.mode.operation(change.partition_by))
+        .into_prepared_commit_future()
+        .await
+        .map_err(log)?;
+    if let Some(shards) = shards {
+        shards.entry_is_asked_for();
+    }
+    let done = match prepared.await {
+        Ok(done) => Some(done),
+        Err(error) => match whose(log_store.as_ref(), version, &id).await {
+            Ok(Some(Whose::Ours)) => None,
+            Ok(Some(Whose::Others)) => {
+                return Err(CommitError::Conflict {
+                    table: change.table.into(),
+                    read_version: change.read_version,
+                });
+            }
+            // A local directory has no requests that are still on their way.
+            Ok(None) if log_store.root_url().scheme() == "file" => {
+                return Err(log(error));
+            }
+            Ok(None) => return Err(unknown(change.table, version, &error)),
+            Err(unread) => {
+                let problem = format!("{error}; reading the log entry: {unread}");
+                return Err(unknown(change.table, version, &problem));
+            }
+        },
+    };
+    durable::log_entry(&root.table_path(change.table), version)
+        .map_err(|error| unknown(change.table, version, &chain(&error)))?;
+    failpoint::reach(format_args!("commit:{}:after-log", change.table));
+    // From here on the commit stands. What follows only writes a checkpoint of the log, and a log without one reads as
+    // well. It loads the table again, so it is left out where no checkpoint is due.
+    if let Some(done) = done.filter(|_| checkpoint_is_due(snapshot, version)) {
+        let _ = done.await;
+    }
+    Ok(Committed { version, changed: true })
+}
+
+/// Whether the table's log gets a checkpoint with this version.
+fn checkpoint_is_due(snapshot: Option<&Snapshot>, version: u64) -> bool {
+    let state = snapshot.and_then(|snapshot| snapshot.delta().snapshot().ok());
+    state.is_some_and(|state| {
+        let interval = state.table_config().checkpoint_interval().get();
+        (version + 1).is_multiple_of(interval)
+    })
+}
+
+/// Who made a version.
+enum Whose {
+    Ours,
+    Others,
+}
+
+/// Reads the log entry of `version`; `None` where there is none.
+async fn whose(log: &dyn LogStore, version: u64, id: &str) -> Result<Option<Whose>, DeltaTableError> {
+    let Some(entry) = log.read_commit_entry(version).await? else { return Ok(None) };
+    let ours = get_actions(version, &entry)?.iter().any(|action| match action {
+        Action::CommitInfo(info) => info.info.get(COMMIT_ID).and_then(|found| found.as_str()) == Some(id),
+        _ => false,
+    });
+    Ok(Some(if ours { Whose::Ours } else { Whose::Others }))
+}
+
+fn unknown(table: &str, version: u64, problem: &impl ToString) -> CommitError {
+    CommitError::Unknown { table: table.into(), version, problem: problem.to_string() }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+fn log_error(table: &str, source: impl Into<DeltaTableError>) -> CommitError {
+    CommitError::Log { table: table.into(), source: Box::new(source.into()) }
+}

@@ -1,0 +1,62 @@
+//! Ctrl-C and SIGTERM.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::exit::EXIT_FAILED;
+
+/// A request to stop. Clones are the same request.
+///
+/// Long loops ask [`requested`](Self::requested) between two pieces of work and clean up on the way out.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt(Arc<watch::Sender<bool>>);
+
+impl Interrupt {
+    /// One that the first Ctrl-C or SIGTERM of the process requests; a second ends the process at once. Must be
+    /// called inside a Tokio runtime with more than one thread.
+    pub fn on_signal() -> Self {
+        let interrupt = Self::default();
+        let handle = interrupt.clone();
+        tokio::spawn(async move {
+            if signalled().await.is_ok() {
+                handle.request();
+                eprintln!("stopping; press Ctrl-C again to stop at once");
+            }
+            if signalled().await.is_ok() {
+                std::process::exit(i32::from(EXIT_FAILED));
+            }
+        });
+        interrupt
+    }
+
+    /// Requests the stop.
+    pub fn request(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether the stop was requested.
+    pub fn requested(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Resolves when the stop is requested: for work that can simply be dropped.
+    pub async fn wait(&self) {
+        // The sender lives as long as `self`, so this ends by a request only.
+        let _ = self.0.subscribe().wait_for(|&requested| requested).await;
+    }
+}
+
+/// Resolves at the next Ctrl-C, or at the next SIGTERM, as schedulers send it.
+async fn signalled() -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result,
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await
+}

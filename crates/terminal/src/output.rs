@@ -1,0 +1,46 @@
+//! Standard error for people and logs, standard output for JSON.
+
+use std::io::Write as _;
+
+use crate::shown;
+
+/// Writes to stderr what the macro [`eprintln`](crate::eprintln) was given; it does not matter whether anything reads it.
+pub fn print_error(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_all(shown::lines(&text.to_string()).as_bytes());
+}
+
+/// Stderr for a log: as [`print_error`], but the log's own colours stay, and JSON stays JSON.
+#[derive(Debug, Clone, Copy)]
+pub enum LogOutput {
+    /// Lines for people, with colours or without.
+    Text,
+    /// JSON objects.
+    Json,
+}
+
+impl std::io::Write for LogOutput {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let shown = match self {
+            Self::Text => shown::coloured(&text),
+            Self::Json => shown::json_lines(&text),
+        };
+        std::io::stderr().write_all(shown.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes one JSON object to stdout. A reader that has gone away is no error.
+pub fn print_json(report: &impl serde::Serialize) -> std::io::Result<()> {
+    let mut text = Vec::new();
+    shown::to_json(&mut text, report)?;
+    text.push(b'\n');
+    match std::io::stdout().write_all(&text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,363 @@
+//! How fast a device trains: whole steps on made-up histories, and the ceilings to hold against it.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor};
+use ragged::{AttentionLayout, Dropout};
+use schemas::config::{Loss, Model, Precision, Pretrain, Sft};
+use schemas::hash::mix64;
+use serde::Serialize;
+
+use crate::batch::{Anchors, Batch, ahead};
+use crate::data::Catalogue;
+use crate::data::vocabulary::Vocabulary;
+use crate::device::{Backend, Card, peak_memory};
+use crate::learn::adam::Adam;
+use crate::models::ClimberPilot;
+use crate::objectives::Draws;
+use crate::objectives::{Plan, TamipLoss};
+use ragged::adam::GradientNorm;
+
+/// Steps before the clock starts: memory is allocated and kernels are loaded in them.
+const WARM_UP: usize = 3;
+/// Measurements of several steps each.
+const ROUNDS: usize = 5;
+
+/// A model, and what it is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Setting {
+    /// Width of the model.
+    pub d: usize,
+    /// Layers of the backbone.
+    pub layers: usize,
+    /// Heads of every layer.
+    pub heads: usize,
+    /// Branches, each with a layer of its own.
+    pub branches: usize,
+    /// Tokens of a history, at most.
+    pub length: usize,
+    /// The same, at least: lengths are drawn between the two.
+    pub shortest: usize,
+    /// Histories of a step.
+    pub sequences: usize,
+    /// Items of the catalogue.
+    pub items: usize,
+    /// Items drawn to compete with the targets; 0 is the softmax over the whole catalogue.
+    pub negatives: usize,
+}
+
+/// What a device came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Of what.
+    pub setting: Setting,
+    /// Of matrix products and attention.
+    pub precision: Precision,
+    /// Steps that were measured.
+    pub steps: usize,
+    /// Milliseconds of a step, the median.
+    pub step_ms: f64,
+    /// Targets learned in a second, over all branches.
+    pub targets_per_s: f64,
+    /// The most bytes of device memory in use at a time.
+    pub peak_memory: Option<u64>,
+    /// Operations of the matrix products of a step, in 10¹² a second.
+    pub tflops: f64,
+    /// Milliseconds in which one thread prepares a step, as it does beside the steps before.
+    pub plan_ms: f64,
+}
+
+/// What a device can do at most, as far as simple programs show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ceilings {
+    /// 10¹² operations a second of a large product of 16-bit numbers.
+    pub bf16_tflops: f64,
+    /// The same of 32-bit ones.
+    pub f32_tflops: f64,
+    /// 10⁹ bytes a second that a copy reads and writes.
+    pub copy_gb_per_s: f64,
+}
+
+impl Setting {
+    /// Operations of the matrix products of a step on `batch`, whose targets have so many `competitors`: forwards once, backwards
+    /// twice.
+    fn operations(&self, batch: &Batch, competitors: usize) -> f64 {
+        let (d, tokens) = (self.d as f64, batch.items.len() as f64);
+        // Queries, keys, values and output; up and down to four times the width.
+        let dense = 2.0 * tokens * (4.0 + 8.0) * d * d;
+        // Half of the pairs; two products forwards, and scores again and four products backwards.
+        let lengths = batch.layout.offsets.windows(2).map(|bounds| (bounds[1] - bounds[0]) as f64);
+        let attention = 2.0 * lengths.map(|n| n * n / 2.0).sum::<f64>() * d * (2.0 + 5.0);
+        let logits = 2.0 * batch.targets() as f64 * competitors as f64 * d;
+        (self.layers + self.branches) as f64 * (3.0 * dense + attention) + 3.0 * logits
+    }
+
+    fn model(&self) -> Model {
+        let &Self { d, layers, heads, branches, length, .. } = self;
+        Model { d, layers, heads, branches, max_positions: length, hash_buckets: 1, ..Model::default() }
+    }
+
+    fn pretrain(&self) -> Pretrain {
+        Pretrain {
+            loss: if self.negatives == 0 { Loss::Full } else { Loss::Sampled },
+            in_batch_negatives: false,
+            uniform_negatives: self.negatives,
+            ..Pretrain::default()
+        }
+    }
+
+    /// Histories of popular and of rare items, a minute apart. All branches predict from every row.
+    fn batch(&self, number: u64) -> Batch {
+        let &Self { length, shortest, sequences, branches, .. } = self;
+        let item = |sequence: usize, i: usize| {
+            let place = (sequence * length + i) as u64;
+            let uniform = (mix64(number, place) >> 11) as f64 / (1u64 << 53) as f64;
+            1 + (uniform.powi(3) * self.items as f64) as u32
+        };
+        let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+        let mut batch = Batch { branches: vec![Anchors::default(); branches], ..Batch::default() };
+        for sequence in 0..sequences {
+            let drawn = mix64(!number, sequence as u64) as usize % (length - shortest + 1);
+            let length = shortest + drawn;
+            let first = batch.items.len();
+            batch.items.push(schemas::tables::NO_ITEM);
+            batch.items.extend((0..length - 1).map(|i| item(sequence, i)));
+            layout.offsets.push(batch.items.len());
+            layout.times.extend((0..length as i64).map(|i| i * 60_000));
+            for (k, branch) in batch.branches.iter_mut().enumerate() {
+                let rows = 0..length - k;
+                branch.tokens.extend(rows.clone().map(|row| (first + row) as u32));
+                branch.items.extend(rows.clone().map(|row| item(sequence, row + k)));
+                branch.positions.extend(rows.clone().map(|row| (first + row) as u32));
+                branch.weights.extend(rows.map(|_| 1.0));
+            }
+        }
+        batch.layout = std::sync::Arc::new(layout);
+        batch
+    }
+}
+
+/// A model in the middle of its training.
+pub struct Trainer {
+    backend: Backend,
+    setting: Setting,
+    model: ClimberPilot,
+    adam: Adam,
+    loss: TamipLoss,
+    steps: u64,
+}
+
+impl Trainer {
+    /// Before its first step.
+    pub fn new(backend: &Backend, setting: Setting) -> Result<Self> {
+        let items = setting.items;
+        let mut catalogue = Catalogue::default();
+        catalogue.item_ids = (0..=items).map(|i| i.to_string()).collect();
+        catalogue.active = vec![true; items + 1];
+        let counts = vec![1; items + 1];
+        let vocabulary = Vocabulary::new(&setting.model(), &catalogue, &counts);
+        let model = ClimberPilot::new(&setting.model(), &Sft::default(), vocabulary.into(), 1, backend)?;
+        let config = setting.pretrain();
+        // Negatives are uniform ones: what batches draw plays no part.
+        let loss = TamipLoss::new(&config, Draws::new(items, std::iter::empty::<[u32; 0]>()), 1);
+        let adam = Adam::new(&model, config.weight_decay, config.clip_norm)?;
+        Ok(Self { backend: backend.clone(), setting, model, adam, loss, steps: 0 })
+    }
+
+    /// What step `number` computes.
+    fn plan(&self, number: u64) -> Plan {
+        plan(&self.setting, &self.loss, self.model.vocabulary(), number)
+    }
+
+    /// `n` steps, prepared beside each other as in training. After each, `look` is given the number of steps so far, and the loss and the
+    /// norm, which may be on their way. Returns the targets of all.
+    fn take(
+        &mut self,
+        n: usize,
+        mut look: impl FnMut(usize, (&Tensor, &GradientNorm)) -> Result<()>,
+    ) -> Result<usize> {
+        let Self { setting, model, adam, loss, steps, .. } = self;
+        let first = *steps;
+        std::thread::scope(|scope| {
+            let (model, loss, setting) = (&*model, &*loss, *setting);
+            let prepare = move |number: usize, _: &[u32]| {
+                plan(&setting, loss, model.vocabulary(), first + number as u64)
+            };
+            let mut targets = 0;
+            for (number, plan) in ahead(scope, vec![0; n], (1, 0), prepare).enumerate() {
+                targets += plan.batch.targets();
+                let dropout = Dropout { p: setting.model().dropout, seed: *steps };
+                let (gradients, step) = loss.differentiate(model, &plan, Some(dropout))?;
+                let norm = adam.step(model, &step.touched, &gradients, 5e-4.into())?;
+                *steps += 1;
+                look(number + 1, (&step.loss.detach(), &norm))?;
+            }
+            Ok(targets)
+        })
+    }
+
+    /// `n` steps, at least one; returns the loss of the last when all are done, and the targets of all.
+    pub fn steps(&mut self, n: usize) -> Result<(f64, usize)> {
+        let mut last = f64::NAN;
+        let targets = self.take(n, |number, step| {
+            if number == n {
+                last = settled(step)?;
+            }
+            Ok(())
+        })?;
+        Ok((last, targets))
+    }
+
+    /// Measures steps for about `duration`.
+    pub fn measure(&mut self, duration: Duration) -> Result<Throughput> {
+        peak_memory(&self.backend.device)?;
+        self.steps(WARM_UP)?;
+        let start = Instant::now();
+        self.steps(WARM_UP)?;
+        let one = start.elapsed().as_secs_f64() / WARM_UP as f64;
+        let in_round = (duration.as_secs_f64() / one.max(1e-6) / ROUNDS as f64).ceil() as usize;
+        // The first steps wait until one is prepared.
+        let steps = WARM_UP + ROUNDS * in_round;
+        let (mut rounds, mut start) = (Vec::with_capacity(ROUNDS), Instant::now());
+        let targets = self.take(steps, |number, step| {
+            if number >= WARM_UP && (number - WARM_UP).is_multiple_of(in_round) {
+                settled(step)?;
+                if number > WARM_UP {
+                    rounds.push(start.elapsed().as_secs_f64() * 1e3 / in_round as f64);
+                }
+                start = Instant::now();
+            }
+            Ok(())
+        })?;
+        rounds.sort_by(f64::total_cmp);
+        let step_ms = rounds[ROUNDS / 2];
+        let start = Instant::now();
+        let plan = self.plan(self.steps);
+        let plan_ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(Throughput {
+            setting: self.setting,
+            precision: self.backend.precision,
+            steps: ROUNDS * in_round,
+            step_ms,
+            targets_per_s: targets as f64 / steps as f64 / step_ms * 1e3,
+            peak_memory: peak_memory(&self.backend.device)?,
+            tflops: self.setting.operations(&plan.batch, plan.competitors()) / step_ms / 1e9,
+            plan_ms,
+        })
+    }
+}
+
+/// The loss of a step, when it is done.
+fn settled((loss, norm): (&Tensor, &GradientNorm)) -> Result<f64> {
+    for norm in GradientNorm::values(std::slice::from_ref(norm))? {
+        GradientNorm::checked(norm)?;
+    }
+    Ok(f64::from(loss.to_scalar::<f32>()?))
+}
+
+fn plan(setting: &Setting, loss: &TamipLoss, vocabulary: &Vocabulary, number: u64) -> Plan {
+    loss.plan(vocabulary, setting.batch(number), number)
+}
+
+/// The losses of `steps` steps on `backend` and on the CPU, beside each other.
+pub fn losses(backend: &Backend, setting: Setting, steps: usize) -> Result<[Vec<f64>; 2]> {
+    let of = |backend: &Backend| {
+        let mut trainer = Trainer::new(backend, setting)?;
+        (0..steps).map(|_| Ok(trainer.steps(1)?.0)).collect::<Result<Vec<_>>>()
+    };
+    Ok([of(backend)?, of(&Backend::CPU)?])
+}
+
+impl Ceilings {
+    /// Those of `device`.
+    pub fn of(device: &Device) -> Result<Self> {
+        // More than the caches hold, on a GPU.
+        let (size, n) = if device.is_cpu() { (1 << 10, 1 << 24) } else { (1 << 13, 1 << 28) };
+        let tflops = |dtype: DType| -> Result<f64> {
+            let random = || Tensor::rand(-1f32, 1f32, (size, size), device)?.to_dtype(dtype);
+            let (a, b) = (random()?, random()?);
+            let seconds = seconds(device, || a.matmul(&b))?;
+            Ok(2.0 * (size as f64).powi(3) / seconds / 1e12)
+        };
+        let values = Tensor::ones(n, DType::F32, device)?;
+        let copy = seconds(device, || values.copy())?;
+        Ok(Self {
+            bf16_tflops: tflops(DType::BF16)?,
+            f32_tflops: tflops(DType::F32)?,
+            copy_gb_per_s: 2.0 * (n * size_of::<f32>()) as f64 / copy / 1e9,
+        })
+    }
+}
+
+/// Seconds of `f`, the median of several measurements.
+fn seconds(device: &Device, f: impl Fn() -> Result<Tensor>) -> Result<f64> {
+    for _ in 0..WARM_UP {
+        f()?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..2 * ROUNDS + 1 {
+        device.synchronize()?;
+        let start = Instant::now();
+        f()?;
+        device.synchronize()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[ROUNDS])
+}
+
+/// A device with what was measured on it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// The device.
+    pub card: Card,
+    /// Its ceilings.
+    pub ceilings: Ceilings,
+    /// One for each setting.
+    pub throughput: Vec<Throughput>,
+    /// Settings that could not be measured, and why.
+    pub failed: Vec<(Setting, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Setting = Setting {
+        d: 8,
+        layers: 1,
+        heads: 2,
+        branches: 2,
+        length: 6,
+        shortest: 6,
+        sequences: 5,
+        items: 40,
+        negatives: 0,
+    };
+
+    #[test]
+    fn made_up_batches_are_learned() {
+        for setting in [SMALL, Setting { negatives: 16, ..SMALL }] {
+            let mut trainer = Trainer::new(&Backend::CPU, setting).unwrap();
+            // 6 targets of each history of the first branch, 5 of the second.
+            let (first, targets) = trainer.steps(1).unwrap();
+            assert_eq!(targets, 5 * (6 + 5));
+            let (later, targets) = trainer.steps(400).unwrap();
+            assert_eq!(targets, 400 * 5 * (6 + 5));
+            assert!(later < 0.9 * first, "{first} {later}");
+            let throughput = trainer.measure(Duration::from_millis(20)).unwrap();
+            assert!(throughput.step_ms > 0.0 && throughput.peak_memory.is_none());
+        }
+    }
+
+    #[test]
+    fn operations_are_counted() {
+        // One layer, one branch with another: 30 tokens, 12 d² each, thrice two; 6/2 keys each, 7 products; 30 targets of 40.
+        let setting = Setting { branches: 1, ..SMALL };
+        let batch = setting.batch(0);
+        assert_eq!(batch.targets(), 30);
+        let expected = 2.0 * (3.0 * 2.0 * 30.0 * 12.0 * 64.0 + 2.0 * 30.0 * 3.0 * 8.0 * 7.0)
+            + 3.0 * 2.0 * 30.0 * 40.0 * 8.0;
+        assert_eq!(setting.operations(&batch, 40), expected);
+    }
+}

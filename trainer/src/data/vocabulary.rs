@@ -1,0 +1,290 @@
+//! Which rows of the embedding tables belong to which item.
+//!
+//! Items with at least `min_count` training events have a row of their own, collision-free; the others share
+//! hashed rows, each the mean of two. The id table holds the hashed rows first, so that it can grow at the
+//! end: rows never move.
+//!
+//! ```text
+//! id table   0 ······ hash_buckets ······ hash_buckets + own items
+//!            └─ shared, by hash ─┘└──── one row an item ────┘
+//! ```
+
+use std::collections::HashSet;
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+use ragged::Bags;
+use schemas::config::Model;
+use schemas::hash::{hash64, mix64};
+use serde::{Deserialize, Serialize};
+
+use crate::data::Catalogue;
+use crate::data::attribute::AttributeVocabulary;
+use crate::data::conditions::Conditions;
+
+/// "This item has no row of its own."
+const SHARED: u32 = u32::MAX;
+
+/// The map from items to rows, kept with every checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vocabulary {
+    buckets: usize,
+    /// By item index: the item's own row after the hashed ones, or [`SHARED`]. Newer items have no entry.
+    own_rows: Vec<u32>,
+    own: usize,
+    attributes: Vec<AttributeVocabulary>,
+    /// By attribute and item index, the rows of its values; follows from the catalogue.
+    attribute_rows: Vec<Bags>,
+    conditions: Conditions,
+    fingerprint: Fingerprint,
+    /// Training events by item index, of all that the model and its ancestors have learned; empty where a checkpoint does not say.
+    counts: Vec<u32>,
+}
+
+/// What a checkpoint remembers of the catalogue it was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Number of items.
+    pub items: usize,
+    /// Hash of their ids in the order of their indexes.
+    pub hash: String,
+}
+
+impl Fingerprint {
+    /// Of the first `items` items of `catalogue`.
+    fn new(catalogue: &Catalogue, items: usize) -> Self {
+        let hash = catalogue.item_ids[1..=items].iter().fold(0, |h, id| mix64(h, hash64(id.as_bytes())));
+        Self { items, hash: format!("{hash:016x}") }
+    }
+}
+
+/// The part of a vocabulary that a checkpoint keeps as text; the rows are a tensor beside the weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedVocabulary {
+    /// Hashed rows.
+    pub hash_buckets: usize,
+    /// Values by attribute.
+    pub attributes: Vec<AttributeVocabulary>,
+    /// The conditions that the model follows.
+    #[serde(default)]
+    pub conditions: Conditions,
+    /// The catalogue it was made from.
+    pub catalogue: Fingerprint,
+}
+
+/// A vocabulary that does not belong to the catalogue it is used with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it was trained on another catalogue: {items} items with fingerprint {expected}, \
+     but the first {items} items here have {found}"
+)]
+pub struct OtherCatalogue {
+    items: usize,
+    expected: String,
+    found: String,
+}
+
+impl Vocabulary {
+    /// For a new model: `counts` are the training events by item index.
+    pub fn new(model: &Model, catalogue: &Catalogue, counts: &[u32]) -> Self {
+        let mut own = 0;
+        let own_rows = (0..=catalogue.items())
+            .map(|index| {
+                if index > 0 && counts.get(index).is_some_and(|&n| n >= model.min_count) {
+                    own += 1;
+                    own - 1
+                } else {
+                    SHARED
+                }
+            })
+            .collect();
+        let attributes: Vec<AttributeVocabulary> = model
+            .attributes
+            .iter()
+            .map(|name| AttributeVocabulary { name: name.clone(), values: catalogue.attribute_values(name) })
+            .collect();
+        Self {
+            buckets: model.hash_buckets,
+            own_rows,
+            own: own as usize,
+            attribute_rows: attribute_rows(&attributes, catalogue),
+            attributes,
+            conditions: Conditions::default(),
+            fingerprint: Fingerprint::new(catalogue, catalogue.items()),
+            counts: counts.to_vec(),
+        }
+    }
+
+    /// The same vocabulary for a model that follows `conditions`.
+    #[must_use]
+    pub fn with_conditions(&self, conditions: Conditions) -> Self {
+        Self { conditions, ..self.clone() }
+    }
+
+    /// The same vocabulary for a catalogue that has grown: items that now have `min_count` of the training events `counts` get
+    /// rows behind the others, and so do new values of attributes. No row moves.
+    #[must_use]
+    pub fn grown(&self, min_count: u32, catalogue: &Catalogue, counts: &[u32]) -> Self {
+        let mut grown = self.clone();
+        grown.own_rows.resize(catalogue.items() + 1, SHARED);
+        for (index, row) in grown.own_rows.iter_mut().enumerate().skip(1) {
+            if *row == SHARED && counts.get(index).is_some_and(|&n| n >= min_count) {
+                *row = grown.own as u32;
+                grown.own += 1;
+            }
+        }
+        for attribute in &mut grown.attributes {
+            let known: HashSet<String> = attribute.values.iter().cloned().collect();
+            let new = catalogue.attribute_values(&attribute.name).into_iter();
+            attribute.values.extend(new.filter(|value| !known.contains(value)));
+        }
+        grown.attribute_rows = attribute_rows(&grown.attributes, catalogue);
+        grown.fingerprint = Fingerprint::new(catalogue, catalogue.items());
+        grown.counts = counts.to_vec();
+        grown
+    }
+
+    /// A saved vocabulary, for `catalogue`: the one it was made from, or one that has grown since.
+    pub fn restore(
+        saved: SavedVocabulary,
+        (own_rows, counts): (&Tensor, Option<&Tensor>),
+        catalogue: &Catalogue,
+    ) -> CandleResult<Result<Self, OtherCatalogue>> {
+        let expected = saved.catalogue;
+        let found =
+            (expected.items <= catalogue.items()).then(|| Fingerprint::new(catalogue, expected.items));
+        if found.as_ref() != Some(&expected) {
+            return Ok(Err(OtherCatalogue {
+                items: expected.items,
+                expected: expected.hash,
+                found: found.map_or_else(|| format!("only {} items", catalogue.items()), |f| f.hash),
+            }));
+        }
+        let own_rows = own_rows.to_vec1::<u32>()?;
+        Ok(Ok(Self {
+            buckets: saved.hash_buckets,
+            own: own_rows.iter().filter(|&&row| row != SHARED).count(),
+            own_rows,
+            attribute_rows: attribute_rows(&saved.attributes, catalogue),
+            attributes: saved.attributes,
+            conditions: saved.conditions,
+            fingerprint: expected,
+            counts: counts.map(Tensor::to_vec1).transpose()?.unwrap_or_default(),
+        }))
+    }
+
+    /// What a checkpoint keeps: the text part, and the rows and counts by item index.
+    pub fn save(&self) -> CandleResult<(SavedVocabulary, [Tensor; 2])> {
+        let saved = SavedVocabulary {
+            hash_buckets: self.buckets,
+            attributes: self.attributes.clone(),
+            conditions: self.conditions.clone(),
+            catalogue: self.fingerprint.clone(),
+        };
+        let tensor = |values: &Vec<u32>| Tensor::from_slice(values, values.len(), &Device::Cpu);
+        Ok((saved, [tensor(&self.own_rows)?, tensor(&self.counts)?]))
+    }
+
+    /// Training events by item index, of all that the model and its ancestors have learned; `None` where that is not known.
+    pub fn counts(&self) -> Option<&[u32]> {
+        (!self.counts.is_empty()).then_some(&self.counts)
+    }
+
+    /// Rows of the id table.
+    pub fn id_rows(&self) -> usize {
+        self.buckets + self.own
+    }
+
+    /// Items with a row of their own.
+    pub fn own_items(&self) -> usize {
+        self.own
+    }
+
+    /// Items with a row of their own, in the order of these rows in the id table.
+    pub fn items_by_row(&self) -> Vec<(u32, u32)> {
+        let mut items: Vec<(u32, u32)> = (0u32..)
+            .zip(&self.own_rows)
+            .filter(|&(_, &row)| row != SHARED)
+            .map(|(item, &row)| (self.buckets as u32 + row, item))
+            .collect();
+        items.sort_unstable();
+        items
+    }
+
+    /// The attributes that are part of an item's representation.
+    pub fn attributes(&self) -> &[AttributeVocabulary] {
+        &self.attributes
+    }
+
+    /// The conditions that the model follows.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// The rows of the id table for each of `items`.
+    pub fn id_bags(&self, items: &[u32]) -> Bags {
+        let mut bags = Bags::default();
+        for &item in items {
+            match self.own_rows.get(item as usize) {
+                Some(&row) if row != SHARED => bags.push([self.buckets as u32 + row]),
+                _ => bags.push([0, 1].map(|k| (mix64(k, u64::from(item)) % self.buckets as u64) as u32)),
+            }
+        }
+        bags
+    }
+
+    /// The rows of attribute `a`'s table for each of `items`.
+    pub fn attribute_bags(&self, a: usize, items: &[u32]) -> Bags {
+        let mut bags = Bags::default();
+        for &item in items {
+            bags.push(self.attribute_rows[a].get(item as usize).iter().copied());
+        }
+        bags
+    }
+}
+
+fn attribute_rows(attributes: &[AttributeVocabulary], catalogue: &Catalogue) -> Vec<Bags> {
+    attributes.iter().map(|a| catalogue.attribute_bags(&a.name, &a.values)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalogue() -> Catalogue {
+        Catalogue::example(&[("a", &["x"]), ("b", &[]), ("c", &["y", "x"])])
+    }
+
+    fn model() -> Model {
+        Model { attributes: vec!["genre".into()], min_count: 2, hash_buckets: 4, ..Model::default() }
+    }
+
+    #[test]
+    fn frequent_items_have_rows_of_their_own() {
+        let vocabulary = Vocabulary::new(&model(), &catalogue(), &[0, 2, 1, 5]);
+        let bags = vocabulary.id_bags(&[1, 2, 3, 99]);
+        assert_eq!((bags.get(0), bags.get(2)), (&[4][..], &[5][..]));
+        assert!(bags.get(1).len() == 2 && bags.get(1).iter().chain(bags.get(3)).all(|&row| row < 4));
+        assert_eq!(vocabulary.id_rows(), 6);
+        let genres = vocabulary.attribute_bags(0, &[1, 2, 3]);
+        assert_eq!((genres.get(0), genres.get(1), genres.get(2)), (&[0][..], &[][..], &[1, 0][..]));
+    }
+
+    #[test]
+    fn a_grown_catalogue_is_accepted_and_another_is_not() {
+        let vocabulary = Vocabulary::new(&model(), &catalogue(), &[0, 2, 1, 5]);
+        let (saved, [rows, counts]) = vocabulary.save().unwrap();
+        let rows = (&rows, Some(&counts));
+        let same = Vocabulary::restore(saved.clone(), rows, &catalogue()).unwrap().unwrap();
+        assert_eq!(same, vocabulary);
+        assert_eq!(same.counts(), Some(&[0, 2, 1, 5][..]));
+        let older = Vocabulary::restore(saved.clone(), (rows.0, None), &catalogue()).unwrap().unwrap();
+        assert_eq!(older.counts(), None);
+        let grown = Catalogue::example(&[("a", &["x"]), ("b", &[]), ("c", &["y", "x"]), ("d", &["z"])]);
+        assert!(Vocabulary::restore(saved.clone(), rows, &grown).unwrap().is_ok());
+        let other = Catalogue::example(&[("a", &[]), ("c", &[]), ("b", &[])]);
+        let error = Vocabulary::restore(saved.clone(), rows, &other).unwrap().unwrap_err();
+        assert!(error.to_string().contains("another catalogue"));
+        let smaller = Catalogue::example(&[("a", &[])]);
+        assert!(Vocabulary::restore(saved, rows, &smaller).unwrap().is_err());
+    }
+}

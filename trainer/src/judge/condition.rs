@@ -1,0 +1,373 @@
+//! Evaluation under conditions: the relevance of instructed lists (HR@K) and how far they comply (CC@K, Eq. 8), by the
+//! paper's protocol: the instruction is the true item's own value of an attribute.
+//!
+//! A target with several values is asked once for each, and counts as one. Without a filter behind it the whole catalogue
+//! is ranked, and the model alone has to comply; with one, only the items that carry the condition.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ragged::vector;
+use rayon::prelude::*;
+use schemas::condition::Condition;
+use schemas::config::MaskMode;
+use serde::Serialize;
+
+use super::metrics;
+use super::rank::rows_of_scores;
+use super::stored::instructed::InstructedTarget;
+use super::unknown;
+use super::{Encoded, EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
+use crate::data::conditions::{Carriers, Conditions};
+use crate::models::{ClimberPilot, Reads};
+use crate::serve::top_k::{NotFinite, TopK};
+
+/// The longest list that is looked at.
+const LIST: usize = 50;
+
+/// The conditions that may be asked for, and who carries them.
+#[derive(Debug, Clone, Copy)]
+pub struct Instructed<'a> {
+    /// The conditions.
+    pub conditions: &'a Conditions,
+    /// Which items carry them.
+    pub carriers: &'a Carriers,
+}
+
+/// One target under one of its conditions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) target: &'a Target,
+    /// What the protocol shows before it.
+    pub(super) context: usize,
+    pub(super) condition: u32,
+    /// When the target happened.
+    pub(super) at: i64,
+    /// 1 over the number of its conditions; of an instruction, its weight.
+    pub(super) weight: f64,
+}
+
+/// What came of one question, for one choice of filters.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Answer {
+    /// The target's place in the list, from 1, where it is in it.
+    pub(super) rank: Option<u32>,
+    /// Of the first 10, 20 and 50 items, how many carry the condition.
+    pub(super) compliant: [u32; 3],
+}
+
+/// Which items a list may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Filters {
+    /// Items that the user has seen are left out.
+    pub(super) seen: bool,
+    /// Items that do not carry the condition are left out.
+    pub(super) condition: bool,
+}
+
+impl Filters {
+    /// Every choice, in the order of the tables.
+    pub(super) const ALL: [Self; 4] = [
+        Self { seen: true, condition: false },
+        Self { seen: true, condition: true },
+        Self { seen: false, condition: false },
+        Self { seen: false, condition: true },
+    ];
+}
+
+/// How a model does under one condition, seen items filtered.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConditionMetrics {
+    /// The model.
+    pub model: String,
+    /// The condition.
+    #[serde(flatten)]
+    pub condition: Condition,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Targets that carry it, each counted by the share of its values.
+    pub targets: f64,
+    /// Active items that carry it (a derived one: at the newest target's time).
+    pub pool: usize,
+    /// HR@10 without a filter behind the model.
+    #[serde(rename = "hr@10")]
+    pub hr_10: f64,
+    /// CC@10 without a filter.
+    #[serde(rename = "cc@10")]
+    pub cc_10: f64,
+    /// HR@10 with a filter.
+    #[serde(rename = "hr@10_filtered")]
+    pub hr_10_filtered: f64,
+}
+
+impl Evaluation<'_> {
+    /// Results of `model`, called `name`, under the conditions of each target's own item: for seen items filtered and kept,
+    /// without and with a filter by the condition. Several `attributes` are asked for together.
+    pub fn instructed(
+        &self,
+        name: &str,
+        model: &ClimberPilot,
+        mask: MaskMode,
+        instructed: Instructed<'_>,
+        protocol: Protocol,
+        attributes: &[&str],
+    ) -> Result<Vec<Metrics>, EvaluateError> {
+        let encoded = Encoded::new(model, mask, self.catalogue)?;
+        let questions = self.questions(instructed, protocol, attributes)?;
+        let answers = self.answers(&encoded, instructed, protocol, &questions)?;
+        Ok(self.under_conditions(name, protocol, &attributes.join("+"), &questions, &answers))
+    }
+
+    /// Adds what `encoded` does under `attribute` to `report`; gives the numbers of every target.
+    pub(super) fn under(
+        &self,
+        attribute: &str,
+        name: &str,
+        encoded: &Encoded<'_>,
+        instructed: Instructed<'_>,
+        protocols: &[Protocol],
+        report: &mut Report,
+    ) -> Result<Vec<InstructedTarget>, EvaluateError> {
+        let mut rows = Vec::new();
+        for &protocol in protocols {
+            let questions = self.questions(instructed, protocol, &[attribute])?;
+            let answers = self.answers(encoded, instructed, protocol, &questions)?;
+            report.results.extend(self.under_conditions(name, protocol, attribute, &questions, &answers));
+            report.by_condition.extend(self.by_condition(name, protocol, instructed, &questions, &answers));
+            rows.extend(self.rows_under(protocol, &questions, &answers));
+        }
+        Ok(rows)
+    }
+
+    /// Every target that takes part under `protocol`, once for each of its values of `attributes`.
+    pub(super) fn questions(
+        &self,
+        Instructed { conditions, carriers }: Instructed<'_>,
+        protocol: Protocol,
+        attributes: &[&str],
+    ) -> Result<Vec<Question<'_>>, EvaluateError> {
+        let rows = attributes
+            .iter()
+            .map(|name| conditions.rows(name).map_err(|e| unknown(&e)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut questions = Vec::new();
+        for (target, context) in self.asked(protocol) {
+            let at = self.time(target);
+            let carried = |rows: &Range<u32>| carriers.carried(target.item, rows, at).collect::<Vec<_>>();
+            let own: Vec<u32> = rows.iter().flat_map(carried).collect();
+            let weight = 1.0 / own.len() as f64;
+            questions.extend(own.into_iter().map(|condition| Question {
+                target,
+                context,
+                condition,
+                at,
+                weight,
+            }));
+        }
+        Ok(questions)
+    }
+
+    /// When a target happened, epoch milliseconds.
+    pub(super) fn time(&self, target: &Target) -> i64 {
+        self.sequences.ts[self.sequences.row(target.row).start + target.t]
+    }
+
+    /// The answers to each question, for each of [`Filters::ALL`].
+    pub(super) fn answers(
+        &self,
+        encoded: &Encoded<'_>,
+        instructed: Instructed<'_>,
+        protocol: Protocol,
+        questions: &[Question<'_>],
+    ) -> Result<Vec<[Answer; 4]>, EvaluateError> {
+        let (d, n, active) = (encoded.d, self.catalogue.items(), &self.catalogue.active);
+        let hidden = self.hidden_under(encoded, instructed, questions)?;
+        let block = rows_of_scores(n);
+        let blocks: Vec<Result<Vec<[Answer; 4]>, NotFinite>> = questions
+            .par_chunks(block)
+            .zip(hidden.par_chunks(block * d))
+            .map_init(Vec::new, |scores, (questions, hidden)| {
+                scores.resize(questions.len() * n, 0f32);
+                encoded.score(hidden, scores);
+                let answer = |(question, scores): (&Question<'_>, &[f32])| {
+                    if !vector::widest(
+                        #[inline(always)]
+                        || vector::sum(scores),
+                    )
+                    .is_finite()
+                    {
+                        return Err(NotFinite);
+                    }
+                    let seen = question.target.seen(self.sequences, protocol);
+                    let carries =
+                        |item: u32| instructed.carriers.carries(item, question.condition, question.at);
+                    let mut answers = [Answer::default(); 4];
+                    for (filters, answer) in Filters::ALL.into_iter().zip(&mut answers) {
+                        let mut list = TopK::new(LIST, self.seed);
+                        list.offer(1, scores, |item| {
+                            active[item as usize]
+                                && !(filters.seen && seen.binary_search(&item).is_ok())
+                                && (!filters.condition || carries(item))
+                        })?;
+                        let list: Vec<u32> = list.into_sorted().iter().map(|scored| scored.item).collect();
+                        let place = list.iter().position(|&item| item == question.target.item);
+                        let compliant = |k: usize| list.iter().take(k).filter(|&&item| carries(item)).count();
+                        *answer = Answer {
+                            rank: place.map(|place| place as u32 + 1),
+                            compliant: [10, 20, 50].map(|k| compliant(k) as u32),
+                        };
+                    }
+                    Ok(answers)
+                };
+                questions.iter().zip(scores.chunks_exact(n)).map(answer).collect()
+            })
+            .collect();
+        Ok(blocks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// Branch 1's state for each question, flat `[questions, d]`.
+    pub(super) fn hidden_under(
+        &self,
+        encoded: &Encoded<'_>,
+        instructed: Instructed<'_>,
+        questions: &[Question<'_>],
+    ) -> Result<Vec<f32>, EvaluateError> {
+        let mut hidden = Vec::with_capacity(questions.len() * encoded.d);
+        for chunk in questions.chunks(self.config.batch_size) {
+            let asked: Vec<_> = chunk.iter().map(|question| (question.target, question.context)).collect();
+            let (tokens, reads) = self.tokens(&asked, encoded.mask);
+            let mut reads = Reads { tokens: reads, ..Reads::default() };
+            for question in chunk {
+                let start = self.sequences.row(question.target.row).start;
+                let shown = start..start + question.context;
+                reads.conditions.push(question.condition);
+                instructed.carriers.push_matches(
+                    &mut reads.matches,
+                    question.condition,
+                    &self.sequences.items[shown.clone()],
+                    &self.sequences.ts[shown],
+                );
+            }
+            let histories = encoded.model.histories(&tokens, &encoded.vectors, None);
+            let rows = encoded.model.read(1, &histories, &reads)?.detach();
+            hidden.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(hidden)
+    }
+
+    /// The means over all targets, for each of [`Filters::ALL`].
+    pub(super) fn under_conditions(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        attributes: &str,
+        questions: &[Question<'_>],
+        answers: &[[Answer; 4]],
+    ) -> Vec<Metrics> {
+        let targets = questions.iter().map(|question| question.weight).sum::<f64>();
+        let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
+        let asked = self.asked(protocol).len();
+        let mean = |filters: usize, gain: &dyn Fn(&Answer) -> f64| {
+            let sum: f64 = questions.iter().zip(answers).map(|(q, a)| q.weight * gain(&a[filters])).sum();
+            metrics::mean(sum, targets)
+        };
+        let of = |(i, filters): (usize, Filters)| {
+            let [hr_10, hr_20, hr_50, ndcg_10] =
+                [0, 1, 2, 3].map(|g| mean(i, &|answer: &Answer| gains(answer.rank)[g]));
+            let [cc_10, cc_20, cc_50] = [(0, 10.0), (1, 20.0), (2, 50.0)]
+                .map(|(c, k)| mean(i, &|answer: &Answer| f64::from(answer.compliant[c]) / k));
+            Metrics {
+                condition: Some(attributes.into()),
+                condition_from: Some("target".into()),
+                condition_filter: filters.condition,
+                without_condition: asked - targets.round() as usize,
+                targets: targets.round() as usize,
+                no_history: self.targets.len() - asked - left_out,
+                left_out,
+                hr_10,
+                hr_20,
+                hr_50,
+                ndcg_10,
+                cc_10,
+                cc_20,
+                cc_50,
+                ..Metrics::of(name, self.split, protocol, filters.seen)
+            }
+        };
+        Filters::ALL.into_iter().enumerate().map(of).collect()
+    }
+
+    /// The numbers of every target, for each of [`Filters::ALL`], to be stored.
+    pub(super) fn rows_under(
+        &self,
+        protocol: Protocol,
+        questions: &[Question<'_>],
+        answers: &[[Answer; 4]],
+    ) -> Vec<InstructedTarget> {
+        let mut rows = Vec::new();
+        let mut at = 0;
+        // The questions of one target stand together.
+        for same in questions.chunk_by(|a, b| std::ptr::eq(a.target, b.target)) {
+            let answers = &answers[at..at + same.len()];
+            at += same.len();
+            let TargetRank { user_id, position, ts, item_id, .. } = self.row(same[0].target);
+            for (i, filters) in Filters::ALL.into_iter().enumerate() {
+                let mut numbers = [0f64; 7];
+                for answer in answers {
+                    let cc =
+                        [(0, 10.0), (1, 20.0), (2, 50.0)].map(|(c, k)| f64::from(answer[i].compliant[c]) / k);
+                    let values = gains(answer[i].rank).into_iter().chain(cc);
+                    numbers.iter_mut().zip(values).for_each(|(n, value)| *n += value / same.len() as f64);
+                }
+                rows.push(InstructedTarget {
+                    user_id: user_id.clone(),
+                    position,
+                    ts,
+                    item_id: item_id.clone(),
+                    protocol,
+                    filter_seen: filters.seen,
+                    condition_filter: filters.condition,
+                    numbers,
+                });
+            }
+        }
+        rows
+    }
+
+    /// The same condition by condition, the most common first.
+    pub(super) fn by_condition(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        instructed: Instructed<'_>,
+        questions: &[Question<'_>],
+        answers: &[[Answer; 4]],
+    ) -> Vec<ConditionMetrics> {
+        let mut sums: BTreeMap<u32, [f64; 4]> = BTreeMap::new();
+        for (question, [plain, filtered, ..]) in questions.iter().zip(answers) {
+            let compliance = f64::from(plain.compliant[0]) / 10.0;
+            let values = [1.0, gains(plain.rank)[0], compliance, gains(filtered.rank)[0]];
+            for (sum, value) in sums.entry(question.condition).or_default().iter_mut().zip(values) {
+                *sum += question.weight * value;
+            }
+        }
+        let newest = questions.iter().map(|question| question.at).max().unwrap_or(0);
+        let Instructed { conditions, carriers } = instructed;
+        let pools = carriers.pool_sizes(conditions, newest, &self.catalogue.active);
+        let of = |(row, [targets, hr_10, cc_10, hr_10_filtered]): (u32, [f64; 4])| {
+            Some(ConditionMetrics {
+                model: name.into(),
+                condition: conditions.get(row)?,
+                protocol,
+                targets,
+                pool: pools[row as usize],
+                hr_10: hr_10 / targets,
+                cc_10: cc_10 / targets,
+                hr_10_filtered: hr_10_filtered / targets,
+            })
+        };
+        let mut rows: Vec<ConditionMetrics> = sums.into_iter().filter_map(of).collect();
+        rows.sort_by(|a, b| b.targets.total_cmp(&a.targets));
+        rows
+    }
+}

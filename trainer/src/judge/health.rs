@@ -1,0 +1,142 @@
+//! What can be wrong with a model that hit rates do not show: weights that are no numbers, the same few items for everybody,
+//! scores on another scale than before.
+
+use std::collections::HashSet;
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+use schemas::config::Config;
+use schemas::history::Role;
+use serde::{Deserialize, Serialize};
+use store::Root;
+use store::boxed::Boxed;
+
+use super::{Encoded, EvaluateError, Evaluation, Protocol, asked_rows};
+use crate::data::Catalogue;
+use crate::device;
+use crate::learn::checkpoint;
+use crate::serve::top_k::{NotFinite, Scored, TopK};
+
+/// Places of a list that count for coverage.
+const PLACES: usize = 50;
+/// Targets that are asked, at most, evenly over the split.
+const LISTS: usize = 2_000;
+/// Scores that one thread holds.
+const SCORES: usize = 1 << 22;
+
+/// A model's state of health, from the validation targets as they would be served.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// A tensor, or the item vectors or scores made from them, with values that are not finite; then nothing else is known.
+    pub not_finite: Option<String>,
+    /// Lists that were made.
+    pub lists: usize,
+    /// Different items among the first 50 of all lists.
+    pub listed_items: usize,
+    /// Items that could be listed.
+    pub active_items: usize,
+    /// The percentiles 0, 1, …, 100 of each list's best score; none without lists.
+    pub best_scores: Vec<f64>,
+}
+
+impl Health {
+    /// The share of the active items that somebody is recommended.
+    pub fn coverage(&self) -> f64 {
+        self.listed_items as f64 / self.active_items.max(1) as f64
+    }
+
+    /// The largest difference between the cumulative distributions of both models' best scores (Kolmogorov–Smirnov), to a
+    /// hundredth; `None` where one has none.
+    pub fn score_shift(&self, other: &Self) -> Option<f64> {
+        let share =
+            |scores: &[f64], at: f64| scores.partition_point(|&s| s <= at) as f64 / scores.len() as f64;
+        let (ours, theirs) = (&self.best_scores, &other.best_scores);
+        if ours.is_empty() || theirs.is_empty() {
+            return None;
+        }
+        let all = ours.iter().chain(theirs);
+        all.map(|&at| (share(ours, at) - share(theirs, at)).abs()).max_by(f64::total_cmp)
+    }
+}
+
+/// Examines `models/<name>`.
+pub fn health<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    name: &'a str,
+) -> Boxed<'a, Result<Health, EvaluateError>> {
+    Box::pin(measure_health(config, root, name))
+}
+
+async fn measure_health(config: &Config, root: &Root, name: &str) -> Result<Health, EvaluateError> {
+    let backend = device::open(config)?;
+    let directory = root.model_path(name);
+    let catalogue = Catalogue::load(root, &checkpoint::attributes(&directory)?).await?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
+    let mut tensors: Vec<(String, Tensor)> = checkpoint.model.tensors().into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, tensor) in tensors {
+        if !is_finite(&tensor)? {
+            return Ok(Health { not_finite: Some(name), ..Health::default() });
+        }
+    }
+    let encoded = Encoded::new(&checkpoint.model, checkpoint.config.model.mask, &catalogue)?;
+    let sequences = asked_rows(config, root, catalogue.items(), Role::Validation).await?;
+    let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
+    let active_items = catalogue.active.iter().skip(1).filter(|&&active| active).count();
+    let mut health = Health { active_items, ..Health::default() };
+    let asked = evaluation.asked(Protocol::AsServed);
+    let asked: Vec<_> = asked.iter().copied().step_by(asked.len().div_ceil(LISTS).max(1)).collect();
+    let hidden = evaluation.hidden(&encoded, &asked)?;
+    let (n, d) = (catalogue.items(), encoded.d);
+    let lists: Vec<Result<Vec<Scored>, NotFinite>> = hidden
+        .par_chunks((SCORES / n.max(1)).clamp(1, 64) * d)
+        .flat_map_iter(|hidden| {
+            let mut scores = vec![0f32; hidden.len() / d * n];
+            encoded.score(hidden, &mut scores);
+            let lists = scores.chunks_exact(n).map(|scores| {
+                let mut best = TopK::new(PLACES, config.seed);
+                best.offer(1, scores, |item| catalogue.active[item as usize])?;
+                Ok(best.into_sorted())
+            });
+            lists.collect::<Vec<_>>()
+        })
+        .collect();
+    let Ok(lists) = lists.into_iter().collect::<Result<Vec<_>, _>>() else {
+        return Ok(Health { not_finite: Some("scores".into()), ..Health::default() });
+    };
+    let mut best: Vec<f64> = lists.iter().filter_map(|list| Some(f64::from(list.first()?.score))).collect();
+    best.sort_by(f64::total_cmp);
+    health.lists = lists.len();
+    health.listed_items = lists.iter().flatten().map(|scored| scored.item).collect::<HashSet<_>>().len();
+    if let Some(last) = best.len().checked_sub(1) {
+        health.best_scores = (0..=100).map(|percent| best[last * percent / 100]).collect();
+    }
+    Ok(health)
+}
+
+fn is_finite(tensor: &Tensor) -> Result<bool, candle_core::Error> {
+    if !tensor.dtype().is_float() {
+        return Ok(true);
+    }
+    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.iter().all(|value| value.is_finite()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shift_is_the_largest_difference_of_the_distributions() {
+        let of = |scores: std::ops::Range<u32>| Health {
+            best_scores: scores.map(f64::from).collect(),
+            ..Health::default()
+        };
+        for (theirs, expected) in [(0..100, 0.0), (100..200, 1.0), (25..125, 0.25)] {
+            let shift = of(0..100).score_shift(&of(theirs)).unwrap();
+            assert!((shift - expected).abs() < 1e-9, "{shift} {expected}");
+        }
+        assert_eq!(of(0..100).score_shift(&Health::default()), None);
+    }
+}

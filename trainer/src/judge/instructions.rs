@@ -1,0 +1,381 @@
+//! Evaluation under each user's own recall instructions (§3.4.1): what a request is asked when nobody names a condition.
+//!
+//! A target's instructions are those that its visible history gives at its time, by the definition of the table
+//! `instructions`: the table itself is of the newest events, held-out ones among them. The lists of one target become one
+//! (`weighted`) before anything is counted. Beside it, the diversity of the lists by the activity of users (Table 5).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use schemas::config::Instructions;
+use serde::Serialize;
+
+use super::condition::{Filters, Question};
+use super::metrics;
+use super::rank::rows_of_scores;
+use super::{Encoded, EvaluateError, Evaluation, Instructed, Metrics, Protocol, Target, gains};
+use crate::serve::top_k::{NotFinite, Scored, TopK};
+use crate::serve::{List, Merge, Merged, Origin, merge};
+
+/// The longest list that is looked at.
+const LIST: usize = 50;
+
+/// Targets whose scores are computed together.
+const BLOCK: usize = 16;
+
+/// The places of a list in which different values are counted.
+const DIVERSITY: usize = 20;
+
+/// How diverse lists are for one group of users: different values of an attribute among the first 20 items, seen items
+/// filtered.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diversity {
+    /// The model.
+    pub model: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The attribute.
+    pub attribute: String,
+    /// `low`, `middle` or `high`: a third of the targets each, by the length of the visible history.
+    pub activity: &'static str,
+    /// Targets of the group.
+    pub targets: usize,
+    /// The mean without instructions.
+    pub plain: f64,
+    /// The mean with each user's own.
+    pub instructed: f64,
+}
+
+/// One target, and what it is asked by.
+struct Asked<'a> {
+    target: &'a Target,
+    /// Visible events.
+    activity: usize,
+    /// Where its questions are.
+    questions: Range<usize>,
+}
+
+/// A target's lists.
+struct Lists {
+    /// With the instructions of its user, merged: without a filter, and with one.
+    merged: [Vec<Merged>; 2],
+    plain: Vec<u32>,
+}
+
+impl Evaluation<'_> {
+    /// Results of `encoded`, called `name`, under the users' own instructions: seen items filtered, without and with a
+    /// filter by the condition. Conditions with fewer than `min_pool` active carriers instruct nobody.
+    pub(super) fn under_instructions(
+        &self,
+        name: &str,
+        encoded: &Encoded<'_>,
+        instructed: Instructed<'_>,
+        (settings, min_pool): (&Instructions, usize),
+        protocol: Protocol,
+    ) -> Result<(Vec<Metrics>, Vec<Diversity>), EvaluateError> {
+        let quota = quotas(instructed, settings);
+        let newest = self.targets.iter().map(|target| self.time(target)).max().unwrap_or(0);
+        let Instructed { conditions, carriers } = instructed;
+        let pools = carriers.pool_sizes(conditions, newest, &self.catalogue.active);
+        let quota: Vec<Quota> = quota
+            .into_iter()
+            .map(|quota| {
+                let large = |&row: &u32| pools[row as usize] >= min_pool;
+                Quota { rows: quota.rows.into_iter().filter(large).collect(), ..quota }
+            })
+            .collect();
+        let (mut questions, mut asked) = (Vec::new(), Vec::new());
+        for (target, context) in self.asked(protocol) {
+            let at = self.time(target);
+            let events = self.visible_events(target, context);
+            let since = at.saturating_sub(settings.window.ms);
+            let in_window: Vec<(u32, i64)> =
+                events.iter().copied().filter(|&(_, ts)| ts > since && ts <= at).collect();
+            let first = questions.len();
+            let instructions = instructions(instructed, &quota, settings.per_user, &in_window);
+            questions.extend(instructions.into_iter().map(|(condition, weight)| Question {
+                target,
+                context,
+                condition,
+                at,
+                weight,
+            }));
+            asked.push(Asked { target, activity: events.len(), questions: first..questions.len() });
+        }
+        let lists = self.lists(encoded, instructed, protocol, &questions, &asked)?;
+        let attributes: Vec<&str> = quota.iter().map(|quota| quota.attribute.as_str()).collect();
+        let metrics = self.merged_metrics(name, protocol, &attributes.join("+"), instructed, &asked, &lists);
+        let diversity = quota
+            .iter()
+            .flat_map(|quota| self.diversity(name, protocol, quota, instructed, &asked, &lists))
+            .collect();
+        Ok((metrics, diversity))
+    }
+
+    /// The items and times of all events that a target may see, also from before its row.
+    fn visible_events(&self, target: &Target, context: usize) -> Vec<(u32, i64)> {
+        let sequences = self.sequences;
+        let Some(last) = context.checked_sub(1) else { return Vec::new() };
+        let last = sequences.places[sequences.row(target.row).start + last] as usize;
+        sequences.positions(target.row, last + 1).map(|p| (sequences.items[p], sequences.ts[p])).collect()
+    }
+
+    fn lists(
+        &self,
+        encoded: &Encoded<'_>,
+        instructed: Instructed<'_>,
+        protocol: Protocol,
+        questions: &[Question<'_>],
+        asked: &[Asked<'_>],
+    ) -> Result<Vec<Lists>, EvaluateError> {
+        let (d, n) = (encoded.d, self.catalogue.items());
+        let hidden = self.hidden_under(encoded, instructed, questions)?;
+        let plain = self.hidden(encoded, &self.asked(protocol))?;
+        let block_rows = rows_of_scores(n);
+        let blocks: Vec<Result<Vec<Lists>, NotFinite>> = asked
+            .par_chunks(BLOCK)
+            .zip(plain.par_chunks(BLOCK * d))
+            .map_init(Vec::new, |scores: &mut Vec<f32>, (block, plain)| {
+                block
+                    .iter()
+                    .zip(plain.chunks_exact(d))
+                    .map(|(asked, plain)| {
+                        let of = asked.questions.clone();
+                        let seen = asked.target.seen(self.sequences, protocol);
+                        scored(encoded, plain, scores)?;
+                        let plain = self.list(scores, &seen, |_| true)?;
+                        let mut lists = [Vec::new(), Vec::new()];
+                        let of_target = questions[of.clone()].chunks(block_rows);
+                        for (questions, hidden) in
+                            of_target.zip(hidden[of.start * d..of.end * d].chunks(block_rows * d))
+                        {
+                            scored(encoded, hidden, scores)?;
+                            for (question, scores) in questions.iter().zip(scores.chunks_exact(n)) {
+                                let &Question { condition, at, weight, .. } = question;
+                                for (filter, lists) in [false, true].into_iter().zip(&mut lists) {
+                                    lists.push(List {
+                                        condition: Some(condition),
+                                        weight: weight as f32,
+                                        sharpness: 1.0,
+                                        origin: Origin::Model,
+                                        items: self.list(scores, &seen, |item| {
+                                            !filter || instructed.carriers.carries(item, condition, at)
+                                        })?,
+                                    });
+                                }
+                            }
+                        }
+                        let merged = lists.map(|lists| merge(&lists, Merge::Weighted, LIST));
+                        Ok(Lists { merged, plain: plain.iter().map(|scored| scored.item).collect() })
+                    })
+                    .collect()
+            })
+            .collect();
+        Ok(blocks.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    /// The best active and unseen items among those that `allowed` lets pass.
+    fn list(
+        &self,
+        scores: &[f32],
+        seen: &[u32],
+        allowed: impl Fn(u32) -> bool,
+    ) -> Result<Vec<Scored>, NotFinite> {
+        let mut best = TopK::new(LIST, self.seed);
+        best.offer(1, scores, |item| {
+            self.catalogue.active[item as usize] && seen.binary_search(&item).is_err() && allowed(item)
+        })?;
+        Ok(best.into_sorted())
+    }
+
+    fn merged_metrics(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        attributes: &str,
+        instructed: Instructed<'_>,
+        asked: &[Asked<'_>],
+        lists: &[Lists],
+    ) -> Vec<Metrics> {
+        let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
+        let of_filter = |(i, filters): (usize, Filters)| {
+            let mut sums = [0f64; 7];
+            let mut targets = 0;
+            for (asked, lists) in asked.iter().zip(lists).filter(|(asked, _)| !asked.questions.is_empty()) {
+                let merged = &lists.merged[i];
+                let at = self.time(asked.target);
+                let place = merged.iter().position(|m| m.scored.item == asked.target.item);
+                let carries = |m: &Merged| {
+                    m.condition.is_some_and(|row| instructed.carriers.carries(m.scored.item, row, at))
+                };
+                let compliance =
+                    |k: usize| merged.iter().take(k).filter(|m| carries(m)).count() as f64 / k as f64;
+                let values =
+                    gains(place.map(|p| p as u32 + 1)).into_iter().chain([10, 20, LIST].map(compliance));
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                targets += 1;
+            }
+            let [hr_10, hr_20, hr_50, ndcg_10, cc_10, cc_20, cc_50] =
+                sums.map(|sum| metrics::mean(sum, f64::from(targets)));
+            Metrics {
+                condition: Some(attributes.into()),
+                condition_from: Some("instructions".into()),
+                condition_filter: filters.condition,
+                without_condition: asked.len() - targets as usize,
+                targets: targets as usize,
+                no_history: self.targets.len() - asked.len() - left_out,
+                left_out,
+                hr_10,
+                hr_20,
+                hr_50,
+                ndcg_10,
+                cc_10,
+                cc_20,
+                cc_50,
+                ..Metrics::of(name, self.split, protocol, filters.seen)
+            }
+        };
+        Filters::ALL.into_iter().take(2).enumerate().map(of_filter).collect()
+    }
+
+    fn diversity(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        quota: &Quota,
+        instructed: Instructed<'_>,
+        asked: &[Asked<'_>],
+        lists: &[Lists],
+    ) -> Vec<Diversity> {
+        let mut by_activity: Vec<(&Asked<'_>, &Lists)> =
+            asked.iter().zip(lists).filter(|(asked, _)| !asked.questions.is_empty()).collect();
+        by_activity.sort_by_key(|(asked, _)| asked.activity);
+        let third = by_activity.len().div_ceil(3).max(1);
+        let Ok(rows) = instructed.conditions.rows(&quota.attribute) else { return Vec::new() };
+        let groups = ["low", "middle", "high"].into_iter().zip(by_activity.chunks(third));
+        groups
+            .map(|(activity, group)| {
+                let mean = |values: &dyn Fn(&Lists) -> Vec<u32>| {
+                    let different = |&(asked, lists): &(&Asked<'_>, &Lists)| {
+                        let at = self.time(asked.target);
+                        let items = values(lists);
+                        let carried = items.iter().take(DIVERSITY).flat_map(|&item| {
+                            instructed.carriers.carried(item, &rows, at).collect::<Vec<_>>()
+                        });
+                        carried.collect::<std::collections::HashSet<u32>>().len() as f64
+                    };
+                    group.iter().map(different).sum::<f64>() / group.len() as f64
+                };
+                Diversity {
+                    model: name.into(),
+                    protocol,
+                    attribute: quota.attribute.clone(),
+                    activity,
+                    targets: group.len(),
+                    plain: mean(&|lists| lists.plain.clone()),
+                    instructed: mean(&|lists| lists.merged[0].iter().map(|m| m.scored.item).collect()),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Fills `scores` with those of all items for each row of `hidden`.
+fn scored(encoded: &Encoded<'_>, hidden: &[f32], scores: &mut Vec<f32>) -> Result<(), NotFinite> {
+    scores.resize(hidden.len() / encoded.d * (encoded.item_rows.len() / encoded.d), 0.0);
+    encoded.score(hidden, scores);
+    if scores.iter().all(|score| score.is_finite()) { Ok(()) } else { Err(NotFinite) }
+}
+
+/// An attribute that instructs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Quota {
+    attribute: String,
+    /// The rows of its conditions that may be instructions.
+    rows: Vec<u32>,
+    /// How many of a user's instructions it may give.
+    most: usize,
+}
+
+/// The attributes of the settings that the model knows, or all that it knows where the settings name none.
+fn quotas(Instructed { conditions, .. }: Instructed<'_>, settings: &Instructions) -> Vec<Quota> {
+    let most = |name: &str| match settings.quota.is_empty() {
+        true => Some(settings.per_user),
+        false => settings.quota.get(name).copied(),
+    };
+    let of = |name: &str| {
+        let rows = conditions.rows(name).ok()?.collect();
+        Some(Quota { attribute: name.to_owned(), rows, most: most(name)? })
+    };
+    conditions.attributes().filter_map(of).collect()
+}
+
+/// A user's instructions and their weights, the heaviest first, from the events in the window.
+fn instructions(
+    Instructed { conditions, carriers }: Instructed<'_>,
+    quotas: &[Quota],
+    per_user: usize,
+    events: &[(u32, i64)],
+) -> Vec<(u32, f64)> {
+    let key = |row: u32| conditions.get(row).map(|c| (c.attribute, c.value));
+    let heaviest = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then_with(|| key(a.0).cmp(&key(b.0)));
+    let mut all = Vec::new();
+    for Quota { attribute, rows, most } in quotas {
+        let Ok(values) = conditions.rows(attribute) else { continue };
+        // As the table has it: added up in integers by the number of an item's values, and compared as it is stored.
+        let mut counts: BTreeMap<(u32, usize), u64> = BTreeMap::new();
+        for &(item, ts) in events {
+            // Values that instruct nobody have their share of the event all the same.
+            let carried: Vec<u32> = carriers.carried(item, &values, ts).collect();
+            for row in carried.iter().filter(|row| rows.binary_search(row).is_ok()) {
+                *counts.entry((*row, carried.len())).or_default() += 1;
+            }
+        }
+        let mut sums: BTreeMap<u32, f64> = BTreeMap::new();
+        for ((row, values), count) in counts {
+            *sums.entry(row).or_default() += count as f64 / values as f64;
+        }
+        let weight = |sum: f64| f64::from((sum / events.len() as f64) as f32);
+        let mut weights: Vec<(u32, f64)> = sums.into_iter().map(|(row, sum)| (row, weight(sum))).collect();
+        weights.sort_by(heaviest);
+        all.extend(weights.into_iter().take(*most));
+    }
+    all.sort_by(heaviest);
+    all.truncate(per_user);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::config::Conditions as Settings;
+
+    use super::*;
+    use crate::data::Catalogue;
+    use crate::data::conditions::{Carriers, Conditions};
+
+    #[test]
+    fn instructions_are_what_was_met_most_often() {
+        let catalogue =
+            Catalogue::example(&[("a", &["Rock"]), ("b", &["Jazz", "Rock"]), ("c", &[]), ("d", &["Folk"])]);
+        let derived = Settings::default().derived;
+        let conditions = Conditions::new(&["genre".into()], &derived, &catalogue);
+        let carriers = Carriers::new(&conditions, &derived, &catalogue);
+        let instructed = Instructed { conditions: &conditions, carriers: &carriers };
+        let settings = Instructions::default();
+        let found = |per_user: usize, quota: usize| -> Vec<(String, f64)> {
+            let quota = Quota { attribute: "genre".into(), rows: vec![0, 1, 2], most: quota };
+            instructions(instructed, &[quota], per_user, &[(1, 0), (2, 0), (3, 0), (4, 0)])
+                .into_iter()
+                .map(|(row, weight)| (conditions.get(row).unwrap().value, weight))
+                .collect()
+        };
+        let expected = [("Rock".to_owned(), 0.375), ("Folk".to_owned(), 0.25), ("Jazz".to_owned(), 0.125)];
+        assert_eq!(found(8, 8), expected);
+        assert_eq!((found(2, 8), found(8, 1)), (expected[..2].to_vec(), expected[..1].to_vec()));
+        let all = Quota { attribute: "genre".into(), rows: vec![0, 1, 2], most: 8 };
+        assert_eq!(quotas(instructed, &settings), [all]);
+        let only = Instructions { quota: [("language".to_owned(), 1)].into(), ..settings };
+        assert_eq!(quotas(instructed, &only), []);
+    }
+}

@@ -1,0 +1,564 @@
+//! Evaluation (§4.1): full ranking of targets over the whole catalogue, under two protocols, with and without the items
+//! a user has seen. Targets are held-out events, or those that are new to the model.
+
+mod baselines;
+pub mod compare;
+mod condition;
+mod health;
+mod horizon;
+mod instructions;
+mod metrics;
+mod prequential;
+mod rank;
+mod report;
+pub mod stored;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use candle_core::Tensor;
+use schemas::config::{Config, ConfigError, Evaluate, MaskMode};
+use schemas::history::Role;
+use store::Root;
+use store::boxed::Boxed;
+
+pub use baselines::{CoOccurrence, Popularity};
+pub use condition::{ConditionMetrics, Instructed};
+pub use health::{Health, health};
+pub use horizon::{HORIZON, HorizonMetrics};
+pub use instructions::Diversity;
+pub use metrics::{Metrics, Protocol, Ranks};
+pub(crate) use metrics::{gains, rate};
+use ragged::{Mat, gemm};
+pub use rank::{Query, rank};
+pub use report::Report;
+pub(crate) use report::change;
+pub use stored::{StoredError, TargetRank};
+pub use targets::{Split, Target, targets};
+
+use crate::batch::HistoryBatch;
+use crate::data::conditions::{Carriers, Conditions, UnknownCondition};
+use crate::data::{Catalogue, DataError, Sequences};
+use crate::device::{self, DeviceError};
+use crate::learn::checkpoint::{self, CheckpointError};
+use crate::models::{ClimberPilot, Tokens};
+use crate::random;
+use crate::serve::top_k::NotFinite;
+use targets::targets_at;
+
+/// Evaluates `models/<name>` and, where configured, the baselines, on the targets of `split`, under both protocols, and
+/// stores the results beside the model ([`stored`]). No results where there is no such target. No baselines beside
+/// [`Split::Prequential`]: they count events of the table that is asked. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions; and, where
+/// that is asked for, under each user's own instructions.
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    name: &'a str,
+    split: Split,
+    asked: (&'a [String], bool),
+) -> Boxed<'a, Result<Report, EvaluateError>> {
+    Box::pin(evaluate(config, root, name, split, asked))
+}
+
+async fn evaluate(
+    config: &Config,
+    root: &Root,
+    name: &str,
+    split: Split,
+    (conditions, by_instructions): (&[String], bool),
+) -> Result<Report, EvaluateError> {
+    for name in conditions {
+        config.check_condition("--condition", name).map_err(EvaluateError::Usage)?;
+    }
+    let backend = device::open(config)?;
+    let directory = root.model_path(name);
+    let mut attributes = checkpoint::attributes(&directory)?;
+    let derived = &config.conditions.derived;
+    let asked = conditions.iter().filter(|name| !derived.contains_key(*name) && !attributes.contains(name));
+    attributes.extend(asked.cloned().collect::<Vec<_>>());
+    let catalogue = Catalogue::load(root, &attributes).await?;
+    let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
+    // A model that follows none can still have a filter behind it.
+    let (known, derived) = match checkpoint.model.paradigm() {
+        Some(_) => {
+            (checkpoint.model.vocabulary().conditions().clone(), &checkpoint.config.conditions.derived)
+        }
+        None => (Conditions::new(conditions, derived, &catalogue), derived),
+    };
+    for name in conditions {
+        known.rows(name).map_err(|e| unknown(&e))?;
+    }
+    let carriers = Carriers::new(&known, derived, &catalogue);
+    let role = if split == Split::Test { Role::Test } else { Role::Validation };
+    let sequences = match split {
+        // What is new is looked for among all rows.
+        Split::Prequential => Sequences::load(root, catalogue.items()).await?,
+        Split::Validation | Split::Test => asked_rows(config, root, catalogue.items(), role).await?,
+    };
+    let mut evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
+    if split == Split::Prequential {
+        let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
+        let new = prequential::new_positions(&sequences, (&fresh, &source), (name, &checkpoint.lineage))?;
+        evaluation.split = split.name();
+        evaluation.targets = targets_at(&sequences, |position| new[position]);
+    }
+    let mut report = Report {
+        source: sequences.source.clone(),
+        trained_on: None,
+        learned_events: None,
+        tied: tied_share(&sequences),
+        hides_nothing: false,
+        results: Vec::new(),
+        horizon: Vec::new(),
+        by_condition: Vec::new(),
+        diversity: Vec::new(),
+    };
+    if split != Split::Prequential && checkpoint.lineage.sequences != sequences.source {
+        report.trained_on = Some(checkpoint.lineage.sequences.clone());
+    }
+    if split != Split::Prequential
+        && !config.sequences.holds_out_for_ever(&sequences.source.config_hash)
+        && let Some(learned) = checkpoint.lineage.learned_events()
+    {
+        let is_newer = sequences.source.events_version.parse().is_ok_and(|asked: u64| asked < learned);
+        report.learned_events = is_newer.then_some(learned);
+    }
+    if evaluation.is_empty() {
+        return Ok(report);
+    }
+    let mask = checkpoint.config.model.mask;
+    let encoded = Encoded::new(&checkpoint.model, mask, &catalogue)?;
+    let mut ranks = evaluation.rows();
+    // Where nothing is hidden, one protocol answers for the other.
+    let protocols = if evaluation.hides_nothing() { &[Protocol::Standard][..] } else { &Protocol::ALL };
+    for (i, &protocol) in protocols.iter().enumerate() {
+        let found = evaluation.ranks(&encoded, protocol)?;
+        report.results.extend(evaluation.metrics(name, protocol, &found));
+        let asked = evaluation.targets.iter().zip(&mut ranks);
+        for ((_, row), ranks) in asked.filter(|(target, _)| target.takes_part(protocol)).zip(found) {
+            row.ranks[i] = Some(ranks);
+        }
+    }
+    let (curves, mut horizon) = evaluation.horizon(name, &encoded, protocols)?;
+    report.horizon = curves;
+    if config.evaluate.baselines && config.evaluate.sample == 0 && split != Split::Prequential {
+        report.results.extend(evaluation.baselines(protocols)?);
+    }
+    let stored = checkpoint::find(&directory).unwrap_or(directory);
+    if !conditions.is_empty() {
+        let instructed = Instructed { conditions: &known, carriers: &carriers };
+        for attribute in conditions {
+            let rows = evaluation.under(attribute, name, &encoded, instructed, protocols, &mut report)?;
+            let path = stored::instructed::instructed_path(&stored, evaluation.split, attribute);
+            stored::instructed::write_instructed(&path, &rows)?;
+        }
+        if by_instructions {
+            let settings = (&config.instructions, config.conditions.min_pool);
+            for &protocol in protocols {
+                let (metrics, diversity) =
+                    evaluation.under_instructions(name, &encoded, instructed, settings, protocol)?;
+                report.results.extend(metrics);
+                report.diversity.extend(diversity);
+            }
+        }
+    }
+    if protocols.len() < Protocol::ALL.len() {
+        let as_served = |m: &Metrics| Metrics { protocol: Protocol::AsServed, ..m.clone() };
+        report.results.extend(report.results.iter().map(as_served).collect::<Vec<_>>());
+        let as_served = |c: &HorizonMetrics| HorizonMetrics { protocol: Protocol::AsServed, ..c.clone() };
+        report.horizon.extend(report.horizon.iter().map(as_served).collect::<Vec<_>>());
+        let as_served = |c: &ConditionMetrics| ConditionMetrics { protocol: Protocol::AsServed, ..c.clone() };
+        report.by_condition.extend(report.by_condition.iter().map(as_served).collect::<Vec<_>>());
+        let as_served = |d: &Diversity| Diversity { protocol: Protocol::AsServed, ..d.clone() };
+        report.diversity.extend(report.diversity.iter().map(as_served).collect::<Vec<_>>());
+        let rows = ranks.iter_mut().chain(&mut horizon);
+        rows.for_each(|row| row.ranks = [row.ranks[0]; Protocol::ALL.len()]);
+        report.hides_nothing = true;
+    }
+    stored::store(&stored, evaluation.split, &report, &ranks, &horizon)?;
+    Ok(report)
+}
+
+/// The share of the events that happened at the same time as another one of their user: their order is the tie policy's.
+fn tied_share(sequences: &Sequences) -> Option<f64> {
+    let (mut events, mut tied) = (0usize, 0usize);
+    let mut of_user: Vec<i64> = Vec::new();
+    for row in 0..sequences.rows() {
+        of_user.extend_from_slice(&sequences.ts[sequences.owned(row)]);
+        if sequences.user.get(row + 1) != Some(&sequences.user[row]) {
+            events += of_user.len();
+            tied += of_user.chunk_by(|a, b| a == b).map(<[_]>::len).filter(|&n| n > 1).sum::<usize>();
+            of_user.clear();
+        }
+    }
+    metrics::mean(tied as f64, events as f64)
+}
+
+/// The rows of `sequences` that are asked for their targets of `role`: all, or those of some users (`evaluate.sample`), the same ones
+/// whatever the model.
+pub(crate) async fn asked_rows(
+    config: &Config,
+    root: &Root,
+    items: usize,
+    role: Role,
+) -> Result<Sequences, DataError> {
+    let wanted = config.evaluate.sample;
+    if wanted == 0 {
+        return Sequences::load(root, items).await;
+    }
+    let mut lot = random::generator(config.seed, "asked", 0);
+    let (mut rows, mut targets) = (0, 0);
+    let enough = |read: &Sequences, draws: usize| {
+        let new = (rows..read.rows()).flat_map(|row| read.owned(row));
+        targets += new.filter(|&position| read.roles[position] == role).count();
+        rows = read.rows();
+        targets >= wanted || draws >= DRAWS_MAX
+    };
+    let read = Sequences::sample(root, items, &mut lot, enough).await?;
+    let found = (0..read.rows()).flat_map(|row| read.owned(row)).filter(|&p| read.roles[p] == role).count();
+    if found < wanted {
+        eprintln!("{found} of {wanted} targets were found (evaluate.sample)");
+    }
+    Ok(read)
+}
+
+/// After so many draws of users by lot, a table holds too little out to look for more: half a million rows, whatever its size.
+pub(crate) const DRAWS_MAX: usize = 1_024;
+
+/// An evaluation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluateError {
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// `refresh` and `sequences` do not belong together.
+    #[error(
+        "table `refresh` was built from version {refresh} of `events`, and `sequences` from version {sequences} or otherwise: \
+         run `pipeline build-sequences` and then `pipeline build-sequences --since {since}`"
+    )]
+    OtherBuild {
+        /// Version of `events` behind `refresh`.
+        refresh: String,
+        /// That behind `sequences`.
+        sequences: String,
+        /// After which version an event is new.
+        since: String,
+    },
+    /// The model is no older than what it is asked.
+    #[error(
+        "`{name}` was trained on version {trained} of `events`, and what is new in `refresh` came after version {since}: it may \
+         have learned some of it; ask a model that was there before"
+    )]
+    Learned {
+        /// The model.
+        name: String,
+        /// The version it was trained on.
+        trained: String,
+        /// After which version an event is new.
+        since: String,
+    },
+    /// The model does not know what it is asked for.
+    #[error("{0}")]
+    Usage(#[source] ConfigError),
+    /// The results cannot be stored.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
+    /// The model diverged.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A condition that the model does not know, as a mistake of usage.
+fn unknown(error: &UnknownCondition) -> EvaluateError {
+    EvaluateError::Usage(ConfigError::Invalid { key: "--condition".into(), problem: error.to_string() })
+}
+
+/// A model with the vectors of all items, ready to score them.
+struct Encoded<'a> {
+    model: &'a ClimberPilot,
+    mask: MaskMode,
+    /// `[items, d]`, on the model's device.
+    vectors: Tensor,
+    /// The same, flat: scores are computed on the CPU.
+    item_rows: Vec<f32>,
+    d: usize,
+}
+
+impl<'a> Encoded<'a> {
+    fn new(
+        model: &'a ClimberPilot,
+        mask: MaskMode,
+        catalogue: &Catalogue,
+    ) -> Result<Self, candle_core::Error> {
+        let items: Vec<u32> = (1..=catalogue.items() as u32).collect();
+        let vectors = model.item_vectors(&items)?.vectors.detach();
+        let item_rows = model.candidates(&vectors)?.flatten_all()?.to_vec1::<f32>()?;
+        let d = vectors.dim(1)?;
+        Ok(Self { model, mask, vectors, item_rows, d })
+    }
+
+    /// `φ(h, e)` of all items for `hidden` (`[rows, d]`, flat): `scores` is `[rows, items]`.
+    fn score(&self, hidden: &[f32], scores: &mut [f32]) {
+        let (n, d) = (self.item_rows.len() / self.d, self.d);
+        let hidden = Mat::new(hidden, hidden.len() / d, d, d);
+        gemm(scores, n, false, hidden, Mat::new(&self.item_rows, n, d, d).t());
+    }
+}
+
+/// The held-out targets of one split, ready to be asked.
+#[derive(Debug)]
+pub struct Evaluation<'a> {
+    sequences: &'a Sequences,
+    catalogue: &'a Catalogue,
+    config: &'a Evaluate,
+    seed: u64,
+    split: &'static str,
+    targets: Vec<Target>,
+}
+
+impl<'a> Evaluation<'a> {
+    /// For the targets of `role`: validation or test.
+    pub fn new(
+        sequences: &'a Sequences,
+        catalogue: &'a Catalogue,
+        config: &'a Evaluate,
+        seed: u64,
+        role: Role,
+    ) -> Self {
+        let split = if role == Role::Test { Split::Test } else { Split::Validation }.name();
+        Self { sequences, catalogue, config, seed, split, targets: targets(sequences, role) }
+    }
+
+    /// Number of held-out targets.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether the split holds nothing out.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// Whether both protocols show the same before every target.
+    fn hides_nothing(&self) -> bool {
+        self.targets.iter().all(|t| t.context(Protocol::Standard) == t.context(Protocol::AsServed))
+    }
+
+    /// Results of `model`, called `name`, read through branch 1, under each of `protocols`.
+    pub fn model(
+        &self,
+        name: &str,
+        model: &ClimberPilot,
+        mask: MaskMode,
+        protocols: &[Protocol],
+    ) -> Result<Vec<Metrics>, EvaluateError> {
+        let encoded = Encoded::new(model, mask, self.catalogue)?;
+        let mut results = Vec::new();
+        for &protocol in protocols {
+            results.extend(self.metrics(name, protocol, &self.ranks(&encoded, protocol)?));
+        }
+        Ok(results)
+    }
+
+    /// The ranks of the targets that take part under `protocol`, in their order.
+    fn ranks(&self, encoded: &Encoded<'_>, protocol: Protocol) -> Result<Vec<Ranks>, EvaluateError> {
+        let asked = self.asked(protocol);
+        let (hidden, d, n) = (self.hidden(encoded, &asked)?, encoded.d, self.catalogue.items());
+        self.rank(protocol, &asked, |first, scores| {
+            encoded.score(&hidden[first * d..(first + scores.len() / n) * d], scores);
+        })
+    }
+
+    /// The horizon curves (Figure 3) and the ranks behind them; none where the split does not hold out each
+    /// user's last [`HORIZON`] events.
+    fn horizon(
+        &self,
+        name: &str,
+        encoded: &Encoded<'_>,
+        protocols: &[Protocol],
+    ) -> Result<(Vec<HorizonMetrics>, Vec<TargetRank>), EvaluateError> {
+        let groups = horizon::groups(self.sequences, &self.targets);
+        let (mut curves, mut rows) = (Vec::new(), Vec::new());
+        if groups.is_empty() {
+            return Ok((curves, rows));
+        }
+        rows = self.rows();
+        for (row, h) in rows.iter_mut().zip((1..=HORIZON as u8).cycle()) {
+            row.horizon = h;
+        }
+        for (i, &protocol) in protocols.iter().enumerate() {
+            let takes_part = |group: &[Target]| group[0].takes_part(protocol);
+            let asked: Vec<&[Target]> = groups.iter().copied().filter(|g| takes_part(g)).collect();
+            let anchors: Vec<(&Target, usize)> =
+                asked.iter().filter_map(|g| g[0].context(protocol).map(|context| (&g[0], context))).collect();
+            let (hidden, d, n) = (self.hidden(encoded, &anchors)?, encoded.d, self.catalogue.items());
+            let queries: Vec<Query> = asked
+                .iter()
+                .flat_map(|group| {
+                    let seen = group[0].seen(self.sequences, protocol);
+                    group.iter().map(move |target| Query { item: target.item, seen: seen.clone() })
+                })
+                .collect();
+            let ranks = rank(&queries, &self.catalogue.active, self.seed, |first, scores| {
+                // Neighbouring queries share an anchor: its scores are computed once.
+                let last = first + scores.len() / n - 1;
+                let (from, to) = (first / HORIZON, last / HORIZON + 1);
+                let mut of_anchors = vec![0f32; (to - from) * n];
+                encoded.score(&hidden[from * d..to * d], &mut of_anchors);
+                for (query, scores) in (first..).zip(scores.chunks_exact_mut(n)) {
+                    let anchor = query / HORIZON - from;
+                    scores.copy_from_slice(&of_anchors[anchor * n..(anchor + 1) * n]);
+                }
+            })?;
+            curves.extend([true, false].map(|filter_seen| HorizonMetrics {
+                model: name.into(),
+                split: self.split.into(),
+                protocol,
+                filter_seen,
+                users: asked.len(),
+                hr_10: horizon::hit_rates(&ranks, filter_seen),
+            }));
+            let rows = rows.chunks_exact_mut(HORIZON).zip(&groups).filter(|(_, g)| takes_part(g));
+            for (row, ranks) in rows.flat_map(|(rows, _)| rows).zip(ranks) {
+                row.ranks[i] = Some(ranks);
+            }
+        }
+        Ok((curves, rows))
+    }
+
+    /// The targets as rows to be stored, without ranks.
+    fn rows(&self) -> Vec<TargetRank> {
+        self.targets.iter().map(|target| self.row(target)).collect()
+    }
+
+    fn row(&self, target: &Target) -> TargetRank {
+        let sequences = self.sequences;
+        let position = sequences.row(target.row).start + target.t;
+        TargetRank {
+            user_id: sequences.users[sequences.user[target.row] as usize].clone(),
+            position: sequences.places[position],
+            ts: sequences.ts[position],
+            item_id: self.catalogue.item_ids[target.item as usize].clone(),
+            horizon: 1,
+            ranks: [None; Protocol::ALL.len()],
+        }
+    }
+
+    /// Results of the baselines, from the training events of the same rows.
+    pub fn baselines(&self, protocols: &[Protocol]) -> Result<Vec<Metrics>, EvaluateError> {
+        let n = self.catalogue.items();
+        let counts = self.sequences.training_counts(n);
+        let popularity = Popularity::new(&counts);
+        let co_occurrence = CoOccurrence::new(self.sequences, &counts);
+        let mut results = Vec::new();
+        for &protocol in protocols {
+            let asked = self.asked(protocol);
+            let ranks = self.rank(protocol, &asked, |_, scores| {
+                scores.chunks_exact_mut(n).for_each(|scores| popularity.score(scores));
+            })?;
+            results.extend(self.metrics("popularity", protocol, &ranks));
+            let ranks = self.rank(protocol, &asked, |first, scores| {
+                for (scores, (target, context)) in scores.chunks_exact_mut(n).zip(&asked[first..]) {
+                    let start = self.sequences.row(target.row).start;
+                    let last = context.checked_sub(1).map(|last| self.sequences.items[start + last]);
+                    co_occurrence.score(last, scores);
+                }
+            })?;
+            results.extend(self.metrics("co-occurrence", protocol, &ranks));
+        }
+        Ok(results)
+    }
+
+    /// The targets that take part under `protocol`, each with its context length (above 0).
+    fn asked(&self, protocol: Protocol) -> Vec<(&Target, usize)> {
+        self.targets
+            .iter()
+            .filter_map(|target| target.context(protocol).filter(|&c| c > 0).map(|c| (target, c)))
+            .collect()
+    }
+
+    fn rank(
+        &self,
+        protocol: Protocol,
+        asked: &[(&Target, usize)],
+        score: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Vec<Ranks>, EvaluateError> {
+        let queries: Vec<Query> = asked
+            .iter()
+            .map(|(target, _)| Query { item: target.item, seen: target.seen(self.sequences, protocol) })
+            .collect();
+        Ok(rank(&queries, &self.catalogue.active, self.seed, score)?)
+    }
+
+    /// The means over the ranks of all targets that take part under `protocol`: seen items filtered, and kept.
+    fn metrics(&self, name: &str, protocol: Protocol, ranks: &[Ranks]) -> [Metrics; 2] {
+        let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
+        [true, false].map(|filter_seen| {
+            let (targets, [hr_10, hr_20, hr_50, ndcg_10]) =
+                metrics::means(ranks.iter().map(|r| r.among(filter_seen)));
+            Metrics {
+                targets,
+                no_history: self.targets.len() - ranks.len() - left_out,
+                left_out,
+                hr_10,
+                hr_20,
+                hr_50,
+                ndcg_10,
+                ..Metrics::of(name, self.split, protocol, filter_seen)
+            }
+        })
+    }
+
+    /// Branch 1's state for each asked target, flat `[asked, d]`.
+    fn hidden(&self, encoded: &Encoded<'_>, asked: &[(&Target, usize)]) -> Result<Vec<f32>, EvaluateError> {
+        let model = encoded.model;
+        let mut hidden = Vec::with_capacity(asked.len() * encoded.d);
+        for chunk in asked.chunks(self.config.batch_size) {
+            let (tokens, reads) = self.tokens(chunk, encoded.mask);
+            let backbone = model.backbone(&tokens, &encoded.vectors, None)?;
+            let rows = model.branch(1, &backbone, &tokens.layout, &reads, None)?.detach();
+            hidden.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(hidden)
+    }
+
+    /// What the targets' contexts look like as a batch, and the token at which each is read.
+    ///
+    /// Causal modes encode a row once for all of its targets. In mode `row` the reading token sees its whole
+    /// context, while others keep the mask they were trained with, so each target has a sequence of its own.
+    fn tokens(&self, asked: &[(&Target, usize)], mask: MaskMode) -> (Tokens, Vec<u32>) {
+        let mut histories = HistoryBatch::new(mask);
+        let mut reads = Vec::with_capacity(asked.len());
+        let mut at = 0;
+        while at < asked.len() {
+            let row = asked[at].0.row;
+            let same_row = if mask == MaskMode::Row {
+                1
+            } else {
+                asked[at..].iter().take_while(|(target, _)| target.row == row).count()
+            };
+            let group = &asked[at..at + same_row];
+            let length = group.iter().map(|&(_, context)| context).max().unwrap_or(0);
+            let start = self.sequences.row(row).start;
+            let shown = start..start + length;
+            let first = histories.push(
+                self.sequences.items[shown.clone()].iter().copied(),
+                &self.sequences.ts[shown.clone()],
+                &self.sequences.visible[shown],
+            );
+            reads.extend(group.iter().map(|&(_, context)| first + context as u32));
+            at += same_row;
+        }
+        // All items are encoded, so an item's vector stands at its index minus 1; the start token is row 0.
+        (histories.into_tokens(), reads)
+    }
+}

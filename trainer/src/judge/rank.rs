@@ -1,0 +1,139 @@
+//! Full ranking: every target against every active item, without a matrix of users × items.
+
+use ragged::vector;
+use rayon::prelude::*;
+use schemas::hash::mix64;
+
+use super::metrics::Ranks;
+use crate::serve::top_k::NotFinite;
+
+/// Questions scored together, at most, and their scores: one block a thread is all that is held.
+const BLOCK: usize = 32;
+const SCORES: usize = 1 << 22;
+
+/// How many rows of scores over `items` items a thread may hold.
+pub(super) fn rows_of_scores(items: usize) -> usize {
+    (SCORES / items.max(1)).clamp(1, BLOCK)
+}
+
+/// One question: where does `item` rank?
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The target.
+    pub item: u32,
+    /// Items the user has seen, sorted, each once.
+    pub seen: Vec<u32>,
+}
+
+/// Ranks every query's item. `score(i, scores)` fills the scores of all items for a block of queries from the
+/// `i`-th on: `scores[(q − i) · items + item − 1]`.
+///
+/// `active[item]` says whether an item can be retrieved. Equal scores are ordered by a seeded hash of the
+/// item, never by its index.
+pub fn rank(
+    queries: &[Query],
+    active: &[bool],
+    seed: u64,
+    score: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Vec<Ranks>, NotFinite> {
+    let items = active.len() - 1;
+    let in_block = rows_of_scores(items);
+    let ranks: Vec<Result<Vec<Ranks>, NotFinite>> = queries
+        .par_chunks(in_block)
+        .enumerate()
+        .map_init(Vec::new, |scores, (block, queries)| {
+            scores.resize(queries.len() * items, 0f32);
+            score(block * in_block, scores);
+            let scores = scores.chunks_exact(items);
+            queries.iter().zip(scores).map(|(query, scores)| rank_one(query, active, seed, scores)).collect()
+        })
+        .collect();
+    Ok(ranks.into_iter().collect::<Result<Vec<Vec<Ranks>>, NotFinite>>()?.concat())
+}
+
+fn rank_one(query: &Query, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
+    let own = scores[query.item as usize - 1];
+    let (sum, better, equal) = vector::widest(
+        #[inline(always)]
+        || count(scores, &active[1..], own),
+    );
+    // A NaN anywhere makes the sum one.
+    if !sum.is_finite() {
+        return Err(NotFinite);
+    }
+    if !active[query.item as usize] {
+        return Ok(Ranks { all: None, unseen: None });
+    }
+    let order = |item: u32| mix64(seed, u64::from(item));
+    let before = |item: u32| {
+        let score = scores[item as usize - 1];
+        active[item as usize] && (score > own || (score == own && order(item) < order(query.item)))
+    };
+    let mut ahead = better;
+    if equal > 1 {
+        ahead += (1u32..).zip(scores).filter(|&(item, &score)| score == own && before(item)).count() as u32;
+    }
+    let seen_ahead = query.seen.iter().filter(|&&item| item != query.item && before(item)).count() as u32;
+    let unseen = query.seen.binary_search(&query.item).is_err().then_some(ahead - seen_ahead + 1);
+    Ok(Ranks { all: Some(ahead + 1), unseen })
+}
+
+/// The sum of all scores, and how many of the active items have more than `own` and how many just that.
+#[inline(always)]
+fn count(scores: &[f32], active: &[bool], own: f32) -> (f32, u32, u32) {
+    let (mut better, mut equal) = (0u32, 0u32);
+    for (&score, &active) in scores.iter().zip(active) {
+        // Wrapping, because the check for overflow would keep the loop from becoming vector instructions.
+        better = better.wrapping_add(u32::from(active & (score > own)));
+        equal = equal.wrapping_add(u32::from(active & (score == own)));
+    }
+    (vector::sum(scores), better, equal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(item: u32, seen: &[u32], active: &[bool], scores: &[f32]) -> Ranks {
+        let query = Query { item, seen: seen.to_vec() };
+        rank(&[query], active, 1, |_, out| out.copy_from_slice(scores)).unwrap()[0]
+    }
+
+    #[test]
+    fn ranks_count_better_active_unseen_items() {
+        let active = [false, true, true, true, true];
+        let scores = [0.4, 0.3, 0.2, 0.1];
+        assert_eq!(one(3, &[], &active, &scores), Ranks { all: Some(3), unseen: Some(3) });
+        assert_eq!(one(3, &[1], &active, &scores), Ranks { all: Some(3), unseen: Some(2) });
+        assert_eq!(one(3, &[3], &active, &scores), Ranks { all: Some(3), unseen: None });
+        let delisted = [false, true, false, true, false];
+        assert_eq!(one(3, &[], &delisted, &scores), Ranks { all: Some(2), unseen: Some(2) });
+        assert_eq!(one(4, &[], &delisted, &scores), Ranks { all: None, unseen: None });
+    }
+
+    #[test]
+    fn scores_in_memory_do_not_grow_with_the_catalogue() {
+        assert_eq!(rows_of_scores(0), BLOCK);
+        for items in [1, 12_000, 131_072, 131_073, 1_000_000, 4_194_304, 6_000_000] {
+            let rows = rows_of_scores(items);
+            assert!((1..=BLOCK).contains(&rows) && (rows == 1 || rows * items <= SCORES), "{items}: {rows}");
+        }
+    }
+
+    #[test]
+    fn ties_do_not_follow_the_index() {
+        let n = 400;
+        let active = vec![true; n + 1];
+        let mut ranks: Vec<u32> =
+            (1..=n as u32).map(|item| one(item, &[], &active, &vec![0.0; n]).all.unwrap()).collect();
+        assert!(!ranks.is_sorted() && ranks[..n / 2].iter().any(|&r| r as usize > n / 2));
+        ranks.sort_unstable();
+        assert_eq!(ranks, (1..=n as u32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn scores_must_be_finite() {
+        let query = Query { item: 1, seen: vec![] };
+        assert_eq!(rank(&[query], &[true; 3], 1, |_, out| out[1] = f32::NAN), Err(NotFinite));
+    }
+}

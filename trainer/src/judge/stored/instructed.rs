@@ -1,0 +1,143 @@
+//! What came of each target under its own conditions:
+//!
+//! ```text
+//! instructed-<split>-<condition>.parquet   one row a target, protocol and choice of filters
+//! ```
+//!
+//! | column | |
+//! |---|---|
+//! | `user_id`, `position`, `ts`, `item_id` | the target, as in the file of ranks |
+//! | `protocol` | `standard` or `as-served` |
+//! | `filter_seen`, `condition_filter` | what is left out of the lists: seen items, items that do not carry the condition |
+//! | `hr_10`, `hr_20`, `hr_50`, `ndcg_10` | the mean over the target's values of the attribute |
+//! | `cc_10`, `cc_20`, `cc_50` | the same for the share of the list that carries the value (Eq. 8) |
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
+use arrow::array::{TimestampMillisecondArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimestampMillisecondType, UInt32Type};
+
+use super::{StoredError, column, damaged, numbers, read_batches, texts, utc, write_batch};
+use crate::judge::Protocol;
+
+/// The numbers of a row, in the order of the columns.
+pub const NUMBERS: [&str; 7] = ["hr_10", "hr_20", "hr_50", "ndcg_10", "cc_10", "cc_20", "cc_50"];
+
+/// One row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstructedTarget {
+    /// The user.
+    pub user_id: String,
+    /// Place of the target in the user's whole history, from 0.
+    pub position: u32,
+    /// Time of the target, epoch milliseconds.
+    pub ts: i64,
+    /// The target.
+    pub item_id: String,
+    /// What a prediction may build on.
+    pub protocol: Protocol,
+    /// Whether seen items are left out.
+    pub filter_seen: bool,
+    /// Whether items without the condition are left out.
+    pub condition_filter: bool,
+    /// In the order of [`NUMBERS`].
+    pub numbers: [f64; 7],
+}
+
+/// The file in a model's directory.
+pub fn instructed_path(model: &Path, split: &str, condition: &str) -> PathBuf {
+    model.join(format!("instructed-{split}-{condition}.parquet"))
+}
+
+/// Writes the rows of one condition, whole or not at all. Equal rows give equal bytes.
+pub fn write_instructed(path: &Path, rows: &[InstructedTarget]) -> Result<(), StoredError> {
+    let text = |value: fn(&InstructedTarget) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+    };
+    let flag = |value: fn(&InstructedTarget) -> bool| -> ArrayRef {
+        Arc::new(BooleanArray::from_iter(rows.iter().map(|row| Some(value(row)))))
+    };
+    let positions = UInt32Array::from_iter_values(rows.iter().map(|r| r.position));
+    let ts = TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.ts)).with_timezone("UTC");
+    let mut columns: Vec<(&str, DataType, ArrayRef)> = vec![
+        ("user_id", DataType::Utf8, text(|r| &r.user_id)),
+        ("position", DataType::UInt32, Arc::new(positions)),
+        ("ts", utc(), Arc::new(ts)),
+        ("item_id", DataType::Utf8, text(|r| &r.item_id)),
+        ("protocol", DataType::Utf8, text(|r| r.protocol.name())),
+        ("filter_seen", DataType::Boolean, flag(|r| r.filter_seen)),
+        ("condition_filter", DataType::Boolean, flag(|r| r.condition_filter)),
+    ];
+    for (i, name) in NUMBERS.iter().enumerate() {
+        let numbers = Float64Array::from_iter_values(rows.iter().map(|row| row.numbers[i]));
+        columns.push((name, DataType::Float64, Arc::new(numbers)));
+    }
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, of, _)| Field::new(*name, of.clone(), false)).collect();
+    let arrays = columns.into_iter().map(|(.., array)| array).collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| damaged(path, &e))?;
+    write_batch(path, &batch)
+}
+
+/// Reads the rows of one condition; `None` where there is no such file.
+pub fn read_instructed(path: &Path) -> Result<Option<Vec<InstructedTarget>>, StoredError> {
+    let Some(batches) = read_batches(path)? else { return Ok(None) };
+    let mut rows = Vec::new();
+    for batch in batches {
+        let (users, items) = (texts(path, &batch, "user_id")?, texts(path, &batch, "item_id")?);
+        let positions = numbers::<UInt32Type>(path, &batch, "position")?;
+        let times = numbers::<TimestampMillisecondType>(path, &batch, "ts")?;
+        let protocols = texts(path, &batch, "protocol")?;
+        let flags = |name: &str| -> Result<&BooleanArray, StoredError> {
+            let other = || damaged(path, &format!("column `{name}` has another type"));
+            column(path, &batch, name)?.as_boolean_opt().ok_or_else(other)
+        };
+        let (seen, condition) = (flags("filter_seen")?, flags("condition_filter")?);
+        let values = NUMBERS
+            .iter()
+            .map(|name| numbers::<Float64Type>(path, &batch, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        for row in 0..batch.num_rows() {
+            let name = protocols.value(row);
+            let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
+            rows.push(InstructedTarget {
+                user_id: users.value(row).into(),
+                position: positions.value(row),
+                ts: times.value(row),
+                item_id: items.value(row).into(),
+                protocol: protocol.ok_or_else(|| damaged(path, &format!("there is no protocol `{name}`")))?,
+                filter_seen: seen.value(row),
+                condition_filter: condition.value(row),
+                numbers: std::array::from_fn(|i| values[i].value(row)),
+            });
+        }
+    }
+    Ok(Some(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_read_back() {
+        let path = std::env::temp_dir().join(format!("instructed-{}.parquet", std::process::id()));
+        let row = |position, filter_seen, protocol| InstructedTarget {
+            user_id: "u".into(),
+            position,
+            ts: 5,
+            item_id: "i".into(),
+            protocol,
+            filter_seen,
+            condition_filter: !filter_seen,
+            numbers: std::array::from_fn(|i| i as f64 / 3.0),
+        };
+        let rows = [row(1, true, Protocol::Standard), row(2, false, Protocol::AsServed)];
+        write_instructed(&path, &rows).unwrap();
+        assert_eq!(read_instructed(&path).unwrap().unwrap(), rows);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read_instructed(&path).unwrap(), None);
+    }
+}

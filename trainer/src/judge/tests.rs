@@ -1,0 +1,181 @@
+//! Evaluation beside a brute force: every target's history encoded by itself, every item scored, everything sorted.
+
+use std::collections::BTreeSet;
+
+use schemas::config::Sft;
+use schemas::hash::mix64;
+
+use super::condition::Filters;
+use super::metrics::means;
+use super::*;
+use crate::models::Reads;
+use crate::models::tests::instruct::random_taught;
+use crate::models::tests::{ITEMS, catalogue, long_histories, sequences};
+
+const SEED: u64 = 7;
+
+#[test]
+fn events_at_one_time_are_counted_user_by_user() {
+    // The first user has two rows, whose first events of the second are context; the second begins when the first ended.
+    let sequences = Sequences {
+        offsets: vec![0, 4, 8, 10],
+        ts: vec![1, 1, 2, 5, 2, 5, 5, 7, 7, 9],
+        items: vec![1; 10],
+        target_from: vec![0, 2, 0],
+        user: vec![0, 0, 1],
+        ..Sequences::default()
+    };
+    // 1 1 2 5 5 7 and 7 9.
+    assert_eq!(tied_share(&sequences), Some(0.5));
+    assert_eq!(tied_share(&Sequences { offsets: vec![0], ..Sequences::default() }), None);
+}
+
+/// Histories of different lengths, whose last event is a test target; one item is not active.
+fn world() -> (Sequences, Catalogue) {
+    let mut histories = long_histories();
+    for (user, history) in histories.iter_mut().enumerate() {
+        history.truncate(3 + 2 * user);
+    }
+    let mut data = sequences(&histories, 900_000);
+    for row in 0..data.rows() {
+        data.roles[data.offsets[row + 1] - 1] = Role::Test;
+    }
+    let mut catalogue = catalogue();
+    catalogue.active[5] = false;
+    (data, catalogue)
+}
+
+/// The scores of all items after the first `context` events of `row`, by item; under a condition or without.
+fn scores(
+    model: &ClimberPilot,
+    data: &Sequences,
+    (row, context): (usize, usize),
+    condition: Option<(u32, &Carriers)>,
+) -> Vec<f32> {
+    let shown = data.row(row).start..data.row(row).start + context;
+    let mut history = HistoryBatch::new(MaskMode::Gather);
+    history.push(data.items[shown.clone()].iter().copied(), &data.ts[shown.clone()], &[]);
+    let tokens = history.into_tokens();
+    let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
+    let histories = model.histories(&tokens, &vectors, None);
+    let hidden = match condition {
+        None => model.read_plain(1, &histories, &[context as u32]).unwrap(),
+        Some((condition, carriers)) => {
+            let mut matches = Vec::new();
+            carriers.push_matches(&mut matches, condition, &data.items[shown.clone()], &data.ts[shown]);
+            let reads = Reads { tokens: vec![context as u32], conditions: vec![condition], matches };
+            model.read(1, &histories, &reads).unwrap()
+        }
+    };
+    let candidates = model.candidates(&vectors).unwrap();
+    let mut scores = vec![f32::NAN];
+    scores.extend(
+        hidden.matmul(&candidates.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+    );
+    scores
+}
+
+/// The items that `may` be listed, best first.
+fn sorted(scores: &[f32], may: impl Fn(u32) -> bool) -> Vec<u32> {
+    let mut items: Vec<u32> = (1..=ITEMS).filter(|&item| may(item)).collect();
+    let order = |item: u32| mix64(SEED, u64::from(item));
+    items.sort_by(|&a, &b| {
+        scores[b as usize].total_cmp(&scores[a as usize]).then_with(|| order(a).cmp(&order(b)))
+    });
+    items
+}
+
+#[test]
+fn ranks_and_means_are_those_of_sorting_everything() {
+    let (data, catalogue) = world();
+    let model = random_taught(&Sft::default());
+    let config = Evaluate { batch_size: 3, ..Evaluate::default() };
+    let evaluation = Evaluation::new(&data, &catalogue, &config, SEED, Role::Test);
+    assert_eq!(evaluation.len(), data.rows());
+    let encoded = Encoded::new(&model, MaskMode::Gather, &catalogue).unwrap();
+    for protocol in Protocol::ALL {
+        let mut expected = Vec::new();
+        for row in 0..data.rows() {
+            let last = data.row(row).end - 1;
+            let context = match protocol {
+                Protocol::Standard => last - data.row(row).start,
+                Protocol::AsServed => data.visible[last] as usize,
+            };
+            if context == 0 {
+                continue;
+            }
+            let seen: BTreeSet<u32> = data.items[data.row(row)][..context].iter().copied().collect();
+            let scores = scores(&model, &data, (row, context), None);
+            let place = |may: &dyn Fn(u32) -> bool| {
+                let at = sorted(&scores, may).iter().position(|&item| item == data.items[last]);
+                at.map(|at| at as u32 + 1)
+            };
+            let active = |item: u32| catalogue.active[item as usize];
+            expected.push(Ranks {
+                all: place(&active),
+                unseen: place(&|item| active(item) && !seen.contains(&item)),
+            });
+        }
+        assert!(expected.len() > 4 && expected.iter().any(|ranks| ranks.unseen.is_some()), "{expected:?}");
+        assert_eq!(evaluation.ranks(&encoded, protocol).unwrap(), expected, "{protocol:?}");
+        let results = evaluation.model("m", &model, MaskMode::Gather, &[protocol]).unwrap();
+        for m in results {
+            let (targets, means) = means(expected.iter().map(|ranks| ranks.among(m.filter_seen)));
+            assert_eq!((m.targets, [m.hr_10, m.hr_20, m.hr_50, m.ndcg_10]), (targets, means));
+            assert_eq!(m.targets + m.no_history + m.left_out, data.rows());
+        }
+    }
+}
+
+#[test]
+fn answers_under_conditions_are_those_of_sorting_everything() {
+    let (data, catalogue) = world();
+    let model = random_taught(&Sft::default());
+    let conditions = model.vocabulary().conditions().clone();
+    let carriers = Carriers::new(&conditions, &Default::default(), &catalogue);
+    let config = Evaluate { batch_size: 3, ..Evaluate::default() };
+    let evaluation = Evaluation::new(&data, &catalogue, &config, SEED, Role::Test);
+    let encoded = Encoded::new(&model, MaskMode::Gather, &catalogue).unwrap();
+    let instructed = Instructed { conditions: &conditions, carriers: &carriers };
+    let protocol = Protocol::Standard;
+    let questions = evaluation.questions(instructed, protocol, &["genre"]).unwrap();
+    let answers = evaluation.answers(&encoded, instructed, protocol, &questions).unwrap();
+    assert!(questions.len() > 4);
+    let mut filtered_differs = false;
+    for (question, answers) in questions.iter().zip(&answers) {
+        let (row, context) = (question.target.row, question.context);
+        let scores = scores(&model, &data, (row, context), Some((question.condition, &carriers)));
+        let seen: BTreeSet<u32> = data.items[data.row(row)][..context].iter().copied().collect();
+        let carries = |item: u32| carriers.carries(item, question.condition, question.at);
+        for (filters, answer) in Filters::ALL.into_iter().zip(answers) {
+            let list = sorted(&scores, |item| {
+                catalogue.active[item as usize]
+                    && !(filters.seen && seen.contains(&item))
+                    && (!filters.condition || carries(item))
+            });
+            let place = list.iter().position(|&item| item == question.target.item);
+            assert_eq!(answer.rank, place.map(|place| place as u32 + 1), "{filters:?}");
+            let carried = |k: usize| list.iter().take(k).filter(|&&item| carries(item)).count() as u32;
+            assert_eq!(answer.compliant, [10, 20, 50].map(carried), "{filters:?}");
+            filtered_differs |= filters.condition && answer.rank != answers[0].rank;
+        }
+    }
+    assert!(filtered_differs);
+    // CC@K counts places, also empty ones; HR@K counts each target once, whatever the number of its values.
+    let results = evaluation.under_conditions("m", protocol, "genre", &questions, &answers);
+    for (i, m) in results.iter().enumerate() {
+        let targets: f64 = questions.iter().map(|q| q.weight).sum();
+        let mean = |gain: &dyn Fn(usize) -> f64| {
+            (0..questions.len()).map(|q| questions[q].weight * gain(q)).sum::<f64>() / targets
+        };
+        let hit = |q: usize| f64::from(u8::from(answers[q][i].rank.is_some_and(|rank| rank <= 10)));
+        let compliant = |q: usize| f64::from(answers[q][i].compliant[0]) / 10.0;
+        assert!(
+            (m.hr_10.unwrap() - mean(&hit)).abs() < 1e-12
+                && (m.cc_10.unwrap() - mean(&compliant)).abs() < 1e-12
+        );
+    }
+    // Without questions there is no number.
+    let none = evaluation.under_conditions("m", protocol, "genre", &[], &[]);
+    assert!(none.iter().all(|m| (m.targets, m.hr_10, m.cc_50) == (0, None, None)));
+}

@@ -1,0 +1,139 @@
+//! Adam (Kingma and Ba, 2015) with its moments in the open: they are saved with every checkpoint.
+//!
+//! Dense parameters are updated whole. Of the id table only the rows that a step touched are: their moments
+//! stand still while nobody looks at them, and the bias correction follows the global step.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Result, Tensor};
+use ragged::adam::{Clipping, GradientNorm, Update, matrix};
+
+use crate::models::{CONDITION_PREFIX, ClimberPilot, ID_TABLE, SavedValues, TouchedRows};
+
+/// The optimiser's state: the moments of every parameter and the number of steps taken.
+#[derive(Debug, Clone)]
+pub struct Adam {
+    /// For each parameter of `n` rows and `c` columns, `[n, 2 c]`: first moments, then second.
+    moments: BTreeMap<String, Tensor>,
+    steps: u64,
+    weight_decay: f64,
+    clip_norm: f64,
+}
+
+/// The step sizes of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Of what pre-training learns.
+    pub pretrained: f64,
+    /// Of what instructions bring.
+    pub conditions: f64,
+}
+
+impl From<f64> for Rates {
+    fn from(rate: f64) -> Self {
+        Self { pretrained: rate, conditions: rate }
+    }
+}
+
+impl Adam {
+    /// For a new model.
+    pub fn new(model: &ClimberPilot, weight_decay: f64, clip_norm: f64) -> Result<Self> {
+        let moments = model
+            .tensors()
+            .into_iter()
+            .map(|(name, value)| {
+                let (rows, columns) = matrix(&value);
+                Ok((name, Tensor::zeros((rows, 2 * columns), DType::F32, value.device())?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { moments, steps: 0, weight_decay, clip_norm })
+    }
+
+    /// The state that was saved with `model` after `steps` steps; `settings` are weight decay and the norm gradients are clipped to.
+    ///
+    /// # Errors
+    ///
+    /// Where the moments of a parameter are not there, or not of its shape.
+    pub fn restored(
+        model: &ClimberPilot,
+        saved: &SavedValues,
+        steps: u64,
+        (weight_decay, clip_norm): (f64, f64),
+    ) -> Result<Self> {
+        let restore = |(name, value): (String, Tensor)| {
+            let (rows, columns) = matrix(&value);
+            let moments = saved.copied(&name, &[rows, 2 * columns], value.device());
+            Ok((name, moments.map_err(|e| e.context("the saved optimiser does not fit the model"))?))
+        };
+        let moments = model.tensors().into_iter().map(restore).collect::<Result<_>>()?;
+        Ok(Self { moments, steps, weight_decay, clip_norm })
+    }
+
+    /// The same state for a model that has [grown](ClimberPilot::grown): new rows have no moments yet.
+    pub fn grown(mut self, model: &ClimberPilot) -> Result<Self> {
+        for (name, value) in model.tensors() {
+            let Some(moments) = self.moments.get_mut(&name) else {
+                candle_core::bail!("no moments for parameter `{name}`");
+            };
+            let ((rows, columns), known) = (matrix(&value), moments.dim(0)?);
+            match rows.checked_sub(known) {
+                Some(0) => {}
+                Some(new) => {
+                    let zeros = Tensor::zeros((new, 2 * columns), DType::F32, moments.device())?;
+                    *moments = Tensor::cat(&[&*moments, &zeros], 0)?;
+                }
+                None => candle_core::bail!("parameter `{name}` has become smaller"),
+            }
+        }
+        Ok(self)
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The moments by parameter name.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        self.moments.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect()
+    }
+
+    /// One step: `weights -= rate · m̂ / (√v̂ + ε)`, after scaling the gradient down to `clip_norm`.
+    ///
+    /// A parameter that no gradient reached (a branch without targets in this batch) stays as it is. A gradient that is not
+    /// finite changes nothing; on the CPU it is an error here, on a GPU where its norm is looked at.
+    pub fn step(
+        &mut self,
+        model: &ClimberPilot,
+        touched: &TouchedRows,
+        gradients: &GradStore,
+        rates: Rates,
+    ) -> Result<GradientNorm> {
+        let mut updates = Vec::new();
+        for (name, var) in model.parameters().iter() {
+            if let Some(gradient) = gradients.get(var) {
+                updates.push((name, var.as_tensor(), gradient.contiguous()?, None));
+            }
+        }
+        if let Some(gradient) = gradients.get(&touched.values) {
+            updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
+        }
+        let all: Vec<&Tensor> = updates.iter().map(|(_, _, gradient, _)| gradient).collect();
+        let clipping = Clipping::of(&all, self.clip_norm)?;
+        self.steps += 1;
+        for (name, weight, gradient, rows) in updates {
+            let Some(moments) = self.moments.get(name) else {
+                candle_core::bail!("no moments for parameter `{name}`");
+            };
+            let rate = if name.starts_with(CONDITION_PREFIX) { rates.conditions } else { rates.pretrained };
+            Update::new(self.steps, rate, self.weight_decay).apply(
+                &clipping,
+                (weight, moments),
+                &gradient,
+                rows,
+            )?;
+        }
+        Ok(clipping.norm)
+    }
+}

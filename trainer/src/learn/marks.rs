@@ -1,0 +1,62 @@
+//! Whose an unfinished training is: `models/.training/<name>/made-by.json`, written where a job begins one.
+//!
+//! A finished model says so itself ([`Lineage::made_by`]); a training has no checkpoint yet in its first epoch.
+//!
+//! [`Lineage::made_by`]: crate::learn::checkpoint::Lineage::made_by
+
+use std::path::Path;
+use std::{fs, io};
+
+use store::files;
+
+use crate::learn::checkpoint::{self, CheckpointError, MadeBy};
+
+const FILE: &str = "made-by.json";
+
+/// The job that began the training in `directory`; `None` where there is none, or a person began it. Checkpoints decide where
+/// there are any.
+pub fn made_by(directory: &Path) -> Option<MadeBy> {
+    let checkpoints = ["latest", "best"].map(|name| directory.join(name));
+    let found: Vec<_> = checkpoints.iter().filter(|path| checkpoint::find(path).is_some()).collect();
+    if let [first, rest @ ..] = &found[..] {
+        let mark = checkpoint::made_by(first);
+        return mark.filter(|mark| rest.iter().all(|path| checkpoint::made_by(path).as_ref() == Some(mark)));
+    }
+    serde_json::from_slice(&fs::read(directory.join(FILE)).ok()?).ok()
+}
+
+/// Whether anything of a training is left in `directory`.
+pub fn is_there(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Marks the training in `directory` as that of a job, or takes the mark of an earlier one away.
+pub(super) fn write(directory: &Path, made_by: Option<&MadeBy>) -> Result<(), CheckpointError> {
+    let path = directory.join(FILE);
+    let io = |source| CheckpointError::Io { path: path.clone(), source };
+    match made_by {
+        Some(mark) => {
+            let write = || {
+                fs::create_dir_all(directory)?;
+                files::replace(&path, &serde_json::to_vec_pretty(mark)?)
+            };
+            write().map_err(io)
+        }
+        None => gone(fs::remove_file(&path)).map_err(io),
+    }
+}
+
+/// Removes the mark, and `directory` where nothing else is left in it.
+pub(super) fn clear(directory: &Path) -> Result<(), CheckpointError> {
+    write(directory, None)?;
+    // It holds a checkpoint or somebody's file: both may stay.
+    let _ = fs::remove_dir(directory);
+    Ok(())
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,337 @@
+//! `trainer refresh`: a pre-trained model goes on learning, from what is new.
+//!
+//! ```text
+//!   refresh     rows with a new event: their new targets ─────┐
+//!   sequences   users by lot: old targets, some rows of them ─┴─▶ one run of the loop, from the parent's weights and moments
+//!                             held-out targets ─────────────────▶ validation
+//! ```
+//!
+//! It costs what is new, and the catalogue, not the log: of `sequences` as many users are read as the news need, and how often each
+//! item was learned is known from the parent.
+//!
+//! The vocabulary grows with the catalogue: rows of the embedding tables never move, new ones begin at the mean of their
+//! categories ([`ClimberPilot::grown`]).
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use schemas::config::{Config, Pretrain};
+use schemas::history::Role;
+use schemas::tables::{REFRESH, SEQUENCES};
+use store::Root;
+use store::boxed::Boxed;
+
+use super::parent::{Parent, check_names};
+use super::pretrain::{draws, predicted, row_weights, targets_by_row};
+use super::training_loop::Run;
+use super::{Options, Outcome, Task, TrainError, selector};
+use crate::batch::Batch;
+use crate::data::{Catalogue, FreshSource, Sequences};
+use crate::device;
+use crate::judge::{DRAWS_MAX, Evaluation, Metrics};
+use crate::learn::adam::Adam;
+use crate::learn::checkpoint::{self, Checkpoint, Lineage};
+use crate::models::ClimberPilot;
+use crate::objectives::TamipLoss;
+use crate::random;
+
+/// Continues `models/<parent>` into `models/<name>` on the newest `refresh` of `root` and a share of `sequences`, resuming an
+/// unfinished run of the same settings. The architecture and the loss are the parent's, whatever the configuration says.
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    parent: &'a str,
+    options: Options<'a>,
+) -> Boxed<'a, Result<Outcome, TrainError>> {
+    Box::pin(refresh(config, root, parent, options))
+}
+
+async fn refresh(
+    config: &Config,
+    root: &Root,
+    parent: &str,
+    options: Options<'_>,
+) -> Result<Outcome, TrainError> {
+    check_names(options.name, parent, ["model to go on from", "refreshed"])?;
+    let backend = device::open(config)?;
+    let catalogue = Catalogue::load(root, &checkpoint::attributes(&root.model_path(parent))?).await?;
+    let origin = Parent::load(root, parent, &catalogue, &backend)?;
+    let (config, loaded) = (&origin.config(config), &origin.checkpoint);
+    let settings = config.refresh.training(&config.pretrain);
+    let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
+    let old = Sequences::source(root).await?;
+    let pretrained = &loaded.lineage.sequences.config_hash;
+    for (table, settings) in [(REFRESH, &fresh.source.config_hash), (SEQUENCES, &old.config_hash)] {
+        if settings != pretrained {
+            let (table, settings) = (table.to_owned(), settings.clone());
+            let (parent, rows) = (parent.to_owned(), pretrained.clone());
+            return Err(TrainError::OtherSplit { table, settings, parent, rows });
+        }
+    }
+    let learned = loaded.lineage.learned_events();
+    let holds_out_for_ever = config.sequences.holds_out_for_ever(&old.config_hash);
+    for warning in check_versions(parent, learned, (&old.events_version, holds_out_for_ever), &source)? {
+        eprintln!("warning: {warning}");
+    }
+    let counts = counts(root, &catalogue, loaded, (&fresh, &source), &old.events_version).await?;
+    let lineage = Lineage {
+        sequences: old,
+        items_version: catalogue.version,
+        parent: Some(parent.into()),
+        parent_hash: Some(origin.hash.clone()),
+        fresh: Some(source.clone()),
+        inherited_events: learned,
+        taught_by: None,
+        examples: Vec::new(),
+        made_by: options.made_by(),
+        code_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let new: usize = targets_by_row(&fresh, config).iter().sum();
+    let wanted = (config.refresh.replay * new as f64).ceil() as usize;
+    let mut lot = random::generator(config.seed, "replay", source.refresh_version);
+    let mut enough = Enough { config, wanted, rows: 0, targets: 0, held_out: 0 };
+    let sequences =
+        Sequences::sample(root, catalogue.items(), &mut lot, |read, runs| enough.with(read, runs)).await?;
+    let rows = rows(fresh, &sequences, config, wanted, &mut lot);
+    let targets = targets_by_row(&rows, config);
+    let task = Refreshing {
+        config,
+        units: (0u32..).zip(&targets).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect(),
+        weights: row_weights(&rows, &targets, settings.user_balance),
+        rows: &rows,
+        loss: TamipLoss::new(&settings, draws(&rows, &targets, config, catalogue.items()), config.seed),
+        settings,
+        parent: loaded,
+        catalogue: &catalogue,
+        counts: &counts,
+        validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
+    };
+    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
+    if let Some(outcome) = run.prepare()? {
+        return Ok(outcome);
+    }
+    if new == 0 {
+        let (version, since) = (source.refresh_version, source.since_version);
+        return Err(TrainError::NothingNew { version, since });
+    }
+    let again = targets.iter().sum::<usize>() - new;
+    eprintln!("{new} new targets and {again} old ones again, over all branches");
+    run.finish()
+}
+
+/// `refresh` has to begin where the parent ends, and `sequences` must not be ahead of it. Gives what is doubtful all the same.
+/// `sequences` is described by its version of `events`, and whether what it holds out stays held out as the log grows.
+fn check_versions(
+    parent: &str,
+    learned: Option<u64>,
+    (sequences, holds_out_for_ever): (&str, bool),
+    source: &FreshSource,
+) -> Result<Vec<String>, TrainError> {
+    let number = |version: &str| version.parse::<u64>().ok();
+    let (from, to) = (number(&source.since_version), number(&source.events_version));
+    let asked = number(sequences);
+    if asked.zip(to).is_none_or(|(asked, to)| asked > to) {
+        let (sequences, refresh) = (sequences.to_owned(), source.events_version.clone());
+        return Err(TrainError::OldRefresh { refresh, sequences, since: source.since_version.clone() });
+    }
+    let mut warnings = Vec::new();
+    match learned.zip(from) {
+        Some((learned, from)) if learned < from => {
+            return Err(TrainError::Gap { parent: parent.into(), learned, since: from });
+        }
+        Some((learned, from)) if learned > from => warnings.push(format!(
+            "`{parent}` has learned of `events` up to version {learned}, and `refresh` begins after version {from}: some of \
+             what is new there is learned again"
+        )),
+        _ => {}
+    }
+    if asked < to.max(learned) && !holds_out_for_ever {
+        warnings.push(format!(
+            "validation asks `sequences` of version {sequences} of `events`, and `refresh` brings what came up to version {}: what \
+             is held out there is learned here or was learned before, and the epoch is selected by it; run `pipeline \
+             build-sequences` first",
+            source.events_version
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Training events by item index, up to what is new.
+///
+/// The parent knows those that it has learned of; where `refresh` does not begin there, or an older version has left the parent,
+/// they are counted in `sequences`.
+async fn counts(
+    root: &Root,
+    catalogue: &Catalogue,
+    parent: &Checkpoint,
+    (fresh, source): (&Sequences, &FreshSource),
+    events_version: &str,
+) -> Result<Vec<u32>, TrainError> {
+    let items = catalogue.items();
+    let begins_at_the_parent = parent.lineage.learned_events() == source.since_version.parse().ok();
+    let (mut counts, with_new) = match parent.model.vocabulary().counts() {
+        Some(known) if begins_at_the_parent => (known.to_vec(), false),
+        _ => {
+            let all = Sequences::load(root, items).await?;
+            (all.training_counts(items), events_version == source.events_version)
+        }
+    };
+    counts.resize(items + 1, 0);
+    if !with_new {
+        let new = fresh.training_counts(items);
+        counts.iter_mut().zip(new).for_each(|(count, new)| *count += new);
+    }
+    Ok(counts)
+}
+
+/// How many users of `sequences` a refresh needs: their targets are more than are repeated, so that rows can be drawn, and they hold
+/// out `refresh.validation_targets`.
+struct Enough<'a> {
+    config: &'a Config,
+    /// Targets to repeat.
+    wanted: usize,
+    /// What was counted so far: rows, targets, and held-out ones.
+    rows: usize,
+    targets: usize,
+    held_out: usize,
+}
+
+impl Enough<'_> {
+    /// Targets to choose from, for each that is repeated.
+    const CHOICE: usize = 2;
+    fn with(&mut self, read: &Sequences, draws: usize) -> bool {
+        for row in self.rows..read.rows() {
+            self.targets += predicted(read, row as u32, self.config).count();
+            let held_out = |&position: &usize| read.roles[position] == Role::Validation;
+            self.held_out += read.owned(row).filter(held_out).count();
+        }
+        self.rows = read.rows();
+        let validated = self.held_out >= self.config.refresh.validation_targets || draws >= DRAWS_MAX;
+        validated && self.targets >= Self::CHOICE * self.wanted
+    }
+}
+
+/// The rows with new targets, and behind them as many rows of `sequences`, drawn by the lot, as have `wanted` targets.
+fn rows(
+    mut fresh: Sequences,
+    sequences: &Sequences,
+    config: &Config,
+    wanted: usize,
+    lot: &mut impl Rng,
+) -> Sequences {
+    let mut old = targets_by_row(sequences, config);
+    // What is new would be there twice.
+    fresh.rows_in(sequences).into_iter().flatten().for_each(|row| old[row] = 0);
+    let mut order: Vec<u32> = (0u32..).zip(&old).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect();
+    order.shuffle(lot);
+    let mut drawn = 0;
+    let mut replayed: Vec<u32> = order
+        .into_iter()
+        .take_while(|&row| {
+            let more = drawn < wanted;
+            drawn += old[row as usize];
+            more
+        })
+        .collect();
+    replayed.sort_unstable();
+    fresh.append(sequences, &replayed);
+    fresh
+}
+
+/// New targets and old ones.
+struct Refreshing<'a> {
+    config: &'a Config,
+    settings: Pretrain,
+    parent: &'a Checkpoint,
+    catalogue: &'a Catalogue,
+    rows: &'a Sequences,
+    /// Rows that own at least one target.
+    units: Vec<u32>,
+    /// By row, the weight of its targets.
+    weights: Vec<f32>,
+    loss: TamipLoss,
+    /// Training events by item index.
+    counts: &'a [u32],
+    validation: Evaluation<'a>,
+}
+
+impl Task for Refreshing<'_> {
+    fn settings(&self) -> &Pretrain {
+        &self.settings
+    }
+
+    fn units(&self) -> (&[u32], &'static str) {
+        (&self.units, "rows")
+    }
+
+    fn batch(&self, rows: &[u32]) -> Batch {
+        let model = &self.config.model;
+        let without_history = self.settings.loss_without_history;
+        Batch::pretrain(self.rows, rows, model.mask, model.branches, without_history, Some(&self.weights))
+    }
+
+    fn loss(&self) -> &TamipLoss {
+        &self.loss
+    }
+
+    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
+        let Config { model, sft, .. } = self.config;
+        let known = self.parent.model.vocabulary();
+        let vocabulary = Arc::new(known.grown(model.min_count, self.catalogue, self.counts));
+        let step = |source| TrainError::Step { step: 0, source };
+        let new = vocabulary.own_items() - known.own_items();
+        eprintln!("{} items have rows of their own, {new} of them new ones", vocabulary.own_items());
+        let grown = self.parent.model.grown(model, sft, vocabulary).map_err(step)?;
+        let optimizer = self.parent.optimizer()?.grown(&grown).map_err(step)?;
+        Ok((grown, Some(optimizer)))
+    }
+
+    fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError> {
+        if self.validation.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (protocol, _) = selector(self.settings.select_by);
+        Ok(self.validation.model(name, model, self.config.model.mask, &[protocol])?)
+    }
+
+    fn difference(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let theirs = &checkpoint.config;
+        if theirs.pretrain != self.config.pretrain {
+            return Some("another [pretrain]".into());
+        }
+        (theirs.refresh != self.config.refresh).then(|| "another [refresh]".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_held_out_before_the_news_is_announced() {
+        let source = |events: &str, since: &str| FreshSource {
+            refresh_version: 0,
+            events_version: events.into(),
+            since_version: since.into(),
+        };
+        let check = |learned, sequences: &str, for_ever, source: &FreshSource| {
+            check_versions("m", Some(learned), (sequences, for_ever), source)
+                .map_err(|error| error.to_string())
+        };
+        // A whole build of the same log, and what is held out for ever.
+        assert!(check(7, "8", false, &source("8", "7")).unwrap().is_empty());
+        assert!(check(7, "7", true, &source("8", "7")).unwrap().is_empty());
+        let leak = check(7, "7", false, &source("8", "7")).unwrap();
+        assert!(
+            leak.len() == 1 && leak[0].contains("version 7") && leak[0].contains("build-sequences"),
+            "{leak:?}"
+        );
+        let again = check(8, "8", false, &source("8", "7")).unwrap();
+        assert!(again.len() == 1 && again[0].contains("learned again"), "{again:?}");
+        // The parent itself is ahead of both.
+        assert_eq!(check(9, "8", false, &source("8", "7")).unwrap().len(), 2);
+        assert!(check(6, "8", false, &source("8", "7")).unwrap_err().contains("never be learned"));
+        assert!(check(7, "9", false, &source("8", "7")).unwrap_err().contains("`sequences` from version 9"));
+    }
+}

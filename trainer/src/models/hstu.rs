@@ -1,0 +1,77 @@
+//! HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", §3.1 and 3.2) for comparison: hierarchical
+//! sequential transduction units.
+//!
+//! ```text
+//! U, V, Q, K = SiLU(f₁(norm(X)))                                    Eq. 1
+//! A V        = SiLU(Q Kᵀ + rab_pos + rab_time) / n · V               Eq. 2
+//! Y          = X + f₂(norm(A V) ∘ U)                                 Eq. 3
+//! ```
+//!
+//! `rab_pos` and `rab_time` are tables like those of Climber-Pilot's layer, over clipped distances and over half
+//! octaves of the time between two events; `n` is the number of keys that a row attends to (see
+//! [`ragged::pointwise_attention`]). There are no feed-forward layers.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use ragged::{AttentionLayout, Dropout, TIME_BUCKETS};
+use schemas::config::{Model, Precision};
+
+use super::Parameters;
+use super::layer::{Norm, at, linear_std};
+
+/// One unit.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    name: String,
+    norm: Norm,
+    /// `f₁`, in two parts: the gates `U`, `[d, d]`; queries, keys and values, `[d, 3 d]`.
+    gate: Tensor,
+    qkv: Tensor,
+    /// `rab_pos` and, where configured, `rab_time` of each head.
+    bias: Tensor,
+    attended_norm: Norm,
+    /// `f₂`.
+    out: Tensor,
+    out_bias: Tensor,
+    max_distance: usize,
+    precision: Precision,
+}
+
+impl Layer {
+    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
+        let (d, heads) = (model.d, model.heads);
+        // What is added to the residual stream starts smaller the more layers add to it.
+        let residual = (model.layers as f64).sqrt();
+        let columns = model.max_distance + if model.time_bias { TIME_BUCKETS } else { 0 };
+        let of = |part: &str| format!("{name}.{part}");
+        Ok(Self {
+            norm: Norm::new(parameters, &of("norm"), d)?,
+            gate: parameters.normal(&of("gate"), &[d, d], linear_std(d))?,
+            qkv: parameters.normal(&of("attention.qkv"), &[d, 3 * d], linear_std(d))?,
+            bias: parameters.constant(&of("attention.bias"), &[heads, columns], 0.0)?,
+            attended_norm: Norm::new(parameters, &of("attention.norm"), d)?,
+            out: parameters.normal(&of("out"), &[d, d], linear_std(d) / residual)?,
+            out_bias: parameters.constant(&of("out_bias"), &[d], 0.0)?,
+            max_distance: model.max_distance,
+            precision: parameters.precision(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// `[T, d]` → `[T, d]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let normal = self.norm.forward(x)?;
+        let gate = ragged::silu(&ragged::linear(&normal, &self.gate, None, self.precision)?)?;
+        let qkv = ragged::silu(&ragged::linear(&normal, &self.qkv, None, self.precision)?)?;
+        let attended = ragged::pointwise_attention(&qkv, &self.bias, layout, self.max_distance)?;
+        let gated = (self.attended_norm.forward(&attended)? * gate)?;
+        let outer = ragged::linear(&gated, &self.out, Some(&self.out_bias), self.precision)?;
+        ragged::add_dropped(x, &outer, at(dropout, &self.name))
+    }
+}

@@ -1,0 +1,288 @@
+//! How an instruction enters the model: CGSA (§3.3.2), and the paradigms that the paper compares it with (Table 3).
+//!
+//! ```text
+//!                backbone      branch layer, at the rows that are read
+//! cgsa           shared        the query sees matching keys, its own row and the start token (Eq. 5); it is h + √d e_c,
+//!                              or h without the embedding
+//! pinrec         shared        the query is h + √d e_c
+//! adaln-zero     shared        norms are shifted and scaled, halves are gated by a function of e_c
+//! lum            anew          e_c is a token behind the history, and what is read
+//! unconditional  shared        nothing
+//! ```
+//!
+//! In the first two, keys and values are the same under every condition: a further condition costs one row.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, Var};
+use ragged::{AttentionLayout, Dropout, Queries};
+use schemas::config::{Model, Paradigm, Sft};
+
+use super::layer::Modulated;
+use super::{ClimberPilot, Layer, Parameters, Tokens};
+
+/// What the names of the parameters begin with that instructions bring: they are not pre-trained.
+pub const CONDITION_PREFIX: &str = "conditions.";
+
+/// Standard deviation of the initial values of embeddings that are not zero at first.
+const EMBEDDING_STD: f64 = 0.02;
+
+/// Where histories are read, and under which conditions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The token of each read, ascending: it stands for the history up to it.
+    pub tokens: Vec<u32>,
+    /// The row of each read's condition ([`crate::data::conditions::Conditions`]).
+    pub conditions: Vec<u32>,
+    /// For each read in turn whether it may look at each token of its sequence, from the first to its own: those that carry
+    /// the condition, and the start token.
+    pub matches: Vec<bool>,
+}
+
+/// Encoded histories, for branches to read.
+#[derive(Debug)]
+pub struct Histories<'a> {
+    tokens: &'a Tokens,
+    items: &'a Tensor,
+    dropout: Option<Dropout>,
+    /// Computed when a paradigm first needs it.
+    pub(super) backbone: OnceCell<Tensor>,
+}
+
+/// The parameters that instructions bring.
+#[derive(Debug, Clone)]
+pub(super) struct Instructions {
+    paradigm: Paradigm,
+    /// `e_c`, `[conditions, d]`; absent where the mask alone carries the condition.
+    embedding: Option<Tensor>,
+    /// Where scores are cosines, the logarithm of a factor for each condition, `[conditions, 1]`: what does not carry the
+    /// condition has to be far away, and what does still has to differ.
+    sharpness: Option<Tensor>,
+    /// For each branch the map from `e_c` to its modulation: `[d, 6 d]` and `[6 d]`.
+    modulation: Vec<(Tensor, Tensor)>,
+}
+
+impl Instructions {
+    /// For a model with `conditions` conditions. At first, nothing that is new changes what a
+    /// pre-trained model gives (LUM's token aside, which is read in place of the history's last).
+    pub(super) fn new(
+        parameters: &mut Parameters,
+        sft: &Sft,
+        conditions: usize,
+        model: &Model,
+    ) -> Result<Self> {
+        let d = model.d;
+        let embedding = format!("{CONDITION_PREFIX}embedding");
+        let embedding = match sft.paradigm {
+            Paradigm::Cgsa if !sft.condition_embedding => None,
+            Paradigm::Unconditional => None,
+            Paradigm::Cgsa | Paradigm::Pinrec => {
+                Some(parameters.constant(&embedding, &[conditions, d], 0.0)?)
+            }
+            Paradigm::Lum => Some(parameters.normal(&embedding, &[conditions, d], EMBEDDING_STD)?),
+            Paradigm::AdalnZero => Some(parameters.normal(&embedding, &[conditions, d], 1.0)?),
+        };
+        let modulated = if sft.paradigm == Paradigm::AdalnZero { model.branches } else { 0 };
+        let modulation = (1..=modulated)
+            .map(|k| {
+                let name = format!("{CONDITION_PREFIX}modulation.{k}");
+                let weight = parameters.constant(&format!("{name}.weight"), &[d, 6 * d], 0.0)?;
+                Ok((weight, parameters.constant(&format!("{name}.bias"), &[6 * d], 0.0)?))
+            })
+            .collect::<Result<_>>()?;
+        let sharper = model.score_temperature > 0.0 && sft.paradigm != Paradigm::Unconditional;
+        let sharpness = match sharper {
+            true => {
+                Some(parameters.constant(&format!("{CONDITION_PREFIX}sharpness"), &[conditions, 1], 0.0)?)
+            }
+            false => None,
+        };
+        Ok(Self { paradigm: sft.paradigm, embedding, sharpness, modulation })
+    }
+
+    /// `√d e_c` of each read, `[R, d]`: on entering a layer it is scaled as the items' embeddings are.
+    fn added(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
+        let Some(embedding) = &self.embedding else { return Ok(None) };
+        let d = embedding.dim(1)? as f64;
+        Ok(Some((ragged::gather(embedding, conditions)? * d.sqrt())?))
+    }
+
+    /// `hidden` `[R, d]` times the factor of each read's condition.
+    fn sharpened(&self, hidden: Tensor, conditions: &[u32]) -> Result<Tensor> {
+        match &self.sharpness {
+            Some(sharpness) => hidden.broadcast_mul(&ragged::gather(sharpness, conditions)?.exp()?),
+            None => Ok(hidden),
+        }
+    }
+}
+
+impl ClimberPilot {
+    /// Gives what instructions bring the values that `taught` has, a model that follows the same conditions in the same way.
+    pub fn set_conditions(&self, taught: &Self) -> Result<()> {
+        let known: HashMap<&str, &Var> = taught.parameters.iter().collect();
+        for (name, var) in self.parameters.iter().filter(|(name, _)| name.starts_with(CONDITION_PREFIX)) {
+            if let Some(value) = known.get(name).filter(|value| value.shape() == var.shape()) {
+                var.set(value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How instructions enter the model; `None` where it follows none.
+    pub fn paradigm(&self) -> Option<Paradigm> {
+        self.instructions.as_ref().map(|instructions| instructions.paradigm)
+    }
+
+    /// `e_c` for each of the model's conditions, `[conditions, d]`, where it is added to a query (CGSA, PinRec), √d-fold.
+    pub fn condition_embedding(&self) -> Option<&Tensor> {
+        let instructions = self.instructions.as_ref()?;
+        matches!(instructions.paradigm, Paradigm::Cgsa | Paradigm::Pinrec)
+            .then_some(instructions.embedding.as_ref())?
+    }
+
+    /// For each of the model's conditions the factor that scores under it have beside scores under another; empty where there is
+    /// none. It sharpens the softmax of the condition and orders nothing within a list.
+    pub fn sharpness(&self) -> Result<Vec<f32>> {
+        match self.instructions.as_ref().and_then(|instructions| instructions.sharpness.as_ref()) {
+            Some(sharpness) => sharpness.exp()?.detach().flatten_all()?.to_vec1(),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// `tokens`, with the vectors `items` that they name, ready to be read any number of times.
+    pub fn histories<'a>(
+        &self,
+        tokens: &'a Tokens,
+        items: &'a Tensor,
+        dropout: Option<Dropout>,
+    ) -> Histories<'a> {
+        Histories { tokens, items, dropout, backbone: OnceCell::new() }
+    }
+
+    /// Branch `k` (from 1) at each of `reads`, under its condition: `[reads, d]`. A model that follows no instructions, and
+    /// the paradigm `unconditional`, read without.
+    pub fn read(&self, k: usize, histories: &Histories<'_>, reads: &Reads) -> Result<Tensor> {
+        let Some(instructions) = &self.instructions else {
+            return self.read_plain(k, histories, &reads.tokens);
+        };
+        let dropout = histories.dropout;
+        let branch = &self.branches[k - 1];
+        let Some(Layer::Climber(layer)) = &branch.layer else {
+            candle_core::bail!("only a branch with a layer of its own reads single rows");
+        };
+        let layout = &histories.tokens.layout;
+        let queries = |matches| Arc::new(Queries { tokens: reads.tokens.clone(), matches });
+        let hidden = match instructions.paradigm {
+            Paradigm::Lum => {
+                let Some(embedding) = &instructions.embedding else {
+                    candle_core::bail!("an instruction token needs an embedding");
+                };
+                let Apart { sources, layout, last, .. } = Apart::new(layout, reads, true);
+                // The instruction's row stands behind the start token and the items.
+                let first = 1 + histories.items.dim(0)? as u32;
+                let mut conditions = reads.conditions.iter();
+                let row = |source: Option<u32>| match source {
+                    Some(token) => histories.tokens.embedding[token as usize],
+                    None => first + conditions.next().copied().unwrap_or_default(),
+                };
+                let tokens = Tokens { embedding: sources.into_iter().map(row).collect(), layout };
+                let table = Tensor::cat(&[histories.items, embedding], 0)?;
+                let x = self.backbone(&tokens, &table, dropout)?;
+                let queries = Arc::new(Queries { tokens: last, matches: None });
+                layer.forward_at(&x, &tokens.layout, &queries, None, dropout)?
+            }
+            Paradigm::AdalnZero => {
+                let Some(embedding) = &instructions.embedding else {
+                    candle_core::bail!("a modulation needs an embedding");
+                };
+                let condition = ragged::gather(embedding, &reads.conditions)?;
+                let (weight, bias) = &instructions.modulation[k - 1];
+                let modulation =
+                    ragged::linear(&condition.silu()?, weight, Some(bias), self.parameters.precision())?;
+                let Apart { sources, layout, last, of } = Apart::new(layout, reads, false);
+                let sources: Vec<u32> = sources.into_iter().flatten().collect();
+                let modulated = Modulated { modulation: &modulation, of };
+                let x = ragged::gather(&self.backbone_of(histories)?, &sources)?;
+                let queries = Arc::new(Queries { tokens: last, matches: None });
+                layer.forward_modulated(&x, &layout, &queries, modulated, dropout)?
+            }
+            Paradigm::Cgsa => {
+                let condition = instructions.added(&reads.conditions)?;
+                let queries = queries(Some(reads.matches.clone()));
+                let x = self.backbone_of(histories)?;
+                layer.forward_at(&x, layout, &queries, condition.as_ref(), dropout)?
+            }
+            Paradigm::Pinrec => {
+                let condition = instructions.added(&reads.conditions)?;
+                let x = self.backbone_of(histories)?;
+                layer.forward_at(&x, layout, &queries(None), condition.as_ref(), dropout)?
+            }
+            Paradigm::Unconditional => return self.read_plain(k, histories, &reads.tokens),
+        };
+        instructions.sharpened(self.finish(branch, &hidden)?, &reads.conditions)
+    }
+
+    /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:
+    /// `[tokens, d]`. Like [`branch`](Self::branch), but a branch layer computes these rows only.
+    pub fn read_plain(&self, k: usize, histories: &Histories<'_>, tokens: &[u32]) -> Result<Tensor> {
+        let (branch, layout) = (&self.branches[k - 1], &histories.tokens.layout);
+        let x = self.backbone_of(histories)?;
+        let Some(Layer::Climber(layer)) = &branch.layer else {
+            return self.branch(k, &x, layout, tokens, histories.dropout);
+        };
+        let queries = Arc::new(Queries { tokens: tokens.to_vec(), matches: None });
+        self.finish(branch, &layer.forward_at(&x, layout, &queries, None, histories.dropout)?)
+    }
+
+    /// The backbone's output for all tokens, computed once.
+    pub fn backbone_of(&self, histories: &Histories<'_>) -> Result<Tensor> {
+        if let Some(backbone) = histories.backbone.get() {
+            return Ok(backbone.clone());
+        }
+        let backbone = self.backbone(histories.tokens, histories.items, histories.dropout)?;
+        Ok(histories.backbone.get_or_init(|| backbone).clone())
+    }
+}
+
+/// Every read's history as a sequence of its own, for what differs from condition to condition in all tokens.
+struct Apart {
+    /// The token that each new token is, or `None` for one that stands behind the history.
+    sources: Vec<Option<u32>>,
+    layout: Arc<AttentionLayout>,
+    /// The last token of each sequence.
+    last: Vec<u32>,
+    /// The read of each token.
+    of: Vec<u32>,
+}
+
+impl Apart {
+    /// With `behind`, one more token ends each sequence, at the time of the last.
+    fn new(layout: &AttentionLayout, reads: &Reads, behind: bool) -> Self {
+        let mut apart = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
+        let mut keys = layout.keys.as_ref().map(|_| Vec::new());
+        let (mut sources, mut last, mut of) = (Vec::new(), Vec::new(), Vec::new());
+        for (read, &token) in (0..).zip(&reads.tokens) {
+            let token = token as usize;
+            let start = layout.offsets[layout.offsets.partition_point(|&offset| offset <= token) - 1];
+            sources.extend((start..=token).map(|t| Some(t as u32)));
+            apart.times.extend_from_slice(&layout.times[start..=token]);
+            if let (Some(keys), Some(all)) = (&mut keys, &layout.keys) {
+                keys.extend_from_slice(&all[start..=token]);
+            }
+            if behind {
+                sources.push(None);
+                apart.times.push(layout.times[token]);
+                if let Some(keys) = &mut keys {
+                    keys.push((token - start + 2) as u32);
+                }
+            }
+            of.resize(sources.len(), read);
+            last.push(sources.len() as u32 - 1);
+            apart.offsets.push(sources.len());
+        }
+        apart.keys = keys;
+        Self { sources, layout: Arc::new(apart), last, of }
+    }
+}

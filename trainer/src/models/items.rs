@@ -1,0 +1,137 @@
+//! The item representation (§3.2.1): `e_i = W [ id(i) ; a_1(i) ; … ]`, one learned table for the ids and one
+//! for each categorical attribute, the mean over the values of a multi-valued one.
+//!
+//! The same `e_i` is an input to the backbone and a target of `φ(h, e)`.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, Var};
+use ragged::Bags;
+use schemas::config::{Model, Precision};
+
+use super::Parameters;
+use crate::data::ItemSet;
+use crate::data::vocabulary::Vocabulary;
+
+/// Standard deviation of an embedding's initial values.
+const EMBEDDING_STD: f64 = 0.02;
+
+/// The id table: as large as the catalogue, so a step touches only the rows it needs.
+///
+/// The table itself takes no part in differentiation. A step gathers its rows into a [`Var`] of their own,
+/// and the optimiser writes just those back.
+#[derive(Debug, Clone)]
+pub struct IdTable {
+    /// `[rows, d]`.
+    pub weight: Tensor,
+}
+
+/// The rows of the id table that one step works with.
+#[derive(Debug, Clone)]
+pub struct TouchedRows {
+    /// Row numbers, ascending.
+    pub rows: Arc<Vec<u32>>,
+    /// Their values, `[rows, d]`; gradients arrive here.
+    pub values: Var,
+}
+
+impl IdTable {
+    fn gather(&self, rows: &Arc<Vec<u32>>) -> Result<TouchedRows> {
+        let values = Var::from_tensor(&ragged::gather(&self.weight, rows)?)?;
+        Ok(TouchedRows { rows: rows.clone(), values })
+    }
+}
+
+/// Which rows of the tables a set of items needs.
+#[derive(Debug, Clone)]
+pub struct ItemRows {
+    /// Of the id table, ascending.
+    ids: Arc<Vec<u32>>,
+    /// For each item, places in `ids`.
+    of_ids: Arc<Bags>,
+    /// For each attribute, for each item, rows of its table.
+    of_attributes: Vec<Arc<Bags>>,
+}
+
+impl ItemRows {
+    /// How many items they are for.
+    pub fn items(&self) -> usize {
+        self.of_ids.len()
+    }
+
+    /// Those of `items` (catalogue indexes).
+    pub fn new(vocabulary: &Vocabulary, items: &[u32]) -> Self {
+        let Bags { rows, offsets } = vocabulary.id_bags(items);
+        let ids = ItemSet::new(vocabulary.id_rows(), rows.iter().copied());
+        let of_ids = Bags { rows: rows.iter().map(|&row| ids.rank(row)).collect(), offsets };
+        let attributes = 0..vocabulary.attributes().len();
+        Self {
+            of_ids: Arc::new(of_ids),
+            of_attributes: attributes.map(|a| Arc::new(vocabulary.attribute_bags(a, items))).collect(),
+            ids: Arc::new(ids.to_vec()),
+        }
+    }
+}
+
+/// The parameters behind `e_i`.
+#[derive(Debug, Clone)]
+pub(super) struct ItemEncoder {
+    pub(super) ids: IdTable,
+    attributes: Vec<Tensor>,
+    /// `W`, `[d (1 + attributes), d]`; absent where the id is all there is.
+    fuse: Option<Tensor>,
+    precision: Precision,
+}
+
+/// The vectors of a set of items.
+#[derive(Debug, Clone)]
+pub struct ItemVectors {
+    /// `[items, d]`, in the order asked for.
+    pub vectors: Tensor,
+    /// What the optimiser has to write back.
+    pub touched: TouchedRows,
+}
+
+impl ItemEncoder {
+    pub(super) fn new(parameters: &mut Parameters, model: &Model, vocabulary: &Vocabulary) -> Result<Self> {
+        let d = model.d;
+        let ids = parameters.values(ID_TABLE, &[vocabulary.id_rows(), d], EMBEDDING_STD)?;
+        let attributes = vocabulary
+            .attributes()
+            .iter()
+            .map(|a| parameters.normal(&attribute_table(&a.name), &[a.values.len().max(1), d], EMBEDDING_STD))
+            .collect::<Result<Vec<_>>>()?;
+        let fuse = if attributes.is_empty() {
+            None
+        } else {
+            let inputs = d * (1 + attributes.len());
+            Some(parameters.normal("items.fuse", &[inputs, d], (1.0 / d as f64).sqrt())?)
+        };
+        Ok(Self { ids: IdTable { weight: ids }, attributes, fuse, precision: parameters.precision() })
+    }
+
+    /// `e_i` for each of the items whose rows are `rows`.
+    pub(super) fn forward(&self, rows: &ItemRows) -> Result<ItemVectors> {
+        let touched = self.ids.gather(&rows.ids)?;
+        let ids = ragged::bag_mean(touched.values.as_tensor(), &rows.of_ids)?;
+        let vectors = match &self.fuse {
+            None => ids,
+            Some(fuse) => {
+                let mut parts = vec![ids];
+                for (table, bags) in self.attributes.iter().zip(&rows.of_attributes) {
+                    parts.push(ragged::bag_mean(table, bags)?);
+                }
+                ragged::linear(&Tensor::cat(&parts, 1)?, fuse, None, self.precision)?
+            }
+        };
+        Ok(ItemVectors { vectors, touched })
+    }
+}
+
+/// The name of an attribute's table in checkpoints.
+pub(super) fn attribute_table(attribute: &str) -> String {
+    format!("items.{attribute}")
+}
+
+/// The name of the id table in checkpoints.
+pub const ID_TABLE: &str = "items.id";

@@ -1,0 +1,285 @@
+//! What the layers of all architectures are made of, and the choice between them.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use ragged::{AttentionLayout, Dropout, Queries, TIME_BUCKETS};
+use schemas::config::{Architecture, Model, Precision};
+
+use super::{Parameters, climber, hstu, sasrec};
+
+/// One layer, of the backbone or of a branch: `[T, d]` → `[T, d]`. No row of a sequence depends on a later one.
+#[derive(Debug, Clone)]
+pub(super) enum Layer {
+    Climber(climber::Layer),
+    Sasrec(sasrec::Layer),
+    Hstu(hstu::Layer),
+}
+
+impl Layer {
+    /// A layer of `model`'s architecture whose parameters' names begin with `name`.
+    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
+        Ok(match model.architecture {
+            Architecture::ClimberPilot => Self::Climber(climber::Layer::new(parameters, name, model)?),
+            Architecture::Sasrec => Self::Sasrec(sasrec::Layer::new(parameters, name, model)?),
+            Architecture::Hstu => Self::Hstu(hstu::Layer::new(parameters, name, model)?),
+        })
+    }
+
+    /// `[T, d]` → `[T, d]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Climber(layer) => layer.forward(x, layout, dropout),
+            Self::Sasrec(layer) => layer.forward(x, layout, dropout),
+            Self::Hstu(layer) => layer.forward(x, layout, dropout),
+        }
+    }
+}
+
+/// The dropout of one place in the model, from that of the step.
+pub(super) fn at(dropout: Option<Dropout>, place: &str) -> Option<Dropout> {
+    dropout.map(|Dropout { p, seed }| Dropout { p, seed: crate::random::derived(seed, place, 0) })
+}
+
+/// Standard deviation of the initial weights of a linear map: keeps the variance of what it is given.
+pub(super) fn linear_std(inputs: usize) -> f64 {
+    (1.0 / inputs as f64).sqrt()
+}
+
+/// γ and β of a layer norm.
+#[derive(Debug, Clone)]
+pub(super) struct Norm {
+    gamma: Tensor,
+    beta: Tensor,
+}
+
+impl Norm {
+    pub(super) fn new(parameters: &mut Parameters, name: &str, d: usize) -> Result<Self> {
+        Ok(Self {
+            gamma: parameters.constant(&format!("{name}.gamma"), &[d], 1.0)?,
+            beta: parameters.constant(&format!("{name}.beta"), &[d], 0.0)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ragged::layer_norm(x, &self.gamma, &self.beta)
+    }
+}
+
+/// AdaLN-Zero (Peebles and Xie 2023): shifts, scales and gates of both halves of a layer, from the condition.
+pub(super) struct Modulated<'a> {
+    /// `[R, 6 d]`: shift, scale and gate of the attention, and of the feed-forward half. All zeros change nothing: in place
+    /// of a closed gate, which would cut a pre-trained layer off, stands an open one.
+    pub(super) modulation: &'a Tensor,
+    /// The read of each token, `[T]`.
+    pub(super) of: Vec<u32>,
+}
+
+impl Modulated<'_> {
+    /// Part `which` of the modulation: `[R, d]`.
+    fn part(&self, which: usize) -> Result<Tensor> {
+        let d = self.modulation.dim(1)? / 6;
+        self.modulation.narrow(1, which * d, d)
+    }
+
+    /// `n (1 + scale) + shift` of half 0 or 1, for the rows of the reads.
+    pub(super) fn at_reads(&self, n: &Tensor, half: usize) -> Result<Tensor> {
+        let scale = (self.part(3 * half + 1)? + 1.0)?;
+        (n * scale)? + self.part(3 * half)?
+    }
+
+    /// The same for all tokens.
+    pub(super) fn at_tokens(&self, n: &Tensor, half: usize) -> Result<Tensor> {
+        let of_token = |part: usize| ragged::gather(&self.part(part)?.contiguous()?, &self.of);
+        let scale = (of_token(3 * half + 1)? + 1.0)?;
+        (n * scale)? + of_token(3 * half)?
+    }
+
+    /// `y (1 + gate)` of half 0 or 1, for the rows of the reads.
+    pub(super) fn gated(&self, y: &Tensor, half: usize) -> Result<Tensor> {
+        y * (self.part(3 * half + 2)? + 1.0)?
+    }
+}
+
+/// `x + W_o attention(W_qkv norm(x))`, several heads.
+#[derive(Debug, Clone)]
+pub(super) struct SelfAttention {
+    name: String,
+    norm: Norm,
+    /// Queries, keys and values in one product, `[d, 3 d]`.
+    qkv: Tensor,
+    /// `b_pos` and, where there is one, `b_time` of each head.
+    bias: Tensor,
+    /// `log T_h` of each head.
+    log_temperature: Tensor,
+    out: Tensor,
+    max_distance: usize,
+    precision: Precision,
+}
+
+impl SelfAttention {
+    /// With a position and, where configured, a time bias, and a temperature of each head, all learned. `name` begins the
+    /// parameters' names. What is added to the residual stream starts smaller by `residual`.
+    pub(super) fn relative(
+        parameters: &mut Parameters,
+        name: &str,
+        model: &Model,
+        residual: f64,
+    ) -> Result<Self> {
+        let columns = model.max_distance + if model.time_bias { TIME_BUCKETS } else { 0 };
+        let bias = parameters.constant(&format!("{name}.bias"), &[model.heads, columns], 0.0)?;
+        let temperature = Self::dot_product_temperature(model);
+        let log_temperature =
+            parameters.constant(&format!("{name}.log_temperature"), &[model.heads], temperature)?;
+        Self::new(parameters, name, model, residual, (bias, log_temperature, model.max_distance))
+    }
+
+    /// With the scores `q·k / √d_k` and nothing else.
+    pub(super) fn plain(
+        parameters: &mut Parameters,
+        name: &str,
+        model: &Model,
+        residual: f64,
+    ) -> Result<Self> {
+        let device = parameters.device();
+        // One shared column of zeros is the bias of every distance. Neither of the two is learned.
+        let bias = Tensor::full(0f32, (model.heads, 1), device)?;
+        let log_temperature = Tensor::full(Self::dot_product_temperature(model), model.heads, device)?;
+        Self::new(parameters, name, model, residual, (bias, log_temperature, 1))
+    }
+
+    /// `log √d_k`.
+    fn dot_product_temperature(model: &Model) -> f32 {
+        ((model.d / model.heads) as f64).sqrt().ln() as f32
+    }
+
+    fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        model: &Model,
+        residual: f64,
+        (bias, log_temperature, max_distance): (Tensor, Tensor, usize),
+    ) -> Result<Self> {
+        let d = model.d;
+        let of = |part: &str| format!("{name}.{part}");
+        Ok(Self {
+            norm: Norm::new(parameters, &of("norm"), d)?,
+            qkv: parameters.normal(&of("qkv"), &[d, 3 * d], linear_std(d))?,
+            bias,
+            log_temperature,
+            out: parameters.normal(&of("out"), &[d, d], linear_std(d) / residual)?,
+            max_distance,
+            precision: parameters.precision(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// Norm, with γ and β.
+    pub(super) fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
+    }
+
+    /// `W_o attention` of single rows: `asking` `[R, d]` are the normalised rows at `queries`, `asked` `[T, d]` all tokens.
+    pub(super) fn ask(
+        &self,
+        asking: &Tensor,
+        asked: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        queries: &Arc<Queries>,
+    ) -> Result<Tensor> {
+        let d = self.out.dim(0)?;
+        let q = ragged::linear(asking, &self.qkv.narrow(1, 0, d)?.contiguous()?, None, self.precision)?;
+        let kv = ragged::linear(asked, &self.qkv.narrow(1, d, 2 * d)?.contiguous()?, None, self.precision)?;
+        let scores = (&self.bias, &self.log_temperature);
+        let attended = ragged::query_attention(&q, &kv, scores, (layout, queries), self.max_distance)?;
+        ragged::linear(&attended, &self.out, None, self.precision)
+    }
+
+    /// `x + y`, `y` dropped as the output of this half.
+    pub(super) fn add(&self, x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        ragged::add_dropped(x, y, at(dropout, &self.name))
+    }
+
+    /// `[T, d]` → `[T, d]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let parameters = ragged::SelfAttentionParameters {
+            gamma: &self.norm.gamma,
+            beta: &self.norm.beta,
+            qkv: &self.qkv,
+            out: &self.out,
+            bias: &self.bias,
+            log_temperature: &self.log_temperature,
+            max_distance: self.max_distance,
+            precision: self.precision,
+        };
+        ragged::self_attention(x, parameters, layout, at(dropout, &self.name))
+    }
+}
+
+/// `x + W₂ GELU(W₁ norm(x) + b₁) + b₂`, the inner width a multiple of `d`.
+#[derive(Debug, Clone)]
+pub(super) struct FeedForward {
+    name: String,
+    norm: Norm,
+    up: Tensor,
+    up_bias: Tensor,
+    down: Tensor,
+    down_bias: Tensor,
+    precision: Precision,
+}
+
+impl FeedForward {
+    /// `name` begins the parameters' names. What is added to the residual stream starts smaller by `residual`.
+    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model, residual: f64) -> Result<Self> {
+        let (d, inner) = (model.d, model.d * model.feed_forward);
+        let of = |part: &str| format!("{name}.{part}");
+        Ok(Self {
+            norm: Norm::new(parameters, &of("norm"), d)?,
+            up: parameters.normal(&of("up"), &[d, inner], linear_std(d))?,
+            up_bias: parameters.constant(&of("up_bias"), &[inner], 0.0)?,
+            down: parameters.normal(&of("down"), &[inner, d], linear_std(inner) / residual)?,
+            down_bias: parameters.constant(&of("down_bias"), &[d], 0.0)?,
+            precision: parameters.precision(),
+            name: name.to_owned(),
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        let parameters = ragged::FeedForwardParameters {
+            gamma: &self.norm.gamma,
+            beta: &self.norm.beta,
+            up: &self.up,
+            up_bias: &self.up_bias,
+            down: &self.down,
+            down_bias: &self.down_bias,
+            precision: self.precision,
+        };
+        ragged::feed_forward(x, parameters, at(dropout, &self.name))
+    }
+
+    /// Norm, with γ and β.
+    pub(super) fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
+    }
+
+    /// `W₂ GELU(W₁ n + b₁) + b₂`.
+    pub(super) fn inner(&self, n: &Tensor) -> Result<Tensor> {
+        let inner = ragged::linear(n, &self.up, Some(&self.up_bias), self.precision)?.gelu()?;
+        ragged::linear(&inner, &self.down, Some(&self.down_bias), self.precision)
+    }
+
+    /// `x + y`, `y` dropped as the output of this half.
+    pub(super) fn add(&self, x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        ragged::add_dropped(x, y, at(dropout, &self.name))
+    }
+}

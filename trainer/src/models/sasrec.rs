@@ -1,0 +1,89 @@
+//! SASRec (Kang and McAuley 2018, "Self-Attentive Sequential Recommendation") for comparison: learned absolute
+//! positions and plain Transformer layers.
+//!
+//! Like its strong reimplementations it differs from the original: pre-norm layers on a residual stream that is
+//! itself not normalised, a GELU feed-forward of `[model] feed_forward` times `d`, several heads.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use ragged::{AttentionLayout, Dropout};
+use schemas::config::Model;
+
+use super::Parameters;
+use super::layer::{FeedForward, SelfAttention};
+
+/// The learned vector of each position in a row.
+///
+/// Positions count from the row's start-of-sequence token, which has position 0, so that a row's tokens have the same
+/// ones in training and in evaluation, whatever follows. Position `max_positions − 1` stands for all later ones: no
+/// row of `sequences.max_len` events reaches beyond it, since its last event is never context.
+#[derive(Debug, Clone)]
+pub(super) struct Positions {
+    /// `[max_positions, d]`.
+    table: Tensor,
+}
+
+impl Positions {
+    pub(super) fn new(parameters: &mut Parameters, model: &Model) -> Result<Self> {
+        // As small as the items' embeddings before they are scaled, so that items dominate at first.
+        Ok(Self { table: parameters.normal("positions", &[model.max_positions, model.d], 0.02)? })
+    }
+
+    /// Adds to each token of `x` (`[T, d]`) the vector of its position.
+    pub(super) fn add(&self, x: &Tensor, layout: &AttentionLayout) -> Result<Tensor> {
+        let last = self.table.dim(0)? - 1;
+        let rows: Vec<u32> = layout.positions().map(|position| position.min(last) as u32).collect();
+        x + ragged::gather(&self.table, &rows)?
+    }
+}
+
+/// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; the scores are `q·k / √d_k` and nothing else.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    attention: SelfAttention,
+    feed_forward: FeedForward,
+}
+
+impl Layer {
+    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
+        // What is added to the residual stream starts smaller the more layers add to it.
+        let residual = (2.0 * model.layers as f64).sqrt();
+        Ok(Self {
+            attention: SelfAttention::plain(parameters, &format!("{name}.attention"), model, residual)?,
+            feed_forward: FeedForward::new(parameters, &format!("{name}.feed_forward"), model, residual)?,
+        })
+    }
+
+    /// `[T, d]` → `[T, d]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Arc<AttentionLayout>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        self.feed_forward.forward(&self.attention.forward(x, layout, dropout)?, dropout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::device::Backend;
+    use crate::models::Values;
+
+    #[test]
+    fn late_positions_share_the_last_row() {
+        let mut parameters = Parameters::new(Values::Seed(1), Backend::CPU);
+        let model = Model { d: 2, max_positions: 3, ..Model::default() };
+        let positions = Positions::new(&mut parameters, &model).unwrap();
+        let layout = AttentionLayout { offsets: vec![0, 5, 7], ..AttentionLayout::default() };
+        let x = Tensor::zeros((7, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let rows = positions.add(&x, &layout).unwrap().to_vec2::<f32>().unwrap();
+        let table = positions.table.to_vec2::<f32>().unwrap();
+        let expected: Vec<_> = [0, 1, 2, 2, 2, 0, 1].iter().map(|&p: &usize| table[p].clone()).collect();
+        assert_eq!(rows, expected);
+    }
+}

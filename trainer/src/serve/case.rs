@@ -1,0 +1,156 @@
+//! One user's lists beside each other, as in Figure 4: what the user did last, what the model retrieves without a
+//! condition, and what it retrieves under each.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::Serialize;
+use terminal::shown::Shown;
+
+use super::lists::{List, Request};
+use crate::data::Catalogue;
+use crate::learn::checkpoint::Checkpoint;
+
+/// Visible items that are shown.
+const LAST: usize = 8;
+/// Items of a list that are shown.
+const SHOWN: usize = 10;
+/// Characters of a column.
+const WIDTH: usize = 34;
+
+/// A user's case.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Case {
+    /// The user.
+    pub user_id: String,
+    /// Events that are visible.
+    pub visible: usize,
+    /// The newest of them, oldest first.
+    pub last: Vec<Item>,
+    /// The list without a condition, then one for each.
+    pub lists: Vec<Column>,
+}
+
+/// An item as people know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// Its id.
+    pub item_id: String,
+    /// Its title.
+    pub title: Option<String>,
+    /// Its values of the model's attributes.
+    pub values: Vec<String>,
+}
+
+/// One list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Column {
+    /// Its condition.
+    pub condition: Option<String>,
+    /// `model` or `popular`.
+    pub origin: &'static str,
+    /// The best items.
+    pub items: Vec<Item>,
+    /// How many of them the list without a condition shows too.
+    pub overlap: usize,
+}
+
+impl Case {
+    /// Of `lists`, the first of which has no condition.
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        catalogue: &Catalogue,
+        request: Request,
+        lists: &[List],
+    ) -> Self {
+        let conditions = checkpoint.model.vocabulary().conditions();
+        let mut names: Vec<&str> = checkpoint.config.model.attributes.iter().map(String::as_str).collect();
+        let also = conditions
+            .attributes()
+            .filter(|name| !checkpoint.config.model.attributes.iter().any(|a| a == name));
+        names.extend(also);
+        let attributes: HashMap<&str, Vec<String>> =
+            names.iter().map(|&name| (name, catalogue.attribute_values(name))).collect();
+        let bags: Vec<_> = names.iter().map(|&n| (n, catalogue.attribute_bags(n, &attributes[n]))).collect();
+        let item = |index: u32| Item {
+            item_id: catalogue.item_ids[index as usize].clone(),
+            title: catalogue.title(index as usize).map(str::to_owned),
+            values: bags
+                .iter()
+                .flat_map(|(name, bags)| {
+                    bags.get(index as usize).iter().map(|&value| attributes[name][value as usize].clone())
+                })
+                .collect(),
+        };
+        let plain: Vec<u32> =
+            lists.iter().take(1).flat_map(|list| list.items.iter().take(SHOWN).map(|s| s.item)).collect();
+        let column = |list: &List| {
+            let shown: Vec<u32> = list.items.iter().take(SHOWN).map(|scored| scored.item).collect();
+            Column {
+                condition: list.condition.and_then(|row| conditions.get(row)).map(|c| c.to_string()),
+                origin: list.origin.name(),
+                overlap: shown.iter().filter(|item| plain.contains(item)).count(),
+                items: shown.into_iter().map(item).collect(),
+            }
+        };
+        Self {
+            visible: request.history.items.len(),
+            last: request.history.newest(LAST).items.iter().map(|&index| item(index)).collect(),
+            lists: lists.iter().map(column).collect(),
+            user_id: request.user_id,
+        }
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Shown(self.title.as_deref().unwrap_or(&self.item_id)))?;
+        if self.values.is_empty() { Ok(()) } else { write!(f, " [{}]", Shown(&self.values.join(", "))) }
+    }
+}
+
+/// `text` in exactly `WIDTH` characters.
+fn cell(text: &str) -> String {
+    let text = Shown(text).to_string();
+    let n = text.chars().count();
+    if n <= WIDTH {
+        return format!("{text}{}", " ".repeat(WIDTH - n));
+    }
+    text.chars().take(WIDTH - 1).chain(['…']).collect()
+}
+
+fn line(f: &mut fmt::Formatter<'_>, cells: impl Iterator<Item = String>) -> fmt::Result {
+    writeln!(f, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end())
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "user {}: {} visible events, the last of them", Shown(&self.user_id), self.visible)?;
+        for item in &self.last {
+            writeln!(f, "  {item}")?;
+        }
+        writeln!(f)?;
+        let name = |column: &Column| {
+            let name = column.condition.as_deref().unwrap_or("no condition");
+            if column.origin == "popular" { format!("{name} (popular items)") } else { name.to_owned() }
+        };
+        line(f, std::iter::once("  ".into()).chain(self.lists.iter().map(|column| cell(&name(column)))))?;
+        let plain = self.lists.first().map_or(&[][..], |column| &column.items);
+        for rank in 0..self.lists.iter().map(|column| column.items.len()).max().unwrap_or(0) {
+            let cells = self.lists.iter().enumerate().map(|(c, column)| {
+                let Some(item) = column.items.get(rank) else { return cell("") };
+                let mark = if c > 0 && plain.contains(item) { "* " } else { "" };
+                cell(&format!("{mark}{item}"))
+            });
+            line(f, std::iter::once(format!("{:>2}", rank + 1)).chain(cells))?;
+        }
+        if self.lists.len() > 1 {
+            let overlap = |(c, column): (usize, &Column)| match c {
+                0 => cell("* also without a condition:"),
+                _ => cell(&format!("{} of {}", column.overlap, column.items.len())),
+            };
+            line(f, std::iter::once("  ".into()).chain(self.lists.iter().enumerate().map(overlap)))?;
+        }
+        Ok(())
+    }
+}

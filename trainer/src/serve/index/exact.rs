@@ -1,0 +1,114 @@
+//! Every item is scored: a block of questions against a block of items at a time, of which only what may be among the
+//! best is looked at. Memory: one block of scores a thread.
+
+use ragged::{Mat, gemm, vector};
+use rayon::prelude::*;
+
+use super::{Candidates, Question};
+use crate::serve::top_k::{NotFinite, Scored, TopK};
+
+/// Questions and items of a block: its scores (256 KiB) and item vectors stay in one core's cache.
+const QUESTIONS: usize = 32;
+const ITEMS: usize = 2_048;
+/// Up to this many questions, inner products one by one are faster than a product of matrices.
+const FEW: usize = 3;
+
+/// For each question its best `k` items.
+pub(super) fn search(
+    candidates: &Candidates,
+    questions: &[Question<'_>],
+    k: usize,
+) -> Result<Vec<Vec<Scored>>, NotFinite> {
+    if questions.iter().any(|question| question.vector.iter().any(|x| !x.is_finite())) {
+        return Err(NotFinite);
+    }
+    if k == 0 {
+        return Ok(vec![Vec::new(); questions.len()]);
+    }
+    let blocks: Vec<Result<Vec<Vec<Scored>>, NotFinite>> = questions
+        .par_chunks(QUESTIONS)
+        .map_init(Vec::new, |scores, block| search_block(candidates, block, k, scores))
+        .collect();
+    Ok(blocks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+fn search_block(
+    candidates: &Candidates,
+    questions: &[Question<'_>],
+    k: usize,
+    scores: &mut Vec<f32>,
+) -> Result<Vec<Vec<Scored>>, NotFinite> {
+    let (n, d) = (questions.len(), candidates.d);
+    let asking: Vec<f32> = questions.iter().flat_map(|question| question.vector).copied().collect();
+    let mut best: Vec<TopK> = questions.iter().map(|_| TopK::new(k, candidates.seed)).collect();
+    scores.resize(n * ITEMS, 0.0);
+    for (block, items) in candidates.vectors.chunks(ITEMS * d).enumerate() {
+        let rows = items.len() / d;
+        if n <= FEW {
+            inner_products(&asking, items, d, scores);
+        } else {
+            gemm(scores, rows, false, Mat::new(&asking, n, d, d), Mat::new(items, rows, d, d).t());
+        }
+        let first = (block * ITEMS + 1) as u32;
+        for ((question, best), scores) in questions.iter().zip(&mut best).zip(scores.chunks_exact(rows)) {
+            best.offer(first, scores, |item| question.allows(item))?;
+        }
+    }
+    Ok(best.into_iter().map(TopK::into_sorted).collect())
+}
+
+/// `[questions, items]`, by one pass over the items.
+fn inner_products(asking: &[f32], items: &[f32], d: usize, scores: &mut [f32]) {
+    let rows = items.len() / d;
+    vector::widest(
+        #[inline(always)]
+        || {
+            for (row, item) in items.chunks_exact(d).enumerate() {
+                for (q, asking) in asking.chunks_exact(d).enumerate() {
+                    scores[q * rows + row] = vector::dot(asking, item);
+                }
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use schemas::hash::mix64;
+
+    use super::*;
+
+    proptest! {
+        /// The best `k` of what is allowed, as sorting all scores finds them; small whole numbers give many ties.
+        #[test]
+        fn equals_brute_force(
+            (items, questions, d) in (1usize..5_000, 1usize..40, 1usize..5),
+            k in 0usize..20,
+            seed in 0u64..1_000,
+        ) {
+            let number = |what: u64, i: usize| (mix64(seed ^ what, i as u64) >> 33) as i64;
+            let small = |what| move |i| (number(what, i) % 4 - 2) as f32;
+            let vectors: Vec<f32> = (0..items * d).map(small(1)).collect();
+            let asking: Vec<f32> = (0..questions * d).map(small(2)).collect();
+            let allowed: Vec<bool> = (0..=items).map(|i| i > 0 && number(3, i) % 3 > 0).collect();
+            let seen: Vec<u32> = (1..=items as u32).filter(|&i| number(4, i as usize) % 5 == 0).collect();
+            let candidates = Candidates::new(vectors.clone(), d, seed).unwrap();
+            let asked: Vec<Question<'_>> =
+                asking.chunks(d).map(|vector| Question { vector, allowed: &allowed, seen: &seen }).collect();
+            let found = candidates.search(&asked, k).unwrap();
+            for (vector, found) in asking.chunks(d).zip(found) {
+                let score = |item: u32| -> f32 {
+                    vectors[(item as usize - 1) * d..].iter().zip(vector).map(|(a, b)| a * b).sum()
+                };
+                let mut expected: Vec<u32> = (1..=items as u32)
+                    .filter(|&item| allowed[item as usize] && !seen.contains(&item))
+                    .collect();
+                expected.sort_by_key(|&item| (-score(item) as i64, mix64(seed, u64::from(item))));
+                expected.truncate(k);
+                prop_assert_eq!(found.iter().map(|s| s.item).collect::<Vec<_>>(), expected);
+                prop_assert!(found.iter().all(|s| s.score == score(s.item)));
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One run: what it opens, and the batches that it answers.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::BufReader;
+use std::path::Path;
+
+use candle_core::Tensor;
+use schemas::condition::nearest;
+use schemas::config::{Config, ConfigError};
+use schemas::history::DeltaTau;
+use store::Root;
+use store::boxed::Boxed;
+use terminal::Progress;
+
+use super::instructions::Instructions;
+use super::requests::{BATCH, Lines, Requests, now};
+use super::{
+    Answer, Ask, By, Case, Hnsw, Limits, List, Merge, Merged, Method, Options, Output, Refusal, Report,
+    Request, RetrieveError, Retriever, Row, Stored, Users, delta_tau, merge,
+};
+use crate::data::conditions::{Carriers, UnknownCondition};
+use crate::data::{Catalogue, Sequences};
+use crate::device;
+use crate::learn::checkpoint::{self, Checkpoint};
+
+/// What a model and the tables give.
+struct Opened {
+    checkpoint: Checkpoint,
+    catalogue: Catalogue,
+    sequences: Sequences,
+    carriers: Carriers,
+    /// Of all items, `[items, d]`.
+    vectors: Tensor,
+    delta_tau: DeltaTau,
+}
+
+impl Opened {
+    async fn new(config: &Config, root: &Root, model: &str, titles: bool) -> Result<Self, RetrieveError> {
+        let backend = device::open(config)?;
+        let directory = root.model_path(model);
+        let attributes = checkpoint::attributes(&directory)?;
+        let catalogue = match titles {
+            true => Catalogue::load_with_titles(root, &attributes).await?,
+            false => Catalogue::load(root, &attributes).await?,
+        };
+        let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
+        let sequences = Sequences::load(root, catalogue.items()).await?;
+        let delta_tau = delta_tau(&sequences.source.delta_tau_ms).ok_or(RetrieveError::DeltaTau)?;
+        let derived = &checkpoint.config.conditions.derived;
+        let carriers = Carriers::new(checkpoint.model.vocabulary().conditions(), derived, &catalogue);
+        let items: Vec<u32> = (1..=catalogue.items() as u32).collect();
+        let vectors = checkpoint.model.item_vectors(&items)?.vectors.detach();
+        Ok(Self { checkpoint, catalogue, sequences, carriers, vectors, delta_tau })
+    }
+
+    fn retriever(&self, options: &Options<'_>, seed: u64) -> Result<Retriever<'_>, RetrieveError> {
+        let Self { checkpoint, catalogue, sequences, .. } = self;
+        let mut retrievable = catalogue.active.clone();
+        if options.keep_inactive {
+            retrievable[1..].fill(true);
+        }
+        if let Some(path) = options.deny {
+            let denied: HashSet<String> = ids(path)?.into_iter().collect();
+            for (retrievable, id) in retrievable.iter_mut().zip(&catalogue.item_ids) {
+                *retrievable &= !denied.contains(id);
+            }
+        }
+        let limits = Limits { k: options.k, only: options.only, keep_seen: options.keep_seen };
+        let max_len = sequences.max_len.max(1);
+        let mut retriever = Retriever::new(
+            (&checkpoint.model, checkpoint.config.model.mask, max_len),
+            &self.vectors,
+            &self.carriers,
+            (retrievable, sequences.training_counts(catalogue.items())),
+            (limits, seed),
+        )?;
+        if let Method::Hnsw { ef } = options.method {
+            eprintln!("building the graph of {} items", catalogue.items());
+            retriever.graph =
+                Some(Hnsw::new(&retriever.candidates, &retriever.retrievable, ef.max(options.k)));
+        }
+        Ok(retriever)
+    }
+
+    async fn requests(
+        &self,
+        (config, root): (&Config, &Root),
+        options: &Options<'_>,
+        retriever: &mut Retriever<'_>,
+    ) -> Result<Requests<'_>, RetrieveError> {
+        let known = self.checkpoint.model.vocabulary().conditions();
+        let min_pool = config.conditions.min_pool;
+        let retriever = (retriever, options.at.unwrap_or_else(now));
+        let instructions = match options.by {
+            By::Conditions(texts) => Instructions::same(texts, known, min_pool, retriever),
+            By::Instructions => match known.is_empty() {
+                true => Err(ConfigError::Invalid {
+                    key: "--instructions".into(),
+                    problem: UnknownCondition::None.to_string(),
+                }),
+                false => Ok(Instructions::stored(root, known).await?),
+            },
+        };
+        Ok(Requests {
+            stored: Stored::new(&self.sequences),
+            items: self.catalogue.item_ids.iter().map(String::as_str).zip(0..).skip(1).collect(),
+            delta_tau: self.delta_tau,
+            at: options.at,
+            conditions: known,
+            min_pool,
+            instructions: instructions.map_err(RetrieveError::Usage)?,
+        })
+    }
+}
+
+/// The ids in a file, one a line.
+fn ids(path: &Path) -> Result<Vec<String>, RetrieveError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| RetrieveError::Ids { path: path.to_owned(), source })?;
+    Ok(text.lines().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect())
+}
+
+/// Retrieves as `options` say and writes the rows to `output`, which is then to be finished.
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: Options<'a>,
+    output: &'a mut Output,
+) -> Boxed<'a, Result<Report, RetrieveError>> {
+    Box::pin(retrieve(config, root, options, output))
+}
+
+async fn retrieve(
+    config: &Config,
+    root: &Root,
+    options: Options<'_>,
+    output: &mut Output,
+) -> Result<Report, RetrieveError> {
+    let opened = Opened::new(config, root, options.model, false).await?;
+    let mut retriever = opened.retriever(&options, config.seed)?;
+    let requests = opened.requests((config, root), &options, &mut retriever).await?;
+    let mut report = Report { k: options.k, ..Report::default() };
+    let users = match options.users {
+        Users::Stdin => {
+            let lines = Lines::new(BufReader::new(std::io::stdin()));
+            let mut progress = Progress::start("retrieve", 0, "users");
+            loop {
+                let batch = lines.batch(options.interrupt)?;
+                let request =
+                    |(number, line): &(usize, _)| requests.line((*number, line), &mut retriever, &mut report);
+                let asked: Vec<Result<Request, Refusal>> = batch.iter().map(request).collect();
+                if options.interrupt.requested() {
+                    return Err(RetrieveError::Interrupted);
+                }
+                if asked.is_empty() || output.closed() {
+                    return Ok(report);
+                }
+                answer(&opened, &mut retriever, &asked, options.merge, &mut report, output)?;
+                progress.add(asked.len() as u64);
+            }
+        }
+        Users::All => opened.sequences.users.clone(),
+        Users::File(path) => ids(path)?,
+    };
+    let mut progress = Progress::start("retrieve", users.len() as u64, "users");
+    for batch in users.chunks(BATCH) {
+        if options.interrupt.requested() {
+            return Err(RetrieveError::Interrupted);
+        }
+        let asked: Vec<_> =
+            batch.iter().map(|user| Ok(requests.user(user, &mut retriever, &mut report))).collect();
+        answer(&opened, &mut retriever, &asked, options.merge, &mut report, output)?;
+        progress.add(batch.len() as u64);
+        if output.closed() {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// The lists of one user beside each other (Figure 4).
+pub fn case<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: Options<'a>,
+    user: &'a str,
+) -> Boxed<'a, Result<Case, RetrieveError>> {
+    Box::pin(draw_case(config, root, options, user))
+}
+
+async fn draw_case(
+    config: &Config,
+    root: &Root,
+    options: Options<'_>,
+    user: &str,
+) -> Result<Case, RetrieveError> {
+    let opened = Opened::new(config, root, options.model, true).await?;
+    let mut retriever = opened.retriever(&options, config.seed)?;
+    let requests = opened.requests((config, root), &options, &mut retriever).await?;
+    let mut report = Report { k: options.k, ..Report::default() };
+    let mut request = requests.user(user, &mut retriever, &mut report);
+    if report.unknown_users.count > 0 {
+        let near = opened.sequences.users.iter().map(String::as_str);
+        let near = nearest(user, near).join(", ");
+        let problem = format!("`sequences` has no user `{user}`; the nearest: {near}");
+        return Err(RetrieveError::Usage(ConfigError::Invalid { key: "--case".into(), problem }));
+    }
+    request.asks.retain(|ask| ask.condition.is_some());
+    request.asks.insert(0, Ask::PLAIN);
+    let lists = retriever.lists(std::slice::from_ref(&request), &mut report)?.remove(0);
+    Ok(Case::new(&opened.checkpoint, &opened.catalogue, request, &lists))
+}
+
+/// Answers one batch, in its order.
+fn answer(
+    opened: &Opened,
+    retriever: &mut Retriever<'_>,
+    asked: &[Result<Request, Refusal>],
+    merged: Option<Merge>,
+    report: &mut Report,
+    output: &mut Output,
+) -> Result<(), RetrieveError> {
+    let conditions = opened.checkpoint.model.vocabulary().conditions();
+    let name = |row: u32| conditions.get(row).map(|condition| condition.to_string());
+    let requests: Vec<Request> = asked.iter().flatten().cloned().collect();
+    let lists = retriever.lists(&requests, report)?;
+    let names: BTreeMap<u32, String> = lists
+        .iter()
+        .flatten()
+        .filter_map(|list| list.condition.and_then(|row| Some((row, name(row)?))))
+        .collect();
+    let is_empty = |lists: &Vec<List>| lists.iter().all(|list| list.items.is_empty());
+    let empty: Vec<Option<Refusal>> = requests
+        .iter()
+        .zip(&lists)
+        .map(|(request, lists)| is_empty(lists).then(|| Refusal::nothing_left(request)).flatten())
+        .collect();
+    let mut answers = Vec::new();
+    let (mut lists, mut empty) = (lists.iter(), empty.iter());
+    for request in asked {
+        let request = match request {
+            Ok(request) => request,
+            Err(refusal) => {
+                answers.push(Answer::Refusal(refusal));
+                continue;
+            }
+        };
+        let lists = lists.next().map_or(&[][..], Vec::as_slice);
+        let of_user: Vec<Vec<Merged>> = match merged {
+            Some(rule) => vec![merge(lists, rule, report.k)],
+            None => lists.iter().map(List::apart).collect(),
+        };
+        let ranked = of_user.iter().flat_map(|list| (1..).zip(list));
+        let before = answers.len();
+        answers.extend(ranked.map(|(rank, merged)| {
+            Answer::Row(Row {
+                user_id: &request.user_id,
+                condition: merged.condition.and_then(|row| names.get(&row)).map(String::as_str),
+                rank,
+                item_id: &opened.catalogue.item_ids[merged.scored.item as usize],
+                score: merged.scored.score,
+                origin: merged.origin,
+            })
+        }));
+        report.rows += answers.len() - before;
+        // Whoever waits for an answer gets one.
+        answers.extend(empty.next().and_then(Option::as_ref).map(Answer::Refusal));
+        report.users += 1;
+        report.without_history += usize::from(request.history.is_empty());
+    }
+    Ok(output.write(&answers)?)
+}
