@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use store::Root;
 use store::publication::{self, Publication};
 use terminal::{Interrupt, with_causes};
+use trainer::checkpoint;
 use trainer::judge::compare::{self, Group};
 use trainer::judge::{self, EvaluateError, Health, Protocol, Report, Split};
-use trainer::learn::checkpoint;
 
 use crate::lock::Lock;
 

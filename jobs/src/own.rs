@@ -6,7 +6,7 @@
 use anyhow::{Context as _, Result};
 use store::Root;
 use store::publication::{self, PublicationError};
-use trainer::learn::checkpoint::{self, MadeBy};
+use trainer::checkpoint::{self, MadeBy};
 use trainer::learn::marks;
 
 /// The job of a day.

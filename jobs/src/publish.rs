@@ -7,7 +7,7 @@ use chrono::{NaiveDate, Utc};
 use store::Root;
 use store::publication::{self, Kind, Publication, PublicationError};
 use terminal::with_causes;
-use trainer::learn::checkpoint;
+use trainer::checkpoint;
 
 use crate::gate::{Measured, Metrics};
 

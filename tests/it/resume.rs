@@ -214,7 +214,7 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
         assert!(lines.any(|line| line.unwrap().starts_with("paused at")), "{point}");
         child.kill().unwrap();
         child.wait().unwrap();
-        let found = trainer::learn::checkpoint::find(&models.join("m")).unwrap();
+        let found = trainer::checkpoint::find(&models.join("m")).unwrap();
         assert_eq!(found, models.join(stands), "{point}");
         assert!(weights(&found) == if stands == "m" { new.clone() } else { old }, "{point}");
         // Whoever reads it finds it.

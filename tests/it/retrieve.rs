@@ -13,11 +13,11 @@ use schemas::tables::{INSTRUCTIONS, INSTRUCTIONS_SCHEMA};
 use serde_json::Value;
 use store::Root;
 use store::commit::{Change, CommitMode, ShardWriter, commit};
+use trainer::checkpoint;
 use trainer::data::Catalogue;
 use trainer::data::conditions::Conditions;
-use trainer::learn::adam::Adam;
-use trainer::learn::checkpoint;
-use trainer::models::ClimberPilot;
+use trainer::kinds::TrainedModel as _;
+use trainer::models::SequenceModel;
 
 use crate::programs::{EVENTS_A_USER, USERS, Workspace, json, stderr};
 
@@ -35,10 +35,11 @@ async fn models() -> Workspace {
     let base = checkpoint::load(&root.model_path("base"), &catalogue, &device).unwrap();
     let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
     let vocabulary = Arc::new(base.model.vocabulary().with_conditions(conditions));
-    let taught = ClimberPilot::taught(&base.model, &config.model, &Sft::default(), vocabulary, 1).unwrap();
-    let adam = Adam::new(&taught, 0.0, 1.0).unwrap();
+    let parent = base.sequence_model("fine-tuned").unwrap();
+    let taught = SequenceModel::taught(parent, &config.model, &Sft::default(), vocabulary, 1).unwrap();
+    let taught = Box::new(taught).into_learner(&config.pretrain, None).unwrap();
     let path = root.model_path("taught");
-    checkpoint::save(&path, &taught, &adam, &config, &base.state, &base.lineage, &Value::Null).unwrap();
+    checkpoint::save(&path, &*taught, &config, &base.state, &base.lineage, &Value::Null).unwrap();
     workspace
 }
 

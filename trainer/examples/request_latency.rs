@@ -16,15 +16,16 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use clap::Parser;
-use instant_distance::Search;
-use schemas::config::{Age, MaskMode, Model, Sft, Span};
+use schemas::config::{Age, Model, Sft, Span};
 use schemas::hash::mix64;
 use trainer::data::Catalogue;
 use trainer::data::conditions::{Carriers, Conditions};
 use trainer::data::vocabulary::Vocabulary;
 use trainer::device::Backend;
-use trainer::models::ClimberPilot;
-use trainer::serve::{Asked, Candidates, History, Hnsw, Question, hidden};
+use trainer::models::SequenceModel;
+use trainer::serve::{
+    Answers, DotProduct, Filter, GraphSetting, Question, Read, Reading, Recommender as _, Serving,
+};
 
 /// As the program has it: with the system's, a third of the model part is page faults.
 #[global_allocator]
@@ -57,12 +58,13 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
     let bench = Bench::new(args.items)?;
+    let asked = bench.asked(None)?;
     println!("model part, one core, µs");
     println!("  history   P   p50   p99");
     for events in [50, 200] {
         for p in [0, 1, 8] {
             let times = measure(args.requests, |i| {
-                black_box(bench.hidden(i, events, p)?);
+                black_box(read(&asked, &bench.history(i, events), &conditions(p))?.len());
                 Ok(())
             })?;
             println!("  {events:>7}  {p:>2}  {}", times.p50_p99());
@@ -71,13 +73,12 @@ fn main() -> anyhow::Result<()> {
     println!("search part, {} items, k = {}, one core, µs", args.items, args.k);
     println!("  search    P     p50     p99");
     let allowed: Vec<bool> = (0..=args.items).map(|item| item > 0).collect();
-    let candidates = Candidates::new(bench.vectors.flatten_all()?.to_vec1()?, D, 1)?;
     for p in [1, 8] {
-        let states = bench.states(p)?;
+        let states = bench.states(&asked, p)?;
         let times = measure(args.requests, |i| {
-            let asked: Vec<Question<'_>> =
-                states[i % states.len()].chunks(D).map(|h| question(h, &allowed)).collect();
-            black_box(candidates.search(&asked, args.k)?);
+            black_box(lists(&*states[i % states.len()], &allowed, |answers, asked| {
+                answers.best(asked, args.k)
+            })?);
             Ok(())
         })?;
         println!("  exact    {p:>2}  {}", times.p50_p99());
@@ -86,38 +87,54 @@ fn main() -> anyhow::Result<()> {
         let started = Instant::now();
         // The only part that uses all cores.
         let pool = rayon::ThreadPoolBuilder::new().build()?;
-        let graph = pool.install(|| Hnsw::new(&candidates, &allowed, args.ef));
+        let graph = GraphSetting { ef: args.ef, retrievable: &allowed };
+        let graph = pool.install(|| bench.asked(Some(graph)))?;
         let built = started.elapsed();
-        let mut search = Search::default();
         for p in [1, 8] {
-            let states = bench.states(p)?;
+            let states = bench.states(&graph, p)?;
             let times = measure(args.requests, |i| {
-                for vector in states[i % states.len()].chunks(D) {
-                    black_box(graph.search(&question(vector, &allowed), args.k, &mut search));
-                }
+                black_box(lists(&*states[i % states.len()], &allowed, |answers, asked| {
+                    answers.approximate(asked, args.k)
+                }));
                 Ok(())
             })?;
             println!("  hnsw     {p:>2}  {}", times.p50_p99());
         }
         let (mut found, mut all) = (0, 0);
-        for vector in bench.states(1)?.iter().map(Vec::as_slice) {
-            let exact = candidates.search(&[question(vector, &allowed)], args.k)?.remove(0);
-            let near = graph.search(&question(vector, &allowed), args.k, &mut search).unwrap_or_default();
+        for answers in bench.states(&graph, 1)? {
+            let exact = lists(&*answers, &allowed, |answers, asked| answers.best(asked, args.k))?.remove(0);
+            let near = lists(&*answers, &allowed, |answers, asked| answers.approximate(asked, args.k));
+            let near = near.unwrap_or_default().remove(0).unwrap_or_default();
             all += exact.len();
             found += exact.iter().filter(|e| near.iter().any(|n| n.item == e.item)).count();
         }
         let recall = found as f64 / all as f64;
         println!("  graph of ef {}: recall@{} {recall:.3}, built in {:.0?}", args.ef, args.k, built);
     }
-    bench.compare(args.requests)
+    bench.compare(&asked, args.requests)
 }
 
-fn question<'a>(vector: &'a [f32], allowed: &'a [bool]) -> Question<'a> {
-    Question { vector, allowed, seen: &[] }
+/// Asks for one list an answer, of the items that are `allowed`.
+fn lists<R>(
+    answers: &dyn Answers,
+    allowed: &[bool],
+    ask: impl FnOnce(&dyn Answers, &[Question<'_>]) -> R,
+) -> R {
+    let filters = [Filter { allowed, seen: &[], carrying: None }];
+    let asked: Vec<Question<'_>> =
+        (0..answers.len()).map(|answer| Question { answer, filters: &filters }).collect();
+    ask(answers, &asked)
+}
+
+/// Events that a model reads.
+struct History {
+    items: Vec<u32>,
+    ts: Vec<i64>,
+    visible: Vec<u32>,
 }
 
 struct Bench {
-    model: ClimberPilot,
+    model: SequenceModel,
     carriers: Carriers,
     vectors: Tensor,
     items: usize,
@@ -144,7 +161,7 @@ impl Bench {
             Model { d: D, layers: 3, hash_buckets: 1_000, attributes: Vec::new(), ..Model::default() };
         let vocabulary =
             Vocabulary::new(&config, &catalogue, &vec![0; items + 1]).with_conditions(conditions);
-        let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, &Backend::CPU)?;
+        let model = SequenceModel::new(&config, &Sft::default(), Arc::new(vocabulary), 1, &Backend::CPU)?;
         let noise = |what: u64, i: u64| (mix64(what, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         let value = |i: u64| {
             let (item, column) = (i / D as u64, i % D as u64);
@@ -160,28 +177,28 @@ impl Bench {
         History {
             items: (0..events).map(item).collect(),
             ts: (0..events as i64).map(|e| 100 * DAY_MS + e * 60_000).collect(),
-            visible: Vec::new(),
+            visible: vec![0; events],
         }
     }
 
-    /// The model part of request `i`: without a condition for `p = 0`.
-    fn hidden(&self, i: usize, events: usize, p: u32) -> candle_core::Result<Vec<f32>> {
-        let conditions: Vec<Option<u32>> = if p == 0 { vec![None] } else { (0..p).map(Some).collect() };
-        self.ask(&self.history(i, events), &conditions)
+    /// The model, ready to be asked.
+    fn asked<'a>(&'a self, graph: Option<GraphSetting<'a>>) -> anyhow::Result<DotProduct<'a>> {
+        let serving =
+            Serving { items: self.items, carriers: Some(&self.carriers), seed: 1, batch: usize::MAX, graph };
+        Ok(DotProduct::with_vectors(&self.model, self.vectors.clone(), serving)?)
     }
 
-    fn ask(&self, history: &History, conditions: &[Option<u32>]) -> candle_core::Result<Vec<f32>> {
-        let asked = [Asked { history, conditions }];
-        hidden(&self.model, (MaskMode::Gather, &self.carriers), &self.vectors, &asked)
-    }
-
-    /// Hidden states to search with.
-    fn states(&self, p: u32) -> candle_core::Result<Vec<Vec<f32>>> {
-        (0..50).map(|i| self.hidden(i, 50, p)).collect()
+    /// Answers to searches.
+    fn states<'a>(
+        &self,
+        asked: &'a DotProduct<'_>,
+        p: u32,
+    ) -> candle_core::Result<Vec<Box<dyn Answers + 'a>>> {
+        (0..50).map(|i| read(asked, &self.history(i, 50), &conditions(p))).collect()
     }
 
     /// Eight conditions in one pass, in eight, and none.
-    fn compare(&self, requests: usize) -> anyhow::Result<()> {
+    fn compare(&self, asked: &DotProduct<'_>, requests: usize) -> anyhow::Result<()> {
         println!("model part in turn, p50 in µs");
         println!("  history  none  8 in one pass  8 passes  one pass / none  8 passes / one pass");
         for events in [50, 200] {
@@ -193,11 +210,11 @@ impl Bench {
                 for (which, took) in took.iter_mut().enumerate() {
                     let started = Instant::now();
                     match which {
-                        0 => drop(black_box(self.ask(&history, &[None])?)),
-                        1 => drop(black_box(self.ask(&history, &all)?)),
+                        0 => drop(black_box(read(asked, &history, &[None])?)),
+                        1 => drop(black_box(read(asked, &history, &all)?)),
                         _ => {
                             for condition in &all {
-                                drop(black_box(self.ask(&history, &[*condition])?));
+                                drop(black_box(read(asked, &history, &[*condition])?));
                             }
                         }
                     }
@@ -215,6 +232,27 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// `p` conditions, or none.
+fn conditions(p: u32) -> Vec<Option<u32>> {
+    if p == 0 { vec![None] } else { (0..p).map(Some).collect() }
+}
+
+/// The model part of a request.
+fn read<'a>(
+    asked: &'a DotProduct<'_>,
+    history: &History,
+    conditions: &[Option<u32>],
+) -> candle_core::Result<Box<dyn Answers + 'a>> {
+    let length = history.items.len();
+    let reads: Vec<Read> = conditions.iter().map(|&condition| Read { length, condition }).collect();
+    asked.read(&[Reading {
+        items: &history.items,
+        ts: &history.ts,
+        visible: &history.visible,
+        reads: &reads,
+    }])
 }
 
 /// Requests before the first that counts.

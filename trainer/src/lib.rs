@@ -6,14 +6,17 @@ extern crate terminal;
 
 pub mod batch;
 pub mod bench;
+pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod export;
 pub mod judge;
+pub mod kinds;
 pub mod learn;
 pub mod models;
 pub mod objectives;
 pub mod random;
+pub mod retrieve;
 pub mod serve;
 
 /// Gives all threads to this crate's own operations; call it first in `main`.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use store::Root;
 use store::publication::{self, Publication};
 use terminal::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
-use trainer::learn::checkpoint;
+use trainer::checkpoint;
 
 use super::daily::summary;
 use crate::record::Record;

@@ -22,7 +22,7 @@ use store::Root;
 use store::failpoint;
 use store::publication::{self, PublicationError};
 use terminal::{Interrupt, with_causes};
-use trainer::learn::checkpoint;
+use trainer::checkpoint;
 
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 

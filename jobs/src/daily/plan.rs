@@ -7,7 +7,7 @@ use schemas::tables::EVENTS;
 use store::Root;
 use store::publication::Publication;
 use terminal::with_causes;
-use trainer::learn::checkpoint;
+use trainer::checkpoint;
 
 use crate::publish::followed;
 use crate::record::{Plan, Record, Training};

@@ -11,7 +11,7 @@ use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES};
 use store::Root;
 use store::publication::{self, Kind, Publication};
 use terminal::with_causes;
-use trainer::learn::checkpoint;
+use trainer::checkpoint;
 use trainer::learn::{Options, Status, TrainError, pretrain, refresh, sft};
 
 use super::{Daily, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};

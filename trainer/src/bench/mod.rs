@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
 use ragged::{AttentionLayout, Dropout};
-use schemas::config::{Loss, Model, Precision, Pretrain, Sft};
+use schemas::config::{Config, Loss, Model, Precision, Pretrain};
 use schemas::hash::mix64;
 use serde::Serialize;
 
@@ -12,10 +12,9 @@ use crate::batch::{Anchors, Batch, ahead};
 use crate::data::Catalogue;
 use crate::data::vocabulary::Vocabulary;
 use crate::device::{Backend, Card, peak_memory};
-use crate::learn::adam::Adam;
-use crate::models::ClimberPilot;
-use crate::objectives::Draws;
-use crate::objectives::{Plan, TamipLoss};
+use crate::kinds::{Learner, New, Step, Taken};
+use crate::models::Values;
+use crate::objectives::{Draws, Objective, Plan, objective};
 use ragged::adam::GradientNorm;
 
 /// Steps before the clock starts: memory is allocated and kernels are loaded in them.
@@ -141,9 +140,8 @@ impl Setting {
 pub struct Trainer {
     backend: Backend,
     setting: Setting,
-    model: ClimberPilot,
-    adam: Adam,
-    loss: TamipLoss,
+    learner: Box<dyn Learner>,
+    objective: Box<dyn Objective>,
     steps: u64,
 }
 
@@ -156,41 +154,38 @@ impl Trainer {
         catalogue.active = vec![true; items + 1];
         let counts = vec![1; items + 1];
         let vocabulary = Vocabulary::new(&setting.model(), &catalogue, &counts);
-        let model = ClimberPilot::new(&setting.model(), &Sft::default(), vocabulary.into(), 1, backend)?;
-        let config = setting.pretrain();
+        let config = Config { model: setting.model(), pretrain: setting.pretrain(), ..Config::default() };
+        let new = New { config: &config, vocabulary: vocabulary.into(), values: Values::Seed(1), backend };
+        let learner = new.model()?.into_learner(&config.pretrain, None)?;
         // Negatives are uniform ones: what batches draw plays no part.
-        let loss = TamipLoss::new(&config, Draws::new(items, std::iter::empty::<[u32; 0]>()), 1);
-        let adam = Adam::new(&model, config.weight_decay, config.clip_norm)?;
-        Ok(Self { backend: backend.clone(), setting, model, adam, loss, steps: 0 })
+        let draws = Draws::new(items, std::iter::empty::<[u32; 0]>());
+        let objective = objective(&config.pretrain, draws, 1, 0.0);
+        Ok(Self { backend: backend.clone(), setting, learner, objective, steps: 0 })
     }
 
     /// What step `number` computes.
     fn plan(&self, number: u64) -> Plan {
-        plan(&self.setting, &self.loss, self.model.vocabulary(), number)
+        plan(&self.setting, &*self.objective, self.learner.model().vocabulary(), number)
     }
 
-    /// `n` steps, prepared beside each other as in training. After each, `look` is given the number of steps so far, and the loss and the
-    /// norm, which may be on their way. Returns the targets of all.
-    fn take(
-        &mut self,
-        n: usize,
-        mut look: impl FnMut(usize, (&Tensor, &GradientNorm)) -> Result<()>,
-    ) -> Result<usize> {
-        let Self { setting, model, adam, loss, steps, .. } = self;
+    /// `n` steps, prepared beside each other as in training. After each, `look` is given the number of steps so far, and the step, whose numbers
+    /// may be on their way. Returns the targets of all.
+    fn take(&mut self, n: usize, mut look: impl FnMut(usize, &Taken) -> Result<()>) -> Result<usize> {
+        let Self { setting, learner, objective, steps, .. } = self;
         let first = *steps;
+        let vocabulary = learner.model().vocabulary().clone();
         std::thread::scope(|scope| {
-            let (model, loss, setting) = (&*model, &*loss, *setting);
-            let prepare = move |number: usize, _: &[u32]| {
-                plan(&setting, loss, model.vocabulary(), first + number as u64)
-            };
+            let (vocabulary, objective, setting) = (&vocabulary, &**objective, *setting);
+            let prepare =
+                move |number: usize, _: &[u32]| plan(&setting, objective, vocabulary, first + number as u64);
             let mut targets = 0;
             for (number, plan) in ahead(scope, vec![0; n], (1, 0), prepare).enumerate() {
                 targets += plan.batch.targets();
                 let dropout = Dropout { p: setting.model().dropout, seed: *steps };
-                let (gradients, step) = loss.differentiate(model, &plan, Some(dropout))?;
-                let norm = adam.step(model, &step.touched, &gradients, 5e-4.into())?;
+                let step = Step { objective, plan: &plan, rates: 5e-4.into(), dropout: Some(dropout) };
+                let taken = learner.step(&step)?;
                 *steps += 1;
-                look(number + 1, (&step.loss.detach(), &norm))?;
+                look(number + 1, &taken)?;
             }
             Ok(targets)
         })
@@ -248,15 +243,15 @@ impl Trainer {
 }
 
 /// The loss of a step, when it is done.
-fn settled((loss, norm): (&Tensor, &GradientNorm)) -> Result<f64> {
-    for norm in GradientNorm::values(std::slice::from_ref(norm))? {
+fn settled(step: &Taken) -> Result<f64> {
+    for norm in GradientNorm::values(std::slice::from_ref(&step.gradient_norm))? {
         GradientNorm::checked(norm)?;
     }
-    Ok(f64::from(loss.to_scalar::<f32>()?))
+    Ok(f64::from(step.loss.to_scalar::<f32>()?))
 }
 
-fn plan(setting: &Setting, loss: &TamipLoss, vocabulary: &Vocabulary, number: u64) -> Plan {
-    loss.plan(vocabulary, setting.batch(number), number)
+fn plan(setting: &Setting, objective: &dyn Objective, vocabulary: &Vocabulary, number: u64) -> Plan {
+    objective.plan(vocabulary, setting.batch(number), number)
 }
 
 /// The losses of `steps` steps on `backend` and on the CPU, beside each other.

@@ -5,7 +5,8 @@ use clap::{Args, ValueEnum};
 use schemas::config::ConfigError;
 use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
-use trainer::serve::{self, By, Merge, Method, Options, Output, Users, parse_time};
+use trainer::retrieve::{self, By, Method, Options, Output, Users, parse_time};
+use trainer::serve::Merge;
 
 /// Retrieve the top K items for users, with and without conditions.
 ///
@@ -129,7 +130,7 @@ impl RetrieveArgs {
         let model = super::or_served(&root, self.model.as_deref())?;
         let options = self.options(&model, &interrupt);
         if let Some(user) = &self.case {
-            let case = serve::case(&config, &root, options, user).await?;
+            let case = retrieve::case(&config, &root, options, user).await?;
             eprint!("{case}");
             if common.json {
                 print_json(&case)?;
@@ -137,7 +138,7 @@ impl RetrieveArgs {
             return Ok(EXIT_DONE);
         }
         let mut output = match &self.out {
-            Some(path) if !serve::is_writable(path) => {
+            Some(path) if !retrieve::is_writable(path) => {
                 return Err(usage("--out", "the file's name must end in .parquet or .jsonl").into());
             }
             Some(path) => Output::file(path)?,
@@ -146,7 +147,7 @@ impl RetrieveArgs {
             }
             None => Output::stdout(),
         };
-        let report = serve::run(&config, &root, options, &mut output).await?;
+        let report = retrieve::run(&config, &root, options, &mut output).await?;
         output.finish()?;
         eprint!("{report}");
         if common.json {

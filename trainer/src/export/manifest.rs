@@ -13,8 +13,8 @@ use super::directory::{FORMAT, FileEntry};
 use super::proto::{self, DataType, Size, ValueInfo};
 use super::serving::OPSET;
 use super::vectors::Items;
-use crate::learn::checkpoint::Lineage;
-use crate::models::ClimberPilot;
+use crate::checkpoint::Lineage;
+use crate::models::SequenceModel;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, Serialize)]
@@ -118,7 +118,7 @@ pub(super) struct ConditionRow {
 }
 
 /// The conditions that `model` follows.
-pub(super) fn conditions(model: &ClimberPilot, config: &Config) -> Vec<ConditionRow> {
+pub(super) fn conditions(model: &SequenceModel, config: &Config) -> Vec<ConditionRow> {
     let conditions = model.vocabulary().conditions();
     let of_row = |row| {
         let condition = conditions.get(row)?;

@@ -36,10 +36,10 @@ pub use directory::{FileEntry, MANIFEST};
 pub use manifest::{Manifest, Port, Report, Scores};
 pub use vectors::ITEM_VECTORS_NPY;
 
+use crate::checkpoint::{self, CheckpointError, Lineage};
 use crate::data::{Catalogue, DataError};
 use crate::device::Backend;
-use crate::learn::checkpoint::{self, CheckpointError, Lineage};
-use crate::models::ClimberPilot;
+use crate::models::SequenceModel;
 use directory::Staging;
 use vectors::Items;
 
@@ -122,7 +122,7 @@ pub enum ExportError {
 /// What is exported.
 struct Source<'a> {
     name: &'a str,
-    model: &'a ClimberPilot,
+    model: &'a SequenceModel,
     config: &'a Config,
     lineage: &'a Lineage,
     /// The checkpoint's file.
@@ -150,7 +150,7 @@ async fn export(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> R
     let weights = checkpoint::find(&directory).unwrap_or(directory).join(WEIGHTS);
     let source = Source {
         name,
-        model: &checkpoint.model,
+        model: checkpoint.sequence_model("exported")?,
         config: &checkpoint.config,
         lineage: &checkpoint.lineage,
         weights: &weights,

@@ -20,7 +20,7 @@ use schemas::config::{Model, Paradigm};
 use super::graph::{Builder, Value, int};
 use super::proto::{self, DataType, Size};
 use super::vectors::{ITEM_VECTORS_NPY, Items, npy_header};
-use crate::models::ClimberPilot;
+use crate::models::SequenceModel;
 use layout::Layout;
 #[cfg(test)]
 pub(super) use layout::time_thresholds;
@@ -41,7 +41,7 @@ struct Conditioning {
 
 impl Conditioning {
     /// Of a model with one of the paradigms that the graph knows; `None` where nothing depends on conditions.
-    fn of(model: &ClimberPilot) -> Option<Self> {
+    fn of(model: &SequenceModel) -> Option<Self> {
         let mask = match model.paradigm()? {
             Paradigm::Cgsa => true,
             Paradigm::Pinrec => false,
@@ -54,7 +54,7 @@ impl Conditioning {
 /// The graph of `model`, whose settings are `settings`. With `external`, it refers to the item vectors in
 /// [`ITEM_VECTORS_NPY`] instead of holding them.
 pub(super) fn model(
-    model: &ClimberPilot,
+    model: &SequenceModel,
     settings: &Model,
     items: &Items,
     external: bool,

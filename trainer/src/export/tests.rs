@@ -20,7 +20,7 @@ const ITEMS: usize = 12;
 
 /// What an export needs, as a checkpoint would give it.
 struct Example {
-    model: ClimberPilot,
+    model: SequenceModel,
     config: Config,
     catalogue: Catalogue,
     lineage: Lineage,
@@ -65,7 +65,7 @@ impl Example {
         }
         catalogue.version = 3;
         let model =
-            ClimberPilot::new(&config.model, &config.sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
+            SequenceModel::new(&config.model, &config.sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
         // At their initial values biases are zero and hide what they do.
         for (name, var) in model.parameters().iter() {
             let mut generator = crate::random::generator(2, name, 0);

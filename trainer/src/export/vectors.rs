@@ -17,7 +17,7 @@ use ragged::UNIT_EPSILON;
 use schemas::config::Model;
 
 use crate::data::Catalogue;
-use crate::models::ClimberPilot;
+use crate::models::SequenceModel;
 
 /// The numpy array. A graph without the vectors in it refers to this file.
 pub const ITEM_VECTORS_NPY: &str = "item_vectors.npy";
@@ -40,7 +40,7 @@ impl Items {
     pub(super) const VECTORS: &str = "item_vectors";
 
     /// Of the first `items` items of the catalogue of `model`, whose settings are `settings`.
-    pub(super) fn new(model: &ClimberPilot, settings: &Model, items: usize) -> Result<Self> {
+    pub(super) fn new(model: &SequenceModel, settings: &Model, items: usize) -> Result<Self> {
         let indexes: Vec<u32> = (1..=items as u32).collect();
         let embedded = model.item_vectors(&indexes)?.vectors.detach();
         let vectors = model.candidates(&embedded)?.flatten_all()?.to_vec1::<f32>()?;

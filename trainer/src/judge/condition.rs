@@ -7,23 +7,23 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use ragged::vector;
 use rayon::prelude::*;
 use schemas::condition::Condition;
-use schemas::config::MaskMode;
 use serde::Serialize;
 
 use super::metrics;
-use super::rank::rows_of_scores;
 use super::stored::instructed::InstructedTarget;
 use super::unknown;
-use super::{Encoded, EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
+use super::{EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
 use crate::data::conditions::{Carriers, Conditions};
-use crate::models::{ClimberPilot, Reads};
-use crate::serve::top_k::{NotFinite, TopK};
+use crate::kinds::TrainedModel;
+use crate::serve::{Answers, Carrying, Filter, Question as Asked, Recommender, Scored};
 
 /// The longest list that is looked at.
 const LIST: usize = 50;
+
+/// Questions whose seen items are held at a time.
+const BLOCK: usize = 1 << 12;
 
 /// The conditions that may be asked for, and who carries them.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,15 @@ pub(super) struct Answer {
     pub(super) rank: Option<u32>,
     /// Of the first 10, 20 and 50 items, how many carry the condition.
     pub(super) compliant: [u32; 3],
+}
+
+impl Answer {
+    fn of(question: &Question<'_>, list: &[Scored], Instructed { carriers, .. }: Instructed<'_>) -> Self {
+        let place = list.iter().position(|scored| scored.item == question.target.item);
+        let carries = |scored: &&Scored| carriers.carries(scored.item, question.condition, question.at);
+        let compliant = |k: usize| list.iter().take(k).filter(carries).count() as u32;
+        Self { rank: place.map(|place| place as u32 + 1), compliant: [10, 20, 50].map(compliant) }
+    }
 }
 
 /// Which items a list may have.
@@ -106,24 +115,23 @@ impl Evaluation<'_> {
     pub fn instructed(
         &self,
         name: &str,
-        model: &ClimberPilot,
-        mask: MaskMode,
+        model: &dyn TrainedModel,
         instructed: Instructed<'_>,
         protocol: Protocol,
         attributes: &[&str],
     ) -> Result<Vec<Metrics>, EvaluateError> {
-        let encoded = Encoded::new(model, mask, self.catalogue)?;
+        let model = model.recommender(self.serving(Some(instructed.carriers)))?;
         let questions = self.questions(instructed, protocol, attributes)?;
-        let answers = self.answers(&encoded, instructed, protocol, &questions)?;
+        let answers = self.answers(&*model, instructed, protocol, &questions)?;
         Ok(self.under_conditions(name, protocol, &attributes.join("+"), &questions, &answers))
     }
 
-    /// Adds what `encoded` does under `attribute` to `report`; gives the numbers of every target.
+    /// Adds what `model` does under `attribute` to `report`; gives the numbers of every target.
     pub(super) fn under(
         &self,
         attribute: &str,
         name: &str,
-        encoded: &Encoded<'_>,
+        model: &dyn Recommender,
         instructed: Instructed<'_>,
         protocols: &[Protocol],
         report: &mut Report,
@@ -131,7 +139,7 @@ impl Evaluation<'_> {
         let mut rows = Vec::new();
         for &protocol in protocols {
             let questions = self.questions(instructed, protocol, &[attribute])?;
-            let answers = self.answers(encoded, instructed, protocol, &questions)?;
+            let answers = self.answers(model, instructed, protocol, &questions)?;
             report.results.extend(self.under_conditions(name, protocol, attribute, &questions, &answers));
             report.by_condition.extend(self.by_condition(name, protocol, instructed, &questions, &answers));
             rows.extend(self.rows_under(protocol, &questions, &answers));
@@ -175,84 +183,61 @@ impl Evaluation<'_> {
     /// The answers to each question, for each of [`Filters::ALL`].
     pub(super) fn answers(
         &self,
-        encoded: &Encoded<'_>,
+        model: &dyn Recommender,
         instructed: Instructed<'_>,
         protocol: Protocol,
         questions: &[Question<'_>],
     ) -> Result<Vec<[Answer; 4]>, EvaluateError> {
-        let (d, n, active) = (encoded.d, self.catalogue.items(), &self.catalogue.active);
-        let hidden = self.hidden_under(encoded, instructed, questions)?;
-        let block = rows_of_scores(n);
-        let blocks: Vec<Result<Vec<[Answer; 4]>, NotFinite>> = questions
-            .par_chunks(block)
-            .zip(hidden.par_chunks(block * d))
-            .map_init(Vec::new, |scores, (questions, hidden)| {
-                scores.resize(questions.len() * n, 0f32);
-                encoded.score(hidden, scores);
-                let answer = |(question, scores): (&Question<'_>, &[f32])| {
-                    if !vector::widest(
-                        #[inline(always)]
-                        || vector::sum(scores),
-                    )
-                    .is_finite()
-                    {
-                        return Err(NotFinite);
-                    }
-                    let seen = question.target.seen(self.sequences, protocol);
-                    let carries =
-                        |item: u32| instructed.carriers.carries(item, question.condition, question.at);
-                    let mut answers = [Answer::default(); 4];
-                    for (filters, answer) in Filters::ALL.into_iter().zip(&mut answers) {
-                        let mut list = TopK::new(LIST, self.seed);
-                        list.offer(1, scores, |item| {
-                            active[item as usize]
-                                && !(filters.seen && seen.binary_search(&item).is_ok())
-                                && (!filters.condition || carries(item))
-                        })?;
-                        let list: Vec<u32> = list.into_sorted().iter().map(|scored| scored.item).collect();
-                        let place = list.iter().position(|&item| item == question.target.item);
-                        let compliant = |k: usize| list.iter().take(k).filter(|&&item| carries(item)).count();
-                        *answer = Answer {
-                            rank: place.map(|place| place as u32 + 1),
-                            compliant: [10, 20, 50].map(|k| compliant(k) as u32),
-                        };
-                    }
-                    Ok(answers)
-                };
-                questions.iter().zip(scores.chunks_exact(n)).map(answer).collect()
-            })
-            .collect();
-        Ok(blocks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+        let read = self.read_under(model, questions)?;
+        let mut answers = Vec::with_capacity(questions.len());
+        for (number, block) in questions.chunks(BLOCK).enumerate() {
+            let seen: Vec<Vec<u32>> =
+                block.par_iter().map(|question| question.target.seen(self.sequences, protocol)).collect();
+            let filters: Vec<[Filter<'_>; 4]> = block
+                .iter()
+                .zip(&seen)
+                .map(|(question, seen)| {
+                    Filters::ALL.map(|filters| self.filter(filters, question, seen, instructed))
+                })
+                .collect();
+            let asked: Vec<Asked<'_>> =
+                (number * BLOCK..).zip(&filters).map(|(answer, filters)| Asked { answer, filters }).collect();
+            let lists = read.best(&asked, LIST)?;
+            for (question, lists) in block.iter().zip(lists.chunks_exact(Filters::ALL.len())) {
+                let mut answer = [Answer::default(); 4];
+                for (answer, list) in answer.iter_mut().zip(lists) {
+                    *answer = Answer::of(question, list, instructed);
+                }
+                answers.push(answer);
+            }
+        }
+        Ok(answers)
     }
 
-    /// Branch 1's state for each question, flat `[questions, d]`.
-    pub(super) fn hidden_under(
-        &self,
-        encoded: &Encoded<'_>,
-        instructed: Instructed<'_>,
-        questions: &[Question<'_>],
-    ) -> Result<Vec<f32>, EvaluateError> {
-        let mut hidden = Vec::with_capacity(questions.len() * encoded.d);
-        for chunk in questions.chunks(self.config.batch_size) {
-            let asked: Vec<_> = chunk.iter().map(|question| (question.target, question.context)).collect();
-            let (tokens, reads) = self.tokens(&asked, encoded.mask);
-            let mut reads = Reads { tokens: reads, ..Reads::default() };
-            for question in chunk {
-                let start = self.sequences.row(question.target.row).start;
-                let shown = start..start + question.context;
-                reads.conditions.push(question.condition);
-                instructed.carriers.push_matches(
-                    &mut reads.matches,
-                    question.condition,
-                    &self.sequences.items[shown.clone()],
-                    &self.sequences.ts[shown],
-                );
-            }
-            let histories = encoded.model.histories(&tokens, &encoded.vectors, None);
-            let rows = encoded.model.read(1, &histories, &reads)?.detach();
-            hidden.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+    /// Active items, as `filters` say.
+    pub(super) fn filter<'f>(
+        &'f self,
+        filters: Filters,
+        question: &Question<'_>,
+        seen: &'f [u32],
+        instructed: Instructed<'f>,
+    ) -> Filter<'f> {
+        let &Question { condition, at, .. } = question;
+        let carrying = Carrying { carriers: instructed.carriers, condition, at };
+        Filter {
+            allowed: &self.catalogue.active,
+            seen: if filters.seen { seen } else { &[] },
+            carrying: filters.condition.then_some(carrying),
         }
-        Ok(hidden)
+    }
+
+    /// One answer for each question, under its condition.
+    pub(super) fn read_under<'m>(
+        &self,
+        model: &'m dyn Recommender,
+        questions: &[Question<'_>],
+    ) -> Result<Box<dyn Answers + 'm>, EvaluateError> {
+        self.read(model, questions.iter().map(|q| (q.target, q.context, Some(q.condition))))
     }
 
     /// The means over all targets, for each of [`Filters::ALL`].

@@ -4,25 +4,22 @@
 use std::collections::HashSet;
 
 use candle_core::{DType, Tensor};
-use rayon::prelude::*;
 use schemas::config::Config;
 use schemas::history::Role;
 use serde::{Deserialize, Serialize};
 use store::Root;
 use store::boxed::Boxed;
 
-use super::{Encoded, EvaluateError, Evaluation, Protocol, asked_rows};
+use super::{EvaluateError, Evaluation, Protocol, asked_rows};
+use crate::checkpoint;
 use crate::data::Catalogue;
 use crate::device;
-use crate::learn::checkpoint;
-use crate::serve::top_k::{NotFinite, Scored, TopK};
+use crate::serve::{Filter, Question, RecommendError};
 
 /// Places of a list that count for coverage.
 const PLACES: usize = 50;
 /// Targets that are asked, at most, evenly over the split.
 const LISTS: usize = 2_000;
-/// Scores that one thread holds.
-const SCORES: usize = 1 << 22;
 
 /// A model's state of health, from the validation targets as they would be served.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -73,36 +70,30 @@ async fn measure_health(config: &Config, root: &Root, name: &str) -> Result<Heal
     let directory = root.model_path(name);
     let catalogue = Catalogue::load(root, &checkpoint::attributes(&directory)?).await?;
     let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
-    let mut tensors: Vec<(String, Tensor)> = checkpoint.model.tensors().into_iter().collect();
+    let mut tensors: Vec<(String, Tensor)> = checkpoint.model.tensors()?.into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, tensor) in tensors {
         if !is_finite(&tensor)? {
             return Ok(Health { not_finite: Some(name), ..Health::default() });
         }
     }
-    let encoded = Encoded::new(&checkpoint.model, checkpoint.config.model.mask, &catalogue)?;
     let sequences = asked_rows(config, root, catalogue.items(), Role::Validation).await?;
     let evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation);
     let active_items = catalogue.active.iter().skip(1).filter(|&&active| active).count();
     let mut health = Health { active_items, ..Health::default() };
     let asked = evaluation.asked(Protocol::AsServed);
     let asked: Vec<_> = asked.iter().copied().step_by(asked.len().div_ceil(LISTS).max(1)).collect();
-    let hidden = evaluation.hidden(&encoded, &asked)?;
-    let (n, d) = (catalogue.items(), encoded.d);
-    let lists: Vec<Result<Vec<Scored>, NotFinite>> = hidden
-        .par_chunks((SCORES / n.max(1)).clamp(1, 64) * d)
-        .flat_map_iter(|hidden| {
-            let mut scores = vec![0f32; hidden.len() / d * n];
-            encoded.score(hidden, &mut scores);
-            let lists = scores.chunks_exact(n).map(|scores| {
-                let mut best = TopK::new(PLACES, config.seed);
-                best.offer(1, scores, |item| catalogue.active[item as usize])?;
-                Ok(best.into_sorted())
-            });
-            lists.collect::<Vec<_>>()
-        })
-        .collect();
-    let Ok(lists) = lists.into_iter().collect::<Result<Vec<_>, _>>() else {
+    let model = match checkpoint.model.recommender(evaluation.serving(None)) {
+        Err(RecommendError::NotFinite(_)) => {
+            return Ok(Health { not_finite: Some("item vectors".into()), ..Health::default() });
+        }
+        model => model?,
+    };
+    let answers = evaluation.read(&*model, asked.iter().map(|&(target, context)| (target, context, None)))?;
+    let filters = [Filter { allowed: &catalogue.active, seen: &[], carrying: None }];
+    let questions: Vec<Question<'_>> =
+        (0..answers.len()).map(|answer| Question { answer, filters: &filters }).collect();
+    let Ok(lists) = answers.best(&questions, PLACES) else {
         return Ok(Health { not_finite: Some("scores".into()), ..Health::default() });
     };
     let mut best: Vec<f64> = lists.iter().filter_map(|list| Some(f64::from(list.first()?.score))).collect();

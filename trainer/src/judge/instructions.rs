@@ -11,18 +11,16 @@ use rayon::prelude::*;
 use schemas::config::Instructions;
 use serde::Serialize;
 
-use super::condition::{Filters, Question};
+use super::condition::{Filters, Question as Instruction};
 use super::metrics;
-use super::rank::rows_of_scores;
-use super::{Encoded, EvaluateError, Evaluation, Instructed, Metrics, Protocol, Target, gains};
-use crate::serve::top_k::{NotFinite, Scored, TopK};
-use crate::serve::{List, Merge, Merged, Origin, merge};
+use super::{EvaluateError, Evaluation, Instructed, Metrics, Protocol, Target, gains};
+use crate::serve::{Filter, List, Merge, Merged, Origin, Question, Recommender, merge};
 
 /// The longest list that is looked at.
 const LIST: usize = 50;
 
-/// Targets whose scores are computed together.
-const BLOCK: usize = 16;
+/// Targets whose seen items and lists are held at a time.
+const BLOCK: usize = 1 << 10;
 
 /// The places of a list in which different values are counted.
 const DIVERSITY: usize = 20;
@@ -64,12 +62,12 @@ struct Lists {
 }
 
 impl Evaluation<'_> {
-    /// Results of `encoded`, called `name`, under the users' own instructions: seen items filtered, without and with a
+    /// Results of `model`, called `name`, under the users' own instructions: seen items filtered, without and with a
     /// filter by the condition. Conditions with fewer than `min_pool` active carriers instruct nobody.
     pub(super) fn under_instructions(
         &self,
         name: &str,
-        encoded: &Encoded<'_>,
+        model: &dyn Recommender,
         instructed: Instructed<'_>,
         (settings, min_pool): (&Instructions, usize),
         protocol: Protocol,
@@ -94,7 +92,7 @@ impl Evaluation<'_> {
                 events.iter().copied().filter(|&(_, ts)| ts > since && ts <= at).collect();
             let first = questions.len();
             let instructions = instructions(instructed, &quota, settings.per_user, &in_window);
-            questions.extend(instructions.into_iter().map(|(condition, weight)| Question {
+            questions.extend(instructions.into_iter().map(|(condition, weight)| Instruction {
                 target,
                 context,
                 condition,
@@ -103,7 +101,7 @@ impl Evaluation<'_> {
             }));
             asked.push(Asked { target, activity: events.len(), questions: first..questions.len() });
         }
-        let lists = self.lists(encoded, instructed, protocol, &questions, &asked)?;
+        let lists = self.lists(model, instructed, protocol, &questions, &asked)?;
         let attributes: Vec<&str> = quota.iter().map(|quota| quota.attribute.as_str()).collect();
         let metrics = self.merged_metrics(name, protocol, &attributes.join("+"), instructed, &asked, &lists);
         let diversity = quota
@@ -123,70 +121,58 @@ impl Evaluation<'_> {
 
     fn lists(
         &self,
-        encoded: &Encoded<'_>,
+        model: &dyn Recommender,
         instructed: Instructed<'_>,
         protocol: Protocol,
-        questions: &[Question<'_>],
+        questions: &[Instruction<'_>],
         asked: &[Asked<'_>],
     ) -> Result<Vec<Lists>, EvaluateError> {
-        let (d, n) = (encoded.d, self.catalogue.items());
-        let hidden = self.hidden_under(encoded, instructed, questions)?;
-        let plain = self.hidden(encoded, &self.asked(protocol))?;
-        let block_rows = rows_of_scores(n);
-        let blocks: Vec<Result<Vec<Lists>, NotFinite>> = asked
-            .par_chunks(BLOCK)
-            .zip(plain.par_chunks(BLOCK * d))
-            .map_init(Vec::new, |scores: &mut Vec<f32>, (block, plain)| {
-                block
-                    .iter()
-                    .zip(plain.chunks_exact(d))
-                    .map(|(asked, plain)| {
-                        let of = asked.questions.clone();
-                        let seen = asked.target.seen(self.sequences, protocol);
-                        scored(encoded, plain, scores)?;
-                        let plain = self.list(scores, &seen, |_| true)?;
-                        let mut lists = [Vec::new(), Vec::new()];
-                        let of_target = questions[of.clone()].chunks(block_rows);
-                        for (questions, hidden) in
-                            of_target.zip(hidden[of.start * d..of.end * d].chunks(block_rows * d))
-                        {
-                            scored(encoded, hidden, scores)?;
-                            for (question, scores) in questions.iter().zip(scores.chunks_exact(n)) {
-                                let &Question { condition, at, weight, .. } = question;
-                                for (filter, lists) in [false, true].into_iter().zip(&mut lists) {
-                                    lists.push(List {
-                                        condition: Some(condition),
-                                        weight: weight as f32,
-                                        sharpness: 1.0,
-                                        origin: Origin::Model,
-                                        items: self.list(scores, &seen, |item| {
-                                            !filter || instructed.carriers.carries(item, condition, at)
-                                        })?,
-                                    });
-                                }
-                            }
-                        }
-                        let merged = lists.map(|lists| merge(&lists, Merge::Weighted, LIST));
-                        Ok(Lists { merged, plain: plain.iter().map(|scored| scored.item).collect() })
-                    })
-                    .collect()
-            })
-            .collect();
-        Ok(blocks.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-    }
-
-    /// The best active and unseen items among those that `allowed` lets pass.
-    fn list(
-        &self,
-        scores: &[f32],
-        seen: &[u32],
-        allowed: impl Fn(u32) -> bool,
-    ) -> Result<Vec<Scored>, NotFinite> {
-        let mut best = TopK::new(LIST, self.seed);
-        best.offer(1, scores, |item| {
-            self.catalogue.active[item as usize] && seen.binary_search(&item).is_err() && allowed(item)
-        })?;
-        Ok(best.into_sorted())
+        let instructed_answers = self.read_under(model, questions)?;
+        let plain_answers = self
+            .read(model, self.asked(protocol).into_iter().map(|(target, context)| (target, context, None)))?;
+        let mut all = Vec::with_capacity(asked.len());
+        for (number, block) in asked.chunks(BLOCK).enumerate() {
+            let seen: Vec<Vec<u32>> =
+                block.par_iter().map(|asked| asked.target.seen(self.sequences, protocol)).collect();
+            let (first, last) = (block[0].questions.start, block[block.len() - 1].questions.end);
+            // Without a filter by the condition, and with one.
+            let filters: Vec<[Filter<'_>; 2]> = block
+                .iter()
+                .zip(&seen)
+                .flat_map(|(asked, seen)| questions[asked.questions.clone()].iter().map(move |q| (q, seen)))
+                .map(|(question, seen)| {
+                    [Filters::ALL[0], Filters::ALL[1]]
+                        .map(|filters| self.filter(filters, question, seen, instructed))
+                })
+                .collect();
+            let asking: Vec<Question<'_>> =
+                (first..last).zip(&filters).map(|(answer, filters)| Question { answer, filters }).collect();
+            let lists = instructed_answers.best(&asking, LIST)?;
+            let unseen: Vec<[Filter<'_>; 1]> = seen
+                .iter()
+                .map(|seen| [Filter { allowed: &self.catalogue.active, seen, carrying: None }])
+                .collect();
+            let asking: Vec<Question<'_>> = (number * BLOCK..)
+                .zip(&unseen)
+                .map(|(answer, filters)| Question { answer, filters })
+                .collect();
+            let plain = plain_answers.best(&asking, LIST)?;
+            for (asked, plain) in block.iter().zip(plain) {
+                let of_target = asked.questions.clone();
+                let merged = [0, 1].map(|filter| {
+                    let list = |q: usize| List {
+                        condition: Some(questions[q].condition),
+                        weight: questions[q].weight as f32,
+                        sharpness: 1.0,
+                        origin: Origin::Model,
+                        items: lists[2 * (q - first) + filter].clone(),
+                    };
+                    merge(&of_target.clone().map(list).collect::<Vec<List>>(), Merge::Weighted, LIST)
+                });
+                all.push(Lists { merged, plain: plain.iter().map(|scored| scored.item).collect() });
+            }
+        }
+        Ok(all)
     }
 
     fn merged_metrics(
@@ -279,13 +265,6 @@ impl Evaluation<'_> {
             })
             .collect()
     }
-}
-
-/// Fills `scores` with those of all items for each row of `hidden`.
-fn scored(encoded: &Encoded<'_>, hidden: &[f32], scores: &mut Vec<f32>) -> Result<(), NotFinite> {
-    scores.resize(hidden.len() / encoded.d * (encoded.item_rows.len() / encoded.d), 0.0);
-    encoded.score(hidden, scores);
-    if scores.iter().all(|score| score.is_finite()) { Ok(()) } else { Err(NotFinite) }
 }
 
 /// An attribute that instructs.

@@ -23,22 +23,6 @@ impl Protocol {
     }
 }
 
-/// A target's rank among all active items, from 1; `None` where it cannot be retrieved at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ranks {
-    /// Among all items.
-    pub all: Option<u32>,
-    /// Among the items that the user has not seen; a target that was seen is a miss.
-    pub unseen: Option<u32>,
-}
-
-impl Ranks {
-    /// The one with seen items left out, or the one among all.
-    pub fn among(self, filter_seen: bool) -> Option<u32> {
-        if filter_seen { self.unseen } else { self.all }
-    }
-}
-
 /// One line of the results. A mean over no target is none: `null` as JSON, a dash in tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {

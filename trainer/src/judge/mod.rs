@@ -1,7 +1,6 @@
 //! Evaluation (§4.1): full ranking of targets over the whole catalogue, under two protocols, with and without the items
 //! a user has seen. Targets are held-out events, or those that are new to the model.
 
-mod baselines;
 pub mod compare;
 mod condition;
 mod health;
@@ -9,41 +8,38 @@ mod horizon;
 mod instructions;
 mod metrics;
 mod prequential;
-mod rank;
 mod report;
 pub mod stored;
 mod targets;
 #[cfg(test)]
 mod tests;
 
-use candle_core::Tensor;
-use schemas::config::{Config, ConfigError, Evaluate, MaskMode};
+use schemas::config::{Config, ConfigError, Evaluate};
 use schemas::history::Role;
 use store::Root;
 use store::boxed::Boxed;
 
-pub use baselines::{CoOccurrence, Popularity};
 pub use condition::{ConditionMetrics, Instructed};
 pub use health::{Health, health};
 pub use horizon::{HORIZON, HorizonMetrics};
 pub use instructions::Diversity;
-pub use metrics::{Metrics, Protocol, Ranks};
+pub use metrics::{Metrics, Protocol};
 pub(crate) use metrics::{gains, rate};
-use ragged::{Mat, gemm};
-pub use rank::{Query, rank};
 pub use report::Report;
 pub(crate) use report::change;
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Split, Target, targets};
 
-use crate::batch::HistoryBatch;
+use crate::checkpoint::{self, CheckpointError};
 use crate::data::conditions::{Carriers, Conditions, UnknownCondition};
 use crate::data::{Catalogue, DataError, Sequences};
 use crate::device::{self, DeviceError};
-use crate::learn::checkpoint::{self, CheckpointError};
-use crate::models::{ClimberPilot, Tokens};
+use crate::kinds::TrainedModel;
 use crate::random;
-use crate::serve::top_k::NotFinite;
+use crate::serve::{
+    Answers, CoOccurrence, Followers, NotFinite, Popular, Popularity, RankQuery, Ranks, Read, Reading,
+    RecommendError, Recommender, Serving,
+};
 use targets::targets_at;
 
 /// Evaluates `models/<name>` and, where configured, the baselines, on the targets of `split`, under both protocols, and
@@ -126,20 +122,19 @@ async fn evaluate(
     if evaluation.is_empty() {
         return Ok(report);
     }
-    let mask = checkpoint.config.model.mask;
-    let encoded = Encoded::new(&checkpoint.model, mask, &catalogue)?;
+    let model = checkpoint.model.recommender(evaluation.serving(Some(&carriers)))?;
     let mut ranks = evaluation.rows();
     // Where nothing is hidden, one protocol answers for the other.
     let protocols = if evaluation.hides_nothing() { &[Protocol::Standard][..] } else { &Protocol::ALL };
     for (i, &protocol) in protocols.iter().enumerate() {
-        let found = evaluation.ranks(&encoded, protocol)?;
+        let found = evaluation.ranks(&*model, protocol)?;
         report.results.extend(evaluation.metrics(name, protocol, &found));
         let asked = evaluation.targets.iter().zip(&mut ranks);
         for ((_, row), ranks) in asked.filter(|(target, _)| target.takes_part(protocol)).zip(found) {
             row.ranks[i] = Some(ranks);
         }
     }
-    let (curves, mut horizon) = evaluation.horizon(name, &encoded, protocols)?;
+    let (curves, mut horizon) = evaluation.horizon(name, &*model, protocols)?;
     report.horizon = curves;
     if config.evaluate.baselines && config.evaluate.sample == 0 && split != Split::Prequential {
         report.results.extend(evaluation.baselines(protocols)?);
@@ -148,7 +143,7 @@ async fn evaluate(
     if !conditions.is_empty() {
         let instructed = Instructed { conditions: &known, carriers: &carriers };
         for attribute in conditions {
-            let rows = evaluation.under(attribute, name, &encoded, instructed, protocols, &mut report)?;
+            let rows = evaluation.under(attribute, name, &*model, instructed, protocols, &mut report)?;
             let path = stored::instructed::instructed_path(&stored, evaluation.split, attribute);
             stored::instructed::write_instructed(&path, &rows)?;
         }
@@ -156,7 +151,7 @@ async fn evaluate(
             let settings = (&config.instructions, config.conditions.min_pool);
             for &protocol in protocols {
                 let (metrics, diversity) =
-                    evaluation.under_instructions(name, &encoded, instructed, settings, protocol)?;
+                    evaluation.under_instructions(name, &*model, instructed, settings, protocol)?;
                 report.results.extend(metrics);
                 report.diversity.extend(diversity);
             }
@@ -277,41 +272,19 @@ pub enum EvaluateError {
     Tensor(#[from] candle_core::Error),
 }
 
+impl From<RecommendError> for EvaluateError {
+    fn from(error: RecommendError) -> Self {
+        match error {
+            RecommendError::NotFinite(error) => Self::NotFinite(error),
+            RecommendError::Tensor(error) => Self::Tensor(error),
+            error @ RecommendError::NoVectors { .. } => Self::Tensor(candle_core::Error::wrap(error)),
+        }
+    }
+}
+
 /// A condition that the model does not know, as a mistake of usage.
 fn unknown(error: &UnknownCondition) -> EvaluateError {
     EvaluateError::Usage(ConfigError::Invalid { key: "--condition".into(), problem: error.to_string() })
-}
-
-/// A model with the vectors of all items, ready to score them.
-struct Encoded<'a> {
-    model: &'a ClimberPilot,
-    mask: MaskMode,
-    /// `[items, d]`, on the model's device.
-    vectors: Tensor,
-    /// The same, flat: scores are computed on the CPU.
-    item_rows: Vec<f32>,
-    d: usize,
-}
-
-impl<'a> Encoded<'a> {
-    fn new(
-        model: &'a ClimberPilot,
-        mask: MaskMode,
-        catalogue: &Catalogue,
-    ) -> Result<Self, candle_core::Error> {
-        let items: Vec<u32> = (1..=catalogue.items() as u32).collect();
-        let vectors = model.item_vectors(&items)?.vectors.detach();
-        let item_rows = model.candidates(&vectors)?.flatten_all()?.to_vec1::<f32>()?;
-        let d = vectors.dim(1)?;
-        Ok(Self { model, mask, vectors, item_rows, d })
-    }
-
-    /// `φ(h, e)` of all items for `hidden` (`[rows, d]`, flat): `scores` is `[rows, items]`.
-    fn score(&self, hidden: &[f32], scores: &mut [f32]) {
-        let (n, d) = (self.item_rows.len() / self.d, self.d);
-        let hidden = Mat::new(hidden, hidden.len() / d, d, d);
-        gemm(scores, n, false, hidden, Mat::new(&self.item_rows, n, d, d).t());
-    }
 }
 
 /// The held-out targets of one split, ready to be asked.
@@ -353,29 +326,70 @@ impl<'a> Evaluation<'a> {
         self.targets.iter().all(|t| t.context(Protocol::Standard) == t.context(Protocol::AsServed))
     }
 
-    /// Results of `model`, called `name`, read through branch 1, under each of `protocols`.
+    /// What a model needs to be asked these targets; `carriers` where it is asked under conditions.
+    fn serving<'b>(&self, carriers: Option<&'b Carriers>) -> Serving<'b> {
+        let (items, batch) = (self.catalogue.items(), self.config.batch_size);
+        Serving { items, carriers, seed: self.seed, batch, graph: None }
+    }
+
+    /// Results of `model`, called `name`, under each of `protocols`.
+    ///
+    /// # Errors
+    ///
+    /// The model diverged, or a tensor operation failed.
     pub fn model(
         &self,
         name: &str,
-        model: &ClimberPilot,
-        mask: MaskMode,
+        model: &dyn TrainedModel,
         protocols: &[Protocol],
     ) -> Result<Vec<Metrics>, EvaluateError> {
-        let encoded = Encoded::new(model, mask, self.catalogue)?;
+        let recommender = model.recommender(self.serving(None))?;
         let mut results = Vec::new();
         for &protocol in protocols {
-            results.extend(self.metrics(name, protocol, &self.ranks(&encoded, protocol)?));
+            results.extend(self.metrics(name, protocol, &self.ranks(&*recommender, protocol)?));
         }
         Ok(results)
     }
 
     /// The ranks of the targets that take part under `protocol`, in their order.
-    fn ranks(&self, encoded: &Encoded<'_>, protocol: Protocol) -> Result<Vec<Ranks>, EvaluateError> {
+    fn ranks(&self, model: &dyn Recommender, protocol: Protocol) -> Result<Vec<Ranks>, EvaluateError> {
         let asked = self.asked(protocol);
-        let (hidden, d, n) = (self.hidden(encoded, &asked)?, encoded.d, self.catalogue.items());
-        self.rank(protocol, &asked, |first, scores| {
-            encoded.score(&hidden[first * d..(first + scores.len() / n) * d], scores);
-        })
+        let answers = self.read(model, asked.iter().map(|&(target, context)| (target, context, None)))?;
+        let query = |(answer, (target, _)): (usize, &(&Target, usize))| RankQuery {
+            item: target.item,
+            seen: target.seen(self.sequences, protocol),
+            answer,
+        };
+        let queries: Vec<RankQuery> = asked.iter().enumerate().map(query).collect();
+        Ok(answers.ranks(&queries, &self.catalogue.active)?)
+    }
+
+    /// What `model` answers where each target's context is shown, under a condition where there is one: one answer each. Targets
+    /// of one row stand together, by ascending context.
+    fn read<'m, 't>(
+        &self,
+        model: &'m dyn Recommender,
+        asked: impl Iterator<Item = (&'t Target, usize, Option<u32>)>,
+    ) -> Result<Box<dyn Answers + 'm>, EvaluateError> {
+        let (mut rows, mut reads) = (Vec::new(), Vec::new());
+        for (target, length, condition) in asked {
+            rows.push(target.row);
+            reads.push(Read { length, condition });
+        }
+        let mut readings = Vec::new();
+        let mut left = &reads[..];
+        for same in rows.chunk_by(|a, b| a == b) {
+            let reads;
+            (reads, left) = left.split_at(same.len());
+            let shown = self.sequences.row(same[0]);
+            readings.push(Reading {
+                items: &self.sequences.items[shown.clone()],
+                ts: &self.sequences.ts[shown.clone()],
+                visible: &self.sequences.visible[shown],
+                reads,
+            });
+        }
+        Ok(model.read(&readings)?)
     }
 
     /// The horizon curves (Figure 3) and the ranks behind them; none where the split does not hold out each
@@ -383,7 +397,7 @@ impl<'a> Evaluation<'a> {
     fn horizon(
         &self,
         name: &str,
-        encoded: &Encoded<'_>,
+        model: &dyn Recommender,
         protocols: &[Protocol],
     ) -> Result<(Vec<HorizonMetrics>, Vec<TargetRank>), EvaluateError> {
         let groups = horizon::groups(self.sequences, &self.targets);
@@ -398,27 +412,21 @@ impl<'a> Evaluation<'a> {
         for (i, &protocol) in protocols.iter().enumerate() {
             let takes_part = |group: &[Target]| group[0].takes_part(protocol);
             let asked: Vec<&[Target]> = groups.iter().copied().filter(|g| takes_part(g)).collect();
-            let anchors: Vec<(&Target, usize)> =
-                asked.iter().filter_map(|g| g[0].context(protocol).map(|context| (&g[0], context))).collect();
-            let (hidden, d, n) = (self.hidden(encoded, &anchors)?, encoded.d, self.catalogue.items());
-            let queries: Vec<Query> = asked
+            let anchors = asked.iter().filter_map(|g| Some((&g[0], g[0].context(protocol)?, None)));
+            let answers = self.read(model, anchors)?;
+            let queries: Vec<RankQuery> = asked
                 .iter()
-                .flat_map(|group| {
+                .enumerate()
+                .flat_map(|(answer, group)| {
                     let seen = group[0].seen(self.sequences, protocol);
-                    group.iter().map(move |target| Query { item: target.item, seen: seen.clone() })
+                    group.iter().map(move |target| RankQuery {
+                        item: target.item,
+                        seen: seen.clone(),
+                        answer,
+                    })
                 })
                 .collect();
-            let ranks = rank(&queries, &self.catalogue.active, self.seed, |first, scores| {
-                // Neighbouring queries share an anchor: its scores are computed once.
-                let last = first + scores.len() / n - 1;
-                let (from, to) = (first / HORIZON, last / HORIZON + 1);
-                let mut of_anchors = vec![0f32; (to - from) * n];
-                encoded.score(&hidden[from * d..to * d], &mut of_anchors);
-                for (query, scores) in (first..).zip(scores.chunks_exact_mut(n)) {
-                    let anchor = query / HORIZON - from;
-                    scores.copy_from_slice(&of_anchors[anchor * n..(anchor + 1) * n]);
-                }
-            })?;
+            let ranks = answers.ranks(&queries, &self.catalogue.active)?;
             curves.extend([true, false].map(|filter_seen| HorizonMetrics {
                 model: name.into(),
                 split: self.split.into(),
@@ -455,25 +463,17 @@ impl<'a> Evaluation<'a> {
 
     /// Results of the baselines, from the training events of the same rows.
     pub fn baselines(&self, protocols: &[Protocol]) -> Result<Vec<Metrics>, EvaluateError> {
-        let n = self.catalogue.items();
-        let counts = self.sequences.training_counts(n);
-        let popularity = Popularity::new(&counts);
-        let co_occurrence = CoOccurrence::new(self.sequences, &counts);
+        let counts = self.sequences.training_counts(self.catalogue.items());
+        let popular = Popular { popularity: Popularity::new(&counts), seed: self.seed };
+        let followers = Followers::of_training(self.sequences);
+        let co_occurrence = CoOccurrence::new(followers, &counts, self.seed);
+        let baselines: [(&str, &dyn Recommender); 2] =
+            [("popularity", &popular), ("co-occurrence", &co_occurrence)];
         let mut results = Vec::new();
         for &protocol in protocols {
-            let asked = self.asked(protocol);
-            let ranks = self.rank(protocol, &asked, |_, scores| {
-                scores.chunks_exact_mut(n).for_each(|scores| popularity.score(scores));
-            })?;
-            results.extend(self.metrics("popularity", protocol, &ranks));
-            let ranks = self.rank(protocol, &asked, |first, scores| {
-                for (scores, (target, context)) in scores.chunks_exact_mut(n).zip(&asked[first..]) {
-                    let start = self.sequences.row(target.row).start;
-                    let last = context.checked_sub(1).map(|last| self.sequences.items[start + last]);
-                    co_occurrence.score(last, scores);
-                }
-            })?;
-            results.extend(self.metrics("co-occurrence", protocol, &ranks));
+            for (name, baseline) in baselines {
+                results.extend(self.metrics(name, protocol, &self.ranks(baseline, protocol)?));
+            }
         }
         Ok(results)
     }
@@ -484,19 +484,6 @@ impl<'a> Evaluation<'a> {
             .iter()
             .filter_map(|target| target.context(protocol).filter(|&c| c > 0).map(|c| (target, c)))
             .collect()
-    }
-
-    fn rank(
-        &self,
-        protocol: Protocol,
-        asked: &[(&Target, usize)],
-        score: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Result<Vec<Ranks>, EvaluateError> {
-        let queries: Vec<Query> = asked
-            .iter()
-            .map(|(target, _)| Query { item: target.item, seen: target.seen(self.sequences, protocol) })
-            .collect();
-        Ok(rank(&queries, &self.catalogue.active, self.seed, score)?)
     }
 
     /// The means over the ranks of all targets that take part under `protocol`: seen items filtered, and kept.
@@ -516,49 +503,5 @@ impl<'a> Evaluation<'a> {
                 ..Metrics::of(name, self.split, protocol, filter_seen)
             }
         })
-    }
-
-    /// Branch 1's state for each asked target, flat `[asked, d]`.
-    fn hidden(&self, encoded: &Encoded<'_>, asked: &[(&Target, usize)]) -> Result<Vec<f32>, EvaluateError> {
-        let model = encoded.model;
-        let mut hidden = Vec::with_capacity(asked.len() * encoded.d);
-        for chunk in asked.chunks(self.config.batch_size) {
-            let (tokens, reads) = self.tokens(chunk, encoded.mask);
-            let backbone = model.backbone(&tokens, &encoded.vectors, None)?;
-            let rows = model.branch(1, &backbone, &tokens.layout, &reads, None)?.detach();
-            hidden.extend(rows.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok(hidden)
-    }
-
-    /// What the targets' contexts look like as a batch, and the token at which each is read.
-    ///
-    /// Causal modes encode a row once for all of its targets. In mode `row` the reading token sees its whole
-    /// context, while others keep the mask they were trained with, so each target has a sequence of its own.
-    fn tokens(&self, asked: &[(&Target, usize)], mask: MaskMode) -> (Tokens, Vec<u32>) {
-        let mut histories = HistoryBatch::new(mask);
-        let mut reads = Vec::with_capacity(asked.len());
-        let mut at = 0;
-        while at < asked.len() {
-            let row = asked[at].0.row;
-            let same_row = if mask == MaskMode::Row {
-                1
-            } else {
-                asked[at..].iter().take_while(|(target, _)| target.row == row).count()
-            };
-            let group = &asked[at..at + same_row];
-            let length = group.iter().map(|&(_, context)| context).max().unwrap_or(0);
-            let start = self.sequences.row(row).start;
-            let shown = start..start + length;
-            let first = histories.push(
-                self.sequences.items[shown.clone()].iter().copied(),
-                &self.sequences.ts[shown.clone()],
-                &self.sequences.visible[shown],
-            );
-            reads.extend(group.iter().map(|&(_, context)| first + context as u32));
-            at += same_row;
-        }
-        // All items are encoded, so an item's vector stands at its index minus 1; the start token is row 0.
-        (histories.into_tokens(), reads)
     }
 }

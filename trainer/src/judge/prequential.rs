@@ -4,8 +4,8 @@
 use schemas::history::Role;
 
 use super::EvaluateError;
+use crate::checkpoint::Lineage;
 use crate::data::{FreshSource, Sequences};
-use crate::learn::checkpoint::Lineage;
 
 /// By position of `sequences`, whether it is new in `fresh`: each row of `refresh` is one of `sequences`, with another role
 /// where nothing is new. Both have to be built from one version of `events`, and the model `name` before `fresh` begins.

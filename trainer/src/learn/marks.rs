@@ -2,14 +2,14 @@
 //!
 //! A finished model says so itself ([`Lineage::made_by`]); a training has no checkpoint yet in its first epoch.
 //!
-//! [`Lineage::made_by`]: crate::learn::checkpoint::Lineage::made_by
+//! [`Lineage::made_by`]: crate::checkpoint::Lineage::made_by
 
 use std::path::Path;
 use std::{fs, io};
 
 use store::files;
 
-use crate::learn::checkpoint::{self, CheckpointError, MadeBy};
+use crate::checkpoint::{self, CheckpointError, MadeBy};
 
 const FILE: &str = "made-by.json";
 

@@ -9,8 +9,6 @@
 //! whatever is published under that name stays. The run's records ([`crate::learn::records`]) grow beside the two and are
 //! published with `best`.
 
-pub mod adam;
-pub mod checkpoint;
 pub mod marks;
 mod parent;
 pub mod pretrain;
@@ -27,14 +25,13 @@ use serde::Serialize;
 use terminal::Interrupt;
 
 use crate::batch::Batch;
+use crate::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord, MadeBy};
 use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::judge::{EvaluateError, Metrics, Protocol};
-use crate::learn::adam::Adam;
-use crate::learn::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord, MadeBy};
+use crate::kinds::{Learner, TrainedModel};
 use crate::learn::records::RecordsError;
-use crate::models::ClimberPilot;
-use crate::objectives::TamipLoss;
+use crate::objectives::Objective;
 
 /// What is learned, and from what.
 trait Task: Sync {
@@ -52,14 +49,14 @@ trait Task: Sync {
     /// The batch of some of them.
     fn batch(&self, units: &[u32]) -> Batch;
 
-    /// The loss.
-    fn loss(&self) -> &TamipLoss;
+    /// What is minimised.
+    fn objective(&self) -> &dyn Objective;
 
-    /// The model before the first step, and the optimiser where it goes on with an old one.
-    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError>;
+    /// The model before the first step.
+    fn begin(&self) -> Result<Box<dyn Learner>, TrainError>;
 
     /// What validation says of `model`, called `name`; nothing where nothing is held out.
-    fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError>;
+    fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError>;
 
     /// What the run of a checkpoint was started with, where that differs from this one.
     fn difference(&self, checkpoint: &Checkpoint) -> Option<String>;

@@ -4,9 +4,9 @@ use schemas::config::{Config, ConfigError};
 use store::Root;
 
 use super::TrainError;
+use crate::checkpoint::{self, Checkpoint};
 use crate::data::Catalogue;
 use crate::device::Backend;
-use crate::learn::checkpoint::{self, Checkpoint};
 
 /// A pre-trained or refreshed model, as training goes on from it.
 pub(super) struct Parent {

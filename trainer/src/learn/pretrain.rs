@@ -10,15 +10,14 @@ use store::boxed::Boxed;
 use super::training_loop::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
 use crate::batch::Batch;
+use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::data::vocabulary::Vocabulary;
 use crate::data::{Catalogue, Sequences};
 use crate::device::{self, Backend};
 use crate::judge::{Evaluation, Metrics};
-use crate::learn::adam::Adam;
-use crate::learn::checkpoint::{self, Checkpoint, Lineage};
-use crate::models::ClimberPilot;
-use crate::objectives::Draws;
-use crate::objectives::TamipLoss;
+use crate::kinds::{Learner, New, TrainedModel};
+use crate::models::Values;
+use crate::objectives::{Draws, Objective, objective};
 
 /// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
 pub fn run<'a>(
@@ -55,10 +54,11 @@ async fn pretrain(config: &Config, root: &Root, options: Options<'_>) -> Result<
         catalogue: &catalogue,
         rows: (0u32..).zip(&targets).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect(),
         weights: row_weights(&sequences, &targets, config.pretrain.user_balance),
-        loss: TamipLoss::new(
+        objective: objective(
             &config.pretrain,
             draws(&sequences, &targets, config, catalogue.items()),
             config.seed,
+            0.0,
         ),
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
@@ -85,7 +85,7 @@ struct Pretraining<'a> {
     rows: Vec<u32>,
     /// By row, the weight of its targets.
     weights: Vec<f32>,
-    loss: TamipLoss,
+    objective: Box<dyn Objective>,
     /// Training events by item index.
     counts: &'a [u32],
     validation: Evaluation<'a>,
@@ -113,24 +113,24 @@ impl Task for Pretraining<'_> {
         )
     }
 
-    fn loss(&self) -> &TamipLoss {
-        &self.loss
+    fn objective(&self) -> &dyn Objective {
+        &*self.objective
     }
 
-    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
-        let Config { model, sft, seed, .. } = self.config;
-        let vocabulary = Arc::new(Vocabulary::new(model, self.catalogue, self.counts));
-        let model = ClimberPilot::new(model, sft, vocabulary, *seed, self.backend)
-            .map_err(|source| TrainError::Step { step: 0, source })?;
-        Ok((model, None))
+    fn begin(&self) -> Result<Box<dyn Learner>, TrainError> {
+        let config = self.config;
+        let vocabulary = Arc::new(Vocabulary::new(&config.model, self.catalogue, self.counts));
+        let new = New { config, vocabulary, values: Values::Seed(config.seed), backend: self.backend };
+        let learner = new.model().and_then(|model| model.into_learner(&config.pretrain, None));
+        learner.map_err(|source| TrainError::Step { step: 0, source })
     }
 
-    fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError> {
+    fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError> {
         if self.validation.is_empty() {
             return Ok(Vec::new());
         }
         let (protocol, _) = selector(self.config.pretrain.select_by);
-        Ok(self.validation.model(name, model, self.config.model.mask, &[protocol])?)
+        Ok(self.validation.model(name, model, &[protocol])?)
     }
 
     fn difference(&self, checkpoint: &Checkpoint) -> Option<String> {

@@ -10,7 +10,7 @@
 //! item was learned is known from the parent.
 //!
 //! The vocabulary grows with the catalogue: rows of the embedding tables never move, new ones begin at the mean of their
-//! categories ([`ClimberPilot::grown`]).
+//! categories ([`TrainedModel::grown`]).
 
 use std::sync::Arc;
 
@@ -27,13 +27,12 @@ use super::pretrain::{draws, predicted, row_weights, targets_by_row};
 use super::training_loop::Run;
 use super::{Options, Outcome, Task, TrainError, selector};
 use crate::batch::Batch;
+use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::data::{Catalogue, FreshSource, Sequences};
 use crate::device;
 use crate::judge::{DRAWS_MAX, Evaluation, Metrics};
-use crate::learn::adam::Adam;
-use crate::learn::checkpoint::{self, Checkpoint, Lineage};
-use crate::models::ClimberPilot;
-use crate::objectives::TamipLoss;
+use crate::kinds::{Learner, TrainedModel};
+use crate::objectives::{Objective, objective};
 use crate::random;
 
 /// Continues `models/<parent>` into `models/<name>` on the newest `refresh` of `root` and a share of `sequences`, resuming an
@@ -100,7 +99,7 @@ async fn refresh(
         units: (0u32..).zip(&targets).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect(),
         weights: row_weights(&rows, &targets, settings.user_balance),
         rows: &rows,
-        loss: TamipLoss::new(&settings, draws(&rows, &targets, config, catalogue.items()), config.seed),
+        objective: objective(&settings, draws(&rows, &targets, config, catalogue.items()), config.seed, 0.0),
         settings,
         parent: loaded,
         catalogue: &catalogue,
@@ -250,7 +249,7 @@ struct Refreshing<'a> {
     units: Vec<u32>,
     /// By row, the weight of its targets.
     weights: Vec<f32>,
-    loss: TamipLoss,
+    objective: Box<dyn Objective>,
     /// Training events by item index.
     counts: &'a [u32],
     validation: Evaluation<'a>,
@@ -271,28 +270,24 @@ impl Task for Refreshing<'_> {
         Batch::pretrain(self.rows, rows, model.mask, model.branches, without_history, Some(&self.weights))
     }
 
-    fn loss(&self) -> &TamipLoss {
-        &self.loss
+    fn objective(&self) -> &dyn Objective {
+        &*self.objective
     }
 
-    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
-        let Config { model, sft, .. } = self.config;
+    fn begin(&self) -> Result<Box<dyn Learner>, TrainError> {
         let known = self.parent.model.vocabulary();
-        let vocabulary = Arc::new(known.grown(model.min_count, self.catalogue, self.counts));
-        let step = |source| TrainError::Step { step: 0, source };
+        let vocabulary = Arc::new(known.grown(self.config.model.min_count, self.catalogue, self.counts));
         let new = vocabulary.own_items() - known.own_items();
         eprintln!("{} items have rows of their own, {new} of them new ones", vocabulary.own_items());
-        let grown = self.parent.model.grown(model, sft, vocabulary).map_err(step)?;
-        let optimizer = self.parent.optimizer()?.grown(&grown).map_err(step)?;
-        Ok((grown, Some(optimizer)))
+        Ok(self.parent.grown(self.config, vocabulary)?)
     }
 
-    fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError> {
+    fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError> {
         if self.validation.is_empty() {
             return Ok(Vec::new());
         }
         let (protocol, _) = selector(self.settings.select_by);
-        Ok(self.validation.model(name, model, self.config.model.mask, &[protocol])?)
+        Ok(self.validation.model(name, model, &[protocol])?)
     }
 
     fn difference(&self, checkpoint: &Checkpoint) -> Option<String> {

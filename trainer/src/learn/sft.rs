@@ -15,15 +15,14 @@ use super::parent::{Parent, check_names};
 use super::training_loop::Run;
 use super::{Options, Outcome, Status, Task, TrainError, selector};
 use crate::batch::Batch;
+use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::data::conditions::{Carriers, Conditions};
 use crate::data::{Catalogue, Examples, Sequences};
 use crate::device;
 use crate::judge::{Evaluation, Instructed, Metrics, asked_rows, change, rate};
-use crate::learn::adam::Adam;
-use crate::learn::checkpoint::{self, Checkpoint, Lineage};
-use crate::models::ClimberPilot;
-use crate::objectives::Draws;
-use crate::objectives::TamipLoss;
+use crate::kinds::{Learner, TrainedModel};
+use crate::models::SequenceModel;
+use crate::objectives::{Draws, Objective, objective};
 use crate::random;
 
 /// What fine-tuning came to.
@@ -163,16 +162,17 @@ async fn run_after(
     let (units, learned) = units(&examples, config);
     let draws =
         Draws::new(catalogue.items(), units.iter().map(|&history| predicted(&examples, history, config)));
+    let unconditional_weight = match config.sft.paradigm {
+        // It reads nothing else.
+        Paradigm::Unconditional => 0.0,
+        _ => config.sft.unconditional_weight,
+    };
     let task = FineTuning {
         config,
-        loss: TamipLoss::new(&settings, draws, config.seed).with_unconditional(match config.sft.paradigm {
-            // It reads nothing else.
-            Paradigm::Unconditional => 0.0,
-            _ => config.sft.unconditional_weight,
-        }),
+        objective: objective(&settings, draws, config.seed, unconditional_weight),
         units,
         settings,
-        parent: &loaded.model,
+        parent: loaded.sequence_model("fine-tuned")?,
         taught: taught.map(|(_, model)| model),
         carriers: Carriers::new(&conditions, derived, &catalogue),
         conditions,
@@ -191,8 +191,8 @@ async fn run_after(
     if training.status == Status::Trained && !task.validation.is_empty() {
         let tuned = checkpoint::load(&root.model_path(options.name), &catalogue, &backend)?;
         unconditional = Some(Forgetting {
-            before: task.unconditional(&loaded.model)?,
-            after: task.unconditional(&tuned.model)?,
+            before: task.unconditional(&*loaded.model)?,
+            after: task.unconditional(&*tuned.model)?,
         });
     }
     Ok(SftOutcome { training, examples: learned, unconditional })
@@ -255,23 +255,23 @@ fn units(examples: &Examples, config: &Config) -> (Vec<u32>, usize) {
 struct FineTuning<'a> {
     config: &'a Config,
     settings: Pretrain,
-    parent: &'a ClimberPilot,
+    parent: &'a SequenceModel,
     /// Whose parameters the conditions begin with.
-    taught: Option<ClimberPilot>,
+    taught: Option<Box<dyn TrainedModel>>,
     conditions: Conditions,
     carriers: Carriers,
     examples: &'a Examples,
     /// Histories of examples with something to read.
     units: Vec<u32>,
-    loss: TamipLoss,
+    objective: Box<dyn Objective>,
     validation: Evaluation<'a>,
 }
 
 impl FineTuning<'_> {
     /// HR@10 of `model` without instructions.
-    fn unconditional(&self, model: &ClimberPilot) -> Result<Option<f64>, TrainError> {
+    fn unconditional(&self, model: &dyn TrainedModel) -> Result<Option<f64>, TrainError> {
         let (protocol, _) = selector(self.settings.select_by);
-        let results = self.validation.model("", model, self.config.model.mask, &[protocol])?;
+        let results = self.validation.model("", model, &[protocol])?;
         Ok(results.iter().find(|m| m.filter_seen).and_then(|m| m.hr_10))
     }
 }
@@ -295,37 +295,30 @@ impl Task for FineTuning<'_> {
         Batch::instructed(self.examples, histories, model.mask, model.branches, without_history)
     }
 
-    fn loss(&self) -> &TamipLoss {
-        &self.loss
+    fn objective(&self) -> &dyn Objective {
+        &*self.objective
     }
 
-    fn begin(&self) -> Result<(ClimberPilot, Option<Adam>), TrainError> {
+    fn begin(&self) -> Result<Box<dyn Learner>, TrainError> {
         let Config { model, sft, seed, .. } = self.config;
         let vocabulary = Arc::new(self.parent.vocabulary().with_conditions(self.conditions.clone()));
         let step = |source| TrainError::Step { step: 0, source };
-        let model = ClimberPilot::taught(self.parent, model, sft, vocabulary, *seed).map_err(step)?;
-        if let Some(taught) = &self.taught {
+        let model = SequenceModel::taught(self.parent, model, sft, vocabulary, *seed).map_err(step)?;
+        if let Some(taught) = self.taught.as_ref().and_then(|taught| taught.sequence_model()) {
             model.set_conditions(taught).map_err(step)?;
         }
-        Ok((model, None))
+        Box::new(model).into_learner(&self.settings, None).map_err(step)
     }
 
     /// Under the condition of each target's own item, the mean over all conditions that were asked for.
-    fn validate(&self, name: &str, model: &ClimberPilot) -> Result<Vec<Metrics>, TrainError> {
+    fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError> {
         if self.validation.is_empty() {
             return Ok(Vec::new());
         }
         let (protocol, _) = selector(self.settings.select_by);
         let instructed = Instructed { conditions: &self.conditions, carriers: &self.carriers };
         let attributes: Vec<&str> = self.conditions.attributes().collect();
-        Ok(self.validation.instructed(
-            name,
-            model,
-            self.config.model.mask,
-            instructed,
-            protocol,
-            &attributes,
-        )?)
+        Ok(self.validation.instructed(name, model, instructed, protocol, &attributes)?)
     }
 
     fn difference(&self, checkpoint: &Checkpoint) -> Option<String> {

@@ -13,13 +13,12 @@ use terminal::Progress;
 
 use super::{Options, Outcome, Status, Task, TrainError, marks, selector};
 use crate::batch::ahead;
+use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
 use crate::data::Catalogue;
 use crate::device::Backend;
 use crate::judge::Metrics;
-use crate::learn::adam::{Adam, Rates};
-use crate::learn::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
+use crate::kinds::{Learner, Rates, Step, Taken};
 use crate::learn::records::{self, EpochMetrics, Records, StepMetrics, Validation};
-use crate::models::ClimberPilot;
 use crate::objectives::Plan;
 use crate::random;
 use ragged::adam::GradientNorm;
@@ -171,7 +170,7 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     /// A new model, or the unfinished one.
-    fn begin(&self) -> Result<(ClimberPilot, Adam, TrainerState, Records), TrainError> {
+    fn begin(&self) -> Result<(Box<dyn Learner>, TrainerState, Records), TrainError> {
         if checkpoint::find(&self.latest).is_some() {
             let checkpoint = checkpoint::load(&self.latest, self.catalogue, self.backend)?;
             if let Some(difference) = self.difference(&checkpoint) {
@@ -181,37 +180,34 @@ impl<'a, T: Task> Run<'a, T> {
                     difference,
                 });
             }
-            let optimizer = checkpoint.optimizer()?;
-            let state = checkpoint.state;
+            let state = checkpoint.state.clone();
+            let learner = checkpoint.into_learner()?;
             let records = Records::resume(&self.training, self.options.name, state.epoch, state.steps)?;
             eprintln!("resuming `{}` after epoch {}, step {}", self.options.name, state.epoch, state.steps);
-            return Ok((checkpoint.model, optimizer, state, records));
+            return Ok((learner, state, records));
         }
-        let (config, settings) = (self.config, self.task.settings());
-        let (model, optimizer) = self.task.begin()?;
-        let step = |source| TrainError::Step { step: 0, source };
-        let optimizer = match optimizer {
-            Some(optimizer) => optimizer,
-            None => Adam::new(&model, settings.weight_decay, settings.clip_norm).map_err(step)?,
-        };
+        let learner = self.task.begin()?;
         // Before anything that it marks.
         marks::write(&self.training, self.lineage.made_by.as_ref())?;
         let records = Records::create(&self.training, self.options.name)?;
-        let state =
-            TrainerState { seed: config.seed, inherited_steps: optimizer.steps(), ..TrainerState::default() };
-        Ok((model, optimizer, state, records))
+        let state = TrainerState {
+            seed: self.config.seed,
+            inherited_steps: learner.steps(),
+            ..TrainerState::default()
+        };
+        Ok((learner, state, records))
     }
 
     /// Trains to the end (`true`) or to an interruption (`false`); also the targets learned in this run.
     fn train(&self) -> Result<(TrainerState, bool, u64), TrainError> {
         let settings = self.task.settings();
-        let (model, mut optimizer, mut state, mut records) = self.begin()?;
+        let (mut learner, mut state, mut records) = self.begin()?;
         let (first_target, last_step) = (state.targets, self.options.stop_after.map(|n| state.steps + n));
         let mut finished = true;
         while finished && state.epoch < settings.epochs && state.without_improvement < settings.patience {
-            finished = self.epoch(&model, &mut optimizer, &mut state, &mut records, last_step)?;
+            finished = self.epoch(&mut *learner, &mut state, &mut records, last_step)?;
             if finished {
-                self.end_epoch(&model, &optimizer, &mut state, &mut records)?;
+                self.end_epoch(&*learner, &mut state, &mut records)?;
             }
         }
         let targets = state.targets - first_target;
@@ -222,8 +218,7 @@ impl<'a, T: Task> Run<'a, T> {
     /// checkpoint.
     fn epoch(
         &self,
-        model: &ClimberPilot,
-        optimizer: &mut Adam,
+        learner: &mut dyn Learner,
         state: &mut TrainerState,
         records: &mut Records,
         last_step: Option<u64>,
@@ -241,13 +236,14 @@ impl<'a, T: Task> Run<'a, T> {
             let from = (settings.batch_size, state.batch);
             // Waiting for a batch counts, writing checkpoints does not.
             let mut since = Instant::now();
-            let (loss, first_step) = (self.task.loss(), state.steps - state.batch as u64);
+            let (objective, first_step) = (self.task.objective(), state.steps - state.batch as u64);
+            let vocabulary = learner.model().vocabulary().clone();
             let plan = move |number: usize, units: &[u32]| {
-                loss.plan(model.vocabulary(), self.task.batch(units), first_step + number as u64)
+                objective.plan(&vocabulary, self.task.batch(units), first_step + number as u64)
             };
             for plan in ahead(scope, self.order(state.epoch), from, plan) {
                 let step = self
-                    .step(model, optimizer, state, &plan)
+                    .step(learner, state, &plan)
                     .map_err(|source| TrainError::Step { step: state.steps, source })?;
                 taken.push(step);
                 progress.add(plan.batch.sequences() as u64);
@@ -267,7 +263,7 @@ impl<'a, T: Task> Run<'a, T> {
                     }
                 }
                 if stop || due {
-                    self.save_latest(model, optimizer, state, records)?;
+                    self.save_latest(learner, state, records)?;
                 }
                 if stop {
                     return Ok(false);
@@ -288,24 +284,23 @@ impl<'a, T: Task> Run<'a, T> {
     /// One step. Nobody waits for the device.
     fn step(
         &self,
-        model: &ClimberPilot,
-        optimizer: &mut Adam,
+        learner: &mut dyn Learner,
         state: &mut TrainerState,
         plan: &Plan,
-    ) -> candle_core::Result<Taken> {
+    ) -> candle_core::Result<Started> {
         let seed = random::derived(self.config.seed, "dropout", state.steps);
         let dropout = Dropout { p: self.config.model.dropout, seed };
-        let (gradients, step) = self.task.loss().differentiate(model, plan, Some(dropout))?;
         let learning_rate = self.learning_rate(state.steps);
         let rates =
             Rates { pretrained: learning_rate, conditions: learning_rate * self.task.condition_rate() };
-        let gradient_norm = optimizer.step(model, &step.touched, &gradients, rates)?;
+        let objective = self.task.objective();
+        let taken = learner.step(&Step { objective, plan, rates, dropout: Some(dropout) })?;
         let targets = plan.batch.targets() as u64;
         state.batch += 1;
         state.steps += 1;
         state.targets += targets;
         state.epoch_targets += targets;
-        Ok(Taken { loss: step.loss.detach(), gradient_norm, learning_rate })
+        Ok(Started { taken, learning_rate })
     }
 
     /// The learning rate of step `step`, from 0.
@@ -318,8 +313,7 @@ impl<'a, T: Task> Run<'a, T> {
     /// Validates where it is time, records the epoch, keeps the best, and checkpoints.
     fn end_epoch(
         &self,
-        model: &ClimberPilot,
-        optimizer: &Adam,
+        learner: &dyn Learner,
         state: &mut TrainerState,
         records: &mut Records,
     ) -> Result<(), TrainError> {
@@ -343,7 +337,7 @@ impl<'a, T: Task> Run<'a, T> {
         let due = state.epoch.is_multiple_of(settings.validate_every) || state.epoch == settings.epochs;
         let mut record = EpochRecord { epoch: state.epoch, loss, validation: None };
         let mut line = format!("epoch {:>3}: loss {loss:.4}", state.epoch);
-        let results = if due { self.task.validate(self.options.name, model)? } else { Vec::new() };
+        let results = if due { self.task.validate(self.options.name, learner.model())? } else { Vec::new() };
         if !results.is_empty() {
             let (protocol, pick) = selector(settings.select_by);
             let picked = |m: &Metrics| Some((Validation::new(m)?, pick(m)?));
@@ -365,42 +359,40 @@ impl<'a, T: Task> Run<'a, T> {
             }
             state.history.push(record);
             if state.without_improvement == 0 {
-                self.save(&self.best, model, optimizer, state, &results)?;
+                self.save(&self.best, learner, state, &results)?;
             }
         } else {
             records.epoch(&metrics)?;
             state.history.push(record);
             // Without validation targets the last model is the selected one.
             if due {
-                self.save(&self.best, model, optimizer, state, &[])?;
+                self.save(&self.best, learner, state, &[])?;
             }
         }
         eprintln!("{line}");
-        self.save_latest(model, optimizer, state, records)
+        self.save_latest(learner, state, records)
     }
 
     /// Saves the checkpoint to resume from. The records are on the disk before it: they must not be behind it.
     fn save_latest(
         &self,
-        model: &ClimberPilot,
-        optimizer: &Adam,
+        learner: &dyn Learner,
         state: &TrainerState,
         records: &Records,
     ) -> Result<(), TrainError> {
         records.sync()?;
         failpoint::reach("training:recorded");
-        Ok(self.save(&self.latest, model, optimizer, state, &[])?)
+        Ok(self.save(&self.latest, learner, state, &[])?)
     }
 
     fn save(
         &self,
         directory: &Path,
-        model: &ClimberPilot,
-        optimizer: &Adam,
+        learner: &dyn Learner,
         state: &TrainerState,
         metrics: &[Metrics],
     ) -> Result<(), CheckpointError> {
-        checkpoint::save(directory, model, optimizer, self.config, state, &self.lineage, &metrics)
+        checkpoint::save(directory, learner, self.config, state, &self.lineage, &metrics)
     }
 }
 
@@ -416,19 +408,18 @@ fn other_numbers(theirs: &Config, ours: &Config) -> Option<String> {
 }
 
 /// A step that was taken, whose numbers may still be on their way.
-struct Taken {
-    loss: Tensor,
-    gradient_norm: GradientNorm,
+struct Started {
+    taken: Taken,
     learning_rate: f64,
 }
 
 /// Waits for the numbers of the steps `taken`, at least one, and adds them to those of the epoch; returns those of the last.
-fn settle(taken: &mut Vec<Taken>, state: &mut TrainerState) -> Result<StepMetrics, TrainError> {
+fn settle(taken: &mut Vec<Started>, state: &mut TrainerState) -> Result<StepMetrics, TrainError> {
     let first = state.steps - taken.len() as u64;
     let fail = |step| move |source| TrainError::Step { step, source };
-    let losses: Vec<&Tensor> = taken.iter().map(|step| &step.loss).collect();
+    let losses: Vec<&Tensor> = taken.iter().map(|step| &step.taken.loss).collect();
     let losses = Tensor::stack(&losses, 0).and_then(|losses| losses.to_vec1::<f32>()).map_err(fail(first))?;
-    let norms: Vec<GradientNorm> = taken.iter().map(|step| step.gradient_norm.clone()).collect();
+    let norms: Vec<GradientNorm> = taken.iter().map(|step| step.taken.gradient_norm.clone()).collect();
     let norms = GradientNorm::values(&norms).map_err(fail(first))?;
     let mut last = StepMetrics { loss: 0.0, gradient_norm: 0.0, learning_rate: 0.0 };
     for (number, ((step, loss), norm)) in (first..).zip(taken.drain(..).zip(losses).zip(norms)) {

@@ -6,10 +6,10 @@ use candle_core::{Device, Result, Tensor};
 use schemas::config::{Model, Sft};
 
 use super::items::attribute_table;
-use super::{ClimberPilot, ID_TABLE};
+use super::{ID_TABLE, SequenceModel};
 use crate::data::vocabulary::Vocabulary;
 
-impl ClimberPilot {
+impl SequenceModel {
     /// The model with rows for what `vocabulary` has more than its own, of which it is a [grown](Vocabulary::grown) one.
     ///
     /// A new item's row is the mean of its categories: of each value of its attributes, the mean over the items that had a row

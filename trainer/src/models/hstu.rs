@@ -18,11 +18,45 @@ use ragged::{AttentionLayout, Dropout, TIME_BUCKETS};
 use schemas::config::{Model, Precision};
 
 use super::Parameters;
-use super::layer::{Norm, at, linear_std};
+use super::encoder::Encoder;
+use super::layers::{Norm, at, linear_std};
+
+/// Units, and a norm in place of branches.
+#[derive(Debug)]
+pub(super) struct Hstu {
+    units: Vec<Unit>,
+    norm: Norm,
+}
+
+impl Hstu {
+    pub(super) fn new(parameters: &mut Parameters, model: &Model) -> Result<Self> {
+        let units = (0..model.layers)
+            .map(|l| Unit::new(parameters, &format!("backbone.{l}"), model))
+            .collect::<Result<_>>()?;
+        Ok(Self { units, norm: Norm::new(parameters, "branch.1.norm", model.d)? })
+    }
+}
+
+impl Encoder for Hstu {
+    fn backbone(&self, x: Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
+        self.units.iter().try_fold(x, |x, unit| unit.forward(&x, layout, dropout))
+    }
+
+    fn branch(
+        &self,
+        _k: usize,
+        backbone: &Tensor,
+        _layout: &Arc<AttentionLayout>,
+        rows: &[u32],
+        _dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        self.norm.forward(&ragged::gather(backbone, rows)?)
+    }
+}
 
 /// One unit.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
+struct Unit {
     name: String,
     norm: Norm,
     /// `f₁`, in two parts: the gates `U`, `[d, d]`; queries, keys and values, `[d, 3 d]`.
@@ -38,8 +72,8 @@ pub(super) struct Layer {
     precision: Precision,
 }
 
-impl Layer {
-    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
+impl Unit {
+    fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
         let (d, heads) = (model.d, model.heads);
         // What is added to the residual stream starts smaller the more layers add to it.
         let residual = (model.layers as f64).sqrt();
@@ -60,12 +94,7 @@ impl Layer {
     }
 
     /// `[T, d]` → `[T, d]`.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        layout: &Arc<AttentionLayout>,
-        dropout: Option<Dropout>,
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
         let normal = self.norm.forward(x)?;
         let gate = ragged::silu(&ragged::linear(&normal, &self.gate, None, self.precision)?)?;
         let qkv = ragged::silu(&ragged::linear(&normal, &self.qkv, None, self.precision)?)?;

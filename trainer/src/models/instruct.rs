@@ -20,8 +20,9 @@ use candle_core::{Result, Tensor, Var};
 use ragged::{AttentionLayout, Dropout, Queries};
 use schemas::config::{Model, Paradigm, Sft};
 
-use super::layer::Modulated;
-use super::{ClimberPilot, Layer, Parameters, Tokens};
+use super::encoder::Instruction;
+use super::layers::Modulated;
+use super::{Parameters, SequenceModel, Tokens};
 
 /// What the names of the parameters begin with that instructions bring: they are not pre-trained.
 pub const CONDITION_PREFIX: &str = "conditions.";
@@ -118,7 +119,7 @@ impl Instructions {
     }
 }
 
-impl ClimberPilot {
+impl SequenceModel {
     /// Gives what instructions bring the values that `taught` has, a model that follows the same conditions in the same way.
     pub fn set_conditions(&self, taught: &Self) -> Result<()> {
         let known: HashMap<&str, &Var> = taught.parameters.iter().collect();
@@ -168,10 +169,6 @@ impl ClimberPilot {
             return self.read_plain(k, histories, &reads.tokens);
         };
         let dropout = histories.dropout;
-        let branch = &self.branches[k - 1];
-        let Some(Layer::Climber(layer)) = &branch.layer else {
-            candle_core::bail!("only a branch with a layer of its own reads single rows");
-        };
         let layout = &histories.tokens.layout;
         let queries = |matches| Arc::new(Queries { tokens: reads.tokens.clone(), matches });
         let hidden = match instructions.paradigm {
@@ -191,7 +188,7 @@ impl ClimberPilot {
                 let table = Tensor::cat(&[histories.items, embedding], 0)?;
                 let x = self.backbone(&tokens, &table, dropout)?;
                 let queries = Arc::new(Queries { tokens: last, matches: None });
-                layer.forward_at(&x, &tokens.layout, &queries, None, dropout)?
+                self.encoder.branch_at(k, &x, &tokens.layout, &queries, Instruction::None, dropout)?
             }
             Paradigm::AdalnZero => {
                 let Some(embedding) = &instructions.embedding else {
@@ -206,34 +203,51 @@ impl ClimberPilot {
                 let modulated = Modulated { modulation: &modulation, of };
                 let x = ragged::gather(&self.backbone_of(histories)?, &sources)?;
                 let queries = Arc::new(Queries { tokens: last, matches: None });
-                layer.forward_modulated(&x, &layout, &queries, modulated, dropout)?
+                self.encoder.branch_at(
+                    k,
+                    &x,
+                    &layout,
+                    &queries,
+                    Instruction::Modulated(modulated),
+                    dropout,
+                )?
             }
             Paradigm::Cgsa => {
                 let condition = instructions.added(&reads.conditions)?;
                 let queries = queries(Some(reads.matches.clone()));
                 let x = self.backbone_of(histories)?;
-                layer.forward_at(&x, layout, &queries, condition.as_ref(), dropout)?
+                self.encoder.branch_at(
+                    k,
+                    &x,
+                    layout,
+                    &queries,
+                    Instruction::added(condition.as_ref()),
+                    dropout,
+                )?
             }
             Paradigm::Pinrec => {
                 let condition = instructions.added(&reads.conditions)?;
                 let x = self.backbone_of(histories)?;
-                layer.forward_at(&x, layout, &queries(None), condition.as_ref(), dropout)?
+                self.encoder.branch_at(
+                    k,
+                    &x,
+                    layout,
+                    &queries(None),
+                    Instruction::added(condition.as_ref()),
+                    dropout,
+                )?
             }
             Paradigm::Unconditional => return self.read_plain(k, histories, &reads.tokens),
         };
-        instructions.sharpened(self.finish(branch, &hidden)?, &reads.conditions)
+        instructions.sharpened(self.scored(&hidden)?, &reads.conditions)
     }
 
     /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:
     /// `[tokens, d]`. Like [`branch`](Self::branch), but a branch layer computes these rows only.
     pub fn read_plain(&self, k: usize, histories: &Histories<'_>, tokens: &[u32]) -> Result<Tensor> {
-        let (branch, layout) = (&self.branches[k - 1], &histories.tokens.layout);
-        let x = self.backbone_of(histories)?;
-        let Some(Layer::Climber(layer)) = &branch.layer else {
-            return self.branch(k, &x, layout, tokens, histories.dropout);
-        };
+        let (x, layout) = (self.backbone_of(histories)?, &histories.tokens.layout);
         let queries = Arc::new(Queries { tokens: tokens.to_vec(), matches: None });
-        self.finish(branch, &layer.forward_at(&x, layout, &queries, None, histories.dropout)?)
+        self.scored(&self.encoder.branch_at(k, &x, layout, &queries, Instruction::None, histories.dropout)?)
     }
 
     /// The backbone's output for all tokens, computed once.

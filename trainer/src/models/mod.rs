@@ -2,23 +2,24 @@
 //!
 //! ```text
 //! items i_1 … i_n ─► e_1 … e_n            items.rs    id and attribute embeddings, fused
-//!          [start] + e ─► H                climber.rs  L causal layers, position and time bias
-//!                      ├─► branch 1 ─► h¹  climber.rs  one layer each, then a norm
+//!          [start] + e ─► H                encoder.rs  L causal layers
+//!                      ├─► branch 1 ─► h¹              in Climber-Pilot one layer each, then a norm
 //!                      └─► branch K ─► hᴷ              φ(h, e) = hᵀe, or their cosine over a temperature
 //! ```
 //!
-//! For comparison, `[model] architecture` puts other layers in their place: `sasrec.rs`, with positions added to the
-//! items, and `hstu.rs`. They have one branch, which is a norm without a layer.
+//! The layers are an [`Encoder`]'s, chosen by `[model] architecture`: `climber_pilot.rs`, and for comparison `sasrec.rs` and
+//! `hstu.rs`, which have one branch, a norm without a layer.
 //!
 //! Each sequence begins with a learned start-of-sequence token, so that row `p` of a sequence represents its
 //! first `p` items, and row 0 a user of whom nothing is visible.
 
-mod climber;
+mod climber_pilot;
+mod encoder;
 mod grow;
 mod hstu;
 mod instruct;
 mod items;
-mod layer;
+mod layers;
 mod parameters;
 mod sasrec;
 mod saved;
@@ -29,8 +30,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use schemas::config::{Architecture, Model, Sft};
+use schemas::config::{MaskMode, Model, Sft};
 
+pub use encoder::{Encoder, Instruction};
 pub use instruct::{CONDITION_PREFIX, Histories, Reads};
 pub use items::{ID_TABLE, IdTable, ItemRows, ItemVectors, TouchedRows};
 pub use parameters::{Parameters, Values};
@@ -39,46 +41,25 @@ pub use saved::SavedValues;
 
 use crate::data::vocabulary::Vocabulary;
 use crate::device::Backend;
+use encoder::encoder;
 use instruct::Instructions;
 use items::ItemEncoder;
-use layer::{Layer, Norm};
-use sasrec::Positions;
+use layers::at;
 
-/// The model with its parameters.
+/// A model that scores items by the inner products of their vectors with the state of a history: item representation, encoder,
+/// instructions.
 #[derive(Debug, Clone)]
-pub struct ClimberPilot {
+pub struct SequenceModel {
     parameters: Parameters,
     vocabulary: Arc<Vocabulary>,
     items: ItemEncoder,
     start: Tensor,
-    /// SASRec's; the others' attention knows distances.
-    positions: Option<Positions>,
-    backbone: Vec<Layer>,
-    branches: Vec<Branch>,
+    encoder: Arc<dyn Encoder>,
     /// Of a model that was taught to follow them.
     instructions: Option<Instructions>,
+    mask: MaskMode,
     score_temperature: f64,
     d: usize,
-}
-
-/// What stands between the backbone and `φ`.
-#[derive(Debug, Clone)]
-struct Branch {
-    /// A TAMIP branch has one (§3.2.2); the only head of the other architectures has none.
-    layer: Option<Layer>,
-    norm: Norm,
-}
-
-impl Branch {
-    /// Branch `k`, from 1.
-    fn new(parameters: &mut Parameters, k: usize, model: &Model) -> Result<Self> {
-        let name = format!("branch.{k}");
-        let layer = match model.architecture {
-            Architecture::ClimberPilot => Some(Layer::new(parameters, &name, model)?),
-            Architecture::Sasrec | Architecture::Hstu => None,
-        };
-        Ok(Self { layer, norm: Norm::new(parameters, &format!("{name}.norm"), model.d)? })
-    }
 }
 
 /// The tokens of a ragged batch.
@@ -91,7 +72,7 @@ pub struct Tokens {
     pub layout: Arc<AttentionLayout>,
 }
 
-impl ClimberPilot {
+impl SequenceModel {
     /// A new model; its values follow from `seed`. It follows instructions, as `sft` says, where the vocabulary has
     /// conditions.
     pub fn new(
@@ -119,7 +100,12 @@ impl ClimberPilot {
         Self::with_values(model, sft, vocabulary, Values::Saved(Arc::new(values)), backend)
     }
 
-    fn with_values(
+    /// A model with values from `values`.
+    ///
+    /// # Errors
+    ///
+    /// Where a saved value is not there, or has another shape.
+    pub fn with_values(
         model: &Model,
         sft: &Sft,
         vocabulary: Arc<Vocabulary>,
@@ -129,16 +115,8 @@ impl ClimberPilot {
         let mut parameters = Parameters::new(values, backend.clone());
         let items = ItemEncoder::new(&mut parameters, model, &vocabulary)?;
         let start = parameters.normal("start", &[1, model.d], 0.02)?;
-        let positions = match model.architecture {
-            Architecture::Sasrec => Some(Positions::new(&mut parameters, model)?),
-            Architecture::ClimberPilot | Architecture::Hstu => None,
-        };
-        let backbone = (0..model.layers)
-            .map(|l| Layer::new(&mut parameters, &format!("backbone.{l}"), model))
-            .collect::<Result<_>>()?;
-        let branches =
-            (1..=model.branches).map(|k| Branch::new(&mut parameters, k, model)).collect::<Result<_>>()?;
-        let &Model { score_temperature, d, .. } = model;
+        let encoder = encoder(&mut parameters, model)?;
+        let &Model { mask, score_temperature, d, .. } = model;
         let conditions = vocabulary.conditions();
         let instructions = if conditions.is_empty() {
             None
@@ -146,18 +124,7 @@ impl ClimberPilot {
             Some(Instructions::new(&mut parameters, sft, conditions.len(), model)?)
         };
         parameters.complete();
-        Ok(Self {
-            parameters,
-            vocabulary,
-            items,
-            start,
-            positions,
-            backbone,
-            branches,
-            instructions,
-            score_temperature,
-            d,
-        })
+        Ok(Self { parameters, vocabulary, items, start, encoder, instructions, mask, score_temperature, d })
     }
 
     /// A model with the values of `parent`, which follows no instructions yet, and what is new for those of `vocabulary`.
@@ -188,13 +155,18 @@ impl ClimberPilot {
     }
 
     /// Which items have which rows.
-    pub fn vocabulary(&self) -> &Vocabulary {
+    pub fn vocabulary(&self) -> &Arc<Vocabulary> {
         &self.vocabulary
     }
 
     /// `K`.
     pub fn branches(&self) -> usize {
-        self.branches.len()
+        self.encoder.branches()
+    }
+
+    /// The mask that it was made for.
+    pub fn mask(&self) -> MaskMode {
+        self.mask
     }
 
     /// `e_i` of `items` (catalogue indexes): `[items, d]`.
@@ -211,15 +183,9 @@ impl ClimberPilot {
     pub fn backbone(&self, tokens: &Tokens, items: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         let embedded = ragged::gather(&Tensor::cat(&[&self.start, items], 0)?, &tokens.embedding)?;
         // As in the Transformer: embeddings are small, the layers' outputs are not.
-        let mut embedded = (embedded * (self.d as f64).sqrt())?;
-        if let Some(positions) = &self.positions {
-            embedded = positions.add(&embedded, &tokens.layout)?;
-        }
-        let mut x = ragged::add_dropped(&embedded.zeros_like()?, &embedded, layer::at(dropout, "embedding"))?;
-        for layer in &self.backbone {
-            x = layer.forward(&x, &tokens.layout, dropout)?;
-        }
-        Ok(x)
+        let embedded = self.encoder.embed((embedded * (self.d as f64).sqrt())?, &tokens.layout)?;
+        let x = ragged::add_dropped(&embedded.zeros_like()?, &embedded, at(dropout, "embedding"))?;
+        self.encoder.backbone(x, &tokens.layout, dropout)
     }
 
     /// Branch `k` (from 1) on top of the backbone's output, at the token rows `rows`: `[rows, d]`.
@@ -231,18 +197,12 @@ impl ClimberPilot {
         rows: &[u32],
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        let branch = &self.branches[k - 1];
-        let hidden = match &branch.layer {
-            Some(layer) => ragged::gather(&layer.forward(backbone, layout, dropout)?, rows)?,
-            None => ragged::gather(backbone, rows)?,
-        };
-        self.finish(branch, &hidden)
+        self.scored(&self.encoder.branch(k, backbone, layout, rows, dropout)?)
     }
 
-    /// What is scored, from the rows of a branch's layer.
-    fn finish(&self, branch: &Branch, hidden: &Tensor) -> Result<Tensor> {
-        let hidden = branch.norm.forward(hidden)?;
-        if self.cosines() { ragged::unit_rows(&hidden)? / self.score_temperature } else { Ok(hidden) }
+    /// What is scored, from the states of a branch.
+    fn scored(&self, hidden: &Tensor) -> Result<Tensor> {
+        if self.cosines() { ragged::unit_rows(hidden)? / self.score_temperature } else { Ok(hidden.clone()) }
     }
 
     /// Whether scores are cosines.

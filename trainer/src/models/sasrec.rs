@@ -11,7 +11,47 @@ use ragged::{AttentionLayout, Dropout};
 use schemas::config::Model;
 
 use super::Parameters;
-use super::layer::{FeedForward, SelfAttention};
+use super::encoder::Encoder;
+use super::layers::{FeedForward, Norm, SelfAttention};
+
+/// Positions, layers, and a norm in place of branches.
+#[derive(Debug)]
+pub(super) struct Sasrec {
+    positions: Positions,
+    layers: Vec<Layer>,
+    norm: Norm,
+}
+
+impl Sasrec {
+    pub(super) fn new(parameters: &mut Parameters, model: &Model) -> Result<Self> {
+        let positions = Positions::new(parameters, model)?;
+        let layers = (0..model.layers)
+            .map(|l| Layer::new(parameters, &format!("backbone.{l}"), model))
+            .collect::<Result<_>>()?;
+        Ok(Self { positions, layers, norm: Norm::new(parameters, "branch.1.norm", model.d)? })
+    }
+}
+
+impl Encoder for Sasrec {
+    fn embed(&self, x: Tensor, layout: &AttentionLayout) -> Result<Tensor> {
+        self.positions.add(&x, layout)
+    }
+
+    fn backbone(&self, x: Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
+        self.layers.iter().try_fold(x, |x, layer| layer.forward(&x, layout, dropout))
+    }
+
+    fn branch(
+        &self,
+        _k: usize,
+        backbone: &Tensor,
+        _layout: &Arc<AttentionLayout>,
+        rows: &[u32],
+        _dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        self.norm.forward(&ragged::gather(backbone, rows)?)
+    }
+}
 
 /// The learned vector of each position in a row.
 ///
@@ -19,19 +59,19 @@ use super::layer::{FeedForward, SelfAttention};
 /// ones in training and in evaluation, whatever follows. Position `max_positions − 1` stands for all later ones: no
 /// row of `sequences.max_len` events reaches beyond it, since its last event is never context.
 #[derive(Debug, Clone)]
-pub(super) struct Positions {
+struct Positions {
     /// `[max_positions, d]`.
     table: Tensor,
 }
 
 impl Positions {
-    pub(super) fn new(parameters: &mut Parameters, model: &Model) -> Result<Self> {
+    fn new(parameters: &mut Parameters, model: &Model) -> Result<Self> {
         // As small as the items' embeddings before they are scaled, so that items dominate at first.
         Ok(Self { table: parameters.normal("positions", &[model.max_positions, model.d], 0.02)? })
     }
 
     /// Adds to each token of `x` (`[T, d]`) the vector of its position.
-    pub(super) fn add(&self, x: &Tensor, layout: &AttentionLayout) -> Result<Tensor> {
+    fn add(&self, x: &Tensor, layout: &AttentionLayout) -> Result<Tensor> {
         let last = self.table.dim(0)? - 1;
         let rows: Vec<u32> = layout.positions().map(|position| position.min(last) as u32).collect();
         x + ragged::gather(&self.table, &rows)?
@@ -40,13 +80,13 @@ impl Positions {
 
 /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; the scores are `q·k / √d_k` and nothing else.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
+struct Layer {
     attention: SelfAttention,
     feed_forward: FeedForward,
 }
 
 impl Layer {
-    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
+    fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
         // What is added to the residual stream starts smaller the more layers add to it.
         let residual = (2.0 * model.layers as f64).sqrt();
         Ok(Self {
@@ -56,12 +96,7 @@ impl Layer {
     }
 
     /// `[T, d]` → `[T, d]`.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        layout: &Arc<AttentionLayout>,
-        dropout: Option<Dropout>,
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
         self.feed_forward.forward(&self.attention.forward(x, layout, dropout)?, dropout)
     }
 }

@@ -11,9 +11,10 @@ use super::*;
 use crate::batch::Batch;
 use crate::data::{Catalogue, Sequences};
 use crate::device::Backend;
-use crate::learn::adam::Adam;
+use crate::kinds::Adam;
+use crate::kinds::{compute, differentiate};
 use crate::objectives::Draws;
-use crate::objectives::TamipLoss;
+use crate::objectives::objective;
 
 mod devices;
 mod grow;
@@ -21,7 +22,7 @@ pub(crate) mod instruct;
 
 pub(crate) const ITEMS: u32 = 12;
 
-const ARCHITECTURES: [Architecture; 3] =
+pub(crate) const ARCHITECTURES: [Architecture; 3] =
     [Architecture::ClimberPilot, Architecture::Sasrec, Architecture::Hstu];
 
 fn config(architecture: Architecture, mask: MaskMode) -> Model {
@@ -53,15 +54,15 @@ pub(crate) fn catalogue() -> Catalogue {
 }
 
 /// A model whose values are all random: at their initial ones biases are zero and hide what they do.
-fn random_model(architecture: Architecture, mask: MaskMode) -> ClimberPilot {
+pub(crate) fn random_model(architecture: Architecture, mask: MaskMode) -> SequenceModel {
     random_model_on(architecture, mask, &Backend::CPU)
 }
 
-fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend) -> ClimberPilot {
+fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend) -> SequenceModel {
     let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
     let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
-    let model = ClimberPilot::new(&config, &Sft::default(), Arc::new(vocabulary), 1, backend).unwrap();
+    let model = SequenceModel::new(&config, &Sft::default(), Arc::new(vocabulary), 1, backend).unwrap();
     for (name, var) in model.parameters().iter() {
         let noise = parameters::normal(2, name, var.elem_count(), 0.3).unwrap();
         let noise = Tensor::from_vec(noise, var.shape(), &backend.device).unwrap();
@@ -70,14 +71,14 @@ fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend
     model
 }
 
-pub(crate) fn model(mask: MaskMode) -> ClimberPilot {
+pub(crate) fn model(mask: MaskMode) -> SequenceModel {
     random_model(Architecture::ClimberPilot, mask)
 }
 
 #[test]
 fn scores_with_a_temperature_are_cosines() {
     let inner = model(MaskMode::None);
-    let cosine = ClimberPilot { score_temperature: 0.1, ..inner.clone() };
+    let cosine = SequenceModel { score_temperature: 0.1, ..inner.clone() };
     let data = sequences(&[(1..=ITEMS).map(|item| (item, 60)).collect()], 0);
     let vectors = inner.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let lengths = vectors.sqr().unwrap().sum(1).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
@@ -137,7 +138,7 @@ pub(crate) fn draws(data: &Sequences, mask: MaskMode, branches: usize) -> Draws 
 
 /// Logits over the catalogue of branch `k` for each of its targets, with the target's position.
 pub(crate) fn logits(
-    model: &ClimberPilot,
+    model: &SequenceModel,
     data: &Sequences,
     mask: MaskMode,
     k: usize,
@@ -247,9 +248,9 @@ fn every_parameter_receives_a_gradient() {
             let what = format!("{architecture:?}, {mask:?}");
             let model = random_model(architecture, mask);
             let batch = Batch::pretrain(&data, &rows, mask, model.branches(), true, None);
-            let loss = TamipLoss::new(&pretrain(loss), draws(&data, mask, model.branches()), 1);
+            let loss = objective(&pretrain(loss), draws(&data, mask, model.branches()), 1, 0.0);
             let plan = loss.plan(model.vocabulary(), batch.clone(), 0);
-            let (gradients, step) = loss.differentiate(&model, &plan, None).unwrap();
+            let (gradients, step) = differentiate(&*loss, &model, &plan, None).unwrap();
             for (name, var) in model.parameters().iter() {
                 let gradient =
                     gradients.get(var).unwrap_or_else(|| panic!("{what}: no gradient reaches {name}"));
@@ -270,8 +271,8 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     // One branch: with several, what another branch predicts is no negative.
     let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
     let value = |config: Pretrain| {
-        let loss = TamipLoss::new(&config, draws(&data, MaskMode::Gather, 1), 1);
-        loss.compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 0), None)
+        let loss = objective(&config, draws(&data, MaskMode::Gather, 1), 1, 0.0);
+        compute(&*loss, &model, &loss.plan(model.vocabulary(), batch.clone(), 0), None)
             .unwrap()
             .loss
             .to_scalar::<f32>()
@@ -288,7 +289,7 @@ fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
     let data = sequences(&long_histories(), 900_000);
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     for (score_temperature, sampling_correction) in [(0.0, false), (0.0, true), (0.1, true)] {
-        let model = ClimberPilot { score_temperature, ..model(MaskMode::Gather) };
+        let model = SequenceModel { score_temperature, ..model(MaskMode::Gather) };
         let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
         let uniform_negatives = 5;
         let config = Pretrain {
@@ -297,9 +298,8 @@ fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
             sampling_correction,
             ..pretrain(Loss::Sampled)
         };
-        let loss = TamipLoss::new(&config, draws(&data, MaskMode::Gather, 1), 1);
-        let value = loss
-            .compute(&model, &loss.plan(model.vocabulary(), batch.clone(), 3), None)
+        let loss = objective(&config, draws(&data, MaskMode::Gather, 1), 1, 0.0);
+        let value = compute(&*loss, &model, &loss.plan(model.vocabulary(), batch.clone(), 3), None)
             .unwrap()
             .loss
             .to_scalar::<f32>()
@@ -328,14 +328,14 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
     let data = sequences(&long_histories()[..2], 900_000);
     let model = model(MaskMode::Gather);
     let before = model.ids().weight.copy().unwrap().to_vec2::<f32>().unwrap();
-    let loss = TamipLoss::new(&pretrain(Loss::Sampled), draws(&data, MaskMode::Gather, 2), 1);
+    let loss = objective(&pretrain(Loss::Sampled), draws(&data, MaskMode::Gather, 2), 1, 0.0);
     let mut adam = Adam::new(&model, 0.0, 5.0).unwrap();
     let mut losses = Vec::new();
     let mut touched = std::collections::BTreeSet::new();
     for step in 0..60 {
         let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true, None);
         let plan = loss.plan(model.vocabulary(), batch.clone(), step % 4);
-        let (gradients, result) = loss.differentiate(&model, &plan, None).unwrap();
+        let (gradients, result) = differentiate(&*loss, &model, &plan, None).unwrap();
         touched.extend(result.touched.rows.iter().copied());
         adam.step(&model, &result.touched, &gradients, 1e-2.into()).unwrap();
         losses.push(result.loss.to_scalar::<f32>().unwrap());

@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ragged::Candidates;
+use rand::Rng as _;
 use schemas::config::{MaskMode, Paradigm, Sft};
 
 use super::*;
 use crate::data::{ExampleHistory, Examples, Sequences};
+use crate::kinds::compute;
+use crate::models::SequenceModel;
 use crate::models::tests::instruct::random_taught;
 use crate::models::tests::{ITEMS, draws, logits, model, pretrain, sequences};
+use crate::random;
 
 const MASK: MaskMode = MaskMode::Gather;
 
@@ -56,7 +61,12 @@ fn expected_additions(
     (branches, batch_size, steps): (usize, u32, u64),
 ) -> Vec<(Vec<u32>, BTreeMap<u32, f64>)> {
     let model = model(MASK);
-    let loss = TamipLoss::new(config, draws(data, MASK, branches), 1);
+    let loss = SampledSoftmax {
+        config: config.clone(),
+        draws: draws(data, MASK, branches),
+        unconditional_weight: 0.0,
+        seed: 1,
+    };
     let rows = data.rows() as u32;
     // By row of the data, branch and anchor.
     let mut sums: BTreeMap<(u32, usize, u32), Additions> = BTreeMap::new();
@@ -148,10 +158,10 @@ fn the_sampled_loss_of_two_branches_is_the_sum_of_its_definition() {
     let chosen = [0u32, 2, 3];
     for (in_batch, corrected) in [(true, true), (true, false), (false, true)] {
         let config = Pretrain { sampling_correction: corrected, ..sampled(3, in_batch) };
-        let loss = TamipLoss::new(&config, draws(&data, MASK, 2), 1);
+        let loss = objective(&config, draws(&data, MASK, 2), 1, 0.0);
         let batch = Batch::pretrain(&data, &chosen, MASK, 2, true, Some(&weights));
         let plan = loss.plan(model.vocabulary(), batch, 7);
-        let value = loss.compute(&model, &plan, None).unwrap().loss.to_scalar::<f32>().unwrap();
+        let value = compute(&*loss, &model, &plan, None).unwrap().loss.to_scalar::<f32>().unwrap();
 
         let mut generator = random::generator(1, "negatives", 7);
         let mut negatives: BTreeSet<u32> = (0..3).map(|_| generator.random_range(1..=ITEMS)).collect();
@@ -232,7 +242,7 @@ fn examples() -> Examples {
 }
 
 /// One example's hidden state in branch `k` (from 1), of its truncated history encoded alone; under its condition or without.
-fn alone(model: &ClimberPilot, examples: &Examples, e: usize, k: usize, instructed: bool) -> Vec<f32> {
+fn alone(model: &SequenceModel, examples: &Examples, e: usize, k: usize, instructed: bool) -> Vec<f32> {
     let history = &examples.histories[examples.history[e] as usize];
     let shown = (examples.visible[e] as usize).saturating_sub(k - 1);
     let mut batch = crate::batch::HistoryBatch::new(MaskMode::Gather);
@@ -269,10 +279,10 @@ fn fine_tuning_predicts_one_target_from_ever_shorter_histories_with_and_without_
             Loss::Full => pretrain(loss),
             Loss::Sampled => sampled(4, true),
         };
-        let tamip = TamipLoss::new(&config, draws.clone(), 1).with_unconditional(unconditional);
+        let loss_of = objective(&config, draws.clone(), 1, unconditional);
         let batch = Batch::instructed(&examples, &units, MASK, 2, true);
-        let plan = tamip.plan(model.vocabulary(), batch, 3);
-        let value = tamip.compute(&model, &plan, None).unwrap().loss.to_scalar::<f32>().unwrap();
+        let plan = loss_of.plan(model.vocabulary(), batch, 3);
+        let value = compute(&*loss_of, &model, &plan, None).unwrap().loss.to_scalar::<f32>().unwrap();
 
         let mut generator = random::generator(1, "negatives", 3);
         let drawn: Vec<u32> = (0..4).map(|_| generator.random_range(1..=ITEMS)).collect();

@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-use super::index::Scored;
-use super::lists::{List, Origin};
+use super::list::{List, Origin};
+use super::top_k::Scored;
 
 /// How the lists of a user become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,157 +1,24 @@
-//! Retrieval (§3.4): the top `k` items for users, with and without conditions.
+//! Asking a trained model: [`Recommender`] is all that evaluation, retrieval, the gate and the jobs know of one.
 //!
-//! ```text
-//! table sequences ─┐             encode.rs: backbone once a user,      search/: inner products with
-//! JSON Lines ──────┴─► Request ─► branch 1 for all conditions as one ─► all items, exact or HNSW ─► lists
-//! conditions, ─────►  histories   batch                                 seen, inactive, denied left out
-//! table instructions                                                              │ merge.rs
-//! nothing visible ───────────────────────► popular items, by condition ───────────┴─► rows
-//! ```
-//!
-//! Requests are answered a batch at a time, so that memory does not grow with the number of users.
+//! `dot_product.rs` is the road of every model that scores by inner products, `index/` its search, exact or by a graph;
+//! `popular.rs` and `co_occurrence.rs` are recommenders without a model. `rank.rs` and `top_k.rs` are the two ways to look at
+//! scores: the place of one item, and the first places. Nothing here opens a checkpoint or a table.
 
-mod case;
-mod encode;
-mod histories;
+mod co_occurrence;
+mod dot_product;
 mod index;
-mod instructions;
-mod lists;
+mod list;
 mod merge;
-mod output;
-mod report;
-mod requests;
-mod run;
-#[cfg(test)]
-mod tests;
+mod popular;
+pub(crate) mod rank;
+mod recommender;
 pub mod top_k;
 
-use std::path::{Path, PathBuf};
-
-use schemas::config::ConfigError;
-use terminal::Interrupt;
-
-pub use case::Case;
-pub use encode::{Asked, hidden};
-pub use histories::{History, Stored, delta_tau, visible_at};
-pub use index::{Candidates, Hnsw, Question, Scored};
-pub use lists::{Ask, Limits, List, Origin, Request, Retriever};
+pub use co_occurrence::{CoOccurrence, Followers};
+pub use dot_product::{DotProduct, GraphSetting, Serving};
+pub use list::{List, Origin};
 pub use merge::{Merge, Merged, merge};
-pub use output::{Answer, Output, OutputError, ROWS_SCHEMA, Row, is_writable};
-pub use report::{Examples, GraphReport, Mean, Report};
-pub use requests::{BATCH, Refusal, parse_time};
-pub use run::{case, run};
-
-use crate::data::DataError;
-use crate::device::DeviceError;
-use crate::learn::checkpoint::CheckpointError;
-use crate::serve::top_k::NotFinite;
-
-/// Whose lists are asked for.
-#[derive(Debug, Clone, Copy)]
-pub enum Users<'a> {
-    /// All of table `sequences`.
-    All,
-    /// Those in a file, one id a line.
-    File(&'a Path),
-    /// Those that standard input brings, with their histories.
-    Stdin,
-}
-
-/// By which conditions.
-#[derive(Debug, Clone, Copy)]
-pub enum By<'a> {
-    /// These for every user; one list without where there is none.
-    Conditions(&'a [String]),
-    /// Each user's stored instructions.
-    Instructions,
-}
-
-/// How items are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// All are scored.
-    Exact,
-    /// By a graph that finds `ef` items.
-    Hnsw {
-        /// At least `k`.
-        ef: usize,
-    },
-}
-
-/// What a run is to do.
-#[derive(Debug, Clone, Copy)]
-pub struct Options<'a> {
-    /// Name of the model.
-    pub model: &'a str,
-    /// Whose lists.
-    pub users: Users<'a>,
-    /// By which conditions.
-    pub by: By<'a>,
-    /// The time of the requests, epoch milliseconds. Without one all that is stored is visible, and ages count from when each
-    /// request is read.
-    pub at: Option<i64>,
-    /// Length of a list.
-    pub k: usize,
-    /// How items are found.
-    pub method: Method,
-    /// Whether a list with a condition is limited to the items that carry it.
-    pub only: bool,
-    /// Whether items stay that the user has seen.
-    pub keep_seen: bool,
-    /// Whether items stay that are not active.
-    pub keep_inactive: bool,
-    /// Ids of items that are never retrieved, one a line.
-    pub deny: Option<&'a Path>,
-    /// How the lists of a user become one; `None` keeps them apart.
-    pub merge: Option<Merge>,
-    /// Ends the run between two batches.
-    pub interrupt: &'a Interrupt,
-}
-
-/// A retrieval that failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RetrieveError {
-    /// The device cannot be used.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// The data cannot be used.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The model cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Something was asked for that there is not.
-    #[error("{0}")]
-    Usage(#[source] ConfigError),
-    /// A file of ids cannot be read.
-    #[error("{path} cannot be read")]
-    Ids {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Standard input cannot be read.
-    #[error("line {line} of standard input cannot be read")]
-    Input {
-        /// Its number, from 1.
-        line: usize,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// `sequences` does not say what a request may see.
-    #[error("table `sequences` has no usable property `delta_tau_ms`; `pipeline build-sequences` writes it")]
-    DeltaTau,
-    /// The rows cannot be written.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// The model diverged.
-    #[error(transparent)]
-    NotFinite(#[from] NotFinite),
-    /// A tensor operation failed.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-    /// The user stopped it.
-    #[error("interrupted; a file asked for with --out was not written")]
-    Interrupted,
-}
+pub use popular::{Popular, Popularity};
+pub use rank::{RankQuery, Ranks, rank};
+pub use recommender::{Answers, Carrying, Filter, Question, Read, Reading, RecommendError, Recommender};
+pub use top_k::{NotFinite, Scored, TopK};

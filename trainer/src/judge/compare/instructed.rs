@@ -8,9 +8,9 @@ use store::Root;
 use super::bootstrap::{Interval, UserSums, intervals};
 use super::report::signed;
 use super::{CompareError, Group, Options, Spread};
+use crate::checkpoint;
 use crate::judge::stored::instructed::{InstructedTarget, NUMBERS, instructed_path, read_instructed};
 use crate::judge::{Protocol, rate};
-use crate::learn::checkpoint;
 
 /// Groups side by side under the conditions of their targets.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -6,9 +6,9 @@ use std::str::FromStr;
 use store::Root;
 
 use super::CompareError;
+use crate::checkpoint;
 use crate::judge::TargetRank;
 use crate::judge::stored;
-use crate::learn::checkpoint;
 use crate::learn::records::{self, EpochMetrics};
 
 /// One run, or several that count as one.

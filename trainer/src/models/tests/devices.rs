@@ -14,16 +14,16 @@ const RATE: f64 = 1e-3;
 /// What training came to: the loss of each step, then every parameter and every moment by name.
 struct Trained {
     losses: Vec<f32>,
-    model: ClimberPilot,
+    model: SequenceModel,
     adam: Adam,
 }
 
 fn train((architecture, loss, score_temperature): Case, backend: &Backend) -> Trained {
     let data = sequences(&long_histories(), 900_000);
     let model =
-        ClimberPilot { score_temperature, ..random_model_on(architecture, MaskMode::Gather, backend) };
+        SequenceModel { score_temperature, ..random_model_on(architecture, MaskMode::Gather, backend) };
     let config = Pretrain { label_smoothing: if loss == Loss::Full { 0.1 } else { 0.0 }, ..pretrain(loss) };
-    let loss = TamipLoss::new(&config, draws(&data, MaskMode::Gather, model.branches()), 1);
+    let loss = objective(&config, draws(&data, MaskMode::Gather, model.branches()), 1, 0.0);
     // The clipping is at work.
     let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
     let mut losses = Vec::new();
@@ -33,7 +33,7 @@ fn train((architecture, loss, score_temperature): Case, backend: &Backend) -> Tr
         let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
         let plan = loss.plan(model.vocabulary(), batch, step);
         let (gradients, result) =
-            loss.differentiate(&model, &plan, Some(Dropout { p: 0.2, seed: step })).unwrap();
+            differentiate(&*loss, &model, &plan, Some(Dropout { p: 0.2, seed: step })).unwrap();
         let norm = adam.step(&model, &result.touched, &gradients, RATE.into()).unwrap();
         let norm = GradientNorm::values(&[norm]).unwrap()[0];
         assert!(norm > 0.5, "{norm}");
@@ -148,12 +148,12 @@ fn a_model_moves_between_devices() {
     let config = config(Architecture::ClimberPilot, MaskMode::Gather);
     let vocabulary = Arc::new(trained.model.vocabulary().clone());
     let saved = trained.model.tensors().into();
-    let model = ClimberPilot::saved(&config, &Sft::default(), vocabulary, saved, &Backend::CPU).unwrap();
+    let model = SequenceModel::saved(&config, &Sft::default(), vocabulary, saved, &Backend::CPU).unwrap();
     let adam = Adam::restored(&model, &trained.adam.tensors().into(), STEPS, (1e-2, 0.5)).unwrap();
     let moved = Trained { losses: trained.losses.clone(), model, adam };
     assert_agree("to the CPU", &trained, &moved);
     let data = sequences(&long_histories(), 900_000);
-    let of = |model: &ClimberPilot| logits(model, &data, MaskMode::Gather, 1);
+    let of = |model: &SequenceModel| logits(model, &data, MaskMode::Gather, 1);
     for ((_, a), (_, b)) in of(&trained.model).iter().zip(of(&moved.model)) {
         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4));
     }

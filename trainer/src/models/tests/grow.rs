@@ -39,7 +39,7 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
     assert_eq!(new.len(), old.len() + 4);
     assert_eq!(&new[..old.len()], &old[..]);
     let frequent: Vec<u32> = (1..=ITEMS).filter(|item| item % 4 >= 2).collect();
-    let vectors = |model: &ClimberPilot| rows(&model.item_vectors(&frequent).unwrap().vectors);
+    let vectors = |model: &SequenceModel| rows(&model.item_vectors(&frequent).unwrap().vectors);
     assert_eq!(vectors(&parent), vectors(&grown));
 
     let by_row = vocabulary.items_by_row();

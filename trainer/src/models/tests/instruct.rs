@@ -19,16 +19,16 @@ fn all_settings() -> Vec<Sft> {
 }
 
 /// `parent`, taught to follow genres; nothing learned yet.
-fn taught(parent: &ClimberPilot, sft: &Sft) -> ClimberPilot {
+fn taught(parent: &SequenceModel, sft: &Sft) -> SequenceModel {
     let catalogue = catalogue();
     let conditions = Conditions::new(&["genre".into()], &Default::default(), &catalogue);
     let vocabulary = Arc::new(parent.vocabulary().with_conditions(conditions));
     let model = config(Architecture::ClimberPilot, MaskMode::Gather);
-    ClimberPilot::taught(parent, &model, sft, vocabulary, 3).unwrap()
+    SequenceModel::taught(parent, &model, sft, vocabulary, 3).unwrap()
 }
 
 /// With all that is new at random values.
-pub(crate) fn random_taught(sft: &Sft) -> ClimberPilot {
+pub(crate) fn random_taught(sft: &Sft) -> SequenceModel {
     let taught = taught(&model(MaskMode::Gather), sft);
     for (name, var) in taught.parameters().iter().filter(|(name, _)| name.starts_with(CONDITION_PREFIX)) {
         let noise = parameters::normal(5, name, var.elem_count(), 0.5).unwrap();
@@ -78,11 +78,11 @@ fn reads(tokens: &Tokens, at: &[(u32, u32)]) -> Reads {
     reads
 }
 
-fn vectors(model: &ClimberPilot) -> Tensor {
+fn vectors(model: &SequenceModel) -> Tensor {
     model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors
 }
 
-fn read(model: &ClimberPilot, k: usize, tokens: &Tokens, reads: &Reads) -> Vec<Vec<f32>> {
+fn read(model: &SequenceModel, k: usize, tokens: &Tokens, reads: &Reads) -> Vec<Vec<f32>> {
     let vectors = vectors(model);
     let histories = model.histories(tokens, &vectors, None);
     model.read(k, &histories, reads).unwrap().to_vec2().unwrap()

@@ -4,7 +4,8 @@
 use ragged::{Mat, gemm, vector};
 use rayon::prelude::*;
 
-use super::{Candidates, Question};
+use super::Candidates;
+use crate::serve::recommender::Filter;
 use crate::serve::top_k::{NotFinite, Scored, TopK};
 
 /// Questions and items of a block: its scores (256 KiB) and item vectors stay in one core's cache.
@@ -13,7 +14,16 @@ const ITEMS: usize = 2_048;
 /// Up to this many questions, inner products one by one are faster than a product of matrices.
 const FEW: usize = 3;
 
-/// For each question its best `k` items.
+/// What is asked: the `k` items with the largest inner products with `vector`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'a> {
+    /// `[d]`: the hidden state.
+    pub vector: &'a [f32],
+    /// One list for each.
+    pub filters: &'a [Filter<'a>],
+}
+
+/// For each filter of each question the best `k` items.
 pub(super) fn search(
     candidates: &Candidates,
     questions: &[Question<'_>],
@@ -23,7 +33,7 @@ pub(super) fn search(
         return Err(NotFinite);
     }
     if k == 0 {
-        return Ok(vec![Vec::new(); questions.len()]);
+        return Ok(vec![Vec::new(); questions.iter().map(|question| question.filters.len()).sum()]);
     }
     let blocks: Vec<Result<Vec<Vec<Scored>>, NotFinite>> = questions
         .par_chunks(QUESTIONS)
@@ -40,7 +50,8 @@ fn search_block(
 ) -> Result<Vec<Vec<Scored>>, NotFinite> {
     let (n, d) = (questions.len(), candidates.d);
     let asking: Vec<f32> = questions.iter().flat_map(|question| question.vector).copied().collect();
-    let mut best: Vec<TopK> = questions.iter().map(|_| TopK::new(k, candidates.seed)).collect();
+    let filters = questions.iter().flat_map(|question| question.filters);
+    let mut best: Vec<TopK> = filters.map(|_| TopK::new(k, candidates.seed)).collect();
     scores.resize(n * ITEMS, 0.0);
     for (block, items) in candidates.vectors.chunks(ITEMS * d).enumerate() {
         let rows = items.len() / d;
@@ -50,8 +61,11 @@ fn search_block(
             gemm(scores, rows, false, Mat::new(&asking, n, d, d), Mat::new(items, rows, d, d).t());
         }
         let first = (block * ITEMS + 1) as u32;
-        for ((question, best), scores) in questions.iter().zip(&mut best).zip(scores.chunks_exact(rows)) {
-            best.offer(first, scores, |item| question.allows(item))?;
+        let mut best = best.iter_mut();
+        for (question, scores) in questions.iter().zip(scores.chunks_exact(rows)) {
+            for (filter, best) in question.filters.iter().zip(&mut best) {
+                best.offer(first, scores, |item| filter.allows(item))?;
+            }
         }
     }
     Ok(best.into_iter().map(TopK::into_sorted).collect())
@@ -94,8 +108,9 @@ mod tests {
             let allowed: Vec<bool> = (0..=items).map(|i| i > 0 && number(3, i) % 3 > 0).collect();
             let seen: Vec<u32> = (1..=items as u32).filter(|&i| number(4, i as usize) % 5 == 0).collect();
             let candidates = Candidates::new(vectors.clone(), d, seed).unwrap();
+            let filters = [Filter { allowed: &allowed, seen: &seen, carrying: None }];
             let asked: Vec<Question<'_>> =
-                asking.chunks(d).map(|vector| Question { vector, allowed: &allowed, seen: &seen }).collect();
+                asking.chunks(d).map(|vector| Question { vector, filters: &filters }).collect();
             let found = candidates.search(&asked, k).unwrap();
             for (vector, found) in asking.chunks(d).zip(found) {
                 let score = |item: u32| -> f32 {

@@ -12,13 +12,15 @@ use std::sync::Arc;
 use instant_distance::{Builder, Search};
 use ragged::vector;
 
-use super::{Candidates, Question, Scored};
+use super::Candidates;
+use crate::serve::recommender::Filter;
+use crate::serve::top_k::Scored;
 
 /// Neighbours that are considered for a new item.
 const EF_CONSTRUCTION: usize = 200;
 
 /// A graph of some of the items.
-pub struct Hnsw {
+pub(crate) struct Hnsw {
     candidates: Candidates,
     graph: instant_distance::Hnsw<Point>,
 }
@@ -56,7 +58,7 @@ impl instant_distance::Point for Point {
 
 impl Hnsw {
     /// A graph of the items that `allowed` has (by item index); a search finds `ef` of them.
-    pub fn new(candidates: &Candidates, allowed: &[bool], ef: usize) -> Self {
+    pub(crate) fn new(candidates: &Candidates, allowed: &[bool], ef: usize) -> Self {
         let items: Vec<u32> =
             (1..=candidates.items() as u32).filter(|&item| allowed[item as usize]).collect();
         let square = |item: u32| {
@@ -75,14 +77,20 @@ impl Hnsw {
         Self { candidates: candidates.clone(), graph: builder.build_hnsw(points).0 }
     }
 
-    /// The best `k` items that the graph finds and the question allows; `None` where these are fewer, though there may
-    /// be more.
-    pub fn search(&self, question: &Question<'_>, k: usize, search: &mut Search) -> Option<Vec<Scored>> {
+    /// The best `k` items by the inner product with `vector` that the graph finds and the filter allows; `None` where these are
+    /// fewer, though there may be more.
+    pub(crate) fn search(
+        &self,
+        vector: &[f32],
+        filter: &Filter<'_>,
+        k: usize,
+        search: &mut Search,
+    ) -> Option<Vec<Scored>> {
         let d = self.candidates.d as u32;
-        let point = Point { of: Arc::new(question.vector.to_vec()), row: 0, d, further: 0.0 };
+        let point = Point { of: Arc::new(vector.to_vec()), row: 0, d, further: 0.0 };
         let found = self.graph.search(&point, search);
         let scored = found.map(|found| Scored { item: found.point.row + 1, score: -found.distance });
-        let best = self.candidates.best(scored.filter(|found| question.allows(found.item)), k);
+        let best = self.candidates.best(scored.filter(|found| filter.allows(found.item)), k);
         (best.len() == k).then_some(best)
     }
 }
@@ -91,6 +99,7 @@ impl Hnsw {
 mod tests {
     use schemas::hash::mix64;
 
+    use super::super::exact::Question;
     use super::*;
 
     /// 2,000 vectors around 40 centres, of different lengths.
@@ -112,9 +121,10 @@ mod tests {
         let (mut found, mut all) = (0, 0);
         for vector in vectors.chunks(d).step_by(20) {
             for allowed in [&active, &even] {
-                let question = Question { vector, allowed, seen: &seen };
+                let filter = Filter { allowed, seen: &seen, carrying: None };
+                let question = Question { vector, filters: &[filter] };
                 let exact = candidates.search(&[question], 10).unwrap().remove(0);
-                let near = graph.search(&question, 10, &mut search).unwrap_or_default();
+                let near = graph.search(vector, &filter, 10, &mut search).unwrap_or_default();
                 assert!(
                     near.iter().all(|scored| allowed[scored.item as usize] && !seen.contains(&scored.item))
                 );
@@ -132,7 +142,7 @@ mod tests {
         let mut allowed = vec![true; 51];
         let graph = Hnsw::new(&candidates, &allowed, 40);
         allowed[10..].fill(false);
-        let question = Question { vector: &[1.0], allowed: &allowed, seen: &[] };
-        assert!(graph.search(&question, 10, &mut Search::default()).is_none());
+        let filter = Filter { allowed: &allowed, seen: &[], carrying: None };
+        assert!(graph.search(&[1.0], &filter, 10, &mut Search::default()).is_none());
     }
 }

@@ -4,20 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use instant_distance::Search;
-use rayon::prelude::*;
-use schemas::config::MaskMode;
-use serde::Serialize;
-
-use super::RetrieveError;
-use super::encode::{Asked, hidden};
 use super::histories::History;
-use super::index::{Candidates, Hnsw, Question, Scored};
 use super::report::Report;
 use crate::data::conditions::Carriers;
-use crate::judge::Popularity;
-use crate::models::ClimberPilot;
+use crate::serve::{
+    Answers, Filter, List, Origin, Popularity, Question, Read, Reading, RecommendError, Recommender, Scored,
+    TopK,
+};
 
 /// What is asked for one user.
 #[derive(Debug, Clone, Default)]
@@ -48,41 +41,6 @@ impl Ask {
     pub const PLAIN: Self = Self { condition: None, weight: 1.0 };
 }
 
-/// How a list came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// By the model.
-    Model,
-    /// By training counts: nothing was visible of the user.
-    Popular,
-}
-
-impl Origin {
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Popular => "popular",
-        }
-    }
-}
-
-/// One retrieved list, best first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct List {
-    /// The row of its condition.
-    pub condition: Option<u32>,
-    /// The weight of its instruction.
-    pub weight: f32,
-    /// The factor that the model has learned for the condition's scores; 1 without one.
-    pub sharpness: f32,
-    /// How it came about.
-    pub origin: Origin,
-    /// At most `k` items.
-    pub items: Vec<Scored>,
-}
-
 /// What lists may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -97,18 +55,10 @@ pub struct Limits {
 /// Answers requests.
 #[derive(Debug)]
 pub struct Retriever<'a> {
-    /// The model.
-    pub model: &'a ClimberPilot,
-    /// The mask that it was trained with.
-    pub mask: MaskMode,
-    /// The most events it reads.
+    /// What is asked.
+    pub recommender: &'a dyn Recommender,
+    /// The most events of a history that it reads.
     pub max_len: usize,
-    /// The vectors of all items, `[items, d]`.
-    pub vectors: &'a Tensor,
-    /// What hidden states are multiplied with.
-    pub candidates: Candidates,
-    /// The graph, where the search is not exact.
-    pub graph: Option<Hnsw>,
     /// Which items carry which conditions.
     pub carriers: &'a Carriers,
     /// By item index, whether it may be in any list.
@@ -117,8 +67,6 @@ pub struct Retriever<'a> {
     pub counts: Vec<u32>,
     /// What orders items as these counts do.
     popularity: Popularity,
-    /// By condition, the factor of its scores; empty where there is none.
-    sharpness: Vec<f32>,
     /// What lists may hold.
     pub limits: Limits,
     /// By condition, which items carry it at some times.
@@ -139,32 +87,16 @@ struct Pool {
 }
 
 impl<'a> Retriever<'a> {
-    /// One that searches exactly; `vectors` are those of all items.
+    /// For lists of items that are `retrievable`; `counts` are training events. Both are by item index.
     pub fn new(
-        (model, mask, max_len): (&'a ClimberPilot, MaskMode, usize),
-        vectors: &'a Tensor,
+        recommender: &'a dyn Recommender,
+        max_len: usize,
         carriers: &'a Carriers,
         (retrievable, counts): (Vec<bool>, Vec<u32>),
-        (limits, seed): (Limits, u64),
-    ) -> Result<Self, RetrieveError> {
-        let rows = model.candidates(vectors)?.flatten_all()?.to_vec1::<f32>()?;
-        let candidates = Candidates::new(rows, vectors.dim(1)?, seed)?;
-        let (graph, pools) = (None, BTreeMap::new());
-        Ok(Self {
-            model,
-            mask,
-            max_len,
-            vectors,
-            candidates,
-            graph,
-            carriers,
-            retrievable,
-            popularity: Popularity::new(&counts),
-            counts,
-            sharpness: model.sharpness()?,
-            limits,
-            pools,
-        })
+        limits: Limits,
+    ) -> Self {
+        let (popularity, pools) = (Popularity::new(&counts), BTreeMap::new());
+        Self { recommender, max_len, carriers, retrievable, counts, popularity, limits, pools }
     }
 
     /// Makes the condition of `row` ready to be asked for at the time `at`; gives the number of retrievable items that carry it
@@ -208,7 +140,7 @@ impl<'a> Retriever<'a> {
         &mut self,
         requests: &[Request],
         report: &mut Report,
-    ) -> Result<Vec<Vec<List>>, RetrieveError> {
+    ) -> Result<Vec<Vec<List>>, RecommendError> {
         let (mut lists, mut first) = (Vec::with_capacity(requests.len()), 0);
         // By condition, where the times of the pools begin that these requests need.
         let mut needed: BTreeMap<u32, BTreeSet<i64>> = BTreeMap::new();
@@ -241,36 +173,44 @@ impl<'a> Retriever<'a> {
         &self,
         requests: &[Request],
         report: &mut Report,
-    ) -> Result<Vec<Vec<List>>, RetrieveError> {
+    ) -> Result<Vec<Vec<List>>, RecommendError> {
         let Limits { only, keep_seen, .. } = self.limits;
         let read: Vec<History> = requests.iter().map(|r| r.history.newest(self.max_len)).collect();
-        let conditions: Vec<Vec<Option<u32>>> =
-            requests.iter().map(|r| r.asks.iter().map(|ask| ask.condition).collect()).collect();
-        let asked: Vec<Asked<'_>> = read
-            .iter()
-            .zip(&conditions)
-            .filter(|(history, conditions)| !history.is_empty() && !conditions.is_empty())
-            .map(|(history, conditions)| Asked { history, conditions })
-            .collect();
-        let states = match &asked[..] {
-            [] => Vec::new(),
-            asked => hidden(self.model, (self.mask, self.carriers), self.vectors, asked)?,
+        let asked: Vec<(&Request, &History)> =
+            requests.iter().zip(&read).filter(|(_, history)| !history.is_empty()).collect();
+        let reads = |&(request, history): &(&Request, &History)| -> Vec<Read> {
+            let length = history.items.len();
+            request.asks.iter().map(|ask| Read { length, condition: ask.condition }).collect()
         };
-        let seen: Vec<Vec<u32>> = requests
+        let reads: Vec<Vec<Read>> = asked.iter().map(reads).collect();
+        let readings: Vec<Reading<'_>> = asked
             .iter()
-            .map(|request| if keep_seen { Vec::new() } else { request.history.seen() })
-            .collect();
-        let with_history = requests.iter().zip(&seen).filter(|(request, _)| !request.history.is_empty());
-        let questions: Vec<Question<'_>> = with_history
-            .flat_map(|(request, seen)| request.asks.iter().map(move |ask| (ask.condition, request.at, seen)))
-            .zip(states.chunks_exact(self.candidates.d()))
-            .map(|((condition, at, seen), vector)| Question {
-                vector,
-                allowed: self.allowed(condition, at, only),
-                seen,
+            .zip(&reads)
+            .map(|((_, history), reads)| Reading {
+                items: &history.items,
+                ts: &history.ts,
+                visible: &history.visible,
+                reads,
             })
             .collect();
-        let mut found = self.search(&questions, report)?.into_iter();
+        let answers = self.recommender.read(&readings)?;
+        let seen = |(request, _): &(&Request, &History)| match keep_seen {
+            true => Vec::new(),
+            false => request.history.seen(),
+        };
+        let seen: Vec<Vec<u32>> = asked.iter().map(seen).collect();
+        let filters: Vec<[Filter<'_>; 1]> = asked
+            .iter()
+            .zip(&seen)
+            .flat_map(|((request, _), seen)| {
+                request.asks.iter().map(move |ask| {
+                    [Filter { allowed: self.allowed(ask.condition, request.at, only), seen, carrying: None }]
+                })
+            })
+            .collect();
+        let questions: Vec<Question<'_>> =
+            filters.iter().enumerate().map(|(answer, filters)| Question { answer, filters }).collect();
+        let mut found = self.search(&*answers, &questions, report)?.into_iter();
         let mut lists = Vec::with_capacity(requests.len());
         for request in requests {
             let of_user = request.asks.iter().map(|ask| {
@@ -279,7 +219,7 @@ impl<'a> Retriever<'a> {
                     false => (Origin::Model, found.next().unwrap_or_default()),
                 };
                 let sharpness = match (origin, ask.condition) {
-                    (Origin::Model, Some(row)) => self.sharpness.get(row as usize).copied().unwrap_or(1.0),
+                    (Origin::Model, Some(row)) => self.recommender.sharpness(row),
                     _ => 1.0,
                 };
                 List { condition: ask.condition, weight: ask.weight, sharpness, origin, items }
@@ -299,31 +239,32 @@ impl<'a> Retriever<'a> {
         let placed = (1..allowed.len() as u32)
             .filter(|&item| allowed[item as usize])
             .map(|item| Scored { item, score: places[item as usize] });
-        let best = self.candidates.best(placed, self.limits.k).into_iter();
-        best.map(|Scored { item, .. }| Scored { item, score: self.counts[item as usize] as f32 }).collect()
+        let mut best = TopK::new(self.limits.k, self.recommender.seed());
+        placed.for_each(|Scored { item, score }| best.add(item, score));
+        best.into_sorted()
+            .into_iter()
+            .map(|Scored { item, .. }| Scored { item, score: self.counts[item as usize] as f32 })
+            .collect()
     }
 
     fn search(
         &self,
+        answers: &dyn Answers,
         questions: &[Question<'_>],
         report: &mut Report,
-    ) -> Result<Vec<Vec<Scored>>, RetrieveError> {
+    ) -> Result<Vec<Vec<Scored>>, RecommendError> {
         let k = self.limits.k;
-        let Some(graph) = &self.graph else { return Ok(self.candidates.search(questions, k)?) };
-        let found: Vec<Option<Vec<Scored>>> = questions
-            .par_iter()
-            .map_init(Search::default, |search, question| graph.search(question, k, search))
-            .collect();
+        let Some(found) = answers.approximate(questions, k) else { return Ok(answers.best(questions, k)?) };
         let missing: Vec<Question<'_>> =
             questions.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(&q, _)| q).collect();
         let answered: Vec<usize> =
             found.iter().enumerate().filter(|(_, found)| found.is_some()).map(|(i, _)| i).collect();
-        let mut exact = self.candidates.search(&missing, k)?.into_iter();
+        let mut exact = answers.best(&missing, k)?.into_iter();
         let found: Vec<Vec<Scored>> =
             found.into_iter().map(|found| found.or_else(|| exact.next()).unwrap_or_default()).collect();
         let sample: Vec<usize> = report.graph.sample(&answered).collect();
         let asked: Vec<Question<'_>> = sample.iter().map(|&i| questions[i]).collect();
-        let exact = self.candidates.search(&asked, k)?;
+        let exact = answers.best(&asked, k)?;
         let pairs = sample.iter().map(|&i| &found[i]).zip(&exact);
         report.graph.add(questions.len(), missing.len(), pairs);
         Ok(found)

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::index::Scored;
+use crate::serve::Scored;
 
 /// Counts of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -7,9 +7,10 @@ use std::fmt;
 use serde::Serialize;
 use terminal::shown::Shown;
 
-use super::lists::{List, Request};
+use super::retriever::Request;
+use crate::checkpoint::Checkpoint;
 use crate::data::Catalogue;
-use crate::learn::checkpoint::Checkpoint;
+use crate::serve::List;
 
 /// Visible items that are shown.
 const LAST: usize = 8;

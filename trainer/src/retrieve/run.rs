@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::BufReader;
 use std::path::Path;
 
-use candle_core::Tensor;
 use schemas::condition::nearest;
 use schemas::config::{Config, ConfigError};
 use schemas::history::DeltaTau;
@@ -15,13 +14,14 @@ use terminal::Progress;
 use super::instructions::Instructions;
 use super::requests::{BATCH, Lines, Requests, now};
 use super::{
-    Answer, Ask, By, Case, Hnsw, Limits, List, Merge, Merged, Method, Options, Output, Refusal, Report,
-    Request, RetrieveError, Retriever, Row, Stored, Users, delta_tau, merge,
+    Answer, Ask, By, Case, Limits, Method, Options, Output, Refusal, Report, Request, RetrieveError,
+    Retriever, Row, Stored, Users, delta_tau,
 };
+use crate::checkpoint::{self, Checkpoint};
 use crate::data::conditions::{Carriers, UnknownCondition};
 use crate::data::{Catalogue, Sequences};
 use crate::device;
-use crate::learn::checkpoint::{self, Checkpoint};
+use crate::serve::{GraphSetting, List, Merge, Merged, Recommender, Serving, merge};
 
 /// What a model and the tables give.
 struct Opened {
@@ -29,8 +29,6 @@ struct Opened {
     catalogue: Catalogue,
     sequences: Sequences,
     carriers: Carriers,
-    /// Of all items, `[items, d]`.
-    vectors: Tensor,
     delta_tau: DeltaTau,
 }
 
@@ -48,38 +46,54 @@ impl Opened {
         let delta_tau = delta_tau(&sequences.source.delta_tau_ms).ok_or(RetrieveError::DeltaTau)?;
         let derived = &checkpoint.config.conditions.derived;
         let carriers = Carriers::new(checkpoint.model.vocabulary().conditions(), derived, &catalogue);
-        let items: Vec<u32> = (1..=catalogue.items() as u32).collect();
-        let vectors = checkpoint.model.item_vectors(&items)?.vectors.detach();
-        Ok(Self { checkpoint, catalogue, sequences, carriers, vectors, delta_tau })
+        Ok(Self { checkpoint, catalogue, sequences, carriers, delta_tau })
     }
 
-    fn retriever(&self, options: &Options<'_>, seed: u64) -> Result<Retriever<'_>, RetrieveError> {
-        let Self { checkpoint, catalogue, sequences, .. } = self;
-        let mut retrievable = catalogue.active.clone();
+    /// By item index, whether an item may be in a list.
+    fn retrievable(&self, options: &Options<'_>) -> Result<Vec<bool>, RetrieveError> {
+        let mut retrievable = self.catalogue.active.clone();
         if options.keep_inactive {
             retrievable[1..].fill(true);
         }
         if let Some(path) = options.deny {
             let denied: HashSet<String> = ids(path)?.into_iter().collect();
-            for (retrievable, id) in retrievable.iter_mut().zip(&catalogue.item_ids) {
+            for (retrievable, id) in retrievable.iter_mut().zip(&self.catalogue.item_ids) {
                 *retrievable &= !denied.contains(id);
             }
         }
+        Ok(retrievable)
+    }
+
+    /// The model, ready to be asked for lists of the `retrievable` items.
+    fn recommender<'a>(
+        &'a self,
+        options: &Options<'_>,
+        retrievable: &'a [bool],
+        seed: u64,
+    ) -> Result<Box<dyn Recommender + 'a>, RetrieveError> {
+        let items = self.catalogue.items();
+        let graph = match options.method {
+            Method::Exact => None,
+            Method::Hnsw { ef } => {
+                eprintln!("building the graph of {items} items");
+                Some(GraphSetting { ef: ef.max(options.k), retrievable })
+            }
+        };
+        // A batch of requests is one batch of reads.
+        let serving = Serving { items, carriers: Some(&self.carriers), seed, batch: usize::MAX, graph };
+        Ok(self.checkpoint.model.recommender(serving)?)
+    }
+
+    fn retriever<'a>(
+        &'a self,
+        options: &Options<'_>,
+        recommender: &'a dyn Recommender,
+        retrievable: &[bool],
+    ) -> Retriever<'a> {
         let limits = Limits { k: options.k, only: options.only, keep_seen: options.keep_seen };
-        let max_len = sequences.max_len.max(1);
-        let mut retriever = Retriever::new(
-            (&checkpoint.model, checkpoint.config.model.mask, max_len),
-            &self.vectors,
-            &self.carriers,
-            (retrievable, sequences.training_counts(catalogue.items())),
-            (limits, seed),
-        )?;
-        if let Method::Hnsw { ef } = options.method {
-            eprintln!("building the graph of {} items", catalogue.items());
-            retriever.graph =
-                Some(Hnsw::new(&retriever.candidates, &retriever.retrievable, ef.max(options.k)));
-        }
-        Ok(retriever)
+        let max_len = self.sequences.max_len.max(1);
+        let counts = self.sequences.training_counts(self.catalogue.items());
+        Retriever::new(recommender, max_len, &self.carriers, (retrievable.to_vec(), counts), limits)
     }
 
     async fn requests(
@@ -137,7 +151,9 @@ async fn retrieve(
     output: &mut Output,
 ) -> Result<Report, RetrieveError> {
     let opened = Opened::new(config, root, options.model, false).await?;
-    let mut retriever = opened.retriever(&options, config.seed)?;
+    let retrievable = opened.retrievable(&options)?;
+    let recommender = opened.recommender(&options, &retrievable, config.seed)?;
+    let mut retriever = opened.retriever(&options, &*recommender, &retrievable);
     let requests = opened.requests((config, root), &options, &mut retriever).await?;
     let mut report = Report { k: options.k, ..Report::default() };
     let users = match options.users {
@@ -195,7 +211,9 @@ async fn draw_case(
     user: &str,
 ) -> Result<Case, RetrieveError> {
     let opened = Opened::new(config, root, options.model, true).await?;
-    let mut retriever = opened.retriever(&options, config.seed)?;
+    let retrievable = opened.retrievable(&options)?;
+    let recommender = opened.recommender(&options, &retrievable, config.seed)?;
+    let mut retriever = opened.retriever(&options, &*recommender, &retrievable);
     let requests = opened.requests((config, root), &options, &mut retriever).await?;
     let mut report = Report { k: options.k, ..Report::default() };
     let mut request = requests.user(user, &mut retriever, &mut report);

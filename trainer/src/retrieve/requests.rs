@@ -21,8 +21,8 @@ use terminal::Interrupt;
 use super::RetrieveError;
 use super::histories::{History, Stored, visible_at};
 use super::instructions::{Instructions, resolve};
-use super::lists::{Ask, Request, Retriever};
 use super::report::Report;
+use super::retriever::{Ask, Request, Retriever};
 use crate::data::conditions::Conditions;
 
 /// Requests that are answered together, at most.

@@ -14,8 +14,8 @@ use serde::Serialize;
 use store::files::NewFile;
 use terminal::shown;
 
-use super::lists::Origin;
 use super::requests::Refusal;
+use crate::serve::Origin;
 
 /// One row of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -9,7 +9,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor};
 use ragged::adam::{Clipping, GradientNorm, Update, matrix};
 
-use crate::models::{CONDITION_PREFIX, ClimberPilot, ID_TABLE, SavedValues, TouchedRows};
+use crate::models::{CONDITION_PREFIX, ID_TABLE, SavedValues, SequenceModel, TouchedRows};
 
 /// The optimiser's state: the moments of every parameter and the number of steps taken.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl From<f64> for Rates {
 
 impl Adam {
     /// For a new model.
-    pub fn new(model: &ClimberPilot, weight_decay: f64, clip_norm: f64) -> Result<Self> {
+    pub fn new(model: &SequenceModel, weight_decay: f64, clip_norm: f64) -> Result<Self> {
         let moments = model
             .tensors()
             .into_iter()
@@ -56,7 +56,7 @@ impl Adam {
     ///
     /// Where the moments of a parameter are not there, or not of its shape.
     pub fn restored(
-        model: &ClimberPilot,
+        model: &SequenceModel,
         saved: &SavedValues,
         steps: u64,
         (weight_decay, clip_norm): (f64, f64),
@@ -70,8 +70,8 @@ impl Adam {
         Ok(Self { moments, steps, weight_decay, clip_norm })
     }
 
-    /// The same state for a model that has [grown](ClimberPilot::grown): new rows have no moments yet.
-    pub fn grown(mut self, model: &ClimberPilot) -> Result<Self> {
+    /// The same state for a model that has [grown](SequenceModel::grown): new rows have no moments yet.
+    pub fn grown(mut self, model: &SequenceModel) -> Result<Self> {
         for (name, value) in model.tensors() {
             let Some(moments) = self.moments.get_mut(&name) else {
                 candle_core::bail!("no moments for parameter `{name}`");
@@ -105,7 +105,7 @@ impl Adam {
     /// finite changes nothing; on the CPU it is an error here, on a GPU where its norm is looked at.
     pub fn step(
         &mut self,
-        model: &ClimberPilot,
+        model: &SequenceModel,
         touched: &TouchedRows,
         gradients: &GradStore,
         rates: Rates,

@@ -9,8 +9,8 @@ use schemas::config::ConfigError;
 use schemas::tables;
 use store::Root;
 
-use super::lists::{Ask, Retriever};
 use super::report::Report;
+use super::retriever::{Ask, Retriever};
 use crate::data::DataError;
 use crate::data::conditions::Conditions;
 

@@ -1,45 +1,12 @@
-//! What the layers of all architectures are made of, and the choice between them.
+//! What the layers of the encoders are made of.
 
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use ragged::{AttentionLayout, Dropout, Queries, TIME_BUCKETS};
-use schemas::config::{Architecture, Model, Precision};
+use schemas::config::{Model, Precision};
 
-use super::{Parameters, climber, hstu, sasrec};
-
-/// One layer, of the backbone or of a branch: `[T, d]` → `[T, d]`. No row of a sequence depends on a later one.
-#[derive(Debug, Clone)]
-pub(super) enum Layer {
-    Climber(climber::Layer),
-    Sasrec(sasrec::Layer),
-    Hstu(hstu::Layer),
-}
-
-impl Layer {
-    /// A layer of `model`'s architecture whose parameters' names begin with `name`.
-    pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
-        Ok(match model.architecture {
-            Architecture::ClimberPilot => Self::Climber(climber::Layer::new(parameters, name, model)?),
-            Architecture::Sasrec => Self::Sasrec(sasrec::Layer::new(parameters, name, model)?),
-            Architecture::Hstu => Self::Hstu(hstu::Layer::new(parameters, name, model)?),
-        })
-    }
-
-    /// `[T, d]` → `[T, d]`.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        layout: &Arc<AttentionLayout>,
-        dropout: Option<Dropout>,
-    ) -> Result<Tensor> {
-        match self {
-            Self::Climber(layer) => layer.forward(x, layout, dropout),
-            Self::Sasrec(layer) => layer.forward(x, layout, dropout),
-            Self::Hstu(layer) => layer.forward(x, layout, dropout),
-        }
-    }
-}
+use super::Parameters;
 
 /// The dropout of one place in the model, from that of the step.
 pub(super) fn at(dropout: Option<Dropout>, place: &str) -> Option<Dropout> {
@@ -72,7 +39,8 @@ impl Norm {
 }
 
 /// AdaLN-Zero (Peebles and Xie 2023): shifts, scales and gates of both halves of a layer, from the condition.
-pub(super) struct Modulated<'a> {
+#[derive(Debug)]
+pub struct Modulated<'a> {
     /// `[R, 6 d]`: shift, scale and gate of the attention, and of the feed-forward half. All zeros change nothing: in place
     /// of a closed gate, which would cut a pre-trained layer off, stands an open one.
     pub(super) modulation: &'a Tensor,

@@ -14,16 +14,20 @@ use crate::data::Catalogue;
 use crate::data::conditions::{Carriers, Conditions};
 use crate::data::vocabulary::Vocabulary;
 use crate::device::Backend;
-use crate::models::{CONDITION_PREFIX, ClimberPilot};
+use crate::models::{CONDITION_PREFIX, SequenceModel};
+use crate::serve::{DotProduct, GraphSetting, List, Merge, Origin, Recommender, Serving, merge};
 
 const ITEMS: u32 = 60;
 
 /// A model and its items; every third item has the genres "a", "b" and "c", and none.
 struct World {
-    model: ClimberPilot,
+    model: SequenceModel,
     carriers: Carriers,
-    vectors: Tensor,
-    mask: MaskMode,
+}
+
+/// By item index: 7 is not active, or denied.
+fn retrievable() -> Vec<bool> {
+    (0..=ITEMS).map(|item| item > 0 && item != 7).collect()
 }
 
 fn world(architecture: Architecture, mask: MaskMode, paradigm: Paradigm) -> World {
@@ -41,7 +45,7 @@ fn world(architecture: Architecture, mask: MaskMode, paradigm: Paradigm) -> Worl
         vocabulary = vocabulary.with_conditions(conditions);
     }
     let sft = Sft { paradigm, ..Sft::default() };
-    let model = ClimberPilot::new(&config, &sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
+    let model = SequenceModel::new(&config, &sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
     for (name, var) in model.parameters().iter() {
         let size = if name.starts_with(CONDITION_PREFIX) { 0.5 } else { 0.3 };
         let noise =
@@ -50,20 +54,23 @@ fn world(architecture: Architecture, mask: MaskMode, paradigm: Paradigm) -> Worl
             Tensor::from_vec((0..var.elem_count()).map(noise).collect(), var.shape(), &Device::Cpu).unwrap();
         var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
     }
-    let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors.detach();
-    World { model, carriers, vectors, mask }
+    World { model, carriers }
 }
 
 impl World {
-    fn retriever(&self, limits: Limits) -> Retriever<'_> {
-        let mut retrievable = vec![true; ITEMS as usize + 1];
-        retrievable[0] = false;
-        // Not active, or denied.
-        retrievable[7] = false;
+    fn recommender(&self) -> DotProduct<'_> {
+        self.searching(None)
+    }
+
+    fn searching<'a>(&'a self, graph: Option<GraphSetting<'a>>) -> DotProduct<'a> {
+        let items = ITEMS as usize;
+        let serving = Serving { items, carriers: Some(&self.carriers), seed: 1, batch: usize::MAX, graph };
+        DotProduct::new(&self.model, serving).unwrap()
+    }
+
+    fn retriever<'a>(&'a self, recommender: &'a dyn Recommender, limits: Limits) -> Retriever<'a> {
         let counts = (0..=ITEMS).map(|i| i * 7 % 31).collect();
-        let model = (&self.model, self.mask, 6);
-        let mut retriever =
-            Retriever::new(model, &self.vectors, &self.carriers, (retrievable, counts), (limits, 1)).unwrap();
+        let mut retriever = Retriever::new(recommender, 6, &self.carriers, (retrievable(), counts), limits);
         for row in 0..3 {
             retriever.prepare(row, 0);
         }
@@ -98,7 +105,8 @@ proptest! {
         mask in prop::sample::select(vec![MaskMode::Gather, MaskMode::Row, MaskMode::None]),
     ) {
         let world = world(Architecture::ClimberPilot, mask, Paradigm::ALL[which]);
-        let mut retriever = world.retriever(LIMITS);
+        let recommender = world.recommender();
+        let mut retriever = world.retriever(&recommender, LIMITS);
         let requests: Vec<Request> = users.iter().map(|(items, asks)| request(items, asks)).collect();
         let mut report = Report::default();
         let together = retriever.lists(&requests, &mut report).unwrap();
@@ -125,7 +133,8 @@ proptest! {
         k in 1usize..70,
     ) {
         let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
-        let mut retriever = world.retriever(Limits { k, only, keep_seen });
+        let recommender = world.recommender();
+        let mut retriever = world.retriever(&recommender, Limits { k, only, keep_seen });
         let mut report = Report { k, ..Report::default() };
         let lists = retriever.lists(&[request(&history, &[None, Some(0), Some(2)])], &mut report).unwrap().remove(0);
         for list in &lists {
@@ -153,7 +162,8 @@ proptest! {
 fn other_architectures_retrieve_too() {
     for architecture in [Architecture::Sasrec, Architecture::Hstu] {
         let world = world(architecture, MaskMode::Gather, Paradigm::Cgsa);
-        let mut retriever = world.retriever(LIMITS);
+        let recommender = world.recommender();
+        let mut retriever = world.retriever(&recommender, LIMITS);
         let requests = [request(&[1, 2, 3], &[None]), request(&[4], &[None])];
         let lists = retriever.lists(&requests, &mut Report::default()).unwrap();
         for (request, lists) in requests.iter().zip(lists) {
@@ -166,7 +176,8 @@ fn other_architectures_retrieve_too() {
 #[test]
 fn users_without_history_get_popular_items_by_condition() {
     let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
-    let mut retriever = world.retriever(Limits { k: 3, ..LIMITS });
+    let recommender = world.recommender();
+    let mut retriever = world.retriever(&recommender, Limits { k: 3, ..LIMITS });
     let mut report = Report { k: 3, ..Report::default() };
     let lists = retriever.lists(&[request(&[], &[None, Some(0)])], &mut report).unwrap().remove(0);
     let counts = |item: u32| (item * 7 % 31) as f32;
@@ -184,9 +195,11 @@ fn a_graph_gives_the_exact_lists_and_says_how_often_it_did_not() {
     let requests: Vec<Request> =
         (1..40).map(|i| request(&[i, i + 1, i * 5 % ITEMS + 1], &[None, Some(i % 3)])).collect();
     let limits = Limits { only: true, ..LIMITS };
-    let exact = world.retriever(limits).lists(&requests, &mut Report::default()).unwrap();
-    let mut retriever = world.retriever(limits);
-    retriever.graph = Some(Hnsw::new(&retriever.candidates, &retriever.retrievable, 40));
+    let exact = world.recommender();
+    let exact = world.retriever(&exact, limits).lists(&requests, &mut Report::default()).unwrap();
+    let retrievable = retrievable();
+    let graph = world.searching(Some(GraphSetting { ef: 40, retrievable: &retrievable }));
+    let mut retriever = world.retriever(&graph, limits);
     let mut report = Report::default();
     let found = retriever.lists(&requests, &mut report).unwrap();
     assert_eq!(report.graph.searches, 78);
@@ -205,8 +218,9 @@ fn a_graph_gives_the_exact_lists_and_says_how_often_it_did_not() {
 fn recall_is_of_what_the_graph_answered_itself() {
     let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
     // The graph finds ten; with a filter or seen items there are fewer, and the exact search takes over.
-    let mut retriever = world.retriever(Limits { only: true, ..LIMITS });
-    retriever.graph = Some(Hnsw::new(&retriever.candidates, &retriever.retrievable, 10));
+    let retrievable = retrievable();
+    let graph = world.searching(Some(GraphSetting { ef: 10, retrievable: &retrievable }));
+    let mut retriever = world.retriever(&graph, Limits { only: true, ..LIMITS });
     let requests: Vec<Request> = (1..20).map(|i| request(&[i, i + 1], &[Some(0), Some(1)])).collect();
     let mut report = Report::default();
     retriever.lists(&requests, &mut report).unwrap();
@@ -248,16 +262,16 @@ fn lists_under_cosines_are_merged_without_each_conditions_factor() {
             score_temperature: 0.1,
             ..Model::default()
         };
-        let vocabulary = Arc::new(model.vocabulary().clone());
-        model = ClimberPilot::new(&config, &Sft::default(), vocabulary, 1, &Backend::CPU).unwrap();
+        let vocabulary = model.vocabulary().clone();
+        model = SequenceModel::new(&config, &Sft::default(), vocabulary, 1, &Backend::CPU).unwrap();
         for (name, var) in model.parameters().iter().filter(|(name, _)| name.ends_with("sharpness")) {
             assert_eq!(var.dims(), [3, 1], "{name}");
             var.set(&Tensor::from_slice(&factors, (3, 1), &Device::Cpu).unwrap()).unwrap();
         }
-        let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors.detach();
-        let world =
-            World { model: model.clone(), carriers: world.carriers.clone(), vectors, mask: world.mask };
-        let lists = world.retriever(LIMITS).lists(&asked, &mut Report::default()).unwrap().remove(0);
+        let world = World { model: model.clone(), carriers: world.carriers.clone() };
+        let recommender = world.recommender();
+        let lists =
+            world.retriever(&recommender, LIMITS).lists(&asked, &mut Report::default()).unwrap().remove(0);
         assert!((lists[1].sharpness - factors[0].exp()).abs() < 1e-6 && lists[0].sharpness == 1.0);
         let of: Vec<(u32, Option<u32>)> =
             merge(&lists, Merge::Score, 10).iter().map(|m| (m.scored.item, m.condition)).collect();
@@ -281,10 +295,9 @@ fn pools_age_with_the_time_of_each_request() {
     let carriers = Carriers::new(&conditions, &derived, &catalogue);
     let retrievable: Vec<bool> = (0..=ITEMS).map(|item| item > 0).collect();
     let limits = Limits { k: 60, only: true, keep_seen: false };
-    let model = (&world.model, world.mask, 6);
     let counts = vec![1; ITEMS as usize + 1];
-    let mut retriever =
-        Retriever::new(model, &world.vectors, &carriers, (retrievable, counts), (limits, 1)).unwrap();
+    let recommender = world.recommender();
+    let mut retriever = Retriever::new(&recommender, 6, &carriers, (retrievable, counts), limits);
     // Many times in one batch and over batches, forwards and backwards: more than pools are kept.
     let times = [10, 40, 45, 20, 59, 60, 61, 30, 75, 10, 90, 12, 200].map(|day| day * DAY + 5);
     for batch in times.chunks(5) {

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use schemas::config::{Config, ConfigError};
@@ -34,8 +35,8 @@ use store::{failpoint, sealed};
 use crate::data::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
 use crate::data::{Catalogue, ExamplesSource, FreshSource, SequencesSource};
 use crate::device::Backend;
-use crate::learn::adam::Adam;
-use crate::models::{ClimberPilot, SavedValues};
+use crate::kinds::{Learner, New, TrainedModel};
+use crate::models::{SavedValues, SequenceModel, Values};
 
 /// The tensors in `model.safetensors` that hold the vocabulary's rows and counts.
 const ITEM_ROWS: &str = "vocabulary.item_rows";
@@ -67,6 +68,16 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It is of a kind that cannot do what is asked.
+    #[error("{path} is a model of architecture `{architecture}`, which cannot be {what}")]
+    Kind {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its architecture.
+        architecture: String,
+        /// What was asked.
+        what: &'static str,
     },
     /// A later version wrote it.
     #[error(
@@ -200,7 +211,7 @@ impl Lineage {
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The model.
-    pub model: ClimberPilot,
+    pub model: Box<dyn TrainedModel>,
     /// The configuration it was trained with.
     pub config: Config,
     /// How far its training came.
@@ -213,8 +224,7 @@ pub struct Checkpoint {
 /// Writes a checkpoint to `directory`, replacing the one there.
 pub fn save(
     directory: &Path,
-    model: &ClimberPilot,
-    optimizer: &Adam,
+    learner: &dyn Learner,
     config: &Config,
     state: &TrainerState,
     lineage: &Lineage,
@@ -223,14 +233,15 @@ pub fn save(
     let temporary = sibling(directory, "writing");
     remove(&temporary)?;
     fs::create_dir_all(&temporary).map_err(io_error(&temporary))?;
+    let model = learner.model();
     let (vocabulary, [rows, counts]) = model.vocabulary().save().map_err(|e| damaged(&temporary, e))?;
-    let mut tensors = model.tensors();
+    let mut tensors = model.tensors().map_err(|e| damaged(&temporary, e))?;
     tensors.insert(ITEM_ROWS.into(), rows);
     if counts.elem_count() > 0 {
         tensors.insert(ITEM_COUNTS.into(), counts);
     }
     save_tensors(&temporary.join("model.safetensors"), &tensors)?;
-    save_tensors(&temporary.join("optimizer.safetensors"), &optimizer.tensors())?;
+    save_tensors(&temporary.join("optimizer.safetensors"), &learner.state())?;
     save_json(&temporary.join("vocabulary.json"), &vocabulary)?;
     save_json(&temporary.join("trainer_state.json"), state)?;
     save_json(&temporary.join("lineage.json"), lineage)?;
@@ -411,8 +422,9 @@ fn load_from(
     let vocabulary = Vocabulary::restore(saved, (&rows, counts.as_ref()), catalogue)
         .map_err(|e| damaged(&path, e))?
         .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
-    let model = ClimberPilot::saved(&config.model, &config.sft, vocabulary.into(), values, backend)
-        .map_err(|e| damaged(&path, e))?;
+    let values = Values::Saved(Arc::new(values));
+    let new = New { config: &config, vocabulary: vocabulary.into(), values, backend };
+    let model = new.model().map_err(|e| damaged(&path, e))?;
     Ok(Checkpoint {
         model,
         config,
@@ -423,15 +435,35 @@ fn load_from(
 }
 
 impl Checkpoint {
-    /// Restores the optimiser that belongs to the model, on the same device.
-    pub fn optimizer(&self) -> Result<Adam, CheckpointError> {
+    /// The model with the optimiser that belongs to it, on the same device, ready to go on.
+    pub fn into_learner(self) -> Result<Box<dyn Learner>, CheckpointError> {
         let path = self.directory.join("optimizer.safetensors");
-        let pretrain = &self.config.pretrain;
         let steps = self.state.inherited_steps + self.state.steps;
-        let settings = (pretrain.weight_decay, pretrain.clip_norm);
         SavedValues::open(&path)
-            .and_then(|saved| Adam::restored(&self.model, &saved, steps, settings))
+            .and_then(|saved| self.model.into_learner(&self.config.pretrain, Some((&saved, steps))))
             .map_err(|e| damaged(&path, e))
+    }
+
+    /// A copy of the model that goes on learning from here with a vocabulary that has grown.
+    pub fn grown(
+        &self,
+        config: &Config,
+        vocabulary: Arc<Vocabulary>,
+    ) -> Result<Box<dyn Learner>, CheckpointError> {
+        let path = self.directory.join("optimizer.safetensors");
+        let steps = self.state.inherited_steps + self.state.steps;
+        SavedValues::open(&path)
+            .and_then(|saved| self.model.grown(config, vocabulary, (&saved, steps)))
+            .map_err(|e| damaged(&path, e))
+    }
+
+    /// The model as one that `what` needs: fine-tuning and graphs are for those of histories and item vectors alone.
+    pub fn sequence_model(&self, what: &'static str) -> Result<&SequenceModel, CheckpointError> {
+        self.model.sequence_model().ok_or_else(|| CheckpointError::Kind {
+            path: self.directory.clone(),
+            architecture: self.config.model.architecture.name().into(),
+            what,
+        })
     }
 }
 

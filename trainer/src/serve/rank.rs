@@ -1,57 +1,83 @@
 //! Full ranking: every target against every active item, without a matrix of users × items.
 
+use std::ops::Range;
+
 use ragged::vector;
 use rayon::prelude::*;
 use schemas::hash::mix64;
 
-use super::metrics::Ranks;
-use crate::serve::top_k::NotFinite;
+use super::top_k::NotFinite;
 
 /// Questions scored together, at most, and their scores: one block a thread is all that is held.
 const BLOCK: usize = 32;
 const SCORES: usize = 1 << 22;
 
 /// How many rows of scores over `items` items a thread may hold.
-pub(super) fn rows_of_scores(items: usize) -> usize {
+pub(crate) fn rows_of_scores(items: usize) -> usize {
     (SCORES / items.max(1)).clamp(1, BLOCK)
+}
+
+/// The places of a target, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranks {
+    /// Among all items; `None` where the target cannot be retrieved.
+    pub all: Option<u32>,
+    /// Among the items that the user has not seen; `None` also where the target was seen.
+    pub unseen: Option<u32>,
+}
+
+impl Ranks {
+    /// One of the two.
+    pub fn among(self, filter_seen: bool) -> Option<u32> {
+        if filter_seen { self.unseen } else { self.all }
+    }
 }
 
 /// One question: where does `item` rank?
 #[derive(Debug, Clone)]
-pub struct Query {
+pub struct RankQuery {
     /// The target.
     pub item: u32,
     /// Items the user has seen, sorted, each once.
     pub seen: Vec<u32>,
+    /// The answer whose scores rank it.
+    pub answer: usize,
 }
 
-/// Ranks every query's item. `score(i, scores)` fills the scores of all items for a block of queries from the
-/// `i`-th on: `scores[(q − i) · items + item − 1]`.
+/// Ranks every query's item; queries come by ascending answer. `score(answers, scores)` fills the scores of all items for each
+/// of `answers`: item `i` of the `a`-th at `a · items + i − 1`.
 ///
 /// `active[item]` says whether an item can be retrieved. Equal scores are ordered by a seeded hash of the
 /// item, never by its index.
+///
+/// # Errors
+///
+/// A score that is not finite.
 pub fn rank(
-    queries: &[Query],
+    queries: &[RankQuery],
     active: &[bool],
     seed: u64,
-    score: impl Fn(usize, &mut [f32]) + Sync,
+    score: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) -> Result<Vec<Ranks>, NotFinite> {
     let items = active.len() - 1;
-    let in_block = rows_of_scores(items);
     let ranks: Vec<Result<Vec<Ranks>, NotFinite>> = queries
-        .par_chunks(in_block)
-        .enumerate()
-        .map_init(Vec::new, |scores, (block, queries)| {
-            scores.resize(queries.len() * items, 0f32);
-            score(block * in_block, scores);
-            let scores = scores.chunks_exact(items);
-            queries.iter().zip(scores).map(|(query, scores)| rank_one(query, active, seed, scores)).collect()
+        .par_chunks(rows_of_scores(items))
+        .map_init(Vec::new, |scores, queries| {
+            let (Some(first), Some(last)) = (queries.first(), queries.last()) else { return Ok(Vec::new()) };
+            let answers = first.answer..last.answer + 1;
+            scores.resize(answers.len() * items, 0f32);
+            score(answers, scores);
+            let of = |query: &RankQuery| {
+                let from = (query.answer - first.answer) * items;
+                rank_one(query, active, seed, &scores[from..from + items])
+            };
+            queries.iter().map(of).collect()
         })
         .collect();
     Ok(ranks.into_iter().collect::<Result<Vec<Vec<Ranks>>, NotFinite>>()?.concat())
 }
 
-fn rank_one(query: &Query, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
+fn rank_one(query: &RankQuery, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
     let own = scores[query.item as usize - 1];
     let (sum, better, equal) = vector::widest(
         #[inline(always)]
@@ -95,7 +121,7 @@ mod tests {
     use super::*;
 
     fn one(item: u32, seen: &[u32], active: &[bool], scores: &[f32]) -> Ranks {
-        let query = Query { item, seen: seen.to_vec() };
+        let query = RankQuery { item, seen: seen.to_vec(), answer: 0 };
         rank(&[query], active, 1, |_, out| out.copy_from_slice(scores)).unwrap()[0]
     }
 
@@ -133,7 +159,7 @@ mod tests {
 
     #[test]
     fn scores_must_be_finite() {
-        let query = Query { item: 1, seen: vec![] };
+        let query = RankQuery { item: 1, seen: vec![], answer: 0 };
         assert_eq!(rank(&[query], &[true; 3], 1, |_, out| out[1] = f32::NAN), Err(NotFinite));
     }
 }

@@ -1,16 +1,19 @@
 //! Evaluation beside a brute force: every target's history encoded by itself, every item scored, everything sorted.
 
+mod one_road;
+
 use std::collections::BTreeSet;
 
-use schemas::config::Sft;
+use schemas::config::{MaskMode, Sft};
 use schemas::hash::mix64;
 
 use super::condition::Filters;
 use super::metrics::means;
 use super::*;
-use crate::models::Reads;
+use crate::batch::HistoryBatch;
 use crate::models::tests::instruct::random_taught;
 use crate::models::tests::{ITEMS, catalogue, long_histories, sequences};
+use crate::models::{Reads, SequenceModel};
 
 const SEED: u64 = 7;
 
@@ -47,7 +50,7 @@ fn world() -> (Sequences, Catalogue) {
 
 /// The scores of all items after the first `context` events of `row`, by item; under a condition or without.
 fn scores(
-    model: &ClimberPilot,
+    model: &SequenceModel,
     data: &Sequences,
     (row, context): (usize, usize),
     condition: Option<(u32, &Carriers)>,
@@ -92,7 +95,7 @@ fn ranks_and_means_are_those_of_sorting_everything() {
     let config = Evaluate { batch_size: 3, ..Evaluate::default() };
     let evaluation = Evaluation::new(&data, &catalogue, &config, SEED, Role::Test);
     assert_eq!(evaluation.len(), data.rows());
-    let encoded = Encoded::new(&model, MaskMode::Gather, &catalogue).unwrap();
+    let recommender = TrainedModel::recommender(&model, evaluation.serving(None)).unwrap();
     for protocol in Protocol::ALL {
         let mut expected = Vec::new();
         for row in 0..data.rows() {
@@ -117,8 +120,8 @@ fn ranks_and_means_are_those_of_sorting_everything() {
             });
         }
         assert!(expected.len() > 4 && expected.iter().any(|ranks| ranks.unseen.is_some()), "{expected:?}");
-        assert_eq!(evaluation.ranks(&encoded, protocol).unwrap(), expected, "{protocol:?}");
-        let results = evaluation.model("m", &model, MaskMode::Gather, &[protocol]).unwrap();
+        assert_eq!(evaluation.ranks(&*recommender, protocol).unwrap(), expected, "{protocol:?}");
+        let results = evaluation.model("m", &model, &[protocol]).unwrap();
         for m in results {
             let (targets, means) = means(expected.iter().map(|ranks| ranks.among(m.filter_seen)));
             assert_eq!((m.targets, [m.hr_10, m.hr_20, m.hr_50, m.ndcg_10]), (targets, means));
@@ -135,11 +138,11 @@ fn answers_under_conditions_are_those_of_sorting_everything() {
     let carriers = Carriers::new(&conditions, &Default::default(), &catalogue);
     let config = Evaluate { batch_size: 3, ..Evaluate::default() };
     let evaluation = Evaluation::new(&data, &catalogue, &config, SEED, Role::Test);
-    let encoded = Encoded::new(&model, MaskMode::Gather, &catalogue).unwrap();
+    let recommender = TrainedModel::recommender(&model, evaluation.serving(Some(&carriers))).unwrap();
     let instructed = Instructed { conditions: &conditions, carriers: &carriers };
     let protocol = Protocol::Standard;
     let questions = evaluation.questions(instructed, protocol, &["genre"]).unwrap();
-    let answers = evaluation.answers(&encoded, instructed, protocol, &questions).unwrap();
+    let answers = evaluation.answers(&*recommender, instructed, protocol, &questions).unwrap();
     assert!(questions.len() > 4);
     let mut filtered_differs = false;
     for (question, answers) in questions.iter().zip(&answers) {

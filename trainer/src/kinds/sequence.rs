@@ -1,0 +1,181 @@
+//! Models that encode a history and score items by inner products ([`SequenceModel`]), learned by gradients and Adam.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor};
+use ragged::Dropout;
+use schemas::config::{Config, Paradigm, Pretrain};
+
+use super::adam::Adam;
+use super::{Kind, Learner, New, Step, Taken, TrainedModel};
+use crate::data::vocabulary::Vocabulary;
+use crate::models::{SavedValues, SequenceModel, TouchedRows};
+use crate::objectives::{Asked, Objective, Plan};
+use crate::serve::{DotProduct, RecommendError, Recommender, Serving};
+
+/// The paper's (§3.2).
+pub(super) const CLIMBER_PILOT: Kind = Kind { name: "climber-pilot", new };
+/// Self-attentive sequential recommendation.
+pub(super) const SASREC: Kind = Kind { name: "sasrec", new };
+/// Hierarchical sequential transduction units.
+pub(super) const HSTU: Kind = Kind { name: "hstu", new };
+
+fn new(New { config, vocabulary, values, backend }: New<'_>) -> Result<Box<dyn TrainedModel>> {
+    Ok(Box::new(SequenceModel::with_values(&config.model, &config.sft, vocabulary, values, backend)?))
+}
+
+impl TrainedModel for SequenceModel {
+    fn vocabulary(&self) -> &Arc<Vocabulary> {
+        self.vocabulary()
+    }
+
+    fn tensors(&self) -> Result<HashMap<String, Tensor>> {
+        Ok(self.tensors())
+    }
+
+    fn recommender<'a>(
+        &'a self,
+        serving: Serving<'a>,
+    ) -> std::result::Result<Box<dyn Recommender + 'a>, RecommendError> {
+        Ok(Box::new(DotProduct::new(self, serving)?))
+    }
+
+    fn into_learner(
+        self: Box<Self>,
+        settings: &Pretrain,
+        saved: Option<(&SavedValues, u64)>,
+    ) -> Result<Box<dyn Learner>> {
+        let (weight_decay, clip_norm) = (settings.weight_decay, settings.clip_norm);
+        let adam = match saved {
+            Some((saved, steps)) => Adam::restored(&self, saved, steps, (weight_decay, clip_norm))?,
+            None => Adam::new(&self, weight_decay, clip_norm)?,
+        };
+        Ok(Box::new(GradientLearner { model: *self, adam }))
+    }
+
+    fn grown(
+        &self,
+        config: &Config,
+        vocabulary: Arc<Vocabulary>,
+        (saved, steps): (&SavedValues, u64),
+    ) -> Result<Box<dyn Learner>> {
+        let model = self.grown(&config.model, &config.sft, vocabulary)?;
+        let settings = (config.pretrain.weight_decay, config.pretrain.clip_norm);
+        let adam = Adam::restored(self, saved, steps, settings)?.grown(&model)?;
+        Ok(Box::new(GradientLearner { model, adam }))
+    }
+
+    fn paradigm(&self) -> Option<Paradigm> {
+        self.paradigm()
+    }
+
+    fn sequence_model(&self) -> Option<&SequenceModel> {
+        Some(self)
+    }
+}
+
+/// A model and its optimiser.
+struct GradientLearner {
+    model: SequenceModel,
+    adam: Adam,
+}
+
+impl Learner for GradientLearner {
+    fn model(&self) -> &dyn TrainedModel {
+        &self.model
+    }
+
+    fn steps(&self) -> u64 {
+        self.adam.steps()
+    }
+
+    fn step(&mut self, &Step { objective, plan, rates, dropout }: &Step<'_>) -> Result<Taken> {
+        let (gradients, step) = differentiate(objective, &self.model, plan, dropout)?;
+        let gradient_norm = self.adam.step(&self.model, &step.touched, &gradients, rates)?;
+        Ok(Taken { loss: step.loss.detach(), gradient_norm })
+    }
+
+    fn state(&self) -> HashMap<String, Tensor> {
+        self.adam.tensors()
+    }
+}
+
+/// A step's loss.
+#[derive(Debug)]
+pub struct StepLoss {
+    /// `Σ_k` of the mean loss of branch `k`: a scalar.
+    pub loss: Tensor,
+    /// What the optimiser has to write back of the id table.
+    pub touched: TouchedRows,
+}
+
+/// The loss of a batch with at least one target, as planned for `model`: the sum over branches (Eq. 4), and in fine-tuning of what
+/// is read under a condition and, weighted, without one (Eq. 6).
+///
+/// # Errors
+///
+/// A tensor operation failed, or the batch has no target.
+pub fn compute(
+    objective: &dyn Objective,
+    model: &SequenceModel,
+    plan: &Plan,
+    dropout: Option<Dropout>,
+) -> Result<StepLoss> {
+    let vectors = model.item_vectors_of(&plan.rows)?;
+    let histories = model.histories(&plan.tokens, &vectors.vectors, dropout);
+    let scored = model.candidates(&vectors.vectors)?;
+    let candidates = match &plan.candidates {
+        None => scored,
+        Some(index) => ragged::gather(&scored, index)?,
+    };
+    let mut total: Option<Tensor> = None;
+    let mut add = |hidden: &Tensor, asked: &Asked, weight: f64| -> Result<()> {
+        let mean = objective.loss(hidden, &candidates, asked, model.parameters().precision())?;
+        let mean = if weight == 1.0 { mean } else { (mean * weight)? };
+        total = Some(match total.take() {
+            Some(total) => (total + mean)?,
+            None => mean,
+        });
+        Ok(())
+    };
+    for (k, (of_branch, anchors)) in (1..).zip(plan.branches.iter().zip(&plan.batch.branches)) {
+        match (&of_branch.instructed, &anchors.reads) {
+            (Some(asked), Some(reads)) => {
+                add(&model.read(k, &histories, reads)?, asked, 1.0)?;
+                if let Some(asked) = &of_branch.plain {
+                    let hidden = model.read_plain(k, &histories, &asked.rows)?;
+                    add(&hidden, asked, objective.unconditional_weight())?;
+                }
+            }
+            _ => {
+                let Some(asked) = &of_branch.plain else { continue };
+                let backbone = model.backbone_of(&histories)?;
+                let layout = &plan.tokens.layout;
+                add(&model.branch(k, &backbone, layout, &asked.rows, dropout)?, asked, 1.0)?;
+            }
+        }
+    }
+    match total {
+        Some(loss) => Ok(StepLoss { loss, touched: vectors.touched }),
+        None => candle_core::bail!("a batch without targets has no loss"),
+    }
+}
+
+/// The same, and its gradients.
+///
+/// # Errors
+///
+/// As [`compute`].
+pub fn differentiate(
+    objective: &dyn Objective,
+    model: &SequenceModel,
+    plan: &Plan,
+    dropout: Option<Dropout>,
+) -> Result<(GradStore, StepLoss)> {
+    ragged::differentiate(|| {
+        let step = compute(objective, model, plan, dropout)?;
+        Ok((step.loss.clone(), step))
+    })
+}

@@ -1,0 +1,205 @@
+//! The softmax over negatives that all targets of a step share (Eq. 3): the batch's own items and uniform draws, corrected by
+//! `−log Q`.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use ragged::{Candidates, Targets, cross_entropy};
+use rand::Rng;
+use schemas::config::{Precision, Pretrain};
+use schemas::tables::NO_ITEM;
+
+use super::{Asked, Draws, Objective, Plan};
+use crate::batch::{Anchors, Batch};
+use crate::data::ItemSet;
+use crate::data::vocabulary::Vocabulary;
+use crate::random;
+
+/// One set of negatives competes with every target of a step.
+#[derive(Debug)]
+pub struct SampledSoftmax {
+    /// How negatives are drawn and corrected.
+    pub config: Pretrain,
+    /// What batches draw, for the sampling correction.
+    pub draws: Draws,
+    /// See [`Objective::unconditional_weight`].
+    pub unconditional_weight: f64,
+    /// Of what is drawn.
+    pub seed: u64,
+}
+
+impl Objective for SampledSoftmax {
+    fn plan(&self, vocabulary: &Vocabulary, batch: Batch, step: u64) -> Plan {
+        let negatives = self.negatives(&batch, step);
+        // The items whose vectors this step needs, ascending.
+        let inputs = batch.items.iter().filter(|&&item| item != NO_ITEM);
+        let items = ItemSet::new(self.draws.items() + 1, inputs.copied().chain(negatives.candidates()));
+        let candidates = negatives.candidates().map(|item| items.rank(item)).collect();
+        let plain = self.unconditional_weight > 0.0;
+        Plan::new(vocabulary, batch, &items, Some(candidates), plain, |anchors, _| {
+            let (rows, targets, competitors) = negatives.targets(anchors);
+            Asked { rows, targets: Arc::new(targets), competitors: Arc::new(competitors) }
+        })
+    }
+
+    fn loss(
+        &self,
+        hidden: &Tensor,
+        candidates: &Tensor,
+        asked: &Asked,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        let Asked { targets, competitors, .. } = asked;
+        cross_entropy(hidden, candidates, targets, competitors, self.config.label_smoothing, precision)
+    }
+
+    fn unconditional_weight(&self) -> f64 {
+        self.unconditional_weight
+    }
+}
+
+impl SampledSoftmax {
+    /// The step's negatives (one set for all targets and branches), and every target as a candidate.
+    pub(super) fn negatives(&self, batch: &Batch, step: u64) -> Negatives {
+        let set = |items: &mut dyn Iterator<Item = u32>| ItemSet::new(self.draws.items() + 1, items);
+        let targets = set(&mut batch.branches.iter().flat_map(|b| b.items.iter().copied()));
+        let mut generator = random::generator(self.seed, "negatives", step);
+        let uniform = self.config.uniform_negatives;
+        let drawn: Vec<u32> =
+            (0..uniform).map(|_| generator.random_range(1..=self.draws.items() as u32)).collect();
+        let mut items = set(&mut drawn.iter().copied());
+        let mut apart = targets.to_vec();
+        let in_batch = self.config.in_batch_negatives;
+        if in_batch {
+            items = set(&mut drawn.into_iter().chain(apart.drain(..)));
+        } else {
+            apart.retain(|&item| !items.contains(item));
+        }
+        let units = in_batch.then(|| batch.sequences());
+        let corrected =
+            |&item: &u32| if self.config.sampling_correction { self.shift(item, units) } else { 0.0 };
+        let shift = items.to_vec().iter().map(corrected).collect();
+        let targets_only = set(&mut apart.into_iter());
+        let mut negatives =
+            Negatives { items, targets_only, shift, at_anchors: Vec::new(), certain: Certain::default() };
+        let predicted = batch.branches.iter().flat_map(|branch| branch.positions.iter().zip(&branch.items));
+        // In one number each: these sort faster.
+        let mut at_anchors: Vec<u64> = predicted
+            .map(|(&position, &item)| u64::from(position) << 32 | u64::from(negatives.candidate(item)))
+            .collect();
+        at_anchors.sort_unstable();
+        negatives.at_anchors =
+            at_anchors.into_iter().map(|both| ((both >> 32) as u32, both as u32)).collect();
+        if in_batch && self.config.sampling_correction {
+            negatives.certain = Certain::new(batch, &negatives);
+        }
+        negatives
+    }
+
+    /// `−log Q`, with `Q` the chance that `item` is among the negatives of a step, given a row that does not predict it: it is
+    /// drawn uniformly, or one of the batch's other `units` predicts it; without `units`, only drawn.
+    ///
+    /// `Σ_i exp(s_i) = E[Σ_{i drawn} exp(s_i) / Q_i]` (Horvitz and Thompson): the step estimates the row's full normaliser
+    /// without bias if `Q_i` is the chance *given that the row is in the batch*. The items that the row's own unit predicts are
+    /// then drawn with certainty: `Q_i = 1`, and their logits are not shifted ([`Certain`]); to leave them out would leave their
+    /// share out of the normaliser.
+    fn shift(&self, item: u32, units: Option<usize>) -> f32 {
+        let uniform = self.config.uniform_negatives as f64 * (-1.0 / self.draws.items() as f64).ln_1p();
+        let others = units.map_or(0.0, |units| self.draws.ln_missed(item, units));
+        -(-(uniform + others).exp_m1()).max(1e-12).ln() as f32
+    }
+}
+
+/// The candidates that each sequence of a batch brings itself.
+#[derive(Default)]
+struct Certain {
+    /// First token of each sequence, and the end of the last.
+    tokens: Vec<usize>,
+    /// By sequence, where its candidates begin in `candidates`, and the end of the last.
+    offsets: Vec<u32>,
+    /// Of each sequence ascending, each once.
+    candidates: Vec<u32>,
+}
+
+impl Certain {
+    fn new(batch: &Batch, negatives: &Negatives) -> Self {
+        let tokens = batch.layout.offsets.clone();
+        let mut of_branch = vec![0; batch.branches.len()];
+        let (mut offsets, mut candidates) = (vec![0], Vec::new());
+        for &end in &tokens[1..] {
+            let mut own = Vec::new();
+            for (branch, from) in batch.branches.iter().zip(&mut of_branch) {
+                let to = branch.tokens.partition_point(|&token| (token as usize) < end);
+                own.extend(branch.items[*from..to].iter().map(|&item| negatives.candidate(item)));
+                *from = to;
+            }
+            own.sort_unstable();
+            own.dedup();
+            candidates.extend(own);
+            offsets.push(candidates.len() as u32);
+        }
+        Self { tokens, offsets, candidates }
+    }
+
+    /// Begin and end of the candidates of the sequence that `token` is of.
+    fn range(&self, token: u32) -> [u32; 2] {
+        match self.tokens.partition_point(|&first| first <= token as usize) {
+            0 => [0; 2],
+            behind => [self.offsets[behind - 1], self.offsets[behind]],
+        }
+    }
+}
+
+/// Candidates of a sampled softmax.
+pub(super) struct Negatives {
+    /// The negatives: the first candidates, ascending.
+    items: ItemSet,
+    /// The targets that are no negatives: the candidates behind them, ascending.
+    targets_only: ItemSet,
+    /// What is added to the logits of the negatives.
+    shift: Vec<f32>,
+    /// Anchors and candidates that some branch predicts there, ascending.
+    at_anchors: Vec<(u32, u32)>,
+    /// What is not shifted, sequence by sequence.
+    certain: Certain,
+}
+
+impl Negatives {
+    /// The candidates' item indexes.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = u32> {
+        self.items.to_vec().into_iter().chain(self.targets_only.to_vec())
+    }
+
+    /// The candidate that `item`, a negative or a target, is.
+    fn candidate(&self, item: u32) -> u32 {
+        if self.items.contains(item) {
+            self.items.rank(item)
+        } else {
+            self.items.len() as u32 + self.targets_only.rank(item)
+        }
+    }
+
+    /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
+    fn targets(&self, anchors: &Anchors) -> (Vec<u32>, Targets, Candidates) {
+        let (mut excluded_offsets, mut excluded) = (vec![0], Vec::new());
+        for &position in &anchors.positions {
+            let from = self.at_anchors.partition_point(|&(anchor, _)| anchor < position);
+            let here = self.at_anchors[from..].iter().take_while(|&&(anchor, _)| anchor == position);
+            excluded.extend(here.map(|&(_, candidate)| candidate));
+            excluded_offsets.push(excluded.len() as u32);
+        }
+        let targets = Targets {
+            offsets: (0..=anchors.items.len() as u32).collect(),
+            candidates: anchors.items.iter().map(|&item| self.candidate(item)).collect(),
+            weights: (0..anchors.items.len()).map(|i| anchors.share(i)).collect(),
+        };
+        let candidates = Candidates::Sampled {
+            shift: self.shift.clone(),
+            excluded_offsets,
+            excluded,
+            certain_ranges: anchors.tokens.iter().flat_map(|&token| self.certain.range(token)).collect(),
+            certain: self.certain.candidates.clone(),
+        };
+        (anchors.tokens.clone(), targets, candidates)
+    }
+}

@@ -1,0 +1,137 @@
+//! The items that most often follow the last one: the strongest baseline without a model.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use schemas::history::Role;
+
+use super::popular::{Popularity, places};
+use super::recommender::{Answers, Reading, Recommender};
+use crate::data::Sequences;
+
+/// How often each item came right after each other one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Followers(HashMap<u32, HashMap<u32, u32>>);
+
+impl Followers {
+    /// Counts consecutive pairs of training positions.
+    pub fn of_training(sequences: &Sequences) -> Self {
+        let mut followers = Self::default();
+        for row in 0..sequences.rows() {
+            let start = sequences.row(row).start;
+            for t in sequences.owned(row).filter(|&t| t > start) {
+                let consecutive = sequences.places[t - 1] + 1 == sequences.places[t];
+                if consecutive && matches!(sequences.roles[t], Role::Pretrain | Role::Sft) {
+                    followers.add(sequences.items[t - 1], sequences.items[t], 1);
+                }
+            }
+        }
+        followers
+    }
+
+    /// `item` came `times` times more right after `last`.
+    pub fn add(&mut self, last: u32, item: u32, times: u32) {
+        *self.0.entry(last).or_default().entry(item).or_default() += times;
+    }
+
+    /// Each pair of items, the later one second, and how often it was seen.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, u32)> {
+        self.0.iter().flat_map(|(&last, items)| items.iter().map(move |(&item, &n)| (last, item, n)))
+    }
+}
+
+/// Scores items by how often they came right after the last visible item, over all users' training events;
+/// then by popularity.
+#[derive(Debug, Clone)]
+pub struct CoOccurrence {
+    popularity: Popularity,
+    followers: Followers,
+    seed: u64,
+}
+
+impl CoOccurrence {
+    /// From pairs, and training events by item index.
+    pub fn new(followers: Followers, counts: &[u32], seed: u64) -> Self {
+        Self { popularity: Popularity::new(counts), followers, seed }
+    }
+
+    /// Fills the scores of all items (item `i` at `i − 1`) after `last`.
+    pub fn score(&self, last: Option<u32>, scores: &mut [f32]) {
+        let (popularity, different) = (self.popularity.places(), self.popularity.different);
+        self.popularity.score(scores);
+        let Some(followers) = last.and_then(|last| self.followers.0.get(&last)) else { return };
+        let of = |(&item, &count): (&u32, &u32)| (count, popularity[item as usize] as u32);
+        let counts: Vec<(u32, u32)> = followers.iter().map(of).collect();
+        for (item, place) in followers.keys().zip(places(&counts).0) {
+            // Behind the places of whatever never followed.
+            scores[*item as usize - 1] = different as f32 + place;
+        }
+    }
+}
+
+impl Recommender for CoOccurrence {
+    fn items(&self) -> usize {
+        self.popularity.places().len() - 1
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn read<'a>(&'a self, readings: &[Reading<'_>]) -> candle_core::Result<Box<dyn Answers + 'a>> {
+        let last = |reading: &Reading<'_>| {
+            let last =
+                reading.reads.iter().map(|read| read.length.checked_sub(1).map(|last| reading.items[last]));
+            last.collect::<Vec<_>>()
+        };
+        Ok(Box::new(LastItems { of: self, last: readings.iter().flat_map(last).collect() }))
+    }
+}
+
+/// The last known item of each read.
+struct LastItems<'a> {
+    of: &'a CoOccurrence,
+    last: Vec<Option<u32>>,
+}
+
+impl Answers for LastItems<'_> {
+    fn recommender(&self) -> &dyn Recommender {
+        self.of
+    }
+
+    fn len(&self) -> usize {
+        self.last.len()
+    }
+
+    fn score(&self, answers: Range<usize>, scores: &mut [f32]) {
+        for (last, scores) in self.last[answers].iter().zip(scores.chunks_exact_mut(self.of.items())) {
+            self.of.score(*last, scores);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn followers_come_first_by_how_often_then_by_popularity() {
+        // Two users: 1 2, 1 3, 1 2, 1 4; item 5 is the most popular by far.
+        let items = vec![1, 2, 1, 3, 1, 2, 1, 4];
+        let n = items.len();
+        let sequences = Sequences {
+            offsets: vec![0, n],
+            items,
+            roles: vec![Role::Pretrain; n],
+            places: (0..n as u32).collect(),
+            target_from: vec![0],
+            ..Sequences::default()
+        };
+        let counts = [0, 4, 2, 1 << 24, (1 << 24) + 1, u32::MAX];
+        let mut scores = [0.0; 5];
+        CoOccurrence::new(Followers::of_training(&sequences), &counts, 1).score(Some(1), &mut scores);
+        let mut order: Vec<usize> = (1..=5).collect();
+        order.sort_by(|&a, &b| scores[b - 1].total_cmp(&scores[a - 1]));
+        assert_eq!(order, [2, 4, 3, 5, 1], "{scores:?}");
+    }
+}

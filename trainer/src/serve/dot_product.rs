@@ -1,0 +1,237 @@
+//! Models that score by inner products, `φ(h, e) = hᵀe` (§3.4): the backbone once for each history, branch 1 for all reads as one
+//! batch, then a search over the vectors of all items.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+use instant_distance::Search;
+use ragged::{Mat, gemm};
+use rayon::prelude::*;
+
+use super::index::{Candidates, Hnsw, exact};
+use super::recommender::{Answers, Question, Read, Reading, RecommendError, Recommender};
+use super::top_k::{NotFinite, Scored};
+use crate::batch::HistoryBatch;
+use crate::data::conditions::Carriers;
+use crate::models::{Reads, SequenceModel};
+
+/// What a model needs besides its values to be asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving<'a> {
+    /// Items of the catalogue.
+    pub items: usize,
+    /// Which items carry the conditions that may be asked for; `None` where none is.
+    pub carriers: Option<&'a Carriers>,
+    /// Orders items of equal scores.
+    pub seed: u64,
+    /// Reads that are computed together.
+    pub batch: usize,
+    /// Searches a graph of these items in place of all.
+    pub graph: Option<GraphSetting<'a>>,
+}
+
+/// An approximate search (HNSW).
+#[derive(Debug, Clone, Copy)]
+pub struct GraphSetting<'a> {
+    /// Items that a search finds before any is left out.
+    pub ef: usize,
+    /// By item index, which are in the graph.
+    pub retrievable: &'a [bool],
+}
+
+/// A model with the vectors of all items.
+#[derive(Debug)]
+pub struct DotProduct<'a> {
+    model: &'a SequenceModel,
+    carriers: Option<&'a Carriers>,
+    /// `e_i` of all items, `[items, d]`, on the model's device.
+    vectors: Tensor,
+    candidates: Candidates,
+    graph: Option<Hnsw>,
+    /// By condition, the factor of its scores; empty where there is none.
+    sharpness: Vec<f32>,
+    batch: usize,
+}
+
+impl<'a> DotProduct<'a> {
+    /// `model`, ready to be asked.
+    ///
+    /// # Errors
+    ///
+    /// An item's vector is not finite, or a tensor operation failed.
+    pub fn new(model: &'a SequenceModel, serving: Serving<'a>) -> std::result::Result<Self, RecommendError> {
+        let items: Vec<u32> = (1..=serving.items as u32).collect();
+        Self::with_vectors(model, model.item_vectors(&items)?.vectors.detach(), serving)
+    }
+
+    /// The same with other `vectors` `[items, d]` than the model's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_vectors(
+        model: &'a SequenceModel,
+        vectors: Tensor,
+        serving: Serving<'a>,
+    ) -> std::result::Result<Self, RecommendError> {
+        let Serving { carriers, seed, batch, graph, .. } = serving;
+        let rows = model.candidates(&vectors)?.flatten_all()?.to_vec1::<f32>()?;
+        let candidates = Candidates::new(rows, vectors.dim(1)?, seed)?;
+        let graph = graph.map(|GraphSetting { ef, retrievable }| Hnsw::new(&candidates, retrievable, ef));
+        Ok(Self { model, carriers, vectors, candidates, graph, sharpness: model.sharpness()?, batch })
+    }
+
+    /// Appends the states of each read to `states`, `[d]` each.
+    fn encode(&self, readings: &[Reading<'_>], states: &mut Vec<f32>) -> Result<()> {
+        let mut known: Vec<u32> =
+            readings.iter().flat_map(|reading| shown(reading).iter().copied()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let mut batch = HistoryBatch::new(self.model.mask());
+        let mut plain = Vec::new();
+        let mut reads = Reads::default();
+        for reading in readings {
+            for same in self.sequences(reading.reads) {
+                let length = same.last().map_or(0, |read| read.length);
+                let (items, ts) = (&reading.items[..length], &reading.ts[..length]);
+                let local = items.iter().map(|item| 1 + known.partition_point(|k| k < item) as u32);
+                let first = batch.push(local, ts, &reading.visible[..length]);
+                for read in same {
+                    let token = first + read.length as u32;
+                    let Some(condition) = read.condition else {
+                        plain.push(token);
+                        continue;
+                    };
+                    let Some(carriers) = self.carriers else {
+                        candle_core::bail!("a condition is asked for, and nobody said which items carry it");
+                    };
+                    reads.tokens.push(token);
+                    reads.conditions.push(condition);
+                    let (items, ts) = (&items[..read.length], &ts[..read.length]);
+                    carriers.push_matches(&mut reads.matches, condition, items, ts);
+                }
+            }
+        }
+        let tokens = batch.into_tokens();
+        let rows: Vec<u32> = known.iter().map(|item| item - 1).collect();
+        let n = rows.len();
+        let items = self.vectors.index_select(&Tensor::from_vec(rows, n, self.vectors.device())?, 0)?;
+        let histories = self.model.histories(&tokens, &items, None);
+        let flat = |rows: Tensor| rows.detach().flatten_all()?.to_vec1::<f32>();
+        let plain = match plain.is_empty() {
+            true => Vec::new(),
+            false => flat(self.model.read_plain(1, &histories, &plain)?)?,
+        };
+        let instructed = match reads.tokens.is_empty() {
+            true => Vec::new(),
+            false => flat(self.model.read(1, &histories, &reads)?)?,
+        };
+        let d = self.candidates.d();
+        let (mut plain, mut instructed) = (plain.chunks_exact(d), instructed.chunks_exact(d));
+        for read in readings.iter().flat_map(|reading| reading.reads) {
+            let state = if read.condition.is_none() { plain.next() } else { instructed.next() };
+            states.extend_from_slice(state.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// The reads that share one sequence of tokens.
+    ///
+    /// Causal modes encode a history once for all of its reads. In mode `row` the reading token sees its whole context, while
+    /// others keep the mask they were trained with, so each length has a sequence of its own.
+    fn sequences<'r>(&self, reads: &'r [Read]) -> impl Iterator<Item = &'r [Read]> {
+        let apart = self.model.mask() == schemas::config::MaskMode::Row;
+        reads.chunk_by(move |a, b| !apart || a.length == b.length)
+    }
+}
+
+/// The events that some read may use.
+fn shown<'a>(reading: &Reading<'a>) -> &'a [u32] {
+    &reading.items[..reading.reads.last().map_or(0, |read| read.length)]
+}
+
+impl Recommender for DotProduct<'_> {
+    fn items(&self) -> usize {
+        self.candidates.items()
+    }
+
+    fn seed(&self) -> u64 {
+        self.candidates.seed()
+    }
+
+    fn read<'a>(&'a self, readings: &[Reading<'_>]) -> Result<Box<dyn Answers + 'a>> {
+        let reads: usize = readings.iter().map(|reading| reading.reads.len()).sum();
+        let mut states = Vec::with_capacity(reads * self.candidates.d());
+        let mut left = readings;
+        while !left.is_empty() {
+            let mut reads = 0;
+            let together = left.iter().take_while(|reading| {
+                reads += reading.reads.len();
+                reads <= self.batch
+            });
+            let (now, later) = left.split_at(together.count().max(1));
+            if now.iter().any(|reading| !reading.reads.is_empty()) {
+                self.encode(now, &mut states)?;
+            }
+            left = later;
+        }
+        Ok(Box::new(States { of: self, states }))
+    }
+
+    fn sharpness(&self, condition: u32) -> f32 {
+        self.sharpness.get(condition as usize).copied().unwrap_or(1.0)
+    }
+}
+
+/// Hidden states, `[answers, d]` flat.
+struct States<'a> {
+    of: &'a DotProduct<'a>,
+    states: Vec<f32>,
+}
+
+impl States<'_> {
+    fn state(&self, answer: usize) -> &[f32] {
+        let d = self.of.candidates.d();
+        &self.states[answer * d..][..d]
+    }
+
+    fn vectors<'b>(&'b self, questions: &[Question<'b>]) -> Vec<exact::Question<'b>> {
+        let of = |question: &Question<'b>| exact::Question {
+            vector: self.state(question.answer),
+            filters: question.filters,
+        };
+        questions.iter().map(of).collect()
+    }
+}
+
+impl Answers for States<'_> {
+    fn recommender(&self) -> &dyn Recommender {
+        self.of
+    }
+
+    fn len(&self) -> usize {
+        self.states.len() / self.of.candidates.d()
+    }
+
+    fn score(&self, answers: Range<usize>, scores: &mut [f32]) {
+        let (d, items) = (self.of.candidates.d(), self.of.candidates.items());
+        let states = Mat::new(&self.states[answers.start * d..answers.end * d], answers.len(), d, d);
+        gemm(scores, items, false, states, Mat::new(self.of.candidates.vectors(), items, d, d).t());
+    }
+
+    fn best(&self, questions: &[Question<'_>], k: usize) -> std::result::Result<Vec<Vec<Scored>>, NotFinite> {
+        self.of.candidates.search(&self.vectors(questions), k)
+    }
+
+    fn approximate(&self, questions: &[Question<'_>], k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
+        let graph = self.of.graph.as_ref()?;
+        let found: Vec<Vec<Option<Vec<Scored>>>> = questions
+            .par_iter()
+            .map_init(Search::default, |search, question| {
+                let state = self.state(question.answer);
+                question.filters.iter().map(|filter| graph.search(state, filter, k, search)).collect()
+            })
+            .collect();
+        Some(found.concat())
+    }
+}

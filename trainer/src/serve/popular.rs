@@ -1,0 +1,103 @@
+//! The most popular items: what any model must beat, and what users without history are served.
+
+use std::ops::Range;
+
+use super::recommender::{Answers, Reading, Recommender};
+
+/// Scores items by their number of training events.
+#[derive(Debug, Clone)]
+pub struct Popularity {
+    /// By item index, how many different counts are smaller than the item's: equal only for equal counts, and small enough for
+    /// 32-bit floats, which are not exact from 2^24 on.
+    places: Vec<f32>,
+    /// Different counts.
+    pub(super) different: usize,
+}
+
+impl Popularity {
+    /// From training events by item index.
+    pub fn new(counts: &[u32]) -> Self {
+        let (places, different) = places(counts);
+        Self { places, different }
+    }
+
+    /// What orders the items as their counts do, by item index.
+    pub fn places(&self) -> &[f32] {
+        &self.places
+    }
+
+    /// Fills the scores of all items (item `i` at `i − 1`).
+    pub fn score(&self, scores: &mut [f32]) {
+        scores.copy_from_slice(&self.places[1..]);
+    }
+}
+
+/// For each value how many different ones are smaller, and how many different ones there are.
+pub(super) fn places<T: Ord + Copy>(values: &[T]) -> (Vec<f32>, usize) {
+    let mut different = values.to_vec();
+    different.sort_unstable();
+    different.dedup();
+    let place = |value: &T| different.partition_point(|other| other < value) as f32;
+    (values.iter().map(place).collect(), different.len())
+}
+
+/// The same items for every history, the most popular first.
+#[derive(Debug, Clone)]
+pub struct Popular {
+    /// How popular they are.
+    pub popularity: Popularity,
+    /// Orders items of equal counts.
+    pub seed: u64,
+}
+
+impl Recommender for Popular {
+    fn items(&self) -> usize {
+        self.popularity.places.len() - 1
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn read<'a>(&'a self, readings: &[Reading<'_>]) -> candle_core::Result<Box<dyn Answers + 'a>> {
+        Ok(Box::new(PopularAnswers {
+            of: self,
+            len: readings.iter().map(|reading| reading.reads.len()).sum(),
+        }))
+    }
+}
+
+struct PopularAnswers<'a> {
+    of: &'a Popular,
+    len: usize,
+}
+
+impl Answers for PopularAnswers<'_> {
+    fn recommender(&self) -> &dyn Recommender {
+        self.of
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn score(&self, _answers: Range<usize>, scores: &mut [f32]) {
+        scores.chunks_exact_mut(self.of.items()).for_each(|scores| self.of.popularity.score(scores));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More plays than 32-bit floats tell apart.
+    const MANY: u32 = 1 << 24;
+
+    #[test]
+    fn popular_items_stay_in_order_beyond_what_floats_tell_apart() {
+        let mut scores = [0.0; 4];
+        Popularity::new(&[0, MANY + 1, MANY, 0, MANY]).score(&mut scores);
+        assert!(scores[0] > scores[1] && scores[1] == scores[3] && scores[3] > scores[2], "{scores:?}");
+        assert!((MANY + 1) as f32 == MANY as f32);
+    }
+}
