@@ -12,6 +12,7 @@ mod jobs;
 mod kafka;
 #[cfg(unix)]
 mod kills;
+mod kinds;
 mod paths;
 #[cfg(unix)]
 mod permissions;

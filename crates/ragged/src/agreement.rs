@@ -448,7 +448,7 @@ mod tests {
                 emulator::in_order(order, || with_kernels(|| case.results(&Device::Cpu))).unwrap()
             });
             let agreement = case.agreement(&emulated, &expected).unwrap();
-            eprintln!("{agreement:?}");
+            println!("{agreement:?}");
             assert!(agreement.holds(), "{agreement:?}");
             for (one, other) in emulated.iter().zip(&shuffled) {
                 assert_eq!(distance(one, other).unwrap(), 0.0, "{}: the order of threads matters", case.name);

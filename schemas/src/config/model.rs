@@ -11,7 +11,7 @@ use super::{ConfigError, invalid};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// What the layers are; everything around them is shared.
+    /// Its kind.
     pub architecture: Architecture,
     /// Embedding width `d`.
     pub d: usize,
@@ -66,10 +66,9 @@ impl Default for Model {
     }
 }
 
-/// The layers of the model. The others are there for comparison: data, loss, negatives, optimiser and evaluation
-/// stay the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// The kind of the model, by its name. Those for comparison leave data, validation and evaluation as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum Architecture {
     /// The paper's (§3.2): a Transformer with temperatures, position and time bias, and TAMIP branches.
     ClimberPilot,
@@ -77,15 +76,31 @@ pub enum Architecture {
     Sasrec,
     /// Hierarchical sequential transduction units (Zhai et al. 2024): gated pointwise attention.
     Hstu,
+    /// Another kind, which the trainer knows by this name; what it does not know it refuses before it trains.
+    Other(String),
+}
+
+impl From<String> for Architecture {
+    fn from(name: String) -> Self {
+        let known = [Self::ClimberPilot, Self::Sasrec, Self::Hstu];
+        known.into_iter().find(|known| known.name() == name).unwrap_or(Self::Other(name))
+    }
+}
+
+impl From<Architecture> for String {
+    fn from(architecture: Architecture) -> Self {
+        architecture.name().to_owned()
+    }
 }
 
 impl Architecture {
     /// The name as configured and printed.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::ClimberPilot => "climber-pilot",
             Self::Sasrec => "sasrec",
             Self::Hstu => "hstu",
+            Self::Other(name) => name,
         }
     }
 }

@@ -71,7 +71,7 @@ pub enum ExportError {
         /// The setting.
         key: &'static str,
         /// Its value.
-        value: &'static str,
+        value: String,
         /// What could be exported.
         known: &'static str,
     },
@@ -201,8 +201,12 @@ impl Source<'_> {
     /// Refuses models that the graph would not describe.
     fn check(&self) -> Result<(), ExportError> {
         let model = &self.config.model;
-        let unsupported =
-            |key, value, known| ExportError::Unsupported { model: self.name.into(), key, value, known };
+        let unsupported = |key, value: &str, known| ExportError::Unsupported {
+            model: self.name.into(),
+            key,
+            value: value.into(),
+            known,
+        };
         if model.architecture != Architecture::ClimberPilot {
             return Err(unsupported("model.architecture", model.architecture.name(), "climber-pilot"));
         }

@@ -6,6 +6,7 @@
 //! ```
 
 mod adam;
+mod co_occurrence;
 mod sequence;
 
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use ragged::Dropout;
 use ragged::adam::GradientNorm;
-use schemas::config::{Config, Paradigm, Pretrain};
+use schemas::config::{Architecture, Config, ConfigError, Paradigm, Pretrain};
 
 use crate::data::vocabulary::Vocabulary;
 use crate::device::Backend;
@@ -27,7 +28,7 @@ pub use adam::{Adam, Rates};
 pub use sequence::{StepLoss, compute, differentiate};
 
 /// Every kind that `[model] architecture` can name.
-pub const KINDS: &[Kind] = &[sequence::CLIMBER_PILOT, sequence::SASREC, sequence::HSTU];
+pub const KINDS: &[Kind] = &[sequence::CLIMBER_PILOT, sequence::SASREC, sequence::HSTU, co_occurrence::KIND];
 
 /// A kind of model.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,20 @@ pub struct Kind {
     pub name: &'static str,
     /// A model of this kind: a new one, or one that was saved.
     pub new: fn(New<'_>) -> Result<Box<dyn TrainedModel>>,
+}
+
+/// The kind that `architecture` names.
+///
+/// # Errors
+///
+/// There is none; the error names those that there are.
+pub fn find(architecture: &Architecture) -> std::result::Result<&'static Kind, ConfigError> {
+    let name = architecture.name();
+    KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| {
+        let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+        let problem = format!("there is no `{name}`; there are {}", known.join(", "));
+        ConfigError::Invalid { key: "model.architecture".into(), problem }
+    })
 }
 
 /// What a model is made of.
@@ -58,14 +73,8 @@ impl New<'_> {
     ///
     /// The architecture is of no kind that there is, or a saved value is missing or has another shape.
     pub fn model(self) -> Result<Box<dyn TrainedModel>> {
-        let name = self.config.model.architecture.name();
-        match KINDS.iter().find(|kind| kind.name == name) {
-            Some(kind) => (kind.new)(self),
-            None => {
-                let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-                candle_core::bail!("model.architecture: there is no `{name}`; there are {}", known.join(", "))
-            }
-        }
+        let kind = find(&self.config.model.architecture).map_err(candle_core::Error::wrap)?;
+        (kind.new)(self)
     }
 }
 

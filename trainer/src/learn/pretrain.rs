@@ -15,7 +15,7 @@ use crate::data::vocabulary::Vocabulary;
 use crate::data::{Catalogue, Sequences};
 use crate::device::{self, Backend};
 use crate::judge::{Evaluation, Metrics};
-use crate::kinds::{Learner, New, TrainedModel};
+use crate::kinds::{self, Learner, New, TrainedModel};
 use crate::models::Values;
 use crate::objectives::{Draws, Objective, objective};
 
@@ -30,6 +30,7 @@ pub fn run<'a>(
 
 async fn pretrain(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
     checkpoint::check_name(options.name)?;
+    kinds::find(&config.model.architecture)?;
     let backend = device::open(config)?;
     let catalogue = Catalogue::load(root, &config.model.attributes).await?;
     let sequences = Sequences::load(root, catalogue.items()).await?;

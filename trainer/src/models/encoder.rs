@@ -82,9 +82,10 @@ impl<'a> Instruction<'a> {
 
 /// The encoder that `model` names, with new parameters.
 pub(super) fn encoder(parameters: &mut Parameters, model: &Model) -> Result<Arc<dyn Encoder>> {
-    Ok(match model.architecture {
+    Ok(match &model.architecture {
         Architecture::ClimberPilot => Arc::new(ClimberPilot::new(parameters, model)?),
         Architecture::Sasrec => Arc::new(Sasrec::new(parameters, model)?),
         Architecture::Hstu => Arc::new(Hstu::new(parameters, model)?),
+        Architecture::Other(name) => candle_core::bail!("`{name}` is no encoder of histories"),
     })
 }

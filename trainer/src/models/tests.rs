@@ -25,13 +25,13 @@ pub(crate) const ITEMS: u32 = 12;
 pub(crate) const ARCHITECTURES: [Architecture; 3] =
     [Architecture::ClimberPilot, Architecture::Sasrec, Architecture::Hstu];
 
-fn config(architecture: Architecture, mask: MaskMode) -> Model {
+fn config(architecture: &Architecture, mask: MaskMode) -> Model {
     Model {
-        architecture,
+        architecture: architecture.clone(),
         d: 8,
         layers: 2,
         heads: 2,
-        branches: if architecture == Architecture::ClimberPilot { 2 } else { 1 },
+        branches: if *architecture == Architecture::ClimberPilot { 2 } else { 1 },
         feed_forward: 2,
         mask,
         attributes: vec!["genre".into()],
@@ -54,11 +54,11 @@ pub(crate) fn catalogue() -> Catalogue {
 }
 
 /// A model whose values are all random: at their initial ones biases are zero and hide what they do.
-pub(crate) fn random_model(architecture: Architecture, mask: MaskMode) -> SequenceModel {
+pub(crate) fn random_model(architecture: &Architecture, mask: MaskMode) -> SequenceModel {
     random_model_on(architecture, mask, &Backend::CPU)
 }
 
-fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend) -> SequenceModel {
+fn random_model_on(architecture: &Architecture, mask: MaskMode, backend: &Backend) -> SequenceModel {
     let config = config(architecture, mask);
     let counts: Vec<u32> = (0..=ITEMS).map(|i| i % 4).collect();
     let vocabulary = Vocabulary::new(&config, &catalogue(), &counts);
@@ -72,7 +72,7 @@ fn random_model_on(architecture: Architecture, mask: MaskMode, backend: &Backend
 }
 
 pub(crate) fn model(mask: MaskMode) -> SequenceModel {
-    random_model(Architecture::ClimberPilot, mask)
+    random_model(&Architecture::ClimberPilot, mask)
 }
 
 #[test]
@@ -174,7 +174,7 @@ proptest! {
             *item = *other;
         }
         let other = sequences(&[changed], 900_000);
-        for architecture in ARCHITECTURES {
+        for architecture in &ARCHITECTURES {
             let model = random_model(architecture, MaskMode::Gather);
             for k in 1..=model.branches() {
                 let of = |data| logits(&model, data, MaskMode::Gather, k).into_iter().find(|(p, _)| *p as usize == t);
@@ -186,7 +186,7 @@ proptest! {
     /// `gather` equals encoding each target's visible prefix on its own, to rounding.
     #[test]
     fn gather_equals_encoding_the_visible_prefix(history in histories(), architecture in prop::sample::select(&ARCHITECTURES[..])) {
-        let model = random_model(architecture, MaskMode::Gather);
+        let model = random_model(&architecture, MaskMode::Gather);
         let data = sequences(std::slice::from_ref(&history), 900_000);
         for (position, together) in logits(&model, &data, MaskMode::Gather, 1) {
             let visible = data.visible[position as usize] as usize;
@@ -205,7 +205,7 @@ proptest! {
 #[test]
 fn row_mode_leaks_through_the_residual_stream() {
     // The ablation's known property: at row t − 1 the hidden item is its own query.
-    for architecture in ARCHITECTURES {
+    for architecture in &ARCHITECTURES {
         let model = random_model(architecture, MaskMode::Row);
         let of = |item| {
             let data = sequences(&[vec![(1, 0), (item, 5000), (3, 1)]], 900_000);
@@ -217,7 +217,7 @@ fn row_mode_leaks_through_the_residual_stream() {
 
 #[test]
 fn every_architecture_knows_the_order_of_the_items() {
-    for architecture in ARCHITECTURES {
+    for architecture in &ARCHITECTURES {
         let model = random_model(architecture, MaskMode::None);
         let last = |history: &[u32]| {
             let history: Vec<_> = history.iter().map(|&item| (item, 0)).collect();
@@ -243,7 +243,7 @@ fn every_parameter_receives_a_gradient() {
     let data = sequences(&long_histories(), 900_000);
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     let masks = [MaskMode::Gather, MaskMode::Row, MaskMode::None];
-    for (architecture, mask) in ARCHITECTURES.into_iter().flat_map(|a| masks.map(|mask| (a, mask))) {
+    for (architecture, mask) in ARCHITECTURES.iter().flat_map(|a| masks.map(|mask| (a, mask))) {
         for loss in [Loss::Full, Loss::Sampled] {
             let what = format!("{architecture:?}, {mask:?}");
             let model = random_model(architecture, mask);

@@ -144,9 +144,6 @@ pub enum RetrieveError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// An approximate search of a model that has no vectors.
-    #[error("{0}")]
-    Recommend(#[source] RecommendError),
     /// The user stopped it.
     #[error("interrupted; a file asked for with --out was not written")]
     Interrupted,
@@ -157,7 +154,9 @@ impl From<RecommendError> for RetrieveError {
         match error {
             RecommendError::NotFinite(error) => Self::NotFinite(error),
             RecommendError::Tensor(error) => Self::Tensor(error),
-            error @ RecommendError::NoVectors { .. } => Self::Recommend(error),
+            error @ RecommendError::NoVectors { .. } => {
+                Self::Usage(ConfigError::Invalid { key: "--search".into(), problem: error.to_string() })
+            }
         }
     }
 }

@@ -74,10 +74,7 @@ impl Opened {
         let items = self.catalogue.items();
         let graph = match options.method {
             Method::Exact => None,
-            Method::Hnsw { ef } => {
-                eprintln!("building the graph of {items} items");
-                Some(GraphSetting { ef: ef.max(options.k), retrievable })
-            }
+            Method::Hnsw { ef } => Some(GraphSetting { ef: ef.max(options.k), retrievable }),
         };
         // A batch of requests is one batch of reads.
         let serving = Serving { items, carriers: Some(&self.carriers), seed, batch: usize::MAX, graph };

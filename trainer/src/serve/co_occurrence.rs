@@ -11,7 +11,16 @@ use crate::data::Sequences;
 
 /// How often each item came right after each other one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Followers(HashMap<u32, HashMap<u32, u32>>);
+pub struct Followers(HashMap<u32, After>);
+
+/// What came after one item.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct After {
+    /// By item, how often.
+    times: HashMap<u32, u32>,
+    /// Of all items.
+    all: u64,
+}
 
 impl Followers {
     /// Counts consecutive pairs of training positions.
@@ -29,14 +38,22 @@ impl Followers {
         followers
     }
 
+    /// How often `item` came right after `last`, and how often anything did.
+    pub fn count(&self, last: u32, item: u32) -> (u32, u64) {
+        let Some(After { times, all }) = self.0.get(&last) else { return (0, 0) };
+        (times.get(&item).copied().unwrap_or(0), *all)
+    }
+
     /// `item` came `times` times more right after `last`.
     pub fn add(&mut self, last: u32, item: u32, times: u32) {
-        *self.0.entry(last).or_default().entry(item).or_default() += times;
+        let after = self.0.entry(last).or_default();
+        *after.times.entry(item).or_default() += times;
+        after.all += u64::from(times);
     }
 
     /// Each pair of items, the later one second, and how often it was seen.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u32, u32)> {
-        self.0.iter().flat_map(|(&last, items)| items.iter().map(move |(&item, &n)| (last, item, n)))
+        self.0.iter().flat_map(|(&last, after)| after.times.iter().map(move |(&item, &n)| (last, item, n)))
     }
 }
 
@@ -55,17 +72,22 @@ impl CoOccurrence {
         Self { popularity: Popularity::new(counts), followers, seed }
     }
 
-    /// Fills the scores of all items (item `i` at `i − 1`) after `last`.
+    /// Fills the scores of all items (item `i` at `i − 1`) after `last`: places, as a share of the first one's, so that scores of
+    /// more and of less counted models can be compared.
     pub fn score(&self, last: Option<u32>, scores: &mut [f32]) {
         let (popularity, different) = (self.popularity.places(), self.popularity.different);
         self.popularity.score(scores);
-        let Some(followers) = last.and_then(|last| self.followers.0.get(&last)) else { return };
-        let of = |(&item, &count): (&u32, &u32)| (count, popularity[item as usize] as u32);
-        let counts: Vec<(u32, u32)> = followers.iter().map(of).collect();
-        for (item, place) in followers.keys().zip(places(&counts).0) {
-            // Behind the places of whatever never followed.
-            scores[*item as usize - 1] = different as f32 + place;
+        let mut first = different.saturating_sub(1) as f32;
+        if let Some(After { times, .. }) = last.and_then(|last| self.followers.0.get(&last)) {
+            let of = |(&item, &count): (&u32, &u32)| (count, popularity[item as usize] as u32);
+            let counts: Vec<(u32, u32)> = times.iter().map(of).collect();
+            for (item, place) in times.keys().zip(places(&counts).0) {
+                // Behind the places of whatever never followed.
+                scores[*item as usize - 1] = different as f32 + place;
+                first = first.max(different as f32 + place);
+            }
         }
+        scores.iter_mut().for_each(|score| *score /= first.max(1.0));
     }
 }
 

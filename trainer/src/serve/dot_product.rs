@@ -77,7 +77,10 @@ impl<'a> DotProduct<'a> {
         let Serving { carriers, seed, batch, graph, .. } = serving;
         let rows = model.candidates(&vectors)?.flatten_all()?.to_vec1::<f32>()?;
         let candidates = Candidates::new(rows, vectors.dim(1)?, seed)?;
-        let graph = graph.map(|GraphSetting { ef, retrievable }| Hnsw::new(&candidates, retrievable, ef));
+        let graph = graph.map(|GraphSetting { ef, retrievable }| {
+            eprintln!("building the graph of {} items", candidates.items());
+            Hnsw::new(&candidates, retrievable, ef)
+        });
         Ok(Self { model, carriers, vectors, candidates, graph, sharpness: model.sharpness()?, batch })
     }
 

@@ -86,9 +86,7 @@ pub enum RecommendError {
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
     /// An approximate search was asked of a model that does not score by inner products.
-    #[error(
-        "a model of architecture `{architecture}` has no vectors that a graph could search; leave --method out"
-    )]
+    #[error("a model of architecture `{architecture}` has no vectors that a graph could search")]
     NoVectors {
         /// The model's architecture.
         architecture: String,

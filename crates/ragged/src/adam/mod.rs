@@ -24,6 +24,11 @@ const CHUNK: usize = 1 << 12;
 pub struct GradientNorm(Tensor);
 
 impl GradientNorm {
+    /// That of a step without a gradient.
+    pub fn zero() -> Result<Self> {
+        Ok(Self(Tensor::new(0f32, &Device::Cpu)?))
+    }
+
     /// Their values. Waits for the device.
     pub fn values(norms: &[Self]) -> Result<Vec<f64>> {
         let norms: Vec<&Tensor> = norms.iter().map(|norm| &norm.0).collect();

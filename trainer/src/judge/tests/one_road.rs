@@ -118,7 +118,7 @@ proptest! {
         let world = World::new(&histories);
         let serving = |carriers| Serving { items: ITEMS as usize, carriers, seed: SEED, batch: 5, graph: None };
         for mask in [MaskMode::Gather, MaskMode::Row, MaskMode::None] {
-            for architecture in ARCHITECTURES {
+            for architecture in &ARCHITECTURES {
                 let model = random_model(architecture, mask);
                 world.check(&*TrainedModel::recommender(&model, serving(None)).unwrap(), false)?;
             }

@@ -18,7 +18,7 @@ struct Trained {
     adam: Adam,
 }
 
-fn train((architecture, loss, score_temperature): Case, backend: &Backend) -> Trained {
+fn train(&(ref architecture, loss, score_temperature): &Case, backend: &Backend) -> Trained {
     let data = sequences(&long_histories(), 900_000);
     let model =
         SequenceModel { score_temperature, ..random_model_on(architecture, MaskMode::Gather, backend) };
@@ -66,15 +66,17 @@ type Case = (Architecture, Loss, f64);
 fn cases() -> impl Iterator<Item = (Case, String)> {
     ARCHITECTURES
         .into_iter()
-        .flat_map(|a| [(a, Loss::Full, 0.0), (a, Loss::Full, 0.2), (a, Loss::Sampled, 0.0)])
-        .map(|case| (case, format!("{case:?}")))
+        .flat_map(|a| {
+            [(Loss::Full, 0.0), (Loss::Full, 0.2), (Loss::Sampled, 0.0)].map(|(loss, t)| (a.clone(), loss, t))
+        })
+        .map(|case| (case.clone(), format!("{case:?}")))
 }
 
 #[test]
 fn stock_operations_train_like_the_fused_ones() {
     for (case, what) in cases() {
-        let fused = train(case, &Backend::CPU);
-        let stock = with_stock_operations(|| train(case, &Backend::CPU));
+        let fused = train(&case, &Backend::CPU);
+        let stock = with_stock_operations(|| train(&case, &Backend::CPU));
         assert_agree(&what, &fused, &stock);
         // They do not agree because they are the same.
         assert_ne!(fused.losses, stock.losses, "{what}");
@@ -93,8 +95,8 @@ fn kernels_train_like_the_fused_operations() {
         return;
     }
     for (case, what) in cases() {
-        let fused = train(case, &Backend::CPU);
-        let kernels = with_kernels(|| train(case, &Backend::CPU));
+        let fused = train(&case, &Backend::CPU);
+        let kernels = with_kernels(|| train(&case, &Backend::CPU));
         assert_agree(&what, &fused, &kernels);
         assert!(values(&fused) != values(&kernels), "{what}: they agree because they are the same");
     }
@@ -107,8 +109,8 @@ fn halves_train_nearly_like_floats() {
     }
     let halves = Backend { precision: Precision::Bf16, ..Backend::CPU };
     for (case, what) in cases() {
-        let floats = train(case, &Backend::CPU);
-        let trained = with_kernels(|| train(case, &halves));
+        let floats = train(&case, &Backend::CPU);
+        let trained = with_kernels(|| train(&case, &halves));
         for (step, (a, b)) in floats.losses.iter().zip(&trained.losses).enumerate() {
             assert!((a - b).abs() <= 1e-2 * a.abs(), "{what}, step {step}: {a} {b}");
         }
@@ -121,7 +123,7 @@ fn any_number_of_threads_trains_the_same_model() {
     for (case, what) in cases() {
         let [one, three] = [1, 3].map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| values(&train(case, &Backend::CPU)))
+            pool.install(|| values(&train(&case, &Backend::CPU)))
         });
         assert!(one == three, "{what}");
     }
@@ -132,8 +134,8 @@ fn any_number_of_threads_trains_the_same_model() {
 fn a_gpu_trains_like_the_cpu() {
     let Some(gpu) = gpu("a_gpu_trains_like_the_cpu") else { return };
     for (case, what) in cases() {
-        let on_cpu = train(case, &Backend::CPU);
-        let on_gpu = train(case, &Backend { device: gpu.clone(), precision: Precision::F32 });
+        let on_cpu = train(&case, &Backend::CPU);
+        let on_gpu = train(&case, &Backend { device: gpu.clone(), precision: Precision::F32 });
         assert!(on_gpu.model.ids().weight.device().is_cuda());
         assert_agree(&what, &on_cpu, &on_gpu);
     }

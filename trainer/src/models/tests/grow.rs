@@ -27,8 +27,8 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 
 #[test]
 fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
-    let config = config(Architecture::ClimberPilot, MaskMode::Gather);
-    let parent = random_model(Architecture::ClimberPilot, MaskMode::Gather);
+    let config = config(&Architecture::ClimberPilot, MaskMode::Gather);
+    let parent = random_model(&Architecture::ClimberPilot, MaskMode::Gather);
     let known = parent.vocabulary();
     // Of the old items 1, 4, 5, 8 and 9 were rare; 4 has become frequent, and all new ones are.
     let counts: Vec<u32> = (0..=ITEMS + 3).map(|i| if i == 4 || i > ITEMS { 2 } else { i % 4 }).collect();
@@ -62,8 +62,8 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
 
 #[test]
 fn the_optimiser_goes_on() {
-    let config = config(Architecture::ClimberPilot, MaskMode::Gather);
-    let parent = random_model(Architecture::ClimberPilot, MaskMode::Gather);
+    let config = config(&Architecture::ClimberPilot, MaskMode::Gather);
+    let parent = random_model(&Architecture::ClimberPilot, MaskMode::Gather);
     let adam = Adam::new(&parent, 0.0, 1.0).unwrap();
     let moments: std::collections::HashMap<String, Tensor> =
         adam.tensors().into_iter().map(|(name, zero)| (name, (zero + 0.5).unwrap())).collect();

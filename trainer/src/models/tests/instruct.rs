@@ -23,7 +23,7 @@ fn taught(parent: &SequenceModel, sft: &Sft) -> SequenceModel {
     let catalogue = catalogue();
     let conditions = Conditions::new(&["genre".into()], &Default::default(), &catalogue);
     let vocabulary = Arc::new(parent.vocabulary().with_conditions(conditions));
-    let model = config(Architecture::ClimberPilot, MaskMode::Gather);
+    let model = config(&Architecture::ClimberPilot, MaskMode::Gather);
     SequenceModel::taught(parent, &model, sft, vocabulary, 3).unwrap()
 }
 
