@@ -3,45 +3,8 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::arguments::Bags;
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
-
-/// A ragged list of table rows for each output: bag `b` is `rows[offsets[b]..offsets[b + 1]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bags {
-    /// Where each bag begins, and the end of the last.
-    pub offsets: Vec<u32>,
-    /// Table rows.
-    pub rows: Vec<u32>,
-}
-
-impl Default for Bags {
-    fn default() -> Self {
-        Self { offsets: vec![0], rows: Vec::new() }
-    }
-}
-
-impl Bags {
-    /// Adds one bag.
-    pub fn push(&mut self, rows: impl IntoIterator<Item = u32>) {
-        self.rows.extend(rows);
-        self.offsets.push(self.rows.len() as u32);
-    }
-
-    /// The rows of bag `b`.
-    pub fn get(&self, b: usize) -> &[u32] {
-        &self.rows[self.offsets[b] as usize..self.offsets[b + 1] as usize]
-    }
-
-    /// Number of bags.
-    pub fn len(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    /// Whether there is no bag.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 const BAGS: usize = 512;
 

@@ -13,13 +13,13 @@
 //! `s` is each row's weight over its sum of `P`: the softmax itself is never written. What the gradient owes to
 //! the targets is added to `dH` and `dE` row by row.
 
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use schemas::config::Precision;
 
+use super::arguments::{Candidates, Targets};
 use super::matrix::ColumnBlocks;
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector};
 
@@ -33,104 +33,6 @@ const COLUMNS_A_TASK: usize = 512;
 thread_local! {
     /// The logits of a group, kept from step to step: as fresh memory they would be cleared for each.
     static KEPT: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) };
-}
-
-/// What each row is to predict: any number of weighted targets, each a candidate.
-///
-/// Several targets in a row are several losses with the same hidden state, whose normaliser is computed
-/// once: with the time-aware mask many targets share the same visible prefix.
-#[derive(Debug, Clone, Default)]
-pub struct Targets {
-    /// Where each row's targets begin, and the end of the last.
-    pub offsets: Vec<u32>,
-    /// Candidate of each target.
-    pub candidates: Vec<u32>,
-    /// Weight of each target's loss.
-    pub weights: Vec<f32>,
-}
-
-impl Targets {
-    /// The targets of a row with their weights.
-    pub fn row(&self, row: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
-        let range = self.offsets[row] as usize..self.offsets[row + 1] as usize;
-        self.candidates[range.clone()].iter().copied().zip(self.weights[range].iter().copied())
-    }
-}
-
-/// What a target competes with.
-#[derive(Debug, Clone, Default)]
-pub enum Candidates {
-    /// The whole catalogue.
-    #[default]
-    All,
-    /// Sampled softmax: the negatives, shared by all rows. Each row has one target.
-    Sampled {
-        /// Added to the logits of the first candidates, which are the negatives: `−log Q`, or 0. Those behind them
-        /// are targets only. A target's own logit is never shifted.
-        shift: Vec<f32>,
-        /// For each row, candidates that are no negatives of it: all items that the row's position
-        /// predicts. Offsets into `excluded`.
-        excluded_offsets: Vec<u32>,
-        /// Candidates.
-        excluded: Vec<u32>,
-        /// For each row, begin and end in `certain` of the candidates whose logits this row does not shift. Rows may share them.
-        certain_ranges: Vec<u32>,
-        /// Candidates; among those of one row each once.
-        certain: Vec<u32>,
-    },
-}
-
-impl Candidates {
-    /// What is added to the logits of `rows` (`[rows, columns]`, flat) so that each row's compete with its target:
-    /// nothing where the whole catalogue competes, or where a row has no target.
-    pub(super) fn shifts(&self, rows: Range<usize>, columns: usize, targets: &Targets) -> Option<Vec<f32>> {
-        let Self::Sampled { shift, .. } = self else { return None };
-        let mut shifts = vec![0f32; rows.len() * columns];
-        for (row, shifts) in rows.zip(shifts.chunks_exact_mut(columns)) {
-            let Some((target, _)) = targets.row(row).next() else { continue };
-            let (negatives, targets_only) = shifts.split_at_mut(shift.len());
-            negatives.copy_from_slice(shift);
-            for &candidate in self.certain(row) {
-                if let Some(shift) = negatives.get_mut(candidate as usize) {
-                    *shift = 0.0;
-                }
-            }
-            targets_only.fill(f32::NEG_INFINITY);
-            for &candidate in self.excluded(row) {
-                shifts[candidate as usize] = f32::NEG_INFINITY;
-            }
-            shifts[target as usize] = 0.0;
-        }
-        Some(shifts)
-    }
-
-    /// Candidates that are no negatives of `row`.
-    fn excluded(&self, row: usize) -> &[u32] {
-        match self {
-            Self::All => &[],
-            Self::Sampled { excluded_offsets, excluded, .. } => {
-                &excluded[excluded_offsets[row] as usize..excluded_offsets[row + 1] as usize]
-            }
-        }
-    }
-
-    /// Candidates whose logits `row` does not shift.
-    fn certain(&self, row: usize) -> &[u32] {
-        match self {
-            Self::All => &[],
-            Self::Sampled { certain_ranges, certain, .. } => {
-                &certain[certain_ranges[2 * row] as usize..certain_ranges[2 * row + 1] as usize]
-            }
-        }
-    }
-
-    /// How many of the `candidates`, from the first on, compete with the targets.
-    pub fn competing(&self, candidates: usize) -> usize {
-        match self {
-            Self::All => candidates,
-            Self::Sampled { shift, .. } => shift.len(),
-        }
-    }
 }
 
 /// The weighted sum of `−log softmax` of every target: a scalar.

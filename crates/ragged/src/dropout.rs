@@ -1,19 +1,10 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::arguments::Dropout;
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
-
-/// What a training step drops. Which elements are dropped follows from the seed and their places alone, so
-/// that a resumed run drops the same and the backward pass needs no stored mask.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dropout {
-    /// Share of the elements that are zeroed; the others are scaled by `1 / (1 − p)`.
-    pub p: f64,
-    /// Seed of this use.
-    pub seed: u64,
-}
 
 /// `x + dropout(y)`: what a layer adds to the residual stream. `None` adds all of `y`.
 pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
@@ -26,13 +17,16 @@ pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<T
         return super::kernels::add_dropped(x, y, AddDropped::new(dropout));
     }
     if !fused(x) {
-        return reference::add_dropped(x, y, dropout);
+        return match dropout {
+            Some(dropout) => reference::add_dropped(x, y, factors(dropout, y.elem_count())),
+            None => x + y,
+        };
     }
     x.contiguous()?.apply_op2(&y.contiguous()?, AddDropped::new(dropout))
 }
 
 /// What each of `n` elements is multiplied with: 0 or `1 / (1 − p)`.
-pub(super) fn factors(dropout: Dropout, n: usize) -> Vec<f32> {
+fn factors(dropout: Dropout, n: usize) -> Vec<f32> {
     AddDropped::new(Some(dropout)).apply_all(None, &vec![1f32; n])
 }
 

@@ -1,10 +1,9 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::arguments::NORM_EPSILON;
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
-/// Added to the variance.
-pub const EPSILON: f32 = 1e-5;
 const ROWS: usize = 256;
 
 /// Layer normalisation over the last dimension: `γ (x − mean) / √(variance + ε) + β`.
@@ -30,7 +29,7 @@ struct LayerNorm;
 fn moments(x: &[f32]) -> (f32, f32) {
     let mean = vector::sum(x) / x.len() as f32;
     let variance = vector::sum_of_squares(x, mean) / x.len() as f32;
-    (mean, 1.0 / (variance + EPSILON).sqrt())
+    (mean, 1.0 / (variance + NORM_EPSILON).sqrt())
 }
 
 impl CustomOp3 for LayerNorm {

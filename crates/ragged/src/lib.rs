@@ -11,6 +11,7 @@
 mod activation;
 pub mod adam;
 pub mod agreement;
+mod arguments;
 mod attention;
 mod bag;
 mod cross_entropy;
@@ -23,6 +24,7 @@ mod linear;
 mod matrix;
 mod packed;
 mod pointwise_attention;
+mod queries;
 mod query_attention;
 mod ragged;
 pub mod reference;
@@ -35,21 +37,21 @@ use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
 pub use activation::silu;
 pub use activation::{A as GELU_SCALE, B as GELU_CUBIC};
-pub use bag::{Bags, bag_mean, gather};
-pub use cross_entropy::{Candidates, Targets, cross_entropy};
-pub use dropout::{Dropout, add_dropped};
+pub use arguments::{Bags, Candidates, Dropout, NORM_EPSILON, Targets, UNIT_EPSILON};
+pub use bag::{bag_mean, gather};
+pub use cross_entropy::cross_entropy;
+pub use dropout::add_dropped;
 pub use feed_forward::{FeedForwardParameters, feed_forward};
 #[cfg(feature = "emulator")]
 pub use kernels::emulator;
-pub use layer_norm::EPSILON as NORM_EPSILON;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use matrix::{Mat, gemm};
 pub use pointwise_attention::pointwise_attention;
-pub use query_attention::{Queries, query_attention};
+pub use queries::Queries;
+pub use query_attention::query_attention;
 pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 pub use self_attention::{SelfAttentionParameters, self_attention};
-pub use unit_rows::EPSILON as UNIT_EPSILON;
 pub use unit_rows::unit_rows;
 
 /// Computes a number, and its gradients with respect to all variables that it depends on. `compute` gives the number and whatever else the

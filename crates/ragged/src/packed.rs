@@ -28,11 +28,6 @@ impl<const N: usize> Packed<N> {
 }
 
 impl<const N: usize> Parts<N> {
-    /// Of nothing yet.
-    pub(super) fn none() -> Self {
-        Self([0; N])
-    }
-
     /// The tensors' elements.
     pub(super) fn split<'a>(&self, mut flat: &'a [f32]) -> [&'a [f32]; N] {
         self.0.map(|n| {

@@ -19,21 +19,12 @@ use rayon::prelude::*;
 
 use super::attention::scales;
 use super::packed::{Packed, Parts, rows_a_part, sum};
+use super::queries::{Queries, QueryPlan};
 use super::ragged::{AttentionLayout, Ragged, time_bucket};
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 /// Tokens that one thread works through together, at least.
 const TOKENS: usize = 128;
-
-/// The rows that ask.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Queries {
-    /// The token at which each query stands, ascending; several may stand at one.
-    pub tokens: Vec<u32>,
-    /// Under a condition, for each query in turn whether each token of its sequence matches, from the first one to its
-    /// own. `None` hides nothing.
-    pub matches: Option<Vec<bool>>,
-}
 
 /// `[R, d]`: the attention of queries `q` `[R, d]` to keys and values `kv` `[T, 2 d]`, with biases `[H, P]` or
 /// `[H, P + TIME_BUCKETS]` where `P = max_distance`, and `log T_h` `[H]`.
@@ -53,27 +44,25 @@ pub fn query_attention(
     if !queries.tokens.is_sorted() || queries.tokens.last().is_some_and(|&t| t as usize >= tokens) {
         candle_core::bail!("query_attention: queries stand in no order, or behind the last token");
     }
-    let op = QueryAttention::new(d, ragged, queries.clone(), Parts::none())?;
+    let asked = QueryPlan::new(d, ragged, queries.clone())?;
     #[cfg(any(feature = "cuda", feature = "emulator"))]
-    if super::has_kernels(q) && d / op.ragged.heads <= super::kernels::QUERY_WIDTH {
-        return super::kernels::query_attention(q, kv, (bias, log_temperature), op);
+    if super::has_kernels(q) && d / asked.ragged.heads <= super::kernels::QUERY_WIDTH {
+        return super::kernels::query_attention(q, kv, (bias, log_temperature), asked);
     }
     if !fused(q) {
-        let asked = (&queries.tokens[..], &op.seen()[..]);
-        return reference::query_attention(q, kv, bias, log_temperature, asked, layout, max_distance);
+        let seen = (&queries.tokens[..], &asked.seen()[..]);
+        return reference::query_attention(q, kv, bias, log_temperature, seen, layout, max_distance);
     }
     let Packed { flat, parts } = Packed::new([bias, log_temperature])?;
-    q.contiguous()?.apply_op3(&kv.contiguous()?, &flat, QueryAttention { parts, ..op })
+    q.contiguous()?.apply_op3(
+        &kv.contiguous()?,
+        &flat,
+        QueryAttention { asked, parts, log_sum: OnceLock::new() },
+    )
 }
 
-pub(super) struct QueryAttention {
-    pub(super) d: usize,
-    pub(super) ragged: Ragged,
-    pub(super) queries: Arc<Queries>,
-    /// By query, where its flags begin in `queries.matches`.
-    pub(super) flags: Vec<usize>,
-    /// By sequence, where its queries begin, and the end of the last.
-    pub(super) of_sequence: Vec<usize>,
+struct QueryAttention {
+    asked: QueryPlan,
     parts: Parts<2>,
     /// `log Σ exp` of the scores, `[R, H]`.
     log_sum: OnceLock<Vec<f32>>,
@@ -89,62 +78,14 @@ struct Scratch {
 }
 
 impl QueryAttention {
-    fn new(d: usize, ragged: Ragged, queries: Arc<Queries>, parts: Parts<2>) -> Result<Self> {
-        let offsets = &ragged.layout.offsets;
-        let begin = |&start: &usize| queries.tokens.partition_point(|&t| (t as usize) < start);
-        let of_sequence: Vec<usize> = offsets.iter().map(begin).collect();
-        let mut flags = Vec::with_capacity(queries.tokens.len());
-        let mut end = 0;
-        for (b, of) in of_sequence.windows(2).enumerate() {
-            for &token in &queries.tokens[of[0]..of[1]] {
-                flags.push(end);
-                end += token as usize - offsets[b] + 1;
-            }
-        }
-        if queries.matches.as_ref().is_some_and(|matches| matches.len() != end) {
-            candle_core::bail!("query_attention: the conditions' masks do not fit the queries");
-        }
-        Ok(Self { d, ragged, queries, flags, of_sequence, parts, log_sum: OnceLock::new() })
-    }
-
-    /// The keys that query `r` of sequence `b` sees, as places in the sequence, ascending.
-    fn keys(&self, b: usize, r: usize, keys: &mut Vec<u32>) {
-        let start = self.ragged.layout.offsets[b];
-        let i = self.queries.tokens[r] as usize - start;
-        let visible = self.ragged.layout.keys(start, i) as u32;
-        keys.clear();
-        match &self.queries.matches {
-            None => keys.extend(0..visible),
-            Some(matches) => {
-                let matches = &matches[self.flags[r]..=self.flags[r] + i];
-                keys.extend((0..visible.min(i as u32)).filter(|&j| matches[j as usize]));
-                keys.push(i as u32);
-            }
-        }
-    }
-
-    /// For each query its sequence and the keys that it sees.
-    fn seen(&self) -> Vec<(usize, Vec<u32>)> {
-        let sequences = 0..self.of_sequence.len() - 1;
-        let of = |b: usize| (self.of_sequence[b]..self.of_sequence[b + 1]).map(move |r| (b, r));
-        sequences
-            .flat_map(of)
-            .map(|(b, r)| {
-                let mut keys = Vec::new();
-                self.keys(b, r, &mut keys);
-                (b, keys)
-            })
-            .collect()
-    }
-
     /// Prepares `scratch` for query `r` of sequence `b`; gives the query's row.
     fn look(&self, b: usize, r: usize, scratch: &mut Scratch) -> usize {
-        self.keys(b, r, &mut scratch.keys);
-        let start = self.ragged.layout.offsets[b];
-        let i = self.queries.tokens[r] as usize - start;
-        let times = &self.ragged.layout.times;
+        self.asked.keys(b, r, &mut scratch.keys);
+        let start = self.asked.ragged.layout.offsets[b];
+        let i = self.asked.queries.tokens[r] as usize - start;
+        let times = &self.asked.ragged.layout.times;
         scratch.buckets.clear();
-        if self.ragged.time {
+        if self.asked.ragged.time {
             let bucket = |&j: &u32| match j {
                 0 => 0,
                 j => time_bucket(times[start + i], times[start + j as usize]),
@@ -166,8 +107,8 @@ impl QueryAttention {
         scale: f32,
         s: &mut Scratch,
     ) {
-        let (d, width, max_distance) = (self.d, q.len(), self.ragged.max_distance);
-        let bias = &bias[head * self.ragged.columns()..][..self.ragged.columns()];
+        let (d, width, max_distance) = (self.asked.d, q.len(), self.asked.ragged.max_distance);
+        let bias = &bias[head * self.asked.ragged.columns()..][..self.asked.ragged.columns()];
         for (score, &j) in s.weights.iter_mut().zip(&s.keys) {
             let key = &kv[j as usize * 2 * d + head * width..][..width];
             *score = scale * vector::dot(q, key) + bias[(i - j as usize).min(max_distance - 1)];
@@ -185,12 +126,12 @@ impl QueryAttention {
         (q, kv, flat): (&[f32], &[f32], &[f32]),
         (out, log_sum): (&mut [f32], &mut [f32]),
     ) {
-        let (d, heads) = (self.d, self.ragged.heads);
+        let (d, heads) = (self.asked.d, self.asked.ragged.heads);
         let width = d / heads;
         let [bias, log_temperature] = self.parts.split(flat);
         let scale = scales(log_temperature);
-        let kv = &kv[self.ragged.layout.offsets[b] * 2 * d..];
-        for (place, r) in (self.of_sequence[b]..self.of_sequence[b + 1]).enumerate() {
+        let kv = &kv[self.asked.ragged.layout.offsets[b] * 2 * d..];
+        for (place, r) in (self.asked.of_sequence[b]..self.asked.of_sequence[b + 1]).enumerate() {
             let i = self.look(b, r, scratch);
             for head in 0..heads {
                 let q = &q[r * d + head * width..][..width];
@@ -221,14 +162,15 @@ impl QueryAttention {
         (dq, dkv): (&mut [f32], &mut [f32]),
         dflat: &mut [f32],
     ) {
-        let (d, heads, max_distance) = (self.d, self.ragged.heads, self.ragged.max_distance);
-        let (width, columns) = (d / heads, self.ragged.columns());
+        let (d, heads, max_distance) =
+            (self.asked.d, self.asked.ragged.heads, self.asked.ragged.max_distance);
+        let (width, columns) = (d / heads, self.asked.ragged.columns());
         let [bias, log_temperature] = self.parts.split(flat);
         let [dbias, dlog_temperature] = self.parts.split_mut(dflat);
         let scale = scales(log_temperature);
         let Some(log_sum) = self.log_sum.get() else { return };
-        let kv = &kv[self.ragged.layout.offsets[b] * 2 * d..];
-        for (place, r) in (self.of_sequence[b]..self.of_sequence[b + 1]).enumerate() {
+        let kv = &kv[self.asked.ragged.layout.offsets[b] * 2 * d..];
+        for (place, r) in (self.asked.of_sequence[b]..self.asked.of_sequence[b + 1]).enumerate() {
             let i = self.look(b, r, scratch);
             for head in 0..heads {
                 let of_query = r * d + head * width..r * d + (head + 1) * width;
@@ -270,7 +212,7 @@ impl QueryAttention {
     fn pieces<'a>(&self, runs: &[Range<usize>], mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
         runs.iter()
             .map(|run| {
-                let n = self.of_sequence[run.end] - self.of_sequence[run.start];
+                let n = self.asked.of_sequence[run.end] - self.asked.of_sequence[run.start];
                 let (piece, rest) = std::mem::take(&mut data).split_at_mut(n * width);
                 data = rest;
                 piece
@@ -280,14 +222,14 @@ impl QueryAttention {
 
     /// Where the queries of sequence `b` are in a piece for the sequences from `first` on, `width` wide.
     fn within(&self, first: usize, b: usize, width: usize) -> Range<usize> {
-        let from = self.of_sequence[first];
-        (self.of_sequence[b] - from) * width..(self.of_sequence[b + 1] - from) * width
+        let from = self.asked.of_sequence[first];
+        (self.asked.of_sequence[b] - from) * width..(self.asked.of_sequence[b + 1] - from) * width
     }
 
     fn backward(&self, q: &[f32], kv: &[f32], flat: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
-        let (d, ragged) = (self.d, &self.ragged);
+        let (d, ragged) = (self.asked.d, &self.asked.ragged);
         let (mut dq, mut dkv) = (vec![0f32; q.len()], vec![0f32; kv.len()]);
-        let runs = ragged.runs(0..self.of_sequence.len() - 1, rows_a_part(ragged.tokens(), TOKENS));
+        let runs = ragged.runs(0..self.asked.of_sequence.len() - 1, rows_a_part(ragged.tokens(), TOKENS));
         let parts: Vec<Vec<f32>> = self
             .pieces(&runs, &mut dq, d)
             .into_par_iter()
@@ -323,10 +265,10 @@ impl CustomOp3 for QueryAttention {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (q, kv, flat) = (f32_slice(s1, l1)?, f32_slice(s2, l2)?, f32_slice(s3, l3)?);
-        let (d, heads) = (self.d, self.ragged.heads);
+        let (d, heads) = (self.asked.d, self.asked.ragged.heads);
         let mut out = vec![0f32; q.len()];
         let mut log_sum = vec![0f32; q.len() / d * heads];
-        let runs = self.ragged.runs(0..self.of_sequence.len() - 1, TOKENS);
+        let runs = self.asked.ragged.runs(0..self.asked.of_sequence.len() - 1, TOKENS);
         self.pieces(&runs, &mut out, d)
             .into_par_iter()
             .zip(self.pieces(&runs, &mut log_sum, heads))

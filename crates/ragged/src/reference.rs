@@ -7,20 +7,17 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax;
 
-use super::bag::Bags;
-use super::cross_entropy::{Candidates, Targets};
-use super::dropout::{Dropout, factors};
-use super::layer_norm::EPSILON;
+use super::arguments::{Bags, Candidates, NORM_EPSILON, Targets, UNIT_EPSILON};
 use super::ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 
 /// See [`super::layer_norm`]. Candle's fused one cuts the gradient.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
-    candle_nn::ops::layer_norm_slow(x, gamma, beta, EPSILON)
+    candle_nn::ops::layer_norm_slow(x, gamma, beta, NORM_EPSILON)
 }
 
 /// See [`super::unit_rows`].
 pub fn unit_rows(x: &Tensor) -> Result<Tensor> {
-    x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + f64::from(super::unit_rows::EPSILON))?.sqrt()?)
+    x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + f64::from(UNIT_EPSILON))?.sqrt()?)
 }
 
 /// See [`super::bag_mean`].
@@ -179,10 +176,9 @@ fn by_key(keys: &[usize], value: impl Fn(bool) -> f32) -> Vec<f32> {
     keys.iter().flat_map(|&visible| (0..keys.len()).map(move |j| j < visible)).map(value).collect()
 }
 
-/// See [`super::add_dropped`]: the same elements are dropped as on the CPU.
-pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-    let Some(dropout) = dropout else { return x + y };
-    let factors = Tensor::from_vec(factors(dropout, y.elem_count()), y.shape(), y.device())?;
+/// See [`super::add_dropped`]; `factors` are what each element of `y` is multiplied with.
+pub(super) fn add_dropped(x: &Tensor, y: &Tensor, factors: Vec<f32>) -> Result<Tensor> {
+    let factors = Tensor::from_vec(factors, y.shape(), y.device())?;
     x + (y * factors)?
 }
 

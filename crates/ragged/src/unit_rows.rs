@@ -1,10 +1,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::arguments::UNIT_EPSILON;
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
-/// Added to the square of a row's length.
-pub const EPSILON: f32 = 1e-12;
 const ROWS: usize = 256;
 
 /// Every row of `x` (`[n, d]`) at length 1, so that inner products are cosines.
@@ -17,7 +16,7 @@ struct UnitRows;
 /// One over a row's length.
 #[inline(always)]
 fn reciprocal_length(row: &[f32]) -> f32 {
-    1.0 / (vector::dot(row, row) + EPSILON).sqrt()
+    1.0 / (vector::dot(row, row) + UNIT_EPSILON).sqrt()
 }
 
 #[inline(always)]

@@ -5,13 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use ragged::{AttentionLayout, Dropout, Queries};
-use schemas::config::{Architecture, Model};
 
-use super::Parameters;
-use super::climber_pilot::ClimberPilot;
-use super::hstu::Hstu;
 use super::layers::Modulated;
-use super::sasrec::Sasrec;
 
 /// A causal encoder of ragged histories. `T` are the tokens of a batch; no row of a history depends on a later one.
 pub trait Encoder: fmt::Debug + Send + Sync {
@@ -78,14 +73,4 @@ impl<'a> Instruction<'a> {
     pub(super) fn added(condition: Option<&'a Tensor>) -> Self {
         condition.map_or(Self::None, Self::Added)
     }
-}
-
-/// The encoder that `model` names, with new parameters.
-pub(super) fn encoder(parameters: &mut Parameters, model: &Model) -> Result<Arc<dyn Encoder>> {
-    Ok(match &model.architecture {
-        Architecture::ClimberPilot => Arc::new(ClimberPilot::new(parameters, model)?),
-        Architecture::Sasrec => Arc::new(Sasrec::new(parameters, model)?),
-        Architecture::Hstu => Arc::new(Hstu::new(parameters, model)?),
-        Architecture::Other(name) => candle_core::bail!("`{name}` is no encoder of histories"),
-    })
 }

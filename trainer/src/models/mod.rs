@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use schemas::config::{MaskMode, Model, Sft};
+use schemas::config::{Architecture, MaskMode, Model, Sft};
 
 pub use encoder::{Encoder, Instruction};
 pub use instruct::{CONDITION_PREFIX, Histories, Reads};
@@ -41,10 +41,12 @@ pub use saved::SavedValues;
 
 use crate::data::vocabulary::Vocabulary;
 use crate::device::Backend;
-use encoder::encoder;
+use climber_pilot::ClimberPilot;
+use hstu::Hstu;
 use instruct::Instructions;
 use items::ItemEncoder;
 use layers::at;
+use sasrec::Sasrec;
 
 /// A model that scores items by the inner products of their vectors with the state of a history: item representation, encoder,
 /// instructions.
@@ -222,4 +224,14 @@ impl SequenceModel {
         tensors.insert(ID_TABLE.to_owned(), self.items.ids.weight.clone());
         tensors
     }
+}
+
+/// The encoder that `model` names, with new parameters.
+fn encoder(parameters: &mut Parameters, model: &Model) -> Result<Arc<dyn Encoder>> {
+    Ok(match &model.architecture {
+        Architecture::ClimberPilot => Arc::new(ClimberPilot::new(parameters, model)?),
+        Architecture::Sasrec => Arc::new(Sasrec::new(parameters, model)?),
+        Architecture::Hstu => Arc::new(Hstu::new(parameters, model)?),
+        Architecture::Other(name) => candle_core::bail!("`{name}` is no encoder of histories"),
+    })
 }

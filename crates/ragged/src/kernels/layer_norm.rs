@@ -4,7 +4,7 @@ use super::applied::{Operation, apply};
 use super::memory::Real;
 use super::sums::{Parts, rows_a_block};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
-use crate::layer_norm::EPSILON;
+use crate::arguments::NORM_EPSILON;
 
 /// Columns that a lane of a warp holds, for which kernels are compiled.
 const A_LANE: [usize; 4] = [4, 8, 16, 32];
@@ -47,7 +47,7 @@ impl LayerNorm {
         let name = format!("layer_norm_{}_{}", T::NAME, self.a_lane());
         // SAFETY: a warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
         unsafe {
-            let arguments = &mut [x, gamma, beta, y.write(), rows.into(), d.into(), EPSILON.into()];
+            let arguments = &mut [x, gamma, beta, y.write(), rows.into(), d.into(), NORM_EPSILON.into()];
             let kernel = Kernel { file: "layer_norm", name: &name };
             machine.launch(kernel, Launch::warps(rows), arguments)?;
         }
@@ -88,7 +88,7 @@ impl LayerNorm {
                 rows.into(),
                 d.into(),
                 a_block.into(),
-                EPSILON.into(),
+                NORM_EPSILON.into(),
             ];
             machine.launch(Kernel { file: "layer_norm", name: &name }, launch, arguments)?;
         }

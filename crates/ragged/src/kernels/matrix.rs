@@ -8,7 +8,7 @@ use candle_core::cuda_backend::cudarc::{
 };
 
 #[cfg(feature = "cuda")]
-use super::memory::cuda;
+use super::element::cuda;
 use super::memory::{Kind, Real};
 use super::{Argument, Machine};
 

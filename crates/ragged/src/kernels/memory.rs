@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtr as _, DevicePtrMut as _, DeviceRepr, LaunchArgs, PushKernelArg as _, ValidAsZeroBits,
+    CudaSlice, DevicePtr as _, DevicePtrMut as _, LaunchArgs, PushKernelArg as _,
 };
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
@@ -14,23 +14,12 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor
 use candle_core::{CudaStorage, cuda_backend::CudaDType};
 use half::bf16;
 
+use super::element::Element;
+#[cfg(feature = "cuda")]
+use super::element::cuda;
 #[cfg(feature = "cuda")]
 use super::staging;
 use super::{Kernel, Launch, Machine};
-
-/// Numbers that kernels know.
-#[cfg(feature = "cuda")]
-pub(crate) trait Element: Copy + Default + DeviceRepr + ValidAsZeroBits {}
-/// Numbers that kernels know.
-#[cfg(not(feature = "cuda"))]
-pub(crate) trait Element: Copy + Default {}
-
-impl Element for f32 {}
-impl Element for f64 {}
-impl Element for u8 {}
-impl Element for u32 {}
-impl Element for i64 {}
-impl Element for bf16 {}
 
 /// Numbers that kernels compute with; what they sum up, and everything else, is 32-bit floats.
 pub(super) trait Real: Element + Send + Sync + 'static {
@@ -391,9 +380,4 @@ impl From<f32> for Argument<'_> {
     fn from(number: f32) -> Self {
         Self { value: Value::Float(number), of: PhantomData }
     }
-}
-
-#[cfg(feature = "cuda")]
-pub(super) fn cuda(error: candle_core::cuda_backend::cudarc::driver::DriverError) -> candle_core::Error {
-    candle_core::Error::Cuda(Box::new(error))
 }

@@ -8,6 +8,7 @@ mod attention;
 mod bag;
 mod cross_entropy;
 mod dropout;
+mod element;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod feed_forward;

@@ -8,7 +8,7 @@ use super::applied::{Operation, apply};
 use super::attention::Batch;
 use super::sums::Parts;
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
-use crate::query_attention::QueryAttention;
+use crate::queries::QueryPlan;
 
 /// Columns of a head, at most: a lane holds four of them.
 pub(crate) const WIDTH: usize = 4 * WARP as usize;
@@ -18,7 +18,7 @@ pub(crate) fn query_attention(
     q: &Tensor,
     kv: &Tensor,
     (bias, log_temperature): (&Tensor, &Tensor),
-    op: QueryAttention,
+    op: QueryPlan,
 ) -> Result<Tensor> {
     apply(op, [q, kv, bias, log_temperature])
 }
@@ -32,7 +32,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(machine: &Machine, op: &QueryAttention) -> Result<Self> {
+    fn new(machine: &Machine, op: &QueryPlan) -> Result<Self> {
         let numbers = |values: &[usize]| -> Vec<u32> { values.iter().map(|&value| value as u32).collect() };
         let matches = op.queries.matches.as_ref().map(|matches| {
             let bytes: Vec<u8> = matches.iter().map(|&matches| u8::from(matches)).collect();
@@ -65,7 +65,7 @@ pub(super) struct Kept {
     log_sum: Buffer<f32>,
 }
 
-impl Operation<4> for QueryAttention {
+impl Operation<4> for QueryPlan {
     type Kept = Kept;
 
     fn forward(

@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, Result};
 
-use super::memory::{Element, cuda};
+use super::element::{Element, cuda};
 
 /// Bytes of a block, at least.
 const BLOCK: usize = 8 << 20;

@@ -1,0 +1,24 @@
+//! The numbers that kernels know, and the driver's errors.
+
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, DriverError, ValidAsZeroBits};
+use half::bf16;
+
+/// Numbers that kernels know.
+#[cfg(feature = "cuda")]
+pub(crate) trait Element: Copy + Default + DeviceRepr + ValidAsZeroBits {}
+/// Numbers that kernels know.
+#[cfg(not(feature = "cuda"))]
+pub(crate) trait Element: Copy + Default {}
+
+impl Element for f32 {}
+impl Element for f64 {}
+impl Element for u8 {}
+impl Element for u32 {}
+impl Element for i64 {}
+impl Element for bf16 {}
+
+#[cfg(feature = "cuda")]
+pub(super) fn cuda(error: DriverError) -> candle_core::Error {
+    candle_core::Error::Cuda(Box::new(error))
+}
