@@ -3,23 +3,24 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Context as _, Result};
 use schemas::config::{Config, Gate, Unmeasured};
 use schemas::tables::ITEMS;
-use serde::{Deserialize, Serialize};
 use store::Root;
+use store::lease::{LOOK, Lease, LeaseError};
 use store::publication::{self, Publication};
+
+use crate::stop::unless_stopped;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 use terminal::{Interrupt, with_causes};
 use trainer::checkpoint;
 use trainer::judge::compare::{self, Group};
 use trainer::judge::{self, EvaluateError, Health, Protocol, Report, Split};
 
-use crate::lock::Lock;
-
 /// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
 pub(crate) type Metrics = BTreeMap<String, f64>;
 
-/// What is known of a model that may be published.
+/// Measurements of a model that may be published.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// The model; none where there is no new one.
@@ -101,8 +102,15 @@ impl fmt::Display for Verdict {
 }
 
 /// Waits until no other job evaluates: results are stored beside the models, and both may ask the same one.
-pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lock> {
-    Lock::wait(&root.path().join("jobs").join("evaluate.lock"), interrupt).await
+pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lease> {
+    let path = root.path().join("jobs").join("evaluate.lock");
+    loop {
+        match Lease::take("another job", &path) {
+            Err(LeaseError::Held { .. }) => {}
+            taken => return Ok(taken?),
+        }
+        unless_stopped(interrupt, "waiting for another job", tokio::time::sleep(LOOK)).await?;
+    }
 }
 
 /// The publication with the highest hit rate among the last `gate.best_of` daily ones that `newest` descends from and whose models
@@ -115,7 +123,7 @@ pub(crate) fn best(root: &Root, settings: &Gate, newest: &Publication) -> Option
         eprintln!("warning: no daily publication behind it is compared with: {}", with_causes(&problem));
     }
     let there = dailies.into_iter().filter(|p| checkpoint::find(&root.model_path(&p.served)).is_some());
-    // Of equals the newest, which comes first.
+    // The newest of equal ones, which comes first.
     there.reduce(|best, other| if rate(&other) > rate(&best) { other } else { best })
 }
 
@@ -168,7 +176,7 @@ pub(crate) async fn measure(
     Ok(measured)
 }
 
-/// What is wrong with a publication's served model.
+/// Why a publication's served model cannot be measured.
 pub(crate) fn damage(root: &Root, publication: &Publication) -> Option<String> {
     let Publication { served, served_hash, .. } = publication;
     let directory = root.model_path(served);
@@ -249,7 +257,7 @@ pub(crate) fn as_served(report: &Report, model: &str) -> (Metrics, usize) {
     (metrics, targets)
 }
 
-/// What is new in `refresh`, asked of `model`, which has not learned it.
+/// Asks `model` for the new events of `refresh`, which it has not learned.
 pub(crate) async fn prequential(
     config: &Config,
     root: &Root,

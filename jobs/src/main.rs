@@ -1,13 +1,12 @@
 //! `climber`: runs `pipeline` and `trainer` on a schedule.
 
-// What is printed goes through `terminal::shown`.
+// Prints go through `terminal::shown`.
 #[macro_use(eprint, eprintln)]
 extern crate terminal;
 
 mod commands;
 mod daily;
 mod gate;
-mod lock;
 mod own;
 mod publish;
 mod record;

@@ -1,4 +1,4 @@
-//! Publishing: the next publication, if nobody was faster.
+//! Publishing: the next publication, unless another job was faster.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use trainer::checkpoint;
 
 use crate::gate::{Measured, Metrics};
 
-/// What is to be served.
+/// The model to serve.
 #[derive(Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) kind: Kind,
@@ -42,7 +42,7 @@ pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Op
         }
         let followed = followed(root, candidate.run)?.map(|publication| publication.number);
         if followed != follows {
-            // Somebody brought an older model back, and knows why; or another day was published on another machine.
+            // A person rolled back to an older model, and knows why; or another day was published on another machine.
             bail!(
                 "publication {} has taken the place of what this run goes on from; the next run starts again from there",
                 newest.map_or(0, |newest| newest.number)

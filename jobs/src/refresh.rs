@@ -3,7 +3,7 @@
 //! ```text
 //! events at version E ─▶ build-sequences --since ─▶ refresh ─▶ SFT on the last daily's sets ─▶ gate ─▶ publish
 //!        ▲                (what the published base                                                       │
-//!        │                 has not learned)                                      somebody was faster ◀───┤
+//!        │                 has not learned)                                      another was faster  ◀───┤
 //!        └───────────────────────────────────── start again from there ◀─────────────┘                   ▼
 //! ```
 //!
@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
-use pipeline::forget::sweep_models;
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
+use pipeline::privacy::sweep_models;
 use pipeline::sequences;
 use schemas::config::{Config, ConfigError};
 use schemas::tables::{EVENTS, ITEMS, REFRESH};
 use serde::{Deserialize, Serialize};
 use store::failpoint;
+use store::lease::Lease;
 use store::publication::{self, Kind, Publication};
 use store::{Root, Shard, TableError};
 use terminal::{Interrupt, with_causes};
@@ -32,13 +33,12 @@ use trainer::learn::{Options, Status, TrainError, refresh, sft};
 
 use crate::daily::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Verdict};
-use crate::lock::Lock;
 use crate::own;
 use crate::publish::{self, Candidate};
 use crate::retention;
 use crate::stop::{Stopped, unless_stopped};
 
-/// Failures in a row before the loop gives up: what does not go away by itself is for somebody to look at.
+/// Failures in a row before the loop gives up: a fault that does not go away by itself needs a person.
 const FAILURES: u32 = 10;
 /// The history is begun anew when it is larger.
 const HISTORY_BYTES: u64 = 4 << 20;
@@ -107,11 +107,11 @@ pub(crate) fn last(root: &Root) -> Option<Refreshed> {
 }
 
 /// Takes the lock of this job.
-pub(crate) fn lock(root: &Root) -> Result<Lock> {
-    Ok(Lock::take("climber refresh", &root.path().join("jobs").join("refresh.lock"))?)
+pub(crate) fn lock(root: &Root) -> Result<Lease> {
+    Ok(Lease::take("climber refresh", &root.path().join("jobs").join("refresh.lock"))?)
 }
 
-/// One refresh, begun again as often as somebody else publishes meanwhile. It waits after a rollback, unless `after_rollback`.
+/// One refresh, begun again as often as another job publishes meanwhile. It waits after a rollback, unless `after_rollback`.
 pub(crate) async fn once(
     config: &Config,
     root: &Root,
@@ -131,7 +131,7 @@ pub(crate) async fn once(
     }
 }
 
-/// That the newest publication is a rollback, in words: who brought a model back does not want the newer one again that a refresh
+/// Says that the newest publication is a rollback: who brought a model back does not want the newer one again that a refresh
 /// would soon make.
 fn brought_back(newest: Option<&Publication>) -> Option<String> {
     let &Publication { number, restores, .. } = newest.filter(|newest| newest.kind == Kind::Rollback)?;
@@ -362,7 +362,7 @@ impl<'a> Attempt<'a> {
         }
         failpoint::reach("refresh:retention");
         retention::models(config, root)?;
-        // The evaluation may have read somebody in the last daily job's tables who was forgotten since.
+        // The evaluation may have read a user in the last daily job's tables who was forgotten since.
         sweep_models(config, root).await?;
         refreshed.verdict = Some(verdict);
         refreshed.seconds = self.started.elapsed().as_secs_f64();

@@ -1,10 +1,10 @@
-//! What is deleted: models of old publications, unfinished trainings of runs that are over, versions of tables.
+//! Deletes models of old publications, unfinished trainings of runs that are over, versions of tables.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 use chrono::Utc;
-use pipeline::forget::sweep;
+use pipeline::privacy::sweep;
 use pipeline::vacuum::{self, vacuum};
 use schemas::config::Config;
 use store::Root;
@@ -19,7 +19,7 @@ use crate::{gate, own};
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
     let models = models(config, root)?;
     failpoint::reach("retention:models-deleted");
-    // What this run and others have read in versions of before may hold somebody who was forgotten since.
+    // Versions that this run and others have read may hold a user who was forgotten since.
     if let Some(swept) = sweep(config, root, interrupt).await? {
         let rows =
             swept.tables.iter().map(|table| table.rows).chain(swept.files.iter().map(|file| file.rows));
@@ -43,7 +43,7 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
 
 /// Deletes the models that the jobs have made ([`own`]), with what is left of their trainings, but those of the publications that
 /// are kept, of the last `retention.publications` daily runs, which may have been refused, of experiments, and of runs that are
-/// not over. Other models are left alone: they are somebody else's.
+/// not over. Other models stay: no job made them.
 pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     let unknown = |problem: String| {
         eprintln!("warning: no model is deleted, because it is not known which ones are needed: {problem}");

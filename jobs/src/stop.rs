@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use pipeline::compact::CompactError;
-use pipeline::forget::ForgetError;
 use pipeline::ingest::IngestError;
+use pipeline::privacy::ForgetError;
 use pipeline::vacuum::VacuumError;
 use terminal::Interrupt;
 

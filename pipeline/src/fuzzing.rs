@@ -2,21 +2,21 @@
 
 use schemas::config::Format;
 
-pub use crate::consume::fuzzing::{avro, avro_schema, json, protobuf};
+pub use crate::kafka::decode::fuzzing::{avro, avro_schema, json, protobuf};
 
 /// The records of a CSV file.
 pub fn csv(bytes: &[u8]) {
-    crate::ingest::fuzzing::file(Format::Csv, bytes);
+    crate::source::fuzzing::file(Format::Csv, bytes);
 }
 
 /// The records of a file of JSON Lines.
 pub fn jsonl(bytes: &[u8]) {
-    crate::ingest::fuzzing::file(Format::Jsonl, bytes);
+    crate::source::fuzzing::file(Format::Jsonl, bytes);
 }
 
 /// Beginnings for each function, and what its inputs are made of.
 pub mod seeds {
-    pub use crate::consume::fuzzing::{avro_records, protobuf_messages};
+    pub use crate::kafka::decode::fuzzing::{avro_records, protobuf_messages};
 
     /// CSV.
     pub const CSV: [&[u8]; 4] = [

@@ -8,21 +8,20 @@
 extern crate terminal;
 
 pub mod compact;
-pub mod consume;
-pub mod dead_letters;
 pub mod engine;
-pub mod forget;
 #[cfg(all(unix, any(test, feature = "fuzzing")))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod histories;
 pub mod html;
 pub mod ingest;
 pub mod inspect;
 pub mod instructions;
-pub mod producer;
+pub mod kafka;
+pub mod privacy;
 mod records;
-pub mod scan;
 pub mod sequences;
 pub mod sft;
-pub mod simulate;
+mod source;
 pub mod vacuum;
+pub mod verify;

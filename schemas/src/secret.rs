@@ -10,7 +10,7 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Of this value.
+    /// A secret with this value.
     pub fn new(value: String) -> Self {
         Self(value)
     }

@@ -221,7 +221,7 @@ pub enum Reason {
     MalformedBinary,
     /// A message of a schema that the registry does not have, or that cannot be read.
     UnknownSchema,
-    /// Of somebody who was forgotten: counted, and never stored.
+    /// The user was forgotten: counted, and never stored.
     Forgotten,
 }
 

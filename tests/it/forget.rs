@@ -98,7 +98,7 @@ async fn nothing_is_left_and_nothing_comes_back() {
     assert_eq!(rows("events"), crate::programs::EVENTS_A_USER);
     assert_eq!(rows("dead_letters"), 2);
     assert_eq!(naming(&workspace.root()).await, Vec::<String>::new());
-    // What is left is as sound as before, and is what a build would make of it.
+    // The rest is as sound as before, and as a build would make it.
     run(&workspace, "pipeline", &["inspect", "--verify"]);
     let text = stderr(&workspace.succeed("pipeline", &[&["forget", "--user", USER][..], &SETTINGS].concat()));
     assert!(text.contains("1 of them forgotten before") && text.contains("0 rows taken out"), "{text}");
@@ -117,7 +117,7 @@ async fn nothing_is_left_and_nothing_comes_back() {
     run(&workspace, "pipeline", &["build-sequences"]);
     assert_eq!(naming(&workspace.root()).await, Vec::<String>::new());
 
-    // Without the key nobody knows who it was: nothing is read rather than everybody.
+    // Without the key hashes match no user: nothing is read rather than everything.
     let key = key(&workspace);
     std::fs::rename(&key, workspace.path("lost")).unwrap();
     let ingest = [&["ingest"][..], &SETTINGS].concat();

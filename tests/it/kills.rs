@@ -86,7 +86,7 @@ impl Scene<'_> {
         child.wait().unwrap();
     }
 
-    /// For each point: kill there, run again, compare with a run that nobody disturbed.
+    /// For each point: kill there, run again, compare with an undisturbed run.
     async fn check(&self, points: &[&str]) {
         let undisturbed = self.start("undisturbed");
         let before = contents(&undisturbed).await;
@@ -97,7 +97,7 @@ impl Scene<'_> {
             let (root, scratch) = (self.start("killed"), self.workspace.path("scratch"));
             std::fs::create_dir_all(&scratch).unwrap();
             self.kill_at(point, &root, &scratch);
-            // What is there is committed as a whole or not at all.
+            // Each commit is there as a whole or not at all.
             for (table, rows) in contents(&root).await {
                 let whole = Some(&rows) == before.get(table) || Some(&rows) == after.get(table);
                 assert!(whole, "{table} after a kill at {point}: {rows:?}");

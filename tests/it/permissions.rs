@@ -123,7 +123,7 @@ fn without_it_the_umask_decides_and_the_key_is_its_owners() {
     assert_eq!(modes.len(), 1, "{exported:?}");
 }
 
-/// A list is written under a name that nobody can guess: a link in its way leads nowhere.
+/// A list is written under an unguessable name: a link in its way leads nowhere.
 #[test]
 fn lists_follow_no_links() {
     let workspace = jobs::service(1);

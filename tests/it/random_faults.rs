@@ -1,4 +1,4 @@
-//! Kills at any moment and damages to any byte: nothing is lost or doubled, nothing panics, and nothing wrong is told as right.
+//! Kills at any moment and damages to any byte: nothing is lost or doubled, nothing panics, and nothing wrong is reported as right.
 //!
 //! A few of each run with every test; `CLIMBER_PILOT_KILLS=1000` and `CLIMBER_PILOT_DAMAGES=1000` say how many.
 
@@ -98,7 +98,7 @@ fn renew(workspace: &Workspace, before: &Path) {
     copy(before, &workspace.root());
 }
 
-/// What is served: its name's end and its weights.
+/// The served model: its name's end and its weights.
 fn weights(root: &Path) -> Vec<u8> {
     let published = std::fs::read(root.join("models/published.json")).unwrap();
     let published: serde_json::Value = serde_json::from_slice(&published).unwrap();
@@ -287,7 +287,7 @@ fn any_byte_is_damaged() {
         let what = format!("{name}: {done}");
         let answers: Vec<Option<String>> =
             commands.iter().map(|(program, args)| answer(&workspace, program, args, &what)).collect();
-        // Whoever looks is told, or nothing is other than it was: the rows, the lists, the records.
+        // Either the damage is reported, or nothing has changed: the rows, the lists, the records.
         let is_told = PROOFS.iter().any(|&proof| answers[proof].is_none());
         if !is_told {
             let root = workspace.root();

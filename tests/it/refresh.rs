@@ -69,7 +69,7 @@ fn a_model_goes_on_learning() {
     assert!(model(&workspace, "monday", "model.safetensors") == weights);
     assert!(model(&workspace, "base", "model.safetensors") != weights);
 
-    // What is new can be asked of the model that was there before, and of no other.
+    // Only the model that was there before can be asked for new events.
     workspace.fail("trainer", &["evaluate", "--model", "base", "--split", "prequential"], 1);
     workspace.succeed("pipeline", &["build-sequences"]);
     let ask = |model: &'static str| ["evaluate", "--model", model, "--split", "prequential", "--json"];

@@ -139,7 +139,7 @@ async fn conditions_limits_and_merging() {
 #[tokio::test]
 async fn a_request_at_a_time_sees_what_was_before_it() {
     let workspace = models().await;
-    // Of user 0, events are ten minutes apart, and 50 more after every fourth.
+    // User 0's events are ten minutes apart, and 50 more after every fourth.
     let start = 1_600_000_000;
     let at = |seconds: u32| {
         let at = chrono(start + seconds);

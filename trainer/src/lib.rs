@@ -1,4 +1,10 @@
-//! The Climber-Pilot model: training, evaluation, retrieval and export.
+//! Tables to models to lists: training, evaluation, retrieval and export.
+//!
+//! ```text
+//! data ─► batch ─► models ─► objectives ─┐
+//!              └─► serve (Recommender) ──┴─► kinds (TrainedModel, Learner) ─► checkpoint ─► judge ─► learn
+//!                                                                                      └─► retrieve, export
+//! ```
 
 // What is printed goes through `terminal::shown`.
 #[macro_use(eprintln)]

@@ -1,3 +1,5 @@
+//! SiLU and GELU, fused with their gradients.
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

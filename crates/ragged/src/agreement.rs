@@ -1,4 +1,4 @@
-//! That operations give on a device what they give on the CPU, whose gradients finite differences have judged: the cases, and how
+//! Holds operations on a device against the CPU, whose gradients finite differences have judged: the cases, and how
 //! near the results must come.
 
 use std::fmt;
@@ -27,7 +27,7 @@ type Function = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 pub struct Case {
     /// What it is, and of which size.
     pub name: String,
-    /// Of its products.
+    /// Numbers of its products.
     pub precision: Precision,
     inputs: Vec<Tensor>,
     f: Function,
@@ -38,7 +38,7 @@ pub struct Case {
 pub struct Agreement {
     /// The case.
     pub case: String,
-    /// Of its products.
+    /// Numbers of its products.
     pub precision: Precision,
     /// The largest difference of the results, as a share of the CPU's largest.
     pub result: f32,
@@ -406,7 +406,7 @@ fn weights(out: &Tensor) -> Result<Tensor> {
     random(out.shape(), 9).to_device(out.device())
 }
 
-/// That sum.
+/// The weighted sum.
 fn weighted(out: &Tensor) -> Result<f64> {
     let products = (out * weights(out)?)?;
     Ok(values(&products)?.into_iter().map(f64::from).sum())

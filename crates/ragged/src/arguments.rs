@@ -102,7 +102,7 @@ pub enum Candidates {
 }
 
 impl Candidates {
-    /// What is added to the logits of `rows` (`[rows, columns]`, flat) so that each row's compete with its target:
+    /// Shifts of the logits of `rows` (`[rows, columns]`, flat) so that each row's compete with its target:
     /// nothing where the whole catalogue competes, or where a row has no target.
     pub(crate) fn shifts(&self, rows: Range<usize>, columns: usize, targets: &Targets) -> Option<Vec<f32>> {
         let Self::Sampled { shift, .. } = self else { return None };

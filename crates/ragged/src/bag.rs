@@ -1,3 +1,5 @@
+//! Rows of a table, gathered or averaged over bags: `[R, c]` → `[bags, c]`.
+
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};

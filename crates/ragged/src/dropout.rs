@@ -1,3 +1,5 @@
+//! What a layer adds to the residual stream: `x + dropout(y)`.
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

@@ -31,7 +31,7 @@ pub struct FeedForwardParameters<'a> {
     pub down: &'a Tensor,
     /// `b₂`.
     pub down_bias: &'a Tensor,
-    /// Of products, on a GPU.
+    /// Numbers that products use on a GPU.
     pub precision: Precision,
 }
 

@@ -1,3 +1,5 @@
+//! Layer norm over the last dimension, with its gradients.
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

@@ -1,3 +1,5 @@
+//! `x W + b`, with its gradients.
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use schemas::config::Precision;

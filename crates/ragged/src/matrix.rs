@@ -41,7 +41,7 @@ pub fn gemm(dst: &mut [f32], stride: usize, add: bool, a: Mat<'_>, b: Mat<'_>) {
 
 /// # Safety
 ///
-/// `dst` must be valid for `a.rows` rows of `b.cols` elements, `stride` apart, and nobody else may touch them.
+/// `dst` must be valid for `a.rows` rows of `b.cols` elements, `stride` apart, and nothing else may touch them.
 unsafe fn product(dst: *mut f32, stride: usize, add: bool, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!(a.cols, b.rows);
     // SAFETY: `Mat::new` checked what the strides of `a` and `b` reach (`t` swaps extents and strides

@@ -227,7 +227,7 @@ fn chunk_loss(
     }
     let own = logits.gather(&Tensor::from_vec(index, (n, most), &device)?, 1)?;
     let weights = Tensor::from_vec(weights, (n, most), &device)?;
-    // What is subtracted for the sake of range has no gradient: it cancels out.
+    // The shift that keeps exponents in range has no gradient: it cancels out.
     let max = logits.detach().max_keepdim(1)?;
     let log_sum = (logits.broadcast_sub(&max)?.exp()?.sum_keepdim(1)?.log()? + max)?;
     let mut expected = (own * (1.0 - label_smoothing))?;

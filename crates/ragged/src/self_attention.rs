@@ -37,7 +37,7 @@ pub struct SelfAttentionParameters<'a> {
     pub log_temperature: &'a Tensor,
     /// `P`.
     pub max_distance: usize,
-    /// Of products and attention, on a GPU.
+    /// Numbers that products and attention use on a GPU.
     pub precision: Precision,
 }
 

@@ -1,3 +1,5 @@
+//! Rows divided by their lengths, for cosines.
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

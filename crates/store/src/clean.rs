@@ -1,4 +1,4 @@
-//! Cleaning up a table's log: entries that no version anybody needs is read from.
+//! Cleaning up a table's log: entries that no needed version is read from.
 //!
 //! ```text
 //!   0 … 199  │ 200.checkpoint   200 … 257   258   259 … 300      _delta_log

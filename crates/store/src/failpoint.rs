@@ -21,7 +21,7 @@ pub const PAUSE_AT: &str = "CLIMBER_PILOT_PAUSE_AT";
 /// The environment variable that names a file which ends a pause.
 pub const RESUME: &str = "CLIMBER_PILOT_RESUME";
 
-/// Marks a point. Its name is only put together where somebody asks for a pause.
+/// Marks a point. Its name is only put together where a pause is asked for.
 pub fn reach(name: impl Display) {
     #[cfg(debug_assertions)]
     pause::at(name);

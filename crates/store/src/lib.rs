@@ -1,7 +1,7 @@
 //! The only room that knows storage: the root, its Delta tables, commits to them, publications, and files that are there as a whole
 //! or not at all.
 
-// What is printed goes through `terminal::shown`.
+// Prints go through `terminal::shown`.
 #[macro_use(eprintln)]
 extern crate terminal;
 
@@ -12,6 +12,7 @@ mod directories;
 mod error;
 pub mod failpoint;
 pub mod files;
+pub mod lease;
 pub mod publication;
 mod root;
 pub mod sealed;

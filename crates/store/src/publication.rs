@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A publication is one file that must not be there yet, as a commit of a Delta table is: of two publishers that found the same
-//! parent, one creates the file and the other is told ([`PublicationError::Conflict`]). That file decides; `published.json`
+//! parent, one creates the file and the other fails ([`PublicationError::Conflict`]). That file decides; `published.json`
 //! follows it. A publisher that dies between the two leaves the old model to be served, and [`settle`] repeats the second step.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +106,12 @@ pub enum PublicationError {
         /// Why.
         source: SealedError,
     },
+    /// Publications have no gaps, and this one is not there.
+    #[error("publication {number} is gone")]
+    Gone {
+        /// Its number.
+        number: u64,
+    },
     /// Another publisher was faster.
     #[error("publication {number} was made by another job meanwhile")]
     Conflict {
@@ -167,7 +173,7 @@ pub fn at(root: &Root, number: u64) -> Result<Option<Publication>, PublicationEr
     read(&path(root, number))
 }
 
-/// The newest `limit` publications, the newest first, and those of them that cannot be read any more. No other file is read.
+/// The newest `limit` publications, the newest first, and those of them that are gone or cannot be read any more. No other file is read.
 pub fn recent(
     root: &Root,
     limit: usize,
@@ -176,7 +182,8 @@ pub fn recent(
     let newest = newest_number(root, published(root).ok().flatten().as_ref())?.unwrap_or_default();
     for number in (1..=newest).rev().take(limit) {
         match at(root, number) {
-            Ok(publication) => recent.extend(publication),
+            Ok(Some(publication)) => recent.push(publication),
+            Ok(None) => damaged.push(PublicationError::Gone { number }),
             Err(error) => damaged.push(error),
         }
     }

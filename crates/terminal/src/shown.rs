@@ -1,6 +1,6 @@
 //! Text from data, as terminals and pages may show it.
 //!
-//! Ids, titles and rejected records hold whatever somebody sent: escape sequences that rewrite a terminal, controls that turn the
+//! Ids, titles and rejected records hold whatever was sent: escape sequences that rewrite a terminal, controls that turn the
 //! reading direction around. Everything that a program prints for people goes through [`lines`] (the crates' `eprintln!` and
 //! `println!` are the ones below), a single value inside a line through [`Shown`], and JSON for standard output through
 //! [`to_json`], which stays the same JSON.
@@ -180,7 +180,7 @@ mod tests {
         fn no_text_steers(text in any::<String>()) {
             prop_assert!(!Shown(&text).to_string().chars().any(steers));
             prop_assert!(!lines(&text).chars().any(|c| steers(c) && c != '\n' && c != '\t'));
-            // What is left of escapes is a colour.
+            // The only escapes left are colours.
             let coloured = coloured(&text);
             let colours = coloured.matches('\u{1b}').count();
             let steering = coloured.chars().filter(|&c| steers(c) && c != '\n' && c != '\t').count();

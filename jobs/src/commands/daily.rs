@@ -1,3 +1,5 @@
+//! `climber daily`.
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;

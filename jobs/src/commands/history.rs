@@ -1,3 +1,5 @@
+//! `climber history`.
+
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
@@ -38,7 +40,6 @@ impl HistoryArgs {
         runs.truncate(self.limit);
         let (publications, damaged) = publication::recent(&root, self.limit)?;
         problems.extend(damaged.iter().map(|error| with_causes(error)));
-        problems.extend(gone(&root, &publications, self.limit));
         let history = History { publications, runs, problems };
         print(&root, &history);
         if common.json {
@@ -46,15 +47,6 @@ impl HistoryArgs {
         }
         Ok(if history.problems.is_empty() { EXIT_DONE } else { EXIT_FAILED })
     }
-}
-
-/// The publications that should be listed and are not there: their numbers have no gaps.
-fn gone(root: &Root, listed: &[Publication], limit: usize) -> Vec<String> {
-    let newest = listed.first().map_or(0, |publication| publication.number);
-    let numbers = (1..=newest).rev().take(limit);
-    let unlisted = numbers.filter(|number| listed.iter().all(|publication| publication.number != *number));
-    let gone = unlisted.filter(|&number| matches!(publication::at(root, number), Ok(None)));
-    gone.map(|number| format!("publication {number} is gone")).collect()
 }
 
 fn print(root: &Root, history: &History) {

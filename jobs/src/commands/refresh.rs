@@ -1,3 +1,5 @@
+//! `climber refresh`.
+
 use anyhow::Result;
 use clap::Args;
 use store::Root;

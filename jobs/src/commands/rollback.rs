@@ -1,3 +1,5 @@
+//! `climber rollback`.
+
 use anyhow::Result;
 use clap::Args;
 use store::Root;

@@ -1,15 +1,17 @@
+//! `climber status`.
+
 use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::Args;
 use schemas::tables::EVENTS;
 use serde::Serialize;
 use store::Root;
+use store::lease::{Lease, LeaseHolder};
 use store::publication::{self, Publication};
 use terminal::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json, with_causes};
 
 use super::daily::summary;
 use crate::gate;
-use crate::lock::{Lock, Owner};
 use crate::record::Record;
 use crate::refresh::{self, Refreshed};
 use crate::retention;
@@ -27,7 +29,7 @@ struct Status {
     published: Option<Publication>,
     /// Whether the served model can be read and is the one that was published.
     intact: bool,
-    /// What is wrong with it.
+    /// The problem.
     problem: Option<String>,
     /// Versions of `events` that the served model has not learned of.
     versions_behind: Option<u64>,
@@ -45,7 +47,7 @@ struct Status {
 struct Running {
     job: &'static str,
     #[serde(flatten)]
-    owner: Owner,
+    owner: LeaseHolder,
 }
 
 impl StatusArgs {
@@ -62,7 +64,7 @@ impl StatusArgs {
             published.as_ref().zip(events).map(|(p, version)| version.saturating_sub(p.learned_events));
         let locks = [("climber daily", "daily.lock"), ("climber refresh", "refresh.lock")];
         let running = locks.into_iter().filter_map(|(job, file)| {
-            Some(Running { job, owner: Lock::holder(&root.path().join("jobs").join(file))? })
+            Some(Running { job, owner: Lease::holder(&root.path().join("jobs").join(file))? })
         });
         let runs = Record::all(&root).0;
         let status = Status {
@@ -85,7 +87,7 @@ impl StatusArgs {
     }
 }
 
-/// What is wrong with what is served.
+/// Why the served model cannot be read.
 fn problem(root: &Root, publication: &Publication) -> Option<String> {
     let names = match publication::published(root) {
         Ok(published) if published.as_ref() == Some(publication) => None,

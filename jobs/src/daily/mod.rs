@@ -20,13 +20,13 @@ use schemas::config::Config;
 use schemas::tables::EVENTS;
 use store::Root;
 use store::failpoint;
+use store::lease::Lease;
 use store::publication::{self, PublicationError};
 use terminal::{Interrupt, with_causes};
 use trainer::checkpoint;
 
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 
-use crate::lock::Lock;
 use crate::record::{Done, Failure, Plan, Record, Skipped, Step, Training};
 use crate::stop::is_stop;
 use crate::{own, report, retention};
@@ -55,7 +55,7 @@ pub(crate) fn for_date(mut config: Config, date: NaiveDate) -> Config {
     config
 }
 
-/// Runs the steps that are left. The lock is held by nobody else: two runs would write the same tables.
+/// Runs the steps that are left. The caller holds the lease: two runs would write the same tables.
 pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrupt) -> Result<Record> {
     checkpoint::check_name(&request.name)?;
     let config = &for_date(config.clone(), request.date);
@@ -124,8 +124,8 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
     Daily { config, root, interrupt, record }.run().await
 }
 
-fn lock(root: &Root) -> Result<Lock> {
-    Ok(Lock::take(own::DAILY, &root.path().join("jobs").join("daily.lock"))?)
+fn lock(root: &Root) -> Result<Lease> {
+    Ok(Lease::take(own::DAILY, &root.path().join("jobs").join("daily.lock"))?)
 }
 
 /// Leaves the day of `date` out, which is not finished: it is written down as skipped, on its page too.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use anyhow::{Context as _, Result};
+use pipeline::engine::Resources;
 use pipeline::inspect::{Contents, inspect};
-use pipeline::scan::Resources;
 use pipeline::{compact, ingest, instructions, sequences, sft as sft_sets};
 use schemas::tables::{EVENTS, ITEMS, REFRESH, SEQUENCES};
 use store::Root;
@@ -81,7 +81,7 @@ impl Daily<'_> {
             hidden_share: all.hidden_share,
             ..Tables::default()
         };
-        // What is new is predicted by the model that was there before, however the next one is trained.
+        // The model that was there before predicts the new events, however the next one is trained.
         let since = match &plan.training {
             Training::Refresh { since, .. } => Some(*since),
             Training::Full => self.followed()?.map(|publication| publication.learned_events),
@@ -151,7 +151,7 @@ impl Daily<'_> {
                 }
                 Ok(Prequential { model: Some(served), metrics, targets, problem: None })
             }
-            // What is lost is a number, not the day.
+            // A number is lost, not the day.
             Err(error) => {
                 let problem = format!("`{served}` cannot be asked: {}", with_causes(&error));
                 eprintln!("warning: {problem}");

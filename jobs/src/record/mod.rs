@@ -64,9 +64,9 @@ pub(crate) struct Record {
     /// Rows of `events` before the first try of `ingest`: what a try committed before it was killed is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) events_before: Option<u64>,
-    /// What is trained, and from what.
+    /// Which training to run, and from which model.
     pub(crate) plan: Option<Plan>,
-    /// What is done.
+    /// What each step did.
     #[serde(flatten)]
     pub(crate) steps: Steps,
     /// Why it stopped, if it did.
@@ -199,7 +199,7 @@ pub(crate) struct Instructed {
     pub(crate) users: u64,
 }
 
-/// What is new, predicted before it is learned.
+/// New events, predicted before they are learned.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Prequential {
     /// The model that was served; none where there was none, or nothing is new.
@@ -220,7 +220,7 @@ pub(crate) struct Trained {
     #[serde(default, deserialize_with = "names::plain_option")]
     pub(crate) model: Option<String>,
     pub(crate) steps: u64,
-    /// Of the training alone, all of its parts if it was resumed from the beginning of the step.
+    /// Seconds of training alone, over all parts of a step that was resumed.
     pub(crate) targets: u64,
     pub(crate) epochs: Vec<Epoch>,
 }

@@ -19,7 +19,7 @@ pub(crate) enum Step {
     SftSets,
     /// Each user's own recall instructions.
     Instructions,
-    /// What is new, predicted by the model that was published before it.
+    /// New events, predicted by the model that was published before them.
     Prequential,
     /// The base: a refresh, or a full training.
     Train,
@@ -31,7 +31,7 @@ pub(crate) enum Step {
     Gate,
     /// The new model is served.
     Publish,
-    /// Models and versions of tables that nobody needs any more.
+    /// Models and versions of tables that are no longer needed.
     Retention,
     /// The page for people.
     Report,

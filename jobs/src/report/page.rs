@@ -1,3 +1,5 @@
+//! The page of a day, from its record alone.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::ValueEnum;
-use pipeline::consume::{self, Options};
+use pipeline::kafka::consume::{self, ConsumeOptions};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -81,7 +81,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let config = common.load()?;
     let root = Root::new(&config.root)?;
     start_log(args.log);
-    let options = Options { once: args.once, metrics: args.metrics, memory: args.memory };
+    let options = ConsumeOptions { once: args.once, metrics: args.metrics, memory: args.memory };
     let report = consume::run(&config, &root, options, &Interrupt::on_signal()).await?;
     eprintln!("{report}");
     if common.json {

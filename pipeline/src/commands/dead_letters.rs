@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveTime};
 use clap::builder::PossibleValuesParser;
-use pipeline::dead_letters::{Filter, Request, replay};
+use pipeline::kafka::replay::{Filter, ReplayRequest, replay};
 use schemas::tables::Reason;
 use store::Root;
 use terminal::{CommonArgs, Interrupt, print_json};
@@ -85,7 +85,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     }
     config.validate()?;
     let root = Root::new(&config.root)?;
-    let request = Request {
+    let request = ReplayRequest {
         filter: Filter {
             reasons: args.reasons,
             since_ms: args.since,

@@ -1,6 +1,6 @@
 //! `pipeline forget`.
 
-use pipeline::forget::forget;
+use pipeline::privacy::forget;
 use store::Root;
 use terminal::{CommonArgs, Interrupt, print_json};
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use pipeline::inspect::verify::verify;
 use pipeline::inspect::{draw_user, inspect};
+use pipeline::verify::verify;
 use store::Root;
 use terminal::{CommonArgs, Violated, print_json};
 

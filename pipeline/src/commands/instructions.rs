@@ -1,8 +1,8 @@
 //! `pipeline instructions`.
 
 use chrono::{DateTime, Utc};
+use pipeline::engine::Resources;
 use pipeline::instructions::build;
-use pipeline::scan::Resources;
 use schemas::config::ConfigError;
 use schemas::memory::MemorySize;
 use store::Root;

@@ -1,6 +1,6 @@
 //! What a build may use of the machine.
 
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
 use schemas::config::ConfigError;
 use schemas::memory::MemorySize;
 

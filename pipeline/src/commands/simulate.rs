@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use clap::ValueEnum;
-use pipeline::simulate::{self, Compression, Rates, Settings, TopicSettings};
+use pipeline::kafka::simulated::{self, TopicSettings};
+use simulate::{Compression, Pace, Rates, Settings};
 use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Write a synthetic log of listening to music, of any size, with a catalogue and a configuration, or send it to a topic.
@@ -138,8 +139,9 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
             config.kafka.brokers = brokers;
         }
         config.validate()?;
-        let to = TopicSettings { kafka: config.kafka, rate: args.rate, now: args.now };
-        let work = move || simulate::run_to_topic(&settings, &to, args.out.as_deref(), &interrupt);
+        let pace = Pace { rate: args.rate, now: args.now };
+        let to = TopicSettings { kafka: config.kafka, pace };
+        let work = move || simulated::send(&settings, &to, args.out.as_deref(), &interrupt);
         return show(common, &tokio::task::spawn_blocking(work).await??);
     }
     if common.config.is_some() || !common.set.is_empty() {
@@ -147,7 +149,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         common.load()?;
     }
     let out = args.out.unwrap_or_default();
-    show(common, &tokio::task::spawn_blocking(move || simulate::run(&settings, &out, &interrupt)).await??)
+    show(common, &tokio::task::spawn_blocking(move || ::simulate::run(&settings, &out, &interrupt)).await??)
 }
 
 fn show(common: &CommonArgs, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {

@@ -10,14 +10,14 @@ use super::plan::Partition;
 
 /// One run of `pipeline compact`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct CompactReport {
     /// The tables that are there.
-    pub tables: Vec<TableReport>,
+    pub tables: Vec<CompactedTable>,
 }
 
 /// One table. What other writers did meanwhile is not counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TableReport {
+pub struct CompactedTable {
     /// Its name.
     pub table: String,
     /// The version after the last commit of this run, or the one that was read.
@@ -38,7 +38,7 @@ pub struct TableReport {
     pub lost: Vec<String>,
 }
 
-impl TableReport {
+impl CompactedTable {
     pub(super) fn before(snapshot: &Snapshot) -> Self {
         let shards = snapshot.shards().len();
         let bytes = snapshot.shards().iter().map(|shard| shard.bytes).sum();
@@ -65,7 +65,7 @@ impl TableReport {
     }
 }
 
-impl Display for Report {
+impl Display for CompactReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.tables.is_empty() {
             return write!(f, "nothing to do: the root has no table that is compacted");
@@ -74,7 +74,7 @@ impl Display for Report {
             if i > 0 {
                 writeln!(f)?;
             }
-            let TableReport { table, version, rewritten, lost, .. } = table;
+            let CompactedTable { table, version, rewritten, lost, .. } = table;
             let of = &self.tables[i];
             if rewritten.is_empty() {
                 write!(f, "{table}: nothing to do, {} shards, version {version}", of.shards_before)?;

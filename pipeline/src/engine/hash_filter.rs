@@ -15,18 +15,18 @@ use datafusion::physical_expr::PhysicalExpr;
 use schemas::hash::hash64;
 
 /// Whether rows with this [`hash64`] of the column are wanted.
-pub(crate) type Wanted = Arc<dyn Fn(u64) -> bool + Send + Sync>;
+pub(crate) type HashPredicate = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// `wanted(hash64(column))`. The column is a text, as a view.
 #[derive(Clone)]
 pub(crate) struct HashFilter {
     column: Arc<dyn PhysicalExpr>,
-    wanted: Wanted,
+    wanted: HashPredicate,
 }
 
 impl HashFilter {
     /// A filter of the rows with a wanted value of `column`.
-    pub(crate) fn new(column: Arc<dyn PhysicalExpr>, wanted: Wanted) -> Self {
+    pub(crate) fn new(column: Arc<dyn PhysicalExpr>, wanted: HashPredicate) -> Self {
         Self { column, wanted }
     }
 }

@@ -13,14 +13,16 @@
 
 mod hash_filter;
 mod pass;
+mod scan;
 mod scatter;
 mod scratch;
 mod suspects;
 
-pub(crate) use hash_filter::{HashFilter, Wanted};
+pub(crate) use hash_filter::HashPredicate;
 pub use pass::{Pass, PassExec, PassSpec};
+pub(crate) use scan::RowsWith;
+pub use scan::{Resources, SnapshotTable, balanced};
 pub(crate) use scatter::{BucketExec, Buckets, Scatter};
 pub(crate) use scatter::{bucket_field, bucket_schema, scattered_schema};
 pub use scratch::ScratchError;
-pub(crate) use scratch::{Chunk, Scratch};
 pub(crate) use suspects::{PartitionBuffers, Suspects, date_in, hash_in, suspect};

@@ -24,7 +24,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream;
 
-use super::{Chunk, Scratch};
+use super::scratch::{Scratch, ScratchChunk};
 
 /// The most rows of a batch.
 const BATCH_ROWS: usize = 8_192;
@@ -59,7 +59,7 @@ pub(crate) fn bucket_field() -> Field {
 /// Rows by bucket.
 #[derive(Debug)]
 pub(crate) struct Buckets {
-    /// Of what a bucket gives back.
+    /// The schema of the batches that a bucket gives back.
     schema: SchemaRef,
     record_bytes: usize,
     /// Bytes that a bucket may hold in memory.
@@ -89,7 +89,7 @@ struct Rows {
 /// [`Rows`] in the scratch file.
 #[derive(Debug, Clone, Copy)]
 struct Spilled {
-    chunk: Chunk,
+    chunk: ScratchChunk,
     record_bytes: usize,
     offset_bytes: usize,
 }

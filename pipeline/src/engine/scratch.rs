@@ -28,7 +28,7 @@ impl From<ScratchError> for DataFusionError {
 
 /// Where a piece of the file lies.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Chunk {
+pub(crate) struct ScratchChunk {
     lane: usize,
     offset: u64,
     len: usize,
@@ -47,7 +47,7 @@ pub(crate) struct Scratch {
 #[derive(Debug, Default)]
 struct Lane {
     file: OnceLock<File>,
-    /// Where the file ends; locked while somebody writes.
+    /// Where the file ends; locked while a thread writes.
     end: Mutex<u64>,
 }
 
@@ -57,7 +57,7 @@ impl Scratch {
         Self { lanes: (0..threads.max(1)).map(|_| Lane::default()).collect(), bytes: AtomicU64::new(0) }
     }
 
-    /// A file that nobody writes to, and its end. With more threads than files, some wait for the first.
+    /// A file that no thread writes to, and its end. With more threads than files, some wait for the first.
     fn free_lane(&self) -> (usize, MutexGuard<'_, u64>) {
         for (n, lane) in self.lanes.iter().enumerate() {
             match lane.end.try_lock() {
@@ -70,7 +70,7 @@ impl Scratch {
     }
 
     /// Writes `parts`, one after the other, behind what is there.
-    pub(crate) fn append(&self, parts: &[&[u8]]) -> Result<Chunk, ScratchError> {
+    pub(crate) fn append(&self, parts: &[&[u8]]) -> Result<ScratchChunk, ScratchError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let fail = |source| error("write", len, source);
         let (lane, mut end) = self.free_lane();
@@ -87,11 +87,11 @@ impl Scratch {
             *end += part.len() as u64;
         }
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
-        Ok(Chunk { lane, offset, len })
+        Ok(ScratchChunk { lane, offset, len })
     }
 
     /// Reads a chunk back.
-    pub(crate) fn read(&self, chunk: Chunk) -> Result<Buffer, ScratchError> {
+    pub(crate) fn read(&self, chunk: ScratchChunk) -> Result<Buffer, ScratchError> {
         let fail = |source| error("read", chunk.len, source);
         let mut bytes = MutableBuffer::from_len_zeroed(chunk.len);
         let Some(file) = self.lanes[chunk.lane].file.get() else {

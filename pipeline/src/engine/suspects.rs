@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::common::{DataFusionError, Result};
 
-use super::{Chunk, Scratch};
+use super::scratch::{Scratch, ScratchChunk};
 
 /// The fewest partitions. More where there are so many events that a partition would outgrow a core's cache.
 const PARTITIONS_MIN: usize = 256;
@@ -50,7 +50,7 @@ pub(crate) struct Suspects {
 #[derive(Debug, Default)]
 struct Partition {
     held: Vec<u64>,
-    chunks: Vec<Chunk>,
+    chunks: Vec<ScratchChunk>,
 }
 
 impl Suspects {

@@ -106,7 +106,7 @@ pub fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
     let thick = (slot * 0.78).max(slot - 6.0).min(56.0);
     for (i, bar) in bars.iter().enumerate() {
         let x = LEFT + slot * i as f64;
-        // What is there at all is seen.
+        // A value above zero gets a visible bar.
         let high = if bar.height > 0.0 { (bottom - y(bar.height)).max(1.0) } else { 0.0 };
         let _ = write!(
             svg,

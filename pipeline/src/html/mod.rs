@@ -24,7 +24,7 @@ impl fmt::Display for Escaped<'_> {
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
             '\n' | '\t' => f.write_char(' '),
-            // Controls are not allowed in HTML text, and nobody sees what bidirectional ones do.
+            // Controls are not allowed in HTML text, and bidirectional ones work unseen.
             c if steers(c) => write!(f, "{}", c.escape_default()),
             c => f.write_char(c),
         })

@@ -18,12 +18,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::Array;
 use datafusion::error::DataFusionError;
-use store::Shard;
+use store::{Root, Shard};
+use terminal::Interrupt;
 
-use super::dates::{Dates, Place, read_stored_ids};
-use super::error::IngestError;
+use super::error::{IngestError, check_interrupt};
+use super::stage::{FilePosition, Staged};
+use super::stored::read_stored_ids;
 use crate::engine::{PartitionBuffers, Suspects, date_in, suspect};
-use crate::records::{Batch, KeyMap, StagedRows, date_days, dates_around, id_key, key_hash};
+use crate::records::{EventBatch, KeyMap, StagedRows, date_days, dates_around, id_key, key_hash};
 
 /// The given ids of staged events, on their way to [`Across`].
 pub(super) struct GivenIds {
@@ -38,7 +40,7 @@ impl GivenIds {
         Self { buffers: PartitionBuffers::new(Arc::clone(&all)), all }
     }
 
-    pub(super) fn push(&mut self, batch: &Batch) -> Result<(), IngestError> {
+    pub(super) fn push(&mut self, batch: &EventBatch) -> Result<(), IngestError> {
         let rows = StagedRows(&batch.rows);
         let ids = rows.event_ids();
         if ids.null_count() == ids.len() {
@@ -65,7 +67,7 @@ fn scratch(error: DataFusionError) -> IngestError {
 #[derive(Default)]
 struct Stands {
     stored: BTreeSet<i32>,
-    staged: Vec<(Place, i32)>,
+    staged: Vec<(FilePosition, i32)>,
 }
 
 /// A staged event whose id stands on several dates.
@@ -79,34 +81,44 @@ struct Decided {
 /// By id that stands on several dates: the places of its staged events there, and whether they are accepted.
 #[derive(Default)]
 pub(super) struct Across {
-    decided: KeyMap<u128, HashMap<Place, Decided>>,
+    decided: KeyMap<u128, HashMap<FilePosition, Decided>>,
 }
 
 /// By id, the dates of staged events that are no events because of a staged one of the same id on another date.
 pub(super) type Dropped = KeyMap<u128, BTreeSet<i32>>;
 
-impl Across {
-    /// Looks for them among the staged events and those of `stored`, by date.
-    pub(super) fn find(
-        dates: &Dates<'_>,
-        given: &Arc<Suspects>,
-        stored: &BTreeMap<&str, Vec<&Shard>>,
-        days: u32,
-    ) -> Result<Self, IngestError> {
-        let staged: BTreeSet<i32> = dates.staged.dates().into_iter().collect();
-        let by_date = stored.iter().filter_map(|(text, shards)| Some((date_days(text)?, shards)));
-        let near: BTreeMap<i32, &Vec<&Shard>> =
-            by_date.filter(|(date, _)| staged.range(dates_around(*date, days)).next().is_some()).collect();
-        read_ids(dates, given, &near)?;
-        let suspects = given.find(dates.threads).map_err(scratch)?;
+/// The search for ids that stand on several dates.
+pub(super) struct AcrossSearch<'a> {
+    pub(super) root: &'a Root,
+    pub(super) staged: &'a Staged,
+    /// The given ids of the staged events.
+    pub(super) given: &'a Arc<Suspects>,
+    /// The stored shards by date.
+    pub(super) stored: &'a BTreeMap<&'a str, Vec<&'a Shard>>,
+    /// `events.dedup_days`.
+    pub(super) days: u32,
+    pub(super) threads: usize,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+impl AcrossSearch<'_> {
+    /// Looks for them among the staged and the stored events.
+    pub(super) fn find(&self) -> Result<Across, IngestError> {
+        let staged: BTreeSet<i32> = self.staged.dates().into_iter().collect();
+        let by_date = self.stored.iter().filter_map(|(text, shards)| Some((date_days(text)?, shards)));
+        let near: BTreeMap<i32, &Vec<&Shard>> = by_date
+            .filter(|(date, _)| staged.range(dates_around(*date, self.days)).next().is_some())
+            .collect();
+        self.read_ids(&near)?;
+        let suspects = self.given.find(self.threads).map_err(scratch)?;
         if suspects.is_empty() {
-            return Ok(Self::default());
+            return Ok(Across::default());
         }
         let suspected: HashSet<u16> = suspects.iter().map(|&suspect| date_in(suspect)).collect();
         let is_suspect = |date, key| suspects.contains(&suspect(date, key_hash(key)));
         let mut ids: KeyMap<u128, Stands> = KeyMap::default();
         for &date in staged.iter().filter(|date| suspected.contains(&(**date as u16))) {
-            for batch in dates.staged.rows(date) {
+            for batch in self.staged.rows(date) {
                 let batch = batch?;
                 let rows = StagedRows(&batch);
                 let given = rows.event_ids();
@@ -121,7 +133,7 @@ impl Across {
         }
         for (&date, shards) in near.iter().filter(|(date, _)| suspected.contains(&(**date as u16))) {
             for shard in *shards {
-                read_stored_ids(dates.root, shard, |id| {
+                read_stored_ids(self.root, shard, |id| {
                     let key = id_key(id);
                     if is_suspect(date, key)
                         && let Some(stands) = ids.get_mut(&key)
@@ -131,12 +143,51 @@ impl Across {
                 })?;
             }
         }
-        let decided = ids.into_iter().map(|(key, stands)| (key, stands.decided(days)));
-        Ok(Self { decided: decided.collect() })
+        let decided = ids.into_iter().map(|(key, stands)| (key, stands.decided(self.days)));
+        Ok(Across { decided: decided.collect() })
     }
 
+    /// Adds the ids of the stored shards, several dates at a time.
+    fn read_ids(&self, near: &BTreeMap<i32, &Vec<&Shard>>) -> Result<(), IngestError> {
+        let shards: Vec<(i32, &Shard)> =
+            near.iter().flat_map(|(&date, shards)| shards.iter().map(move |&shard| (date, shard))).collect();
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
+        let read = || -> Result<(), IngestError> {
+            let mut buffers = PartitionBuffers::new(Arc::clone(self.given));
+            while let Some(&(date, shard)) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+                check_interrupt(self.interrupt)?;
+                let mut full = Ok(());
+                read_stored_ids(self.root, shard, |id| {
+                    if full.is_ok() {
+                        full = buffers.push(date, key_hash(id_key(id)));
+                    }
+                })?;
+                full.map_err(scratch)?;
+            }
+            buffers.finish().map_err(scratch)
+        };
+        let work = || {
+            if let Err(error) = read() {
+                next.store(shards.len(), Ordering::Relaxed);
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                if failed.is_ok() {
+                    *failed = Err(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            (1..self.threads.min(shards.len())).for_each(|_| {
+                scope.spawn(work);
+            });
+            work();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Across {
     /// Whether a staged event is stored, if that is decided here.
-    pub(super) fn decides(&self, key: u128, place: Place) -> Option<bool> {
+    pub(super) fn decides(&self, key: u128, place: FilePosition) -> Option<bool> {
         if self.decided.is_empty() {
             return None;
         }
@@ -144,7 +195,7 @@ impl Across {
     }
 
     pub(super) fn into_dropped(self) -> Dropped {
-        let dropped = |events: HashMap<Place, Decided>| -> BTreeSet<i32> {
+        let dropped = |events: HashMap<FilePosition, Decided>| -> BTreeSet<i32> {
             let stands_by_staged = |event: &Decided| !event.accepted && !event.is_stored;
             events.into_values().filter(stands_by_staged).map(|event| event.date).collect()
         };
@@ -154,7 +205,7 @@ impl Across {
 
 impl Stands {
     /// Whether the event at each place is stored: those that are have no other one within the days.
-    fn decided(mut self, days: u32) -> HashMap<Place, Decided> {
+    fn decided(mut self, days: u32) -> HashMap<FilePosition, Decided> {
         self.staged.sort_unstable();
         let (mut dates, mut decided) = (self.stored.clone(), HashMap::new());
         for (place, date) in self.staged {
@@ -167,47 +218,6 @@ impl Stands {
         }
         decided
     }
-}
-
-/// Adds the ids of the stored shards, several dates at a time.
-fn read_ids(
-    dates: &Dates<'_>,
-    given: &Arc<Suspects>,
-    near: &BTreeMap<i32, &Vec<&Shard>>,
-) -> Result<(), IngestError> {
-    let shards: Vec<(i32, &Shard)> =
-        near.iter().flat_map(|(&date, shards)| shards.iter().map(move |&shard| (date, shard))).collect();
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
-    let read = || -> Result<(), IngestError> {
-        let mut buffers = PartitionBuffers::new(Arc::clone(given));
-        while let Some(&(date, shard)) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-            dates.check_interrupt()?;
-            let mut full = Ok(());
-            read_stored_ids(dates.root, shard, |id| {
-                if full.is_ok() {
-                    full = buffers.push(date, key_hash(id_key(id)));
-                }
-            })?;
-            full.map_err(scratch)?;
-        }
-        buffers.finish().map_err(scratch)
-    };
-    let work = || {
-        if let Err(error) = read() {
-            next.store(shards.len(), Ordering::Relaxed);
-            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-            if failed.is_ok() {
-                *failed = Err(error);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        (1..dates.threads.min(shards.len())).for_each(|_| {
-            scope.spawn(work);
-        });
-        work();
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -7,11 +7,10 @@ use schemas::tables::Reason;
 
 use super::items::Item;
 
-use crate::records::time;
-use crate::records::{Fields, Need, Rejection, Value, Wanted, identity, missing};
+use crate::records::{Fields, Need, Rejection, Value, Wanted, identity, missing, time};
 
 /// `[items]` as slots and rules.
-pub(super) struct Catalogue<'a> {
+pub(super) struct ItemMapping<'a> {
     pub(super) wanted: Vec<Wanted>,
     items: &'a config::Items,
     max_record_bytes: usize,
@@ -23,7 +22,7 @@ const RELEASE_TS: usize = 2;
 const ACTIVE: usize = 3;
 const FIRST_ATTRIBUTE: usize = 4;
 
-impl<'a> Catalogue<'a> {
+impl<'a> ItemMapping<'a> {
     /// `max_record_bytes` is the longest record that is not rejected.
     pub(super) fn new(items: &'a config::Items, max_record_bytes: usize) -> Self {
         let columns = &items.columns;

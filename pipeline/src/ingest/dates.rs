@@ -18,23 +18,23 @@
 //! besides the share one bit for each row, or four bytes where content repeats in the date. Over all dates:
 //! the items that are not in the table yet.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringBuilder};
 use arrow::compute::filter_record_batch;
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 use store::commit::{NewShard, ShardWriter, Uncommitted};
-use store::{Root, Shard, Snapshot, TableError, shard_batches};
+use store::{Root, Shard, Snapshot};
 use terminal::Interrupt;
 
-use super::across::{Across, Dropped};
-use super::error::{IngestError, build};
-use super::stage::Staged;
+use super::across::{Across, AcrossSearch, Dropped};
+use super::error::{IngestError, build, check_interrupt};
+use super::stage::{FilePosition, Staged};
+use super::stored::{read_stored_ids, shards_by_date};
 use crate::engine::Suspects;
 use crate::records::{Content, KeyMap, KeySet, StagedRows, date_text, id_key, id_of, slice_of};
 
@@ -59,21 +59,18 @@ pub(super) struct Dates<'a> {
 }
 
 /// What was written.
-pub(super) struct Written {
+pub(super) struct WrittenDates {
     /// One for each date with new events.
     pub(super) shards: Uncommitted,
     /// File → how many of its events were duplicates.
     pub(super) duplicates: Vec<u64>,
     /// Items of the new events → file and position of the first.
-    pub(super) items: KeyMap<String, Place>,
+    pub(super) items: KeyMap<String, FilePosition>,
     /// Events that an event of another date stands for.
     pub(super) dropped: Dropped,
 }
 
-/// File and position.
-pub(super) type Place = (u32, i64);
-
-impl Written {
+impl WrittenDates {
     pub(super) fn new(root: &Root) -> Self {
         Self {
             shards: Uncommitted::new(root, EVENTS),
@@ -85,7 +82,7 @@ impl Written {
 
     /// The items in the order of their first events.
     pub(super) fn items_in_order(&mut self) -> Vec<String> {
-        let mut items: Vec<(String, Place)> = std::mem::take(&mut self.items).into_iter().collect();
+        let mut items: Vec<(String, FilePosition)> = std::mem::take(&mut self.items).into_iter().collect();
         items.sort_unstable_by_key(|(_, place)| *place);
         items.into_iter().map(|(id, _)| id).collect()
     }
@@ -97,19 +94,30 @@ impl Dates<'_> {
     pub(super) fn write(
         &self,
         is_item: &(dyn Fn(&str) -> bool + Sync),
-        written: &mut Written,
+        written: &mut WrittenDates,
     ) -> Result<(), IngestError> {
         written.duplicates.resize(self.sources.len(), 0);
         let stored = self.stored.map(shards_by_date).unwrap_or_default();
         let across = match self.given {
-            Some(given) => Across::find(self, given, &stored, self.dedup_days)?,
+            Some(given) => {
+                let search = AcrossSearch {
+                    root: self.root,
+                    staged: self.staged,
+                    given,
+                    stored: &stored,
+                    days: self.dedup_days,
+                    threads: self.threads,
+                    interrupt: self.interrupt,
+                };
+                search.find()?
+            }
             None => Across::default(),
         };
         let dates = self.staged.dates();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         // Most items of a date are known from the table or from an earlier date: only the others are kept.
         let items = RwLock::new(std::mem::take(&mut written.items));
-        let is_known = |id: &str, place: Place| {
+        let is_known = |id: &str, place: FilePosition| {
             let items = items.read().unwrap_or_else(PoisonError::into_inner);
             items.get(id).is_some_and(|first| *first <= place) || is_item(id)
         };
@@ -151,10 +159,6 @@ impl Dates<'_> {
         written.dropped = across.into_dropped();
         result
     }
-
-    pub(super) fn check_interrupt(&self) -> Result<(), IngestError> {
-        if self.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
-    }
 }
 
 /// One date.
@@ -165,7 +169,7 @@ struct Date<'a> {
     stored: &'a [&'a Shard],
     across: &'a Across,
     /// Whether an item needs no index, or is known to have an event that comes no later.
-    is_known: &'a (dyn Fn(&str, Place) -> bool + Sync),
+    is_known: &'a (dyn Fn(&str, FilePosition) -> bool + Sync),
 }
 
 /// What became of a date.
@@ -174,11 +178,11 @@ struct Done {
     shard: Option<NewShard>,
     duplicates: HashMap<u32, u64>,
     /// Items that may need an index, with their first event in the date.
-    items: Vec<(String, Place)>,
+    items: Vec<(String, FilePosition)>,
 }
 
 impl Done {
-    fn add_to(self, written: &mut Written, items: &mut KeyMap<String, Place>) {
+    fn add_to(self, written: &mut WrittenDates, items: &mut KeyMap<String, FilePosition>) {
         written.shards.extend(self.shard);
         for (file, n) in self.duplicates {
             written.duplicates[file as usize] += n;
@@ -267,7 +271,7 @@ impl Date<'_> {
             let (mut seen, mut file, mut at): (KeyMap<u128, u32>, _, _) = (KeyMap::default(), None, 0);
             let mut any = false;
             for batch in staged.walk() {
-                self.dates.check_interrupt()?;
+                check_interrupt(self.dates.interrupt)?;
                 let batch = batch?;
                 let staged = StagedRows(&batch);
                 let (ids, files) = (staged.event_ids(), staged.files());
@@ -277,7 +281,7 @@ impl Date<'_> {
                     if slices > 1 && slice_of(key, slices) != slice {
                         continue;
                     }
-                    // What is counted is counted in one file.
+                    // Repeats are counted within one file.
                     if file.replace(files[row]) != Some(files[row]) {
                         seen.clear();
                     }
@@ -312,7 +316,7 @@ impl Date<'_> {
             let mut known = KeySet::default();
             known.reserve(if slices == 1 { rows } else { 0 });
             for shard in self.stored {
-                self.dates.check_interrupt()?;
+                check_interrupt(self.dates.interrupt)?;
                 read_stored_ids(self.dates.root, shard, |id| {
                     let key = id_key(id);
                     if mine(key) {
@@ -322,7 +326,7 @@ impl Date<'_> {
             }
             let mut at = 0;
             for batch in staged.walk() {
-                self.dates.check_interrupt()?;
+                check_interrupt(self.dates.interrupt)?;
                 let batch = batch?;
                 let staged = StagedRows(&batch);
                 let places = staged.files().iter().zip(staged.positions());
@@ -353,7 +357,7 @@ impl Date<'_> {
         let mut writer = None;
         let (mut content, mut at, mut seen) = (Content::default(), 0, KeySet::default());
         for batch in staged.walk() {
-            self.dates.check_interrupt()?;
+            check_interrupt(self.dates.interrupt)?;
             let batch = batch?;
             let rows = batch.num_rows();
             let kept: Vec<bool> = (at..at + rows).map(|at| new.get(at)).collect();
@@ -414,32 +418,4 @@ fn event_ids(
         }
     }
     Ok(Arc::new(all.finish()))
-}
-
-fn shards_by_date(snapshot: &Snapshot) -> BTreeMap<&str, Vec<&Shard>> {
-    let mut by_date: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    for shard in snapshot.shards() {
-        if let Some(Some(date)) = shard.partition.get(EVENT_DATE) {
-            by_date.entry(date).or_default().push(shard);
-        }
-    }
-    by_date
-}
-
-/// Reads the ids of a stored shard, one batch at a time.
-pub(super) fn read_stored_ids(
-    root: &Root,
-    shard: &Shard,
-    mut take: impl FnMut(&str),
-) -> Result<(), IngestError> {
-    let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
-        table: EVENTS.into(),
-        shard: shard.path.clone(),
-        source,
-    };
-    let file = File::open(root.table_path(EVENTS).join(&shard.path)).map_err(|e| fail(e.into()))?;
-    for batch in shard_batches(EVENTS, shard, file, &["event_id"])? {
-        batch?.column(0).as_string::<i32>().iter().flatten().for_each(&mut take);
-    }
-    Ok(())
 }

@@ -1,16 +1,13 @@
 //! What can stop a run of `pipeline ingest`.
 
-use std::path::PathBuf;
-
 use schemas::config::ConfigError;
-use schemas::memory::MemorySize;
 use schemas::tables::EVENTS;
 use store::TableError;
 use store::commit::CommitError;
-use terminal::scratch;
+use terminal::Interrupt;
 
-use super::report::Counts;
-use crate::forget::ForgetError;
+use crate::privacy::ForgetError;
+use crate::source::{RecordCounts, SourceError};
 
 /// A run that stopped. No table was changed, except where [`CommitError`] says so.
 #[derive(Debug, thiserror::Error)]
@@ -21,82 +18,9 @@ pub enum IngestError {
     /// It is not known who was forgotten.
     #[error(transparent)]
     Forgotten(#[from] ForgetError),
-    /// A path or pattern without a file.
-    #[error("{path}: no such file")]
-    NoSuchFile {
-        /// As given.
-        path: String,
-    },
-    /// A pattern that matches nothing.
-    #[error("{pattern}: no file matches this pattern")]
-    NoMatch {
-        /// As given.
-        pattern: String,
-    },
-    /// A file that is not what its name or the configuration says.
-    #[error("{path}: {problem}")]
-    NotTheFormat {
-        /// The file.
-        path: String,
-        /// What it is instead.
-        problem: String,
-    },
-    /// A column that the configuration names and the file does not have.
-    #[error("{path} has no {unit} `{column}`, which `{key}` names; it has: {}", present.join(", "))]
-    NoSuchColumn {
-        /// The file.
-        path: String,
-        /// `column` or `field`.
-        unit: &'static str,
-        /// The missing one.
-        column: String,
-        /// The configuration's key.
-        key: String,
-        /// Those that exist.
-        present: Vec<String>,
-    },
-    /// A column of a type that no field can be read from.
-    #[error("{path}: column `{column}` is {found}, which cannot be read as `{key}`")]
-    ColumnType {
-        /// The file.
-        path: String,
-        /// The column.
-        column: String,
-        /// Its type.
-        found: String,
-        /// The configuration's key.
-        key: String,
-    },
-    /// The file cannot be read to its end.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Times that cannot be meant.
-    #[error(
-        "{path}: {problem} nothing was committed; set events.ts_unit to the file's unit (or, where the file's own type \
-         says it, write the file anew), or go on as it is with events.check_times = false"
-    )]
-    Times {
-        /// The file.
-        path: String,
-        /// What is odd about them, as a question.
-        problem: String,
-    },
-    /// A packed Parquet file that would fill the disk.
-    #[error(
-        "{path} unpacks to more than {limit}, the limit of events.max_unpacked_bytes; unpack it where there is \
-         room and name the unpacked file, or raise the limit"
-    )]
-    Unpacked {
-        /// The file.
-        path: String,
-        /// As configured.
-        limit: MemorySize,
-    },
+    /// A file that cannot be read, or the temporary file of the run.
+    #[error(transparent)]
+    Source(SourceError),
     /// Numbers that do not add up: a defect of this program, which commits nothing then.
     #[error(
         "{what}: {} records were read, and {} accepted + {} duplicates + {} dead letters + {} forgotten is another \
@@ -107,7 +31,7 @@ pub enum IngestError {
         /// The file, or `events` or `items`.
         what: String,
         /// The numbers.
-        counts: Counts,
+        counts: RecordCounts,
     },
     /// Shards with another number of events than were accepted: a defect of this program.
     #[error(
@@ -174,18 +98,6 @@ pub enum IngestError {
     /// A table that cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The temporary file cannot be written or read.
-    #[error(
-        "the temporary file of this run in {} cannot be used; make room there, or give more --memory; {}",
-        directory.display(),
-        scratch::HINT
-    )]
-    Scratch {
-        /// The directory for temporary files.
-        directory: PathBuf,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
     /// Columns that do not fit together: a defect of this program.
     #[error("rows of table `{table}` cannot be built")]
     Build {
@@ -196,17 +108,32 @@ pub enum IngestError {
     },
 }
 
-impl IngestError {
-    pub(super) fn read(path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Read { path: path.into(), source: source.into() }
+impl From<SourceError> for IngestError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Columns(error) => build(error),
+            error => Self::Source(error),
+        }
     }
+}
 
+impl IngestError {
     pub(super) fn scratch(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Scratch { directory: scratch::directory(), source: source.into() }
+        Self::Source(SourceError::scratch(source))
     }
 }
 
 /// Events that do not fit their columns.
 pub(super) fn build(source: arrow::error::ArrowError) -> IngestError {
     IngestError::Build { table: EVENTS, source }
+}
+
+/// Stops a run that has lost count of the records of `what`: nothing may be dropped silently.
+pub(super) fn check_counts(counts: RecordCounts, what: &str) -> Result<(), IngestError> {
+    if counts.is_complete() { Ok(()) } else { Err(IngestError::LostCount { what: what.into(), counts }) }
+}
+
+/// Stops an interrupted run.
+pub(super) fn check_interrupt(interrupt: &Interrupt) -> Result<(), IngestError> {
+    if interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
 }

@@ -32,7 +32,7 @@ use super::across::Dropped;
 use super::error::IngestError;
 use super::items::{Items, Touched};
 use super::report::Versions;
-use crate::forget::Forgotten;
+use crate::privacy::Forgotten;
 use crate::records::{KeySet, date_days, dates_around, dead_letter_key, dedup_property, id_key};
 
 /// So often a table is tried again that others have changed meanwhile.
@@ -61,7 +61,7 @@ pub(super) struct Before {
     pub(super) forgotten: Option<u64>,
 }
 
-/// What is committed, and on top of what.
+/// The commits of a run, and the snapshots that they build on.
 pub(super) struct Publish<'a> {
     pub(super) root: &'a Root,
     pub(super) before: &'a mut Before,

@@ -5,41 +5,7 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
-use super::error::IngestError;
-
-/// What became of the records of a file or of all files. Always
-/// `read = accepted + duplicates + dead_letters + forgotten`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Records in the file; a CSV header and empty lines are none.
-    pub read: u64,
-    /// Events stored by this run, or different items in the catalogue.
-    pub accepted: u64,
-    /// Events that were stored before or stand earlier, or items that stand in the catalogue again.
-    pub duplicates: u64,
-    /// Rejected records, whether this run or an earlier one stored them.
-    pub dead_letters: u64,
-    /// Records of users who were forgotten (`pipeline forget`): not stored.
-    pub forgotten: u64,
-}
-
-impl Counts {
-    pub(super) fn add(&mut self, other: Counts) {
-        self.read += other.read;
-        self.accepted += other.accepted;
-        self.duplicates += other.duplicates;
-        self.dead_letters += other.dead_letters;
-        self.forgotten += other.forgotten;
-    }
-
-    /// Stops a run that has lost count: nothing may be dropped silently.
-    pub(super) fn check(&self, what: &str) -> Result<(), IngestError> {
-        if self.read == self.accepted + self.duplicates + self.dead_letters + self.forgotten {
-            return Ok(());
-        }
-        Err(IngestError::LostCount { what: what.into(), counts: *self })
-    }
-}
+use crate::source::RecordCounts;
 
 /// One input file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,7 +16,7 @@ pub struct FileReport {
     pub source: String,
     /// What became of its records.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: RecordCounts,
 }
 
 /// The catalogue after the run.
@@ -71,11 +37,11 @@ pub struct CatalogueReport {
 /// The newest version of each table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Versions {
-    /// Of `events`; none where no events were read and none are stored.
+    /// The version of `events`; none where no events were read and none are stored.
     pub events: Option<u64>,
-    /// Of `items`.
+    /// The version of `items`.
     pub items: u64,
-    /// Of `dead_letters`.
+    /// The version of `dead_letters`.
     pub dead_letters: u64,
 }
 
@@ -85,9 +51,9 @@ pub struct IngestReport {
     /// Each file.
     pub files: Vec<FileReport>,
     /// All event files.
-    pub events: Counts,
+    pub events: RecordCounts,
     /// All catalogue files.
-    pub items: Counts,
+    pub items: RecordCounts,
     /// Reason → rejected records.
     pub dead_letters: BTreeMap<&'static str, u64>,
     /// The first rejected record of each reason, in words.
@@ -109,8 +75,8 @@ impl Display for IngestReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> = self.files.iter().map(|file| shown(&file.source)).collect();
         let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0).max(8);
-        let row = |f: &mut fmt::Formatter<'_>, table: &str, name: &str, c: &Counts| {
-            let Counts { read, accepted, duplicates, dead_letters, .. } = c;
+        let row = |f: &mut fmt::Formatter<'_>, table: &str, name: &str, c: &RecordCounts| {
+            let RecordCounts { read, accepted, duplicates, dead_letters, .. } = c;
             writeln!(
                 f,
                 "{table:<6}  {name:<width$}  {read:>12} {accepted:>12} {duplicates:>12} {dead_letters:>12}"

@@ -22,7 +22,7 @@ use store::failpoint;
 
 use super::error::{IngestError, build};
 use super::spill::{Segment, SpillFile};
-use crate::records::Batch;
+use crate::records::EventBatch;
 
 /// Rows of a batch that is given back or written.
 pub(super) const BATCH_ROWS: usize = 1 << 14;
@@ -30,14 +30,17 @@ pub(super) const BATCH_ROWS: usize = 1 << 14;
 /// Bytes a row that the index by date takes: one place, and the date.
 const INDEX_BYTES: usize = 12;
 
+/// Where an event was read: the number of its file, and its position there.
+pub(super) type FilePosition = (u32, i64);
+
 /// Batch and row.
-type Place = (u32, u32);
+type BatchRow = (u32, u32);
 
 /// The accepted events of a run, while they are read.
-pub(super) struct Stage {
+pub(super) struct EventStage {
     bytes_max: usize,
     bytes: usize,
-    batches: Vec<Batch>,
+    batches: Vec<EventBatch>,
     directory: PathBuf,
     spilled: Option<Spilled>,
 }
@@ -47,7 +50,7 @@ pub(super) struct Spilled {
     by_date: BTreeMap<i32, Vec<Segment>>,
 }
 
-impl Stage {
+impl EventStage {
     /// One that keeps up to `bytes_max` in memory, and the rest in the directory for temporary files.
     pub(super) fn new(bytes_max: usize) -> Self {
         let directory = terminal::scratch::directory();
@@ -55,7 +58,7 @@ impl Stage {
     }
 
     /// Adds events that come after all those before in order of source and position.
-    pub(super) fn push(&mut self, batch: Batch) -> Result<(), IngestError> {
+    pub(super) fn push(&mut self, batch: EventBatch) -> Result<(), IngestError> {
         if batch.dates.is_empty() {
             return Ok(());
         }
@@ -66,7 +69,7 @@ impl Stage {
 
     fn spill(&mut self) -> Result<(), IngestError> {
         self.bytes = 0;
-        let kept = Kept::new(std::mem::take(&mut self.batches));
+        let kept = InMemory::new(std::mem::take(&mut self.batches));
         let spilled = match &mut self.spilled {
             Some(spilled) => spilled,
             none => {
@@ -89,20 +92,20 @@ impl Stage {
         }
         Ok(match self.spilled {
             Some(spilled) => Staged::Spilled(spilled),
-            None => Staged::Kept(Kept::new(self.batches)),
+            None => Staged::InMemory(InMemory::new(self.batches)),
         })
     }
 }
 
 /// Batches in memory, and the places of the rows of each date.
-pub(super) struct Kept {
+pub(super) struct InMemory {
     batches: Vec<RecordBatch>,
-    by_date: BTreeMap<i32, Vec<Place>>,
+    by_date: BTreeMap<i32, Vec<BatchRow>>,
 }
 
-impl Kept {
-    fn new(batches: Vec<Batch>) -> Self {
-        let mut by_date: BTreeMap<i32, Vec<Place>> = BTreeMap::new();
+impl InMemory {
+    fn new(batches: Vec<EventBatch>) -> Self {
+        let mut by_date: BTreeMap<i32, Vec<BatchRow>> = BTreeMap::new();
         for (at, batch) in (0..).zip(&batches) {
             let mut row = 0;
             // Neighbours mostly have one date.
@@ -121,7 +124,7 @@ impl Kept {
         chunks(places).map(|places| self.gather(places))
     }
 
-    fn gather(&self, places: &[Place]) -> Result<RecordBatch, IngestError> {
+    fn gather(&self, places: &[BatchRow]) -> Result<RecordBatch, IngestError> {
         if let [(batch, row), ..] = *places
             && run_len(places) == places.len()
         {
@@ -143,14 +146,14 @@ impl Kept {
 }
 
 /// How many of the first places are neighbours in one batch.
-fn run_len(places: &[Place]) -> usize {
+fn run_len(places: &[BatchRow]) -> usize {
     places.windows(2).take_while(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1).count()
         + usize::from(!places.is_empty())
 }
 
 /// Cuts places into chunks of at most [`BATCH_ROWS`]. Neighbours that are many, as in a log in the order of
 /// time, are a chunk of their own, which need not be copied.
-fn chunks(mut places: &[Place]) -> impl Iterator<Item = &[Place]> {
+fn chunks(mut places: &[BatchRow]) -> impl Iterator<Item = &[BatchRow]> {
     const SLICE_ROWS: usize = 1 << 10;
     std::iter::from_fn(move || {
         let mut end = 0;
@@ -172,7 +175,7 @@ fn chunks(mut places: &[Place]) -> impl Iterator<Item = &[Place]> {
 
 /// The accepted events of a run, by date.
 pub(super) enum Staged {
-    Kept(Kept),
+    InMemory(InMemory),
     Spilled(Spilled),
 }
 
@@ -180,7 +183,7 @@ impl Staged {
     /// In order.
     pub(super) fn dates(&self) -> Vec<i32> {
         match self {
-            Self::Kept(kept) => kept.by_date.keys().copied().collect(),
+            Self::InMemory(kept) => kept.by_date.keys().copied().collect(),
             Self::Spilled(spilled) => spilled.by_date.keys().copied().collect(),
         }
     }
@@ -190,7 +193,7 @@ impl Staged {
         /// An event without its source, roughly.
         const ROW_BYTES: u64 = 160;
         match self {
-            Self::Kept(kept) => {
+            Self::InMemory(kept) => {
                 let rows = kept.by_date.get(&date).map_or(0, |places| places.len() as u64);
                 (rows, rows * ROW_BYTES)
             }
@@ -204,7 +207,7 @@ impl Staged {
     /// The rows of a date in order of source and position.
     pub(super) fn rows(&self, date: i32) -> Box<dyn Iterator<Item = Result<RecordBatch, IngestError>> + '_> {
         match self {
-            Self::Kept(kept) => Box::new(kept.rows(date)),
+            Self::InMemory(kept) => Box::new(kept.rows(date)),
             Self::Spilled(spilled) => {
                 let segments = spilled.by_date.get(&date).into_iter().flatten();
                 Box::new(segments.flat_map(|&segment| {
@@ -230,11 +233,11 @@ mod tests {
         fn chunks_are_the_places_in_order(
             runs in prop::collection::vec((0..3u32, 1..3_000u32), 0..40),
         ) {
-            let mut places: Vec<Place> = Vec::new();
+            let mut places: Vec<BatchRow> = Vec::new();
             for (n, (skip, len)) in (0..).zip(runs) {
                 places.extend((skip..skip + len).map(|row| (n, row)));
             }
-            let cut: Vec<&[Place]> = chunks(&places).collect();
+            let cut: Vec<&[BatchRow]> = chunks(&places).collect();
             prop_assert!(cut.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= BATCH_ROWS));
             prop_assert_eq!(cut.concat(), places);
         }

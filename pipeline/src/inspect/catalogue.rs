@@ -8,7 +8,7 @@ use schemas::tables::ITEM_COLUMNS;
 use serde::Serialize;
 use store::Snapshot;
 
-use super::InspectError;
+use super::error::InspectError;
 use super::log::Count;
 
 /// Values shown for each attribute.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use store::Snapshot;
 use terminal::shown::steers;
 
-use super::InspectError;
+use super::error::InspectError;
 
 /// Characters shown of a rejected record.
 const SHOWN: usize = 100;

@@ -1,3 +1,5 @@
+//! The distribution of a number, in bins.
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;

@@ -10,8 +10,8 @@ use schemas::tables::{ITEMS, properties};
 use serde::Serialize;
 use store::{Root, Snapshot};
 
-use super::distribution::Collector;
-use super::{Distribution, InspectError};
+use super::distribution::{Collector, Distribution};
+use super::error::InspectError;
 use crate::sft::{ByRole, MatchRate, Matched, POOL, ValuePool};
 
 /// Values that are named.

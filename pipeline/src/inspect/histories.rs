@@ -10,10 +10,10 @@ use schemas::tables::{SEQUENCES, properties};
 use serde::Serialize;
 use store::Snapshot;
 
-use super::distribution::Collector;
-use super::spans::SpanCollector;
-use super::{Distribution, InspectError, SpanDistribution};
-use crate::sequences::Targets;
+use super::distribution::{Collector, Distribution};
+use super::error::InspectError;
+use super::spans::{SpanCollector, SpanDistribution};
+use crate::histories::Targets;
 
 /// What the histories look like. Sessions, request batches and targets are counted over owned positions, so
 /// that an event in two rows counts once.
@@ -35,7 +35,7 @@ pub struct SequencesContents {
     pub inter_event: SpanDistribution,
     /// Events at the same time as another one of their user, whose order is the tie policy's.
     pub tied: u64,
-    /// That policy.
+    /// The policy.
     pub tie_policy: String,
     /// Share of a target's earlier positions in its row that it may not see.
     pub hidden_share: f64,

@@ -11,9 +11,9 @@ use schemas::tables::INSTRUCTIONS;
 use serde::Serialize;
 use store::{Root, Snapshot};
 
-use super::distribution::Collector;
+use super::distribution::{Collector, Distribution};
+use super::error::InspectError;
 use super::log::Count;
-use super::{Distribution, InspectError};
 
 /// Conditions shown.
 const TOP: usize = 20;

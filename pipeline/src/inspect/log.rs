@@ -11,10 +11,10 @@ use schemas::tables::{EVENTS, EVENTS_SCHEMA};
 use serde::Serialize;
 use store::Snapshot;
 
-use super::distribution::Collector;
+use super::distribution::{Collector, Distribution};
+use super::error::{InspectError, query};
 use super::popularity::{Popularity, popularity};
-use super::{Distribution, InspectError, query};
-use crate::scan::{Resources, SnapshotTable};
+use crate::engine::{Resources, SnapshotTable};
 
 /// What the log holds.
 #[derive(Debug, Clone, PartialEq, Serialize)]

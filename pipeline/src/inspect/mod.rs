@@ -7,6 +7,7 @@
 mod catalogue;
 mod dead_letters;
 mod distribution;
+mod error;
 mod examples;
 mod histories;
 mod html;
@@ -17,21 +18,20 @@ mod print;
 mod spans;
 mod timeline;
 mod user;
-pub mod verify;
 
 use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
-use datafusion::error::DataFusionError;
-use schemas::config::ConfigError;
 use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, REFRESH, SEQUENCES, is_sft};
 use serde::Serialize;
 use store::boxed::Boxed;
-use store::{Root, Snapshot, TableError};
+use store::{Root, Snapshot};
 
 pub use catalogue::{AttributeValues, ItemsContents};
 pub use dead_letters::{DeadLettersContents, ReasonCount};
 pub use distribution::{Bin, Distribution};
+pub use error::InspectError;
+pub(crate) use error::known_table;
 pub use examples::{Example, SftContents};
 pub use histories::SequencesContents;
 pub use instructions::{Instruction, InstructionsContents};
@@ -40,74 +40,6 @@ pub use popularity::{Popularity, Rank, TopShare};
 pub use spans::{SpanBin, SpanDistribution};
 pub use timeline::{Entry, Mark, Timeline};
 pub use user::draw_user;
-
-/// Tables that cannot be looked into.
-#[derive(Debug, thiserror::Error)]
-pub enum InspectError {
-    /// A table cannot be opened or read.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// It is not known who was forgotten.
-    #[error(transparent)]
-    Forgotten(#[from] crate::forget::ForgetError),
-    /// The configuration's split is incomplete.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The root holds no table at all.
-    #[error("{root} holds no tables; `pipeline ingest` writes the first ones")]
-    NoTables {
-        /// The root.
-        root: String,
-    },
-    /// The root holds no table of that name.
-    #[error("no table `{table}` in {root}; its tables are {}", known.join(", "))]
-    UnknownTable {
-        /// As asked for.
-        table: String,
-        /// The root.
-        root: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// The user has no history in the table.
-    #[error("user `{user}` is not in table `{table}` at version {version}")]
-    UnknownUser {
-        /// As asked for.
-        user: String,
-        /// The table.
-        table: String,
-        /// Its version.
-        version: u64,
-    },
-    /// The user has no event at that position.
-    #[error("user `{user}` has no position {target}; the history has the positions 0 to {}", events - 1)]
-    UnknownTarget {
-        /// The user.
-        user: String,
-        /// As asked for.
-        target: u64,
-        /// Events of the history.
-        events: u64,
-    },
-    /// A user was asked for of a table whose rows are not histories.
-    #[error("table `{table}` holds no histories; --user draws those of `{SEQUENCES}`")]
-    NoHistories {
-        /// The table.
-        table: String,
-    },
-    /// A shard cannot be read.
-    #[error("reading table `{table}`")]
-    Query {
-        /// The table.
-        table: String,
-        /// Why.
-        source: Box<DataFusionError>,
-    },
-}
-
-fn query(table: &str) -> impl Fn(DataFusionError) -> InspectError {
-    move |source| InspectError::Query { table: table.into(), source: Box::new(source) }
-}
 
 /// The tables of a root.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -177,7 +109,7 @@ pub fn inspect<'a>(root: &'a Root, table: Option<&'a str>) -> Boxed<'a, Result<I
 
 async fn look_into(root: &Root, table: Option<&str>) -> Result<Inspection, InspectError> {
     let names = match table {
-        Some(name) => vec![known(root, name)?],
+        Some(name) => vec![known_table(root, name)?],
         None => root.tables()?,
     };
     let place = root.path().display().to_string();
@@ -192,20 +124,6 @@ async fn look_into(root: &Root, table: Option<&str>) -> Result<Inspection, Inspe
         }
     }
     Ok(Inspection { root: place, tables: reports })
-}
-
-/// The name of a table that is there.
-fn known(root: &Root, name: &str) -> Result<String, InspectError> {
-    let known = root.tables()?;
-    let place = root.path().display().to_string();
-    if known.is_empty() {
-        return Err(InspectError::NoTables { root: place });
-    }
-    if known.iter().any(|table| table == name) {
-        Ok(name.to_owned())
-    } else {
-        Err(InspectError::UnknownTable { table: name.into(), root: place, known })
-    }
 }
 
 async fn report(root: &Root, snapshot: Snapshot) -> Result<TableReport, InspectError> {

@@ -1,3 +1,5 @@
+//! How the events are spread over the items.
+
 use serde::Serialize;
 
 /// Shares of the items for which the share of the events is reported.

@@ -250,7 +250,7 @@ fn bars(f: &mut fmt::Formatter<'_>, values: &[(&str, u64)]) -> fmt::Result {
 fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u64) -> fmt::Result {
     let eighths = (count as u128 * (BAR * 8) as u128).checked_div(most.into()).unwrap_or(0) as usize;
     let mut drawn = "█".repeat(eighths / 8);
-    // What is there at all is seen.
+    // A value above zero gets a visible bar.
     let rest = if count > 0 { (eighths % 8).max(usize::from(eighths == 0)) } else { 0 };
     drawn.extend(['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(rest.wrapping_sub(1)));
     let share = if total == 0 { 0.0 } else { 100.0 * count as f64 / total as f64 };

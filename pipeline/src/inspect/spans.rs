@@ -1,3 +1,5 @@
+//! The distribution of times between events.
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;

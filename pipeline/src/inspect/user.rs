@@ -6,13 +6,13 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
-use schemas::tables::{ITEMS, SEQUENCES, properties};
+use schemas::tables::{ITEMS, REFRESH, SEQUENCES, properties};
 use store::boxed::Boxed;
 use store::{Root, Snapshot};
 
+use super::error::{InspectError, known_table};
 use super::instructions;
 use super::timeline::{Entry, Mark, TargetRow, Timeline};
-use super::{InspectError, REFRESH};
 
 const COLUMNS: [&str; 8] =
     ["user_id", "item_index", "ts", "session", "request", "visible_len", "role", "target_from"];
@@ -37,7 +37,7 @@ async fn draw(
     target: Option<u64>,
 ) -> Result<Timeline, InspectError> {
     let table = table.unwrap_or(SEQUENCES);
-    if ![SEQUENCES, REFRESH].contains(&super::known(root, table)?.as_str()) {
+    if ![SEQUENCES, REFRESH].contains(&known_table(root, table)?.as_str()) {
         return Err(InspectError::NoHistories { table: table.into() });
     }
     let snapshot = root.require(table, "pipeline build-sequences").await?;

@@ -23,7 +23,7 @@ type Share = (u32, u32);
 
 /// A condition that some item carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct KnownCondition {
     pub condition: Condition,
     /// Active items that carry it; a derived one, at the end of the window.
     pub pool: u64,
@@ -37,7 +37,7 @@ pub(super) struct Catalogue {
     items: HashMap<u128, Item, foldhash::fast::FixedState>,
     /// The values of each class; class 0 has none.
     classes: Vec<Vec<Share>>,
-    conditions: Vec<Known>,
+    conditions: Vec<KnownCondition>,
     /// The derived conditions' numbers, in the order of an event's bits.
     derived: Vec<(u32, Age)>,
     fingerprint: u64,
@@ -98,7 +98,7 @@ impl Catalogue {
     }
 
     /// The condition of a number.
-    pub(super) fn known(&self, number: u32) -> &Known {
+    pub(super) fn known(&self, number: u32) -> &KnownCondition {
         &self.conditions[number as usize]
     }
 
@@ -126,7 +126,7 @@ impl Reader {
         for (name, &age) in &rules.derived {
             catalogue.derived.push((catalogue.conditions.len() as u32, age));
             let condition = Condition::derived(name);
-            catalogue.conditions.push(Known { condition, pool: 0, is_retrievable: false });
+            catalogue.conditions.push(KnownCondition { condition, pool: 0, is_retrievable: false });
         }
         Self { catalogue, numbers: HashMap::new(), classes: [(Vec::new(), 0)].into() }
     }
@@ -172,7 +172,7 @@ impl Reader {
     fn number(&mut self, condition: Condition) -> u32 {
         let conditions = &mut self.catalogue.conditions;
         *self.numbers.entry(condition).or_insert_with_key(|condition| {
-            conditions.push(Known { condition: condition.clone(), pool: 0, is_retrievable: false });
+            conditions.push(KnownCondition { condition: condition.clone(), pool: 0, is_retrievable: false });
             conditions.len() as u32 - 1
         })
     }

@@ -1,3 +1,5 @@
+//! What can stop `pipeline instructions`.
+
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
 use store::TableError;

@@ -26,28 +26,28 @@ use terminal::Progress;
 
 use super::catalogue::Catalogue;
 use super::rules::Rules;
-use super::window::Window;
+use super::window::CountWindow;
+use crate::engine::SnapshotTable;
+use crate::histories::events_scan_schema;
 use crate::records::{date_days, dates_around};
-use crate::scan::SnapshotTable;
-use crate::sequences::events_scan_schema;
 
 /// More days than any log has.
 const DAYS_MAX: u32 = 1_000_000;
 
 /// Hashes of users. Another user may share one: that one is computed again for nothing.
-pub(super) type Users = HashSet<u64, foldhash::fast::FixedState>;
+pub(super) type UserHashes = HashSet<u64, foldhash::fast::FixedState>;
 
 /// Hashes of the ids that occur more than once.
-pub(super) type Repeated = HashSet<u64, foldhash::fast::FixedState>;
+pub(super) type RepeatedIds = HashSet<u64, foldhash::fast::FixedState>;
 
 /// `events` at one version, as queries see it.
-pub(super) struct Log<'a> {
+pub(super) struct LogQueries<'a> {
     context: &'a SessionContext,
     events: &'a Snapshot,
     rules: &'a Rules,
 }
 
-impl<'a> Log<'a> {
+impl<'a> LogQueries<'a> {
     /// Registers the functions that the queries use.
     pub(super) fn new(context: &'a SessionContext, events: &'a Snapshot, rules: &'a Rules) -> Self {
         register(context, "text_hash", &[DataType::Utf8View], DataType::UInt64, |columns| {
@@ -87,12 +87,12 @@ impl<'a> Log<'a> {
     }
 
     /// The ids of the window's dates, and of those around them, that occur more than once.
-    pub(super) async fn repeated(&self, window: Window) -> Result<Repeated> {
+    pub(super) async fn repeated(&self, window: CountWindow) -> Result<RepeatedIds> {
         let widened = window.widened(self.rules.dedup_days);
         self.register("dates", |shard| widened.touches(shard))?;
         let query =
             "SELECT id FROM (SELECT text_hash(event_id) AS id FROM dates) GROUP BY id HAVING count(*) > 1";
-        let mut repeated = Repeated::default();
+        let mut repeated = RepeatedIds::default();
         let mut batches = self.context.sql(query).await?.execute_stream().await?;
         while let Some(batch) = batches.next().await {
             repeated.extend(batch?.column(0).as_primitive::<UInt64Type>().values());
@@ -106,13 +106,13 @@ impl<'a> Log<'a> {
     pub(super) async fn affected(
         &self,
         added: &HashSet<&str>,
-        window: Window,
-        before: Window,
-        repeated: &Arc<Repeated>,
-    ) -> Result<Users> {
+        window: CountWindow,
+        before: CountWindow,
+        repeated: &Arc<RepeatedIds>,
+    ) -> Result<UserHashes> {
         let is_new = |shard: &Shard| added.contains(shard.path.as_str()) && window.touches(shard);
         let wanted = self.wanted();
-        let mut users = Users::default();
+        let mut users = UserHashes::default();
         if self.register("added", is_new)? {
             let inside = within("added", window);
             self.collect(&mut users, &format!("SELECT user_id FROM added WHERE {inside} AND {wanted}"))
@@ -142,7 +142,7 @@ impl<'a> Log<'a> {
         Ok(users)
     }
 
-    async fn collect(&self, users: &mut Users, query: &str) -> Result<()> {
+    async fn collect(&self, users: &mut UserHashes, query: &str) -> Result<()> {
         let query = format!("SELECT text_hash(user_id) AS hash FROM ({query}) GROUP BY 1");
         let mut batches = self.context.sql(&query).await?.execute_stream().await?;
         while let Some(batch) = batches.next().await {
@@ -152,13 +152,13 @@ impl<'a> Log<'a> {
     }
 
     /// `(user_id, code, events)` of the window, sorted by user: how often which code of the catalogue was met.
-    /// Of the `affected` users, where they are given.
+    /// Restricted to the `affected` users, where they are given.
     pub(super) async fn counts(
         &self,
-        window: Window,
-        repeated: &Arc<Repeated>,
+        window: CountWindow,
+        repeated: &Arc<RepeatedIds>,
         catalogue: &Arc<Catalogue>,
-        affected: Option<&Arc<Users>>,
+        affected: Option<&Arc<UserHashes>>,
         progress: &Arc<Mutex<Progress>>,
     ) -> Result<DataFrame> {
         // Copies outside of the window decide whether those inside count.
@@ -220,7 +220,7 @@ impl<'a> Log<'a> {
         Ok(self.events.shards().iter().any(keep))
     }
 
-    fn is_repeated(&self, repeated: Arc<Repeated>) {
+    fn is_repeated(&self, repeated: Arc<RepeatedIds>) {
         register(self.context, "is_repeated", &[DataType::UInt64], DataType::Boolean, move |columns| {
             let ids = columns[0].as_primitive::<UInt64Type>().values().iter();
             let found: Vec<bool> = ids.map(|id| repeated.contains(id)).collect();
@@ -240,7 +240,7 @@ impl<'a> Log<'a> {
 }
 
 /// Makes `is_affected(user_id)` say whether the user is among `users`.
-pub(super) fn is_affected(context: &SessionContext, users: Arc<Users>) {
+pub(super) fn is_affected(context: &SessionContext, users: Arc<UserHashes>) {
     register(context, "is_affected", &[DataType::Utf8View], DataType::Boolean, move |columns| {
         let names = as_string_view_array(&columns[0])?.iter();
         let found: Vec<bool> =
@@ -258,7 +258,7 @@ fn hash(text: &str) -> u64 {
 }
 
 /// The condition that an event of `table` lies in the window.
-fn within(table: &str, Window { from, to }: Window) -> String {
+fn within(table: &str, CountWindow { from, to }: CountWindow) -> String {
     format!("CAST({table}.ts AS BIGINT) > {from} AND CAST({table}.ts AS BIGINT) <= {to}")
 }
 

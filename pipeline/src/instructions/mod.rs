@@ -49,19 +49,18 @@ use store::commit::{Change, CommitMode};
 use store::{Root, Snapshot};
 use terminal::Progress;
 
-use crate::engine::PassExec;
-use crate::scan::{Resources, SnapshotTable};
+use crate::engine::{PassExec, Resources, SnapshotTable};
 
 pub use error::InstructionsError;
 pub use report::InstructionsReport;
 pub(crate) use rules::Rules;
-pub(crate) use window::Window;
+pub(crate) use window::CountWindow;
 
 use catalogue::Catalogue;
-use log::{Log, Repeated, Users, is_affected};
-use rank::{RANKED_SCHEMA, Rank};
+use log::{LogQueries, RepeatedIds, UserHashes, is_affected};
+use rank::{RANKED_SCHEMA, RankSpec};
 use reach::Reach;
-use write::{Totals, Written};
+use write::{InstructionTotals, WrittenInstructions};
 
 /// Table property: the end of the window, in epoch milliseconds.
 pub const AS_OF_MS: &str = "as_of_ms";
@@ -93,7 +92,7 @@ async fn build_table(
     let items = root.require(ITEMS, "pipeline ingest --items PATH").await?;
     let present = root.snapshot_to_write(INSTRUCTIONS, true).await?;
     let context = resources.bounded_session()?;
-    let log = Log::new(&context, &events, &rules);
+    let log = LogQueries::new(&context, &events, &rules);
     let as_of = match at {
         Some(at) => at.timestamp_millis(),
         None => log.newest().await?.ok_or(InstructionsError::NoEvents { version: events.version() })?,
@@ -107,12 +106,12 @@ async fn build_table(
         return Ok(report(present.version(), Done { unchanged: true, ..Done::keeping(present) }));
     }
 
-    let window = Window::ending(as_of, rules.window_ms);
+    let window = CountWindow::ending(as_of, rules.window_ms);
     let catalogue = Arc::new(Catalogue::read(&items, &rules, as_of).await?);
     properties.insert(CATALOGUE_HASH.into(), catalogue.fingerprint());
     let repeated = Arc::new(log.repeated(window).await?);
     let reach = Reach::find(root, &log, present.as_ref(), &properties, window, &repeated).await?;
-    let mut written = Written::new(root);
+    let mut written = WrittenInstructions::new(root);
     let (mode, done) = match (&present, &reach) {
         // The rows stay as they are, in their shards.
         (Some(present), Reach::Users(users))
@@ -156,11 +155,11 @@ fn described(rules: &Rules, as_of: i64, events_version: u64, items_version: u64)
 
 /// What the rows are computed from.
 struct Run<'a> {
-    log: &'a Log<'a>,
+    log: &'a LogQueries<'a>,
     context: &'a SessionContext,
     rules: &'a Arc<Rules>,
-    window: Window,
-    repeated: &'a Arc<Repeated>,
+    window: CountWindow,
+    repeated: &'a Arc<RepeatedIds>,
 }
 
 impl Run<'_> {
@@ -170,7 +169,7 @@ impl Run<'_> {
         catalogue: Arc<Catalogue>,
         present: Option<&Snapshot>,
         reach: &Reach,
-        written: &mut Written,
+        written: &mut WrittenInstructions,
     ) -> Result<Done, InstructionsError> {
         let affected = match reach {
             Reach::All { .. } => None,
@@ -179,13 +178,13 @@ impl Run<'_> {
         let progress = Arc::new(Mutex::new(Progress::start("count", 0, "events")));
         let counts = self.log.counts(self.window, self.repeated, &catalogue, affected, &progress).await?;
         let computed = Arc::<AtomicU64>::default();
-        let rank = Rank { catalogue, rules: Arc::clone(self.rules), users: Arc::clone(&computed) };
+        let rank = RankSpec { catalogue, rules: Arc::clone(self.rules), users: Arc::clone(&computed) };
         let ranked = PassExec::new(Arc::new(rank), counts.create_physical_plan().await?);
         let mut plan: Arc<dyn ExecutionPlan> = Arc::new(ranked);
         if let (Some(users), Some(present)) = (affected, present) {
             plan = merged(plan, kept(self.context, present, users).await?)?;
         }
-        let Totals { users, users_without, by_attribute } =
+        let InstructionTotals { users, users_without, by_attribute } =
             written.write(execute_stream(plan, self.context.task_ctx())?, self.window.to).await?;
         let computed = computed.load(Ordering::Relaxed);
         let (full, looked_at) = match reach {
@@ -208,7 +207,7 @@ impl Run<'_> {
 async fn kept(
     context: &SessionContext,
     present: &Snapshot,
-    affected: &Arc<Users>,
+    affected: &Arc<UserHashes>,
 ) -> Result<Arc<dyn ExecutionPlan>, InstructionsError> {
     let table = SnapshotTable::new(present.clone(), &RANKED_SCHEMA);
     context.register_table("present", Arc::new(table))?;

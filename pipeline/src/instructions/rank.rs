@@ -10,7 +10,7 @@ use datafusion::common::cast::{as_int64_array, as_string_view_array, as_uint64_a
 use datafusion::common::{DataFusionError, Result};
 use schemas::tables::INSTRUCTIONS_SCHEMA;
 
-use super::catalogue::{Catalogue, Known};
+use super::catalogue::{Catalogue, KnownCondition};
 use super::rules::Rules;
 use crate::engine::{Pass, PassSpec};
 
@@ -55,8 +55,8 @@ impl Counts {
 fn best<'a>(
     rules: &Rules,
     weights: &BTreeMap<u32, f32>,
-    known: impl Fn(u32) -> &'a Known,
-) -> Vec<(&'a Known, f32)> {
+    known: impl Fn(u32) -> &'a KnownCondition,
+) -> Vec<(&'a KnownCondition, f32)> {
     let candidates = weights.iter().map(|(&number, &weight)| (known(number), weight));
     let mut ranked: Vec<_> = candidates.filter(|(known, _)| known.is_retrievable).collect();
     ranked.sort_by(|(a, wa), (b, wb)| wb.total_cmp(wa).then_with(|| a.condition.cmp(&b.condition)));
@@ -73,14 +73,14 @@ fn best<'a>(
 
 /// The pass over (user, code, events), sorted by user, that gives a row for each user. Memory: one user's counts.
 #[derive(Debug)]
-pub(super) struct Rank {
+pub(super) struct RankSpec {
     pub catalogue: Arc<Catalogue>,
     pub rules: Arc<Rules>,
     /// Users so far.
     pub users: Arc<AtomicU64>,
 }
 
-impl PassSpec for Rank {
+impl PassSpec for RankSpec {
     fn name(&self) -> &'static str {
         "RankInstructions"
     }
@@ -172,7 +172,7 @@ impl Default for Rows {
 }
 
 impl Rows {
-    fn push(&mut self, user: String, instructions: &[(&Known, f32)]) {
+    fn push(&mut self, user: String, instructions: &[(&KnownCondition, f32)]) {
         self.users.push(user);
         for (known, weight) in instructions {
             self.attributes.values().append_value(&known.condition.attribute);
@@ -221,7 +221,7 @@ mod tests {
             "instructions.per_user=4",
             "instructions.quota={genre=2,mood=3}",
         ]);
-        let known = |attribute: &str, value: &str, is_retrievable| Known {
+        let known = |attribute: &str, value: &str, is_retrievable| KnownCondition {
             condition: Condition { attribute: attribute.into(), value: value.into() },
             pool: 0,
             is_retrievable,

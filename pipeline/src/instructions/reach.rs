@@ -6,8 +6,8 @@ use std::sync::Arc;
 use schemas::tables::{EVENTS, properties};
 use store::{Root, Snapshot};
 
-use super::log::{Log, Repeated, Users};
-use super::window::Window;
+use super::log::{LogQueries, RepeatedIds, UserHashes};
+use super::window::CountWindow;
 use super::{AS_OF_MS, CATALOGUE_HASH, InstructionsError};
 
 /// What a run computes.
@@ -18,18 +18,18 @@ pub(super) enum Reach {
         why: String,
     },
     /// Those whose row may differ from the table's.
-    Users(Arc<Users>),
+    Users(Arc<UserHashes>),
 }
 
 impl Reach {
     /// Compares what the rows are to be, which is `described`, with what the table says they are.
     pub(super) async fn find(
         root: &Root,
-        log: &Log<'_>,
+        log: &LogQueries<'_>,
         present: Option<&Snapshot>,
         described: &BTreeMap<String, String>,
-        window: Window,
-        repeated: &Arc<Repeated>,
+        window: CountWindow,
+        repeated: &Arc<RepeatedIds>,
     ) -> Result<Self, InstructionsError> {
         let all = |why: String| Ok(Self::All { why });
         let Some(present) = present else { return all("the table is new".into()) };
@@ -60,7 +60,7 @@ impl Reach {
             }
             added.remove(shard.path.as_str());
         }
-        let before = Window::ending(as_of, window.to - window.from);
+        let before = CountWindow::ending(as_of, window.to - window.from);
         Ok(Self::Users(Arc::new(log.affected(&added, window, before, repeated).await?)))
     }
 }

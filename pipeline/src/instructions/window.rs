@@ -8,12 +8,12 @@ const MS_PER_DAY: i64 = 86_400_000;
 
 /// The times `from < ts ≤ to`, in epoch milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window {
+pub(crate) struct CountWindow {
     pub from: i64,
     pub to: i64,
 }
 
-impl Window {
+impl CountWindow {
     /// The `length_ms` milliseconds that end with `as_of`.
     pub(crate) fn ending(as_of: i64, length_ms: i64) -> Self {
         Self { from: as_of.saturating_sub(length_ms), to: as_of }
@@ -59,15 +59,15 @@ mod tests {
 
     #[test]
     fn the_window_is_open_where_it_begins() {
-        let window = Window::ending(100, 10);
+        let window = CountWindow::ending(100, 10);
         assert!(!window.contains(90) && window.contains(91) && window.contains(100) && !window.contains(101));
-        assert!(Window::ending(5, 0).is_empty());
+        assert!(CountWindow::ending(5, 0).is_empty());
     }
 
     #[test]
     fn strips_hold_what_is_in_one_window_only() {
         for (a, b) in [(100, 103), (103, 100), (100, 100), (100, 150)] {
-            let (one, other) = (Window::ending(a, 10), Window::ending(b, 10));
+            let (one, other) = (CountWindow::ending(a, 10), CountWindow::ending(b, 10));
             let strips = one.strips(other);
             for ts in 80..160 {
                 let differs = one.contains(ts) != other.contains(ts);
@@ -85,10 +85,10 @@ mod tests {
             partition: [(EVENT_DATE.to_owned(), date.map(Into::into))].into(),
         };
         // From the second day's first millisecond to the third day's.
-        let window = Window { from: DAY - 1, to: 2 * DAY };
+        let window = CountWindow { from: DAY - 1, to: 2 * DAY };
         let touched = |date| window.touches(&shard(Some(date)));
         assert!(!touched("1970-01-01") && touched("1970-01-02") && touched("1970-01-03"));
         assert!(!touched("1970-01-04") && window.touches(&shard(None)));
-        assert!(!Window { from: DAY, to: DAY }.touches(&shard(Some("1970-01-02"))));
+        assert!(!CountWindow { from: DAY, to: DAY }.touches(&shard(Some("1970-01-02"))));
     }
 }

@@ -18,7 +18,7 @@ const SHARD_ROWS: u64 = 1 << 20;
 
 /// What was written.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+pub(super) struct InstructionTotals {
     pub users: u64,
     /// Users whose events carry nothing retrievable.
     pub users_without: u64,
@@ -28,12 +28,12 @@ pub(super) struct Totals {
 
 /// The finished shards.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct WrittenInstructions {
     root: Root,
     shards: Uncommitted,
 }
 
-impl Written {
+impl WrittenInstructions {
     pub(super) fn new(root: &Root) -> Self {
         Self { root: root.clone(), shards: Uncommitted::new(root, INSTRUCTIONS) }
     }
@@ -48,8 +48,8 @@ impl Written {
         &mut self,
         mut rows: SendableRecordBatchStream,
         as_of: i64,
-    ) -> Result<Totals, InstructionsError> {
-        let mut totals = Totals::default();
+    ) -> Result<InstructionTotals, InstructionsError> {
+        let mut totals = InstructionTotals::default();
         let mut progress = Progress::start("write", 0, "users");
         let mut writer: Option<ShardWriter> = None;
         while let Some(batch) = rows.next().await {
@@ -80,7 +80,7 @@ impl Written {
     }
 }
 
-impl Totals {
+impl InstructionTotals {
     /// Counts rows that begin with the columns of `instructions`.
     pub(super) fn count(&mut self, batch: &RecordBatch) {
         let lists = batch.column(1).as_list::<i32>();

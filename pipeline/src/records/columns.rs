@@ -42,13 +42,13 @@ pub(crate) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 });
 
 /// Events of one file, in order, with the date of each.
-pub(crate) struct Batch {
+pub(crate) struct EventBatch {
     pub(crate) rows: RecordBatch,
     /// Days since the epoch.
     pub(crate) dates: Vec<i32>,
 }
 
-impl Batch {
+impl EventBatch {
     /// The same events `records` further back in their file.
     pub(crate) fn moved_by(self, records: u64) -> Result<Self, ArrowError> {
         let records = i64::try_from(records).unwrap_or(i64::MAX);
@@ -131,7 +131,7 @@ impl Columns {
     }
 
     /// The events so far, as those of `file`; the builder is empty afterwards.
-    pub(crate) fn finish(&mut self, file: u32) -> Result<Batch, ArrowError> {
+    pub(crate) fn finish(&mut self, file: u32) -> Result<EventBatch, ArrowError> {
         let next = self.like_this();
         let mut done = std::mem::replace(self, next);
         let columns: Vec<ArrayRef> = vec![
@@ -148,7 +148,7 @@ impl Columns {
             Arc::new(done.key.finish()),
         ];
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
-        Ok(Batch { rows, dates: done.dates })
+        Ok(EventBatch { rows, dates: done.dates })
     }
 }
 

@@ -1,5 +1,21 @@
 //! Dates as `event_date` has them.
 
+use schemas::tables::EVENT_DATE;
+use store::Shard;
+
+/// Milliseconds of a day.
+const MS_PER_DAY: i64 = 86_400_000;
+
+/// The UTC date of a time in epoch milliseconds, in days since 1970.
+pub(crate) fn date_of(ts: i64) -> i32 {
+    ts.div_euclid(MS_PER_DAY) as i32
+}
+
+/// The date of a shard's events, in days; `None` where it may hold several.
+pub(crate) fn shard_date(shard: &Shard) -> Option<i32> {
+    date_days(shard.partition.get(EVENT_DATE).and_then(Option::as_deref)?)
+}
+
 /// `2026-11-22`, of days since 1970.
 pub(crate) fn date_text(days: i32) -> String {
     chrono::NaiveDate::from_epoch_days(days).map_or_else(|| days.to_string(), |date| date.to_string())

@@ -6,7 +6,7 @@ use schemas::config::{Events, TimeUnit};
 use schemas::tables::Reason;
 
 use super::time::{parse, shortened};
-use crate::forget::{Forgotten, UserColumn};
+use crate::privacy::{Forgotten, UserColumn};
 
 use super::value::{Fields, Need, Rejection, Value, Wanted};
 
@@ -91,12 +91,12 @@ impl Mapping {
         self.forgotten = forgotten;
     }
 
-    /// Whether a rejected record does not say whose it is, or not in a way that can be read.
-    pub(crate) fn says_nobody(&self, record: &impl Fields) -> bool {
+    /// Whether the user of a rejected record is missing or cannot be read.
+    pub(crate) fn user_unreadable(&self, record: &impl Fields) -> bool {
         !matches!(identity(record.value(USER_ID), ""), Ok(Some(_)))
     }
 
-    /// Whether a record that is no event is of somebody who was forgotten.
+    /// Whether a record that is no event names a forgotten user.
     pub(crate) fn is_forgotten(&self, column: UserColumn, key: Option<&[u8]>, value: &[u8]) -> bool {
         let user_field = &self.wanted[USER_ID].column;
         self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(user_field, column, key, value))

@@ -11,12 +11,12 @@ mod slots;
 pub(crate) mod time;
 mod value;
 
-pub(crate) use columns::{Batch, Columns, STAGED_SCHEMA, StagedRows};
-pub(crate) use date::{date_days, date_text, dates_around};
+pub(crate) use columns::{Columns, EventBatch, STAGED_SCHEMA, StagedRows};
+pub(crate) use date::{date_days, date_of, date_text, dates_around, shard_date};
 pub(crate) use dead_letter::dead_letter_key;
 pub(crate) use identity::{Content, KeyMap, KeySet, dedup_property, id_key, id_of, key_hash, slice_of};
 pub(crate) use mapping::{Event, Mapping, identity, missing};
-pub(crate) use object::{Object, Place};
+pub(crate) use object::{JsonKey, Object};
 pub(crate) use plausible::Times;
 pub(crate) use slots::Slots;
 pub(crate) use value::{Fields, Need, Rejection, Value, Wanted};

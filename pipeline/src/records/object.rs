@@ -12,16 +12,16 @@ pub(crate) struct Object<'o, 'a> {
     pub(crate) fields: &'o [String],
     pub(crate) values: &'o mut [Value<'a>],
     /// What stood at each place of the last object: the next one mostly has the same order.
-    pub(crate) order: &'o mut Vec<Place>,
+    pub(crate) order: &'o mut Vec<JsonKey>,
     /// Filled with the object's keys, where there is a list.
     pub(crate) keys: &'o mut Option<Vec<String>>,
 }
 
 /// What a key was.
-pub(crate) enum Place {
-    /// That of a field.
+pub(crate) enum JsonKey {
+    /// The key of a wanted field.
     Field(usize),
-    /// One that nobody wants.
+    /// A key that is not wanted.
     Other(String),
 }
 
@@ -62,7 +62,7 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
 /// A key, as the field that it names.
 struct Key<'o> {
     fields: &'o [String],
-    order: &'o mut Vec<Place>,
+    order: &'o mut Vec<JsonKey>,
     place: usize,
     keys: &'o mut Option<Vec<String>>,
 }
@@ -87,15 +87,15 @@ impl Visitor<'_> for Key<'_> {
             keys.push(key.to_owned());
         }
         match self.order.get(self.place) {
-            Some(Place::Field(field)) if self.fields[*field] == key => return Ok(Some(*field)),
-            Some(Place::Other(other)) if other == key => return Ok(None),
+            Some(JsonKey::Field(field)) if self.fields[*field] == key => return Ok(Some(*field)),
+            Some(JsonKey::Other(other)) if other == key => return Ok(None),
             _ => {}
         }
         let field = self.fields.iter().position(|field| field == key);
         let found = match field {
-            Some(field) => Place::Field(field),
-            None if key.len() <= KEPT_KEY_BYTES => Place::Other(key.to_owned()),
-            None => Place::Other(String::new()),
+            Some(field) => JsonKey::Field(field),
+            None if key.len() <= KEPT_KEY_BYTES => JsonKey::Other(key.to_owned()),
+            None => JsonKey::Other(String::new()),
         };
         match self.order.get_mut(self.place) {
             Some(known) => *known = found,

@@ -18,7 +18,7 @@ const DIFFERENT_TIMES: usize = 8;
 const DENSE_EVENTS: u64 = 1_000;
 const DENSE_MS: i64 = 10_000;
 
-/// What is known of the times that have come so far.
+/// The range and number of the times so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Times {
     count: u64,

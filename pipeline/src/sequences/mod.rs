@@ -1,46 +1,17 @@
-//! `events` and `items` → `sequences`: the whole history at one version, cut into rows.
+//! `events` and `items` → `sequences` and `refresh`: the whole history at one version, cut into rows.
 //!
 //! ```text
-//!  stage 1, one stream a thread
-//!    events @ V ─▶ scan ─▶ Keys ─▶ Scatter ═▶ buckets (memory, then a scratch file)
-//!                            └─▶ sources, items without an index, suspected duplicates
-//!  between the stages
-//!    items (one commit, if any is new) ─▶ Resolution ◀─ duplicates (only dates that have suspects are read again)
-//!  stage 2, one stream a bucket
-//!    bucket ─▶ BucketSort ─▶ Histories ─▶ WriteShards ─▶ (bucket, path, bytes, rows, owned)
-//!  at the end
-//!    the driver checks the sums and makes one commit
+//!   log ─▶ histories ([`crate::histories`]) ─▶ WindowRows ─▶ one shard a bucket ─▶ (bucket, path, bytes, rows, owned)
+//!   at the end: the driver checks the sums and makes one commit
 //! ```
 //!
-//! Two builds of the same versions under the same settings have equal rows in equal shards, whatever the
-//! threads and the memory, because the sort key is total (`keys.rs`) and nothing else decides an order.
-//! Such a second build is not made at all: the table's properties say what it describes.
-//!
-//! **Memory.** [`Resources`] divides a budget among what grows: rows waiting in buckets, the buckets being
-//! sorted, the suspected duplicates; the rest of the budget is for a row group in each reader and writer, and
-//! for the catalogue's indexes (about 32 bytes an item). What does not fit goes to disk. Two things must fit:
-//! the catalogue, and the longest single history (about 110 bytes an event).
-//!
-//! **A distributed engine** replaces `Scatter` and the buckets by its shuffle. What it must add is what the
-//! scan learns for all streams at once (`Learned`): codes for sources and new items, and the suspects.
+//! Two builds of the same versions under the same settings have equal rows in equal shards. Such a second build is
+//! not made at all: the table's properties say what it describes. Memory: that of [`crate::histories`], and a batch of
+//! rows and a row group in each stream.
 
-mod codes;
-mod compared;
-mod duplicates;
-mod error;
-mod event;
-mod intervals;
-mod items;
-mod keys;
-mod order;
-mod pass;
-mod properties;
-mod refresh;
 mod report;
-mod resolve;
 mod rows;
 mod shards;
-mod stages;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,26 +24,17 @@ use store::boxed::Boxed;
 use store::commit::{Change, CommitMode};
 use store::{Root, Snapshot};
 
-use crate::scan::Resources;
+use crate::engine::Resources;
+use crate::histories::{
+    Builder, Compared, Counts, Fresh, delta_tau_ms, described, measured, stored_intervals,
+};
 
-pub use error::BuildError;
-pub use intervals::{INTERVALS_MIN, RequestIntervals};
-pub(crate) use keys::scan_schema as events_scan_schema;
-pub use order::HISTORY_SCHEMA;
-pub use pass::Settings;
-pub use report::{BuildReport, Counts, Targets};
+pub use crate::histories::BuildError;
+pub use report::BuildReport;
 pub use rows::ROWS_SCHEMA;
 pub use shards::SHARDS_SCHEMA;
+pub(crate) use shards::{WrittenShards, write};
 
-pub(crate) use keys::Quality;
-pub(crate) use pass::{History, Output, Sink};
-pub(crate) use properties::{delta_tau_ms, described, measured};
-pub(crate) use shards::Written;
-pub(crate) use stages::{Builder, ReadLog};
-
-use compared::Compared;
-use properties::told;
-use refresh::Fresh;
 use rows::{WindowRows, owned};
 
 /// Builds `sequences` from the newest versions of `events` and `items`, with the default resources.
@@ -145,9 +107,9 @@ async fn run(
         builder.compared = Compared::find(root, &events, config.events.dedup_days).await;
     }
     let mut log = builder.read(&events, items).await?;
-    let written = Arc::new(Written::new(table, &SEQUENCES_SCHEMA, root));
+    let written = Arc::new(WrittenShards::new(table, &SEQUENCES_SCHEMA, root));
     let rows = Arc::new(WindowRows { refresh: since.is_some(), counts: Mutex::default() });
-    let wrote = builder.write(&log, &rows, owned, &written).await?;
+    let wrote = write(&builder, &log, &rows, owned, &written).await?;
 
     let counts = &mut log.counts;
     counts.duplicates += wrote.copies;
@@ -186,7 +148,7 @@ async fn run(
     Ok(reporter.report(items_version, &written, Some(built)))
 }
 
-/// What is known of a build that was made now.
+/// Figures of a build that was made now.
 struct Built {
     counts: Counts,
     decoded: u64,
@@ -221,7 +183,7 @@ impl Reporter<'_> {
             tie_policy: sequences.ties.name().into(),
             delta_tau: sequences.delta_tau.into(),
             delta_tau_ms: table.properties().get(DELTA_TAU_MS).and_then(|ms| ms.parse().ok()),
-            request_intervals: told(table),
+            request_intervals: stored_intervals(table),
             rows: table.rows(),
             shards: table.shards().len() as u64,
             bytes: table.shards().iter().map(|shard| shard.bytes).sum(),

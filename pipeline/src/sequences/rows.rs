@@ -13,8 +13,7 @@ use datafusion::common::Result;
 use schemas::history::{Role, Window};
 use schemas::tables::SEQUENCES_SCHEMA;
 
-use super::pass::{History, Output, Sink};
-use super::report::Counts;
+use crate::histories::{Counts, History, Output, Sink};
 
 /// The rows of `sequences` behind the `bucket` whose shard they belong to.
 pub static ROWS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {

@@ -3,13 +3,13 @@
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
-use datafusion::common::{DataFusionError, Result};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+use datafusion::common::DataFusionError;
 use store::Root;
 use store::commit::{ShardWriter, Uncommitted};
 
-use super::BuildError;
 use crate::engine::{Pass, PassSpec, bucket_field};
+use crate::histories::{BuildError, Builder, Output, Passed, ReadLog, RequestIntervals};
 
 /// One row describes one finished shard: what a driver needs for the commit and for its sums.
 pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -25,22 +25,52 @@ pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 /// Writes `part-<bucket>-<uuid>.parquet` for every bucket of its input and yields [`SHARDS_SCHEMA`]. The rows
 /// of a bucket come together, so a partition has one file open at a time. Memory: one row group.
 #[derive(Debug)]
-pub(super) struct WriteShards {
-    pub written: Arc<Written>,
+struct WriteShards {
+    written: Arc<WrittenShards>,
     /// How many events, or examples, rows account for.
-    pub owned: fn(&RecordBatch) -> u64,
+    owned: fn(&RecordBatch) -> u64,
+}
+
+/// The sums of the shards that were written.
+pub(crate) struct Wrote {
+    /// Rows of the shards.
+    pub rows: u64,
+    /// Events, or examples, that the rows account for.
+    pub owned: u64,
+    /// Copies of events that were dropped.
+    pub copies: u64,
+    /// The request intervals of the histories.
+    pub intervals: Option<RequestIntervals>,
+}
+
+/// Makes rows of the histories of a log, and writes their shards. `owned` says how many events, or examples, a
+/// batch of rows accounts for.
+pub(crate) async fn write<O: Output>(
+    builder: &Builder<'_>,
+    log: &ReadLog,
+    output: &Arc<O>,
+    owned: fn(&RecordBatch) -> u64,
+    written: &Arc<WrittenShards>,
+) -> Result<Wrote, BuildError> {
+    let write = WriteShards { written: Arc::clone(written), owned };
+    let Passed { batches: shards, copies, intervals } = builder.pass(log, output, Arc::new(write)).await?;
+    let sum = |column: usize| -> u64 {
+        let column = shards.iter().map(|batch| batch.column(column).as_primitive::<UInt64Type>());
+        column.flat_map(|column| column.values()).sum()
+    };
+    Ok(Wrote { rows: sum(3), owned: sum(4), copies, intervals })
 }
 
 /// The finished shards of all threads.
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(crate) struct WrittenShards {
     table: String,
     schema: SchemaRef,
     root: Root,
     shards: Mutex<Uncommitted>,
 }
 
-impl Written {
+impl WrittenShards {
     /// None yet, of a table with these columns.
     pub(crate) fn new(table: &str, schema: &SchemaRef, root: &Root) -> Self {
         let shards = Mutex::new(Uncommitted::new(root, table));
@@ -71,7 +101,7 @@ impl PassSpec for WriteShards {
 }
 
 struct WritePass {
-    written: Arc<Written>,
+    written: Arc<WrittenShards>,
     owned: fn(&RecordBatch) -> u64,
     open: Option<Open>,
 }
@@ -83,7 +113,7 @@ struct Open {
 }
 
 impl Pass for WritePass {
-    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>, DataFusionError> {
         let mut done = Vec::new();
         let buckets = batch.column(0).as_primitive::<UInt32Type>();
         let mut start = 0;
@@ -94,14 +124,14 @@ impl Pass for WritePass {
         Ok(done)
     }
 
-    fn finish(&mut self) -> Result<Vec<RecordBatch>> {
+    fn finish(&mut self) -> Result<Vec<RecordBatch>, DataFusionError> {
         Ok(self.close()?.into_iter().collect())
     }
 }
 
 impl WritePass {
     /// Appends rows of one bucket; describes the shard before, if this is another bucket's first.
-    fn write(&mut self, bucket: u32, rows: &RecordBatch) -> Result<Option<RecordBatch>> {
+    fn write(&mut self, bucket: u32, rows: &RecordBatch) -> Result<Option<RecordBatch>, DataFusionError> {
         let done = match &self.open {
             Some(open) if open.bucket != bucket => self.close()?,
             _ => None,
@@ -109,7 +139,7 @@ impl WritePass {
         let open = match &mut self.open {
             Some(open) => open,
             none => {
-                let Written { table, schema, root, .. } = &*self.written;
+                let WrittenShards { table, schema, root, .. } = &*self.written;
                 let writer = ShardWriter::create(root, table, &format!("part-{bucket:05}"), schema, &[])
                     .map_err(BuildError::from)?;
                 none.insert(Open { bucket, writer, owned: 0 })
@@ -120,7 +150,7 @@ impl WritePass {
         Ok(done)
     }
 
-    fn close(&mut self) -> Result<Option<RecordBatch>> {
+    fn close(&mut self) -> Result<Option<RecordBatch>, DataFusionError> {
         let Some(Open { bucket, writer, owned }) = self.open.take() else { return Ok(None) };
         let shard = writer.finish().map_err(BuildError::from)?;
         let columns: Vec<ArrayRef> = vec![

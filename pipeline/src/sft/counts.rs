@@ -1,4 +1,4 @@
-//! What is counted on the way from histories to examples. All numbers are whole, so that the order in which
+//! Counts on the way from histories to examples. All numbers are whole, so that the order in which
 //! threads add theirs cannot show.
 
 use schemas::history::Role;
@@ -108,7 +108,7 @@ pub struct MatchRate {
 
 /// All that is counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct ExampleTally {
     pub users: u64,
     /// Events with a role that an example may have.
     pub targets: ByRole,
@@ -123,7 +123,7 @@ pub(super) struct Counts {
     pub events: u64,
 }
 
-impl Counts {
+impl ExampleTally {
     pub(super) fn merge(&mut self, other: &Self) {
         self.users += other.users;
         self.targets.merge(&other.targets);

@@ -1,8 +1,10 @@
+//! What can stop `pipeline build-sft`.
+
 use schemas::config::ConfigError;
 use store::TableError;
 use store::commit::CommitError;
 
-use crate::sequences::BuildError;
+use crate::histories::BuildError;
 
 /// Examples that could not be built. Of the tables asked for, those before this one were committed.
 #[derive(Debug, thiserror::Error)]

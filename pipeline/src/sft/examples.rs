@@ -19,9 +19,9 @@ use schemas::history::{Role, Window};
 use schemas::tables::SFT_SCHEMA;
 
 use super::carriers::Carriers;
-use super::counts::Counts;
+use super::counts::ExampleTally;
 use crate::engine::bucket_field;
-use crate::sequences::{History, Output, Sink};
+use crate::histories::{History, Output, Sink};
 
 /// The examples behind the `bucket` whose shard they belong to.
 static EXAMPLES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -43,7 +43,7 @@ pub(super) struct Examples {
     /// `conditions.min_matching_history`.
     pub min_matching_history: usize,
     /// What each partition counted is added here when it ends.
-    pub counts: Mutex<Counts>,
+    pub counts: Mutex<ExampleTally>,
 }
 
 impl Output for Examples {
@@ -52,14 +52,14 @@ impl Output for Examples {
     }
 
     fn start(self: Arc<Self>) -> Box<dyn Sink> {
-        let counts = Counts { by_value: vec![0; self.carriers.names.len()], ..Counts::default() };
+        let counts = ExampleTally { by_value: vec![0; self.carriers.names.len()], ..ExampleTally::default() };
         Box::new(ExampleSink { of: self, counts, rows: Rows::of_bucket(0), window: Lists::default() })
     }
 }
 
 struct ExampleSink {
     of: Arc<Examples>,
-    counts: Counts,
+    counts: ExampleTally,
     rows: Rows,
     /// The window that is being looked at.
     window: Lists,
@@ -106,7 +106,7 @@ impl ExampleSink {
         let values = carriers.values(history.item[t], history.ts[t]);
         counts.targets.add(role, 1);
         counts.without_value.add(role, u64::from(values.is_empty()));
-        // What is worth learning is chosen; what is evaluated is not.
+        // Limits of quality choose what is learned, not what is evaluated.
         let chosen = role == Role::Sft;
         if chosen && !history.fit[t] {
             counts.left_out.by_event += values.len() as u64;

@@ -2,7 +2,7 @@
 //! and value of the condition that it carries.
 //!
 //! ```text
-//!  stage 1 of `build-sequences` (`pipeline/src/sequences/`), once, with one bit more an event: fit to be learned?
+//!  stage 1 of `build-sequences` (`pipeline/src/histories/`), once, with one bit more an event: fit to be learned?
 //!  for each condition
 //!    items ─▶ Carriers: which items carry which values, and how many active ones each value has
 //!    buckets ─▶ BucketSort ─▶ Histories ─▶ Examples ─▶ WriteShards ─▶ one commit to sft/<condition>
@@ -33,8 +33,9 @@ use store::boxed::Boxed;
 use store::commit::{Change, CommitMode};
 use store::{Root, Snapshot};
 
-use crate::scan::Resources;
-use crate::sequences::{BuildError, Builder, Quality, ReadLog, Written, delta_tau_ms, described, measured};
+use crate::engine::Resources;
+use crate::histories::{BuildError, Builder, Quality, ReadLog, delta_tau_ms, described, measured};
+use crate::sequences::{WrittenShards, write};
 
 pub(crate) use counts::Matched;
 pub use counts::{ByRole, LeftOut, MatchRate};
@@ -200,7 +201,7 @@ impl Build<'_> {
     ) -> Result<SftTable, SftError> {
         let started = Instant::now();
         let (table, limits) = (sft_table(condition), &self.config.conditions);
-        let written = Arc::new(Written::new(&table, &SFT_SCHEMA, self.root));
+        let written = Arc::new(WrittenShards::new(&table, &SFT_SCHEMA, self.root));
         let examples = Arc::new(Examples {
             carriers,
             min_pool: limits.min_pool,
@@ -208,7 +209,7 @@ impl Build<'_> {
             counts: Mutex::default(),
         });
         let rows = |batch: &RecordBatch| batch.num_rows() as u64;
-        let wrote = self.builder.write(&self.log, &examples, rows, &written).await?;
+        let wrote = write(&self.builder, &self.log, &examples, rows, &written).await?;
         let counts = std::mem::take(&mut *examples.counts.lock().unwrap_or_else(PoisonError::into_inner));
         if counts.targets.sft == 0 {
             let (targets, sft_share) = (counts.events, self.config.sequences.sft_share);

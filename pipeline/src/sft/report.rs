@@ -7,7 +7,7 @@ use serde::Serialize;
 use store::Snapshot;
 
 use super::carriers::Carriers;
-use super::counts::{ByRole, Counts, LeftOut, MatchRate};
+use super::counts::{ByRole, ExampleTally, LeftOut, MatchRate};
 
 /// Values that are named.
 const TOP: usize = 10;
@@ -99,7 +99,7 @@ pub struct ValuePool {
 }
 
 impl ExampleCounts {
-    pub(super) fn of(counts: Counts, carriers: &Carriers, min_pool: usize) -> Self {
+    pub(super) fn of(counts: ExampleTally, carriers: &Carriers, min_pool: usize) -> Self {
         let examples = |place: usize| counts.by_value.get(place).copied().unwrap_or_default();
         let top = carriers.largest(TOP).map(|(value, pool, place)| ValuePool {
             value: value.into(),

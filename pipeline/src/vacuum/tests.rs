@@ -52,7 +52,7 @@ fn settings(now_ms: i64) -> Settings {
     Settings { keep: Span { ms: DAY_MS }, publications: 2, dry_run: false, now_ms }
 }
 
-async fn run(root: &Root, settings: Settings) -> Report {
+async fn run(root: &Root, settings: Settings) -> VacuumReport {
     vacuum(root, &[], settings, &Interrupt::default()).await.unwrap()
 }
 

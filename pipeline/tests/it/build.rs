@@ -6,7 +6,7 @@ use schemas::tables::{EVENTS, ITEMS, SEQUENCES, properties};
 use store::Root;
 
 use crate::common::{DAY_MS, Event, append, item_ids, rows};
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
 use pipeline::sequences::{BuildError, build, build_with, refresh};
 use tempfile::TempDir;
 

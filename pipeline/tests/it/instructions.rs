@@ -17,9 +17,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Float32Type, TimestampMillisecondType};
 use chrono::DateTime;
-use pipeline::inspect::verify::verify_within;
+use pipeline::engine::Resources;
 use pipeline::instructions::{InstructionsError, InstructionsReport, build};
-use pipeline::scan::Resources;
+use pipeline::verify::verify_within;
 use proptest::prelude::*;
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };

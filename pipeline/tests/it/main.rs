@@ -12,5 +12,6 @@ mod oracle;
 mod refresh;
 mod sft;
 mod sft_verify;
+mod simulated;
 mod vacuum;
 mod verify;

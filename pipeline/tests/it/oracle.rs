@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
 use datafusion::prelude::SessionContext;
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
 use pipeline::sequences::{BuildError, BuildReport, build_with};
 use proptest::prelude::*;
 

@@ -10,9 +10,9 @@ use terminal::Interrupt;
 
 use crate::common::{DAY_MS, Event, Row, append, item_ids, rows, rows_of};
 use pipeline::compact::{TARGET, compact};
-use pipeline::inspect::verify::verify_within;
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
 use pipeline::sequences::{BuildError, build_with, refresh};
+use pipeline::verify::verify_within;
 use proptest::prelude::*;
 
 const RESOURCES: Resources = Resources { threads: 2, memory_bytes: 64 << 20 };

@@ -16,7 +16,7 @@ use arrow::array::{
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::prelude::SessionContext;
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
 use pipeline::sequences::build_with;
 use pipeline::sft::{self, SftError};
 use proptest::prelude::*;

@@ -16,8 +16,8 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
-use pipeline::inspect::verify::{Verification, verify, verify_within};
 use pipeline::inspect::{Contents, inspect};
+use pipeline::verify::{Verification, verify, verify_within};
 use pipeline::{sequences, sft};
 
 const TABLE: &str = "sft/genre";

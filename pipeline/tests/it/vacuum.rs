@@ -10,10 +10,10 @@ use chrono::{DateTime, NaiveDate};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pipeline::compact::{TARGET, compact};
-use pipeline::forget::forget;
-use pipeline::scan::Resources;
+use pipeline::engine::Resources;
+use pipeline::privacy::forget;
 use pipeline::sequences::{build_with, refresh};
-use pipeline::vacuum::{Report, Settings, vacuum};
+use pipeline::vacuum::{Settings, VacuumReport, vacuum};
 use schemas::config::{Config, Forget, Span};
 use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
 use store::Root;
@@ -82,7 +82,7 @@ async fn merge(root: &Root) {
 }
 
 /// A vacuum so many days later, which keeps seven.
-async fn later(root: &Root, days: i64) -> Report {
+async fn later(root: &Root, days: i64) -> VacuumReport {
     let now_ms = chrono::Utc::now().timestamp_millis() + days * DAY_MS;
     let settings = Settings { keep: Span::minutes(7 * 24 * 60), publications: 2, dry_run: false, now_ms };
     vacuum(root, &[], settings, &Interrupt::default()).await.unwrap()

@@ -10,8 +10,8 @@ use store::Root;
 use store::commit::{Change, CommitMode, commit};
 
 use crate::common::{DAY_MS, Event, append};
-use pipeline::inspect::verify::{verify, verify_within};
 use pipeline::sequences::build;
+use pipeline::verify::{verify, verify_within};
 
 /// A log with bursts, ties, interleaved requests, several actions and, every so often, a copy of an event.
 fn log(seed: u64, n: u64) -> Vec<Event> {

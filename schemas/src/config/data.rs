@@ -273,7 +273,7 @@ pub struct Sequences {
     pub ties: Ties,
     /// Seed of the `shuffled` order.
     pub tie_seed: u64,
-    /// What is held out.
+    /// Which events are held out.
     pub split: SplitKind,
     /// `last-n`: how many events are the test.
     #[serde(skip_serializing_if = "Option::is_none")]

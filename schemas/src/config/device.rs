@@ -1,3 +1,5 @@
+//! `device` and `precision`: where the trainer computes, and with which numbers.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

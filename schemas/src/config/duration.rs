@@ -1,3 +1,5 @@
+//! Spans of time as the configuration writes them: `15m`, `7d`.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

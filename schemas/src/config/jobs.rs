@@ -111,7 +111,7 @@ pub struct Retention {
     /// Publications whose models are kept, so that `climber rollback` can bring them back.
     pub publications: usize,
     /// How long a table's version stays readable after it was replaced, and at most how long rows of people who were forgotten stay
-    /// on the disk. Of `events`, what was appended since the oldest kept publication stays longer, unless somebody was forgotten since.
+    /// on the disk. Of `events`, what was appended since the oldest kept publication stays longer, unless a user was forgotten since.
     pub tables: Span,
 }
 

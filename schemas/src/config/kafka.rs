@@ -26,7 +26,7 @@ pub struct Kafka {
     pub protocol: GroupProtocol,
     /// Where reading begins in a partition that the table knows nothing of.
     pub start: Start,
-    /// What is done about a topic of this name that is not the one that was read before: it was deleted and made again,
+    /// How to treat a topic of this name that is not the one read before: it was deleted and made again,
     /// or lies in another cluster. The tables keep the ids that the brokers give to topics and clusters.
     pub recreated: Recreated,
     /// What a message's value is.
@@ -103,7 +103,7 @@ pub enum Start {
     Latest,
 }
 
-/// What is done about another topic of the same name.
+/// How to treat another topic of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recreated {
@@ -125,7 +125,7 @@ pub enum MessageFormat {
     Protobuf,
 }
 
-/// What librdkafka is told by keys of this section, or must be told as it is.
+/// librdkafka's settings that keys of this section decide, or that must stay as they are.
 const MANAGED: [(&str, &str); 10] = [
     ("bootstrap.servers", "kafka.brokers"),
     ("metadata.broker.list", "kafka.brokers"),

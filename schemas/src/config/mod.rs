@@ -91,7 +91,7 @@ pub struct Config {
     pub near_real_time: NearRealTime,
     /// What may be published.
     pub gate: Gate,
-    /// What is deleted.
+    /// What `climber daily` deletes.
     pub retention: Retention,
 }
 
@@ -149,7 +149,7 @@ pub enum ConfigError {
     Override {
         /// The argument.
         setting: String,
-        /// What is wrong with it.
+        /// The mistake.
         problem: String,
     },
     /// A value that breaks a rule.
@@ -313,7 +313,7 @@ impl Sequences {
     }
 }
 
-/// What is wrong with a text of TOML: as its parser says it, unless the place may hold a secret. Then neither the line nor its
+/// A mistake in TOML, in its parser's words, unless the place may hold a secret. Then neither the line nor its
 /// value is quoted.
 fn parse_problem(text: &str, error: &toml::de::Error) -> String {
     let Some(span) = error.span() else { return unquoted(error.message().trim().to_owned()) };

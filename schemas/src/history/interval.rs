@@ -1,3 +1,5 @@
+//! `Δτ` from the intervals between logged requests.
+
 /// The gaps between consecutive distinct request times of one user inside a session, in milliseconds: the
 /// request intervals whose average the paper takes for `Δτ` (§3.2.2).
 ///

@@ -1,3 +1,5 @@
+//! Which events one request exposed together.
+
 use std::collections::HashMap;
 use std::hash::Hash;
 

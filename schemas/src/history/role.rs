@@ -1,3 +1,5 @@
+//! Which events are learned, held out, or context alone.
+
 /// What a position is as a target; the numbers are those of the `role` column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]

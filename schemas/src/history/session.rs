@@ -1,3 +1,5 @@
+//! Where a session ends and the next begins.
+
 /// The session ordinal of each event: 0 for the first session of the history, one more after every gap
 /// **longer** than `session_gap_ms`.
 ///

@@ -1,3 +1,5 @@
+//! The time-aware mask (Eq. 1): how many earlier events a target may see.
+
 use super::RequestBatches;
 
 /// The safe margin `Δτ` of the time-aware mask (§3.2.2), in milliseconds.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{BinaryArray, Int64Array, StringArray, TimestampMillisecondArray, UInt32Array};
 use arrow::datatypes::{Int64Type, TimestampMillisecondType, UInt32Type};
-use pipeline::inspect::verify::{verify, verify_within};
+use pipeline::verify::{verify, verify_within};
 use schemas::config::Config;
 use schemas::hash::mix64;
 use schemas::tables::{

@@ -21,7 +21,7 @@ fn each_day_goes_on_from_the_one_before() {
     let second = run_day(&workspace, 2);
     assert_eq!(second["plan"]["training"]["kind"], "refresh");
     assert_eq!(second["plan"]["training"]["from"], "2026-01-01");
-    // What is new was predicted by the model of the day before.
+    // The model of the day before predicted the new events.
     assert_eq!(second["prequential"]["model"], "2026-01-01-sft");
     let ranks = ranks(&workspace, "2026-01-01-sft", "prequential", "as-served", true);
     let predicted = metric(&second, "prequential", "hr@10");
@@ -71,7 +71,7 @@ fn each_day_goes_on_from_the_one_before() {
     let again = json(&workspace.succeed("climber", &day(&date(4), &["--force", "ingest"])));
     assert_eq!(again["plan"]["training"]["from"], "2026-01-02");
     assert_eq!(published(&workspace)["base"], "2026-01-04.2");
-    // Retrieval loads what is served unless it is told otherwise.
+    // Retrieval loads the served model by default.
     let told = stderr(&workspace.succeed("trainer", &["retrieve", "--out", "top.jsonl"]));
     assert!(told.contains("`2026-01-04.2-sft`, served by publication 7"), "{told}");
     let history = json(&workspace.succeed("climber", &["history", "--json"]));
@@ -95,7 +95,7 @@ fn a_model_that_the_gate_refuses_is_not_served() {
     assert_eq!(published(&workspace), before);
     let page = std::fs::read_to_string(workspace.root().join("jobs/daily/2026-01-02/report.html")).unwrap();
     assert!(page.contains("not published"), "{page}");
-    // The exit code stays what it was, until somebody decides otherwise.
+    // The exit code stays what it was until a person decides otherwise.
     assert_eq!(workspace.command("climber", &strict).output().unwrap().status.code(), Some(4));
     workspace.succeed("climber", &day("2026-01-02", &["--force", "gate"]));
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
@@ -118,7 +118,7 @@ fn a_day_without_events_changes_nothing_and_says_so() {
     let workspace = service(3);
     run_day(&workspace, 1);
     let before = published(&workspace);
-    // Hardly a day on which nobody came: somebody has to look.
+    // A day without users is hardly right: the job fails.
     let log = std::fs::read_to_string(workspace.path("events/2026-01-02.csv")).unwrap();
     workspace.write("events/2026-01-02.csv", "user,item,time\n");
     let text = workspace.fail("climber", &day("2026-01-02", &[]), 1);
@@ -195,7 +195,7 @@ fn a_schedule_makes_up_for_days_that_are_missing() {
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
     workspace.write("events/2026-01-03.csv", log);
     assert_eq!(runs("2026-01-04"), ["2026-01-03", "2026-01-04"]);
-    // Nor is a day left out that somebody has run past by hand.
+    // Nor is a day left out that a person has run past by hand.
     let late = workspace.path("jobs-late");
     std::fs::rename(workspace.root().join("jobs/daily/2026-01-02"), &late).unwrap();
     assert_eq!(runs("2026-01-04")[0], "2026-01-02");
@@ -221,7 +221,7 @@ fn what_is_served_is_never_written_over() {
     );
     assert_eq!(published(&workspace)["served"], "2026-01-02.2-sft");
     assert!([weights("2026-01-02"), weights("2026-01-02-sft")] == before);
-    // Nor is a model of somebody who gave it the name of the day.
+    // Nor is a person's model that has the name of the day.
     let workspace = service(1);
     workspace.succeed(
         "pipeline",

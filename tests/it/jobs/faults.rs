@@ -180,7 +180,7 @@ fn two_runs_do_not_meet() {
     assert!(text.contains("running already") && text.contains(&format!("process {}", first.id())), "{text}");
     let status = json(&workspace.command("climber", &["status", "--json"]).output().unwrap());
     assert_eq!(status["running"][0]["pid"], first.id());
-    // A dead owner keeps nobody out.
+    // A dead holder keeps no run out.
     kill(first);
     run_day(&workspace, 1);
 }

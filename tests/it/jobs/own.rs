@@ -87,7 +87,7 @@ fn a_model_with_the_name_of_an_old_run_stays() {
         run(number);
     }
     assert!(!models(&workspace).contains(&"2026-01-01".to_owned()), "{:?}", models(&workspace));
-    // Somebody takes the names that are free again; and one puts other weights into a model of the jobs.
+    // A person takes the names that are free again, and puts other weights into a model of the jobs.
     pretrain(&workspace, "2026-01-01");
     pretrain(&workspace, "2026-01-02-sft");
     let models = workspace.root().join("models");

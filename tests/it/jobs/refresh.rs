@@ -162,7 +162,7 @@ fn the_loop_does_not_undo_a_rollback() {
         assert_eq!(once(&workspace, &[])["outcome"], "waiting");
         assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
     }
-    // It goes on where it is told to, under another name than the model that was taken back.
+    // With --after-rollback it goes on, under another name than the model that was taken back.
     let refreshed = once(&workspace, &["--after-rollback"]);
     assert_eq!(refreshed["outcome"], "published");
     assert!(refreshed["model"].as_str().unwrap().starts_with("2026-01-01-p3-e"), "{refreshed}");

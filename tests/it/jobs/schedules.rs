@@ -24,7 +24,7 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Says, so that nobody overlooks it, what is not tested here.
+/// Prints what is not tested here.
 fn skipped(what: &str) {
     testkit::skipped(what, "such tool");
 }
@@ -92,7 +92,7 @@ fn units_pass_systemd_analyze() {
     }
     for name in UNITS.into_iter().filter(|name| name.ends_with(".service") && !name.contains('@')) {
         let unit = read(&format!("systemd/{name}"));
-        // A unit that restarts is `failed`, and tells somebody, only when it has started too often: that has to be reached.
+        // A unit that restarts is `failed`, and raises an alarm, only when it has started too often: that has to be reached.
         let (interval, burst) = (setting(&unit, "StartLimitIntervalSec"), setting(&unit, "StartLimitBurst"));
         let starts = burst.parse::<u64>().unwrap() * seconds(setting(&unit, "RestartSec"));
         assert!(starts < seconds(interval), "{name}: {burst} starts in {interval} never happen");
@@ -253,7 +253,7 @@ fn the_image_is_built_from_what_is_there() {
     let rust =
         manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
     let images: Vec<&str> = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
-    // What is built against one system's libraries runs on the same.
+    // A program runs on the system whose libraries it was built against.
     assert_eq!(images, [format!("rust:{rust}-bookworm AS build").as_str(), "debian:bookworm-slim"]);
     for program in ["climber", "pipeline", "trainer"] {
         assert!(

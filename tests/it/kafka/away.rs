@@ -6,7 +6,7 @@ use super::shop::{Shop, events, fates};
 use super::{Broker, tables};
 use crate::programs::stderr;
 
-/// Nobody listens there.
+/// An address without a listener.
 const NOWHERE: &str = "127.0.0.1:1";
 
 #[test]
@@ -33,7 +33,7 @@ fn a_broker_that_is_away_at_the_start_is_waited_for_no_longer_than_said() {
         );
         assert!(said.contains("Connection refused"), "{said}");
     }
-    // Somebody who does not want to wait.
+    // Ctrl-C while waiting.
     let mut consumer = shop.start(&[]);
     consumer.wait_for("word of the broker", |consumer| consumer.said().contains("waiting for").then_some(()));
     assert_eq!(fates(&consumer.stop()), [0; 4]);

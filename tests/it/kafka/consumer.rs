@@ -27,7 +27,7 @@ impl Consumer {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
     }
 
-    /// That it runs.
+    /// Asserts that it runs.
     pub(crate) fn check(&mut self) {
         let status = self.child.try_wait().unwrap();
         assert!(status.is_none(), "a consumer ended by itself, {status:?}: {}", self.said());

@@ -102,7 +102,7 @@ impl<'a> Member<'a> {
         Self { scene, name, consumer: Consumer::start(scene.command(name), log) }
     }
 
-    /// That it runs: neither a killed broker nor a killed neighbour ends it.
+    /// Asserts that it runs: neither a killed broker nor a killed neighbour ends it.
     fn check(&mut self) {
         self.consumer.check();
     }

@@ -1,4 +1,4 @@
-//! A topic that still brings what somebody has asked to forget.
+//! A topic that still brings events of a forgotten user.
 
 use serde_json::json;
 
@@ -29,7 +29,7 @@ fn nobody_who_was_forgotten_comes_back_by_a_topic() {
 
     shop.send(&[of_person(3), broken(), Message::tombstone(0, USER), other(4)]);
     assert_eq!(counts(&shop.consume_once(&[]), all), [4, 1, 0, 0, 3]);
-    // What is left out is behind the consumer all the same.
+    // The consumer's offset moves past what is left out.
     assert_eq!(counts(&shop.consume_once(&[]), all), [0; 5]);
     shop.send(&[of_person(5)]);
     assert_eq!(counts(&shop.consume_once(&[]), all), [1, 0, 0, 0, 1]);

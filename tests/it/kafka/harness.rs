@@ -1,4 +1,4 @@
-//! That these tests' Kafka is one.
+//! Checks that these tests' Kafka behaves as one.
 
 use serde_json::json;
 

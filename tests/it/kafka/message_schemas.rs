@@ -11,7 +11,7 @@ const AVRO: &str = r#"{ "type": "record", "name": "Click", "namespace": "shop", 
     { "name": "time", "type": { "type": "long", "logicalType": "timestamp-millis" } },
     { "name": "id", "type": "string" } ] }"#;
 
-/// The same in another order, with fields that may be left out and one that nobody asked for.
+/// The same in another order, with optional fields and an unexpected one.
 const LATER_AVRO: &str = r#"{ "type": "record", "name": "Click", "namespace": "shop", "fields": [
     { "name": "page", "type": { "type": "enum", "name": "Page", "symbols": ["HOME", "SEARCH"] } },
     { "name": "time", "type": { "type": "long", "logicalType": "timestamp-micros" } },

@@ -1,4 +1,4 @@
-//! `--metrics`: what a monitoring system is told.
+//! `--metrics`: what a monitoring system reads.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

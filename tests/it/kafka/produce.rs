@@ -67,7 +67,7 @@ impl ProducerContext for Deliveries {
 }
 
 /// Sends messages; each is stored once, also over a restart of the broker. One without a thread of its own: after
-/// [`Self::send`] every delivery has been told, and not just taken from the queue by somebody.
+/// [`Self::send`] every delivery has been reported, not just taken from the queue.
 pub(crate) struct Producer(BaseProducer<Deliveries>);
 
 impl Producer {

@@ -21,7 +21,7 @@ fn arriving() -> Vec<(i64, Value)> {
     let mut arriving: Vec<(i64, i64, Value)> = Vec::new();
     for n in 0..600 {
         let (user, step) = (n % USERS, n / USERS);
-        // Of some steps at the time of the step before, of some a moment before it.
+        // Some steps have the time of the step before, some a moment less.
         let time = match step % 5 {
             1 => START + (step - 1) * HOUR / 2,
             3 => START + step * HOUR / 2 - HOUR / 2 - 900,

@@ -1,4 +1,4 @@
-//! Secrets stay where they are: whatever happens, nobody reads them in what the program writes.
+//! Secrets stay where they are: whatever happens, the program never writes them.
 
 use std::process::Output;
 

@@ -31,7 +31,7 @@ pub(crate) fn available(what: &[&str]) -> bool {
 }
 
 /// Takes a port for as long as this process lives, by a lock that other runs of the tests ask for too: between the look for a free
-/// port and the service that listens there, nobody else gets it.
+/// port and the service that listens there, no other process gets it.
 fn claimed(port: u16) -> bool {
     static CLAIMED: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let path = std::env::temp_dir().join(format!("climber-pilot-port-{port}"));
@@ -43,7 +43,7 @@ fn claimed(port: u16) -> bool {
     free
 }
 
-/// Two neighbouring ports on which nobody listens, below those that the system gives to clients: a client that tries
+/// Two neighbouring free ports, below those that the system gives to clients: a client that tries
 /// to reach a killed broker must not be given the broker's own port.
 pub(crate) fn free_ports() -> (u16, u16) {
     let mut random = super::produce::Random::new();
@@ -95,7 +95,7 @@ impl Service {
     /// SIGKILL. The data stay.
     pub(crate) fn kill(&mut self) {
         if let Some(mut tie) = self.tie.take() {
-            // Where it is dead already, nobody reads this.
+            // A dead service reads nothing.
             let _ = tie.write_all(b"\n");
         }
         self.child.wait().unwrap();

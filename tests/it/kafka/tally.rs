@@ -25,7 +25,7 @@ pub(crate) type Place = (String, i64);
 /// The rows of a place, and what the message has become in each.
 pub(crate) type Stored = BTreeMap<Place, Vec<Fate>>;
 
-/// What is wrong where both tables together hold `stored`: they must hold each message of `sent` exactly once, of those
+/// The first mistake where both tables together hold `stored`: they must hold each message of `sent` exactly once, of those
 /// with one id the first, and nothing else.
 pub(crate) fn differences(topic: &str, sent: &[Sent], mut stored: Stored) -> Vec<String> {
     // Messages with one id lie in one partition.

@@ -1,4 +1,7 @@
 //! From rows of tables to what a training step computes: ragged batches, and what each branch is to predict from where.
+//!
+//! `histories.rs` is the only way from histories to tokens, for training, evaluation and requests. `pretrain.rs` and `instructed.rs` say
+//! what each branch predicts from where (Eq. 4, Eq. 6); `loader.rs` prepares batches in the background.
 
 mod histories;
 mod instructed;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
+use ragged::adam::GradientNorm;
 use ragged::{AttentionLayout, Dropout};
 use schemas::config::{Config, Loss, Model, Precision, Pretrain};
 use schemas::hash::mix64;
@@ -15,7 +16,6 @@ use crate::device::{Backend, Card, peak_memory};
 use crate::kinds::{Learner, New, Step, Taken};
 use crate::models::Values;
 use crate::objectives::{Draws, Objective, Plan, objective};
-use ragged::adam::GradientNorm;
 
 /// Steps before the clock starts: memory is allocated and kernels are loaded in them.
 const WARM_UP: usize = 3;

@@ -10,12 +10,14 @@
 //! metrics.json            what validation said
 //! metrics.jsonl           one line an epoch, and
 //! tensorboard/            the same for TensorBoard: of the whole run (`records`)
-//! *-test.parquet, .json   what `trainer evaluate` found (`evaluate::stored`)
+//! *-test.parquet, .json   what `trainer evaluate` found (`judge::stored`)
 //! ```
 //!
 //! A checkpoint is written under a temporary name, flushed to disk and renamed: what bears a checkpoint's name
 //! is whole. Replacing one exchanges two names at once where the file system can; elsewhere it takes two renames, and a
 //! kill between them leaves the old one as `<name>.previous`, which reading falls back to.
+//!
+//! `settings.rs` reads the configurations of earlier versions.
 
 mod settings;
 

@@ -1,3 +1,5 @@
+//! `trainer compare`.
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};

@@ -1,3 +1,5 @@
+//! `trainer device`.
+
 use std::time::Duration;
 
 use anyhow::{Result, bail};

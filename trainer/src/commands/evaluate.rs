@@ -1,3 +1,5 @@
+//! `trainer evaluate`.
+
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use store::Root;

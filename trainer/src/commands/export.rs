@@ -1,3 +1,5 @@
+//! `trainer export`.
+
 use std::path::PathBuf;
 
 use anyhow::Result;

@@ -1,3 +1,5 @@
+//! `trainer pretrain`.
+
 use anyhow::Result;
 use clap::Args;
 use store::Root;

@@ -1,3 +1,5 @@
+//! `trainer refresh`.
+
 use anyhow::Result;
 use clap::Args;
 use store::Root;

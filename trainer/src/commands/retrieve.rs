@@ -1,3 +1,5 @@
+//! `trainer retrieve`.
+
 use std::path::PathBuf;
 
 use anyhow::Result;

@@ -1,3 +1,5 @@
+//! `trainer sft`.
+
 use anyhow::Result;
 use clap::Args;
 use store::Root;

@@ -1,4 +1,15 @@
 //! What the trainer reads: the catalogue, the rows of `sequences` and `refresh`, and the examples of `sft/<condition>`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `catalogue.rs` | the items: ids, which are active, attributes, release times |
+//! | `sequences.rs` | rows of histories, flat, with `v_t`, roles and owned positions; `sample.rs` draws some users without the rest of the log |
+//! | `examples.rs` | instruction examples, and what matches each condition |
+//! | `conditions.rs` | which conditions a model knows, and `C(item)`: which items carry them |
+//! | `vocabulary.rs` | which item has which embedding rows; rare items share hashed ones; how it grows |
+//! | `item_set.rs` | a set of items with ranks, 1 bit an item |
+//!
+//! Memory: the tables themselves, some 20 bytes an event.
 
 pub mod attribute;
 mod catalogue;

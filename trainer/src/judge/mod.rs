@@ -1,5 +1,18 @@
 //! Evaluation (§4.1): full ranking of targets over the whole catalogue, under two protocols, with and without the items
 //! a user has seen. Targets are held-out events, or those that are new to the model.
+//!
+//! It asks a [`Recommender`], as serving does, and has no road of its own to a list.
+//!
+//! | file | answers |
+//! |---|---|
+//! | `targets.rs` | which events are asked, and what each protocol shows before them: the time-aware mask of evaluation |
+//! | `metrics.rs` | HR@K (Eq. 7), NDCG@K: what a rank is worth |
+//! | `condition.rs`, `instructions.rs` | CC@K (Eq. 8) under the target's condition, and under the user's own instructions; diversity (Table 5) |
+//! | `horizon.rs` | the horizon curve (Figure 3) |
+//! | `prequential.rs` | what is new, asked of a model that has not learned it |
+//! | `health.rs` | finite weights, coverage, scores: for the gate |
+//! | `stored/` | the rank of every target, beside the model |
+//! | `compare/` | runs side by side, and their paired differences |
 
 pub mod compare;
 mod condition;

@@ -4,6 +4,8 @@
 //! ```text
 //! Kind::new ─► TrainedModel ─ into_learner ─► Learner ─ step … step ─► TrainedModel ─ recommender ─► serve::Recommender
 //! ```
+//!
+//! `sequence.rs` is the kind of all encoders, learned by gradients (`adam.rs`); `co_occurrence.rs` counts.
 
 mod adam;
 mod co_occurrence;

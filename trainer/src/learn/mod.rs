@@ -1,13 +1,16 @@
 //! Training: what pre-training (`trainer pretrain`), going on with it (`trainer refresh`) and fine-tuning (`trainer sft`) share,
 //! and each by itself.
 //!
-//! [`run`] holds the loop: steps, schedule, order, validation, selection, resuming. A [`Task`] says what is learned from
-//! which rows.
+//! `training_loop.rs` holds the loop: steps, schedule, order, validation, selection, resuming. It knows a model as a [`Learner`]. A
+//! [`Task`] says what is learned from which rows: `pretrain.rs`, `refresh.rs` (new rows and old ones again), `sft.rs` (instruction
+//! examples, §3.3, and what they make the model forget).
 //!
 //! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an
 //! interruption, and `best`, the one validation selected. At the end `best` becomes `models/<name>`; until then
 //! whatever is published under that name stays. The run's records ([`crate::learn::records`]) grow beside the two and are
 //! published with `best`.
+//!
+//! `records/` writes `metrics.jsonl` and TensorBoard, level with the checkpoints; `marks.rs` marks what a job trains.
 
 pub mod marks;
 mod parent;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use ragged::Dropout;
+use ragged::adam::GradientNorm;
 use rand::seq::SliceRandom;
 use schemas::config::{Config, Pretrain, Schedule};
 use store::Root;
@@ -21,7 +22,6 @@ use crate::kinds::{Learner, Rates, Step, Taken};
 use crate::learn::records::{self, EpochMetrics, Records, StepMetrics, Validation};
 use crate::objectives::Plan;
 use crate::random;
-use ragged::adam::GradientNorm;
 
 /// Steps of an epoch that are recorded one by one, at most.
 const STEPS_RECORDED: usize = 100;

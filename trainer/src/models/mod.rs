@@ -12,6 +12,9 @@
 //!
 //! Each sequence begins with a learned start-of-sequence token, so that row `p` of a sequence represents its
 //! first `p` items, and row 0 a user of whom nothing is visible.
+//!
+//! How an instruction enters (CGSA, Eq. 5, and what it is compared with) is `instruct.rs`; `grow.rs` gives new items their first rows;
+//! `parameters.rs` names the parameters, and `saved.rs` reads them from a mapped file.
 
 mod climber_pilot;
 mod encoder;

@@ -4,6 +4,8 @@
 //! The loss of TAMIP (Eq. 3 and 4) and of fine-tuning (Eq. 6) is the sum over branches of the mean softmax cross-entropy of their
 //! targets; in fine-tuning of what is read under a condition, and, against forgetting, without one. `full.rs` is the softmax over
 //! the whole catalogue, `sampled.rs` that over negatives shared by a step.
+//!
+//! `plan.rs` is what a step computes, made beside the step before; `draws.rs` says how likely an item is in a batch, for `−log Q`.
 
 mod draws;
 mod full;

@@ -24,7 +24,7 @@ const CHUNK: usize = 1 << 12;
 pub struct GradientNorm(Tensor);
 
 impl GradientNorm {
-    /// That of a step without a gradient.
+    /// The norm of a step without a gradient: 0.
     pub fn zero() -> Result<Self> {
         Ok(Self(Tensor::new(0f32, &Device::Cpu)?))
     }

@@ -32,7 +32,7 @@ fn each<'a, const N: usize, A, B>(all: &'a [A; N], f: impl FnMut(&'a A) -> Resul
     results.try_into().map_err(|_| candle_core::Error::msg("as many results as there are inputs").bt())
 }
 
-/// Applies `op` to `inputs`, contiguous or not. Its gradient is that of [`crate::differentiate`]; nobody else can ask for it.
+/// Applies `op` to `inputs`, contiguous or not. Only [`crate::differentiate`] can ask for its gradient.
 pub(super) fn apply<const N: usize, O: Operation<N>>(op: O, inputs: [&Tensor; N]) -> Result<Tensor> {
     let inputs: [Tensor; N] = each(&inputs, |input| whole(input))?;
     let machine = Machine::of(inputs[0].device())?;

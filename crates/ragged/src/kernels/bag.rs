@@ -1,3 +1,5 @@
+//! Gathers and means of bags on a GPU.
+
 use std::sync::Arc;
 
 use candle_core::{Result, Shape, Tensor};

@@ -1,3 +1,5 @@
+//! Softmax cross-entropy on a GPU, a group of rows at a time.
+
 use std::marker::PhantomData;
 use std::sync::Arc;
 

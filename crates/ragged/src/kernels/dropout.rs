@@ -1,3 +1,5 @@
+//! `x + dropout(y)` on a GPU.
+
 use candle_core::{Result, Shape, Tensor};
 
 use super::applied::{Operation, apply};

@@ -22,7 +22,7 @@ type Emulate = unsafe extern "C" fn(
     u32,
 ) -> *const c_char;
 
-/// Of a block: what the largest GPUs have.
+/// Shared memory of a block, as much as the largest GPUs have.
 pub(super) const SHARED_MEMORY: usize = 227 << 10;
 
 /// One machine, which runs one kernel at a time; or why there is none.

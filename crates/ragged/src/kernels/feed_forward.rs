@@ -80,7 +80,7 @@ impl<T: Real> Operation<7> for FeedForward<T> {
             let arguments = &mut [inner.read(), up_bias.read(), active.write(), (rows * f).into(), f.into()];
             machine.launch(kernel, Launch::fours(rows * f), arguments)?;
         }
-        // The room of the normalised rows, which nobody reads any more.
+        // Reuses the buffer of the normalised rows: their last read is over.
         let mut outer = normal;
         // SAFETY: as above.
         unsafe {
@@ -125,7 +125,7 @@ impl<T: Real> Operation<7> for FeedForward<T> {
         let norm = LayerNorm { rows, d };
         let normal = norm.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         let of_dinner = Matrix::new::<T>(dinner.read(), 0, rows, f);
-        // The room of the gradient of what came out, which nobody reads any more.
+        // Reuses the buffer of the output's gradient: its last read is over.
         let mut dnormal = douter;
         // SAFETY: as above.
         unsafe {

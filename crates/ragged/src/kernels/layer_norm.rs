@@ -1,3 +1,5 @@
+//! Layer norm on a GPU.
+
 use candle_core::{Result, Shape, Tensor};
 
 use super::applied::{Operation, apply};
@@ -23,7 +25,7 @@ pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Op
     apply(LayerNorm { rows, d }, [x, gamma, beta]).map(Some)
 }
 
-/// Of rows `[rows, d]`, at most [`COLUMNS`] wide.
+/// Normalises rows `[rows, d]`, at most [`COLUMNS`] wide.
 pub(super) struct LayerNorm {
     pub(super) rows: usize,
     pub(super) d: usize,

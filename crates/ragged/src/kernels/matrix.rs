@@ -52,7 +52,7 @@ impl Machine {
     ///
     /// # Safety
     ///
-    /// The matrices are in this machine's memory, and nobody else uses `c`.
+    /// The matrices are in this machine's memory, and nothing else uses `c`.
     pub(super) unsafe fn product(&self, c: Matrix, add: bool, a: Matrix, b: Matrix) -> Result<()> {
         let ((m, k), (of_b, n)) = (a.size(), b.size());
         let types = a.kind == b.kind && [a.kind, Kind::F32].contains(&c.kind);

@@ -103,7 +103,7 @@ impl<'a, T: Real> Rounded<'a, T> {
     }
 }
 
-/// What is written where nothing was written yet: in tests, something that shows.
+/// Fill pattern for fresh test buffers: a read before the first write yields NaN.
 #[cfg(feature = "emulator")]
 const UNWRITTEN: u8 = 0xff;
 
@@ -300,7 +300,7 @@ enum Value {
 }
 
 impl Argument<'_> {
-    /// Of memory that the caller keeps until all kernels so far are done, or frees in their order: a machine has one stream, in
+    /// Names memory that the caller keeps until all kernels so far are done, or frees in their order: a machine has one stream, in
     /// which everything happens one after the other.
     pub(super) fn address(address: u64) -> Self {
         Self { value: Value::Address(address), of: PhantomData }

@@ -97,7 +97,7 @@ impl<T: Real> Operation<7> for SelfAttention<T> {
         let mut log_sum = Buffer::new(machine, tokens * self.attention.ragged.heads)?;
         let scores = (qkv.read(), bias.read(), log_temperature.read());
         self.attention.forward::<T>(machine, scores, &batch, (&mut attended, &mut log_sum))?;
-        // The room of the normalised rows, which nobody reads any more.
+        // Reuses the buffer of the normalised rows: their last read is over.
         let mut outer = normal;
         // SAFETY: as above.
         unsafe {
@@ -145,7 +145,7 @@ impl<T: Real> Operation<7> for SelfAttention<T> {
         let dlog_temperature = of_scores.sum(machine, columns..columns + 1)?;
         let norm = LayerNorm { rows: tokens, d };
         let normal = norm.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
-        // The room of the gradient of what came out, which nobody reads any more.
+        // Reuses the buffer of the output's gradient: its last read is over.
         let mut dnormal = douter;
         // SAFETY: as above.
         unsafe {

@@ -78,7 +78,7 @@ impl Staging {
         block.copied.record(stream)
     }
 
-    /// A block with room for `n` bytes that nobody reads: one that was read, or a new one, or where there are enough of them the
+    /// A block with room for `n` bytes that no copy reads: one that was read, or a new one, or where there are enough of them the
     /// oldest, as soon as it is read.
     fn empty(&mut self, stream: &Arc<CudaStream>, n: usize) -> std::result::Result<Block, DriverError> {
         let fits = |block: &Block| Arc::ptr_eq(&block.stream, stream) && n <= block.memory.len();

@@ -49,7 +49,7 @@ pub(crate) fn differentiate<R>(compute: impl FnOnce() -> Result<(Tensor, R)>) ->
     Ok((gradients, rest))
 }
 
-/// Whether somebody will ask for gradients.
+/// Whether gradients will be asked for.
 pub(super) fn is_recording() -> bool {
     TAPE.with_borrow(Option::is_some)
 }

@@ -22,13 +22,13 @@
 //! nothing ever reads them. Where it lives on, [`Uncommitted`] deletes the shards of a commit that was not made, and no others,
 //! also where whoever waits for the commit goes away before its answer comes.
 //!
-//! A store may write the log entry and answer with an error all the same (the answer is lost; the client asks again, and is
-//! told that the entry exists). So each entry carries an id of its own, and after an error the entry is read before
+//! A store may write the log entry and answer with an error all the same (the answer is lost, and the
+//! client's retry fails because the entry exists). So each entry carries an id of its own, and after an error the entry is read before
 //! anything is concluded from it: the commit stands, another writer was faster, or it is not known, and then the shards stay.
 //!
 //! There is no retry. What a commit holds was computed from the version that the caller read (which events
 //! are duplicates, which index an item has), so on top of another writer's commit it could be wrong. The
-//! caller is told, and runs again. A [`Rewrite`](CommitMode::Rewrite) is the exception: it holds the rows of some
+//! caller gets the conflict, and runs again. A [`Rewrite`](CommitMode::Rewrite) is the exception: it holds the rows of some
 //! shards in other shards, which is right on top of every version that still has them.
 //!
 //! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and

@@ -42,7 +42,7 @@ pub struct NewShard {
 }
 
 impl NewShard {
-    /// What is left of `shard`, whose other rows are deleted.
+    /// The rest of `shard`, whose other rows are deleted.
     pub fn in_place_of(self, shard: &Shard) -> Self {
         Self { rest_of: Some(shard.path.clone()), ..self }
     }

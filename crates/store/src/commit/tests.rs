@@ -1,3 +1,5 @@
+//! Commits beside other writers, on stores that answer late, twice or not at all.
+
 use std::sync::Arc;
 
 use schemas::tables::timestamp;
@@ -131,7 +133,7 @@ async fn a_commit_that_would_change_nothing_is_not_made() {
     assert_eq!(root.snapshot("t").await.unwrap().unwrap().rows(), 0);
 }
 
-/// [`commit`] of shards that nobody else has.
+/// [`commit`] of shards that no other writer has.
 async fn commit_or_delete(
     root: &Root,
     change: Change<'_>,
@@ -234,7 +236,7 @@ async fn many_commits_are_read_back_from_a_checkpoint() {
 enum Answer {
     /// It is written, and the answer is lost.
     Lost,
-    /// It is written, the answer is lost, and the client, which asks again, is told that it exists.
+    /// The entry is written, the answer is lost, and the client's retry fails because the entry exists.
     Exists,
     /// It is written, and no answer ever comes.
     Never,
@@ -326,7 +328,7 @@ async fn an_entry_that_was_not_written_leaves_no_files() {
     let schema = schema();
     commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
     let snapshot = root.snapshot("t").await.unwrap().unwrap();
-    // Once nobody wrote it, once another writer did.
+    // Once it was not written, once another writer wrote it.
     for other in [false, true] {
         let mut shards = Uncommitted::new(&root, "t");
         shards.push(shard(&root, &["b"]));

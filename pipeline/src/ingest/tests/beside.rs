@@ -203,7 +203,7 @@ async fn nobody_who_was_forgotten_meanwhile_is_stored() {
     place.config.events.paths = vec![place.file("more.csv", "user_id,item_id,ts\nu1,i1,77\n")];
     let interrupt = Interrupt::default();
     let run = Run::begin(&place.config, &place.root, Limits::default(), &interrupt).await.unwrap();
-    crate::forget::forget(&place.config, &place.root, &["u1".to_owned()], &interrupt).await.unwrap();
+    crate::privacy::forget(&place.config, &place.root, &["u1".to_owned()], &interrupt).await.unwrap();
     let error = run.finish().await.unwrap_err();
     assert!(matches!(error, IngestError::ForgottenMeanwhile), "{error}");
     assert_eq!(place.events().await.len(), 9);

@@ -64,7 +64,10 @@ async fn the_last_of_equal_items_wins_and_a_repeat_changes_nothing() {
     let mut place = place();
     let catalogue = "item_id,title,genres\na,old,Rock\nb,B,\na,new,Pop\n";
     let report = place.ingest_items("items.csv", catalogue).await.unwrap();
-    assert_eq!(report.items, Counts { read: 3, accepted: 2, duplicates: 1, dead_letters: 0, forgotten: 0 });
+    assert_eq!(
+        report.items,
+        RecordCounts { read: 3, accepted: 2, duplicates: 1, dead_letters: 0, forgotten: 0 }
+    );
     assert_eq!(place.items(&["genre"]).await, ["1 a new true genre=Pop", "2 b B true genre="]);
     let again = place.ingest().await.unwrap();
     assert_eq!((again.versions, again.catalogue.unchanged), (report.versions, 2));
@@ -90,7 +93,10 @@ async fn bad_items_are_dead_letters() {
     place.config.events.max_dead_letter_rate = 0.7;
     let catalogue = "item_id,genres,active\n,Rock,\na,Rock,perhaps\nb,Pop,0\n";
     let report = place.ingest_items("items.csv", catalogue).await.unwrap();
-    assert_eq!(report.items, Counts { read: 3, accepted: 1, duplicates: 0, dead_letters: 2, forgotten: 0 });
+    assert_eq!(
+        report.items,
+        RecordCounts { read: 3, accepted: 1, duplicates: 0, dead_letters: 2, forgotten: 0 }
+    );
     let reasons: Vec<_> = place.dead_letters().await.into_iter().map(|(p, r, _)| (p, r)).collect();
     assert_eq!(reasons, [(0, "missing_field".to_owned()), (1, "wrong_type".to_owned())]);
     assert_eq!(place.items(&["genre"]).await, ["1 b - false genre=Pop"]);

@@ -49,10 +49,10 @@ fn joined(records: &[Vec<u8>]) -> Vec<u8> {
 type Rejections = Vec<(u64, Vec<u8>)>;
 
 /// The accepted events, the counts, and the rejected records: read by blocks, and put into no table.
-fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>, Counts, Rejections) {
+fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>, RecordCounts, Rejections) {
     let mut place = Place::new();
     place.config.events.max_record_bytes = 400;
-    let files = files::resolve(&[place.file("log.csv", bytes)], None).unwrap();
+    let files = resolve(&[place.file("log.csv", bytes)], None).unwrap();
     let mapping = Mapping::new(&place.config.events);
     let reading = Reading {
         max_record_bytes: 400,
@@ -61,9 +61,9 @@ fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>
         check_times: false,
     };
     let count = ByteCount::default();
-    let log = Log { files: &files, mapping: &mapping, reading, threads, count: &count };
-    let (mut found, mut counts, mut dead) = (BTreeSet::new(), Counts::default(), Vec::new());
-    let read = log.read(|delivered| {
+    let log = LogReader { files: &files, mapping: &mapping, reading, threads, count: &count };
+    let (mut found, mut counts, mut dead) = (BTreeSet::new(), RecordCounts::default(), Vec::new());
+    let read: Result<(), SourceError> = log.read(|delivered| {
         if let Delivered::Block { walked, batch, .. } = delivered {
             let rows = StagedRows(&batch.rows);
             for row in 0..batch.rows.num_rows() {
@@ -79,7 +79,7 @@ fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>
         Ok(())
     });
     read.unwrap();
-    counts.check("log.csv").unwrap();
+    assert!(counts.is_complete(), "{counts:?}");
     (found, counts, dead)
 }
 

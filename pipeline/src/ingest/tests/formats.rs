@@ -72,7 +72,7 @@ async fn every_format_and_packing_gives_the_same_events() {
         let report = place.ingest_file(name, bytes).await.unwrap();
         assert_eq!(
             report.events,
-            Counts { read: 3, accepted: 3, duplicates: 0, dead_letters: 0, forgotten: 0 },
+            RecordCounts { read: 3, accepted: 3, duplicates: 0, dead_letters: 0, forgotten: 0 },
             "{name}"
         );
         let events: Vec<_> =

@@ -1,7 +1,7 @@
 //! The section of a table of instruction examples.
 
 use super::super::SftContents;
-use super::tables::{charts, distribution};
+use super::distribution::{charts, distribution};
 use crate::html::chart::{Bar, Frame, lying};
 use crate::html::number;
 use crate::html::page::{facts, table};

@@ -1,5 +1,6 @@
 //! The reports as pages ([`crate::html`]).
 
+mod distribution;
 mod examples;
 mod line;
 mod tables;

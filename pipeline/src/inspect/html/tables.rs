@@ -5,9 +5,10 @@ use schemas::tables::{DEAD_LETTERS, EVENTS, INSTRUCTIONS, ITEMS, SEQUENCES};
 
 use super::super::print::{bytes, duration};
 use super::super::{
-    Contents, Count, DeadLettersContents, Distribution, EventsContents, Inspection, InstructionsContents,
-    ItemsContents, SequencesContents, SpanDistribution, TableReport,
+    Contents, Count, DeadLettersContents, EventsContents, Inspection, InstructionsContents, ItemsContents,
+    SequencesContents, SpanDistribution, TableReport,
 };
+use super::distribution::{charts, distribution};
 use super::examples;
 use super::line::log_log;
 use crate::html::chart::{Bar, Frame, lying, upright};
@@ -68,10 +69,6 @@ fn section(report: &TableReport) -> String {
     }
     html.push_str("</div></div></section>\n");
     html
-}
-
-pub(super) fn charts(charts: impl IntoIterator<Item = String>) -> String {
-    format!("<div class=\"charts\">\n{}</div>\n", charts.into_iter().collect::<String>())
 }
 
 fn events(contents: &EventsContents) -> String {
@@ -253,20 +250,6 @@ fn instructions(contents: &InstructionsContents) -> String {
         counts("Conditions", "the most frequent ones", "users", &contents.top, contents.users),
     ]));
     html
-}
-
-pub(super) fn distribution(title: &str, x: &str, y: &str, d: &Distribution) -> String {
-    let bars: Vec<Bar> = d.bins.iter().map(|bin| Bar::share(bin.name(), bin.count, d.count)).collect();
-    let note = format!(
-        "mean {:.1}, median {}, p90 {}, p99 {}, from {} to {}",
-        d.mean,
-        number(d.median),
-        number(d.p90),
-        number(d.p99),
-        number(d.min),
-        number(d.max)
-    );
-    upright(&Frame { title, note, x, y, wide: false }, &bars)
 }
 
 fn spans(d: &SpanDistribution) -> String {

@@ -272,8 +272,8 @@ async fn what_is_packed_is_unpacked_to_a_limit() {
 
 #[test]
 fn counts_that_do_not_add_up_are_an_error_with_the_numbers() {
-    let counts = Counts { read: 3, accepted: 1, duplicates: 1, dead_letters: 0, forgotten: 0 };
-    let error = counts.check("a.csv").unwrap_err().to_string();
+    let counts = RecordCounts { read: 3, accepted: 1, duplicates: 1, dead_letters: 0, forgotten: 0 };
+    let error = error::check_counts(counts, "a.csv").unwrap_err().to_string();
     assert!(error.contains("a.csv: 3 records were read, and 1 accepted + 1 duplicates"), "{error}");
 }
 

@@ -1,0 +1,86 @@
+//! The columns of events: as they are scanned, and packed on their way to a bucket.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, Float64Array, Int64Array, StringViewArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
+use datafusion::common::cast::{as_float64_array, as_int64_array, as_primitive_array, as_string_view_array};
+use schemas::tables::EVENTS_SCHEMA;
+
+use super::event::PackedEvent;
+use crate::engine::{bucket_schema, scattered_schema};
+use crate::records::date_of;
+
+/// The columns that the keys are made from, in the order of [`ScannedEvents`].
+pub(super) const INPUT_COLUMNS: [&str; 9] =
+    ["event_id", "source", "position", "ts", "user_id", "item_id", "action", "request_id", "request_ts"];
+
+/// The column that comes after them where a smallest value is asked for.
+pub(super) const VALUE_COLUMN: &str = "value";
+
+/// `events` as it is scanned: texts as views, which costs no copy.
+pub(crate) fn scan_schema() -> Schema {
+    let view = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => Arc::clone(field),
+    };
+    Schema::new(EVENTS_SCHEMA.fields().iter().map(view).collect::<Vec<_>>())
+}
+
+/// A batch with the [`INPUT_COLUMNS`], in their order, and perhaps the [`VALUE_COLUMN`].
+pub(super) struct ScannedEvents<'a> {
+    pub event: &'a StringViewArray,
+    pub source: &'a StringViewArray,
+    pub position: &'a Int64Array,
+    pub ts: &'a TimestampMillisecondArray,
+    pub user: &'a StringViewArray,
+    pub item: &'a StringViewArray,
+    pub action: &'a StringViewArray,
+    pub request: &'a StringViewArray,
+    pub request_ts: &'a TimestampMillisecondArray,
+    pub value: Option<&'a Float64Array>,
+}
+
+impl<'a> ScannedEvents<'a> {
+    pub(super) fn of(batch: &'a RecordBatch) -> Result<Self> {
+        Ok(Self {
+            event: as_string_view_array(batch.column(0))?,
+            source: as_string_view_array(batch.column(1))?,
+            position: as_int64_array(batch.column(2))?,
+            ts: as_primitive_array::<TimestampMillisecondType>(batch.column(3))?,
+            user: as_string_view_array(batch.column(4))?,
+            item: as_string_view_array(batch.column(5))?,
+            action: as_string_view_array(batch.column(6))?,
+            request: as_string_view_array(batch.column(7))?,
+            request_ts: as_primitive_array::<TimestampMillisecondType>(batch.column(8))?,
+            value: batch.columns().get(9).map(|column| as_float64_array(column)).transpose()?,
+        })
+    }
+
+    /// The event's date, in days: that of its time. (Reading the column would take longer.)
+    pub(super) fn date(&self, row: usize) -> i32 {
+        date_of(self.ts.value(row))
+    }
+
+    /// The event's value, where it has one and the column was read.
+    pub(super) fn value(&self, row: usize) -> Option<f64> {
+        self.value.filter(|values| values.is_valid(row)).map(|values| values.value(row))
+    }
+
+    /// Whether a row's source is that of the row before. It nearly always is, and then the two views point to
+    /// one text.
+    pub(super) fn same_source(&self, row: usize) -> bool {
+        let views = self.source.views();
+        row > 0 && (views[row] == views[row - 1] || self.source.value(row) == self.source.value(row - 1))
+    }
+}
+
+/// A keyed event on its way to a bucket: the user and the packed [`PackedEvent`], `source` and `item` being codes.
+pub(super) static KEYED_SCHEMA: LazyLock<SchemaRef> =
+    LazyLock::new(|| scattered_schema("user_id", "event", PackedEvent::BYTES));
+
+/// A keyed event in its bucket.
+pub(super) static BUCKET_SCHEMA: LazyLock<SchemaRef> =
+    LazyLock::new(|| bucket_schema("user_id", "event", PackedEvent::BYTES));

@@ -1,0 +1,55 @@
+//! From the log to histories: the events of each user in order, once each, with what a model may see. The sinks are
+//! [`crate::sequences`], [`crate::sft`].
+//!
+//! ```text
+//!  stage 1, one stream a thread
+//!    events @ V ─▶ scan ─▶ Keys ─▶ Scatter ═▶ buckets (memory, then a scratch file)
+//!                            └─▶ sources, items without an index, suspected duplicates
+//!  between the stages
+//!    items (one commit, if any is new) ─▶ Resolution ◀─ duplicates (only dates that have suspects are read again)
+//!  stage 2, one stream a bucket
+//!    bucket ─▶ BucketSort ─▶ Histories ─▶ a sink
+//! ```
+//!
+//! Two builds of the same versions under the same settings give equal histories, whatever the threads and the memory,
+//! because the sort key is total (`keys.rs`) and nothing else decides an order.
+//!
+//! **Memory.** [`Resources`](crate::engine::Resources) divides a budget among what grows: rows waiting in buckets, the
+//! buckets being sorted, the suspected duplicates; the rest of the budget is for a row group in each reader and writer,
+//! and for the catalogue's indexes (about 32 bytes an item). What does not fit goes to disk. Two things must fit: the
+//! catalogue, and the longest single history (about 110 bytes an event).
+//!
+//! **A distributed engine** replaces `Scatter` and the buckets by its shuffle. What it must add is what the
+//! scan learns for all streams at once (`Learned`): codes for sources and new items, and the suspects.
+
+mod codes;
+mod columns;
+mod compared;
+mod counts;
+mod duplicates;
+mod error;
+mod event;
+mod event_columns;
+mod fresh;
+mod intervals;
+mod items;
+mod keys;
+mod learned;
+mod order;
+mod pass;
+mod properties;
+mod resolve;
+mod stages;
+
+pub use columns::HISTORY_SCHEMA;
+pub(crate) use compared::Compared;
+pub use counts::{Counts, Targets};
+pub use error::BuildError;
+pub(crate) use event_columns::scan_schema as events_scan_schema;
+pub(crate) use fresh::Fresh;
+pub use intervals::{INTERVALS_MIN, RequestIntervals};
+pub(crate) use keys::Quality;
+pub use pass::HistorySettings;
+pub(crate) use pass::{History, Output, Sink};
+pub(crate) use properties::{delta_tau_ms, described, measured, stored_intervals};
+pub(crate) use stages::{Builder, Passed, ReadLog};

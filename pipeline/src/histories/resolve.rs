@@ -1,0 +1,59 @@
+//! What only the end of the scan can tell of an event.
+
+use schemas::config::{Sequences, Ties};
+use schemas::hash::{hash64, mix64};
+
+use super::codes::ResolvedItems;
+use super::duplicates::{CopyKey, RepeatedEvents};
+use super::event::PackedEvent;
+
+/// Ranks and indexes for the scan's codes, and which events are copies of others.
+#[derive(Debug)]
+pub(super) struct Resolution {
+    /// Code of a source → its rank.
+    pub ranks: Vec<u32>,
+    pub items: ResolvedItems,
+    pub repeated: RepeatedEvents,
+    /// The seed of the `shuffled` order.
+    pub shuffle: Option<u64>,
+}
+
+/// What orders the events of a user (`keys.rs`).
+pub(super) type SortKey = (i64, u64, u32, i64, u64);
+
+impl Resolution {
+    /// The seed of the configured tie policy.
+    pub(super) fn shuffle(config: &Sequences) -> Option<u64> {
+        (config.ties == Ties::Shuffled).then_some(config.tie_seed)
+    }
+
+    /// Whether the event is another copy of one that counts elsewhere.
+    pub(super) fn is_later_copy(&self, user: &str, event: &PackedEvent) -> bool {
+        if self.repeated.is_empty() {
+            return false;
+        }
+        self.repeated.is_later_copy(&CopyKey {
+            event: event.event,
+            ts: event.ts,
+            source: event.source(),
+            position: event.position,
+            item: event.item,
+            request: event.request,
+            user: hash64(user.as_bytes()),
+        })
+    }
+
+    /// The event with a rank and an index in the place of codes.
+    pub(super) fn resolved(&self, event: PackedEvent) -> PackedEvent {
+        // The scan gave these codes, so each has a rank and an index.
+        let rank = self.ranks[event.source() as usize];
+        let fresh = event.is_fresh() && !self.repeated.is_stale(event.event, event.ts);
+        PackedEvent { item: self.items.index(event.item), ..event }.sourced(rank, fresh)
+    }
+
+    /// The place of a resolved event in its user's history.
+    pub(super) fn key(&self, event: &PackedEvent) -> SortKey {
+        let tie = self.shuffle.map_or(0, |seed| mix64(seed, event.event));
+        (event.ts, tie, event.source(), event.position, event.event)
+    }
+}

@@ -1,0 +1,360 @@
+//! The stages of a build, drawn in `mod.rs`. The first reads the log once; its result ([`ReadLog`]) can be turned
+//! into rows as often as there are tables to make.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use datafusion::common::DataFusionError;
+use datafusion::common::runtime::JoinSet;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionContext;
+use futures::{StreamExt, TryStreamExt};
+use schemas::config::{Config, DeltaTauSetting};
+use schemas::history::DeltaTau;
+use store::{Root, Shard, Snapshot};
+use terminal::Progress;
+
+use super::codes::{Codes, ItemCodes};
+use super::compared::{Compared, noted};
+use super::counts::Counts;
+use super::duplicates::{OtherIds, RepeatedEvents, ScanFacts, Search, by_date};
+use super::error::BuildError;
+use super::event::PackedEvent;
+use super::event_columns::{BUCKET_SCHEMA, INPUT_COLUMNS, VALUE_COLUMN, scan_schema};
+use super::fresh::{Fresh, Scan};
+use super::intervals::{INTERVALS_MIN, Intervals, Measure, RequestIntervals};
+use super::items::StoredCatalogue;
+use super::keys::{Keys, Quality};
+use super::learned::Learned;
+use super::order::BucketSortExec;
+use super::pass::{Histories, HistorySettings, Output};
+use super::resolve::Resolution;
+use crate::engine::{
+    BucketExec, Buckets, PassExec, PassSpec, Resources, RowsWith, Scatter, SnapshotTable, Suspects, balanced,
+    hash_in, suspect,
+};
+
+/// The stages of a build.
+pub(crate) struct Builder<'a> {
+    config: &'a Config,
+    root: &'a Root,
+    resources: Resources,
+    context: SessionContext,
+    /// `build-sequences --since`: what is fresh.
+    pub(crate) fresh: Option<Arc<Fresh>>,
+    /// What an earlier build compared, where that is known.
+    pub(crate) compared: Option<Compared>,
+    /// `build-sft`: which events are fit to be learned.
+    pub(crate) quality: Option<Quality>,
+}
+
+/// The log in buckets, and what was learned about it on the way.
+pub(crate) struct ReadLog {
+    buckets: Arc<Buckets>,
+    resolution: Arc<Resolution>,
+    /// What the scan counted, and the new items.
+    pub counts: Counts,
+    /// The catalogue, in which every item of the log has an index.
+    pub items: Option<Snapshot>,
+    /// The time of the newest event, in epoch milliseconds.
+    pub newest: i64,
+    /// `Δτ` as configured or measured.
+    pub delta_tau: DeltaTau,
+    /// Events that were decoded: those of users with nothing new are not all, in a refresh.
+    pub decoded: u64,
+    /// Wall time until all events were in their buckets.
+    pub seconds_reading: f64,
+}
+
+impl ReadLog {
+    /// Which event ids the histories of several users share, as a table notes it.
+    pub(crate) fn shared_ids(&self) -> Option<String> {
+        noted(&self.resolution.repeated.shared)
+    }
+
+    /// The version of the catalogue.
+    pub(crate) fn items_version(&self) -> u64 {
+        self.items.as_ref().map(Snapshot::version).unwrap_or_default()
+    }
+
+    /// Bytes that went to scratch files.
+    pub(crate) fn spilled_bytes(&self) -> u64 {
+        self.buckets.spilled_bytes()
+    }
+}
+
+/// What came of the histories in stage 2.
+pub(crate) struct Passed {
+    /// What the last pass gave.
+    pub batches: Vec<RecordBatch>,
+    /// Copies of events that were dropped.
+    pub copies: u64,
+    /// The request intervals of the histories.
+    pub intervals: Option<RequestIntervals>,
+}
+
+impl<'a> Builder<'a> {
+    /// A build of the whole log.
+    pub(crate) fn new(config: &'a Config, root: &'a Root, resources: Resources) -> Self {
+        Self {
+            config,
+            root,
+            resources,
+            context: resources.session(),
+            fresh: None,
+            compared: None,
+            quality: None,
+        }
+    }
+
+    /// Stage 1 and what comes between the stages.
+    pub(crate) async fn read(
+        &self,
+        events: &Snapshot,
+        items: Option<Snapshot>,
+    ) -> Result<ReadLog, BuildError> {
+        let started = Instant::now();
+        let (mut catalogue, item_codes) = StoredCatalogue::read(items).await?;
+        let log = SnapshotTable::new(events.clone(), &scan_schema());
+        let (buckets, learned) = self.scatter(&log, item_codes).await?;
+        let seconds_reading = started.elapsed().as_secs_f64();
+        let mut counts = std::mem::take(&mut *learned.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        let passed_over = events.rows().saturating_sub(counts.events);
+        counts.events += passed_over;
+        counts.other_users += passed_over;
+        if counts.events == 0 {
+            return Err(BuildError::NoEvents { version: events.version() });
+        }
+        let repeated = self.repeated(&log, &learned).await?;
+        let (missing, ranks) = learned.items.missing();
+        counts.new_items = missing.len() as u64;
+        let first = catalogue.assign(self.config, self.root, &missing).await?;
+        let resolution = Arc::new(Resolution {
+            ranks: learned.sources.ranks().1,
+            items: learned.items.resolve(ranks, first),
+            repeated,
+            shuffle: Resolution::shuffle(&self.config.sequences),
+        });
+        let delta_tau = match self.config.sequences.delta_tau.fixed() {
+            Some(delta_tau) => delta_tau,
+            None => self.measure(&buckets, &resolution).await?,
+        };
+        let (items, newest) = (catalogue.into_snapshot(), learned.newest.load(Ordering::Relaxed));
+        let decoded = learned.decoded.load(Ordering::Relaxed);
+        Ok(ReadLog { buckets, resolution, counts, items, newest, delta_tau, decoded, seconds_reading })
+    }
+
+    /// Stage 1.
+    async fn scatter(
+        &self,
+        log: &SnapshotTable,
+        items: ItemCodes,
+    ) -> Result<(Arc<Buckets>, Arc<Learned>), BuildError> {
+        let Resources { threads, .. } = self.resources;
+        let sequences = &self.config.sequences;
+        let learned = Arc::new(Learned {
+            sources: Codes::default(),
+            items,
+            suspects: Arc::new(Suspects::new(
+                log.snapshot().rows(),
+                self.resources.suspects_bytes(),
+                0..=self.config.events.dedup_days,
+            )),
+            counts: Mutex::default(),
+            newest: AtomicI64::new(i64::MIN),
+            decoded: AtomicU64::new(0),
+            progress: Mutex::new(Progress::start("read", log.snapshot().rows(), "events")),
+        });
+        let buckets = Arc::new(Buckets::new(
+            BUCKET_SCHEMA.clone(),
+            PackedEvent::BYTES,
+            sequences.shards,
+            threads,
+            self.resources.scatter_bytes(),
+        ));
+        let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        let fresh_users = self.fresh_users();
+        if let Some(fresh) = fresh_users {
+            let other_ids = OtherIds { learned: Arc::clone(&learned), fresh: Arc::clone(fresh) };
+            plans.push(Arc::new(PassExec::new(Arc::new(other_ids), self.other_ids(log)?)));
+        }
+        let users = fresh_users
+            .cloned()
+            .map(|fresh| RowsWith { column: "user_id", wanted: Arc::new(move |user| fresh.has_user(user)) });
+        for Scan { plan, is_fresh } in
+            self.scans(log, log.snapshot().shards().iter().collect(), users.as_ref())?
+        {
+            let keys = Keys {
+                learned: Arc::clone(&learned),
+                actions: sequences.actions.clone(),
+                shards: sequences.shards as u64,
+                since: self.fresh.clone(),
+                all_users: fresh_users.is_none(),
+                fresh: is_fresh,
+                quality: self.quality.clone(),
+            };
+            plans.push(Arc::new(PassExec::new(Arc::new(keys), plan)));
+        }
+        let into = Arc::clone(&buckets);
+        self.each_partition(&plans, move |mut batches| {
+            let mut scatter = Scatter::new(Arc::clone(&into));
+            async move {
+                while let Some(batch) = batches.next().await {
+                    scatter.push(&batch?)?;
+                }
+                scatter.finish().map(|()| Vec::new())
+            }
+        })
+        .await?;
+        Ok((buckets, learned))
+    }
+
+    /// Whose histories are read, where that is not everybody's: the mean of the intervals is that of all users.
+    pub(crate) fn fresh_users(&self) -> Option<&Arc<Fresh>> {
+        self.fresh.as_ref().filter(|_| self.config.sequences.delta_tau != DeltaTauSetting::Auto)
+    }
+
+    /// A scan of the events of others whose ids are to be compared: with what earlier builds compared, those near what came since.
+    fn other_ids(&self, log: &SnapshotTable) -> Result<Arc<dyn ExecutionPlan>, BuildError> {
+        let days = self.config.events.dedup_days;
+        let near =
+            |shard: &&Shard| self.compared.as_ref().is_none_or(|compared| compared.is_near(shard, days));
+        let shards: Vec<&Shard> = log.snapshot().shards().iter().filter(near).collect();
+        let groups = balanced(shards.into_iter(), self.resources.threads);
+        let only = self.compared.as_ref();
+        let only = only.map(|compared| RowsWith { column: "event_id", wanted: compared.ids() });
+        Ok(log.plan(&self.context.runtime_env(), &OtherIds::COLUMNS, groups, only.as_ref())?)
+    }
+
+    /// Scans of the shards, the fresh ones apart from the others.
+    fn scans(
+        &self,
+        log: &SnapshotTable,
+        shards: Vec<&Shard>,
+        only: Option<&RowsWith>,
+    ) -> Result<Vec<Scan>, BuildError> {
+        let is_fresh = |shard: &&Shard| self.fresh.as_ref().is_some_and(|fresh| fresh.has_shard(shard));
+        let (fresh, stale): (Vec<&Shard>, Vec<&Shard>) = shards.into_iter().partition(is_fresh);
+        let runtime = self.context.runtime_env();
+        let has_limit = self.quality.as_ref().is_some_and(|quality| quality.min_value.is_some());
+        let columns = INPUT_COLUMNS.into_iter().chain(has_limit.then_some(VALUE_COLUMN)).collect::<Vec<_>>();
+        let mut plans = Vec::new();
+        for (shards, is_fresh) in [(stale, false), (fresh, true)] {
+            if !shards.is_empty() {
+                let groups = balanced(shards.into_iter(), self.resources.threads);
+                let plan = log.plan(&runtime, &columns, groups, only)?;
+                plans.push(Scan { plan, is_fresh });
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Which events have copies.
+    async fn repeated(&self, log: &SnapshotTable, learned: &Learned) -> Result<RepeatedEvents, BuildError> {
+        let mut suspects = learned.suspects.find(self.resources.threads)?;
+        suspects.extend(self.compared.iter().flat_map(|compared| &compared.shared));
+        let ids: HashSet<u64> = suspects.iter().map(|&suspect| hash_in(suspect)).collect();
+        let wanted = move |id| ids.contains(&hash_in(suspect(0, id)));
+        let only = RowsWith { column: "event_id", wanted: Arc::new(wanted) };
+        let actions = &self.config.sequences.actions;
+        let days = self.config.events.dedup_days;
+        let all_users = self.fresh_users().is_none();
+        let known = ScanFacts { learned, actions, fresh: self.fresh.as_deref(), all_users, days };
+        let mut search = Search::new(&suspects, &known);
+        for (date, shards) in by_date(log.snapshot().shards(), &suspects) {
+            let plans = self.scans(log, shards, Some(&only))?;
+            search.look_through(date, plans, &self.context.task_ctx()).await?;
+        }
+        Ok(search.finish())
+    }
+
+    /// Every bucket's events in the order of their histories.
+    fn histories(&self, buckets: &Arc<Buckets>, resolution: &Arc<Resolution>) -> Arc<BucketSortExec> {
+        let leaf = Arc::new(BucketExec::new(Arc::clone(buckets)));
+        Arc::new(BucketSortExec::new(leaf, self.resources.bucket_bytes(), Arc::clone(resolution)))
+    }
+
+    /// `delta_tau = "auto"`: stage 2 up to the histories, to measure the request intervals of all users.
+    async fn measure(
+        &self,
+        buckets: &Arc<Buckets>,
+        resolution: &Arc<Resolution>,
+    ) -> Result<DeltaTau, BuildError> {
+        let total = Arc::new(Mutex::new(Intervals::default()));
+        let measure =
+            Measure { session_gap_ms: self.config.sequences.session_gap.ms, total: Arc::clone(&total) };
+        let plan = PassExec::new(Arc::new(measure), self.histories(buckets, resolution));
+        self.each_partition(&[Arc::new(plan)], collect).await?;
+        let measured = total.lock().unwrap_or_else(PoisonError::into_inner).summary();
+        let count = measured.map_or(0, |measured| measured.count);
+        match measured {
+            Some(measured) if count >= INTERVALS_MIN => Ok(DeltaTau::Margin(measured.delta_tau_ms())),
+            _ => Err(BuildError::TooFewIntervals { count }),
+        }
+    }
+
+    /// Stage 2: makes rows of the histories, and gives them to `last`.
+    pub(crate) async fn pass<O: Output>(
+        &self,
+        log: &ReadLog,
+        output: &Arc<O>,
+        last: Arc<impl PassSpec>,
+    ) -> Result<Passed, BuildError> {
+        let intervals = Arc::<Mutex<Intervals>>::default();
+        let pass = Histories {
+            settings: HistorySettings::new(&self.config.sequences, log.delta_tau)?,
+            output: Arc::clone(output),
+            intervals: Arc::clone(&intervals),
+            progress: Arc::new(Mutex::new(Progress::start("write", log.buckets.rows(), "events"))),
+        };
+        let histories = self.histories(&log.buckets, &log.resolution);
+        let rows = Arc::new(PassExec::new(Arc::new(pass), Arc::clone(&histories) as _));
+        let batches = self.each_partition(&[Arc::new(PassExec::new(last, rows))], collect).await?;
+        let intervals = intervals.lock().unwrap_or_else(PoisonError::into_inner).summary();
+        Ok(Passed { batches, copies: histories.copies(), intervals })
+    }
+
+    /// Runs every partition of the plans, as many at a time as there are threads, and collects what `consume`
+    /// makes of them.
+    async fn each_partition<F, R>(
+        &self,
+        plans: &[Arc<dyn ExecutionPlan>],
+        consume: F,
+    ) -> Result<Vec<RecordBatch>, BuildError>
+    where
+        F: Fn(SendableRecordBatchStream) -> R + Clone + Send + 'static,
+        R: Future<Output = Result<Vec<RecordBatch>, DataFusionError>> + Send,
+    {
+        let count = |plan: &Arc<dyn ExecutionPlan>| plan.properties().output_partitioning().partition_count();
+        let work: Vec<(Arc<dyn ExecutionPlan>, usize)> =
+            plans.iter().flat_map(|plan| (0..count(plan)).map(|p| (Arc::clone(plan), p))).collect();
+        let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
+        // Dropped, the set stops its tasks.
+        let mut tasks = JoinSet::new();
+        for _ in 0..self.resources.threads.max(1) {
+            let (work, next, consume) = (Arc::clone(&work), Arc::clone(&next), consume.clone());
+            let context = self.context.task_ctx();
+            tasks.spawn(async move {
+                let mut batches = Vec::new();
+                while let Some((plan, partition)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    batches.extend(consume(plan.execute(*partition, Arc::clone(&context))?).await?);
+                    tokio::task::yield_now().await;
+                }
+                Ok::<_, DataFusionError>(batches)
+            });
+        }
+        let mut batches = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            batches.extend(done.map_err(|e| DataFusionError::External(Box::new(e)))??);
+        }
+        Ok(batches)
+    }
+}
+
+async fn collect(stream: SendableRecordBatchStream) -> Result<Vec<RecordBatch>, DataFusionError> {
+    stream.try_collect().await
+}

@@ -1,0 +1,183 @@
+//! `pipeline consume`: a topic to `events` and `dead_letters`, each message once.
+//!
+//! ```text
+//!   poll ──────────▶ assemble ──────────▶ store
+//!   one thread:      one thread:          one task: micro-batches into shards and commits
+//!   the group,       messages taken          │
+//!   its rebalances   apart, micro-batches    │ committed offsets, partitions that others took over
+//!     ▲──────────────────────────────────────┘
+//! ```
+//!
+//! **Exactly once.** The tables' own logs say how far they have come: each commit carries, for every partition of which it
+//! has something, the offset behind it ([`reached`]). Reading begins where `events` is, whatever the group's offsets say, and
+//! a commit is made only on top of a table that is where the batch begins ([`store`]). Killed at any instruction, a consumer
+//! has committed a batch or has not, and the next one reads on from there.
+//!
+//! **Counting.** Of every commit, messages = accepted + duplicates + dead letters.
+//!
+//! **Order.** A partition's events are stored in the order of their offsets. Events that come late are stored with the date of
+//! their own time; the next build sorts them in.
+//!
+//! **Memory.** What librdkafka fetches ahead, the chunks between the threads, and three micro-batches: one that is filled,
+//! one that waits and one that is written. When the store is behind, the channels fill up, and fetching is paused. The ids of
+//! the dates that may still be sent again come on top ([`known_ids`]), within `--memory`.
+
+mod assemble;
+mod batch;
+mod commits;
+mod error;
+mod identity;
+mod known_ids;
+mod metrics;
+mod poll;
+mod reached;
+mod report;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use schemas::config::Config;
+use schemas::memory::MemorySize;
+use schemas::tables::{DEAD_LETTERS, EVENTS};
+use store::Root;
+use store::boxed::LocalBoxed;
+use terminal::Interrupt;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use assemble::{Assembler, FirstTimes, ForgottenWatch};
+use commits::Store;
+use metrics::Metrics;
+use poll::{Poller, Shared};
+
+use crate::kafka::decode::Decoder;
+use crate::privacy::Forgotten;
+use crate::records::Mapping;
+
+pub use error::ConsumeError;
+pub(crate) use reached::{topic_in, topics_of};
+pub use report::{ConsumeReport, ExpiredOffsets, Totals};
+
+/// How long leaving the group may take after a failure.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConsumeOptions {
+    /// Stop at the end that every partition has when reading of it begins.
+    pub once: bool,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// For the ids of stored events; by `[memory]` where it is not given.
+    pub memory: Option<MemorySize>,
+}
+
+/// Reads the configured topic into the tables of `root`, until interrupted; what was read is committed then. Must be called
+/// inside a Tokio runtime with more than one thread.
+pub fn run<'a>(
+    config: &'a Config,
+    root: &'a Root,
+    options: ConsumeOptions,
+    interrupt: &'a Interrupt,
+) -> LocalBoxed<'a, Result<ConsumeReport, ConsumeError>> {
+    Box::pin(consume(config, root, options, interrupt))
+}
+
+async fn consume(
+    config: &Config,
+    root: &Root,
+    options: ConsumeOptions,
+    interrupt: &Interrupt,
+) -> Result<ConsumeReport, ConsumeError> {
+    let started = Instant::now();
+    let kafka = &config.memory.for_consumer(&config.kafka);
+    let metrics = Arc::new(Metrics::new());
+    let mut server = None;
+    if let Some(address) = options.metrics {
+        let (bound, task) = metrics::serve(metrics.clone(), address).await?;
+        tracing::info!("metrics at http://{bound}/metrics");
+        server = Some(task);
+    }
+    for table in [EVENTS, DEAD_LETTERS] {
+        root.snapshot_to_write(table, false).await?;
+    }
+    let mut mapping = Mapping::new(&config.events);
+    let version = Forgotten::version(root)?;
+    mapping.forget(Forgotten::load(root, &config.forget).await?);
+    let assembler = Assembler {
+        kafka: kafka.clone(),
+        max_record_bytes: config.events.max_record_bytes,
+        dedup_days: config.consumer_dedup_days(),
+        decoder: Decoder::new(kafka, &mapping.wanted, &Handle::current(), interrupt)?,
+        mapping,
+        first: config.events.check_times.then(|| FirstTimes::new(config.events.ts_unit)),
+        metrics: metrics.clone(),
+        who: ForgottenWatch {
+            root: root.clone(),
+            settings: config.forget.clone(),
+            runtime: Handle::current(),
+            version,
+        },
+    };
+    let shared = Shared::default();
+    let poller = Poller {
+        kafka: kafka.clone(),
+        root: root.clone(),
+        once: options.once,
+        runtime: Handle::current(),
+        interrupt: interrupt.clone(),
+        shared: shared.clone(),
+        metrics: metrics.clone(),
+    };
+    let ids_bytes = options.memory.unwrap_or_else(|| config.memory.ids_of_consumer()).bytes;
+    let mut store =
+        Store::new(root.clone(), &kafka.topic, config.consumer_dedup_days(), ids_bytes, shared, metrics);
+
+    let (to_assembler, from_poller) = poll::channel();
+    // One batch waits while another is written.
+    let (to_store, from_assembler) = tokio::sync::mpsc::channel(1);
+    let polling = stage("poll", move || poller.run(to_assembler));
+    let assembling = stage("assemble", move || assembler.run(from_poller, to_store));
+    let stored = store.run(from_assembler).await;
+    store.shared.lock().ended = true;
+    // Whatever failed, the group is to be left: it would wait for the session of a member that is gone to time out.
+    let (polled, assembled) = (ended(polling, "poller").await, ended(assembling, "assembler").await);
+    // Each ends when the one after it does: what failed first is said first.
+    stored?;
+    assembled??;
+    let polled = polled??;
+    if let Some(server) = server {
+        server.abort();
+    }
+    let totals = store.totals;
+    let accounted = totals.accepted + totals.duplicates + totals.dead_letters + totals.forgotten;
+    if totals.messages != accounted {
+        return Err(ConsumeError::LostCount { messages: totals.messages, accounted });
+    }
+    Ok(ConsumeReport {
+        totals,
+        gone: polled.gone,
+        drained: polled.drained,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Runs `work` on a thread of that name, and gives its result; an error if it panicked.
+fn stage<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        // The receiver is gone where another stage has failed.
+        let _ = done.send(work());
+    });
+    // Without a thread nothing is sent, which is an error where it is waited for.
+    drop(thread);
+    result
+}
+
+/// What came of a stage that has nothing more to do.
+async fn ended<T>(result: oneshot::Receiver<T>, name: &'static str) -> Result<T, ConsumeError> {
+    let result = tokio::time::timeout(LEAVE, result).await;
+    result.ok().and_then(Result::ok).ok_or(ConsumeError::Thread(name))
+}

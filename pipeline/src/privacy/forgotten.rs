@@ -1,0 +1,105 @@
+//! Who was forgotten, without saying who: keyed hashes of users.
+//!
+//! Records of a forgotten user may come again (a file that is read once more, a topic that is read from its beginning), so
+//! something of the user has to be kept. It is a hash under a secret key that lies apart from the root ([`super::keys`]): without
+//! the key, the hash cannot be tried out. Whoever has both can ask about a user whom he knows already, as ingestion does.
+//!
+//! Memory: a hash of 16 bytes for each forgotten user.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use arrow::array::AsArray;
+use schemas::config::Forget;
+use schemas::tables::FORGOTTEN;
+use store::{Root, Snapshot, TableError};
+
+use super::error::ForgetError;
+use super::keys::{Key, known_key};
+use super::named::{UserColumn, names};
+
+/// The users that were forgotten.
+#[derive(Debug, Clone)]
+pub(crate) struct Forgotten {
+    key: Key,
+    hashes: HashSet<u128>,
+}
+
+impl Forgotten {
+    /// The newest version of table `forgotten`, by a look at its directory; `None` where no user was forgotten.
+    pub(crate) fn version(root: &Root) -> Result<Option<u64>, ForgetError> {
+        let path = root.table_path(FORGOTTEN).join("_delta_log");
+        let fail = |source| TableError::Directory { path: path.clone(), source };
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            entries => entries.map_err(fail)?,
+        };
+        let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        let mut newest = None;
+        for entry in entries {
+            newest = newest.max(number(entry.map_err(fail)?.file_name()));
+        }
+        Ok(newest)
+    }
+
+    /// The users of the newest version of table `forgotten`; `None` where no user was forgotten.
+    pub(crate) async fn load(root: &Root, settings: &Forget) -> Result<Option<Self>, ForgetError> {
+        let Some(snapshot) = root.snapshot(FORGOTTEN).await? else { return Ok(None) };
+        let key = known_key(&snapshot, root, settings)?;
+        Ok(Some(Self { key, hashes: stored(&snapshot).await? }))
+    }
+
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Whether this user was forgotten.
+    pub(crate) fn has(&self, user: &str) -> bool {
+        self.is_one(user.as_bytes())
+    }
+
+    /// Whether these bytes are the id of a forgotten user.
+    pub(super) fn is_one(&self, word: &[u8]) -> bool {
+        self.hashes.contains(&self.key.hash(word))
+    }
+
+    /// Whether a record that is no event names a forgotten user, as far as it names any.
+    pub(crate) fn is_named_in(
+        &self,
+        user_field: &str,
+        column: UserColumn,
+        key: Option<&[u8]>,
+        value: &[u8],
+    ) -> bool {
+        names(user_field, column, key, value, |id| self.is_one(id))
+    }
+}
+
+/// The hashes that the table holds.
+pub(super) async fn stored(snapshot: &Snapshot) -> Result<HashSet<u128>, ForgetError> {
+    let mut hashes = HashSet::new();
+    for batch in snapshot.read(&["user_hash"]).await? {
+        let texts = batch.column(0).as_string::<i32>().iter().flatten();
+        hashes.extend(texts.filter_map(|text| u128::from_str_radix(text, 16).ok()));
+    }
+    Ok(hashes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_record_is_known_by_its_words() {
+        let key = Key::of_bytes([3; 16]);
+        let forgotten = Forgotten { hashes: HashSet::from([key.hash(b"u-7")]), key };
+        assert!(forgotten.has("u-7") && !forgotten.has("u-70"));
+        let named = |key, value: &[u8]| forgotten.is_named_in("user", UserColumn::Unknown, key, value);
+        assert!(named(None, br#"{"user":"u-7","item":"#));
+        assert!(named(None, b"u-7,i1,not a time"));
+        assert!(named(Some(b"u-7"), b"\xff\xfe"));
+        assert!(!named(Some(b"u-70"), br#"{"user":"u-70","item":"#));
+    }
+}

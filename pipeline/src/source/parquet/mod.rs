@@ -1,0 +1,380 @@
+//! Parquet files, batch by batch.
+//!
+//! ```text
+//!   file ─▶ its physical values ([`meaning`]) ─▶ cells ─▶ values ─▶ accepted, or rejected
+//!                                                                     └─▶ JSON of the whole row ([`json`])
+//! ```
+//!
+//! A rejected row is kept whole, with all its columns. Where all columns are wanted, they are there. Otherwise
+//! the rejected rows of a row group are read again together once the row group has been read ([`WholeRows`]).
+//!
+//! Memory: one batch of the wanted columns for each block on its way, and the pages that it points into. A
+//! batch with much text is cut into several blocks.
+
+mod cells;
+mod json;
+mod meaning;
+mod stored;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    RowSelection,
+};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy};
+
+use super::error::SourceError;
+use super::files::{ByteCount, InputFile, Packing, Reading, open_parquet};
+use super::record::{Raw, Records, Step, locate};
+use crate::records::{Fields, Value, Wanted};
+use cells::Cells;
+use json::JsonWriter;
+use meaning::{Meaning, Shape, meanings, shapes, with_views, without_annotations};
+use stored::ParquetFile;
+
+const BATCH_ROWS: usize = 8_192;
+
+/// Bytes of text that a block has, unless one row has more.
+const BLOCK_BYTES: usize = 32 << 20;
+
+/// Rejected rows that are read again at a time.
+const AGAIN_ROWS: usize = 256;
+
+/// Where the wanted columns are.
+pub(crate) struct ParquetLayout {
+    /// Slot → column of the batch.
+    columns: Vec<Option<usize>>,
+    /// Those of the batch's columns.
+    shapes: Vec<Shape>,
+    /// Whether the batch has all columns of the file.
+    complete: bool,
+    pub(crate) whole: Arc<WholeRows>,
+}
+
+/// The file, to read rows with all their columns.
+pub(crate) struct WholeRows {
+    path: String,
+    file: ParquetFile,
+    metadata: ArrowReaderMetadata,
+    names: Vec<String>,
+    /// Which columns events are made of.
+    wanted: Vec<bool>,
+    shapes: Vec<Shape>,
+    max_record_bytes: usize,
+    /// The row after each row group.
+    ends: Vec<u64>,
+}
+
+/// The batches of a file.
+pub(crate) struct ParquetBlocks {
+    path: String,
+    reader: ParquetRecordBatchReader,
+    rows_read: usize,
+    shapes: Vec<Shape>,
+    /// Parts of the last batch.
+    parts: VecDeque<ParquetRows>,
+    progress: Progress,
+}
+
+/// Consecutive rows of a file.
+pub(crate) struct ParquetRows {
+    batch: RecordBatch,
+}
+
+/// Spreads the bytes of the file over its rows.
+struct Progress {
+    count: ByteCount,
+    bytes: u64,
+    rows: u64,
+    counted: u64,
+}
+
+impl Progress {
+    fn at_row(&mut self, row: usize) {
+        let at = (u128::from(self.bytes) * row as u128 / u128::from(self.rows.max(1))) as u64;
+        self.count.add(at.saturating_sub(self.counted));
+        self.counted = self.counted.max(at);
+    }
+}
+
+/// What a file holds, before a row is read.
+struct Opened {
+    file: ParquetFile,
+    metadata: ArrowReaderMetadata,
+    names: Vec<String>,
+    shapes: Vec<Shape>,
+    /// Slot → column of the file.
+    located: Vec<Option<usize>>,
+}
+
+fn examine(
+    file: &InputFile,
+    wanted: &[Wanted],
+    handle: std::fs::File,
+    check_times: bool,
+) -> Result<Opened, SourceError> {
+    let fail = |e: ParquetError| SourceError::read(&file.source, e);
+    let stored = ParquetFile::new(handle).map_err(|e| SourceError::read(&file.source, e))?;
+    let mut options = ParquetMetaDataOptions::new();
+    options.set_column_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    let footer = ParquetMetaDataReader::new().with_metadata_options(Some(options));
+    let footer = footer.parse_and_finish(&stored).map_err(fail)?;
+    let footer = footer.file_metadata();
+    let meanings = meanings(footer.schema_descr(), footer.key_value_metadata());
+    let bare = without_annotations(footer.schema_descr()).map_err(fail)?;
+    let options = ArrowReaderOptions::new()
+        .with_skip_arrow_metadata(true)
+        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_parquet_schema(Arc::new(bare));
+    let metadata = ArrowReaderMetadata::load(&stored, options).map_err(fail)?;
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(with_views(metadata.schema())));
+    let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).map_err(fail)?;
+    let names: Vec<String> = metadata.schema().fields().iter().map(|f| f.name().clone()).collect();
+    let shapes = shapes(metadata.schema(), meanings).ok_or_else(|| SourceError::NotTheFormat {
+        path: file.source.clone(),
+        problem: "has columns that cannot be told apart".into(),
+    })?;
+    let located = locate(file, wanted, &names)?;
+    for (wanted, at) in wanted.iter().zip(&located) {
+        if let Some(shape) = at.map(|at| &shapes[at])
+            && !shape.is_readable()
+        {
+            return Err(SourceError::ColumnType {
+                path: file.source.clone(),
+                column: wanted.column.clone(),
+                found: shape.describe(),
+                key: wanted.key.clone(),
+            });
+        }
+    }
+    for (wanted, at) in wanted.iter().zip(&located) {
+        let of = at.map(|at| (&shapes[at], metadata.schema().field(at).data_type()));
+        let short = matches!(
+            of,
+            Some((Shape::Leaf(Meaning::Half), _) | (Shape::Leaf(Meaning::Float), DataType::Float32))
+        );
+        if check_times && short && ["events.columns.ts", "events.columns.request_ts"].contains(&&*wanted.key)
+        {
+            let problem = format!(
+                "column `{}` holds times as floats of 32 bits or fewer, which are 128 s apart today; were they whole \
+                 numbers once?",
+                wanted.column
+            );
+            return Err(SourceError::Times { path: file.source.clone(), problem });
+        }
+    }
+    Ok(Opened { file: stored, metadata, names, shapes, located })
+}
+
+/// Refuses a file whose wanted columns are missing or cannot be read, before any row of any file is read. One
+/// that is packed is looked at when its turn comes.
+pub(crate) fn check_parquet(
+    file: &InputFile,
+    wanted: &[Wanted],
+    reading: &Reading,
+) -> Result<(), SourceError> {
+    if file.packing != Packing::Plain {
+        return Ok(());
+    }
+    let handle = open_parquet(file, &reading.unpacking, &ByteCount::default())?;
+    examine(file, wanted, handle, reading.check_times).map(drop)
+}
+
+/// Opens `file` and finds the wanted columns.
+pub(crate) fn open_parquet_blocks(
+    file: &InputFile,
+    wanted: &[Wanted],
+    reading: &Reading,
+    count: &ByteCount,
+) -> Result<(ParquetLayout, ParquetBlocks), SourceError> {
+    let fail = |e: ParquetError| SourceError::read(&file.source, e);
+    let handle = open_parquet(file, &reading.unpacking, count)?;
+    let Opened { file: stored, metadata, names, shapes, located } =
+        examine(file, wanted, handle, reading.check_times)?;
+    let mut roots: Vec<usize> = located.iter().flatten().copied().collect();
+    roots.sort_unstable();
+    roots.dedup();
+    let is_wanted = (0..shapes.len()).map(|at| roots.binary_search(&at).is_ok()).collect();
+    let columns = located.iter().map(|at| at.and_then(|at| roots.binary_search(&at).ok())).collect();
+    let read: Vec<Shape> = roots.iter().map(|&at| shapes[at].clone()).collect();
+    let complete = roots.len() == shapes.len();
+    let footer = metadata.metadata();
+    let rows = u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0);
+    let ends = footer.row_groups().iter().scan(0, |end, group| {
+        *end += u64::try_from(group.num_rows()).unwrap_or(0);
+        Some(*end)
+    });
+    let ends = ends.collect();
+    // The bytes of a packed file were counted while it was unpacked.
+    let bytes = if file.packing == Packing::Plain { file.bytes } else { 0 };
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(stored.clone(), metadata.clone());
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(fail)?;
+    let path = file.source.clone();
+    let max_record_bytes = reading.max_record_bytes;
+    let whole = WholeRows {
+        path: path.clone(),
+        file: stored,
+        metadata,
+        names,
+        wanted: is_wanted,
+        shapes,
+        max_record_bytes,
+        ends,
+    };
+    let layout = ParquetLayout { columns, shapes: read.clone(), complete, whole: Arc::new(whole) };
+    let progress = Progress { count: count.clone(), bytes, rows, counted: 0 };
+    let blocks = ParquetBlocks { path, reader, rows_read: 0, shapes: read, parts: VecDeque::new(), progress };
+    Ok((layout, blocks))
+}
+
+impl ParquetBlocks {
+    pub(crate) fn next(&mut self) -> Result<Option<ParquetRows>, SourceError> {
+        if let Some(part) = self.parts.pop_front() {
+            return Ok(Some(part));
+        }
+        let Some(batch) = self.reader.next() else { return Ok(None) };
+        let batch = batch.map_err(|e| SourceError::read(&self.path, e))?;
+        self.rows_read += batch.num_rows();
+        self.progress.at_row(self.rows_read);
+        self.parts = cut(&batch, &self.path, &self.shapes)?;
+        Ok(self.parts.pop_front())
+    }
+}
+
+/// Cuts a batch so that no part has more than [`BLOCK_BYTES`] of text: a page may say one long text many times.
+fn cut(batch: &RecordBatch, path: &str, shapes: &[Shape]) -> Result<VecDeque<ParquetRows>, SourceError> {
+    let columns = cells(batch, path, shapes)?;
+    if columns.iter().map(Cells::text_bytes_max).sum::<usize>() <= BLOCK_BYTES {
+        return Ok(VecDeque::from([ParquetRows { batch: batch.clone() }]));
+    }
+    let bytes = |row| columns.iter().map(|column| column.text_bytes(row)).sum::<usize>();
+    let (mut parts, mut start, mut sum) = (VecDeque::new(), 0, 0);
+    for row in 0..batch.num_rows() {
+        let row_bytes = bytes(row);
+        if sum + row_bytes > BLOCK_BYTES && row > start {
+            parts.push_back(ParquetRows { batch: batch.slice(start, row - start) });
+            (start, sum) = (row, 0);
+        }
+        sum += row_bytes;
+    }
+    parts.push_back(ParquetRows { batch: batch.slice(start, batch.num_rows() - start) });
+    Ok(parts)
+}
+
+fn cells(batch: &RecordBatch, path: &str, shapes: &[Shape]) -> Result<Vec<Cells>, SourceError> {
+    let cells = batch.columns().iter().zip(shapes).map(|(column, shape)| Cells::new(column, shape));
+    cells
+        .collect::<Option<_>>()
+        .ok_or_else(|| SourceError::read(path, "a column was not read in the type that its schema has"))
+}
+
+impl WholeRows {
+    /// Rows before this one lie in row groups of which `read` rows of the file have been read to the end.
+    pub(crate) fn complete(&self, read: u64) -> u64 {
+        let groups = self.ends.partition_point(|&end| end <= read);
+        groups.checked_sub(1).map_or(0, |last| self.ends[last])
+    }
+
+    /// Reads `rows`, in order, with all their columns, as JSON.
+    pub(crate) fn read<E: From<SourceError>>(
+        &self,
+        mut rows: &[u64],
+        mut take: impl FnMut(Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while let Some(&first) = rows.first() {
+            let group = self.ends.partition_point(|&end| end <= first);
+            let end = self.ends.get(group).copied().unwrap_or(u64::MAX);
+            let start = group.checked_sub(1).map_or(0, |before| self.ends[before]);
+            let here;
+            (here, rows) = rows.split_at(rows.partition_point(|&row| row < end));
+            let ranges = here.iter().map(|row| (row - start) as usize..(row - start) as usize + 1);
+            let selection = RowSelection::from_consecutive_ranges(ranges, (end - start) as usize);
+            let fail = |e: ParquetError| SourceError::read(&self.path, e);
+            let reader =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
+                    .with_row_groups(vec![group])
+                    .with_row_selection(selection)
+                    .with_batch_size(AGAIN_ROWS)
+                    .build()
+                    .map_err(fail)?;
+            let mut read = 0;
+            for batch in reader {
+                let batch = batch.map_err(|e| SourceError::read(&self.path, e))?;
+                let columns = cells(&batch, &self.path, &self.shapes)?;
+                for row in 0..batch.num_rows() {
+                    take(JsonWriter::row(&self.names, &self.wanted, &columns, row, self.max_record_bytes))?;
+                    read += 1;
+                }
+            }
+            if read != here.len() {
+                let text = format!("{read} rows were found again where {} were before", here.len());
+                return Err(SourceError::read(&self.path, text).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a batch.
+pub(crate) struct ParquetRecords<'a> {
+    layout: &'a ParquetLayout,
+    rows: usize,
+    columns: Vec<Cells>,
+    /// The row after the current one.
+    next: usize,
+}
+
+impl<'a> ParquetRecords<'a> {
+    pub(crate) fn new(layout: &'a ParquetLayout, rows: &ParquetRows) -> Result<Self, SourceError> {
+        let columns = cells(&rows.batch, &layout.whole.path, &layout.shapes)?;
+        Ok(Self { layout, rows: rows.batch.num_rows(), columns, next: 0 })
+    }
+
+    fn row(&self) -> usize {
+        self.next.saturating_sub(1)
+    }
+}
+
+impl Fields for ParquetRecords<'_> {
+    fn value(&self, slot: usize) -> Value<'_> {
+        match self.layout.columns[slot] {
+            Some(at) => self.columns[at].value(self.row()),
+            None => Value::Absent,
+        }
+    }
+}
+
+impl Records for ParquetRecords<'_> {
+    fn advance(&mut self) -> Step {
+        if self.next == self.rows {
+            return Step::End;
+        }
+        self.next += 1;
+        Step::Record
+    }
+
+    fn raw(&mut self) -> Raw {
+        let whole = &self.layout.whole;
+        match self.layout.complete {
+            true => Raw::Bytes(JsonWriter::row(
+                &whole.names,
+                &whole.wanted,
+                &self.columns,
+                self.row(),
+                whole.max_record_bytes,
+            )),
+            false => Raw::Again,
+        }
+    }
+
+    fn done(&self) -> usize {
+        0
+    }
+}

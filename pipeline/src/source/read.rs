@@ -1,0 +1,219 @@
+//! The interaction log, read by several threads and delivered in order.
+//!
+//! ```text
+//!   files in order ─▶ blocks 0, 1, 2, … ─▶ threads: records ─▶ events as columns ─▶ in order again
+//!    one thread reads       └──── no more on their way than permits ────┘        positions, the stage
+//! ```
+//!
+//! Each block is parsed as if a record began at its first byte. Where the block before shows that none does, its rest
+//! is put before the block and both are parsed again: the result is that of reading the file from its beginning,
+//! whatever the blocks and the threads.
+//!
+//! Memory: two blocks a thread and two more, as bytes and as columns.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use super::error::SourceError;
+use super::files::{ByteCount, InputFile, Reading};
+use super::record::{Accepted, Records};
+use super::walk::{Block, Carry, Source, Visit, Walked};
+use crate::privacy::UserColumn;
+use crate::records::{Columns, EventBatch, Mapping, Rejection};
+
+/// What comes of reading, in the order of the files and their records.
+pub(crate) enum Delivered {
+    /// Records of a file. Positions of the batch count from the first record of the block.
+    Block { file: usize, walked: Walked, batch: EventBatch },
+    /// The end of a file.
+    End { file: usize },
+}
+
+/// The files to read, and how.
+pub(crate) struct LogReader<'a> {
+    pub(crate) files: &'a [InputFile],
+    pub(crate) mapping: &'a Mapping,
+    pub(crate) reading: Reading,
+    pub(crate) threads: usize,
+    pub(crate) count: &'a ByteCount,
+}
+
+/// A block on its way to a thread.
+struct Job {
+    at: u64,
+    file: usize,
+    block: Block,
+}
+
+/// A block that was parsed.
+struct Done {
+    job: Job,
+    walked: Walked,
+    batch: EventBatch,
+}
+
+/// A block that was parsed, or the end of a file.
+enum Reply {
+    Block(Box<Done>),
+    End { file: usize },
+}
+
+/// With its number in the order of all blocks and ends; nothing where a thread has died.
+type NumberedReply = Option<(u64, Result<Reply, SourceError>)>;
+
+/// A thread's sender of replies. Tells the receiver when its thread panics: the others would wait for ever.
+struct ReplySender(Sender<NumberedReply>);
+
+impl Drop for ReplySender {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(None);
+        }
+    }
+}
+
+impl LogReader<'_> {
+    /// Reads all files. The first error in their order, or of `take`, ends it.
+    pub(crate) fn read<E: From<SourceError>>(
+        &self,
+        mut take: impl FnMut(Delivered) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let threads = self.threads.max(1);
+        let permits_max = 2 * threads + 2;
+        let (permits, permitted) = sync_channel(permits_max);
+        for _ in 0..permits_max {
+            let _ = permits.send(());
+        }
+        let (jobs, queue) = channel();
+        let queue = Mutex::new(queue);
+        let (replies, delivered) = channel();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let replies = ReplySender(replies.clone());
+                scope.spawn(|| self.parse_blocks(&queue, replies));
+            }
+            let replies = ReplySender(replies);
+            scope.spawn(move || self.read_blocks(&permitted, jobs, replies));
+            // With the permits and the receiver gone at its end, the threads end too.
+            self.deliver(permits, delivered, &mut take)
+        })
+    }
+
+    /// The thread that reads the files.
+    fn read_blocks(&self, permitted: &Receiver<()>, jobs: Sender<Job>, replies: ReplySender) {
+        let mut at = 0;
+        for (file, input) in self.files.iter().enumerate() {
+            let mut source = match Source::open(input, &self.mapping.wanted, &self.reading, self.count) {
+                Ok(source) => source,
+                Err(error) => return drop(replies.0.send(Some((at, Err(error))))),
+            };
+            loop {
+                if permitted.recv().is_err() {
+                    return;
+                }
+                let sent = match source.next() {
+                    Ok(Some(block)) => jobs.send(Job { at, file, block }).is_ok(),
+                    Ok(None) => {
+                        let sent = replies.0.send(Some((at, Ok(Reply::End { file })))).is_ok();
+                        at += 1;
+                        if sent {
+                            break;
+                        }
+                        false
+                    }
+                    Err(error) => return drop(replies.0.send(Some((at, Err(error))))),
+                };
+                if !sent {
+                    return;
+                }
+                at += 1;
+            }
+        }
+    }
+
+    /// The threads that parse blocks.
+    fn parse_blocks(&self, queue: &Mutex<Receiver<Job>>, replies: ReplySender) {
+        let mut columns = Columns::new();
+        loop {
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(job) = job else { return };
+            let at = job.at;
+            let parsed = self.parse(&job, &mut columns);
+            let reply = parsed.map(|(walked, batch)| Reply::Block(Box::new(Done { job, walked, batch })));
+            if replies.0.send(Some((at, reply))).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn parse(&self, job: &Job, columns: &mut Columns) -> Result<(Walked, EventBatch), SourceError> {
+        let walked = job.block.walk(&mut EventVisitor { mapping: self.mapping, columns })?;
+        Ok((
+            walked,
+            columns.finish(u32::try_from(job.file).unwrap_or(u32::MAX)).map_err(SourceError::Columns)?,
+        ))
+    }
+
+    fn deliver<E: From<SourceError>>(
+        &self,
+        permits: SyncSender<()>,
+        delivered: Receiver<NumberedReply>,
+        take: &mut impl FnMut(Delivered) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        let (mut carry, mut columns) = (Carry::default(), Columns::new());
+        for message in delivered {
+            let Some((at, reply)) = message else { break };
+            waiting.insert(at, reply);
+            while let Some(reply) = waiting.remove(&next) {
+                next += 1;
+                take(match reply? {
+                    Reply::Block(done) => {
+                        let Done { mut job, mut walked, mut batch } = *done;
+                        if !carry.is_empty() {
+                            job.block = carry.join(job.block);
+                            (walked, batch) = self.parse(&job, &mut columns)?;
+                        }
+                        carry.keep(&job.block, &walked);
+                        Delivered::Block { file: job.file, walked, batch }
+                    }
+                    Reply::End { file } => Delivered::End { file },
+                })?;
+                // The reader is gone where the last file has been read.
+                let _ = permits.send(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts events into columns.
+struct EventVisitor<'a> {
+    mapping: &'a Mapping,
+    columns: &'a mut Columns,
+}
+
+impl Visit for EventVisitor<'_> {
+    type Error = SourceError;
+
+    fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Accepted, Rejection>, SourceError> {
+        match self.mapping.event(record) {
+            Ok(event) => {
+                self.columns
+                    .push(&event, i64::try_from(at).unwrap_or(i64::MAX))
+                    .map_err(SourceError::Columns)?;
+                Ok(Ok(Accepted::New))
+            }
+            Err(rejection) => Ok(Err(rejection)),
+        }
+    }
+
+    fn user_unreadable(&self, record: &impl Records) -> bool {
+        self.mapping.user_unreadable(record)
+    }
+
+    fn is_forgotten(&self, column: UserColumn, raw: &[u8]) -> bool {
+        self.mapping.is_forgotten(column, None, raw)
+    }
+}

@@ -1,0 +1,90 @@
+//! The records of a file, whatever its format.
+
+use super::error::SourceError;
+use super::files::InputFile;
+use crate::privacy::UserColumn;
+use crate::records::{Fields, Need, Rejection, Wanted};
+
+/// What [`Records::advance`] came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A record; its fields have values.
+    Record,
+    /// A record that cannot be parsed.
+    Rejected(Rejection),
+    /// The end of the block.
+    End,
+}
+
+/// The records of a block, one after the other; its fields are those of the current one.
+pub(crate) trait Records: Fields {
+    /// Moves to the next record.
+    fn advance(&mut self) -> Step;
+    /// The bytes of the current record, no more of them than the configured limit.
+    fn raw(&mut self) -> Raw;
+    /// Where a record that cannot be parsed still names its user.
+    fn user_column(&self) -> UserColumn {
+        UserColumn::Unknown
+    }
+    /// After the end: the bytes of the block that have been read. What lies behind them is the beginning of
+    /// a record that the next block ends.
+    fn done(&self) -> usize;
+}
+
+/// A rejected record as it came.
+pub(crate) enum Raw {
+    Bytes(Vec<u8>),
+    /// A row with columns that were not read; it is read again.
+    Again,
+}
+
+/// How a record counts that was not rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    New,
+    Duplicate,
+}
+
+/// Where each wanted column is among `present`; an error where a needed one is not.
+pub(crate) fn locate(
+    file: &InputFile,
+    wanted: &[Wanted],
+    present: &[String],
+) -> Result<Vec<Option<usize>>, SourceError> {
+    wanted
+        .iter()
+        .map(|w| {
+            let mut found = present.iter().enumerate().filter(|(_, name)| **name == w.column);
+            match (found.next(), found.next()) {
+                (Some(_), Some(_)) => Err(SourceError::NotTheFormat {
+                    path: file.source.clone(),
+                    problem: format!("has more than one column `{}`", w.column),
+                }),
+                (Some((at, _)), None) => Ok(Some(at)),
+                (None, _) if w.need == Need::IfPresent => Ok(None),
+                (None, _) => Err(no_such_column(file, "column", w, present.to_vec())),
+            }
+        })
+        .collect()
+}
+
+pub(crate) fn no_such_column(
+    file: &InputFile,
+    unit: &'static str,
+    wanted: &Wanted,
+    present: Vec<String>,
+) -> SourceError {
+    SourceError::NoSuchColumn {
+        path: file.source.clone(),
+        unit,
+        column: wanted.column.clone(),
+        key: wanted.key.clone(),
+        present,
+    }
+}
+
+/// The record without its line end: one, since more of the kind are content, and count for the length.
+pub(crate) fn trim_line_end(record: &[u8]) -> &[u8] {
+    let record = record.strip_suffix(b"\n").unwrap_or(record);
+    record.strip_suffix(b"\r").unwrap_or(record)
+}

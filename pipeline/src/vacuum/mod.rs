@@ -1,0 +1,392 @@
+//! `pipeline vacuum`: deletes the files that no version within a time needs.
+//!
+//! ```text
+//!   every *.parquet of the table's directory, with the time of its last change       (first, see below)
+//!      − the shards of the newest version
+//!      − what a commit after `now − keep` removed: a version within `keep` still had it
+//!      − `events`: what was appended since the oldest publication that is kept, and was merged into other shards since
+//!      − what was changed after `now − keep`: a writer may commit it yet
+//!   = what is deleted
+//! ```
+//!
+//! So every version that was the newest one at some time within `keep` stays readable. Files that a killed writer left behind
+//! are those that no commit ever named; they go when they are older than `keep`.
+//!
+//! **Publications.** A refresh asks `events` what came since the version that a published model has learned
+//! (`build-sequences --since`), and reads it from the shards as they were. Only `events` is asked, so the other tables are not
+//! kept any longer than `keep`; and of `events` not whole versions, but what was appended.
+//!
+//! **Erasure.** Rows that `pipeline forget` took out lie in what it replaced, and in what had been merged before. A deletion
+//! that is older than `keep` therefore ends what is kept for publications: whatever it may have touched goes, and a model that
+//! needed it is trained from scratch. No publication, and no gate that refuses for months, keeps an erased row on the disk.
+//!
+//! **Clocks.** The time of a commit is what its writer noted, or the time of its file in the log if that is later; a time in the
+//! future is none. A commit is never older than one before it. So a writer whose clock is slow shortens nothing.
+//!
+//! What of the log stands before the oldest of these versions goes with them ([`store::clean`]).
+//!
+//! The files are listed before the log is read: what is committed in between is in the log then. A run that lasts longer
+//! than `keep` from its first shard to its commit would lose that shard, and notices: a commit begins with looking for its
+//! shards.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::{self, Display};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use deltalake::DeltaTableError;
+use deltalake::kernel::Action;
+use deltalake::logstore::get_actions;
+use schemas::config::{ConfigError, Span};
+use schemas::tables::EVENTS;
+use serde::Serialize;
+use store::boxed::Boxed;
+use store::clean::clean_log;
+use store::publication::{self, PublicationError};
+use store::{Root, Snapshot, TableError};
+use terminal::{Interrupt, Progress};
+
+/// How long files are kept by default.
+pub const KEEP: Span = Span::minutes(7 * 24 * 60);
+/// Writers must be done in this time, from a shard to its commit.
+const KEEP_MIN: Span = Span::minutes(60);
+
+/// A vacuum that failed. What was deleted before was not needed.
+#[derive(Debug, thiserror::Error)]
+pub enum VacuumError {
+    /// A setting that breaks a rule. (Not transparent: the exit code is decided by finding the cause.)
+    #[error("{0}")]
+    Setting(#[from] ConfigError),
+    /// A table cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// It cannot be told what published models need.
+    #[error(transparent)]
+    Publications(#[from] PublicationError),
+    /// A directory cannot be listed, or a file not deleted.
+    #[error("cannot {what} {path}")]
+    File {
+        /// `list` or `delete`.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Ctrl-C.
+    #[error("stopped on request after {files} files; run again for the others")]
+    Interrupted {
+        /// Files that were deleted.
+        files: usize,
+    },
+}
+
+/// What to delete.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Versions that were the newest within this time stay readable. At least an hour.
+    pub keep: Span,
+    /// So many publications of models are kept (`retention.publications`): what `events` got since the oldest stays.
+    pub publications: usize,
+    /// Only list.
+    pub dry_run: bool,
+    /// The time that is taken for the present, in epoch milliseconds.
+    pub now_ms: i64,
+}
+
+/// One run of `pipeline vacuum`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VacuumReport {
+    /// Whether nothing was deleted.
+    pub dry_run: bool,
+    /// The tables.
+    pub tables: Vec<VacuumedTable>,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VacuumedTable {
+    /// Its name.
+    pub table: String,
+    /// What was deleted, or would be: paths inside the table.
+    pub files: Vec<String>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that stay though the newest version does not need them.
+    pub kept: usize,
+    /// Files of the table's log that were deleted: entries that no version within `keep` is read from.
+    pub log_files: usize,
+}
+
+/// Vacuums `tables`, or all of the root.
+pub fn vacuum<'a>(
+    root: &'a Root,
+    tables: &'a [String],
+    settings: Settings,
+    interrupt: &'a Interrupt,
+) -> Boxed<'a, Result<VacuumReport, VacuumError>> {
+    Box::pin(clean(root, tables, settings, interrupt))
+}
+
+async fn clean(
+    root: &Root,
+    tables: &[String],
+    settings: Settings,
+    interrupt: &Interrupt,
+) -> Result<VacuumReport, VacuumError> {
+    if settings.keep.ms < KEEP_MIN.ms {
+        let problem = format!(
+            "{} is too short: writers and readers that run now need their files; keep at least {KEEP_MIN}",
+            settings.keep
+        );
+        return Err(ConfigError::Invalid { key: "--keep".into(), problem }.into());
+    }
+    let known = root.tables()?;
+    // Without any table, more likely another root was meant than that there is nothing to do.
+    let none = known.is_empty().then(|| EVENTS.to_owned());
+    if let Some(table) = tables.iter().find(|table| !known.contains(table)).or(none.as_ref()) {
+        return Err(TableError::Missing {
+            root: root.path().into(),
+            table: table.clone(),
+            command: "pipeline ingest",
+        }
+        .into());
+    }
+    let mut report = VacuumReport { dry_run: settings.dry_run, tables: Vec::new() };
+    for table in if tables.is_empty() { &known } else { tables } {
+        let mut files = Vec::new();
+        list(&root.table_path(table), "", &mut files)?;
+        if let Some(needed) = needed(root, table, settings).await? {
+            let deleted = report.tables.iter().map(|table| table.files.len()).sum();
+            let deletion = Deletion { root, settings, interrupt, deleted };
+            let mut done = deletion.delete(table, files, &needed)?;
+            if !settings.dry_run {
+                done.log_files = clean_log(root, table, needed.oldest)?.files;
+            }
+            report.tables.push(done);
+        }
+    }
+    Ok(report)
+}
+
+/// A file of the table's directory.
+struct File {
+    /// Inside the table.
+    path: String,
+    bytes: u64,
+    modified_ms: i64,
+}
+
+/// All Parquet files below `directory`, which is `inside` the table. What begins with `_` or `.` is not data, by the
+/// rules of Delta; links are not followed.
+fn list(directory: &Path, inside: &str, files: &mut Vec<File>) -> Result<(), VacuumError> {
+    let fail = |source| VacuumError::File { what: "list", path: directory.into(), source };
+    for entry in fs::read_dir(directory).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { continue };
+        let path = format!("{inside}{name}");
+        let metadata = match entry.metadata() {
+            // A writer that failed has just deleted it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(fail)?,
+        };
+        if metadata.is_dir() {
+            list(&entry.path(), &format!("{path}/"), files)?;
+        } else if metadata.is_file() && name.ends_with(".parquet") {
+            let modified_ms = epoch_ms(metadata.modified().map_err(fail)?);
+            files.push(File { path, bytes: metadata.len(), modified_ms });
+        }
+    }
+    Ok(())
+}
+
+/// What a commit removed, and when it was made.
+struct Commit {
+    version: u64,
+    /// Never before that of an earlier commit, and never in the future; epoch milliseconds.
+    at_ms: i64,
+    removed: Vec<String>,
+    /// Whether rows were deleted, and not only put into other shards.
+    deletes: bool,
+}
+
+/// The commits whose log entries are still there, the oldest first. Versions before them cannot be read any more.
+async fn commits(root: &Root, newest: &Snapshot, now_ms: i64) -> Result<Vec<Commit>, VacuumError> {
+    let log =
+        |source: DeltaTableError| TableError::Log { table: newest.name().into(), source: Box::new(source) };
+    let store = newest.delta().log_store();
+    let directory = root.table_path(newest.name()).join("_delta_log");
+    let mut commits = Vec::new();
+    for version in (0..=newest.version()).rev() {
+        let Some(entry) = store.read_commit_entry(version).await.map_err(log)? else { break };
+        let noted = get_actions(version, &entry).map_err(log)?;
+        let written =
+            fs::metadata(directory.join(format!("{version:020}.json"))).and_then(|entry| entry.modified());
+        let mut commit = Commit { version, at_ms: i64::MIN, removed: Vec::new(), deletes: false };
+        let mut times = vec![written.ok().map(epoch_ms)];
+        for action in noted {
+            match action {
+                Action::CommitInfo(info) => times.push(info.timestamp),
+                Action::Remove(remove) => {
+                    commit.deletes |= remove.data_change;
+                    commit.removed.push(remove.path);
+                }
+                _ => {}
+            }
+        }
+        commit.at_ms = times.into_iter().flatten().filter(|&ms| ms <= now_ms).max().unwrap_or(now_ms);
+        commits.push(commit);
+    }
+    commits.reverse();
+    let mut latest = i64::MIN;
+    for commit in &mut commits {
+        latest = latest.max(commit.at_ms);
+        commit.at_ms = latest;
+    }
+    Ok(commits)
+}
+
+fn epoch_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The shards that must stay; `None` where there is no table.
+///
+/// A shard of a version that was the newest one at or after `since_ms` is one of the newest, or a later commit removed it.
+async fn needed(root: &Root, table: &str, settings: Settings) -> Result<Option<Needed>, VacuumError> {
+    let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
+    let since_ms = settings.now_ms - settings.keep.ms;
+    let current = newest.shards().iter().map(|shard| shard.path.clone()).collect();
+    let commits = commits(root, &newest, settings.now_ms).await?;
+    let before = commits.iter().rfind(|commit| commit.at_ms <= since_ms).or(commits.first());
+    let oldest = before.map_or(newest.version(), |commit| commit.version);
+    let mut needed = Needed { current, removed: BTreeSet::new(), oldest };
+    let within = commits.iter().filter(|commit| commit.at_ms > since_ms);
+    needed.removed.extend(within.flat_map(|commit| commit.removed.iter().cloned()));
+    if table == EVENTS {
+        let first = commits.first().map_or(newest.version(), |commit| commit.version);
+        let publications = settings.publications;
+        let (learned, appended) = appended_since_publications(root, &newest, publications, first).await?;
+        needed.oldest = needed.oldest.min(learned.unwrap_or(needed.oldest));
+        let removed: HashMap<&str, u64> = commits
+            .iter()
+            .flat_map(|commit| commit.removed.iter().map(|path| (path.as_str(), commit.version)))
+            .collect();
+        let erased = commits.iter().rfind(|commit| commit.deletes && commit.at_ms <= since_ms);
+        for path in appended {
+            let removed = removed.get(path.as_str()).copied().unwrap_or_default();
+            if erased.is_none_or(|erased| erased.version < removed) {
+                needed.removed.insert(path);
+            }
+        }
+    }
+    Ok(Some(needed))
+}
+
+/// What the oldest publication that is kept has learned, whose base a refresh may continue, and the shards that were appended to
+/// `events` since. `first` is the oldest version whose entry is in the log.
+async fn appended_since_publications(
+    root: &Root,
+    events: &Snapshot,
+    publications: usize,
+    first: u64,
+) -> Result<(Option<u64>, BTreeSet<String>), VacuumError> {
+    let oldest = match publication::kept(root, publications, []) {
+        Ok(kept) => kept.iter().map(|kept| kept.learned_events).min(),
+        // What a publication that cannot be read needs is not known: everything stays that the log still tells of.
+        Err(PublicationError::Damaged { .. }) => Some(first),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(learned) = oldest else { return Ok((None, BTreeSet::new())) };
+    match events.appended_since(learned).await {
+        // Then a refresh cannot be told what is new, whatever stays.
+        Err(TableError::Expired { .. } | TableError::Future { .. }) => Ok((None, BTreeSet::new())),
+        appended => Ok((Some(learned), appended?)),
+    }
+}
+
+/// Shards that must stay.
+struct Needed {
+    /// Files of the newest version.
+    current: BTreeSet<String>,
+    /// Files of an older version.
+    removed: BTreeSet<String>,
+    /// The oldest version that stays readable.
+    oldest: u64,
+}
+
+/// The deletion of files, table by table.
+struct Deletion<'a> {
+    root: &'a Root,
+    settings: Settings,
+    interrupt: &'a Interrupt,
+    /// Files of earlier tables that were deleted.
+    deleted: usize,
+}
+
+impl Deletion<'_> {
+    /// Deletes the unneeded files of a table.
+    fn delete(&self, table: &str, files: Vec<File>, needed: &Needed) -> Result<VacuumedTable, VacuumError> {
+        let settings = self.settings;
+        let since_ms = settings.now_ms - settings.keep.ms;
+        let others = files.into_iter().filter(|file| !needed.current.contains(&file.path));
+        let (mut unneeded, kept): (Vec<File>, Vec<File>) =
+            others.partition(|file| file.modified_ms <= since_ms && !needed.removed.contains(&file.path));
+        unneeded.sort_by(|a, b| a.path.cmp(&b.path));
+        if !settings.dry_run {
+            let directory = self.root.table_path(table);
+            let mut progress = Progress::start(&format!("vacuum {table}"), unneeded.len() as u64, "files");
+            for (n, file) in unneeded.iter().enumerate() {
+                if self.interrupt.requested() {
+                    return Err(VacuumError::Interrupted { files: self.deleted + n });
+                }
+                let path = directory.join(&file.path);
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(VacuumError::File { what: "delete", path, source: e });
+                    }
+                    _ => progress.add(1),
+                }
+            }
+        }
+        Ok(VacuumedTable {
+            table: table.into(),
+            bytes: unneeded.iter().map(|file| file.bytes).sum(),
+            files: unneeded.into_iter().map(|file| file.path).collect(),
+            kept: kept.len(),
+            log_files: 0,
+        })
+    }
+}
+
+impl Display for VacuumReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tables.is_empty() {
+            return write!(f, "nothing to do: the root has no tables");
+        }
+        let done = if self.dry_run { "would be deleted" } else { "deleted" };
+        for (i, VacuumedTable { table, files, bytes, kept, log_files }) in self.tables.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            let megabytes = *bytes as f64 / 1e6;
+            write!(f, "{table:<24} {:>8} files {done}, {megabytes:.1} MB", files.len())?;
+            if *kept > 0 {
+                write!(f, "; {kept} of no use to the newest version are kept")?;
+            }
+            if *log_files > 0 {
+                write!(f, "; {log_files} files of its log deleted")?;
+            }
+            if self.dry_run {
+                files.iter().try_for_each(|file| write!(f, "\n  {file}"))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! A second count of what users met in the window: maps in memory, event by event, for one slice of the users at a
+//! time. It shares the settings and the window's edges with the builder, and nothing else.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use schemas::condition::Condition;
+use schemas::hash::{hash64, hash128};
+use store::{Shard, Snapshot};
+
+use super::events::by_date;
+use super::violation::Stop;
+use crate::instructions::{CountWindow, Rules};
+use crate::privacy::Forgotten;
+use crate::records::date_days;
+
+const COLUMNS: [&str; 7] = ["event_id", "source", "position", "ts", "user_id", "item_id", "action"];
+
+/// A user's conditions with their weights.
+pub(super) type Weighted = Vec<(Condition, f32)>;
+
+/// What the items carry.
+pub(super) struct CarriedConditions {
+    items: HashMap<String, Item>,
+    /// How many active items carry each condition; those of derived ones at the end of the window.
+    pub pools: BTreeMap<Condition, u64>,
+}
+
+struct Item {
+    /// By attribute.
+    values: Vec<Vec<Condition>>,
+    release_ts: Option<i64>,
+}
+
+impl CarriedConditions {
+    pub(super) async fn read(items: &Snapshot, rules: &Rules, as_of: i64) -> Result<Self, Stop> {
+        let attributes: Vec<&str> = rules.attributes().collect();
+        let mut columns = vec!["item_id", "active", "release_ts"];
+        columns.extend(&attributes);
+        let mut carried = Self { items: HashMap::new(), pools: BTreeMap::new() };
+        carried.pools.extend(rules.derived.keys().map(|name| (Condition::derived(name), 0)));
+        for batch in items.read(&columns).await? {
+            for row in 0..batch.num_rows() {
+                let releases = batch.column(2).as_primitive::<TimestampMillisecondType>();
+                let mut item = Item {
+                    values: Vec::new(),
+                    release_ts: releases.is_valid(row).then(|| releases.value(row)),
+                };
+                for (attribute, column) in attributes.iter().zip(&batch.columns()[3..]) {
+                    let list = column.as_list::<i32>().value(row);
+                    let mut values: Vec<Condition> = Vec::new();
+                    for value in list.as_string::<i32>().iter().flatten() {
+                        let condition = Condition { attribute: (*attribute).into(), value: value.into() };
+                        if !values.contains(&condition) {
+                            values.push(condition);
+                        }
+                    }
+                    item.values.push(values);
+                }
+                let active = u64::from(batch.column(1).as_boolean().value(row));
+                for (condition, _) in item.carries(rules, as_of) {
+                    *carried.pools.entry(condition).or_default() += active;
+                }
+                carried.items.insert(batch.column(0).as_string::<i32>().value(row).into(), item);
+            }
+        }
+        Ok(carried)
+    }
+}
+
+impl Item {
+    /// The conditions carried at `ts`, each with the number of values that it shares an event with.
+    fn carries(&self, rules: &Rules, ts: i64) -> Vec<(Condition, u32)> {
+        let shared = |values: &Vec<Condition>| values.len() as u32;
+        let mut carries: Vec<(Condition, u32)> = Vec::new();
+        for values in &self.values {
+            carries.extend(values.iter().map(|condition| (condition.clone(), shared(values))));
+        }
+        for (name, age) in &rules.derived {
+            if age.carried(self.release_ts, ts) {
+                carries.push((Condition::derived(name), 1));
+            }
+        }
+        carries
+    }
+}
+
+/// A copy of an event: what decides which one counts, in this order.
+type Copy = (String, i64, i64, String, String, String);
+
+/// By date and id of events that stand in the table more than once, the copy that counts, if one of that date does.
+pub(super) type FirstCopies = HashMap<(i64, u128), Option<Copy>>;
+
+/// Events by condition and the number of values that share them.
+type Carrying = BTreeMap<(Condition, u32), u64>;
+
+/// The window to be counted.
+pub(super) struct Recount<'a> {
+    pub events: &'a Snapshot,
+    pub rules: &'a Rules,
+    pub carried: &'a CarriedConditions,
+    pub window: CountWindow,
+    /// Their rows are gone from the tables, and stay in older versions of `events` for a while.
+    pub forgotten: Option<Forgotten>,
+}
+
+/// Which of the slices a user belongs to.
+pub(super) fn slice_of(user: &str, slices: u64) -> u64 {
+    hash64(user.as_bytes()) % slices
+}
+
+impl Recount<'_> {
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.events.shards().iter().filter(|shard| self.window.touches(shard))
+    }
+
+    /// Rows of the window's dates.
+    pub(super) fn rows(&self) -> u64 {
+        self.shards().filter_map(|shard| shard.rows).sum()
+    }
+
+    /// Looks for copies. Memory: the ids of the dates that one window of days spans, and the repeated events.
+    pub(super) async fn first_copies(&self) -> Result<FirstCopies, Stop> {
+        let days = self.rules.dedup_days;
+        let widened = self.window.widened(days);
+        let mut by_day: BTreeMap<i64, Vec<&Shard>> = BTreeMap::new();
+        for (date, shards) in by_date(self.events) {
+            let day = date.and_then(date_days).map_or(i64::MIN, i64::from);
+            by_day.entry(day).or_default().extend(shards.into_iter().filter(|shard| widened.touches(shard)));
+        }
+        let (mut seen, mut repeated) = (BTreeMap::<i64, HashSet<u128>>::new(), HashSet::new());
+        for (&day, shards) in &by_day {
+            seen.retain(|&before, _| day.saturating_sub(before) <= i64::from(days));
+            for shard in shards {
+                for batch in self.events.read_shard(shard, &["event_id"]).await? {
+                    for id in batch.column(0).as_string::<i32>().iter().flatten() {
+                        let id = hash128(id.as_bytes());
+                        if seen.values().any(|ids| ids.contains(&id)) {
+                            repeated.insert(id);
+                        }
+                        seen.entry(day).or_default().insert(id);
+                    }
+                }
+            }
+        }
+        drop(seen);
+        let mut copies: HashMap<u128, Vec<(Copy, i64)>> = HashMap::new();
+        for shard in by_day.values().flatten().filter(|_| !repeated.is_empty()) {
+            for batch in self.events.read_shard(shard, &COLUMNS).await? {
+                for row in 0..batch.num_rows() {
+                    let (day, id) = key(&batch, row);
+                    if repeated.contains(&id) {
+                        copies.entry(id).or_default().push((copy(&batch, row), day));
+                    }
+                }
+            }
+        }
+        let mut first = FirstCopies::new();
+        for (id, mut copies) in copies {
+            copies.sort();
+            for (n, (copy, day)) in copies.iter().enumerate() {
+                let near = |(_, other): &(Copy, i64)| day.abs_diff(*other) <= u64::from(days);
+                let counts = !copies[..n].iter().any(near);
+                let of_day = first.entry((*day, id)).or_default();
+                if counts {
+                    *of_day = Some(copy.clone());
+                }
+            }
+        }
+        Ok(first)
+    }
+
+    /// The instructions of the slice's users.
+    pub(super) async fn slice(
+        &self,
+        slice: u64,
+        slices: u64,
+        first: &FirstCopies,
+    ) -> Result<BTreeMap<String, Weighted>, Stop> {
+        let mut users: BTreeMap<String, (u64, Carrying)> = BTreeMap::new();
+        let mut counted: HashSet<(i64, u128)> = HashSet::new();
+        for shard in self.shards() {
+            for batch in self.events.read_shard(shard, &COLUMNS).await? {
+                for row in 0..batch.num_rows() {
+                    let text = |column: usize| batch.column(column).as_string::<i32>().value(row);
+                    let (ts, user) = (ts(&batch, row), text(4));
+                    let is_counted = self.window.contains(ts)
+                        && self.rules.is_wanted(text(6))
+                        && slice_of(user, slices) == slice
+                        && !self.forgotten.as_ref().is_some_and(|forgotten| forgotten.has(user));
+                    if !is_counted {
+                        continue;
+                    }
+                    if !first.is_empty()
+                        && let key = key(&batch, row)
+                        && let Some(first) = first.get(&key)
+                        && (first.as_ref() != Some(&copy(&batch, row)) || !counted.insert(key))
+                    {
+                        continue;
+                    }
+                    let (events, carrying) = match users.get_mut(user) {
+                        Some(counts) => counts,
+                        None => users.entry(user.to_owned()).or_default(),
+                    };
+                    *events += 1;
+                    if let Some(item) = self.carried.items.get(text(5)) {
+                        for share in item.carries(self.rules, ts) {
+                            *carrying.entry(share).or_default() += 1;
+                        }
+                    }
+                }
+            }
+        }
+        let ranked =
+            users.into_iter().map(|(user, (events, carrying))| (user, self.ranked(events, carrying)));
+        Ok(ranked.collect())
+    }
+
+    /// The definition, condition by condition: takes the best that is left while there is a place for it.
+    fn ranked(&self, events: u64, carrying: Carrying) -> Weighted {
+        let mut sums: BTreeMap<Condition, f64> = BTreeMap::new();
+        for ((condition, of), count) in carrying {
+            *sums.entry(condition).or_default() += count as f64 / f64::from(of);
+        }
+        let is_large = |condition: &Condition| {
+            self.carried.pools.get(condition).is_some_and(|&pool| pool >= self.rules.min_pool)
+        };
+        let mut left: Weighted = sums
+            .into_iter()
+            .filter(|(condition, _)| is_large(condition))
+            .map(|(condition, sum)| (condition, (sum / events as f64) as f32))
+            .collect();
+        // Stable, and they come by attribute and value.
+        left.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        let mut places = self.rules.quota.clone();
+        left.retain(|(condition, _)| match places.get_mut(&condition.attribute) {
+            Some(places @ 1..) => {
+                *places -= 1;
+                true
+            }
+            _ => false,
+        });
+        left.truncate(self.rules.per_user);
+        left
+    }
+}
+
+fn ts(batch: &RecordBatch, row: usize) -> i64 {
+    batch.column(3).as_primitive::<TimestampMillisecondType>().value(row)
+}
+
+fn key(batch: &RecordBatch, row: usize) -> (i64, u128) {
+    let id = batch.column(0).as_string::<i32>().value(row);
+    (ts(batch, row).div_euclid(86_400_000), hash128(id.as_bytes()))
+}
+
+fn copy(batch: &RecordBatch, row: usize) -> Copy {
+    let text = |column: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
+    let position = batch.column(2).as_primitive::<Int64Type>().value(row);
+    (text(1), position, ts(batch, row), text(4), text(5), text(6))
+}
