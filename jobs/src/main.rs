@@ -1,4 +1,13 @@
 //! `climber`: runs `pipeline` and `trainer` on a schedule.
+//!
+//! | file | decides |
+//! |---|---|
+//! | `daily/` | the daily job: `work.rs` what each step does, `plan.rs` refresh or full training, `recovery.rs` what is done again |
+//! | `refresh.rs` | the near-real-time refresh, once and as a loop |
+//! | `gate.rs` | whether a model may be published: measurements, and the judgement on them |
+//! | `publish.rs` | the next publication, and going back to an earlier one |
+//! | `retention.rs` | what is deleted; `own.rs`: which models are the jobs' own |
+//! | `record/` | what a run has done, on disk; read by `report/` (the page of a day), `retention.rs`, status and history |
 
 // Prints go through `terminal::shown`.
 #[macro_use(eprint, eprintln)]

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use chrono::Utc;
 use pipeline::privacy::sweep;
-use pipeline::vacuum::{self, vacuum};
 use schemas::config::Config;
 use store::Root;
 use store::failpoint;
 use store::publication::{self, Publication, PublicationError};
+use store::vacuum::{self, vacuum};
 use terminal::{Interrupt, with_causes};
 
 use crate::record::{Record, Removed, Step};

@@ -5,7 +5,7 @@ use std::future::Future;
 use pipeline::compact::CompactError;
 use pipeline::ingest::IngestError;
 use pipeline::privacy::ForgetError;
-use pipeline::vacuum::VacuumError;
+use store::vacuum::VacuumError;
 use terminal::Interrupt;
 
 /// The job was asked to stop.

@@ -23,5 +23,4 @@ mod records;
 pub mod sequences;
 pub mod sft;
 mod source;
-pub mod vacuum;
 pub mod verify;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 
+mod architecture;
 mod bad_input;
 mod engines;
 mod export;

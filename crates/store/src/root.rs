@@ -1,6 +1,8 @@
 //! The directory that holds all tables and models.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,6 +94,44 @@ impl Root {
         }
         tables.sort();
         Ok(tables)
+    }
+
+    /// Where a shard of a table lies.
+    pub fn shard_path(&self, table: &str, shard: &str) -> PathBuf {
+        self.table_path(table).join(shard)
+    }
+
+    /// A shard's file, for readers that stream it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened.
+    pub fn open_shard(&self, table: &str, shard: &str) -> Result<File, TableError> {
+        File::open(self.shard_path(table, shard)).map_err(|source| TableError::Shard {
+            table: table.into(),
+            shard: shard.into(),
+            source: source.into(),
+        })
+    }
+
+    /// The newest version of a table, by a look at its directory; `None` where it has never been written.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn newest_version(&self, table: &str) -> Result<Option<u64>, TableError> {
+        let path = self.table_path(table).join("_delta_log");
+        let fail = |source| TableError::Directory { path: path.clone(), source };
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            entries => entries.map_err(fail)?,
+        };
+        let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        let mut newest = None;
+        for entry in entries {
+            newest = newest.max(number(entry.map_err(fail)?.file_name()));
+        }
+        Ok(newest)
     }
 
     /// The directory of one model.

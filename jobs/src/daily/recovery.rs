@@ -67,5 +67,5 @@ pub(super) fn damaged(root: &Root, error: &anyhow::Error) -> Option<(Step, PathB
         table if table.starts_with("sft/") => Step::SftSets,
         _ => return None,
     };
-    Some((step, root.table_path(table).join(shard)))
+    Some((step, root.shard_path(table, shard)))
 }

@@ -1,8 +1,8 @@
 //! `pipeline vacuum`.
 
-use pipeline::vacuum::{KEEP, Settings, vacuum};
 use schemas::config::Span;
 use store::Root;
+use store::vacuum::{KEEP, Settings, vacuum};
 use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Delete files of the tables that no version of the last days needs.

@@ -16,7 +16,6 @@
 //! Memory: the ids of the shards that were added meanwhile, and the catalogue once more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -318,7 +317,7 @@ fn leave_out(
         shard: shard.path.clone(),
         source,
     };
-    let file = File::open(root.table_path(table).join(&shard.path)).map_err(|e| fail(e.into()))?;
+    let file = root.open_shard(table, &shard.path)?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
     let partition: Vec<(&str, &str)> =
         shard.partition.iter().map(|(column, value)| (column.as_str(), value.as_str())).collect();

@@ -1,11 +1,10 @@
 //! What a run reads of the stored events: their shards by date, and the ids in them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
 use arrow::array::AsArray;
 use schemas::tables::{EVENT_DATE, EVENTS};
-use store::{Root, Shard, Snapshot, TableError, shard_batches};
+use store::{Root, Shard, Snapshot, shard_batches};
 
 use super::error::IngestError;
 
@@ -26,12 +25,7 @@ pub(super) fn read_stored_ids(
     shard: &Shard,
     mut take: impl FnMut(&str),
 ) -> Result<(), IngestError> {
-    let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
-        table: EVENTS.into(),
-        shard: shard.path.clone(),
-        source,
-    };
-    let file = File::open(root.table_path(EVENTS).join(&shard.path)).map_err(|e| fail(e.into()))?;
+    let file = root.open_shard(EVENTS, &shard.path)?;
     for batch in shard_batches(EVENTS, shard, file, &["event_id"])? {
         batch?.column(0).as_string::<i32>().iter().flatten().for_each(&mut take);
     }

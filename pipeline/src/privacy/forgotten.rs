@@ -7,13 +7,11 @@
 //! Memory: a hash of 16 bytes for each forgotten user.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
 
 use arrow::array::AsArray;
 use schemas::config::Forget;
 use schemas::tables::FORGOTTEN;
-use store::{Root, Snapshot, TableError};
+use store::{Root, Snapshot};
 
 use super::error::ForgetError;
 use super::keys::{Key, known_key};
@@ -29,18 +27,7 @@ pub(crate) struct Forgotten {
 impl Forgotten {
     /// The newest version of table `forgotten`, by a look at its directory; `None` where no user was forgotten.
     pub(crate) fn version(root: &Root) -> Result<Option<u64>, ForgetError> {
-        let path = root.table_path(FORGOTTEN).join("_delta_log");
-        let fail = |source| TableError::Directory { path: path.clone(), source };
-        let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            entries => entries.map_err(fail)?,
-        };
-        let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
-        let mut newest = None;
-        for entry in entries {
-            newest = newest.max(number(entry.map_err(fail)?.file_name()));
-        }
-        Ok(newest)
+        Ok(root.newest_version(FORGOTTEN)?)
     }
 
     /// The users of the newest version of table `forgotten`; `None` where no user was forgotten.

@@ -86,6 +86,17 @@ fn expand(path: &str) -> Result<Vec<String>, SourceError> {
     Ok(found)
 }
 
+/// The endings of all formats, as a sentence has them.
+fn endings() -> String {
+    let all: Vec<String> =
+        Format::ALL.iter().flat_map(|format| format.endings()).map(|ending| format!(".{ending}")).collect();
+    match all.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
 fn kind(path: &str, configured: Option<Format>) -> Result<(Format, Packing), SourceError> {
     let name = path.to_ascii_lowercase();
     let (name, packing) = match name.rsplit_once('.') {
@@ -93,19 +104,16 @@ fn kind(path: &str, configured: Option<Format>) -> Result<(Format, Packing), Sou
         Some((name, "zst")) => (name, Packing::Zstd),
         _ => (name.as_str(), Packing::Plain),
     };
-    let by_name = match name.rsplit_once('.') {
-        Some((_, "csv")) => Some(Format::Csv),
-        Some((_, "jsonl" | "ndjson")) => Some(Format::Jsonl),
-        Some((_, "parquet")) => Some(Format::Parquet),
-        _ => None,
-    };
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    let by_name = Format::ALL.into_iter().find(|format| format.endings().contains(&ending));
     match configured.or(by_name) {
         Some(format) => Ok((format, packing)),
         None => Err(SourceError::NotTheFormat {
             path: path.into(),
-            problem: "its name does not say its format (.csv, .jsonl, .ndjson or .parquet, each also with \
-                      .gz or .zst); set `format` in the configuration"
-                .into(),
+            problem: format!(
+                "its name does not say its format ({}, each also with .gz or .zst); set `format` in the configuration",
+                endings()
+            ),
         }),
     }
 }
@@ -172,12 +180,7 @@ pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read +
                 _ if file.format != Format::Parquet && head == PARQUET_MAGIC => "Parquet",
                 _ => return Ok(Box::new(stored)),
             };
-            let name = match file.format {
-                Format::Csv => "CSV",
-                Format::Jsonl => "JSON Lines",
-                Format::Parquet => "Parquet",
-            };
-            Err(not(&format!("is not {name} but {what}")))
+            Err(not(&format!("is not {} but {what}", file.format.title())))
         }
     }
 }

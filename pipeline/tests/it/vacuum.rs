@@ -13,11 +13,11 @@ use pipeline::compact::{TARGET, compact};
 use pipeline::engine::Resources;
 use pipeline::privacy::forget;
 use pipeline::sequences::{build_with, refresh};
-use pipeline::vacuum::{Settings, VacuumReport, vacuum};
 use schemas::config::{Config, Forget, Span};
 use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
 use store::Root;
 use store::publication::{self, Kind, Publication};
+use store::vacuum::{Settings, VacuumReport, vacuum};
 use terminal::Interrupt;
 
 use crate::common::{DAY_MS, Event, append, rows_of};

@@ -80,6 +80,29 @@ pub enum Format {
     Parquet,
 }
 
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Csv, Self::Jsonl, Self::Parquet];
+
+    /// What names of its files end with.
+    pub fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Csv => &["csv"],
+            Self::Jsonl => &["jsonl", "ndjson"],
+            Self::Parquet => &["parquet"],
+        }
+    }
+
+    /// The name in messages.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Csv => "CSV",
+            Self::Jsonl => "JSON Lines",
+            Self::Parquet => "Parquet",
+        }
+    }
+}
+
 /// Units of times in a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -111,10 +111,10 @@ impl Architecture {
 pub enum MaskMode {
     /// A plain causal pass; target `t` reads row `v_t`. Equal to re-encoding its visible prefix.
     Gather,
-    /// Per-row mask `j ≤ i ∧ j ≤ v_{i+1}` inside attention, read at row `t − 1`: the paper's picture taken
-    /// literally. Row `t − 1` itself may be hidden and still leaks through the residual stream.
+    /// Per-row mask `j ≤ i ∧ j ≤ v_{i+1}` inside attention, read at the row before the target's own (row `t` behind the start
+    /// token): the paper's picture taken literally. That row's item may be hidden and still leaks through the residual stream.
     Row,
-    /// A plain causal pass read at row `t − 1`: the ablation without the mask.
+    /// A plain causal pass read at the row before the target's own: the ablation without the mask.
     None,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! table sequences ─┐                 retriever.rs: a serve::Recommender reads the history
-//! JSON Lines ──────┴─► Request ─────► once, under all conditions; seen, inactive, denied ─► lists
-//! conditions, ─────►  histories.rs    items left out                                        │
+//! JSON Lines ──────┴─► Request ─────► once, under all conditions; seen items left out,   ─► lists
+//! conditions, ─────►  requests.rs     and what is inactive or denied (run.rs)               │
 //! table instructions                                                                        │ serve::merge
 //! nothing visible ───────────────────► popular items, by condition ──────────────────────────┴─► rows
 //! ```

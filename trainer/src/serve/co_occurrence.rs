@@ -6,7 +6,7 @@ use std::ops::Range;
 use schemas::history::Role;
 
 use super::popular::{Popularity, places};
-use super::recommender::{Answers, Reading, Recommender};
+use super::recommender::{Answers, Reading, Recommender, Scores};
 use crate::data::Sequences;
 
 /// How often each item came right after each other one.
@@ -116,7 +116,7 @@ struct LastItems<'a> {
     last: Vec<Option<u32>>,
 }
 
-impl Answers for LastItems<'_> {
+impl Scores for LastItems<'_> {
     fn recommender(&self) -> &dyn Recommender {
         self.of
     }

@@ -9,6 +9,7 @@ use ragged::{Mat, gemm};
 use rayon::prelude::*;
 
 use super::index::{Candidates, Hnsw, exact};
+use super::rank::{RankQuery, Ranks, rank};
 use super::recommender::{Answers, Question, Read, Reading, RecommendError, Recommender};
 use super::top_k::{NotFinite, Scored};
 use crate::batch::HistoryBatch;
@@ -193,6 +194,13 @@ struct States<'a> {
 }
 
 impl States<'_> {
+    /// `φ(h, e)` of all items for `answers`: `[answers, items]`.
+    fn score(&self, answers: Range<usize>, scores: &mut [f32]) {
+        let (d, items) = (self.of.candidates.d(), self.of.candidates.items());
+        let states = Mat::new(&self.states[answers.start * d..answers.end * d], answers.len(), d, d);
+        gemm(scores, items, false, states, Mat::new(self.of.candidates.vectors(), items, d, d).t());
+    }
+
     fn state(&self, answer: usize) -> &[f32] {
         let d = self.of.candidates.d();
         &self.states[answer * d..][..d]
@@ -216,14 +224,12 @@ impl Answers for States<'_> {
         self.states.len() / self.of.candidates.d()
     }
 
-    fn score(&self, answers: Range<usize>, scores: &mut [f32]) {
-        let (d, items) = (self.of.candidates.d(), self.of.candidates.items());
-        let states = Mat::new(&self.states[answers.start * d..answers.end * d], answers.len(), d, d);
-        gemm(scores, items, false, states, Mat::new(self.of.candidates.vectors(), items, d, d).t());
-    }
-
     fn best(&self, questions: &[Question<'_>], k: usize) -> std::result::Result<Vec<Vec<Scored>>, NotFinite> {
         self.of.candidates.search(&self.vectors(questions), k)
+    }
+
+    fn ranks(&self, queries: &[RankQuery], active: &[bool]) -> std::result::Result<Vec<Ranks>, NotFinite> {
+        rank(queries, active, self.of.candidates.seed(), |answers, scores| self.score(answers, scores))
     }
 
     fn approximate(&self, questions: &[Question<'_>], k: usize) -> Option<Vec<Option<Vec<Scored>>>> {

@@ -20,5 +20,7 @@ pub use list::{List, Origin};
 pub use merge::{Merge, Merged, merge};
 pub use popular::{Popular, Popularity};
 pub use rank::{RankQuery, Ranks, rank};
-pub use recommender::{Answers, Carrying, Filter, Question, Read, Reading, RecommendError, Recommender};
+pub use recommender::{
+    Answers, Carrying, Filter, Question, Read, Reading, RecommendError, Recommender, Scores,
+};
 pub use top_k::{NotFinite, Scored, TopK};

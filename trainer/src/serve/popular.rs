@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::recommender::{Answers, Reading, Recommender};
+use super::recommender::{Answers, Reading, Recommender, Scores};
 
 /// Scores items by their number of training events.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ struct PopularAnswers<'a> {
     len: usize,
 }
 
-impl Answers for PopularAnswers<'_> {
+impl Scores for PopularAnswers<'_> {
     fn recommender(&self) -> &dyn Recommender {
         self.of
     }

@@ -130,16 +130,56 @@ pub trait Answers: Send + Sync {
         self.len() == 0
     }
 
-    /// Fills `scores` (`[answers, items]`) with what the `answers` give to every item: item `i` at `i − 1`.
-    fn score(&self, answers: Range<usize>, scores: &mut [f32]);
-
     /// The best `k` items, best first, for each filter of each question in turn; fewer where it allows fewer.
     ///
     /// # Errors
     ///
     /// A score that is not finite.
+    fn best(&self, questions: &[Question<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite>;
+
+    /// What a graph finds in place of [`best`](Self::best), where the recommender has one; `None` for a list that it was left
+    /// with too few items for.
+    fn approximate(&self, _questions: &[Question<'_>], _k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
+        None
+    }
+
+    /// The places of the items that `queries` (by ascending answer) ask for, among those that are `active` by item index. A model
+    /// that cannot score every item gives the places in the longest list that it makes.
+    ///
+    /// # Errors
+    ///
+    /// A score that is not finite.
+    fn ranks(&self, queries: &[RankQuery], active: &[bool]) -> Result<Vec<Ranks>, NotFinite>;
+}
+
+/// Answers of a model that scores every item: lists and places follow from the scores.
+pub trait Scores: Send + Sync {
+    /// See [`Answers::recommender`].
+    fn recommender(&self) -> &dyn Recommender;
+
+    /// See [`Answers::len`].
+    fn len(&self) -> usize;
+
+    /// Whether nothing was read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `scores` (`[answers, items]`) with what the `answers` give to every item: item `i` at `i − 1`.
+    fn score(&self, answers: Range<usize>, scores: &mut [f32]);
+}
+
+impl<T: Scores> Answers for T {
+    fn recommender(&self) -> &dyn Recommender {
+        Scores::recommender(self)
+    }
+
+    fn len(&self) -> usize {
+        Scores::len(self)
+    }
+
     fn best(&self, questions: &[Question<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite> {
-        let (items, seed) = (self.recommender().items(), self.recommender().seed());
+        let (items, seed) = (Scores::recommender(self).items(), Scores::recommender(self).seed());
         let lists: Vec<Result<Vec<Vec<Scored>>, NotFinite>> = questions
             .par_iter()
             .map_init(
@@ -158,18 +198,7 @@ pub trait Answers: Send + Sync {
         Ok(lists.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// What a graph finds in place of [`best`](Self::best), where the recommender has one; `None` for a list that it was left
-    /// with too few items for.
-    fn approximate(&self, _questions: &[Question<'_>], _k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
-        None
-    }
-
-    /// The places of the items that `queries` (by ascending answer) ask for, among those that are `active` by item index.
-    ///
-    /// # Errors
-    ///
-    /// A score that is not finite.
     fn ranks(&self, queries: &[RankQuery], active: &[bool]) -> Result<Vec<Ranks>, NotFinite> {
-        rank(queries, active, self.recommender().seed(), |answers, scores| self.score(answers, scores))
+        rank(queries, active, Scores::recommender(self).seed(), |answers, scores| self.score(answers, scores))
     }
 }

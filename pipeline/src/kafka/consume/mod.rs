@@ -1,16 +1,25 @@
 //! `pipeline consume`: a topic to `events` and `dead_letters`, each message once.
 //!
 //! ```text
-//!   poll ──────────▶ assemble ──────────▶ store
+//!   poll ──────────▶ assemble ──────────▶ commits
 //!   one thread:      one thread:          one task: micro-batches into shards and commits
 //!   the group,       messages taken          │
 //!   its rebalances   apart, micro-batches    │ committed offsets, partitions that others took over
 //!     ▲──────────────────────────────────────┘
 //! ```
 //!
+//! | file | holds |
+//! |---|---|
+//! | `poll/` | the thread that polls; rebalances, retention, a topic made anew (`context.rs`) |
+//! | `assemble.rs`, `batch.rs` | messages into micro-batches |
+//! | `commits/` | the two commits of a micro-batch: dead letters, then events; what fences a consumer that lost its partitions |
+//! | `reached.rs`, `identity.rs` | offsets in the tables' logs, and which topic of which cluster they belong to |
+//! | `known_ids.rs` | ids of events that may be sent again |
+//! | `settings.rs`, `metrics.rs` | librdkafka's settings; metrics over HTTP |
+//!
 //! **Exactly once.** The tables' own logs say how far they have come: each commit carries, for every partition of which it
 //! has something, the offset behind it ([`reached`]). Reading begins where `events` is, whatever the group's offsets say, and
-//! a commit is made only on top of a table that is where the batch begins ([`store`]). Killed at any instruction, a consumer
+//! a commit is made only on top of a table that is where the batch begins ([`commits`]). Killed at any instruction, a consumer
 //! has committed a batch or has not, and the next one reads on from there.
 //!
 //! **Counting.** Of every commit, messages = accepted + duplicates + dead letters.

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::commit::{Change, CommitMode, NewShard, ShardWriter, commit};
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use store::commit::{Change, CommitMode, NewShard, ShardWriter, commit};
 
 use super::*;
 

@@ -23,7 +23,7 @@
 //! **Clocks.** The time of a commit is what its writer noted, or the time of its file in the log if that is later; a time in the
 //! future is none. A commit is never older than one before it. So a writer whose clock is slow shortens nothing.
 //!
-//! What of the log stands before the oldest of these versions goes with them ([`store::clean`]).
+//! What of the log stands before the oldest of these versions goes with them ([`crate::clean`]).
 //!
 //! The files are listed before the log is read: what is committed in between is in the log then. A run that lasts longer
 //! than `keep` from its first shard to its commit would lose that shard, and notices: a commit begins with looking for its
@@ -44,11 +44,12 @@ use deltalake::logstore::get_actions;
 use schemas::config::{ConfigError, Span};
 use schemas::tables::EVENTS;
 use serde::Serialize;
-use store::boxed::Boxed;
-use store::clean::clean_log;
-use store::publication::{self, PublicationError};
-use store::{Root, Snapshot, TableError};
 use terminal::{Interrupt, Progress};
+
+use crate::boxed::Boxed;
+use crate::clean::clean_log;
+use crate::publication::{self, PublicationError};
+use crate::{Root, Snapshot, TableError};
 
 /// How long files are kept by default.
 pub const KEEP: Span = Span::minutes(7 * 24 * 60);
