@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trainer::learn::records::fuzzing::tfrecord(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trainer::records::fuzzing::tfrecord(bytes));

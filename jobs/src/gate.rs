@@ -14,8 +14,10 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use terminal::{Interrupt, with_causes};
 use trainer::checkpoint;
-use trainer::judge::compare::{self, Group};
-use trainer::judge::{self, EvaluateError, Health, Protocol, Report, Split};
+use trainer::compare::{self, Group};
+use trainer::judge::{
+    self, CC_10, EvaluateError, EvaluateReport, HR_10, Health, Protocol, TargetSplit, UnderConditions,
+};
 
 /// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
 pub(crate) type Metrics = BTreeMap<String, f64>;
@@ -149,9 +151,11 @@ pub(crate) async fn measure(
         conditions if model_follows(root, model)? => conditions.as_slice(),
         _ => &[],
     };
-    let report = judge::run(config, root, model, Split::Validation, (conditions, false)).await?;
+    let report =
+        judge::run(config, root, model, TargetSplit::Validation, UnderConditions::attributes(conditions))
+            .await?;
     (measured.guard, measured.guard_targets) = as_served(&report, model);
-    let report = judge::run(config, root, model, Split::Test, (&[], false)).await?;
+    let report = judge::run(config, root, model, TargetSplit::Test, UnderConditions::NONE).await?;
     if !report.results.is_empty() {
         eprint!("{report}");
     }
@@ -203,11 +207,11 @@ async fn against(
     // Baselines say nothing about a difference.
     let mut quiet = config.clone();
     quiet.evaluate.baselines = false;
-    let report = judge::run(&quiet, root, served, Split::Validation, (&[], false)).await?;
+    let report = judge::run(&quiet, root, served, TargetSplit::Validation, UnderConditions::NONE).await?;
     let health = judge::health(config, root, served).await?;
     let groups = [served.as_str(), model].map(|name| Group { label: name.into(), runs: vec![name.into()] });
     let options = compare::Options {
-        split: Split::Validation.name(),
+        split: TargetSplit::Validation.name(),
         resamples: config.gate.resamples,
         seed: config.seed,
     };
@@ -218,9 +222,9 @@ async fn against(
         .find(|result| result.label == model && result.protocol == Protocol::AsServed && result.filter_seen);
     let mut differences = BTreeMap::new();
     if let Some(found) = ours.and_then(|ours| ours.difference.as_ref()) {
-        for (name, interval) in ["hr@10", "hr@20", "hr@50", "ndcg@10"].into_iter().zip(found.each()) {
+        for (metric, interval) in found.iter() {
             let difference = Difference { value: interval.value, low: interval.low, high: interval.high };
-            differences.insert(name.to_owned(), difference);
+            differences.insert(metric.name.to_owned(), difference);
         }
     }
     Ok(PublishedMeasured {
@@ -233,7 +237,7 @@ async fn against(
 }
 
 /// The headline of `model`, and how many targets it is of.
-pub(crate) fn as_served(report: &Report, model: &str) -> (Metrics, usize) {
+pub(crate) fn as_served(report: &EvaluateReport, model: &str) -> (Metrics, usize) {
     let mut metrics = Metrics::new();
     let mut targets = 0;
     let ours = report.results.iter().filter(|m| m.model == model && m.protocol == Protocol::AsServed);
@@ -241,15 +245,15 @@ pub(crate) fn as_served(report: &Report, model: &str) -> (Metrics, usize) {
         match &m.condition {
             None => {
                 targets = m.targets;
-                for (name, value) in
-                    [("hr@10", m.hr_10), ("hr@20", m.hr_20), ("hr@50", m.hr_50), ("ndcg@10", m.ndcg_10)]
-                {
-                    metrics.extend(value.map(|value| (name.into(), value)));
+                for (metric, mean) in m.means.iter() {
+                    metrics.extend(mean.map(|mean| (metric.name.into(), mean)));
                 }
             }
             Some(condition) if !m.condition_filter && m.condition_from.as_deref() == Some("target") => {
-                metrics.extend(m.hr_10.map(|hr| (format!("hr@10 {condition}"), hr)));
-                metrics.extend(m.cc_10.map(|cc| (format!("cc@10 {condition}"), cc)));
+                for key in [HR_10, CC_10] {
+                    let name = format!("{} {condition}", key.metric().name);
+                    metrics.extend(m.means[key].map(|mean| (name, mean)));
+                }
             }
             Some(_) => {}
         }
@@ -263,7 +267,7 @@ pub(crate) async fn prequential(
     root: &Root,
     model: &str,
 ) -> Result<(Metrics, usize), EvaluateError> {
-    let report = judge::run(config, root, model, Split::Prequential, (&[], false)).await?;
+    let report = judge::run(config, root, model, TargetSplit::Prequential, UnderConditions::NONE).await?;
     Ok(as_served(&report, model))
 }
 

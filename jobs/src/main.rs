@@ -33,7 +33,7 @@ pub use report::run_json;
 use clap::{Parser, Subcommand};
 use commands::daily::DailyArgs;
 use commands::history::HistoryArgs;
-use commands::refresh::RefreshArgs;
+use commands::refresh::RefreshJobArgs;
 use commands::rollback::RollbackArgs;
 use commands::status::StatusArgs;
 use terminal::{CommonArgs, report as report_error};
@@ -57,7 +57,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Daily(DailyArgs),
-    Refresh(RefreshArgs),
+    Refresh(RefreshJobArgs),
     Status(StatusArgs),
     History(HistoryArgs),
     Rollback(RollbackArgs),

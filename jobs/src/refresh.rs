@@ -29,7 +29,7 @@ use store::lease::Lease;
 use store::publication::{self, Kind, Publication};
 use store::{Root, Shard, TableError};
 use terminal::{Interrupt, with_causes};
-use trainer::learn::{Options, Status, TrainError, refresh, sft};
+use trainer::learn::{Status, TrainError, TrainOptions, refresh, sft};
 
 use crate::daily::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Verdict};
@@ -49,7 +49,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Refreshed {
     pub(crate) at: DateTime<Utc>,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RefreshOutcome,
     /// The version of `events` that was looked at.
     pub(crate) events_version: u64,
     /// Events since the published base was trained.
@@ -66,7 +66,7 @@ pub(crate) struct Refreshed {
 /// How a refresh ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Outcome {
+pub(crate) enum RefreshOutcome {
     /// The new model is served.
     Published,
     /// The gate refused it.
@@ -84,7 +84,7 @@ impl Refreshed {
     fn nothing(events_version: u64) -> Self {
         Self {
             at: Utc::now(),
-            outcome: Outcome::NothingNew,
+            outcome: RefreshOutcome::NothingNew,
             events_version,
             new_events: 0,
             model: None,
@@ -122,10 +122,10 @@ pub(crate) async fn once(
         if !after_rollback && let Some(rollback) = brought_back(publication::newest(root)?.as_ref()) {
             eprintln!("{rollback}");
             let events = root.snapshot(EVENTS).await?.map_or(0, |events| events.version());
-            return Ok(Refreshed { outcome: Outcome::Waiting, ..Refreshed::nothing(events) });
+            return Ok(Refreshed { outcome: RefreshOutcome::Waiting, ..Refreshed::nothing(events) });
         }
         let refreshed = attempt(config, root, interrupt).await?;
-        if refreshed.outcome != Outcome::Overtaken {
+        if refreshed.outcome != RefreshOutcome::Overtaken {
             return Ok(refreshed);
         }
     }
@@ -146,9 +146,11 @@ fn brought_back(newest: Option<&Publication>) -> Option<String> {
 async fn attempt(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
     let refreshed = Attempt::begin(config, root, interrupt)?.run().await?;
     match refreshed.outcome {
-        Outcome::Overtaken => eprintln!("another job has published meanwhile: starting again from there"),
-        Outcome::NothingNew | Outcome::Waiting => {}
-        Outcome::Published | Outcome::Refused => {
+        RefreshOutcome::Overtaken => {
+            eprintln!("another job has published meanwhile: starting again from there")
+        }
+        RefreshOutcome::NothingNew | RefreshOutcome::Waiting => {}
+        RefreshOutcome::Published | RefreshOutcome::Refused => {
             failpoint::reach("refresh:write-down");
             write_down(&history_path(root), &refreshed)?;
         }
@@ -220,9 +222,9 @@ async fn look(
     let refreshed = attempt(config, root, interrupt).await?;
     match refreshed.outcome {
         // Perhaps by a rollback: the next look sees.
-        Outcome::Overtaken => return Ok(()),
-        Outcome::NothingNew | Outcome::Waiting => {}
-        Outcome::Published | Outcome::Refused => eprintln!("{refreshed}"),
+        RefreshOutcome::Overtaken => return Ok(()),
+        RefreshOutcome::NothingNew | RefreshOutcome::Waiting => {}
+        RefreshOutcome::Published | RefreshOutcome::Refused => eprintln!("{refreshed}"),
     }
     // What was found to be too little, or was refused, is not worth another look.
     let number = publication::newest(root)?.map(|publication| publication.number);
@@ -334,7 +336,7 @@ impl<'a> Attempt<'a> {
         let verdict = gate::judge(&config.gate, &measured, true);
         eprintln!("{verdict}");
         refreshed.model = Some(served.clone());
-        refreshed.outcome = Outcome::Refused;
+        refreshed.outcome = RefreshOutcome::Refused;
         if verdict.publish {
             failpoint::reach("refresh:publish");
             let candidate = Candidate {
@@ -349,13 +351,13 @@ impl<'a> Attempt<'a> {
             match publish::on(root, Some(parent), &candidate) {
                 Ok(number) => {
                     refreshed.publication = Some(number);
-                    refreshed.outcome = Outcome::Published;
+                    refreshed.outcome = RefreshOutcome::Published;
                 }
-                Err(error) if publish::is_conflict(&error) => refreshed.outcome = Outcome::Overtaken,
+                Err(error) if publish::is_conflict(&error) => refreshed.outcome = RefreshOutcome::Overtaken,
                 Err(error) => return Err(error),
             }
         }
-        if refreshed.outcome != Outcome::Published {
+        if refreshed.outcome != RefreshOutcome::Published {
             for model in [&served, &base] {
                 own::discard(root, model)?;
             }
@@ -395,7 +397,7 @@ impl<'a> Attempt<'a> {
         retention::unpublished_refreshes(root, &base)?;
         let outcome = anew_if_unusable(async |fresh| {
             let options =
-                Options { name: &base, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
+                TrainOptions { name: &base, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
             refresh::run(config, seen, &parent.base, options).await
         });
         let outcome = match outcome.await {
@@ -415,8 +417,8 @@ impl<'a> Attempt<'a> {
         let served = format!("{base}-sft");
         let outcome = anew_if_unusable(async |fresh| {
             let options =
-                Options { name: &served, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
-            sft::again(config, seen, (&base, &daily.served), options).await
+                TrainOptions { name: &served, fresh, interrupt, stop_after: None, job: Some(own::REFRESH) };
+            sft::again(config, seen, &base, &daily.served, options).await
         });
         let outcome = outcome.await?;
         eprintln!("{outcome}");
@@ -433,17 +435,19 @@ impl std::fmt::Display for Refreshed {
         let model = self.model.as_deref().unwrap_or_default();
         let objections = self.verdict.as_ref().map(Verdict::objections).unwrap_or_default();
         match self.outcome {
-            Outcome::Published => write!(
+            RefreshOutcome::Published => write!(
                 f,
                 "publication {}: `{model}`, {new_events} new events up to version {events_version}, in {seconds:.1} s",
                 self.publication.unwrap_or_default()
             ),
-            Outcome::Refused => write!(f, "`{model}` is not published, what is served stays: {objections}"),
-            Outcome::NothingNew => {
+            RefreshOutcome::Refused => {
+                write!(f, "`{model}` is not published, what is served stays: {objections}")
+            }
+            RefreshOutcome::NothingNew => {
                 write!(f, "{new_events} new events up to version {events_version}: nothing to learn")
             }
-            Outcome::Overtaken => write!(f, "another job has published meanwhile"),
-            Outcome::Waiting => write!(f, "what is served stays, until the next daily job"),
+            RefreshOutcome::Overtaken => write!(f, "another job has published meanwhile"),
+            RefreshOutcome::Waiting => write!(f, "what is served stays, until the next daily job"),
         }
     }
 }

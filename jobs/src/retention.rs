@@ -12,7 +12,7 @@ use store::publication::{self, Publication, PublicationError};
 use store::vacuum::{self, vacuum};
 use terminal::{Interrupt, with_causes};
 
-use crate::record::{Record, Removed, Step};
+use crate::record::{DayStep, Record, Removed};
 use crate::{gate, own};
 
 /// Deletes [`models`], and the tables' old files.
@@ -128,7 +128,7 @@ fn needed<'a>(config: &Config, runs: &'a [Record]) -> BTreeSet<&'a String> {
     let last = runs.iter().rev().filter(|run| !run.experiment).take(config.retention.publications);
     let others = runs
         .iter()
-        .filter(|run| run.experiment || (run.skipped.is_none() && !run.steps.is_done(Step::Publish)));
+        .filter(|run| run.experiment || (run.skipped.is_none() && !run.steps.is_done(DayStep::Publish)));
     last.chain(others).flat_map(|run| &run.models).collect()
 }
 

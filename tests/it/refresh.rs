@@ -7,8 +7,8 @@ use schemas::config::Config;
 use serde_json::Value;
 use store::Root;
 use terminal::Interrupt;
-use trainer::data::Sequences;
-use trainer::learn::{Options, Outcome, Status, refresh};
+use trainer::data::{ItemIndex, SequencesTable};
+use trainer::learn::{Status, TrainOptions, TrainOutcome, refresh};
 
 use crate::programs::{Workspace, files, json, stderr};
 
@@ -128,9 +128,9 @@ fn what_cannot_be_refreshed_is_said() {
 }
 
 /// A user's rows as they are in memory.
-type Rows<'a> = Vec<(&'a [u32], &'a [i64], &'a [u32], &'a [u32], u32, bool)>;
+type Rows<'a> = Vec<(&'a [ItemIndex], &'a [i64], &'a [u32], &'a [u32], u32, bool)>;
 
-fn by_user(sequences: &Sequences) -> HashMap<&str, Rows<'_>> {
+fn by_user(sequences: &SequencesTable) -> HashMap<&str, Rows<'_>> {
     let mut rows: HashMap<&str, Rows<'_>> = HashMap::new();
     for row in 0..sequences.rows() {
         let user = sequences.users[sequences.user[row] as usize].as_str();
@@ -162,12 +162,14 @@ async fn users_drawn_by_lot_are_whole_and_drawn_alike() {
     workspace.succeed("pipeline", &["ingest"]);
     workspace.succeed("pipeline", &["build-sequences"]);
     let root = Root::new(workspace.root().to_str().unwrap()).unwrap();
-    let whole = Sequences::load(&root, 30).await.unwrap();
+    let whole = SequencesTable::load(&root, 30).await.unwrap();
     let all = by_user(&whole);
     assert!(whole.rows() > 5_000 && all.len() == users as usize);
     let draw = async |seed| {
         let mut lot = trainer::random::generator(seed, "lot", 0);
-        Sequences::sample(&root, 30, &mut lot, |read, draws| read.rows() > 0 && draws >= 8).await.unwrap()
+        SequencesTable::sample(&root, 30, &mut lot, |read, draws| read.rows() > 0 && draws >= 8)
+            .await
+            .unwrap()
     };
     let seeds = 40;
     let (mut light, mut heavy) = (0, 0);
@@ -243,8 +245,9 @@ async fn a_refresh_cut_into_pieces_ends_in_the_same_weights() {
     assert!(trained("whole") == trained("pieces"));
 }
 
-async fn continued(config: &Config, name: &str, stop_after: Option<u64>) -> Outcome {
+async fn continued(config: &Config, name: &str, stop_after: Option<u64>) -> TrainOutcome {
     let root = Root::new(&config.root).unwrap();
-    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after, job: None };
+    let options =
+        TrainOptions { name, fresh: false, interrupt: &Interrupt::default(), stop_after, job: None };
     refresh::run(config, &root, "base", options).await.unwrap()
 }

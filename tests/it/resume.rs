@@ -7,8 +7,8 @@ use schemas::config::Config;
 use store::Root;
 use store::failpoint::{PAUSE_AT, RESUME};
 use terminal::Interrupt;
-use trainer::learn::records::{self, EpochMetrics};
-use trainer::learn::{Options, Outcome, Status, pretrain};
+use trainer::learn::{Status, TrainOptions, TrainOutcome, pretrain};
+use trainer::records::{self, EpochMetrics};
 
 use crate::programs::{Workspace, files, stderr};
 
@@ -27,9 +27,10 @@ fn tables() -> Workspace {
     workspace
 }
 
-async fn pretrain(config: &Config, name: &str, stop_after: Option<u64>) -> Outcome {
+async fn pretrain(config: &Config, name: &str, stop_after: Option<u64>) -> TrainOutcome {
     let root = Root::new(&config.root).unwrap();
-    let options = Options { name, fresh: false, interrupt: &Interrupt::default(), stop_after, job: None };
+    let options =
+        TrainOptions { name, fresh: false, interrupt: &Interrupt::default(), stop_after, job: None };
     pretrain::run(config, &root, options).await.unwrap()
 }
 

@@ -15,7 +15,7 @@ use store::Root;
 use store::commit::{Change, CommitMode, ShardWriter, commit};
 use trainer::checkpoint;
 use trainer::data::Catalogue;
-use trainer::data::conditions::Conditions;
+use trainer::data::conditions::KnownConditions;
 use trainer::kinds::TrainedModel as _;
 use trainer::models::SequenceModel;
 
@@ -33,7 +33,7 @@ async fn models() -> Workspace {
     let device = trainer::device::open(&config).unwrap();
     let catalogue = Catalogue::load(&root, &["genre".into()]).await.unwrap();
     let base = checkpoint::load(&root.model_path("base"), &catalogue, &device).unwrap();
-    let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
+    let conditions = KnownConditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
     let vocabulary = Arc::new(base.model.vocabulary().with_conditions(conditions));
     let parent = base.sequence_model("fine-tuned").unwrap();
     let taught = SequenceModel::taught(parent, &config.model, &Sft::default(), vocabulary, 1).unwrap();

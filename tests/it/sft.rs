@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 use store::Root;
-use trainer::data::conditions::Conditions;
-use trainer::data::{Catalogue, Examples};
+use trainer::data::conditions::KnownConditions;
+use trainer::data::{Catalogue, ConditionRow, Examples, ItemIndex};
 
 use crate::programs::{Workspace, files, json, stderr};
 
@@ -156,8 +156,8 @@ fn what_cannot_be_taught_says_why() {
 }
 
 /// Each user's examples: the targets and the conditions' rows, by the time of the user's first event.
-fn by_user(examples: &Examples) -> BTreeMap<i64, Vec<(u32, u32, usize)>> {
-    let mut users: BTreeMap<i64, Vec<(u32, u32, usize)>> = BTreeMap::new();
+fn by_user(examples: &Examples) -> BTreeMap<i64, Vec<(ItemIndex, ConditionRow, usize)>> {
+    let mut users: BTreeMap<i64, Vec<(ItemIndex, ConditionRow, usize)>> = BTreeMap::new();
     for (example, &history) in examples.history.iter().enumerate() {
         // What a user did first has nothing before it.
         let Some(&first) = examples.histories[history as usize].ts.first() else { continue };
@@ -184,7 +184,7 @@ async fn examples_by_lot_are_those_of_whole_users() {
     run("pipeline", &["build-sft", "--condition", "genre"]);
     let root = Root::new(workspace.root().to_str().unwrap()).unwrap();
     let catalogue = Catalogue::load(&root, &["genre".into()]).await.unwrap();
-    let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
+    let conditions = KnownConditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
     let load = async |wanted: Option<(usize, u64)>| {
         let mut lot = wanted.map(|(wanted, seed)| (wanted, trainer::random::generator(seed, "lot", 0)));
         let lot = lot.as_mut().map(|(wanted, lot)| (*wanted, lot));

@@ -18,13 +18,13 @@ use candle_core::{Device, Tensor};
 use clap::Parser;
 use schemas::config::{Age, Model, Sft, Span};
 use schemas::hash::mix64;
-use trainer::data::Catalogue;
-use trainer::data::conditions::{Carriers, Conditions};
+use trainer::data::conditions::{Carriers, KnownConditions};
 use trainer::data::vocabulary::Vocabulary;
+use trainer::data::{Catalogue, ConditionRow, ItemIndex};
 use trainer::device::Backend;
 use trainer::models::SequenceModel;
 use trainer::serve::{
-    Answers, DotProduct, Filter, GraphSetting, Question, Read, Reading, Recommender as _, Serving,
+    Answers, DotProduct, GraphSetting, ListFilter, ListQuery, Read, Reading, Recommender as _, Serving,
 };
 
 /// As the program has it: with the system's, a third of the model part is page faults.
@@ -118,17 +118,17 @@ fn main() -> anyhow::Result<()> {
 fn lists<R>(
     answers: &dyn Answers,
     allowed: &[bool],
-    ask: impl FnOnce(&dyn Answers, &[Question<'_>]) -> R,
+    ask: impl FnOnce(&dyn Answers, &[ListQuery<'_>]) -> R,
 ) -> R {
-    let filters = [Filter { allowed, seen: &[], carrying: None }];
-    let asked: Vec<Question<'_>> =
-        (0..answers.len()).map(|answer| Question { answer, filters: &filters }).collect();
+    let filters = [ListFilter { allowed, seen: &[], carrying: None }];
+    let asked: Vec<ListQuery<'_>> =
+        (0..answers.len()).map(|answer| ListQuery { answer, filters: &filters }).collect();
     ask(answers, &asked)
 }
 
 /// Events that a model reads.
 struct History {
-    items: Vec<u32>,
+    items: Vec<ItemIndex>,
     ts: Vec<i64>,
     visible: Vec<u32>,
 }
@@ -154,7 +154,7 @@ impl Bench {
         };
         let derived: BTreeMap<String, Age> = (0..8).map(|i| (format!("age-{i}"), age(i))).collect();
         let names: Vec<String> = derived.keys().cloned().collect();
-        let conditions = Conditions::new(&names, &derived, &catalogue);
+        let conditions = KnownConditions::new(&names, &derived, &catalogue);
         let carriers = Carriers::new(&conditions, &derived, &catalogue);
         // The id table does not matter here: all items share its rows, and the vectors are made below.
         let config =
@@ -173,7 +173,7 @@ impl Bench {
     }
 
     fn history(&self, i: usize, events: usize) -> History {
-        let item = |e: usize| 1 + (mix64(i as u64, e as u64) % self.items as u64) as u32;
+        let item = |e: usize| ItemIndex::new(1 + (mix64(i as u64, e as u64) % self.items as u64) as u32);
         History {
             items: (0..events).map(item).collect(),
             ts: (0..events as i64).map(|e| 100 * DAY_MS + e * 60_000).collect(),
@@ -203,7 +203,7 @@ impl Bench {
         println!("  history  none  8 in one pass  8 passes  one pass / none  8 passes / one pass");
         for events in [50, 200] {
             let mut times = [Times::default(), Times::default(), Times::default()];
-            let all: Vec<Option<u32>> = (0..8).map(Some).collect();
+            let all = conditions(8);
             for i in 0..requests + WARM_UP {
                 let history = self.history(i, events);
                 let mut took = [0.0; 3];
@@ -235,15 +235,15 @@ impl Bench {
 }
 
 /// `p` conditions, or none.
-fn conditions(p: u32) -> Vec<Option<u32>> {
-    if p == 0 { vec![None] } else { (0..p).map(Some).collect() }
+fn conditions(p: u32) -> Vec<Option<ConditionRow>> {
+    if p == 0 { vec![None] } else { (0..p).map(|row| Some(row.into())).collect() }
 }
 
 /// The model part of a request.
 fn read<'a>(
     asked: &'a DotProduct<'_>,
     history: &History,
-    conditions: &[Option<u32>],
+    conditions: &[Option<ConditionRow>],
 ) -> candle_core::Result<Box<dyn Answers + 'a>> {
     let length = history.items.len();
     let reads: Vec<Read> = conditions.iter().map(|&condition| Read { length, condition }).collect();

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! data ─► batch ─► models ─► objectives ─┐
-//!              └─► serve (Recommender) ──┴─► kinds (TrainedModel, Learner) ─► checkpoint ─► judge ─► learn
-//!                                                                                      └─► retrieve, export
+//!              └─► serve (Recommender) ──┴─► kinds (TrainedModel, Learner) ─► checkpoint ─► judge ─► records ─► learn
+//!                                                                                      └─► retrieve, export └─► compare
 //! ```
 
 // What is printed goes through `terminal::shown`.
@@ -13,6 +13,7 @@ extern crate terminal;
 pub mod batch;
 pub mod bench;
 pub mod checkpoint;
+pub mod compare;
 pub mod data;
 pub mod device;
 pub mod export;
@@ -22,6 +23,7 @@ pub mod learn;
 pub mod models;
 pub mod objectives;
 pub mod random;
+pub mod records;
 pub mod retrieve;
 pub mod serve;
 

@@ -11,8 +11,8 @@ use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
 
 use super::{EXIT_REFUSED, EXIT_SKIPPED};
-use crate::daily::{self, Request};
-use crate::record::{Kills, Outcome, Record, Step};
+use crate::daily::{self, DayRequest};
+use crate::record::{DayOutcome, DayStep, Kills, Record};
 
 /// One day's job: from the log to a published model, in steps.
 ///
@@ -61,7 +61,7 @@ pub(crate) struct DailyArgs {
     full: bool,
     /// Do this step, and all that come after it, again.
     #[arg(long, value_name = "STEP", conflicts_with_all = ["from", "to"])]
-    force: Option<Step>,
+    force: Option<DayStep>,
 }
 
 /// Several days.
@@ -69,11 +69,11 @@ pub(crate) struct DailyArgs {
 struct Runs {
     runs: Vec<Record>,
     /// Days that this command has left out.
-    skipped: Vec<SkippedDay>,
+    skipped: Vec<SkippedDate>,
 }
 
 #[derive(Debug, Serialize)]
-struct SkippedDay {
+struct SkippedDate {
     date: NaiveDate,
     reason: String,
 }
@@ -101,7 +101,7 @@ impl DailyArgs {
                 continue;
             }
             let experiment = name != date.to_string() && !self.publish;
-            let request = Request { name, date, full: self.full, force: self.force, experiment };
+            let request = DayRequest { name, date, full: self.full, force: self.force, experiment };
             let began = Utc::now();
             match daily::run(&config, &request, &interrupt).await {
                 Ok(record) => {
@@ -109,20 +109,20 @@ impl DailyArgs {
                     done.runs.push(record);
                 }
                 Err(error) => {
-                    if self.to.is_none() || !gives_up(&config, &root, (date, began), &interrupt, &error)? {
+                    if self.to.is_none() || !gives_up(&config, &root, date, began, &interrupt, &error)? {
                         return Err(error);
                     }
                     skip(&root, date, with_causes(error.as_ref()), &mut done)?;
                 }
             }
         }
-        let refused = done.runs.iter().any(|record| record.outcome() == Outcome::Refused);
+        let refused = done.runs.iter().any(|record| record.outcome() == DayOutcome::Refused);
         let code = match (done.skipped.is_empty(), refused) {
             (false, _) => EXIT_SKIPPED,
             (true, true) => EXIT_REFUSED,
             (true, false) => EXIT_DONE,
         };
-        for SkippedDay { date, reason } in &done.skipped {
+        for SkippedDate { date, reason } in &done.skipped {
             eprintln!(
                 "climber: {date} was left out: {reason}; `climber daily --date {date}` runs it after all"
             );
@@ -181,7 +181,7 @@ impl DailyArgs {
 fn skip(root: &Root, date: NaiveDate, reason: String, done: &mut Runs) -> Result<()> {
     daily::skip(root, date, reason.clone())?;
     eprintln!("\nwarning: {date} is left out: {reason}");
-    done.skipped.push(SkippedDay { date, reason });
+    done.skipped.push(SkippedDate { date, reason });
     Ok(())
 }
 
@@ -205,7 +205,8 @@ fn too_often(daily: &Daily, record: &Record) -> Option<String> {
 fn gives_up(
     config: &Config,
     root: &Root,
-    (date, began): (NaiveDate, DateTime<Utc>),
+    date: NaiveDate,
+    began: DateTime<Utc>,
     interrupt: &Interrupt,
     error: &anyhow::Error,
 ) -> Result<bool> {
@@ -232,8 +233,10 @@ fn gives_up(
 /// The first day without a finished run, from the first day that was ever begun.
 fn next(records: &[Record]) -> Option<NaiveDate> {
     let days = || records.iter().filter(|record| record.is_of_its_day());
-    let finished: BTreeSet<NaiveDate> =
-        days().filter(|record| record.outcome() != Outcome::Unfinished).map(|record| record.date).collect();
+    let finished: BTreeSet<NaiveDate> = days()
+        .filter(|record| record.outcome() != DayOutcome::Unfinished)
+        .map(|record| record.date)
+        .collect();
     let first = days().map(|record| record.date).min()?;
     std::iter::successors(Some(first), |day| day.checked_add_days(Days::new(1)))
         .find(|day| !finished.contains(day))
@@ -268,28 +271,28 @@ fn day(text: &str) -> Result<NaiveDate, String> {
 /// How a run ended, in a line.
 pub(super) fn summary(record: &Record) -> String {
     let what = match record.outcome() {
-        Outcome::Published => {
+        DayOutcome::Published => {
             let number =
                 record.steps.publish.as_ref().and_then(|done| done.output.number).unwrap_or_default();
             format!("published `{}` as publication {number}", record.served().unwrap_or_default())
         }
-        Outcome::Refused => {
+        DayOutcome::Refused => {
             let objections =
                 record.steps.gate.as_ref().map(|gate| gate.output.objections()).unwrap_or_default();
             format!("not published, what is served stays: {objections}")
         }
-        Outcome::NothingNew => "nothing new, what is served stays".into(),
-        Outcome::Experiment => {
+        DayOutcome::NothingNew => "nothing new, what is served stays".into(),
+        DayOutcome::Experiment => {
             format!("`{}` is an experiment, what is served stays", record.served().unwrap_or_default())
         }
-        Outcome::Skipped => {
+        DayOutcome::Skipped => {
             let reason = record.skipped.as_ref().map_or("", |skipped| &skipped.reason);
             format!("left out: {reason}")
         }
-        Outcome::Unfinished => match &record.failure {
+        DayOutcome::Unfinished => match &record.failure {
             Some(failure) => failure.to_string(),
             None => {
-                format!("unfinished, before step {}", record.next_step().map_or("?", Step::name))
+                format!("unfinished, before step {}", record.next_step().map_or("?", DayStep::name))
             }
         },
     };
@@ -299,7 +302,7 @@ pub(super) fn summary(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Skipped;
+    use crate::record::SkippedDay;
 
     fn date(day: u32) -> NaiveDate {
         NaiveDate::from_ymd_opt(2026, 1, day).unwrap()
@@ -310,7 +313,7 @@ mod tests {
     }
 
     fn skipped(day: u32) -> Record {
-        Record { skipped: Some(Skipped { at: Utc::now(), reason: "no log".into() }), ..begun(day) }
+        Record { skipped: Some(SkippedDay { at: Utc::now(), reason: "no log".into() }), ..begun(day) }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
 
 use super::EXIT_REFUSED;
-use crate::refresh::{self, Outcome};
+use crate::refresh::{self, RefreshOutcome};
 
 /// Refresh the published model whenever new events have come, beside a running `pipeline consume`.
 ///
@@ -20,7 +20,7 @@ use crate::refresh::{self, Outcome};
 #[command(after_help = "Examples:
   climber refresh --config config/shop.toml
   climber refresh --config config/shop.toml --once     one refresh; exit code 4 where the gate refuses it")]
-pub(crate) struct RefreshArgs {
+pub(crate) struct RefreshJobArgs {
     /// Refresh once with what is there now.
     #[arg(long)]
     once: bool,
@@ -30,7 +30,7 @@ pub(crate) struct RefreshArgs {
     after_rollback: bool,
 }
 
-impl RefreshArgs {
+impl RefreshJobArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
@@ -45,6 +45,6 @@ impl RefreshArgs {
         if common.json {
             print_json(&refreshed)?;
         }
-        Ok(if refreshed.outcome == Outcome::Refused { EXIT_REFUSED } else { EXIT_DONE })
+        Ok(if refreshed.outcome == RefreshOutcome::Refused { EXIT_REFUSED } else { EXIT_DONE })
     }
 }

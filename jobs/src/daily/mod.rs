@@ -27,7 +27,7 @@ use trainer::checkpoint;
 
 pub(crate) use recovery::{again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 
-use crate::record::{Done, Failure, Plan, Record, Skipped, Step, Training};
+use crate::record::{DayPlan, DayStep, Done, Failure, Record, SkippedDay, Training};
 use crate::stop::is_stop;
 use crate::{own, report, retention};
 use recovery::damaged;
@@ -35,14 +35,14 @@ use work::stopped;
 
 /// What to do.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
+pub(crate) struct DayRequest {
     /// What the run, and the model, is called.
     pub(crate) name: String,
     pub(crate) date: NaiveDate,
     /// Train from nothing, whatever the rule says.
     pub(crate) full: bool,
     /// Do this step and all that come after it again.
-    pub(crate) force: Option<Step>,
+    pub(crate) force: Option<DayStep>,
     /// Keep the model to look at, and do not publish it.
     pub(crate) experiment: bool,
 }
@@ -56,7 +56,7 @@ pub(crate) fn for_date(mut config: Config, date: NaiveDate) -> Config {
 }
 
 /// Runs the steps that are left. The caller holds the lease: two runs would write the same tables.
-pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrupt) -> Result<Record> {
+pub(crate) async fn run(config: &Config, request: &DayRequest, interrupt: &Interrupt) -> Result<Record> {
     checkpoint::check_name(&request.name)?;
     let config = &for_date(config.clone(), request.date);
     let root = Root::new(&config.root)?;
@@ -81,34 +81,34 @@ pub(crate) async fn run(config: &Config, request: &Request, interrupt: &Interrup
         (record.tries, record.kills) = (0, None);
     }
     if record.experiment && !request.experiment {
-        record.steps.clear_from(Step::Publish);
+        record.steps.clear_from(DayStep::Publish);
     }
-    if !record.steps.is_done(Step::Publish) {
+    if !record.steps.is_done(DayStep::Publish) {
         record.experiment = request.experiment;
     }
     // A model that was deleted, or replaced by one that the job did not make, has to be trained again.
     let gone = |model: Option<&str>| model.is_some_and(|model| own::model_by(&root, model).is_none());
-    if !record.steps.is_done(Step::Publish) {
+    if !record.steps.is_done(DayStep::Publish) {
         if gone(record.base()) {
-            record.steps.clear_from(Step::Train);
+            record.steps.clear_from(DayStep::Train);
         } else if gone(record.served()) {
-            record.steps.clear_from(Step::Sft);
+            record.steps.clear_from(DayStep::Sft);
         }
     }
     record.full |= request.full;
-    let trained = record.steps.is_done(Step::Train);
-    if !record.steps.is_done(Step::Publish) {
+    let trained = record.steps.is_done(DayStep::Train);
+    if !record.steps.is_done(DayStep::Publish) {
         // A run that has read its tables is planned by what is in them.
         let version = record.steps.sequences.as_ref().map(|done| (EVENTS, done.output.events_version));
         let seen = root.pinned(version);
-        let plan = Plan::new(config, &seen, &record).await?;
+        let plan = DayPlan::new(config, &seen, &record).await?;
         // A training from scratch that was begun is finished.
         let stays = |old: &Training| trained || *old == plan.training || *old == Training::Full;
-        let same = |old: &Plan| old.follows == plan.follows && stays(&old.training);
+        let same = |old: &DayPlan| old.follows == plan.follows && stays(&old.training);
         if !record.plan.as_ref().is_some_and(same) {
             // Another day was published since the run was begun, and it would take back what that one has learned; or the
             // base that it was to continue is not there any more.
-            record.steps.clear_from(Step::Sequences);
+            record.steps.clear_from(DayStep::Sequences);
             record.plan = Some(plan);
         }
         own_names(&root, config, &mut record)?;
@@ -140,7 +140,7 @@ pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Recor
         }
     }
     .unwrap_or_else(|| Record::new(&name, date));
-    record.skipped = Some(Skipped { at: Utc::now(), reason });
+    record.skipped = Some(SkippedDay { at: Utc::now(), reason });
     record.save(root)?;
     report::write(root, &record)?;
     Ok(record)
@@ -164,8 +164,8 @@ fn own_names(root: &Root, config: &Config, record: &mut Record) -> Result<()> {
             || (!record.models.contains(name) && checkpoint::find(&root.model_path(name)).is_some())
     };
     loop {
-        let base = !record.steps.is_done(Step::Train) && taken(record, &record.base_name());
-        let tuned = !record.steps.is_done(Step::Sft) && taken(record, &record.tuned_name());
+        let base = !record.steps.is_done(DayStep::Train) && taken(record, &record.base_name());
+        let tuned = !record.steps.is_done(DayStep::Sft) && taken(record, &record.tuned_name());
         if !base && !tuned {
             return Ok(());
         }
@@ -183,7 +183,7 @@ struct Daily<'a> {
 impl Daily<'_> {
     async fn run(mut self) -> Result<Record> {
         self.record.failure = None;
-        for (i, step) in Step::ALL.into_iter().enumerate() {
+        for (i, step) in DayStep::ALL.into_iter().enumerate() {
             if self.record.steps.is_done(step) {
                 continue;
             }
@@ -192,7 +192,7 @@ impl Daily<'_> {
                 self.failed(step, &stopped);
                 return Err(stopped);
             }
-            eprintln!("\n[{}/{}] {step}: {}", i + 1, Step::ALL.len(), step.what());
+            eprintln!("\n[{}/{}] {step}: {}", i + 1, DayStep::ALL.len(), step.what());
             failpoint::reach(format!("step:{step}"));
             if let Err(error) = self.perform(step).await {
                 self.failed(step, &error);
@@ -206,7 +206,7 @@ impl Daily<'_> {
     }
 
     /// Writes down why the run stopped, and tells it on the page. The error itself goes on to the caller, so nothing here may hide it.
-    fn failed(&mut self, step: Step, error: &anyhow::Error) {
+    fn failed(&mut self, step: DayStep, error: &anyhow::Error) {
         let stopped = is_stop(error);
         self.record.begun = false;
         self.record.tries += u32::from(!stopped);
@@ -232,7 +232,7 @@ impl Daily<'_> {
         }
     }
 
-    async fn perform(&mut self, step: Step) -> Result<()> {
+    async fn perform(&mut self, step: DayStep) -> Result<()> {
         let started = Instant::now();
         macro_rules! done {
             ($field:ident, $output:expr) => {{
@@ -242,19 +242,19 @@ impl Daily<'_> {
             }};
         }
         match step {
-            Step::Ingest => done!(ingest, self.ingest().await?),
-            Step::Compact => done!(compact, self.compact().await?),
-            Step::Sequences => done!(sequences, self.sequences().await?),
-            Step::SftSets => done!(sft_sets, self.sft_sets().await?),
-            Step::Instructions => done!(instructions, self.instructions().await?),
-            Step::Prequential => done!(prequential, self.prequential().await?),
-            Step::Train => done!(train, self.train().await?),
-            Step::Sft => done!(sft, self.sft().await?),
-            Step::Evaluate => done!(evaluate, self.evaluate().await?),
-            Step::Gate => done!(gate, self.gate()?),
-            Step::Publish => done!(publish, self.publish()?),
-            Step::Retention => done!(retention, self.retention().await?),
-            Step::Report => {
+            DayStep::Ingest => done!(ingest, self.ingest().await?),
+            DayStep::Compact => done!(compact, self.compact().await?),
+            DayStep::Sequences => done!(sequences, self.sequences().await?),
+            DayStep::SftSets => done!(sft_sets, self.sft_sets().await?),
+            DayStep::Instructions => done!(instructions, self.instructions().await?),
+            DayStep::Prequential => done!(prequential, self.prequential().await?),
+            DayStep::Train => done!(train, self.train().await?),
+            DayStep::Sft => done!(sft, self.sft().await?),
+            DayStep::Evaluate => done!(evaluate, self.evaluate().await?),
+            DayStep::Gate => done!(gate, self.gate()?),
+            DayStep::Publish => done!(publish, self.publish()?),
+            DayStep::Retention => done!(retention, self.retention().await?),
+            DayStep::Report => {
                 done!(report, self.report().await?);
                 let path = report::write(&self.root, &self.record)?;
                 eprintln!("{}", path.display());

@@ -10,9 +10,9 @@ use terminal::with_causes;
 use trainer::checkpoint;
 
 use crate::publish::followed;
-use crate::record::{Plan, Record, Training};
+use crate::record::{DayPlan, Record, Training};
 
-impl Plan {
+impl DayPlan {
     /// For the run of `record`, from `events` as they are in `root`.
     pub(crate) async fn new(config: &Config, root: &Root, record: &Record) -> Result<Self> {
         let date = record.date;
@@ -34,7 +34,7 @@ impl Plan {
             // Nothing new would leave nothing to train, and what is compared should differ in the settings alone.
             return Ok(full_for("it is an experiment (--name without --publish)".into()));
         }
-        if let Some(reason) = reason_for_full(config, root, publication, (date, events)) {
+        if let Some(reason) = reason_for_full(config, root, publication, date, events) {
             return Ok(full_for(reason));
         }
         let Publication { full_training, full_events, .. } = *publication;
@@ -55,7 +55,8 @@ fn reason_for_full(
     config: &Config,
     root: &Root,
     publication: &Publication,
-    (date, events): (NaiveDate, u64),
+    date: NaiveDate,
+    events: u64,
 ) -> Option<String> {
     let Publication { base, base_hash, full_training, full_events, .. } = publication;
     let directory = root.model_path(base);

@@ -12,7 +12,7 @@ use trainer::data::DataError;
 use trainer::judge::EvaluateError;
 use trainer::learn::TrainError;
 
-use crate::record::Step;
+use crate::record::DayStep;
 
 /// So often a table is built that another job writes too.
 const CONFLICTS: usize = 5;
@@ -55,7 +55,7 @@ pub(crate) fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
 }
 
 /// The shard that cannot be read and the step that builds its table, if it is one that can be built again.
-pub(super) fn damaged(root: &Root, error: &anyhow::Error) -> Option<(Step, PathBuf)> {
+pub(super) fn damaged(root: &Root, error: &anyhow::Error) -> Option<(DayStep, PathBuf)> {
     let data = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(TrainError::Data(data) | TrainError::Evaluate(EvaluateError::Data(data))), _) => data,
         (_, Some(EvaluateError::Data(data))) => data,
@@ -63,8 +63,8 @@ pub(super) fn damaged(root: &Root, error: &anyhow::Error) -> Option<(Step, PathB
     };
     let DataError::Table(TableError::Shard { table, shard, .. }) = data else { return None };
     let step = match table.as_str() {
-        SEQUENCES | REFRESH => Step::Sequences,
-        table if table.starts_with("sft/") => Step::SftSets,
+        SEQUENCES | REFRESH => DayStep::Sequences,
+        table if table.starts_with("sft/") => DayStep::SftSets,
         _ => return None,
     };
     Some((step, root.shard_path(table, shard)))

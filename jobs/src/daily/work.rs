@@ -12,15 +12,15 @@ use store::Root;
 use store::publication::{self, Kind, Publication};
 use terminal::with_causes;
 use trainer::checkpoint;
-use trainer::learn::{Options, Status, TrainError, pretrain, refresh, sft};
+use trainer::learn::{Status, TrainError, TrainOptions, pretrain, refresh, sft};
 
 use super::{Daily, again_on_conflict, anew_if_unusable, cannot_tell_what_is_new};
 use crate::gate::{self, Measured};
 use crate::own;
 use crate::publish::{self, Candidate};
 use crate::record::{
-    Compacted, Epoch, Ingested, Instructed, PAGE, Page, Plan, Prequential, Published, Record, Removed,
-    SftSets, Step, Tables, Trained, Training, Tuned,
+    BuiltInstructions, Compacted, DayPlan, DayStep, Epoch, Ingested, PAGE, Page, Prequential, Published,
+    Record, Removed, SftSets, Tables, Trained, Training, Tuned,
 };
 use crate::retention;
 use crate::stop::{Stopped, unless_stopped};
@@ -65,11 +65,11 @@ impl Daily<'_> {
     pub(super) async fn sequences(&mut self) -> Result<Tables> {
         let events = self.root.require(EVENTS, "pipeline ingest").await?.version();
         let root = self.root.pinned([(EVENTS, events)]);
-        let plan = Plan::new(self.config, &root, &self.record).await?;
+        let plan = DayPlan::new(self.config, &root, &self.record).await?;
         eprintln!("planned: {}, because {}", plan.training.name(), plan.reason);
         self.record.plan = Some(plan.clone());
         let build = || sequences::build_with(self.config, &root, self.resources());
-        let all = self.unless_stopped(Step::Sequences, again_on_conflict(build)).await??;
+        let all = self.unless_stopped(DayStep::Sequences, again_on_conflict(build)).await??;
         eprintln!("{all}");
         let mut tables = Tables {
             events_version: events,
@@ -88,7 +88,7 @@ impl Daily<'_> {
         };
         let Some(since) = since else { return Ok(tables) };
         let build = || sequences::refresh(self.config, &root, since, self.resources());
-        match self.unless_stopped(Step::Sequences, again_on_conflict(build)).await? {
+        match self.unless_stopped(DayStep::Sequences, again_on_conflict(build)).await? {
             Ok(fresh) => {
                 eprintln!("{fresh}");
                 tables.refresh_version = Some(fresh.version);
@@ -99,7 +99,7 @@ impl Daily<'_> {
                 let reason = with_causes(&error);
                 eprintln!("{reason}\na model is trained from scratch instead");
                 let full = (self.record.date, root.require(EVENTS, "pipeline ingest").await?.rows());
-                self.record.plan = Some(Plan { training: Training::Full, reason, full, ..plan });
+                self.record.plan = Some(DayPlan { training: Training::Full, reason, full, ..plan });
             }
             Err(error) => return Err(error.into()),
         }
@@ -111,7 +111,7 @@ impl Daily<'_> {
         let Some(conditions) = self.conditions() else { return Ok(sets) };
         let root = self.root.pinned([(EVENTS, self.tables()?.events_version)]);
         let built = sft_sets::build_with(self.config, &root, conditions, self.resources());
-        let report = self.unless_stopped(Step::SftSets, built).await??;
+        let report = self.unless_stopped(DayStep::SftSets, built).await??;
         eprintln!("{report}");
         for table in report.tables {
             sets.examples.insert(table.table.clone(), table.rows);
@@ -120,15 +120,15 @@ impl Daily<'_> {
         Ok(sets)
     }
 
-    pub(super) async fn instructions(&self) -> Result<Instructed> {
+    pub(super) async fn instructions(&self) -> Result<BuiltInstructions> {
         if self.conditions().is_none() {
-            return Ok(Instructed::default());
+            return Ok(BuiltInstructions::default());
         }
         let root = self.pinned()?;
         let built = instructions::build(self.config, &root, None, self.resources());
-        let report = self.unless_stopped(Step::Instructions, built).await??;
+        let report = self.unless_stopped(DayStep::Instructions, built).await??;
         eprintln!("{report}");
-        Ok(Instructed { version: Some(report.version), users: report.users })
+        Ok(BuiltInstructions { version: Some(report.version), users: report.users })
     }
 
     pub(super) async fn prequential(&self) -> Result<Prequential> {
@@ -166,7 +166,8 @@ impl Daily<'_> {
         self.begin_model(&name)?;
         let (config, interrupt) = (self.config, self.interrupt);
         let outcome = anew_if_unusable(async |fresh| {
-            let options = Options { name: &name, fresh, interrupt, stop_after: None, job: Some(own::DAILY) };
+            let options =
+                TrainOptions { name: &name, fresh, interrupt, stop_after: None, job: Some(own::DAILY) };
             match &training {
                 Training::Full => pretrain::run(config, &root, options).await,
                 Training::Refresh { from, .. } => refresh::run(config, &root, from, options).await,
@@ -181,7 +182,7 @@ impl Daily<'_> {
         };
         eprintln!("{outcome}");
         if outcome.status == Status::Interrupted {
-            return Err(stopped(Step::Train).into());
+            return Err(stopped(DayStep::Train).into());
         }
         let epochs = epochs(&outcome.epochs);
         Ok(Trained { model: Some(name), steps: outcome.steps, targets: outcome.targets, epochs })
@@ -199,13 +200,14 @@ impl Daily<'_> {
         self.begin_model(&name)?;
         let (config, interrupt) = (self.config, self.interrupt);
         let outcome = anew_if_unusable(async |fresh| {
-            let options = Options { name: &name, fresh, interrupt, stop_after: None, job: Some(own::DAILY) };
+            let options =
+                TrainOptions { name: &name, fresh, interrupt, stop_after: None, job: Some(own::DAILY) };
             sft::run(config, &root, &base, options).await
         });
         let outcome = outcome.await?;
         eprintln!("{outcome}");
         if outcome.training.status == Status::Interrupted {
-            return Err(stopped(Step::Sft).into());
+            return Err(stopped(DayStep::Sft).into());
         }
         let epochs = epochs(&outcome.training.epochs);
         Ok(Tuned { model: Some(name), steps: outcome.training.steps, epochs })
@@ -286,7 +288,7 @@ impl Daily<'_> {
     /// The page is written when the record of this step is there, too.
     pub(super) async fn report(&self) -> Result<Page> {
         let inspected =
-            self.unless_stopped(Step::Report, inspect(&self.pinned()?, Some(SEQUENCES))).await??;
+            self.unless_stopped(DayStep::Report, inspect(&self.pinned()?, Some(SEQUENCES))).await??;
         let mut distributions = BTreeMap::new();
         for table in inspected.tables {
             let Some(Contents::Sequences(contents)) = table.contents else { continue };
@@ -328,7 +330,7 @@ impl Daily<'_> {
         None
     }
 
-    pub(super) fn plan(&self) -> Result<Plan> {
+    pub(super) fn plan(&self) -> Result<DayPlan> {
         self.record.plan.clone().context("the run has no plan")
     }
 
@@ -366,14 +368,14 @@ impl Daily<'_> {
 
     pub(super) async fn unless_stopped<T>(
         &self,
-        step: Step,
+        step: DayStep,
         work: impl Future<Output = T>,
     ) -> Result<T, Stopped> {
         unless_stopped(self.interrupt, step.name(), work).await
     }
 }
 
-pub(super) fn stopped(step: Step) -> Stopped {
+pub(super) fn stopped(step: DayStep) -> Stopped {
     Stopped { during: step.name().into() }
 }
 

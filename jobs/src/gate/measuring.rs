@@ -5,7 +5,7 @@ use pipeline::{ingest, sequences};
 use store::publication::Kind;
 use tempfile::TempDir;
 use terminal::Interrupt;
-use trainer::learn::{Options, pretrain};
+use trainer::learn::{TrainOptions, pretrain};
 
 use super::*;
 
@@ -54,7 +54,8 @@ impl Service {
         sequences::build(&config, &root).await.unwrap();
         for &(name, seed) in models {
             let config = Config { seed, ..config.clone() };
-            let options = Options { name, fresh: false, interrupt: &interrupt, stop_after: None, job: None };
+            let options =
+                TrainOptions { name, fresh: false, interrupt: &interrupt, stop_after: None, job: None };
             pretrain::run(&config, &root, options).await.unwrap();
         }
         Self { directory, config, root }
@@ -136,7 +137,8 @@ async fn without_a_guard_nothing_is_compared() {
     config.sequences.guard_share = Some(0.0);
     sequences::build(config, root).await.unwrap();
     let interrupt = Interrupt::default();
-    let options = Options { name: "new", fresh: false, interrupt: &interrupt, stop_after: None, job: None };
+    let options =
+        TrainOptions { name: "new", fresh: false, interrupt: &interrupt, stop_after: None, job: None };
     pretrain::run(config, root, options).await.unwrap();
     let old = published(root, 1, "old");
     let measured = measure(config, root, "new", vec![&old], Some(&old)).await.unwrap();

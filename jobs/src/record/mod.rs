@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use store::Root;
 use store::{files, sealed};
 
-pub(crate) use plan::{Plan, Training};
-pub(crate) use step::Step;
+pub(crate) use plan::{DayPlan, Training};
+pub(crate) use step::DayStep;
 
 use crate::gate::{Measured, Metrics, Verdict};
 
@@ -60,12 +60,12 @@ pub(crate) struct Record {
     pub(crate) kills: Option<Kills>,
     /// Why the day was left out, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) skipped: Option<Skipped>,
+    pub(crate) skipped: Option<SkippedDay>,
     /// Rows of `events` before the first try of `ingest`: what a try committed before it was killed is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) events_before: Option<u64>,
     /// Which training to run, and from which model.
-    pub(crate) plan: Option<Plan>,
+    pub(crate) plan: Option<DayPlan>,
     /// What each step did.
     #[serde(flatten)]
     pub(crate) steps: Steps,
@@ -81,7 +81,7 @@ pub(crate) struct Steps {
     pub(crate) compact: Option<Done<Compacted>>,
     pub(crate) sequences: Option<Done<Tables>>,
     pub(crate) sft_sets: Option<Done<SftSets>>,
-    pub(crate) instructions: Option<Done<Instructed>>,
+    pub(crate) instructions: Option<Done<BuiltInstructions>>,
     pub(crate) prequential: Option<Done<Prequential>>,
     pub(crate) train: Option<Done<Trained>>,
     pub(crate) sft: Option<Done<Tuned>>,
@@ -107,7 +107,7 @@ pub(crate) struct Done<T> {
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failure {
-    pub(crate) step: Step,
+    pub(crate) step: DayStep,
     pub(crate) error: String,
     pub(crate) at: DateTime<Utc>,
     /// It was asked to stop, which is no failure.
@@ -127,13 +127,13 @@ impl fmt::Display for Failure {
 /// Runs that were killed in the same step: from outside, by a power cut, or because they used too much memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kills {
-    pub(crate) step: Step,
+    pub(crate) step: DayStep,
     pub(crate) times: u32,
 }
 
 /// A day that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Skipped {
+pub(crate) struct SkippedDay {
     pub(crate) at: DateTime<Utc>,
     pub(crate) reason: String,
 }
@@ -193,7 +193,7 @@ pub(crate) struct SftSets {
 
 /// The table `instructions`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Instructed {
+pub(crate) struct BuiltInstructions {
     /// None where no condition is configured.
     pub(crate) version: Option<u64>,
     pub(crate) users: u64,
@@ -275,7 +275,7 @@ pub(crate) struct Removed {
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Outcome {
+pub(crate) enum DayOutcome {
     /// Not all steps are done.
     Unfinished,
     /// A new model is served.
@@ -410,14 +410,14 @@ impl Record {
     }
 
     /// How it ended.
-    pub(crate) fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> DayOutcome {
         match (&self.steps.publish, &self.steps.gate) {
-            _ if self.skipped.is_some() => Outcome::Skipped,
-            _ if !self.is_over() => Outcome::Unfinished,
-            (Some(Done { output: Published { number: Some(_) }, .. }), _) => Outcome::Published,
-            _ if self.experiment && self.base().is_some() => Outcome::Experiment,
-            (_, Some(gate)) if !gate.output.publish && self.base().is_some() => Outcome::Refused,
-            _ => Outcome::NothingNew,
+            _ if self.skipped.is_some() => DayOutcome::Skipped,
+            _ if !self.is_over() => DayOutcome::Unfinished,
+            (Some(Done { output: Published { number: Some(_) }, .. }), _) => DayOutcome::Published,
+            _ if self.experiment && self.base().is_some() => DayOutcome::Experiment,
+            (_, Some(gate)) if !gate.output.publish && self.base().is_some() => DayOutcome::Refused,
+            _ => DayOutcome::NothingNew,
         }
     }
 
@@ -427,8 +427,8 @@ impl Record {
     }
 
     /// The first step that is not done.
-    pub(crate) fn next_step(&self) -> Option<Step> {
-        Step::ALL.into_iter().find(|&step| !self.steps.is_done(step))
+    pub(crate) fn next_step(&self) -> Option<DayStep> {
+        DayStep::ALL.into_iter().find(|&step| !self.steps.is_done(step))
     }
 
     /// How often runs were killed in the step in which the next one goes on; the last one counts if it was begun and has not
@@ -446,7 +446,7 @@ impl Record {
 
     /// Wall time of all steps.
     pub(crate) fn seconds(&self) -> f64 {
-        Step::ALL.into_iter().filter_map(|step| self.steps.seconds(step)).sum()
+        DayStep::ALL.into_iter().filter_map(|step| self.steps.seconds(step)).sum()
     }
 }
 
@@ -468,53 +468,56 @@ impl<T> Slot for Option<Done<T>> {
 
 impl Steps {
     /// Whether `step` is done.
-    pub(crate) fn is_done(&self, step: Step) -> bool {
+    pub(crate) fn is_done(&self, step: DayStep) -> bool {
         self.seconds(step).is_some()
     }
 
     /// Wall time of `step`, once it is done.
-    pub(crate) fn seconds(&self, step: Step) -> Option<f64> {
+    pub(crate) fn seconds(&self, step: DayStep) -> Option<f64> {
         self.slot(step).seconds()
     }
 
     /// `step` and all that come after it are to be done again.
-    pub(crate) fn clear_from(&mut self, step: Step) {
-        Step::ALL.into_iter().filter(|&later| later >= step).for_each(|later| self.slot_mut(later).clear());
+    pub(crate) fn clear_from(&mut self, step: DayStep) {
+        DayStep::ALL
+            .into_iter()
+            .filter(|&later| later >= step)
+            .for_each(|later| self.slot_mut(later).clear());
     }
 
-    fn slot(&self, step: Step) -> &dyn Slot {
+    fn slot(&self, step: DayStep) -> &dyn Slot {
         match step {
-            Step::Ingest => &self.ingest,
-            Step::Compact => &self.compact,
-            Step::Sequences => &self.sequences,
-            Step::SftSets => &self.sft_sets,
-            Step::Instructions => &self.instructions,
-            Step::Prequential => &self.prequential,
-            Step::Train => &self.train,
-            Step::Sft => &self.sft,
-            Step::Evaluate => &self.evaluate,
-            Step::Gate => &self.gate,
-            Step::Publish => &self.publish,
-            Step::Retention => &self.retention,
-            Step::Report => &self.report,
+            DayStep::Ingest => &self.ingest,
+            DayStep::Compact => &self.compact,
+            DayStep::Sequences => &self.sequences,
+            DayStep::SftSets => &self.sft_sets,
+            DayStep::Instructions => &self.instructions,
+            DayStep::Prequential => &self.prequential,
+            DayStep::Train => &self.train,
+            DayStep::Sft => &self.sft,
+            DayStep::Evaluate => &self.evaluate,
+            DayStep::Gate => &self.gate,
+            DayStep::Publish => &self.publish,
+            DayStep::Retention => &self.retention,
+            DayStep::Report => &self.report,
         }
     }
 
-    fn slot_mut(&mut self, step: Step) -> &mut dyn Slot {
+    fn slot_mut(&mut self, step: DayStep) -> &mut dyn Slot {
         match step {
-            Step::Ingest => &mut self.ingest,
-            Step::Compact => &mut self.compact,
-            Step::Sequences => &mut self.sequences,
-            Step::SftSets => &mut self.sft_sets,
-            Step::Instructions => &mut self.instructions,
-            Step::Prequential => &mut self.prequential,
-            Step::Train => &mut self.train,
-            Step::Sft => &mut self.sft,
-            Step::Evaluate => &mut self.evaluate,
-            Step::Gate => &mut self.gate,
-            Step::Publish => &mut self.publish,
-            Step::Retention => &mut self.retention,
-            Step::Report => &mut self.report,
+            DayStep::Ingest => &mut self.ingest,
+            DayStep::Compact => &mut self.compact,
+            DayStep::Sequences => &mut self.sequences,
+            DayStep::SftSets => &mut self.sft_sets,
+            DayStep::Instructions => &mut self.instructions,
+            DayStep::Prequential => &mut self.prequential,
+            DayStep::Train => &mut self.train,
+            DayStep::Sft => &mut self.sft,
+            DayStep::Evaluate => &mut self.evaluate,
+            DayStep::Gate => &mut self.gate,
+            DayStep::Publish => &mut self.publish,
+            DayStep::Retention => &mut self.retention,
+            DayStep::Report => &mut self.report,
         }
     }
 }
@@ -529,16 +532,16 @@ mod tests {
         assert_eq!(record.killed(), None);
         for times in 1..=3 {
             record.begun = true;
-            assert_eq!(record.killed(), Some(Kills { step: Step::Ingest, times }));
+            assert_eq!(record.killed(), Some(Kills { step: DayStep::Ingest, times }));
             record.kills = record.killed();
             record.begun = false;
-            assert_eq!(record.killed(), Some(Kills { step: Step::Ingest, times }));
+            assert_eq!(record.killed(), Some(Kills { step: DayStep::Ingest, times }));
         }
         let (finished_at, output) = (Utc::now(), Ingested::default());
         record.steps.ingest = Some(Done { finished_at, seconds: 0.0, output });
         assert_eq!(record.killed(), None);
         record.begun = true;
-        assert_eq!(record.killed(), Some(Kills { step: Step::Compact, times: 1 }));
+        assert_eq!(record.killed(), Some(Kills { step: DayStep::Compact, times: 1 }));
     }
 
     #[cfg(unix)]

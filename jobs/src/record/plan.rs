@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Decided at the beginning of a run, and kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct DayPlan {
     pub(crate) training: Training,
     /// Why.
     pub(crate) reason: String,

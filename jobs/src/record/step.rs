@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Step {
+pub(crate) enum DayStep {
     /// Log and catalogue to tables.
     Ingest,
     /// Small shards to large ones.
@@ -37,7 +37,7 @@ pub(crate) enum Step {
     Report,
 }
 
-impl Step {
+impl DayStep {
     /// All of them.
     pub(crate) const ALL: [Self; 13] = [
         Self::Ingest,
@@ -94,7 +94,7 @@ impl Step {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for DayStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -106,10 +106,10 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_command_line_and_the_record() {
-        for (i, step) in Step::ALL.into_iter().enumerate() {
+        for (i, step) in DayStep::ALL.into_iter().enumerate() {
             assert_eq!(step.to_possible_value().unwrap().get_name(), step.name());
             assert_eq!(serde_json::to_value(step).unwrap(), step.name());
-            assert_eq!(Step::ALL.into_iter().filter(|&earlier| earlier < step).count(), i);
+            assert_eq!(DayStep::ALL.into_iter().filter(|&earlier| earlier < step).count(), i);
         }
     }
 }

@@ -10,7 +10,7 @@ use pipeline::html::{Escaped, number};
 
 use chrono::NaiveDate;
 
-use crate::record::{Epoch, Outcome, Record, Step};
+use crate::record::{DayOutcome, DayStep, Epoch, Record};
 
 /// Days in the charts.
 const DAYS: usize = 30;
@@ -51,7 +51,7 @@ fn heading(record: &Record) -> String {
         let _ = writeln!(html, "<p class=\"soft\">run {}</p>", Escaped(&record.name));
     }
     let (class, text) = match (&record.failure, record.outcome()) {
-        (_, Outcome::Skipped) => {
+        (_, DayOutcome::Skipped) => {
             let reason = record.skipped.as_ref().map_or("", |skipped| &skipped.reason);
             ("bad", format!("left out: {reason}"))
         }
@@ -60,7 +60,7 @@ fn heading(record: &Record) -> String {
         (None, _) if published(record).is_some() => {
             ("good", format!("published, as publication {}", published(record).unwrap_or_default()))
         }
-        (None, Outcome::Refused | Outcome::Unfinished) if refused(record) => {
+        (None, DayOutcome::Refused | DayOutcome::Unfinished) if refused(record) => {
             let objections = record.steps.gate.as_ref().map(|gate| gate.output.objections());
             ("bad", format!("not published: {}", objections.unwrap_or_default()))
         }
@@ -301,7 +301,7 @@ fn first_number(name: &str) -> u64 {
 }
 
 fn timings(record: &Record) -> String {
-    let bars: Vec<Bar> = Step::ALL
+    let bars: Vec<Bar> = DayStep::ALL
         .into_iter()
         .filter_map(|step| {
             let seconds = record.steps.seconds(step)?;
@@ -314,7 +314,7 @@ fn timings(record: &Record) -> String {
 
 fn totals(shown: &[&Record]) -> String {
     let seconds = shown.iter().map(|record| Some(record.seconds())).collect();
-    let training = shown.iter().map(|record| record.steps.seconds(Step::Train)).collect();
+    let training = shown.iter().map(|record| record.steps.seconds(DayStep::Train)).collect();
     let frame = Frame { title: "Seconds by day", note: String::new(), x: "day", y: "seconds", wide: false };
     let series = [Line { name: "all steps", values: seconds }, Line { name: "train", values: training }];
     lines(&frame, &places(shown), &series, true, |v| format!("{v:.1}"))

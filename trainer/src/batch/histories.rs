@@ -13,6 +13,7 @@ use ragged::AttentionLayout;
 use schemas::config::MaskMode;
 use schemas::tables::NO_ITEM;
 
+use crate::data::{Id, Token, VectorRow};
 use crate::models::Tokens;
 
 /// How many of a row's positions the prediction at anchor `t` of the row may build on: the row of `H` that it
@@ -24,14 +25,15 @@ pub fn context_length(mask: MaskMode, t: usize, visible: u32) -> usize {
     }
 }
 
-/// Histories as one ragged batch.
+/// Histories as one ragged batch, of items as the catalogue ([`ItemIndex`]) or a step ([`VectorRow`]) numbers them: in both, 0 is the
+/// start.
 #[derive(Debug)]
-pub struct HistoryBatch {
-    items: Vec<u32>,
+pub struct HistoryBatch<T> {
+    items: Vec<T>,
     layout: AttentionLayout,
 }
 
-impl HistoryBatch {
+impl<T: Id> HistoryBatch<T> {
     /// Empty, for a model with this mask.
     pub fn new(mask: MaskMode) -> Self {
         let keys = (mask == MaskMode::Row).then(Vec::new);
@@ -39,14 +41,14 @@ impl HistoryBatch {
     }
 
     /// Appends a history of `items` at times `ts` (epoch milliseconds, ascending) and gives its first token, that of its start:
-    /// the token of item `i`, from 1, is `i` behind it.
+    /// the token of item `i`, from 1, is `i` behind it ([`Token::behind`]).
     ///
     /// `visible` holds `v_t` of the items, counted inside the history, and of the event behind the last one where there is
     /// one. Only mode `row` reads it: the token of item `i` attends to the start and to `min(i, v_{i+1})` items, and to all `i`
     /// where `v_{i+1}` is not given.
-    pub fn push(&mut self, items: impl IntoIterator<Item = u32>, ts: &[i64], visible: &[u32]) -> u32 {
+    pub fn push(&mut self, items: impl IntoIterator<Item = T>, ts: &[i64], visible: &[u32]) -> Token {
         let first = self.items.len();
-        self.items.push(NO_ITEM);
+        self.items.push(T::from(NO_ITEM));
         self.items.extend(items);
         debug_assert_eq!(self.items.len() - first, 1 + ts.len(), "an item without a time");
         let Self { items, layout } = self;
@@ -57,15 +59,17 @@ impl HistoryBatch {
             keys.push(1);
             keys.extend((1..=ts.len() as u32).map(|i| 1 + visible.get(i as usize).map_or(i, |&v| v.min(i))));
         }
-        first as u32
+        Token::new(first as u32)
     }
 
     /// The items of the tokens, 0 for a start, and the layout.
-    pub fn finish(self) -> (Vec<u32>, Arc<AttentionLayout>) {
+    pub fn finish(self) -> (Vec<T>, Arc<AttentionLayout>) {
         (self.items, Arc::new(self.layout))
     }
+}
 
-    /// The same, where items are numbered as the rows of `[start; item vectors]` are.
+impl HistoryBatch<VectorRow> {
+    /// The same as a model's input.
     pub fn into_tokens(self) -> Tokens {
         let (embedding, layout) = self.finish();
         Tokens { embedding, layout }
@@ -75,13 +79,14 @@ impl HistoryBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{ItemIndex, ids};
 
     #[test]
     fn each_history_begins_with_the_start() {
         let mut batch = HistoryBatch::new(MaskMode::Gather);
-        assert_eq!(batch.push([7, 8], &[50, 60], &[0, 1]), 0);
+        assert_eq!(batch.push(ids::<ItemIndex>(&[7, 8]), &[50, 60], &[0, 1]), 0);
         assert_eq!(batch.push([], &[], &[]), 3);
-        assert_eq!(batch.push([9], &[70], &[0]), 4);
+        assert_eq!(batch.push(ids(&[9]), &[70], &[0]), 4);
         let (items, layout) = batch.finish();
         assert_eq!(items, [0, 7, 8, 0, 0, 9]);
         assert_eq!(
@@ -94,9 +99,9 @@ mod tests {
     #[test]
     fn a_token_attends_to_what_its_next_event_saw() {
         let mut batch = HistoryBatch::new(MaskMode::Row);
-        batch.push([5, 6, 7], &[1, 2, 3], &[0, 0, 1, 2]);
+        batch.push(ids::<ItemIndex>(&[5, 6, 7]), &[1, 2, 3], &[0, 0, 1, 2]);
         // The last one is asked from: it sees all.
-        batch.push([5, 6, 7], &[1, 2, 3], &[0, 0, 1]);
+        batch.push(ids(&[5, 6, 7]), &[1, 2, 3], &[0, 0, 1]);
         assert_eq!(batch.finish().1.keys.as_deref(), Some(&[1, 1, 2, 3, 1, 1, 2, 4][..]));
     }
 }

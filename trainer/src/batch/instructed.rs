@@ -2,11 +2,11 @@
 
 use schemas::config::MaskMode;
 
-use super::{Anchors, Batch, HistoryBatch, context_length};
-use crate::data::Examples;
+use super::{Anchors, HistoryBatch, TrainingBatch, context_length};
+use crate::data::{Examples, ItemIndex};
 use crate::models::Reads;
 
-impl Batch {
+impl TrainingBatch {
     /// The fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts the
     /// one target from the visible history without its last `k − 1` items. Each history is one sequence, whatever the number
     /// of its examples.
@@ -37,12 +37,12 @@ impl Batch {
                 for &(context, example) in &anchors {
                     let e = example as usize;
                     let row = context.saturating_sub(k);
-                    branch.tokens.push(first + row as u32);
+                    branch.tokens.push(first.behind(row));
                     branch.items.push(examples.targets[e]);
                     branch.positions.push(example);
                     branch.weights.push(examples.weights[e]);
                     if let Some(reads) = &mut branch.reads {
-                        reads.tokens.push(first + row as u32);
+                        reads.tokens.push(first.behind(row));
                         reads.conditions.push(examples.conditions[e]);
                         // The start-of-sequence token is no item: as in `Carriers::push_matches`.
                         reads.matches.push(true);
@@ -61,7 +61,7 @@ impl Batch {
         history: u32,
         mask: MaskMode,
         loss_without_history: bool,
-    ) -> impl Iterator<Item = u32> {
+    ) -> impl Iterator<Item = ItemIndex> {
         of_history(examples, history as usize, mask)
             .filter(move |&(context, _)| context > 0 || loss_without_history)
             .map(|(_, example)| examples.targets[example as usize])
@@ -79,22 +79,26 @@ fn of_history(examples: &Examples, history: usize, mask: MaskMode) -> impl Itera
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::ExampleHistory as History;
+    use crate::data::{ExampleHistory, Token, ids};
 
     /// A history of four items with two examples, of which the first, whose target has two values, sees three and the second
     /// nothing but the start; and an example without history.
     fn examples() -> Examples {
         Examples {
             histories: vec![
-                History { items: vec![5, 6, 7, 8], ts: vec![10, 20, 30, 40], examples: vec![2, 0, 3] },
-                History { examples: vec![1], ..History::default() },
+                ExampleHistory {
+                    items: ids(&[5, 6, 7, 8]),
+                    ts: vec![10, 20, 30, 40],
+                    examples: vec![2, 0, 3],
+                },
+                ExampleHistory { examples: vec![1], ..ExampleHistory::default() },
             ],
             history: vec![0, 1, 0, 0],
             offsets: vec![0, 4, 4, 5, 9],
             matches: vec![true, false, true, true, false, false, true, false, false],
             visible: vec![3, 0, 0, 3],
-            targets: vec![9, 1, 6, 9],
-            conditions: vec![2, 0, 4, 3],
+            targets: ids(&[9, 1, 6, 9]),
+            conditions: ids(&[2, 0, 4, 3]),
             weights: vec![0.5, 1.5, 1.0, 0.5],
             sources: Vec::new(),
         }
@@ -102,35 +106,36 @@ mod tests {
 
     #[test]
     fn branches_read_ever_shorter_histories_of_one_target() {
-        let batch = Batch::instructed(&examples(), &[0], MaskMode::Gather, 5, true);
+        let batch = TrainingBatch::instructed(&examples(), &[0], MaskMode::Gather, 5, true);
         // Nothing reads the fourth item; the three examples share the other three.
         assert_eq!(batch.items, [0, 5, 6, 7]);
         assert_eq!(batch.layout.times, [10, 10, 20, 30]);
         // Eq. 6: row max(v − k + 1, 0), one target, one condition.
-        let rows: Vec<&[u32]> = batch.branches.iter().map(|branch| &branch.tokens[..]).collect();
+        let rows: Vec<&[Token]> = batch.branches.iter().map(|branch| &branch.tokens[..]).collect();
         assert_eq!(rows, [[0, 3, 3], [0, 2, 2], [0, 1, 1], [0, 0, 0], [0, 0, 0]]);
         let all = [[true, true, false, true], [true, false, true, false]];
         for branch in &batch.branches {
             let reads = branch.reads.as_ref().unwrap();
-            assert_eq!((&branch.items[..], &reads.conditions[..]), (&[6, 9, 9][..], &[4, 2, 3][..]));
+            assert_eq!(branch.items, [6, 9, 9]);
+            assert_eq!(reads.conditions, [4, 2, 3]);
             assert_eq!(reads.tokens, branch.tokens);
-            let own = |i: usize| &all[i][..=branch.tokens[i + 1] as usize];
+            let own = |i: usize| &all[i][..=branch.tokens[i + 1].index()];
             assert_eq!(reads.matches, [&[true], own(0), own(1)].concat());
         }
         assert_eq!(batch.targets(), 15);
         let examples = examples();
-        let predicted = Batch::instructed_items(&examples, 0, MaskMode::Gather, false);
+        let predicted = TrainingBatch::instructed_items(&examples, 0, MaskMode::Gather, false);
         assert_eq!(predicted.collect::<Vec<_>>(), [9, 9]);
     }
 
     #[test]
     fn without_a_mask_an_example_shows_everything_before_its_target() {
-        let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::None, 1, true);
+        let batch = TrainingBatch::instructed(&examples(), &[1, 0], MaskMode::None, 1, true);
         assert_eq!(batch.items, [0, 0, 5, 6, 7, 8]);
         assert_eq!(batch.branches[0].tokens, [0, 2, 5, 5]);
         assert_eq!(batch.branches[0].weights, [1.5, 1.0, 0.5, 0.5]);
         assert_eq!(batch.layout.offsets, [0, 1, 6]);
-        let batch = Batch::instructed(&examples(), &[1, 0], MaskMode::Gather, 2, false);
+        let batch = TrainingBatch::instructed(&examples(), &[1, 0], MaskMode::Gather, 2, false);
         assert_eq!((batch.targets(), batch.without_history), (4, 4));
         assert_eq!(batch.layout.offsets, [0, 4]);
     }

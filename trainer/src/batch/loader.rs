@@ -11,6 +11,15 @@ const THREADS: usize = 4;
 /// Of how many processors one does that.
 const PROCESSORS: usize = 4;
 
+/// Which batches of an epoch are made.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchesFrom {
+    /// Number of the first.
+    pub first: usize,
+    /// Rows (or histories) of each.
+    pub size: usize,
+}
+
 /// Batches in the order of their numbers.
 pub struct Ahead<B> {
     /// One for each thread, which prepares every so-many-th batch.
@@ -28,16 +37,15 @@ impl<B> Iterator for Ahead<B> {
     }
 }
 
-/// The batches of an epoch that visits rows (or histories) in `order`, `size` at a time, from batch number `first` on. They
-/// come in that order, made by `prepare` from their number and rows on threads of `scope`, which end when nobody takes them any more.
+/// The batches of an epoch that visits rows (or histories) in `order`. They come in that order, made by `prepare` from their number and rows on threads of `scope`, which end when the result is dropped.
 pub fn ahead<'scope, B: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     order: Vec<u32>,
-    (size, first): (usize, usize),
+    BatchesFrom { first, size }: BatchesFrom,
     prepare: impl Fn(usize, &[u32]) -> B + Send + Sync + 'scope,
 ) -> Ahead<B> {
     let count = available_parallelism().map_or(1, |n| n.get().div_ceil(PROCESSORS).min(THREADS));
-    ahead_by(count, scope, order, (size, first), prepare)
+    ahead_by(count, scope, order, BatchesFrom { first, size }, prepare)
 }
 
 /// The same on `count` threads.
@@ -45,7 +53,7 @@ fn ahead_by<'scope, B: Send + 'scope>(
     count: usize,
     scope: &'scope Scope<'scope, '_>,
     order: Vec<u32>,
-    (size, first): (usize, usize),
+    BatchesFrom { first, size }: BatchesFrom,
     prepare: impl Fn(usize, &[u32]) -> B + Send + Sync + 'scope,
 ) -> Ahead<B> {
     let shared = Arc::new((order, prepare));
@@ -77,11 +85,13 @@ mod tests {
             let expected: Vec<_> =
                 order.chunks(3).enumerate().map(|(i, rows)| (i, rows.to_vec())).skip(first).collect();
             let found: Vec<_> = std::thread::scope(|scope| {
-                ahead_by(threads, scope, order.clone(), (3, first), prepare).collect()
+                ahead_by(threads, scope, order.clone(), BatchesFrom { first, size: 3 }, prepare).collect()
             });
             assert_eq!(found, expected, "{threads} threads from batch {first}");
         }
         // Whoever stops early does not wait for the rest.
-        std::thread::scope(|scope| drop(ahead_by(2, scope, vec![0; 1_000], (3, 0), prepare)));
+        std::thread::scope(|scope| {
+            drop(ahead_by(2, scope, vec![0; 1_000], BatchesFrom { first: 0, size: 3 }, prepare))
+        });
     }
 }

@@ -11,19 +11,20 @@ mod pretrain;
 use std::sync::Arc;
 
 pub use histories::{HistoryBatch, context_length};
-pub use loader::ahead;
+pub use loader::{BatchesFrom, ahead};
 use ragged::AttentionLayout;
 
+use crate::data::{ItemIndex, Token};
 use crate::models::Reads;
 
 /// What one branch is to predict: `items[i]` from the hidden state at token `tokens[i]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Anchors {
-    /// Token of the batch, ascending.
-    pub tokens: Vec<u32>,
-    /// Item index of the target.
-    pub items: Vec<u32>,
-    /// Anchor position in the flat lists of [`Sequences`], or the number of the example; all branches share anchors.
+    /// Where each target is predicted, ascending.
+    pub tokens: Vec<Token>,
+    /// The targets.
+    pub items: Vec<ItemIndex>,
+    /// Anchor position in the flat lists of [`SequencesTable`], or the number of the example; all branches share anchors.
     pub positions: Vec<u32>,
     /// Weight of each target's loss; 1 on average over all rows.
     pub weights: Vec<f32>,
@@ -40,9 +41,9 @@ impl Anchors {
 
 /// Rows of `sequences` as a ragged batch. Every row's tokens begin with the start-of-sequence token.
 #[derive(Debug, Clone, Default)]
-pub struct Batch {
-    /// Item index of each token; 0 is the start-of-sequence token.
-    pub items: Vec<u32>,
+pub struct TrainingBatch {
+    /// Item of each token; [`ItemIndex::NO_ITEM`] is the start-of-sequence token.
+    pub items: Vec<ItemIndex>,
     /// Boundaries, times and visible keys.
     pub layout: Arc<AttentionLayout>,
     /// For each branch, its targets.
@@ -51,7 +52,7 @@ pub struct Batch {
     pub without_history: usize,
 }
 
-impl Batch {
+impl TrainingBatch {
     /// Rows of the batch.
     pub fn sequences(&self) -> usize {
         self.layout.offsets.len() - 1

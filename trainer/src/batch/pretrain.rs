@@ -3,16 +3,16 @@
 use schemas::config::MaskMode;
 use schemas::history::Role;
 
-use super::{Anchors, Batch, HistoryBatch, context_length};
-use crate::data::Sequences;
+use super::{Anchors, HistoryBatch, TrainingBatch, context_length};
+use crate::data::{ItemIndex, SequencesTable};
 
-impl Batch {
+impl TrainingBatch {
     /// The pre-training batch of `rows`: at every owned anchor `t`, branch `k` predicts `i_{t+k−1}` where that
     /// position lies in the row and has the role being trained. All branches read the context of `t`.
     ///
     /// `row_weights` holds the weight of each target by row; `None` weighs all alike.
     pub fn pretrain(
-        sequences: &Sequences,
+        sequences: &SequencesTable,
         rows: &[u32],
         mask: MaskMode,
         branches: usize,
@@ -41,7 +41,7 @@ impl Batch {
             );
             for &(context, k, t) in &anchors {
                 let branch = &mut batch.branches[k];
-                branch.tokens.push(first + context as u32);
+                branch.tokens.push(first.behind(context));
                 branch.items.push(sequences.items[t + k]);
                 branch.positions.push(t as u32);
                 branch.weights.push(row_weights.map_or(1.0, |weights| weights[row as usize]));
@@ -53,12 +53,12 @@ impl Batch {
 
     /// The items that [`pretrain`](Self::pretrain) has `row` predict, over all branches.
     pub fn predicted(
-        sequences: &Sequences,
+        sequences: &SequencesTable,
         row: u32,
         mask: MaskMode,
         branches: usize,
         loss_without_history: bool,
-    ) -> impl Iterator<Item = u32> {
+    ) -> impl Iterator<Item = ItemIndex> {
         of_row(sequences, row as usize, mask, branches)
             .filter(move |&(context, ..)| context > 0 || loss_without_history)
             .map(|(_, k, t)| sequences.items[t + k])
@@ -67,7 +67,7 @@ impl Batch {
 
 /// The context, branch (from 0) and anchor of everything that `row` may predict: the pre-training targets of its owned anchors.
 fn of_row(
-    sequences: &Sequences,
+    sequences: &SequencesTable,
     row: usize,
     mask: MaskMode,
     branches: usize,
@@ -87,11 +87,12 @@ mod tests {
 
     use super::*;
 
-    fn sequences(rows: &[(&[u32], &[u32], u32)]) -> Sequences {
-        let mut all = Sequences { offsets: vec![0], ..Sequences::default() };
+    fn sequences(rows: &[(&[u32], &[u32], u32)]) -> SequencesTable {
+        let mut all = SequencesTable { offsets: vec![0], ..SequencesTable::default() };
         for (visible, roles, target_from) in rows {
             let n = visible.len();
-            all.items.extend((1..=n as u32).map(|i| i + all.offsets[all.offsets.len() - 1] as u32));
+            let before = all.offsets[all.offsets.len() - 1] as u32;
+            all.items.extend((1..=n as u32).map(|i| ItemIndex::new(i + before)));
             all.ts.extend(0..n as i64);
             all.visible.extend_from_slice(visible);
             all.roles.extend(roles.iter().map(|&r| Role::from_u8(r as u8).unwrap()));
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn gather_reads_the_last_visible_row() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[0, 0, 0, 2, 3], 0)]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::Gather, 2, true, None);
+        let batch = TrainingBatch::pretrain(&data, &[0], MaskMode::Gather, 2, true, None);
         // Contexts of the anchors 0, 1, 2 are 0, 1, 1; branch 2 has no target at anchor 2 (position 3 is
         // validation). Nothing reads more than one item.
         assert_eq!(batch.items, [0, 1]);
@@ -112,14 +113,14 @@ mod tests {
         assert_eq!(batch.branches[0].items, [1, 2, 3]);
         assert_eq!(batch.branches[1].tokens, [0, 1]);
         assert_eq!(batch.branches[1].items, [2, 3]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::Gather, 2, false, None);
+        let batch = TrainingBatch::pretrain(&data, &[0], MaskMode::Gather, 2, false, None);
         assert_eq!((batch.targets(), batch.without_history), (3, 2));
     }
 
     #[test]
     fn none_reads_the_row_before_the_target() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[4, 0, 0, 2, 3], 1)]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::None, 2, true, None);
+        let batch = TrainingBatch::pretrain(&data, &[0], MaskMode::None, 2, true, None);
         assert_eq!(batch.items, [0, 1, 2]);
         assert_eq!(batch.branches[0].tokens, [1, 2]);
         assert_eq!(batch.branches[0].items, [2, 3]);
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn row_mode_masks_inside_attention() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[0, 0, 0, 0, 0], 0)]);
-        let batch = Batch::pretrain(&data, &[0], MaskMode::Row, 1, true, None);
+        let batch = TrainingBatch::pretrain(&data, &[0], MaskMode::Row, 1, true, None);
         // Token i sees the start and min(i, v_{i+1}) items.
         assert_eq!(batch.layout.keys.as_deref(), Some(&[1, 2, 2, 3, 5][..]));
         assert_eq!(batch.branches[0].tokens, [0, 1, 2, 3, 4]);
@@ -153,7 +154,7 @@ mod tests {
             let borrowed: Vec<_> = rows.iter().map(|(v, r, f)| (v.as_slice(), r.as_slice(), *f)).collect();
             let data = sequences(&borrowed);
             let all: Vec<u32> = (0..rows.len() as u32).collect();
-            let batch = Batch::pretrain(&data, &all, mask, branches, true, None);
+            let batch = TrainingBatch::pretrain(&data, &all, mask, branches, true, None);
             let mut expected = 0;
             for (k, branch) in batch.branches.iter().enumerate() {
                 for ((&token, &item), &t) in branch.tokens.iter().zip(&branch.items).zip(&branch.positions) {
@@ -164,8 +165,8 @@ mod tests {
                     prop_assert!(data.owned(row).contains(&(t as usize)) && data.row(row).contains(&target));
                     // The token stands for exactly the context's last item.
                     let context = context_length(mask, t as usize - data.offsets[row], data.visible[t as usize]);
-                    let shown = if context == 0 { 0 } else { data.items[data.offsets[row] + context - 1] };
-                    prop_assert_eq!(batch.items[token as usize], shown);
+                    let shown = if context == 0 { ItemIndex::NO_ITEM } else { data.items[data.offsets[row] + context - 1] };
+                    prop_assert_eq!(batch.items[token.index()], shown);
                 }
                 prop_assert!(branch.tokens.is_sorted());
             }

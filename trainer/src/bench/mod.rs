@@ -9,11 +9,11 @@ use schemas::config::{Config, Loss, Model, Precision, Pretrain};
 use schemas::hash::mix64;
 use serde::Serialize;
 
-use crate::batch::{Anchors, Batch, ahead};
-use crate::data::Catalogue;
+use crate::batch::{Anchors, BatchesFrom, TrainingBatch, ahead};
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{Catalogue, ItemIndex, Token};
 use crate::device::{Backend, Card, peak_memory};
-use crate::kinds::{Learner, New, Step, Taken};
+use crate::kinds::{Learner, New, Taken, TrainingStep};
 use crate::models::Values;
 use crate::objectives::{Draws, Objective, Plan, objective};
 
@@ -80,7 +80,7 @@ pub struct Ceilings {
 impl Setting {
     /// Operations of the matrix products of a step on `batch`, whose targets have so many `competitors`: forwards once, backwards
     /// twice.
-    fn operations(&self, batch: &Batch, competitors: usize) -> f64 {
+    fn operations(&self, batch: &TrainingBatch, competitors: usize) -> f64 {
         let (d, tokens) = (self.d as f64, batch.items.len() as f64);
         // Queries, keys, values and output; up and down to four times the width.
         let dense = 2.0 * tokens * (4.0 + 8.0) * d * d;
@@ -106,26 +106,27 @@ impl Setting {
     }
 
     /// Histories of popular and of rare items, a minute apart. All branches predict from every row.
-    fn batch(&self, number: u64) -> Batch {
+    fn batch(&self, number: u64) -> TrainingBatch {
         let &Self { length, shortest, sequences, branches, .. } = self;
         let item = |sequence: usize, i: usize| {
             let place = (sequence * length + i) as u64;
             let uniform = (mix64(number, place) >> 11) as f64 / (1u64 << 53) as f64;
-            1 + (uniform.powi(3) * self.items as f64) as u32
+            ItemIndex::new(1 + (uniform.powi(3) * self.items as f64) as u32)
         };
         let mut layout = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
-        let mut batch = Batch { branches: vec![Anchors::default(); branches], ..Batch::default() };
+        let mut batch =
+            TrainingBatch { branches: vec![Anchors::default(); branches], ..TrainingBatch::default() };
         for sequence in 0..sequences {
             let drawn = mix64(!number, sequence as u64) as usize % (length - shortest + 1);
             let length = shortest + drawn;
             let first = batch.items.len();
-            batch.items.push(schemas::tables::NO_ITEM);
+            batch.items.push(ItemIndex::NO_ITEM);
             batch.items.extend((0..length - 1).map(|i| item(sequence, i)));
             layout.offsets.push(batch.items.len());
             layout.times.extend((0..length as i64).map(|i| i * 60_000));
             for (k, branch) in batch.branches.iter_mut().enumerate() {
                 let rows = 0..length - k;
-                branch.tokens.extend(rows.clone().map(|row| (first + row) as u32));
+                branch.tokens.extend(rows.clone().map(|row| Token::new((first + row) as u32)));
                 branch.items.extend(rows.clone().map(|row| item(sequence, row + k)));
                 branch.positions.extend(rows.clone().map(|row| (first + row) as u32));
                 branch.weights.extend(rows.map(|_| 1.0));
@@ -158,7 +159,7 @@ impl Trainer {
         let new = New { config: &config, vocabulary: vocabulary.into(), values: Values::Seed(1), backend };
         let learner = new.model()?.into_learner(&config.pretrain, None)?;
         // Negatives are uniform ones: what batches draw plays no part.
-        let draws = Draws::new(items, std::iter::empty::<[u32; 0]>());
+        let draws = Draws::new(items, std::iter::empty::<[ItemIndex; 0]>());
         let objective = objective(&config.pretrain, draws, 1, 0.0);
         Ok(Self { backend: backend.clone(), setting, learner, objective, steps: 0 })
     }
@@ -179,10 +180,13 @@ impl Trainer {
             let prepare =
                 move |number: usize, _: &[u32]| plan(&setting, objective, vocabulary, first + number as u64);
             let mut targets = 0;
-            for (number, plan) in ahead(scope, vec![0; n], (1, 0), prepare).enumerate() {
+            for (number, plan) in
+                ahead(scope, vec![0; n], BatchesFrom { first: 0, size: 1 }, prepare).enumerate()
+            {
                 targets += plan.batch.targets();
                 let dropout = Dropout { p: setting.model().dropout, seed: *steps };
-                let step = Step { objective, plan: &plan, rates: 5e-4.into(), dropout: Some(dropout) };
+                let step =
+                    TrainingStep { objective, plan: &plan, rates: 5e-4.into(), dropout: Some(dropout) };
                 let taken = learner.step(&step)?;
                 *steps += 1;
                 look(number + 1, &taken)?;
@@ -303,7 +307,7 @@ fn seconds(device: &Device, f: impl Fn() -> Result<Tensor>) -> Result<f64> {
 
 /// A device with what was measured on it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measured {
+pub struct BenchMeasured {
     /// The device.
     pub card: Card,
     /// Its ceilings.

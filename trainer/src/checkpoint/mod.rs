@@ -37,7 +37,7 @@ use store::{failpoint, sealed};
 use crate::data::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
 use crate::data::{Catalogue, ExamplesSource, FreshSource, SequencesSource};
 use crate::device::Backend;
-use crate::kinds::{Learner, New, TrainedModel};
+use crate::kinds::{Learner, New, SavedLearner, TrainedModel};
 use crate::models::{SavedValues, SequenceModel, Values};
 
 /// The tensors in `model.safetensors` that hold the vocabulary's rows and counts.
@@ -421,7 +421,7 @@ fn load_from(
     let rows = values.get(ITEM_ROWS).map_err(|e| damaged(&path, e))?;
     // Older checkpoints have none.
     let counts = values.get(ITEM_COUNTS).ok();
-    let vocabulary = Vocabulary::restore(saved, (&rows, counts.as_ref()), catalogue)
+    let vocabulary = Vocabulary::restore(saved, &rows, counts.as_ref(), catalogue)
         .map_err(|e| damaged(&path, e))?
         .map_err(|source| CheckpointError::OtherCatalogue { path: found.clone(), source })?;
     let values = Values::Saved(Arc::new(values));
@@ -442,7 +442,9 @@ impl Checkpoint {
         let path = self.directory.join("optimizer.safetensors");
         let steps = self.state.inherited_steps + self.state.steps;
         SavedValues::open(&path)
-            .and_then(|saved| self.model.into_learner(&self.config.pretrain, Some((&saved, steps))))
+            .and_then(|saved| {
+                self.model.into_learner(&self.config.pretrain, Some(SavedLearner { values: &saved, steps }))
+            })
             .map_err(|e| damaged(&path, e))
     }
 
@@ -455,7 +457,7 @@ impl Checkpoint {
         let path = self.directory.join("optimizer.safetensors");
         let steps = self.state.inherited_steps + self.state.steps;
         SavedValues::open(&path)
-            .and_then(|saved| self.model.grown(config, vocabulary, (&saved, steps)))
+            .and_then(|saved| self.model.grown(config, vocabulary, SavedLearner { values: &saved, steps }))
             .map_err(|e| damaged(&path, e))
     }
 

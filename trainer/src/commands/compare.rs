@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, print_json};
-use trainer::judge::compare::{self, Group, Options, RESAMPLES};
+use trainer::compare::{self, Group, Options, RESAMPLES};
 
 use super::evaluate::SplitArg;
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use ragged::agreement::{Agreement, compare};
 use serde::Serialize;
 use terminal::{CommonArgs, EXIT_DONE, EXIT_FAILED, print_json};
-use trainer::bench::{Ceilings, Measured, Setting, Throughput, Trainer, losses};
+use trainer::bench::{BenchMeasured, Ceilings, Setting, Throughput, Trainer, losses};
 use trainer::device::{self, Backend, Card};
 
 /// Check and measure the device that the trainer computes on.
@@ -237,7 +237,7 @@ fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8
         card.name, ceilings.bf16_tflops, ceilings.f32_tflops, ceilings.copy_gb_per_s
     );
     eprintln!("    d    length  seq.     items negatives   step ms  targets/s  TFLOP/s  memory GiB  plan ms");
-    let mut measured = Measured { card, ceilings, throughput: Vec::new(), failed: Vec::new() };
+    let mut measured = BenchMeasured { card, ceilings, throughput: Vec::new(), failed: Vec::new() };
     for setting in settings {
         let measure = |mut trainer: Trainer| trainer.measure(Duration::from_secs(args.seconds.into()));
         let found = match Trainer::new(backend, setting).and_then(measure) {

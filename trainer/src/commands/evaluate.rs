@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, print_json};
-use trainer::judge::{self, Split};
+use trainer::judge::{self, TargetSplit, UnderConditions};
 
 /// Rank every held-out target over the whole catalogue: HR@{10,20,50} and NDCG@10.
 ///
@@ -41,11 +41,11 @@ pub(crate) enum SplitArg {
 }
 
 impl SplitArg {
-    pub(crate) fn split(self) -> Split {
+    pub(crate) fn split(self) -> TargetSplit {
         match self {
-            Self::Validation => Split::Validation,
-            Self::Test => Split::Test,
-            Self::Prequential => Split::Prequential,
+            Self::Validation => TargetSplit::Validation,
+            Self::Test => TargetSplit::Test,
+            Self::Prequential => TargetSplit::Prequential,
         }
     }
 }
@@ -55,11 +55,11 @@ impl EvaluateArgs {
         let config = common.load()?;
         let root = Root::new(&config.root)?;
         let split = self.split.split();
-        let report =
-            judge::run(&config, &root, &self.model, split, (&self.condition, self.instructions)).await?;
+        let asked = UnderConditions { attributes: &self.condition, by_instructions: self.instructions };
+        let report = judge::run(&config, &root, &self.model, split, asked).await?;
         if report.results.is_empty() {
             match split {
-                Split::Prequential => bail!("nothing in `refresh` is new"),
+                TargetSplit::Prequential => bail!("nothing in `refresh` is new"),
                 _ => bail!("`sequences` holds out no target of this split; see sequences.split and --split"),
             }
         }

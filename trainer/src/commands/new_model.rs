@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use terminal::{EXIT_DONE, EXIT_FAILED, Interrupt, print_json};
-use trainer::learn::{Options, Status};
+use trainer::learn::{Status, TrainOptions};
 
 // Not a doc comment: that would become the description of each command.
 #[derive(Debug, Args)]
@@ -21,8 +21,8 @@ pub(crate) struct NewModelArgs {
 
 impl NewModelArgs {
     /// A training that a person has asked for.
-    pub(super) fn options<'a>(&'a self, interrupt: &'a Interrupt) -> Options<'a> {
-        Options { name: &self.name, fresh: self.fresh, interrupt, stop_after: None, job: None }
+    pub(super) fn options<'a>(&'a self, interrupt: &'a Interrupt) -> TrainOptions<'a> {
+        TrainOptions { name: &self.name, fresh: self.fresh, interrupt, stop_after: None, job: None }
     }
 }
 

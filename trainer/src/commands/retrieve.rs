@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use schemas::config::ConfigError;
 use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
-use trainer::retrieve::{self, By, Method, Options, Output, Users, parse_time};
+use trainer::retrieve::{self, By, Method, RetrieveOptions, RowsOutput, Users, parse_time};
 use trainer::serve::Merge;
 
 /// Retrieve the top K items for users, with and without conditions.
@@ -97,9 +97,9 @@ fn usage(key: &str, problem: &str) -> ConfigError {
 }
 
 impl RetrieveArgs {
-    fn options<'a>(&'a self, model: &'a str, interrupt: &'a Interrupt) -> Options<'a> {
+    fn options<'a>(&'a self, model: &'a str, interrupt: &'a Interrupt) -> RetrieveOptions<'a> {
         let k = self.k as usize;
-        Options {
+        RetrieveOptions {
             model,
             users: match &self.users {
                 _ if self.stdin => Users::Stdin,
@@ -143,11 +143,11 @@ impl RetrieveArgs {
             Some(path) if !retrieve::is_writable(path) => {
                 return Err(usage("--out", "the file's name must end in .parquet or .jsonl").into());
             }
-            Some(path) => Output::file(path)?,
+            Some(path) => RowsOutput::file(path)?,
             None if common.json => {
                 return Err(usage("--json", "stdout has the rows; write them to a file with --out").into());
             }
-            None => Output::stdout(),
+            None => RowsOutput::stdout(),
         };
         let report = retrieve::run(&config, &root, options, &mut output).await?;
         output.finish()?;

@@ -6,7 +6,7 @@ use ragged::Bags;
 use schemas::tables;
 use store::{Root, Snapshot};
 
-use super::DataError;
+use super::{DataError, ItemIndex};
 
 /// The catalogue: the `items` table in memory, by item index. Index 0 is "no item".
 #[derive(Debug, Clone, Default)]
@@ -160,9 +160,9 @@ impl Catalogue {
         self.item_ids.len().saturating_sub(1)
     }
 
-    /// The name for people of the item at `index`, where there is one and it was asked for.
-    pub fn title(&self, index: usize) -> Option<&str> {
-        self.titles.get(index)?.as_deref()
+    /// The name for people of `item`, where there is one and it was asked for.
+    pub fn title(&self, item: ItemIndex) -> Option<&str> {
+        self.titles.get(item.index())?.as_deref()
     }
 
     /// The values of an attribute, by first appearance in the order of item indexes.
@@ -219,6 +219,6 @@ mod tests {
         assert_eq!(all, [&[][..], &[1], &[], &[1], &[0]]);
         assert!(catalogue.attribute_values("mood").is_empty());
         assert_eq!(catalogue.attribute_bags("mood", &["calm".into()]).len(), 5);
-        assert_eq!(catalogue.title(1), None);
+        assert_eq!(catalogue.title(1.into()), None);
     }
 }

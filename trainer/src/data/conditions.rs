@@ -10,11 +10,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Catalogue;
 use crate::data::attribute::AttributeVocabulary;
+use crate::data::{ConditionRow, ItemIndex};
 
 /// The conditions that a model was taught, each with a row; kept with every checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Conditions(Vec<AttributeVocabulary>);
+pub struct KnownConditions(Vec<AttributeVocabulary>);
+
+/// Rows behind each other: those of the values of one attribute, or of all conditions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConditionRows(Range<u32>);
+
+impl ConditionRows {
+    /// Whether `row` is one of them.
+    pub fn contains(&self, row: ConditionRow) -> bool {
+        self.0.contains(&row.get())
+    }
+
+    /// The rows, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = ConditionRow> + use<> {
+        self.0.clone().map(ConditionRow::new)
+    }
+}
 
 /// A condition that a model does not know. The user's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +59,7 @@ pub enum UnknownCondition {
     },
 }
 
-impl Conditions {
+impl KnownConditions {
     /// All values that `catalogue` has of the attributes among `names`; a derived condition is its own only value.
     pub fn new(names: &[String], derived: &BTreeMap<String, Age>, catalogue: &Catalogue) -> Self {
         let values = |name: &String| match derived.get(name) {
@@ -62,6 +79,11 @@ impl Conditions {
         self.0.iter().map(|attribute| attribute.values.len()).sum()
     }
 
+    /// The rows of all conditions.
+    pub fn all(&self) -> ConditionRows {
+        ConditionRows(0..self.len() as u32)
+    }
+
     /// Whether the model follows no instructions.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -73,12 +95,12 @@ impl Conditions {
     }
 
     /// The rows of an attribute's values.
-    pub fn rows(&self, attribute: &str) -> Result<Range<u32>, UnknownCondition> {
+    pub fn rows(&self, attribute: &str) -> Result<ConditionRows, UnknownCondition> {
         let mut first = 0;
         for known in &self.0 {
             let rows = first..first + known.values.len() as u32;
             if known.name == attribute {
-                return Ok(rows);
+                return Ok(ConditionRows(rows));
             }
             first = rows.end;
         }
@@ -90,13 +112,13 @@ impl Conditions {
     }
 
     /// The row of a condition.
-    pub fn row(&self, condition: &Condition) -> Result<u32, UnknownCondition> {
+    pub fn row(&self, condition: &Condition) -> Result<ConditionRow, UnknownCondition> {
         let Condition { attribute, value } = condition;
         let rows = self.rows(attribute)?;
         let values =
             self.0.iter().find(|known| known.name == *attribute).map_or(&[][..], |known| &known.values);
         match values.iter().position(|known| known == value) {
-            Some(place) => Ok(rows.start + place as u32),
+            Some(place) => Ok(ConditionRow::new(rows.0.start + place as u32)),
             None => Err(UnknownCondition::Value {
                 attribute: attribute.clone(),
                 value: value.clone(),
@@ -106,8 +128,8 @@ impl Conditions {
     }
 
     /// The condition at a row.
-    pub fn get(&self, row: u32) -> Option<Condition> {
-        let mut row = row as usize;
+    pub fn get(&self, row: ConditionRow) -> Option<Condition> {
+        let mut row = row.index();
         for AttributeVocabulary { name, values } in &self.0 {
             match values.get(row) {
                 Some(value) => return Some(Condition { attribute: name.clone(), value: value.clone() }),
@@ -124,20 +146,20 @@ pub struct Carriers {
     /// By item index, the rows of the attribute values that it has.
     values: Bags,
     /// The derived conditions by their rows.
-    derived: Vec<(u32, Age)>,
+    derived: Vec<(ConditionRow, Age)>,
     /// By item index.
     release_ts: Vec<Option<i64>>,
 }
 
 impl Carriers {
     /// The carriers of `conditions` in `catalogue`, which has their attributes loaded.
-    pub fn new(conditions: &Conditions, derived: &BTreeMap<String, Age>, catalogue: &Catalogue) -> Self {
+    pub fn new(conditions: &KnownConditions, derived: &BTreeMap<String, Age>, catalogue: &Catalogue) -> Self {
         let mut ages = Vec::new();
         let mut of_items = vec![Vec::new(); catalogue.items() + 1];
         let mut first = 0;
         for AttributeVocabulary { name, values } in &conditions.0 {
             match derived.get(name) {
-                Some(&age) => ages.push((first, age)),
+                Some(&age) => ages.push((ConditionRow::new(first), age)),
                 None => {
                     let bags = catalogue.attribute_bags(name, values);
                     for (item, rows) in of_items.iter_mut().enumerate() {
@@ -153,41 +175,46 @@ impl Carriers {
     }
 
     /// Whether `item` carries the condition of `row` at the time `at` (epoch milliseconds).
-    pub fn carries(&self, item: u32, row: u32, at: i64) -> bool {
+    pub fn carries(&self, item: ItemIndex, row: ConditionRow, at: i64) -> bool {
         match self.derived.iter().find(|&&(derived, _)| derived == row) {
-            Some((_, age)) => age.carried(self.release_ts[item as usize], at),
-            None => self.values.get(item as usize).contains(&row),
+            Some((_, age)) => age.carried(self.release_ts[item.index()], at),
+            None => self.values.get(item.index()).contains(&row.get()),
         }
     }
 
-    /// The rows in the range `rows` that `item` carries at the time `at`, ascending.
-    pub fn carried(&self, item: u32, rows: &Range<u32>, at: i64) -> impl Iterator<Item = u32> {
+    /// The rows among `rows` that `item` carries at the time `at`, ascending.
+    pub fn carried(
+        &self,
+        item: ItemIndex,
+        rows: &ConditionRows,
+        at: i64,
+    ) -> impl Iterator<Item = ConditionRow> {
         let derived =
-            self.derived.iter().filter(move |(_, age)| age.carried(self.release_ts[item as usize], at));
-        let values = self.values.get(item as usize).iter().copied();
-        let mut carried: Vec<u32> =
-            derived.map(|&(row, _)| row).chain(values).filter(|row| rows.contains(row)).collect();
+            self.derived.iter().filter(move |(_, age)| age.carried(self.release_ts[item.index()], at));
+        let values = self.values.get(item.index()).iter().copied().map(ConditionRow::new);
+        let mut carried: Vec<ConditionRow> =
+            derived.map(|&(row, _)| row).chain(values).filter(|&row| rows.contains(row)).collect();
         carried.sort_unstable();
         carried.into_iter()
     }
 
     /// How many of the `active` items carry each condition at the time `at`, by row.
-    pub fn pool_sizes(&self, conditions: &Conditions, at: i64, active: &[bool]) -> Vec<usize> {
+    pub fn pool_sizes(&self, conditions: &KnownConditions, at: i64, active: &[bool]) -> Vec<usize> {
         let mut sizes = vec![0; conditions.len()];
-        let all = 0..conditions.len() as u32;
-        for item in (0..active.len() as u32).filter(|&item| active[item as usize]) {
-            self.carried(item, &all, at).for_each(|row| sizes[row as usize] += 1);
+        let all = conditions.all();
+        for item in (0..active.len() as u32).map(ItemIndex::new).filter(|item| active[item.index()]) {
+            self.carried(item, &all, at).for_each(|row| sizes[row.index()] += 1);
         }
         sizes
     }
 
     /// Whether each item carries the condition of `row` at the time `at`, by item index.
-    pub fn pool(&self, row: u32, at: i64) -> Vec<bool> {
-        (0..self.values.len() as u32).map(|item| self.carries(item, row, at)).collect()
+    pub fn pool(&self, row: ConditionRow, at: i64) -> Vec<bool> {
+        (0..self.values.len() as u32).map(|item| self.carries(item.into(), row, at)).collect()
     }
 
     /// The times around `at` at which the same items carry the condition of `row` as at `at`.
-    pub fn unchanged(&self, row: u32, at: i64) -> Range<i64> {
+    pub fn unchanged(&self, row: ConditionRow, at: i64) -> Range<i64> {
         let mut times = i64::MIN..i64::MAX;
         if let Some((_, age)) = self.derived.iter().find(|&&(derived, _)| derived == row) {
             let ages = || [age.min_age, age.max_age].into_iter().flatten();
@@ -206,7 +233,13 @@ impl Carriers {
     /// Appends whether each token of a history (`items`, behind its start-of-sequence token) may be looked at under the
     /// condition of `row`: items that carry it, each at its own time, and the start token. That one is no item, says nothing
     /// of the user, and is what pre-training has learned to look at where nothing else matters.
-    pub fn push_matches(&self, matches: &mut Vec<bool>, row: u32, items: &[u32], times: &[i64]) {
+    pub fn push_matches(
+        &self,
+        matches: &mut Vec<bool>,
+        row: ConditionRow,
+        items: &[ItemIndex],
+        times: &[i64],
+    ) {
         matches.push(true);
         matches.extend(items.iter().zip(times).map(|(&item, &at)| self.carries(item, row, at)));
     }
@@ -217,13 +250,14 @@ mod tests {
     use schemas::config::Conditions as Settings;
 
     use super::*;
+    use crate::data::from_u32s;
 
-    fn known() -> (Conditions, Carriers) {
+    fn known() -> (KnownConditions, Carriers) {
         let mut catalogue = Catalogue::example(&[("a", &["Rock"]), ("b", &[]), ("c", &["Pop", "Rock"])]);
         catalogue.release_ts[1] = Some(1_000_000);
         let derived = Settings::default().derived;
         let names = ["new-release".to_owned(), "genre".to_owned()];
-        let conditions = Conditions::new(&names, &derived, &catalogue);
+        let conditions = KnownConditions::new(&names, &derived, &catalogue);
         let carriers = Carriers::new(&conditions, &derived, &catalogue);
         (conditions, carriers)
     }
@@ -232,15 +266,15 @@ mod tests {
     fn rows_and_conditions_belong_together() {
         let (conditions, _) = known();
         assert_eq!(conditions.len(), 3);
-        for row in 0..3 {
+        for row in conditions.all().iter() {
             assert_eq!(conditions.row(&conditions.get(row).unwrap()), Ok(row));
         }
-        assert_eq!(conditions.get(3), None);
-        assert_eq!(conditions.rows("genre"), Ok(1..3));
+        assert_eq!(conditions.get(ConditionRow::new(3)), None);
+        assert_eq!(conditions.rows("genre"), Ok(ConditionRows(1..3)));
         let error = |text: &str| conditions.row(&text.parse().unwrap()).unwrap_err().to_string();
         assert!(error("genre=rok").contains("nearest: Rock"), "{}", error("genre=rok"));
         assert!(error("language=English").contains("new-release, genre"));
-        let none = Conditions::default().row(&Condition::derived("genre")).unwrap_err();
+        let none = KnownConditions::default().row(&Condition::derived("genre")).unwrap_err();
         assert!(none.to_string().contains("trainer sft"));
     }
 
@@ -257,9 +291,12 @@ mod tests {
         assert_eq!(carriers.unchanged(new, 2_000_000), i64::MIN..1_000_000 + age);
         assert_eq!(carriers.unchanged(new, 1_000_000 + age), 1_000_000 + age..i64::MAX);
         assert_ne!(carriers.pool(new, 1_000_000 + age - 1), carriers.pool(new, 1_000_000 + age));
-        assert_eq!(carriers.carried(3, &(0..3), 0).collect::<Vec<_>>(), [rock.min(pop), rock.max(pop)]);
+        assert_eq!(
+            carriers.carried(3.into(), &conditions.all(), 0).collect::<Vec<_>>(),
+            [rock.min(pop), rock.max(pop)]
+        );
         let mut matches = Vec::new();
-        carriers.push_matches(&mut matches, new, &[1, 1, 2], &[0, i64::MAX, 0]);
+        carriers.push_matches(&mut matches, new, from_u32s(&[1, 1, 2]), &[0, i64::MAX, 0]);
         assert_eq!(matches, [true, true, false, false]);
     }
 }

@@ -13,14 +13,15 @@ use super::catalogue::column;
 use super::sample::{Rows, read_all, sample};
 use super::sequences::values;
 use super::{DataError, check_numbered};
-use crate::data::conditions::Conditions;
+use crate::data::conditions::KnownConditions;
+use crate::data::{ConditionRow, ItemIndex, from_u32s};
 
 /// The instruction examples that are learned (role SFT) of one or more `sft/<condition>` tables, in memory. Examples whose
 /// histories begin alike, as those of one row of `sequences` do, share one, so that a model reads it once for all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Examples {
     /// The histories.
-    pub histories: Vec<History>,
+    pub histories: Vec<ExampleHistory>,
     /// Each example's history, by its place in `histories`.
     pub history: Vec<u32>,
     /// Where the flags of each example begin in `matches`, and the end of the last. An example's history is as long as there
@@ -30,10 +31,10 @@ pub struct Examples {
     pub matches: Vec<bool>,
     /// `v_t` of each example's target.
     pub visible: Vec<u32>,
-    /// The target's item index.
-    pub targets: Vec<u32>,
+    /// The targets.
+    pub targets: Vec<ItemIndex>,
     /// The row of each example's condition.
-    pub conditions: Vec<u32>,
+    pub conditions: Vec<ConditionRow>,
     /// The weight of each example, 1 on average.
     pub weights: Vec<f32>,
     /// The tables.
@@ -42,18 +43,18 @@ pub struct Examples {
 
 /// What a user did before the targets of some examples: each of them sees a beginning of it.
 #[derive(Debug, Clone, Default)]
-pub struct History {
-    /// Item indexes.
-    pub items: Vec<u32>,
+pub struct ExampleHistory {
+    /// The item of each event.
+    pub items: Vec<ItemIndex>,
     /// Times, epoch milliseconds.
     pub ts: Vec<i64>,
     /// The examples, by how much of it they see.
     pub examples: Vec<u32>,
 }
 
-impl History {
+impl ExampleHistory {
     /// Takes in what another example saw, if one of the two is a beginning of the other.
-    fn extend(&mut self, items: &[u32], ts: &[i64]) -> bool {
+    fn extend(&mut self, items: &[ItemIndex], ts: &[i64]) -> bool {
         let shared = self.items.len().min(items.len());
         let alike = self.items[..shared] == items[..shared] && self.ts[..shared] == ts[..shared];
         if alike {
@@ -85,7 +86,7 @@ impl Examples {
     /// users that `generator` draws by lot until they have so many. Small tables are read as a whole.
     pub async fn load(
         root: &Root,
-        conditions: &Conditions,
+        conditions: &KnownConditions,
         items: usize,
         wanted: Option<(usize, &mut impl Rng)>,
     ) -> Result<Self, DataError> {
@@ -157,16 +158,16 @@ struct Reading {
     /// Size of the catalogue.
     items: usize,
     /// By table, the rows of the conditions by their names.
-    conditions: HashMap<String, HashMap<String, u32>>,
+    conditions: HashMap<String, HashMap<String, ConditionRow>>,
     /// By user, the user's histories.
     of_user: HashMap<String, Vec<u32>>,
     all: Examples,
 }
 
 impl Reading {
-    fn new(tables: &[Snapshot], conditions: &Conditions, items: usize) -> Self {
+    fn new(tables: &[Snapshot], conditions: &KnownConditions, items: usize) -> Self {
         let of_table = |(table, attribute): (&Snapshot, &str)| {
-            let rows = conditions.rows(attribute).into_iter().flatten();
+            let rows = conditions.rows(attribute).into_iter().flat_map(|rows| rows.iter());
             let rows = rows.filter_map(|row| Some((conditions.get(row)?.value, row)));
             (table.name().to_owned(), rows.collect())
         };
@@ -220,14 +221,15 @@ impl Rows for Reading {
                 user: users.value(row).into(),
                 problem,
             };
-            let shown = values::<UInt32Type>(snapshot, item_index, row, columns[1])?;
+            let shown: &[ItemIndex] = from_u32s(values::<UInt32Type>(snapshot, item_index, row, columns[1])?);
+            let target = ItemIndex::new(targets.value(row));
             let times = values::<TimestampMillisecondType>(snapshot, ts, row, columns[2])?;
             let of_row = matches.value_offsets()[row] as usize..matches.value_offsets()[row + 1] as usize;
-            let known = |item: u32| item != tables::NO_ITEM && item as usize <= items;
+            let known = |item: ItemIndex| item != ItemIndex::NO_ITEM && item.index() <= items;
             if times.len() != shown.len() || of_row.len() != shown.len() {
                 return Err(fail("lists of different lengths".into()));
             }
-            if !shown.iter().all(|&item| known(item)) || !known(targets.value(row)) {
+            if !shown.iter().all(|&item| known(item)) || !known(target) {
                 return Err(fail("an item index that the catalogue does not have".into()));
             }
             if visible.value(row) as usize > shown.len() {
@@ -245,7 +247,7 @@ impl Rows for Reading {
             all.matches.extend(of_row.map(|i| flags.value(i)));
             all.offsets.push(all.matches.len());
             all.conditions.push(*condition);
-            all.targets.push(targets.value(row));
+            all.targets.push(target);
             all.visible.push(visible.value(row));
             all.weights.push(weights.value(row));
             check_numbered(snapshot.name(), "examples", all.targets.len())?;
@@ -255,13 +257,18 @@ impl Rows for Reading {
 }
 
 /// The one of a user's histories that begins with `items`, or that they begin with; a new one otherwise.
-fn shared(histories: &mut Vec<History>, of_user: &mut Vec<u32>, items: &[u32], ts: &[i64]) -> u32 {
+fn shared(
+    histories: &mut Vec<ExampleHistory>,
+    of_user: &mut Vec<u32>,
+    items: &[ItemIndex],
+    ts: &[i64],
+) -> u32 {
     // Rows come in the order of time: mostly it is the last.
     if let Some(&known) = of_user.iter().rev().find(|&&h| histories[h as usize].extend(items, ts)) {
         return known;
     }
     let new = histories.len() as u32;
-    histories.push(History { items: items.to_vec(), ts: ts.to_vec(), examples: Vec::new() });
+    histories.push(ExampleHistory { items: items.to_vec(), ts: ts.to_vec(), examples: Vec::new() });
     of_user.push(new);
     new
 }
@@ -273,7 +280,7 @@ mod tests {
     #[test]
     fn histories_are_shared_by_what_begins_alike() {
         let (mut histories, mut of_user) = (Vec::new(), Vec::new());
-        let mut add = |items: &[u32], ts: &[i64]| shared(&mut histories, &mut of_user, items, ts);
+        let mut add = |items: &[u32], ts: &[i64]| shared(&mut histories, &mut of_user, from_u32s(items), ts);
         assert_eq!(add(&[5, 6], &[1, 2]), 0);
         assert_eq!(add(&[5, 6, 7], &[1, 2, 3]), 0);
         assert_eq!(add(&[5], &[1]), 0);

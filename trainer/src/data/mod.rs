@@ -15,17 +15,23 @@ pub mod attribute;
 mod catalogue;
 pub mod conditions;
 mod examples;
-mod item_set;
+mod id_set;
+mod ids;
 mod sample;
 mod sequences;
 pub mod vocabulary;
 
 pub use catalogue::Catalogue;
 #[cfg(test)]
-pub(crate) use examples::History as ExampleHistory;
+pub(crate) use examples::ExampleHistory;
 pub use examples::{Examples, ExamplesSource};
-pub(crate) use item_set::ItemSet;
-pub use sequences::{FreshSource, Sequences, SequencesSource};
+pub(crate) use id_set::IdSet;
+#[cfg(test)]
+pub(crate) use ids::ids;
+pub use ids::{
+    Candidate, ConditionRow, Id, IdRow, ItemIndex, StepItem, Token, VectorRow, as_u32s, from_u32s,
+};
+pub use sequences::{FreshSource, SequencesSource, SequencesTable};
 
 /// How many positions of rows, or examples, can be numbered.
 const NUMBERED: usize = u32::MAX as usize;

@@ -10,16 +10,16 @@ use store::{Root, Snapshot};
 
 use super::catalogue::column;
 use super::sample::{Rows, read_all, sample};
-use super::{DataError, check_numbered};
+use super::{DataError, ItemIndex, check_numbered, from_u32s};
 
 /// The `sequences` table in memory: all rows behind each other, with the offsets of each (21 bytes a
 /// position, and 17 a row).
 #[derive(Debug, Clone, Default)]
-pub struct Sequences {
+pub struct SequencesTable {
     /// Where each row begins, and the end of the last.
     pub offsets: Vec<usize>,
-    /// Item index of each position.
-    pub items: Vec<u32>,
+    /// Item of each position.
+    pub items: Vec<ItemIndex>,
     /// Time of each position, epoch milliseconds.
     pub ts: Vec<i64>,
     /// `visible_len` of each position.
@@ -70,7 +70,7 @@ pub struct FreshSource {
     pub since_version: String,
 }
 
-impl Sequences {
+impl SequencesTable {
     /// Reads the newest version of `sequences`; `items` is the size of the catalogue.
     pub async fn load(root: &Root, items: usize) -> Result<Self, DataError> {
         let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
@@ -206,7 +206,7 @@ impl Sequences {
     }
 
     /// The items of the same events.
-    pub fn history(&self, row: usize, events: usize) -> impl Iterator<Item = u32> + '_ {
+    pub fn history(&self, row: usize, events: usize) -> impl Iterator<Item = ItemIndex> + '_ {
         self.positions(row, events).map(|position| self.items[position])
     }
 
@@ -216,7 +216,7 @@ impl Sequences {
         for row in 0..self.rows() {
             for position in self.owned(row) {
                 if matches!(self.roles[position], Role::Pretrain | Role::Sft) {
-                    counts[self.items[position] as usize] += 1;
+                    counts[self.items[position].index()] += 1;
                 }
             }
         }
@@ -230,14 +230,14 @@ struct Reading {
     items: usize,
     /// Whether all rows of each user come, so that every context position can be found in the user's history.
     is_whole: bool,
-    history: History,
-    all: Sequences,
+    history: OwnedEvents,
+    all: SequencesTable,
 }
 
 impl Reading {
     fn new(snapshot: &Snapshot, items: usize) -> Self {
         let is_whole = snapshot.name() == tables::SEQUENCES;
-        Self { items, is_whole, history: History::default(), all: Sequences::empty(snapshot) }
+        Self { items, is_whole, history: OwnedEvents::default(), all: SequencesTable::empty(snapshot) }
     }
 }
 
@@ -263,7 +263,7 @@ impl Rows for Reading {
         for row in (0..batch.num_rows()).filter(|&row| keep(row)) {
             if all.users.last().is_none_or(|user| user != users.value(row)) {
                 all.users.push(users.value(row).to_owned());
-                *history = History::default();
+                *history = OwnedEvents::default();
             }
             let fail = |problem: &str| DataError::Row {
                 table: snapshot.name().into(),
@@ -272,7 +272,8 @@ impl Rows for Reading {
                 problem: problem.into(),
             };
             let start = all.items.len();
-            all.items.extend_from_slice(values::<UInt32Type>(snapshot, item_index, row, Self::COLUMNS[1])?);
+            let indexes = values::<UInt32Type>(snapshot, item_index, row, Self::COLUMNS[1])?;
+            all.items.extend_from_slice(from_u32s(indexes));
             all.ts.extend_from_slice(values::<TimestampMillisecondType>(
                 snapshot,
                 ts,
@@ -289,7 +290,7 @@ impl Rows for Reading {
             if all.ts.len() != end || all.visible.len() != end || all.roles.len() != end {
                 return Err(fail("lists of different lengths"));
             }
-            if all.items[start..].iter().any(|&i| i == tables::NO_ITEM || i as usize > items) {
+            if all.items[start..].iter().any(|&i| i == ItemIndex::NO_ITEM || i.index() > items) {
                 return Err(fail("an item index that the catalogue does not have"));
             }
             if all.visible[start..].iter().zip(0..).any(|(&visible, position)| visible > position) {
@@ -337,14 +338,14 @@ pub(super) fn values<'a, T: ArrowPrimitiveType>(
 
 /// A user's owned events so far: what a row's context is found in.
 #[derive(Debug, Default)]
-struct History {
-    owned: Vec<(u32, i64, u32, u32)>,
+struct OwnedEvents {
+    owned: Vec<(ItemIndex, i64, u32, u32)>,
 }
 
-impl History {
+impl OwnedEvents {
     /// Adds a row; gives the place of each of its positions in the history. Context is looked for from the
     /// newest event backwards; `None` where it is not there.
-    fn add(&mut self, row: &[(u32, i64, u32, u32)], target_from: usize) -> Option<Vec<u32>> {
+    fn add(&mut self, row: &[(ItemIndex, i64, u32, u32)], target_from: usize) -> Option<Vec<u32>> {
         let (context, owned) = row.split_at(target_from);
         let end = self.owned.len();
         let mut places = vec![0; row.len()];
@@ -367,14 +368,14 @@ mod tests {
 
     #[test]
     fn a_rows_place_in_the_history_is_found() {
-        let events: Vec<_> = (0..10u32).map(|i| (i, 0i64, 0u32, i)).collect();
-        let mut history = History::default();
+        let events: Vec<_> = (0..10u32).map(|i| (i.into(), 0i64, 0u32, i)).collect();
+        let mut history = OwnedEvents::default();
         assert_eq!(history.add(&events[..4], 0), Some(vec![0, 1, 2, 3]));
         assert_eq!(history.add(&events[2..6], 2), Some(vec![2, 3, 4, 5]));
         assert_eq!(history.add(&events[6..8], 0), Some(vec![6, 7]));
         // Two old events, then a hole, then the owned ones.
         let holed: Vec<_> = events[3..5].iter().chain(&events[8..]).copied().collect();
         assert_eq!(history.add(&holed, 2), Some(vec![3, 4, 8, 9]));
-        assert_eq!(history.add(&[(99, 0, 0, 0), (1, 0, 0, 0)], 1), None);
+        assert_eq!(history.add(&[(99.into(), 0, 0, 0), (1.into(), 0, 0, 0)], 1), None);
     }
 }

@@ -17,9 +17,9 @@ use schemas::config::Model;
 use schemas::hash::{hash64, mix64};
 use serde::{Deserialize, Serialize};
 
-use crate::data::Catalogue;
 use crate::data::attribute::AttributeVocabulary;
-use crate::data::conditions::Conditions;
+use crate::data::conditions::KnownConditions;
+use crate::data::{Catalogue, IdRow, ItemIndex};
 
 /// "This item has no row of its own."
 const SHARED: u32 = u32::MAX;
@@ -34,7 +34,7 @@ pub struct Vocabulary {
     attributes: Vec<AttributeVocabulary>,
     /// By attribute and item index, the rows of its values; follows from the catalogue.
     attribute_rows: Vec<Bags>,
-    conditions: Conditions,
+    conditions: KnownConditions,
     fingerprint: Fingerprint,
     /// Training events by item index, of all that the model and its ancestors have learned; empty where a checkpoint does not say.
     counts: Vec<u32>,
@@ -66,7 +66,7 @@ pub struct SavedVocabulary {
     pub attributes: Vec<AttributeVocabulary>,
     /// The conditions that the model follows.
     #[serde(default)]
-    pub conditions: Conditions,
+    pub conditions: KnownConditions,
     /// The catalogue it was made from.
     pub catalogue: Fingerprint,
 }
@@ -108,7 +108,7 @@ impl Vocabulary {
             own: own as usize,
             attribute_rows: attribute_rows(&attributes, catalogue),
             attributes,
-            conditions: Conditions::default(),
+            conditions: KnownConditions::default(),
             fingerprint: Fingerprint::new(catalogue, catalogue.items()),
             counts: counts.to_vec(),
         }
@@ -116,7 +116,7 @@ impl Vocabulary {
 
     /// The same vocabulary for a model that follows `conditions`.
     #[must_use]
-    pub fn with_conditions(&self, conditions: Conditions) -> Self {
+    pub fn with_conditions(&self, conditions: KnownConditions) -> Self {
         Self { conditions, ..self.clone() }
     }
 
@@ -146,7 +146,8 @@ impl Vocabulary {
     /// A saved vocabulary, for `catalogue`: the one it was made from, or one that has grown since.
     pub fn restore(
         saved: SavedVocabulary,
-        (own_rows, counts): (&Tensor, Option<&Tensor>),
+        own_rows: &Tensor,
+        counts: Option<&Tensor>,
         catalogue: &Catalogue,
     ) -> CandleResult<Result<Self, OtherCatalogue>> {
         let expected = saved.catalogue;
@@ -199,12 +200,17 @@ impl Vocabulary {
         self.own
     }
 
+    /// The row in the id table of the item whose row is the `row`-th behind the hashed ones.
+    fn own_row(&self, row: u32) -> IdRow {
+        IdRow::new(self.buckets as u32 + row)
+    }
+
     /// Items with a row of their own, in the order of these rows in the id table.
-    pub fn items_by_row(&self) -> Vec<(u32, u32)> {
-        let mut items: Vec<(u32, u32)> = (0u32..)
+    pub fn items_by_row(&self) -> Vec<(IdRow, ItemIndex)> {
+        let mut items: Vec<(IdRow, ItemIndex)> = (0u32..)
             .zip(&self.own_rows)
             .filter(|&(_, &row)| row != SHARED)
-            .map(|(item, &row)| (self.buckets as u32 + row, item))
+            .map(|(item, &row)| (self.own_row(row), item.into()))
             .collect();
         items.sort_unstable();
         items
@@ -216,27 +222,29 @@ impl Vocabulary {
     }
 
     /// The conditions that the model follows.
-    pub fn conditions(&self) -> &Conditions {
+    pub fn conditions(&self) -> &KnownConditions {
         &self.conditions
     }
 
-    /// The rows of the id table for each of `items`.
-    pub fn id_bags(&self, items: &[u32]) -> Bags {
+    /// The rows of the id table ([`IdRow`]) for each of `items`.
+    pub fn id_bags(&self, items: &[ItemIndex]) -> Bags {
         let mut bags = Bags::default();
         for &item in items {
-            match self.own_rows.get(item as usize) {
-                Some(&row) if row != SHARED => bags.push([self.buckets as u32 + row]),
-                _ => bags.push([0, 1].map(|k| (mix64(k, u64::from(item)) % self.buckets as u64) as u32)),
+            match self.own_rows.get(item.index()) {
+                Some(&row) if row != SHARED => bags.push([self.own_row(row).get()]),
+                _ => {
+                    bags.push([0, 1].map(|k| (mix64(k, u64::from(item.get())) % self.buckets as u64) as u32))
+                }
             }
         }
         bags
     }
 
     /// The rows of attribute `a`'s table for each of `items`.
-    pub fn attribute_bags(&self, a: usize, items: &[u32]) -> Bags {
+    pub fn attribute_bags(&self, a: usize, items: &[ItemIndex]) -> Bags {
         let mut bags = Bags::default();
         for &item in items {
-            bags.push(self.attribute_rows[a].get(item as usize).iter().copied());
+            bags.push(self.attribute_rows[a].get(item.index()).iter().copied());
         }
         bags
     }
@@ -249,6 +257,7 @@ fn attribute_rows(attributes: &[AttributeVocabulary], catalogue: &Catalogue) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::from_u32s;
 
     fn catalogue() -> Catalogue {
         Catalogue::example(&[("a", &["x"]), ("b", &[]), ("c", &["y", "x"])])
@@ -261,11 +270,11 @@ mod tests {
     #[test]
     fn frequent_items_have_rows_of_their_own() {
         let vocabulary = Vocabulary::new(&model(), &catalogue(), &[0, 2, 1, 5]);
-        let bags = vocabulary.id_bags(&[1, 2, 3, 99]);
+        let bags = vocabulary.id_bags(from_u32s(&[1, 2, 3, 99]));
         assert_eq!((bags.get(0), bags.get(2)), (&[4][..], &[5][..]));
         assert!(bags.get(1).len() == 2 && bags.get(1).iter().chain(bags.get(3)).all(|&row| row < 4));
         assert_eq!(vocabulary.id_rows(), 6);
-        let genres = vocabulary.attribute_bags(0, &[1, 2, 3]);
+        let genres = vocabulary.attribute_bags(0, from_u32s(&[1, 2, 3]));
         assert_eq!((genres.get(0), genres.get(1), genres.get(2)), (&[0][..], &[][..], &[1, 0][..]));
     }
 
@@ -273,18 +282,18 @@ mod tests {
     fn a_grown_catalogue_is_accepted_and_another_is_not() {
         let vocabulary = Vocabulary::new(&model(), &catalogue(), &[0, 2, 1, 5]);
         let (saved, [rows, counts]) = vocabulary.save().unwrap();
-        let rows = (&rows, Some(&counts));
-        let same = Vocabulary::restore(saved.clone(), rows, &catalogue()).unwrap().unwrap();
+        let counts = Some(&counts);
+        let same = Vocabulary::restore(saved.clone(), &rows, counts, &catalogue()).unwrap().unwrap();
         assert_eq!(same, vocabulary);
         assert_eq!(same.counts(), Some(&[0, 2, 1, 5][..]));
-        let older = Vocabulary::restore(saved.clone(), (rows.0, None), &catalogue()).unwrap().unwrap();
+        let older = Vocabulary::restore(saved.clone(), &rows, None, &catalogue()).unwrap().unwrap();
         assert_eq!(older.counts(), None);
         let grown = Catalogue::example(&[("a", &["x"]), ("b", &[]), ("c", &["y", "x"]), ("d", &["z"])]);
-        assert!(Vocabulary::restore(saved.clone(), rows, &grown).unwrap().is_ok());
+        assert!(Vocabulary::restore(saved.clone(), &rows, counts, &grown).unwrap().is_ok());
         let other = Catalogue::example(&[("a", &[]), ("c", &[]), ("b", &[])]);
-        let error = Vocabulary::restore(saved.clone(), rows, &other).unwrap().unwrap_err();
+        let error = Vocabulary::restore(saved.clone(), &rows, counts, &other).unwrap().unwrap_err();
         assert!(error.to_string().contains("another catalogue"));
         let smaller = Catalogue::example(&[("a", &[])]);
-        assert!(Vocabulary::restore(saved, rows, &smaller).unwrap().is_err());
+        assert!(Vocabulary::restore(saved, &rows, counts, &smaller).unwrap().is_err());
     }
 }

@@ -14,6 +14,7 @@ use super::proto::{self, DataType, Size, ValueInfo};
 use super::serving::OPSET;
 use super::vectors::Items;
 use crate::checkpoint::Lineage;
+use crate::data::ConditionRow;
 use crate::models::SequenceModel;
 
 /// `manifest.json`.
@@ -108,8 +109,8 @@ impl fmt::Display for Port {
 
 /// One row of `conditions.json`.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct ConditionRow {
-    row: u32,
+pub(super) struct ConditionEntry {
+    row: ConditionRow,
     attribute: String,
     value: String,
     /// Of a derived condition: which items carry it, by their age at the time of the event.
@@ -118,14 +119,14 @@ pub(super) struct ConditionRow {
 }
 
 /// The conditions that `model` follows.
-pub(super) fn conditions(model: &SequenceModel, config: &Config) -> Vec<ConditionRow> {
+pub(super) fn conditions(model: &SequenceModel, config: &Config) -> Vec<ConditionEntry> {
     let conditions = model.vocabulary().conditions();
     let of_row = |row| {
         let condition = conditions.get(row)?;
         let age = config.conditions.derived.get(&condition.attribute).copied();
-        Some(ConditionRow { row, attribute: condition.attribute, value: condition.value, age })
+        Some(ConditionEntry { row, attribute: condition.attribute, value: condition.value, age })
     };
-    (0..conditions.len() as u32).filter_map(of_row).collect()
+    conditions.all().iter().filter_map(of_row).collect()
 }
 
 impl Manifest {
@@ -171,7 +172,7 @@ impl Manifest {
 
 /// What an export came to.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct ExportReport {
     /// Where it is.
     pub directory: PathBuf,
     /// What it says about itself.
@@ -179,7 +180,7 @@ pub struct Report {
     pub manifest: Manifest,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ExportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { directory, manifest } = self;
         let Manifest { model, items, active_items, d, conditions, scores, .. } = manifest;

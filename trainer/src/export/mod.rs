@@ -33,7 +33,7 @@ use store::boxed::Boxed;
 use terminal::{Interrupt, Progress};
 
 pub use directory::{FileEntry, MANIFEST};
-pub use manifest::{Manifest, Port, Report, Scores};
+pub use manifest::{ExportReport, Manifest, Port, Scores};
 pub use vectors::ITEM_VECTORS_NPY;
 
 use crate::checkpoint::{self, CheckpointError, Lineage};
@@ -138,11 +138,16 @@ pub fn run<'a>(
     name: &'a str,
     out: &'a Path,
     interrupt: &'a Interrupt,
-) -> Boxed<'a, Result<Report, ExportError>> {
+) -> Boxed<'a, Result<ExportReport, ExportError>> {
     Box::pin(export(root, name, out, interrupt))
 }
 
-async fn export(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> Result<Report, ExportError> {
+async fn export(
+    root: &Root,
+    name: &str,
+    out: &Path,
+    interrupt: &Interrupt,
+) -> Result<ExportReport, ExportError> {
     let directory = root.model_path(name);
     let attributes = checkpoint::attributes(&directory)?;
     let catalogue = Catalogue::load(root, &attributes).await?;
@@ -161,7 +166,7 @@ async fn export(root: &Root, name: &str, out: &Path, interrupt: &Interrupt) -> R
 }
 
 impl Source<'_> {
-    fn write(&self, out: &Path, interrupt: &Interrupt) -> Result<Report, ExportError> {
+    fn write(&self, out: &Path, interrupt: &Interrupt) -> Result<ExportReport, ExportError> {
         self.check()?;
         let staging = Staging::new(out)?;
         let mut progress = Progress::start("export", 5, "files");
@@ -195,7 +200,7 @@ impl Source<'_> {
         let manifest = Manifest::new(self, &items, &onnx, staging.files()?);
         write_json(&staging.file(MANIFEST), &manifest)?;
         staging.publish()?;
-        Ok(Report { directory: out.to_owned(), manifest })
+        Ok(ExportReport { directory: out.to_owned(), manifest })
     }
 
     /// Refuses models that the graph would not describe.

@@ -8,9 +8,9 @@ use schemas::config::{Model, Sft};
 use tempfile::TempDir;
 
 use super::*;
-use crate::data::SequencesSource;
-use crate::data::conditions::Conditions;
+use crate::data::conditions::KnownConditions;
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{ItemIndex, SequencesSource};
 use crate::device::Backend;
 
 mod agreement;
@@ -60,7 +60,7 @@ impl Example {
         let mut vocabulary = Vocabulary::new(&config.model, &catalogue, &counts);
         if instructions.is_some() {
             let names = ["genre".to_owned(), "new-release".to_owned()];
-            let conditions = Conditions::new(&names, &config.conditions.derived, &catalogue);
+            let conditions = KnownConditions::new(&names, &config.conditions.derived, &catalogue);
             vocabulary = vocabulary.with_conditions(conditions);
         }
         catalogue.version = 3;
@@ -94,7 +94,7 @@ impl Example {
         self.directory.path().join("out")
     }
 
-    fn write(&self, interrupt: &Interrupt) -> Result<Report, ExportError> {
+    fn write(&self, interrupt: &Interrupt) -> Result<ExportReport, ExportError> {
         let source = Source {
             name: "m",
             model: &self.model,
@@ -107,7 +107,7 @@ impl Example {
         source.write(&self.out(), interrupt)
     }
 
-    fn export(&self) -> Report {
+    fn export(&self) -> ExportReport {
         self.write(&Interrupt::default()).unwrap()
     }
 
@@ -117,7 +117,7 @@ impl Example {
 
     /// What is scored: `[items, d]`.
     fn candidates(&self) -> Tensor {
-        let items: Vec<u32> = (1..=ITEMS as u32).collect();
+        let items: Vec<ItemIndex> = ItemIndex::all(ITEMS).collect();
         self.model.candidates(&self.model.item_vectors(&items).unwrap().vectors).unwrap()
     }
 }

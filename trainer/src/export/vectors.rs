@@ -16,7 +16,7 @@ use parquet::file::properties::WriterProperties;
 use ragged::UNIT_EPSILON;
 use schemas::config::Model;
 
-use crate::data::Catalogue;
+use crate::data::{Catalogue, ItemIndex};
 use crate::models::SequenceModel;
 
 /// The numpy array. A graph without the vectors in it refers to this file.
@@ -41,8 +41,8 @@ impl Items {
 
     /// Of the first `items` items of the catalogue of `model`, whose settings are `settings`.
     pub(super) fn new(model: &SequenceModel, settings: &Model, items: usize) -> Result<Self> {
-        let indexes: Vec<u32> = (1..=items as u32).collect();
-        let embedded = model.item_vectors(&indexes)?.vectors.detach();
+        let items: Vec<ItemIndex> = ItemIndex::all(items).collect();
+        let embedded = model.item_vectors(&items)?.vectors.detach();
         let vectors = model.candidates(&embedded)?.flatten_all()?.to_vec1::<f32>()?;
         let embedded = embedded.flatten_all()?.to_vec1::<f32>()?;
         let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();

@@ -5,31 +5,30 @@
 //! is ranked, and the model alone has to comply; with one, only the items that carry the condition.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use rayon::prelude::*;
 use schemas::condition::Condition;
 use serde::Serialize;
 
-use super::metrics;
+use super::metrics::{self, Answer, LIST};
 use super::stored::instructed::InstructedTarget;
 use super::unknown;
-use super::{EvaluateError, Evaluation, Metrics, Protocol, Report, Target, TargetRank, gains};
-use crate::data::conditions::{Carriers, Conditions};
+use super::{
+    CC_10, EvaluateError, EvaluateReport, Evaluation, HR_10, Metrics, PerMetric, Protocol, Target, TargetRank,
+};
+use crate::data::conditions::{Carriers, ConditionRows, KnownConditions};
+use crate::data::{ConditionRow, ItemIndex};
 use crate::kinds::TrainedModel;
-use crate::serve::{Answers, Carrying, Filter, Question as Asked, Recommender, Scored};
-
-/// The longest list that is looked at.
-const LIST: usize = 50;
+use crate::serve::{Answers, Carrying, ListFilter, ListQuery, Recommender, Scored};
 
 /// Questions whose seen items are held at a time.
 const BLOCK: usize = 1 << 12;
 
 /// The conditions that may be asked for, and who carries them.
 #[derive(Debug, Clone, Copy)]
-pub struct Instructed<'a> {
+pub struct AskedConditions<'a> {
     /// The conditions.
-    pub conditions: &'a Conditions,
+    pub conditions: &'a KnownConditions,
     /// Which items carry them.
     pub carriers: &'a Carriers,
 }
@@ -40,28 +39,24 @@ pub(super) struct Question<'a> {
     pub(super) target: &'a Target,
     /// What the protocol shows before it.
     pub(super) context: usize,
-    pub(super) condition: u32,
+    pub(super) condition: ConditionRow,
     /// When the target happened.
     pub(super) at: i64,
     /// 1 over the number of its conditions; of an instruction, its weight.
     pub(super) weight: f64,
 }
 
-/// What came of one question, for one choice of filters.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Answer {
-    /// The target's place in the list, from 1, where it is in it.
-    pub(super) rank: Option<u32>,
-    /// Of the first 10, 20 and 50 items, how many carry the condition.
-    pub(super) compliant: [u32; 3],
-}
-
 impl Answer {
-    fn of(question: &Question<'_>, list: &[Scored], Instructed { carriers, .. }: Instructed<'_>) -> Self {
+    /// The answer to one question, for one choice of filters.
+    fn of(
+        question: &Question<'_>,
+        list: &[Scored],
+        AskedConditions { carriers, .. }: AskedConditions<'_>,
+    ) -> Self {
         let place = list.iter().position(|scored| scored.item == question.target.item);
         let carries = |scored: &&Scored| carriers.carries(scored.item, question.condition, question.at);
         let compliant = |k: usize| list.iter().take(k).filter(carries).count() as u32;
-        Self { rank: place.map(|place| place as u32 + 1), compliant: [10, 20, 50].map(compliant) }
+        Self::new(place.map(|place| place as u32 + 1), compliant)
     }
 }
 
@@ -116,7 +111,7 @@ impl Evaluation<'_> {
         &self,
         name: &str,
         model: &dyn TrainedModel,
-        instructed: Instructed<'_>,
+        instructed: AskedConditions<'_>,
         protocol: Protocol,
         attributes: &[&str],
     ) -> Result<Vec<Metrics>, EvaluateError> {
@@ -132,9 +127,9 @@ impl Evaluation<'_> {
         attribute: &str,
         name: &str,
         model: &dyn Recommender,
-        instructed: Instructed<'_>,
+        instructed: AskedConditions<'_>,
         protocols: &[Protocol],
-        report: &mut Report,
+        report: &mut EvaluateReport,
     ) -> Result<Vec<InstructedTarget>, EvaluateError> {
         let mut rows = Vec::new();
         for &protocol in protocols {
@@ -150,7 +145,7 @@ impl Evaluation<'_> {
     /// Every target that takes part under `protocol`, once for each of its values of `attributes`.
     pub(super) fn questions(
         &self,
-        Instructed { conditions, carriers }: Instructed<'_>,
+        AskedConditions { conditions, carriers }: AskedConditions<'_>,
         protocol: Protocol,
         attributes: &[&str],
     ) -> Result<Vec<Question<'_>>, EvaluateError> {
@@ -161,8 +156,8 @@ impl Evaluation<'_> {
         let mut questions = Vec::new();
         for (target, context) in self.asked(protocol) {
             let at = self.time(target);
-            let carried = |rows: &Range<u32>| carriers.carried(target.item, rows, at).collect::<Vec<_>>();
-            let own: Vec<u32> = rows.iter().flat_map(carried).collect();
+            let carried = |rows: &ConditionRows| carriers.carried(target.item, rows, at).collect::<Vec<_>>();
+            let own: Vec<ConditionRow> = rows.iter().flat_map(carried).collect();
             let weight = 1.0 / own.len() as f64;
             questions.extend(own.into_iter().map(|condition| Question {
                 target,
@@ -184,24 +179,26 @@ impl Evaluation<'_> {
     pub(super) fn answers(
         &self,
         model: &dyn Recommender,
-        instructed: Instructed<'_>,
+        instructed: AskedConditions<'_>,
         protocol: Protocol,
         questions: &[Question<'_>],
     ) -> Result<Vec<[Answer; 4]>, EvaluateError> {
         let read = self.read_under(model, questions)?;
         let mut answers = Vec::with_capacity(questions.len());
         for (number, block) in questions.chunks(BLOCK).enumerate() {
-            let seen: Vec<Vec<u32>> =
+            let seen: Vec<Vec<ItemIndex>> =
                 block.par_iter().map(|question| question.target.seen(self.sequences, protocol)).collect();
-            let filters: Vec<[Filter<'_>; 4]> = block
+            let filters: Vec<[ListFilter<'_>; 4]> = block
                 .iter()
                 .zip(&seen)
                 .map(|(question, seen)| {
                     Filters::ALL.map(|filters| self.filter(filters, question, seen, instructed))
                 })
                 .collect();
-            let asked: Vec<Asked<'_>> =
-                (number * BLOCK..).zip(&filters).map(|(answer, filters)| Asked { answer, filters }).collect();
+            let asked: Vec<ListQuery<'_>> = (number * BLOCK..)
+                .zip(&filters)
+                .map(|(answer, filters)| ListQuery { answer, filters })
+                .collect();
             let lists = read.best(&asked, LIST)?;
             for (question, lists) in block.iter().zip(lists.chunks_exact(Filters::ALL.len())) {
                 let mut answer = [Answer::default(); 4];
@@ -219,12 +216,12 @@ impl Evaluation<'_> {
         &'f self,
         filters: Filters,
         question: &Question<'_>,
-        seen: &'f [u32],
-        instructed: Instructed<'f>,
-    ) -> Filter<'f> {
+        seen: &'f [ItemIndex],
+        instructed: AskedConditions<'f>,
+    ) -> ListFilter<'f> {
         let &Question { condition, at, .. } = question;
         let carrying = Carrying { carriers: instructed.carriers, condition, at };
-        Filter {
+        ListFilter {
             allowed: &self.catalogue.active,
             seen: if filters.seen { seen } else { &[] },
             carrying: filters.condition.then_some(carrying),
@@ -252,15 +249,11 @@ impl Evaluation<'_> {
         let targets = questions.iter().map(|question| question.weight).sum::<f64>();
         let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
         let asked = self.asked(protocol).len();
-        let mean = |filters: usize, gain: &dyn Fn(&Answer) -> f64| {
-            let sum: f64 = questions.iter().zip(answers).map(|(q, a)| q.weight * gain(&a[filters])).sum();
-            metrics::mean(sum, targets)
-        };
         let of = |(i, filters): (usize, Filters)| {
-            let [hr_10, hr_20, hr_50, ndcg_10] =
-                [0, 1, 2, 3].map(|g| mean(i, &|answer: &Answer| gains(answer.rank)[g]));
-            let [cc_10, cc_20, cc_50] = [(0, 10.0), (1, 20.0), (2, 50.0)]
-                .map(|(c, k)| mean(i, &|answer: &Answer| f64::from(answer.compliant[c]) / k));
+            let means = PerMetric::from_fn(|key| {
+                let sum: f64 = questions.iter().zip(answers).map(|(q, a)| q.weight * a[i].value(key)).sum();
+                metrics::mean(sum, targets)
+            });
             Metrics {
                 condition: Some(attributes.into()),
                 condition_from: Some("target".into()),
@@ -269,13 +262,7 @@ impl Evaluation<'_> {
                 targets: targets.round() as usize,
                 no_history: self.targets.len() - asked - left_out,
                 left_out,
-                hr_10,
-                hr_20,
-                hr_50,
-                ndcg_10,
-                cc_10,
-                cc_20,
-                cc_50,
+                means,
                 ..Metrics::of(name, self.split, protocol, filters.seen)
             }
         };
@@ -297,12 +284,9 @@ impl Evaluation<'_> {
             at += same.len();
             let TargetRank { user_id, position, ts, item_id, .. } = self.row(same[0].target);
             for (i, filters) in Filters::ALL.into_iter().enumerate() {
-                let mut numbers = [0f64; 7];
+                let mut numbers = PerMetric::from_fn(|_| 0.0);
                 for answer in answers {
-                    let cc =
-                        [(0, 10.0), (1, 20.0), (2, 50.0)].map(|(c, k)| f64::from(answer[i].compliant[c]) / k);
-                    let values = gains(answer[i].rank).into_iter().chain(cc);
-                    numbers.iter_mut().zip(values).for_each(|(n, value)| *n += value / same.len() as f64);
+                    numbers += answer[i].values().map(|value| value / same.len() as f64);
                 }
                 rows.push(InstructedTarget {
                     user_id: user_id.clone(),
@@ -324,28 +308,27 @@ impl Evaluation<'_> {
         &self,
         name: &str,
         protocol: Protocol,
-        instructed: Instructed<'_>,
+        instructed: AskedConditions<'_>,
         questions: &[Question<'_>],
         answers: &[[Answer; 4]],
     ) -> Vec<ConditionMetrics> {
-        let mut sums: BTreeMap<u32, [f64; 4]> = BTreeMap::new();
+        let mut sums: BTreeMap<ConditionRow, [f64; 4]> = BTreeMap::new();
         for (question, [plain, filtered, ..]) in questions.iter().zip(answers) {
-            let compliance = f64::from(plain.compliant[0]) / 10.0;
-            let values = [1.0, gains(plain.rank)[0], compliance, gains(filtered.rank)[0]];
+            let values = [1.0, plain.value(HR_10), plain.value(CC_10), filtered.value(HR_10)];
             for (sum, value) in sums.entry(question.condition).or_default().iter_mut().zip(values) {
                 *sum += question.weight * value;
             }
         }
         let newest = questions.iter().map(|question| question.at).max().unwrap_or(0);
-        let Instructed { conditions, carriers } = instructed;
+        let AskedConditions { conditions, carriers } = instructed;
         let pools = carriers.pool_sizes(conditions, newest, &self.catalogue.active);
-        let of = |(row, [targets, hr_10, cc_10, hr_10_filtered]): (u32, [f64; 4])| {
+        let of = |(row, [targets, hr_10, cc_10, hr_10_filtered]): (ConditionRow, [f64; 4])| {
             Some(ConditionMetrics {
                 model: name.into(),
                 condition: conditions.get(row)?,
                 protocol,
                 targets,
-                pool: pools[row as usize],
+                pool: pools[row.index()],
                 hr_10: hr_10 / targets,
                 cc_10: cc_10 / targets,
                 hr_10_filtered: hr_10_filtered / targets,

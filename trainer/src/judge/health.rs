@@ -14,7 +14,7 @@ use super::{EvaluateError, Evaluation, Protocol, asked_rows};
 use crate::checkpoint;
 use crate::data::Catalogue;
 use crate::device;
-use crate::serve::{Filter, Question, RecommendError};
+use crate::serve::{ListFilter, ListQuery, RecommendError};
 
 /// Places of a list that count for coverage.
 const PLACES: usize = 50;
@@ -90,9 +90,9 @@ async fn measure_health(config: &Config, root: &Root, name: &str) -> Result<Heal
         model => model?,
     };
     let answers = evaluation.read(&*model, asked.iter().map(|&(target, context)| (target, context, None)))?;
-    let filters = [Filter { allowed: &catalogue.active, seen: &[], carrying: None }];
-    let questions: Vec<Question<'_>> =
-        (0..answers.len()).map(|answer| Question { answer, filters: &filters }).collect();
+    let filters = [ListFilter { allowed: &catalogue.active, seen: &[], carrying: None }];
+    let questions: Vec<ListQuery<'_>> =
+        (0..answers.len()).map(|answer| ListQuery { answer, filters: &filters }).collect();
     let Ok(lists) = answers.best(&questions, PLACES) else {
         return Ok(Health { not_finite: Some("scores".into()), ..Health::default() });
     };

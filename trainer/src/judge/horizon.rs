@@ -7,8 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Protocol, Ranks, Target, metrics};
-use crate::data::Sequences;
+use super::{HR_10, Protocol, Ranks, Target, metrics};
+use crate::data::SequencesTable;
 
 /// Events that one prediction is asked for.
 pub const HORIZON: usize = 10;
@@ -33,7 +33,7 @@ pub struct HorizonMetrics {
 
 /// The users' targets, [`HORIZON`] consecutive ones each, in the order of `targets`. Empty where the split is
 /// another: some user has more or fewer, or they are not neighbours in one row.
-pub(super) fn groups<'a>(sequences: &Sequences, targets: &'a [Target]) -> Vec<&'a [Target]> {
+pub(super) fn groups<'a>(sequences: &SequencesTable, targets: &'a [Target]) -> Vec<&'a [Target]> {
     let user = |target: &Target| sequences.user[target.row];
     let groups: Vec<&[Target]> = targets.chunk_by(|a, b| user(a) == user(b)).collect();
     let whole = |group: &&[Target]| {
@@ -48,7 +48,7 @@ pub(super) fn hit_rates(ranks: &[Ranks], filter_seen: bool) -> Vec<Option<f64>> 
     (0..HORIZON)
         .map(|h| {
             let ahead = ranks.iter().skip(h).step_by(HORIZON);
-            metrics::means(ahead.map(|r| r.among(filter_seen))).1[0]
+            metrics::means(ahead.map(|r| r.among(filter_seen))).1[HR_10]
         })
         .collect()
 }
@@ -58,12 +58,12 @@ mod tests {
     use super::*;
 
     fn target(row: usize, t: usize) -> Target {
-        Target { row, t, item: 1, visible: t, left_out: false }
+        Target { row, t, item: 1.into(), visible: t, left_out: false }
     }
 
     #[test]
     fn a_curve_needs_ten_neighbours_of_every_user() {
-        let sequences = Sequences { user: vec![0, 0, 1], ..Sequences::default() };
+        let sequences = SequencesTable { user: vec![0, 0, 1], ..SequencesTable::default() };
         let row = |row, first: usize| (first..first + HORIZON).map(move |t| target(row, t));
         let targets: Vec<Target> = row(1, 5).chain(row(2, 0)).collect();
         let found = groups(&sequences, &targets);

@@ -11,13 +11,11 @@ use rayon::prelude::*;
 use schemas::config::Instructions;
 use serde::Serialize;
 
-use super::condition::{Filters, Question as Instruction};
-use super::metrics;
-use super::{EvaluateError, Evaluation, Instructed, Metrics, Protocol, Target, gains};
-use crate::serve::{Filter, List, Merge, Merged, Origin, Question, Recommender, merge};
-
-/// The longest list that is looked at.
-const LIST: usize = 50;
+use super::condition::{Filters, Question};
+use super::metrics::{self, Answer, LIST};
+use super::{AskedConditions, EvaluateError, Evaluation, Metrics, PerMetric, Protocol, Target};
+use crate::data::{ConditionRow, ItemIndex};
+use crate::serve::{List, ListFilter, ListQuery, Merge, Merged, Origin, Recommender, merge};
 
 /// Targets whose seen items and lists are held at a time.
 const BLOCK: usize = 1 << 10;
@@ -46,7 +44,7 @@ pub struct Diversity {
 }
 
 /// One target, and what it is asked by.
-struct Asked<'a> {
+struct AskedTarget<'a> {
     target: &'a Target,
     /// Visible events.
     activity: usize,
@@ -58,7 +56,7 @@ struct Asked<'a> {
 struct Lists {
     /// With the instructions of its user, merged: without a filter, and with one.
     merged: [Vec<Merged>; 2],
-    plain: Vec<u32>,
+    plain: Vec<ItemIndex>,
 }
 
 impl Evaluation<'_> {
@@ -68,18 +66,19 @@ impl Evaluation<'_> {
         &self,
         name: &str,
         model: &dyn Recommender,
-        instructed: Instructed<'_>,
-        (settings, min_pool): (&Instructions, usize),
+        instructed: AskedConditions<'_>,
+        settings: &Instructions,
+        min_pool: usize,
         protocol: Protocol,
     ) -> Result<(Vec<Metrics>, Vec<Diversity>), EvaluateError> {
         let quota = quotas(instructed, settings);
         let newest = self.targets.iter().map(|target| self.time(target)).max().unwrap_or(0);
-        let Instructed { conditions, carriers } = instructed;
+        let AskedConditions { conditions, carriers } = instructed;
         let pools = carriers.pool_sizes(conditions, newest, &self.catalogue.active);
         let quota: Vec<Quota> = quota
             .into_iter()
             .map(|quota| {
-                let large = |&row: &u32| pools[row as usize] >= min_pool;
+                let large = |&row: &ConditionRow| pools[row.index()] >= min_pool;
                 Quota { rows: quota.rows.into_iter().filter(large).collect(), ..quota }
             })
             .collect();
@@ -88,18 +87,18 @@ impl Evaluation<'_> {
             let at = self.time(target);
             let events = self.visible_events(target, context);
             let since = at.saturating_sub(settings.window.ms);
-            let in_window: Vec<(u32, i64)> =
+            let in_window: Vec<(ItemIndex, i64)> =
                 events.iter().copied().filter(|&(_, ts)| ts > since && ts <= at).collect();
             let first = questions.len();
             let instructions = instructions(instructed, &quota, settings.per_user, &in_window);
-            questions.extend(instructions.into_iter().map(|(condition, weight)| Instruction {
+            questions.extend(instructions.into_iter().map(|(condition, weight)| Question {
                 target,
                 context,
                 condition,
                 at,
                 weight,
             }));
-            asked.push(Asked { target, activity: events.len(), questions: first..questions.len() });
+            asked.push(AskedTarget { target, activity: events.len(), questions: first..questions.len() });
         }
         let lists = self.lists(model, instructed, protocol, &questions, &asked)?;
         let attributes: Vec<&str> = quota.iter().map(|quota| quota.attribute.as_str()).collect();
@@ -112,7 +111,7 @@ impl Evaluation<'_> {
     }
 
     /// The items and times of all events that a target may see, also from before its row.
-    fn visible_events(&self, target: &Target, context: usize) -> Vec<(u32, i64)> {
+    fn visible_events(&self, target: &Target, context: usize) -> Vec<(ItemIndex, i64)> {
         let sequences = self.sequences;
         let Some(last) = context.checked_sub(1) else { return Vec::new() };
         let last = sequences.places[sequences.row(target.row).start + last] as usize;
@@ -122,21 +121,21 @@ impl Evaluation<'_> {
     fn lists(
         &self,
         model: &dyn Recommender,
-        instructed: Instructed<'_>,
+        instructed: AskedConditions<'_>,
         protocol: Protocol,
-        questions: &[Instruction<'_>],
-        asked: &[Asked<'_>],
+        questions: &[Question<'_>],
+        asked: &[AskedTarget<'_>],
     ) -> Result<Vec<Lists>, EvaluateError> {
         let instructed_answers = self.read_under(model, questions)?;
         let plain_answers = self
             .read(model, self.asked(protocol).into_iter().map(|(target, context)| (target, context, None)))?;
         let mut all = Vec::with_capacity(asked.len());
         for (number, block) in asked.chunks(BLOCK).enumerate() {
-            let seen: Vec<Vec<u32>> =
+            let seen: Vec<Vec<ItemIndex>> =
                 block.par_iter().map(|asked| asked.target.seen(self.sequences, protocol)).collect();
             let (first, last) = (block[0].questions.start, block[block.len() - 1].questions.end);
             // Without a filter by the condition, and with one.
-            let filters: Vec<[Filter<'_>; 2]> = block
+            let filters: Vec<[ListFilter<'_>; 2]> = block
                 .iter()
                 .zip(&seen)
                 .flat_map(|(asked, seen)| questions[asked.questions.clone()].iter().map(move |q| (q, seen)))
@@ -145,16 +144,16 @@ impl Evaluation<'_> {
                         .map(|filters| self.filter(filters, question, seen, instructed))
                 })
                 .collect();
-            let asking: Vec<Question<'_>> =
-                (first..last).zip(&filters).map(|(answer, filters)| Question { answer, filters }).collect();
+            let asking: Vec<ListQuery<'_>> =
+                (first..last).zip(&filters).map(|(answer, filters)| ListQuery { answer, filters }).collect();
             let lists = instructed_answers.best(&asking, LIST)?;
-            let unseen: Vec<[Filter<'_>; 1]> = seen
+            let unseen: Vec<[ListFilter<'_>; 1]> = seen
                 .iter()
-                .map(|seen| [Filter { allowed: &self.catalogue.active, seen, carrying: None }])
+                .map(|seen| [ListFilter { allowed: &self.catalogue.active, seen, carrying: None }])
                 .collect();
-            let asking: Vec<Question<'_>> = (number * BLOCK..)
+            let asking: Vec<ListQuery<'_>> = (number * BLOCK..)
                 .zip(&unseen)
-                .map(|(answer, filters)| Question { answer, filters })
+                .map(|(answer, filters)| ListQuery { answer, filters })
                 .collect();
             let plain = plain_answers.best(&asking, LIST)?;
             for (asked, plain) in block.iter().zip(plain) {
@@ -180,13 +179,13 @@ impl Evaluation<'_> {
         name: &str,
         protocol: Protocol,
         attributes: &str,
-        instructed: Instructed<'_>,
-        asked: &[Asked<'_>],
+        instructed: AskedConditions<'_>,
+        asked: &[AskedTarget<'_>],
         lists: &[Lists],
     ) -> Vec<Metrics> {
         let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
         let of_filter = |(i, filters): (usize, Filters)| {
-            let mut sums = [0f64; 7];
+            let mut sums = PerMetric::from_fn(|_| 0.0);
             let mut targets = 0;
             for (asked, lists) in asked.iter().zip(lists).filter(|(asked, _)| !asked.questions.is_empty()) {
                 let merged = &lists.merged[i];
@@ -195,15 +194,10 @@ impl Evaluation<'_> {
                 let carries = |m: &Merged| {
                     m.condition.is_some_and(|row| instructed.carriers.carries(m.scored.item, row, at))
                 };
-                let compliance =
-                    |k: usize| merged.iter().take(k).filter(|m| carries(m)).count() as f64 / k as f64;
-                let values =
-                    gains(place.map(|p| p as u32 + 1)).into_iter().chain([10, 20, LIST].map(compliance));
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                let compliant = |k: usize| merged.iter().take(k).filter(|m| carries(m)).count() as u32;
+                sums += Answer::new(place.map(|p| p as u32 + 1), compliant).values();
                 targets += 1;
             }
-            let [hr_10, hr_20, hr_50, ndcg_10, cc_10, cc_20, cc_50] =
-                sums.map(|sum| metrics::mean(sum, f64::from(targets)));
             Metrics {
                 condition: Some(attributes.into()),
                 condition_from: Some("instructions".into()),
@@ -212,13 +206,7 @@ impl Evaluation<'_> {
                 targets: targets as usize,
                 no_history: self.targets.len() - asked.len() - left_out,
                 left_out,
-                hr_10,
-                hr_20,
-                hr_50,
-                ndcg_10,
-                cc_10,
-                cc_20,
-                cc_50,
+                means: sums.map(|sum| metrics::mean(sum, f64::from(targets))),
                 ..Metrics::of(name, self.split, protocol, filters.seen)
             }
         };
@@ -230,11 +218,11 @@ impl Evaluation<'_> {
         name: &str,
         protocol: Protocol,
         quota: &Quota,
-        instructed: Instructed<'_>,
-        asked: &[Asked<'_>],
+        instructed: AskedConditions<'_>,
+        asked: &[AskedTarget<'_>],
         lists: &[Lists],
     ) -> Vec<Diversity> {
-        let mut by_activity: Vec<(&Asked<'_>, &Lists)> =
+        let mut by_activity: Vec<(&AskedTarget<'_>, &Lists)> =
             asked.iter().zip(lists).filter(|(asked, _)| !asked.questions.is_empty()).collect();
         by_activity.sort_by_key(|(asked, _)| asked.activity);
         let third = by_activity.len().div_ceil(3).max(1);
@@ -242,14 +230,14 @@ impl Evaluation<'_> {
         let groups = ["low", "middle", "high"].into_iter().zip(by_activity.chunks(third));
         groups
             .map(|(activity, group)| {
-                let mean = |values: &dyn Fn(&Lists) -> Vec<u32>| {
-                    let different = |&(asked, lists): &(&Asked<'_>, &Lists)| {
+                let mean = |values: &dyn Fn(&Lists) -> Vec<ItemIndex>| {
+                    let different = |&(asked, lists): &(&AskedTarget<'_>, &Lists)| {
                         let at = self.time(asked.target);
                         let items = values(lists);
                         let carried = items.iter().take(DIVERSITY).flat_map(|&item| {
                             instructed.carriers.carried(item, &rows, at).collect::<Vec<_>>()
                         });
-                        carried.collect::<std::collections::HashSet<u32>>().len() as f64
+                        carried.collect::<std::collections::HashSet<ConditionRow>>().len() as f64
                     };
                     group.iter().map(different).sum::<f64>() / group.len() as f64
                 };
@@ -272,19 +260,19 @@ impl Evaluation<'_> {
 struct Quota {
     attribute: String,
     /// The rows of its conditions that may be instructions.
-    rows: Vec<u32>,
+    rows: Vec<ConditionRow>,
     /// How many of a user's instructions it may give.
     most: usize,
 }
 
 /// The attributes of the settings that the model knows, or all that it knows where the settings name none.
-fn quotas(Instructed { conditions, .. }: Instructed<'_>, settings: &Instructions) -> Vec<Quota> {
+fn quotas(AskedConditions { conditions, .. }: AskedConditions<'_>, settings: &Instructions) -> Vec<Quota> {
     let most = |name: &str| match settings.quota.is_empty() {
         true => Some(settings.per_user),
         false => settings.quota.get(name).copied(),
     };
     let of = |name: &str| {
-        let rows = conditions.rows(name).ok()?.collect();
+        let rows = conditions.rows(name).ok()?.iter().collect();
         Some(Quota { attribute: name.to_owned(), rows, most: most(name)? })
     };
     conditions.attributes().filter_map(of).collect()
@@ -292,31 +280,34 @@ fn quotas(Instructed { conditions, .. }: Instructed<'_>, settings: &Instructions
 
 /// A user's instructions and their weights, the heaviest first, from the events in the window.
 fn instructions(
-    Instructed { conditions, carriers }: Instructed<'_>,
+    AskedConditions { conditions, carriers }: AskedConditions<'_>,
     quotas: &[Quota],
     per_user: usize,
-    events: &[(u32, i64)],
-) -> Vec<(u32, f64)> {
-    let key = |row: u32| conditions.get(row).map(|c| (c.attribute, c.value));
-    let heaviest = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then_with(|| key(a.0).cmp(&key(b.0)));
+    events: &[(ItemIndex, i64)],
+) -> Vec<(ConditionRow, f64)> {
+    let key = |row: ConditionRow| conditions.get(row).map(|c| (c.attribute, c.value));
+    let heaviest = |a: &(ConditionRow, f64), b: &(ConditionRow, f64)| {
+        b.1.total_cmp(&a.1).then_with(|| key(a.0).cmp(&key(b.0)))
+    };
     let mut all = Vec::new();
     for Quota { attribute, rows, most } in quotas {
         let Ok(values) = conditions.rows(attribute) else { continue };
         // As the table has it: added up in integers by the number of an item's values, and compared as it is stored.
-        let mut counts: BTreeMap<(u32, usize), u64> = BTreeMap::new();
+        let mut counts: BTreeMap<(ConditionRow, usize), u64> = BTreeMap::new();
         for &(item, ts) in events {
             // Values that instruct nobody have their share of the event all the same.
-            let carried: Vec<u32> = carriers.carried(item, &values, ts).collect();
+            let carried: Vec<ConditionRow> = carriers.carried(item, &values, ts).collect();
             for row in carried.iter().filter(|row| rows.binary_search(row).is_ok()) {
                 *counts.entry((*row, carried.len())).or_default() += 1;
             }
         }
-        let mut sums: BTreeMap<u32, f64> = BTreeMap::new();
+        let mut sums: BTreeMap<ConditionRow, f64> = BTreeMap::new();
         for ((row, values), count) in counts {
             *sums.entry(row).or_default() += count as f64 / values as f64;
         }
         let weight = |sum: f64| f64::from((sum / events.len() as f64) as f32);
-        let mut weights: Vec<(u32, f64)> = sums.into_iter().map(|(row, sum)| (row, weight(sum))).collect();
+        let mut weights: Vec<(ConditionRow, f64)> =
+            sums.into_iter().map(|(row, sum)| (row, weight(sum))).collect();
         weights.sort_by(heaviest);
         all.extend(weights.into_iter().take(*most));
     }
@@ -330,21 +321,21 @@ mod tests {
     use schemas::config::Conditions as Settings;
 
     use super::*;
-    use crate::data::Catalogue;
-    use crate::data::conditions::{Carriers, Conditions};
+    use crate::data::conditions::{Carriers, KnownConditions};
+    use crate::data::{Catalogue, ids};
 
     #[test]
     fn instructions_are_what_was_met_most_often() {
         let catalogue =
             Catalogue::example(&[("a", &["Rock"]), ("b", &["Jazz", "Rock"]), ("c", &[]), ("d", &["Folk"])]);
         let derived = Settings::default().derived;
-        let conditions = Conditions::new(&["genre".into()], &derived, &catalogue);
+        let conditions = KnownConditions::new(&["genre".into()], &derived, &catalogue);
         let carriers = Carriers::new(&conditions, &derived, &catalogue);
-        let instructed = Instructed { conditions: &conditions, carriers: &carriers };
+        let instructed = AskedConditions { conditions: &conditions, carriers: &carriers };
         let settings = Instructions::default();
         let found = |per_user: usize, quota: usize| -> Vec<(String, f64)> {
-            let quota = Quota { attribute: "genre".into(), rows: vec![0, 1, 2], most: quota };
-            instructions(instructed, &[quota], per_user, &[(1, 0), (2, 0), (3, 0), (4, 0)])
+            let quota = Quota { attribute: "genre".into(), rows: ids(&[0, 1, 2]), most: quota };
+            instructions(instructed, &[quota], per_user, &[1, 2, 3, 4].map(|item| (ItemIndex::new(item), 0)))
                 .into_iter()
                 .map(|(row, weight)| (conditions.get(row).unwrap().value, weight))
                 .collect()
@@ -352,7 +343,7 @@ mod tests {
         let expected = [("Rock".to_owned(), 0.375), ("Folk".to_owned(), 0.25), ("Jazz".to_owned(), 0.125)];
         assert_eq!(found(8, 8), expected);
         assert_eq!((found(2, 8), found(8, 1)), (expected[..2].to_vec(), expected[..1].to_vec()));
-        let all = Quota { attribute: "genre".into(), rows: vec![0, 1, 2], most: 8 };
+        let all = Quota { attribute: "genre".into(), rows: ids(&[0, 1, 2]), most: 8 };
         assert_eq!(quotas(instructed, &settings), [all]);
         let only = Instructions { quota: [("language".to_owned(), 1)].into(), ..settings };
         assert_eq!(quotas(instructed, &only), []);

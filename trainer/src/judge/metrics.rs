@@ -1,4 +1,9 @@
+//! The metrics of ranked lists. [`METRICS`] is the one table of them: evaluation, validation records, comparison and the
+//! gate's figures hold one number for each of its rows ([`PerMetric`]).
+
 use serde::{Deserialize, Serialize};
+
+use super::per_metric::{self, PerMetric};
 
 /// Which part of a user's history a prediction may build on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +25,170 @@ impl Protocol {
             Self::Standard => "standard",
             Self::AsServed => "as-served",
         }
+    }
+}
+
+/// One number of a ranked list; a row of [`METRICS`].
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// The key in JSON and figures, such as `hr@10`.
+    pub name: &'static str,
+    /// The metric reads this many places from the top of the list.
+    pub places: usize,
+    measure: Measure,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Measure {
+    /// The gain at a rank within the places, from 1. Any other target is a miss and gains 0.
+    Gain(fn(u32) -> f64),
+    /// The share of the places whose items carry the condition; an empty place does not.
+    Compliance,
+}
+
+/// Every metric, in the order of all outputs: those of ranks first, then those that need a condition.
+///
+/// A new row is all that a new metric needs.
+pub const METRICS: &[Metric] = &[
+    // Hit rate (Eq. 7).
+    Metric::of_rank("hr@10", 10, |_| 1.0),
+    Metric::of_rank("hr@20", 20, |_| 1.0),
+    Metric::of_rank("hr@50", 50, |_| 1.0),
+    // Normalised discounted cumulative gain, with one relevant item.
+    Metric::of_rank("ndcg@10", 10, |rank| 1.0 / f64::from(rank + 1).log2()),
+    // Condition compliance (Eq. 8).
+    Metric::compliance("cc@10", 10),
+    Metric::compliance("cc@20", 20),
+    Metric::compliance("cc@50", 50),
+];
+
+/// The number of metrics.
+pub const ALL: usize = METRICS.len();
+
+/// The number of metrics that need no condition.
+pub const OF_RANKS: usize = of_ranks();
+
+/// The longest list that a metric reads.
+pub(super) const LIST: usize = longest();
+
+/// Hit rate at 10, the headline.
+pub const HR_10: Key = Key::of("hr@10");
+/// Normalised discounted cumulative gain at 10.
+pub const NDCG_10: Key = Key::of("ndcg@10");
+/// Condition compliance at 10.
+pub const CC_10: Key = Key::of("cc@10");
+
+impl Metric {
+    const fn of_rank(name: &'static str, places: usize, gain: fn(u32) -> f64) -> Self {
+        Self { name, places, measure: Measure::Gain(gain) }
+    }
+
+    const fn compliance(name: &'static str, places: usize) -> Self {
+        Self { name, places, measure: Measure::Compliance }
+    }
+
+    /// The name in tables, such as `HR@10`.
+    pub fn label(&self) -> String {
+        self.name.to_uppercase()
+    }
+
+    /// The name of a Parquet column, of a scalar and of a field in comparisons, such as `hr_10`.
+    pub fn column(&self) -> String {
+        self.name.replace('@', "_")
+    }
+}
+
+const fn of_ranks() -> usize {
+    let mut first = 0;
+    while first < METRICS.len() && matches!(METRICS[first].measure, Measure::Gain(_)) {
+        first += 1;
+    }
+    let mut rest = first;
+    while rest < METRICS.len() {
+        assert!(matches!(METRICS[rest].measure, Measure::Compliance), "metrics of ranks come first");
+        rest += 1;
+    }
+    first
+}
+
+const fn longest() -> usize {
+    let (mut longest, mut i) = (0, 0);
+    while i < METRICS.len() {
+        if METRICS[i].places > longest {
+            longest = METRICS[i].places;
+        }
+        i += 1;
+    }
+    longest
+}
+
+/// The place of a metric in [`METRICS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(pub(super) usize);
+
+impl Key {
+    /// # Panics
+    ///
+    /// No metric has this name. A constant fails to compile.
+    const fn of(name: &str) -> Self {
+        let mut i = 0;
+        while i < METRICS.len() {
+            if equal(METRICS[i].name.as_bytes(), name.as_bytes()) {
+                return Self(i);
+            }
+            i += 1;
+        }
+        panic!("no metric has this name");
+    }
+
+    /// The row of the table.
+    pub fn metric(self) -> &'static Metric {
+        &METRICS[self.0]
+    }
+
+    /// Its place, from 0.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+const fn equal(a: &[u8], b: &[u8]) -> bool {
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
+
+/// What came of one list: all that a metric reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Answer {
+    /// The target's place in the list, from 1, where it is in it.
+    pub(super) rank: Option<u32>,
+    /// For each metric of compliance, how many of its places hold an item that carries the condition.
+    pub(super) compliant: [u32; ALL - OF_RANKS],
+}
+
+impl Answer {
+    /// `compliant(k)`: how many of the first `k` items carry the condition.
+    pub(super) fn new(rank: Option<u32>, compliant: impl Fn(usize) -> u32) -> Self {
+        Self { rank, compliant: std::array::from_fn(|i| compliant(METRICS[OF_RANKS + i].places)) }
+    }
+
+    /// One metric of this list.
+    pub(super) fn value(&self, key: Key) -> f64 {
+        let Metric { places, measure, .. } = key.metric();
+        match measure {
+            Measure::Gain(gain) => {
+                self.rank.filter(|&rank| rank as usize <= *places).map_or(0.0, gain)
+            }
+            Measure::Compliance => f64::from(self.compliant[key.0 - OF_RANKS]) / *places as f64,
+        }
+    }
+
+    /// The first `N` metrics of this list.
+    pub(super) fn values<const N: usize>(&self) -> PerMetric<f64, N> {
+        PerMetric::from_fn(|key| self.value(key))
     }
 }
 
@@ -50,31 +219,13 @@ pub struct Metrics {
     pub no_history: usize,
     /// Targets left out because their row had to leave events out.
     pub left_out: usize,
-    /// Hit rate at 10 (Eq. 7).
-    #[serde(rename = "hr@10")]
-    pub hr_10: Option<f64>,
-    /// Hit rate at 20.
-    #[serde(rename = "hr@20")]
-    pub hr_20: Option<f64>,
-    /// Hit rate at 50.
-    #[serde(rename = "hr@50")]
-    pub hr_50: Option<f64>,
-    /// Normalised discounted cumulative gain at 10.
-    #[serde(rename = "ndcg@10")]
-    pub ndcg_10: Option<f64>,
-    /// Under a condition, the share of the first 10 items that carry it (Eq. 8).
-    #[serde(rename = "cc@10", default, skip_serializing_if = "Option::is_none")]
-    pub cc_10: Option<f64>,
-    /// Of the first 20.
-    #[serde(rename = "cc@20", default, skip_serializing_if = "Option::is_none")]
-    pub cc_20: Option<f64>,
-    /// Of the first 50.
-    #[serde(rename = "cc@50", default, skip_serializing_if = "Option::is_none")]
-    pub cc_50: Option<f64>,
+    /// The means, by the names of their metrics. Metrics that need a condition have none without one, and no key.
+    #[serde(flatten, with = "per_metric::by_name")]
+    pub means: PerMetric<Option<f64>, ALL>,
 }
 
 impl Metrics {
-    /// Of nothing yet.
+    /// A line without targets.
     pub(super) fn of(model: &str, split: &str, protocol: Protocol, filter_seen: bool) -> Self {
         Self {
             model: model.into(),
@@ -88,32 +239,22 @@ impl Metrics {
             targets: 0,
             no_history: 0,
             left_out: 0,
-            hr_10: None,
-            hr_20: None,
-            hr_50: None,
-            ndcg_10: None,
-            cc_10: None,
-            cc_20: None,
-            cc_50: None,
+            means: PerMetric::from_fn(|_| None),
         }
     }
 }
 
-/// HR@10, HR@20, HR@50 (Eq. 7) and NDCG@10 of one target; without a rank it is a miss.
-pub(crate) fn gains(rank: Option<u32>) -> [f64; 4] {
-    let Some(rank) = rank else { return [0.0; 4] };
-    let hit = |k: u32| f64::from(u8::from(rank <= k));
-    [hit(10), hit(20), hit(50), hit(10) / f64::from(rank + 1).log2()]
+/// The metrics of one target's rank, from 1; without a rank it is a miss.
+pub(crate) fn gains(rank: Option<u32>) -> PerMetric<f64> {
+    Answer { rank, ..Answer::default() }.values()
 }
 
-/// The four means over ranks; a target without a rank is a miss. Nothing has no mean.
-pub(super) fn means(ranks: impl Iterator<Item = Option<u32>>) -> (usize, [Option<f64>; 4]) {
-    let (mut n, mut sums) = (0usize, [0f64; 4]);
+/// The number of `ranks` and the means of their metrics; a target without a rank is a miss. Nothing has no mean.
+pub(super) fn means(ranks: impl Iterator<Item = Option<u32>>) -> (usize, PerMetric<Option<f64>>) {
+    let (mut n, mut sums) = (0usize, PerMetric::from_fn(|_| 0.0));
     for rank in ranks {
         n += 1;
-        for (sum, gain) in sums.iter_mut().zip(gains(rank)) {
-            *sum += gain;
-        }
+        sums += gains(rank);
     }
     (n, sums.map(|sum| mean(sum, n as f64)))
 }
@@ -137,11 +278,12 @@ mod tests {
     #[test]
     fn means_count_hits_and_discount_ranks() {
         let (n, found) = means([Some(1), Some(3), Some(15), Some(51), None].into_iter());
-        let [hr_10, hr_20, hr_50, ndcg] = found.map(Option::unwrap);
+        let found = found.map(Option::unwrap);
+        let near = |name, expected: f64| (found[Key::of(name)] - expected).abs() < 1e-12;
         assert_eq!(n, 5);
-        assert!((hr_10 - 0.4).abs() < 1e-12 && (hr_20 - 0.6).abs() < 1e-12 && (hr_50 - 0.6).abs() < 1e-12);
-        assert!((ndcg - (1.0 + 0.5) / 5.0).abs() < 1e-12);
-        assert_eq!(means(std::iter::empty()).1, [None; 4]);
+        assert!(near("hr@10", 0.4) && near("hr@20", 0.6) && near("hr@50", 0.6), "{found:?}");
+        assert!(near("ndcg@10", (1.0 + 0.5) / 5.0), "{found:?}");
+        assert_eq!(means(std::iter::empty()).1, PerMetric::from_fn(|_| None));
     }
 
     #[test]
@@ -155,6 +297,32 @@ mod tests {
         for key in ["hr@10", "hr@20", "hr@50", "ndcg@10"] {
             assert!(json.as_object().unwrap().contains_key(key) && json[key].is_null(), "{json}");
         }
+        assert!(!json.as_object().unwrap().contains_key("cc@10"), "{json}");
         assert_eq!(serde_json::from_value::<Metrics>(json).unwrap(), none);
+    }
+
+    #[test]
+    fn a_name_says_how_many_places_are_read() {
+        for (i, metric) in METRICS.iter().enumerate() {
+            assert!(metric.name.ends_with(&format!("@{}", metric.places)), "{metric:?}");
+            assert!(METRICS[..i].iter().all(|earlier| earlier.name != metric.name), "{metric:?}");
+        }
+    }
+
+    /// A line as it was written before the table: its keys, their order, and what it says where some are missing.
+    #[test]
+    fn a_line_reads_and_writes_as_it_always_did() {
+        let text = "{\"model\":\"m\",\"split\":\"test\",\"protocol\":\"as-served\",\"filter_seen\":true,\
+                    \"condition\":\"genre\",\"condition_from\":\"target\",\"condition_filter\":false,\
+                    \"without_condition\":2,\"targets\":3,\"no_history\":0,\"left_out\":1,\"hr@10\":0.1,\
+                    \"hr@20\":0.30000000000000004,\"hr@50\":1.0,\"ndcg@10\":0.0625,\"cc@10\":0.5,\"cc@20\":0.25,\
+                    \"cc@50\":0.125}";
+        let line: Metrics = serde_json::from_str(text).unwrap();
+        assert_eq!((line.means[HR_10], line.means[CC_10]), (Some(0.1), Some(0.5)));
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+        let old = text.replace(",\"condition_filter\":false,\"without_condition\":2", "");
+        let old = old.split(",\"cc@10\"").next().unwrap().replace(",\"ndcg@10\":0.0625", "") + "}";
+        let line: Metrics = serde_json::from_str(&old).unwrap();
+        assert_eq!((line.means[HR_10], line.means[NDCG_10], line.means[CC_10]), (Some(0.1), None, None));
     }
 }

@@ -12,14 +12,13 @@
 //! | `prequential.rs` | what is new, asked of a model that has not learned it |
 //! | `health.rs` | finite weights, coverage, scores: for the gate |
 //! | `stored/` | the rank of every target, beside the model |
-//! | `compare/` | runs side by side, and their paired differences |
 
-pub mod compare;
 mod condition;
 mod health;
 mod horizon;
 mod instructions;
 mod metrics;
+pub(crate) mod per_metric;
 mod prequential;
 mod report;
 pub mod stored;
@@ -32,40 +31,59 @@ use schemas::history::Role;
 use store::Root;
 use store::boxed::Boxed;
 
-pub use condition::{ConditionMetrics, Instructed};
+pub use condition::{AskedConditions, ConditionMetrics};
 pub use health::{Health, health};
 pub use horizon::{HORIZON, HorizonMetrics};
 pub use instructions::Diversity;
-pub use metrics::{Metrics, Protocol};
+pub use metrics::{ALL, CC_10, HR_10, Key, METRICS, Metric, Metrics, NDCG_10, OF_RANKS, Protocol};
 pub(crate) use metrics::{gains, rate};
-pub use report::Report;
+pub use per_metric::PerMetric;
+pub use report::EvaluateReport;
 pub(crate) use report::change;
 pub use stored::{StoredError, TargetRank};
-pub use targets::{Split, Target, targets};
+pub use targets::{Target, TargetSplit, targets};
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::data::conditions::{Carriers, Conditions, UnknownCondition};
-use crate::data::{Catalogue, DataError, Sequences};
+use crate::data::conditions::{Carriers, KnownConditions, UnknownCondition};
+use crate::data::{Catalogue, ConditionRow, DataError, SequencesTable};
 use crate::device::{self, DeviceError};
 use crate::kinds::TrainedModel;
 use crate::random;
 use crate::serve::{
-    Answers, CoOccurrence, Followers, NotFinite, Popular, Popularity, RankQuery, Ranks, Read, Reading,
+    Answers, CoOccurrence, Followers, NotFinite, Popular, PopularityOrder, RankQuery, Ranks, Read, Reading,
     RecommendError, Recommender, Serving,
 };
 use targets::targets_at;
 
+/// Under which conditions a model is evaluated, besides without any.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UnderConditions<'a> {
+    /// Attributes of the catalogue and derived conditions: each target's own values of them.
+    pub attributes: &'a [String],
+    /// Each user's own instructions too.
+    pub by_instructions: bool,
+}
+
+impl<'a> UnderConditions<'a> {
+    /// Without any.
+    pub const NONE: Self = Self { attributes: &[], by_instructions: false };
+
+    /// The values of these.
+    pub const fn attributes(attributes: &'a [String]) -> Self {
+        Self { attributes, by_instructions: false }
+    }
+}
+
 /// Evaluates `models/<name>` and, where configured, the baselines, on the targets of `split`, under both protocols, and
 /// stores the results beside the model ([`stored`]). No results where there is no such target. No baselines beside
-/// [`Split::Prequential`]: they count events of the table that is asked. Besides, the model under each of `conditions`: attributes of the catalogue and derived conditions; and, where
-/// that is asked for, under each user's own instructions.
+/// [`TargetSplit::Prequential`]: they count events of the table that is asked. Besides, the model under the conditions that are `asked` for.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
     name: &'a str,
-    split: Split,
-    asked: (&'a [String], bool),
-) -> Boxed<'a, Result<Report, EvaluateError>> {
+    split: TargetSplit,
+    asked: UnderConditions<'a>,
+) -> Boxed<'a, Result<EvaluateReport, EvaluateError>> {
     Box::pin(evaluate(config, root, name, split, asked))
 }
 
@@ -73,9 +91,9 @@ async fn evaluate(
     config: &Config,
     root: &Root,
     name: &str,
-    split: Split,
-    (conditions, by_instructions): (&[String], bool),
-) -> Result<Report, EvaluateError> {
+    split: TargetSplit,
+    UnderConditions { attributes: conditions, by_instructions }: UnderConditions<'_>,
+) -> Result<EvaluateReport, EvaluateError> {
     for name in conditions {
         config.check_condition("--condition", name).map_err(EvaluateError::Usage)?;
     }
@@ -92,26 +110,28 @@ async fn evaluate(
         Some(_) => {
             (checkpoint.model.vocabulary().conditions().clone(), &checkpoint.config.conditions.derived)
         }
-        None => (Conditions::new(conditions, derived, &catalogue), derived),
+        None => (KnownConditions::new(conditions, derived, &catalogue), derived),
     };
     for name in conditions {
         known.rows(name).map_err(|e| unknown(&e))?;
     }
     let carriers = Carriers::new(&known, derived, &catalogue);
-    let role = if split == Split::Test { Role::Test } else { Role::Validation };
+    let role = if split == TargetSplit::Test { Role::Test } else { Role::Validation };
     let sequences = match split {
         // What is new is looked for among all rows.
-        Split::Prequential => Sequences::load(root, catalogue.items()).await?,
-        Split::Validation | Split::Test => asked_rows(config, root, catalogue.items(), role).await?,
+        TargetSplit::Prequential => SequencesTable::load(root, catalogue.items()).await?,
+        TargetSplit::Validation | TargetSplit::Test => {
+            asked_rows(config, root, catalogue.items(), role).await?
+        }
     };
     let mut evaluation = Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, role);
-    if split == Split::Prequential {
-        let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
-        let new = prequential::new_positions(&sequences, (&fresh, &source), (name, &checkpoint.lineage))?;
+    if split == TargetSplit::Prequential {
+        let (fresh, source) = SequencesTable::load_fresh(root, catalogue.items()).await?;
+        let new = prequential::new_positions(&sequences, &fresh, &source, name, &checkpoint.lineage)?;
         evaluation.split = split.name();
         evaluation.targets = targets_at(&sequences, |position| new[position]);
     }
-    let mut report = Report {
+    let mut report = EvaluateReport {
         source: sequences.source.clone(),
         trained_on: None,
         learned_events: None,
@@ -122,10 +142,10 @@ async fn evaluate(
         by_condition: Vec::new(),
         diversity: Vec::new(),
     };
-    if split != Split::Prequential && checkpoint.lineage.sequences != sequences.source {
+    if split != TargetSplit::Prequential && checkpoint.lineage.sequences != sequences.source {
         report.trained_on = Some(checkpoint.lineage.sequences.clone());
     }
-    if split != Split::Prequential
+    if split != TargetSplit::Prequential
         && !config.sequences.holds_out_for_ever(&sequences.source.config_hash)
         && let Some(learned) = checkpoint.lineage.learned_events()
     {
@@ -149,22 +169,22 @@ async fn evaluate(
     }
     let (curves, mut horizon) = evaluation.horizon(name, &*model, protocols)?;
     report.horizon = curves;
-    if config.evaluate.baselines && config.evaluate.sample == 0 && split != Split::Prequential {
+    if config.evaluate.baselines && config.evaluate.sample == 0 && split != TargetSplit::Prequential {
         report.results.extend(evaluation.baselines(protocols)?);
     }
     let stored = checkpoint::find(&directory).unwrap_or(directory);
     if !conditions.is_empty() {
-        let instructed = Instructed { conditions: &known, carriers: &carriers };
+        let instructed = AskedConditions { conditions: &known, carriers: &carriers };
         for attribute in conditions {
             let rows = evaluation.under(attribute, name, &*model, instructed, protocols, &mut report)?;
             let path = stored::instructed::instructed_path(&stored, evaluation.split, attribute);
             stored::instructed::write_instructed(&path, &rows)?;
         }
         if by_instructions {
-            let settings = (&config.instructions, config.conditions.min_pool);
+            let (settings, min_pool) = (&config.instructions, config.conditions.min_pool);
             for &protocol in protocols {
                 let (metrics, diversity) =
-                    evaluation.under_instructions(name, &*model, instructed, settings, protocol)?;
+                    evaluation.under_instructions(name, &*model, instructed, settings, min_pool, protocol)?;
                 report.results.extend(metrics);
                 report.diversity.extend(diversity);
             }
@@ -188,7 +208,7 @@ async fn evaluate(
 }
 
 /// The share of the events that happened at the same time as another one of their user: their order is the tie policy's.
-fn tied_share(sequences: &Sequences) -> Option<f64> {
+fn tied_share(sequences: &SequencesTable) -> Option<f64> {
     let (mut events, mut tied) = (0usize, 0usize);
     let mut of_user: Vec<i64> = Vec::new();
     for row in 0..sequences.rows() {
@@ -209,20 +229,20 @@ pub(crate) async fn asked_rows(
     root: &Root,
     items: usize,
     role: Role,
-) -> Result<Sequences, DataError> {
+) -> Result<SequencesTable, DataError> {
     let wanted = config.evaluate.sample;
     if wanted == 0 {
-        return Sequences::load(root, items).await;
+        return SequencesTable::load(root, items).await;
     }
     let mut lot = random::generator(config.seed, "asked", 0);
     let (mut rows, mut targets) = (0, 0);
-    let enough = |read: &Sequences, draws: usize| {
+    let enough = |read: &SequencesTable, draws: usize| {
         let new = (rows..read.rows()).flat_map(|row| read.owned(row));
         targets += new.filter(|&position| read.roles[position] == role).count();
         rows = read.rows();
         targets >= wanted || draws >= DRAWS_MAX
     };
-    let read = Sequences::sample(root, items, &mut lot, enough).await?;
+    let read = SequencesTable::sample(root, items, &mut lot, enough).await?;
     let found = (0..read.rows()).flat_map(|row| read.owned(row)).filter(|&p| read.roles[p] == role).count();
     if found < wanted {
         eprintln!("{found} of {wanted} targets were found (evaluate.sample)");
@@ -303,7 +323,7 @@ fn unknown(error: &UnknownCondition) -> EvaluateError {
 /// The held-out targets of one split, ready to be asked.
 #[derive(Debug)]
 pub struct Evaluation<'a> {
-    sequences: &'a Sequences,
+    sequences: &'a SequencesTable,
     catalogue: &'a Catalogue,
     config: &'a Evaluate,
     seed: u64,
@@ -314,13 +334,13 @@ pub struct Evaluation<'a> {
 impl<'a> Evaluation<'a> {
     /// For the targets of `role`: validation or test.
     pub fn new(
-        sequences: &'a Sequences,
+        sequences: &'a SequencesTable,
         catalogue: &'a Catalogue,
         config: &'a Evaluate,
         seed: u64,
         role: Role,
     ) -> Self {
-        let split = if role == Role::Test { Split::Test } else { Split::Validation }.name();
+        let split = if role == Role::Test { TargetSplit::Test } else { TargetSplit::Validation }.name();
         Self { sequences, catalogue, config, seed, split, targets: targets(sequences, role) }
     }
 
@@ -382,7 +402,7 @@ impl<'a> Evaluation<'a> {
     fn read<'m, 't>(
         &self,
         model: &'m dyn Recommender,
-        asked: impl Iterator<Item = (&'t Target, usize, Option<u32>)>,
+        asked: impl Iterator<Item = (&'t Target, usize, Option<ConditionRow>)>,
     ) -> Result<Box<dyn Answers + 'm>, EvaluateError> {
         let (mut rows, mut reads) = (Vec::new(), Vec::new());
         for (target, length, condition) in asked {
@@ -468,7 +488,7 @@ impl<'a> Evaluation<'a> {
             user_id: sequences.users[sequences.user[target.row] as usize].clone(),
             position: sequences.places[position],
             ts: sequences.ts[position],
-            item_id: self.catalogue.item_ids[target.item as usize].clone(),
+            item_id: self.catalogue.item_ids[target.item.index()].clone(),
             horizon: 1,
             ranks: [None; Protocol::ALL.len()],
         }
@@ -477,7 +497,7 @@ impl<'a> Evaluation<'a> {
     /// Results of the baselines, from the training events of the same rows.
     pub fn baselines(&self, protocols: &[Protocol]) -> Result<Vec<Metrics>, EvaluateError> {
         let counts = self.sequences.training_counts(self.catalogue.items());
-        let popular = Popular { popularity: Popularity::new(&counts), seed: self.seed };
+        let popular = Popular { popularity: PopularityOrder::new(&counts), seed: self.seed };
         let followers = Followers::of_training(self.sequences);
         let co_occurrence = CoOccurrence::new(followers, &counts, self.seed);
         let baselines: [(&str, &dyn Recommender); 2] =
@@ -503,16 +523,12 @@ impl<'a> Evaluation<'a> {
     fn metrics(&self, name: &str, protocol: Protocol, ranks: &[Ranks]) -> [Metrics; 2] {
         let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
         [true, false].map(|filter_seen| {
-            let (targets, [hr_10, hr_20, hr_50, ndcg_10]) =
-                metrics::means(ranks.iter().map(|r| r.among(filter_seen)));
+            let (targets, means) = metrics::means(ranks.iter().map(|r| r.among(filter_seen)));
             Metrics {
                 targets,
                 no_history: self.targets.len() - ranks.len() - left_out,
                 left_out,
-                hr_10,
-                hr_20,
-                hr_50,
-                ndcg_10,
+                means: means.without_condition(),
                 ..Metrics::of(name, self.split, protocol, filter_seen)
             }
         })

@@ -5,14 +5,16 @@ use schemas::history::Role;
 
 use super::EvaluateError;
 use crate::checkpoint::Lineage;
-use crate::data::{FreshSource, Sequences};
+use crate::data::{FreshSource, SequencesTable};
 
 /// By position of `sequences`, whether it is new in `fresh`: each row of `refresh` is one of `sequences`, with another role
 /// where nothing is new. Both have to be built from one version of `events`, and the model `name` before `fresh` begins.
 pub(super) fn new_positions(
-    sequences: &Sequences,
-    (fresh, source): (&Sequences, &FreshSource),
-    (name, lineage): (&str, &Lineage),
+    sequences: &SequencesTable,
+    fresh: &SequencesTable,
+    source: &FreshSource,
+    name: &str,
+    lineage: &Lineage,
 ) -> Result<Vec<bool>, EvaluateError> {
     let other_build = || EvaluateError::OtherBuild {
         refresh: source.events_version.clone(),
@@ -41,14 +43,14 @@ pub(super) fn new_positions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::SequencesSource;
+    use crate::data::{SequencesSource, ids};
 
     /// A user's rows `0 1 2` and `1 2 | 3 4`, of which 2, 3 and 4 are new, and another user's.
-    fn tables() -> (Sequences, Sequences) {
+    fn tables() -> (SequencesTable, SequencesTable) {
         let source = SequencesSource { events_version: "5".into(), ..SequencesSource::default() };
-        let sequences = Sequences {
+        let sequences = SequencesTable {
             offsets: vec![0, 3, 7, 8],
-            items: vec![10, 11, 12, 11, 12, 13, 14, 10],
+            items: ids(&[10, 11, 12, 11, 12, 13, 14, 10]),
             ts: vec![0, 1, 2, 1, 2, 3, 4, 0],
             roles: [
                 vec![Role::Pretrain; 3],
@@ -60,9 +62,9 @@ mod tests {
             user: vec![0, 0, 1],
             users: vec!["u".into(), "v".into()],
             source: source.clone(),
-            ..Sequences::default()
+            ..SequencesTable::default()
         };
-        let fresh = Sequences {
+        let fresh = SequencesTable {
             offsets: vec![0, 3, 7],
             items: sequences.items[..7].to_vec(),
             ts: sequences.ts[..7].to_vec(),
@@ -75,7 +77,7 @@ mod tests {
             user: vec![0, 0],
             users: vec!["u".into()],
             source,
-            ..Sequences::default()
+            ..SequencesTable::default()
         };
         (sequences, fresh)
     }
@@ -102,8 +104,8 @@ mod tests {
     #[test]
     fn what_is_new_is_found_in_the_whole_build() {
         let (sequences, fresh) = tables();
-        let new = |source: &FreshSource, lineage: &Lineage, fresh: &Sequences| {
-            new_positions(&sequences, (fresh, source), ("m", lineage))
+        let new = |source: &FreshSource, lineage: &Lineage, fresh: &SequencesTable| {
+            new_positions(&sequences, fresh, source, "m", lineage)
         };
         let found = new(&source("5", "3"), &lineage("3", None), &fresh).unwrap();
         assert_eq!(found, [false, false, true, false, false, true, true, false]);
@@ -116,7 +118,7 @@ mod tests {
         }
         let error = new(&source("6", "3"), &lineage("3", None), &fresh).unwrap_err().to_string();
         assert!(error.contains("--since 3"), "{error}");
-        let changed = Sequences { items: vec![9; 7], ..fresh.clone() };
+        let changed = SequencesTable { items: ids(&[9; 7]), ..fresh.clone() };
         assert!(matches!(
             new(&source("5", "3"), &lineage("3", None), &changed),
             Err(EvaluateError::OtherBuild { .. })

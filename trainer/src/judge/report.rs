@@ -2,12 +2,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ConditionMetrics, Diversity, HorizonMetrics, Metrics, rate};
+use super::{ALL, ConditionMetrics, Diversity, HorizonMetrics, METRICS, Metric, Metrics, OF_RANKS, rate};
 use crate::data::SequencesSource;
 
 /// Results, and what they were measured on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct EvaluateReport {
     /// One entry for each model, protocol and filter.
     pub results: Vec<Metrics>,
     /// Whether both protocols show the same before every target, so that their numbers are the same.
@@ -34,7 +34,7 @@ pub struct Report {
     pub learned_events: Option<u64>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for EvaluateReport {
     /// As a table for people: what is compared stands together.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(trained_on) = &self.trained_on {
@@ -94,17 +94,9 @@ impl fmt::Display for Report {
                 first.no_history,
                 first.left_out
             )?;
-            writeln!(f, "  {:width$}   HR@10   HR@20   HR@50  NDCG@10", "model")?;
+            writeln!(f, "  {:width$}{}", "model", labels(OF_RANKS))?;
             for m in group {
-                writeln!(
-                    f,
-                    "  {:width$}  {}  {}  {}   {}",
-                    m.model,
-                    rate(m.hr_10),
-                    rate(m.hr_20),
-                    rate(m.hr_50),
-                    rate(m.ndcg_10)
-                )?;
+                writeln!(f, "  {:width$}{}", m.model, cells(m, OF_RANKS))?;
             }
         }
         let shown = |curve: &&HorizonMetrics| {
@@ -126,6 +118,21 @@ impl fmt::Display for Report {
     }
 }
 
+/// The labels of the first `metrics` rows of the table, over [`cells`].
+fn labels(metrics: usize) -> String {
+    METRICS[..metrics].iter().map(|metric| cell(metric, &metric.label())).collect()
+}
+
+/// The means of one line.
+fn cells(m: &Metrics, metrics: usize) -> String {
+    m.means.iter().take(metrics).map(|(metric, &mean)| cell(metric, &rate(mean))).collect()
+}
+
+/// A column is as wide as its label and as a rate.
+fn cell(metric: &Metric, text: &str) -> String {
+    format!("  {text:>0$}", metric.label().len().max(6))
+}
+
 /// By how many per cent `after` is more than `before`; a dash where that is nothing to compare with.
 pub(crate) fn change(before: Option<f64>, after: Option<f64>) -> String {
     match before.zip(after) {
@@ -137,7 +144,7 @@ pub(crate) fn change(before: Option<f64>, after: Option<f64>) -> String {
 /// Conditions in the table, at most.
 const CONDITIONS: usize = 20;
 
-impl Report {
+impl EvaluateReport {
     /// What instructions came to: the means, then condition by condition.
     fn under_conditions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown =
@@ -161,22 +168,16 @@ impl Report {
                     m.without_condition
                 )?;
                 let [a, b] = ["seen items", "condition"];
-                writeln!(f, "  {a:10}  {b:9}   HR@10   HR@20   HR@50  NDCG@10   CC@10   CC@20   CC@50")?;
+                writeln!(f, "  {a:10}  {b:9}{}", labels(ALL))?;
                 heading = Some(of);
             }
             let filter = |filtered| if filtered { "filtered" } else { "kept" };
             writeln!(
                 f,
-                "  {:10}  {:9}  {}  {}  {}   {}  {}  {}  {}",
+                "  {:10}  {:9}{}",
                 filter(m.filter_seen),
                 if m.condition_filter { "filtered" } else { "asked for" },
-                rate(m.hr_10),
-                rate(m.hr_20),
-                rate(m.hr_50),
-                rate(m.ndcg_10),
-                rate(m.cc_10),
-                rate(m.cc_20),
-                rate(m.cc_50)
+                cells(m, ALL)
             )?;
         }
         let diversity: Vec<&Diversity> = self.diversity.iter().filter(|d| shown(d.protocol)).collect();

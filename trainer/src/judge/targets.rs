@@ -3,17 +3,17 @@
 use schemas::history::Role;
 
 use super::Protocol;
-use crate::data::Sequences;
+use crate::data::{ItemIndex, SequencesTable};
 
 /// One event that is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its row in [`Sequences`].
+    /// Its row in [`SequencesTable`].
     pub row: usize,
     /// Its place inside that row.
     pub t: usize,
     /// Its item.
-    pub item: u32,
+    pub item: ItemIndex,
     /// `v_t` inside the row.
     pub visible: usize,
     /// Whether the row leaves out events that came before the target.
@@ -36,12 +36,12 @@ impl Target {
     }
 
     /// Every item that `protocol` shows, also from before the row: sorted, each once.
-    pub fn seen(&self, sequences: &Sequences, protocol: Protocol) -> Vec<u32> {
+    pub fn seen(&self, sequences: &SequencesTable, protocol: Protocol) -> Vec<ItemIndex> {
         let Some(context) = self.context(protocol) else { return Vec::new() };
         let Some(last) = context.checked_sub(1) else { return Vec::new() };
         // What is visible is a prefix of the whole history, up to the last visible position of the row.
         let last = sequences.places[sequences.row(self.row).start + last] as usize;
-        let mut seen: Vec<u32> = sequences.history(self.row, last + 1).collect();
+        let mut seen: Vec<ItemIndex> = sequences.history(self.row, last + 1).collect();
         seen.sort_unstable();
         seen.dedup();
         seen
@@ -50,7 +50,7 @@ impl Target {
 
 /// Which events are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
+pub enum TargetSplit {
     /// Those held out for validation.
     Validation,
     /// Those held out for tests.
@@ -59,7 +59,7 @@ pub enum Split {
     Prequential,
 }
 
-impl Split {
+impl TargetSplit {
     /// The name as it is asked for and printed.
     pub fn name(self) -> &'static str {
         match self {
@@ -71,12 +71,12 @@ impl Split {
 }
 
 /// All targets with `role`, in the order of the rows.
-pub fn targets(sequences: &Sequences, role: Role) -> Vec<Target> {
+pub fn targets(sequences: &SequencesTable, role: Role) -> Vec<Target> {
     targets_at(sequences, |position| sequences.roles[position] == role)
 }
 
 /// The events at the owned positions that are `asked`, in the order of the rows.
-pub(super) fn targets_at(sequences: &Sequences, asked: impl Fn(usize) -> bool) -> Vec<Target> {
+pub(super) fn targets_at(sequences: &SequencesTable, asked: impl Fn(usize) -> bool) -> Vec<Target> {
     (0..sequences.rows())
         .flat_map(|row| sequences.owned(row).map(move |position| (row, position)))
         .filter(|&(_, position)| asked(position))
@@ -98,13 +98,14 @@ pub(super) fn targets_at(sequences: &Sequences, asked: impl Fn(usize) -> bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ids;
 
     #[test]
     fn seen_is_every_visible_event_also_from_before_the_row() {
         // One user: row 0 owns the events 0 to 3; row 1 shows 1 and 3, and owns 4 and 5.
-        let sequences = Sequences {
+        let sequences = SequencesTable {
             offsets: vec![0, 4, 8],
-            items: vec![10, 11, 12, 13, 11, 13, 14, 15],
+            items: ids(&[10, 11, 12, 13, 11, 13, 14, 15]),
             visible: vec![0, 1, 2, 3, 0, 1, 1, 3],
             roles: [vec![Role::Pretrain; 4], vec![Role::Context; 2], vec![Role::Validation, Role::Test]]
                 .concat(),
@@ -115,7 +116,7 @@ mod tests {
             users: vec!["u".into()],
             ts: vec![0; 8],
             max_len: 8,
-            ..Sequences::default()
+            ..SequencesTable::default()
         };
         let [validation, test] =
             [Role::Validation, Role::Test].map(|role| targets(&sequences, role).remove(0));

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor};
 use ragged::adam::{Clipping, GradientNorm, Update, matrix};
+use schemas::config::Pretrain;
 
-use crate::models::{CONDITION_PREFIX, ID_TABLE, SavedValues, SequenceModel, TouchedRows};
+use super::SavedLearner;
+use crate::models::{CONDITION_PREFIX, ID_TABLE, SequenceModel, TouchedRows};
 
 /// The optimiser's state: the moments of every parameter and the number of steps taken.
 #[derive(Debug, Clone)]
@@ -17,20 +19,34 @@ pub struct Adam {
     /// For each parameter of `n` rows and `c` columns, `[n, 2 c]`: first moments, then second.
     moments: BTreeMap<String, Tensor>,
     steps: u64,
-    weight_decay: f64,
-    clip_norm: f64,
+    settings: AdamSettings,
+}
+
+/// What decides a step besides its rates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamSettings {
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm.
+    pub clip_norm: f64,
+}
+
+impl From<&Pretrain> for AdamSettings {
+    fn from(&Pretrain { weight_decay, clip_norm, .. }: &Pretrain) -> Self {
+        Self { weight_decay, clip_norm }
+    }
 }
 
 /// The step sizes of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rates {
+pub struct LearningRates {
     /// Of what pre-training learns.
     pub pretrained: f64,
     /// Of what instructions bring.
     pub conditions: f64,
 }
 
-impl From<f64> for Rates {
+impl From<f64> for LearningRates {
     fn from(rate: f64) -> Self {
         Self { pretrained: rate, conditions: rate }
     }
@@ -38,7 +54,7 @@ impl From<f64> for Rates {
 
 impl Adam {
     /// For a new model.
-    pub fn new(model: &SequenceModel, weight_decay: f64, clip_norm: f64) -> Result<Self> {
+    pub fn new(model: &SequenceModel, settings: AdamSettings) -> Result<Self> {
         let moments = model
             .tensors()
             .into_iter()
@@ -47,27 +63,22 @@ impl Adam {
                 Ok((name, Tensor::zeros((rows, 2 * columns), DType::F32, value.device())?))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { moments, steps: 0, weight_decay, clip_norm })
+        Ok(Self { moments, steps: 0, settings })
     }
 
-    /// The state that was saved with `model` after `steps` steps; `settings` are weight decay and the norm gradients are clipped to.
+    /// The state that was `saved` with `model`.
     ///
     /// # Errors
     ///
     /// Where the moments of a parameter are not there, or not of its shape.
-    pub fn restored(
-        model: &SequenceModel,
-        saved: &SavedValues,
-        steps: u64,
-        (weight_decay, clip_norm): (f64, f64),
-    ) -> Result<Self> {
+    pub fn restored(model: &SequenceModel, saved: SavedLearner<'_>, settings: AdamSettings) -> Result<Self> {
         let restore = |(name, value): (String, Tensor)| {
             let (rows, columns) = matrix(&value);
-            let moments = saved.copied(&name, &[rows, 2 * columns], value.device());
+            let moments = saved.values.copied(&name, &[rows, 2 * columns], value.device());
             Ok((name, moments.map_err(|e| e.context("the saved optimiser does not fit the model"))?))
         };
         let moments = model.tensors().into_iter().map(restore).collect::<Result<_>>()?;
-        Ok(Self { moments, steps, weight_decay, clip_norm })
+        Ok(Self { moments, steps: saved.steps, settings })
     }
 
     /// The same state for a model that has [grown](SequenceModel::grown): new rows have no moments yet.
@@ -108,7 +119,7 @@ impl Adam {
         model: &SequenceModel,
         touched: &TouchedRows,
         gradients: &GradStore,
-        rates: Rates,
+        rates: LearningRates,
     ) -> Result<GradientNorm> {
         let mut updates = Vec::new();
         for (name, var) in model.parameters().iter() {
@@ -117,17 +128,22 @@ impl Adam {
             }
         }
         if let Some(gradient) = gradients.get(&touched.values) {
-            updates.push((ID_TABLE, &model.ids().weight, gradient.contiguous()?, Some(touched.rows.clone())));
+            updates.push((
+                ID_TABLE,
+                &model.ids().weight,
+                gradient.contiguous()?,
+                Some(touched.rows.numbers()),
+            ));
         }
         let all: Vec<&Tensor> = updates.iter().map(|(_, _, gradient, _)| gradient).collect();
-        let clipping = Clipping::of(&all, self.clip_norm)?;
+        let clipping = Clipping::of(&all, self.settings.clip_norm)?;
         self.steps += 1;
         for (name, weight, gradient, rows) in updates {
             let Some(moments) = self.moments.get(name) else {
                 candle_core::bail!("no moments for parameter `{name}`");
             };
             let rate = if name.starts_with(CONDITION_PREFIX) { rates.conditions } else { rates.pretrained };
-            Update::new(self.steps, rate, self.weight_decay).apply(
+            Update::new(self.steps, rate, self.settings.weight_decay).apply(
                 &clipping,
                 (weight, moments),
                 &gradient,

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use ragged::adam::GradientNorm;
 use schemas::config::{Config, Pretrain};
-use schemas::tables::NO_ITEM;
 
-use super::{Kind, Learner, New, Step, Taken, TrainedModel};
+use super::{Learner, ModelKind, New, SavedLearner, Taken, TrainedModel, TrainingStep};
+use crate::data::ItemIndex;
 use crate::data::vocabulary::Vocabulary;
-use crate::models::{SavedValues, Values};
+use crate::models::Values;
 use crate::serve::{CoOccurrence, Followers, RecommendError, Recommender, Serving};
 
 /// Last-item co-occurrence.
-pub(super) const KIND: Kind = Kind { name: NAME, new };
+pub(super) const KIND: ModelKind = ModelKind { name: NAME, new };
 
 const NAME: &str = "co-occurrence";
 
@@ -28,7 +28,7 @@ fn new(New { vocabulary, values, .. }: New<'_>) -> Result<Box<dyn TrainedModel>>
         && let Ok(pairs) = saved.get(PAIRS)
     {
         for pair in pairs.to_vec2::<u32>()? {
-            followers.add(pair[0], pair[1], pair[2]);
+            followers.add(pair[0].into(), pair[1].into(), pair[2]);
         }
     }
     Ok(Box::new(Counted { vocabulary, followers }))
@@ -47,7 +47,8 @@ impl TrainedModel for Counted {
     }
 
     fn tensors(&self) -> Result<HashMap<String, Tensor>> {
-        let mut pairs: Vec<[u32; 3]> = self.followers.iter().map(|(last, item, n)| [last, item, n]).collect();
+        let mut pairs: Vec<[u32; 3]> =
+            self.followers.iter().map(|(last, item, n)| [last.get(), item.get(), n]).collect();
         pairs.sort_unstable();
         match pairs.is_empty() {
             true => Ok(HashMap::new()),
@@ -73,19 +74,19 @@ impl TrainedModel for Counted {
     fn into_learner(
         self: Box<Self>,
         _settings: &Pretrain,
-        saved: Option<(&SavedValues, u64)>,
+        saved: Option<SavedLearner<'_>>,
     ) -> Result<Box<dyn Learner>> {
-        Ok(Box::new(Counting { model: *self, steps: saved.map_or(0, |(_, steps)| steps) }))
+        Ok(Box::new(Counting { model: *self, steps: saved.map_or(0, |saved| saved.steps) }))
     }
 
     fn grown(
         &self,
         _config: &Config,
         vocabulary: Arc<Vocabulary>,
-        (_, steps): (&SavedValues, u64),
+        saved: SavedLearner<'_>,
     ) -> Result<Box<dyn Learner>> {
         let model = Self { vocabulary, followers: self.followers.clone() };
-        Ok(Box::new(Counting { model, steps }))
+        Ok(Box::new(Counting { model, steps: saved.steps }))
     }
 }
 
@@ -104,13 +105,13 @@ impl Learner for Counting {
     }
 
     /// Counts what branch 1 is to predict. The loss is what the counts before gave it: `−ln((n + 1) / (N + items))`, with `n` of `N`.
-    fn step(&mut self, Step { plan, .. }: &Step<'_>) -> Result<Taken> {
+    fn step(&mut self, TrainingStep { plan, .. }: &TrainingStep<'_>) -> Result<Taken> {
         let items = self.model.vocabulary.counts().map_or(1, <[u32]>::len) as f64;
         let (mut loss, mut targets) = (0.0, 0u32);
         if let Some(anchors) = plan.batch.branches.first() {
             for (&token, &item) in anchors.tokens.iter().zip(&anchors.items) {
-                let last = plan.batch.items[token as usize];
-                if last != NO_ITEM {
+                let last = plan.batch.items[token.index()];
+                if last != ItemIndex::NO_ITEM {
                     let (n, of) = self.model.followers.count(last, item);
                     loss -= ((f64::from(n) + 1.0) / (of as f64 + items)).ln();
                     self.model.followers.add(last, item, 1);

@@ -2,7 +2,7 @@
 //! is a file that implements them and a line in [`KINDS`].
 //!
 //! ```text
-//! Kind::new ─► TrainedModel ─ into_learner ─► Learner ─ step … step ─► TrainedModel ─ recommender ─► serve::Recommender
+//! ModelKind::new ─► TrainedModel ─ into_learner ─► Learner ─ step … step ─► TrainedModel ─ recommender ─► serve::Recommender
 //! ```
 //!
 //! `sequence.rs` is the kind of all encoders, learned by gradients (`adam.rs`); `co_occurrence.rs` counts.
@@ -26,15 +26,16 @@ use crate::models::{SavedValues, SequenceModel, Values};
 use crate::objectives::{Objective, Plan};
 use crate::serve::{RecommendError, Recommender, Serving};
 
-pub use adam::{Adam, Rates};
+pub use adam::{Adam, AdamSettings, LearningRates};
 pub use sequence::{StepLoss, compute, differentiate};
 
 /// Every kind that `[model] architecture` can name.
-pub const KINDS: &[Kind] = &[sequence::CLIMBER_PILOT, sequence::SASREC, sequence::HSTU, co_occurrence::KIND];
+pub const KINDS: &[ModelKind] =
+    &[sequence::CLIMBER_PILOT, sequence::SASREC, sequence::HSTU, co_occurrence::KIND];
 
 /// A kind of model.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
+pub struct ModelKind {
     /// The architecture's name in the configuration.
     pub name: &'static str,
     /// A model of this kind: a new one, or one that was saved.
@@ -46,7 +47,7 @@ pub struct Kind {
 /// # Errors
 ///
 /// There is none; the error names those that there are.
-pub fn find(architecture: &Architecture) -> std::result::Result<&'static Kind, ConfigError> {
+pub fn find(architecture: &Architecture) -> std::result::Result<&'static ModelKind, ConfigError> {
     let name = architecture.name();
     KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| {
         let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
@@ -102,7 +103,7 @@ pub trait TrainedModel: fmt::Debug + Send + Sync {
         serving: Serving<'a>,
     ) -> std::result::Result<Box<dyn Recommender + 'a>, RecommendError>;
 
-    /// The model, ready to learn: with the optimiser state that was saved with it after so many steps, or a new one.
+    /// The model, ready to learn: with the state that was saved with it, or a new one.
     ///
     /// # Errors
     ///
@@ -110,7 +111,7 @@ pub trait TrainedModel: fmt::Debug + Send + Sync {
     fn into_learner(
         self: Box<Self>,
         settings: &Pretrain,
-        saved: Option<(&SavedValues, u64)>,
+        saved: Option<SavedLearner<'_>>,
     ) -> Result<Box<dyn Learner>>;
 
     /// A copy of the model that goes on learning, with rows for what `vocabulary` has more than its own, of which it is a
@@ -123,7 +124,7 @@ pub trait TrainedModel: fmt::Debug + Send + Sync {
         &self,
         config: &Config,
         vocabulary: Arc<Vocabulary>,
-        saved: (&SavedValues, u64),
+        saved: SavedLearner<'_>,
     ) -> Result<Box<dyn Learner>>;
 
     /// How instructions enter the model; `None` where it follows none.
@@ -136,6 +137,15 @@ pub trait TrainedModel: fmt::Debug + Send + Sync {
     fn sequence_model(&self) -> Option<&SequenceModel> {
         None
     }
+}
+
+/// What was saved of a [`Learner`] besides the values of its model.
+#[derive(Debug, Clone, Copy)]
+pub struct SavedLearner<'a> {
+    /// Its [state](Learner::state).
+    pub values: &'a SavedValues,
+    /// The steps that it had taken.
+    pub steps: u64,
 }
 
 /// A model that learns.
@@ -151,7 +161,7 @@ pub trait Learner: Send {
     /// # Errors
     ///
     /// A tensor operation failed, or a gradient is not finite.
-    fn step(&mut self, step: &Step<'_>) -> Result<Taken>;
+    fn step(&mut self, step: &TrainingStep<'_>) -> Result<Taken>;
 
     /// What it needs besides the model's values to go on, by name.
     fn state(&self) -> HashMap<String, Tensor>;
@@ -159,13 +169,13 @@ pub trait Learner: Send {
 
 /// What a step is to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Step<'a> {
+pub struct TrainingStep<'a> {
     /// What it minimises.
     pub objective: &'a dyn Objective,
     /// What it computes.
     pub plan: &'a Plan,
     /// How far it goes.
-    pub rates: Rates,
+    pub rates: LearningRates,
     /// What it drops.
     pub dropout: Option<Dropout>,
 }

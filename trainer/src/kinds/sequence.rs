@@ -9,18 +9,19 @@ use ragged::Dropout;
 use schemas::config::{Config, Paradigm, Pretrain};
 
 use super::adam::Adam;
-use super::{Kind, Learner, New, Step, Taken, TrainedModel};
+use super::{Learner, ModelKind, New, SavedLearner, Taken, TrainedModel, TrainingStep};
+use crate::data::as_u32s;
 use crate::data::vocabulary::Vocabulary;
-use crate::models::{SavedValues, SequenceModel, TouchedRows};
-use crate::objectives::{Asked, Objective, Plan};
+use crate::models::{SequenceModel, TouchedRows};
+use crate::objectives::{BranchTargets, Objective, Plan};
 use crate::serve::{DotProduct, RecommendError, Recommender, Serving};
 
 /// The paper's (§3.2).
-pub(super) const CLIMBER_PILOT: Kind = Kind { name: "climber-pilot", new };
+pub(super) const CLIMBER_PILOT: ModelKind = ModelKind { name: "climber-pilot", new };
 /// Self-attentive sequential recommendation.
-pub(super) const SASREC: Kind = Kind { name: "sasrec", new };
+pub(super) const SASREC: ModelKind = ModelKind { name: "sasrec", new };
 /// Hierarchical sequential transduction units.
-pub(super) const HSTU: Kind = Kind { name: "hstu", new };
+pub(super) const HSTU: ModelKind = ModelKind { name: "hstu", new };
 
 fn new(New { config, vocabulary, values, backend }: New<'_>) -> Result<Box<dyn TrainedModel>> {
     Ok(Box::new(SequenceModel::with_values(&config.model, &config.sft, vocabulary, values, backend)?))
@@ -45,12 +46,11 @@ impl TrainedModel for SequenceModel {
     fn into_learner(
         self: Box<Self>,
         settings: &Pretrain,
-        saved: Option<(&SavedValues, u64)>,
+        saved: Option<SavedLearner<'_>>,
     ) -> Result<Box<dyn Learner>> {
-        let (weight_decay, clip_norm) = (settings.weight_decay, settings.clip_norm);
         let adam = match saved {
-            Some((saved, steps)) => Adam::restored(&self, saved, steps, (weight_decay, clip_norm))?,
-            None => Adam::new(&self, weight_decay, clip_norm)?,
+            Some(saved) => Adam::restored(&self, saved, settings.into())?,
+            None => Adam::new(&self, settings.into())?,
         };
         Ok(Box::new(GradientLearner { model: *self, adam }))
     }
@@ -59,11 +59,10 @@ impl TrainedModel for SequenceModel {
         &self,
         config: &Config,
         vocabulary: Arc<Vocabulary>,
-        (saved, steps): (&SavedValues, u64),
+        saved: SavedLearner<'_>,
     ) -> Result<Box<dyn Learner>> {
         let model = self.grown(&config.model, &config.sft, vocabulary)?;
-        let settings = (config.pretrain.weight_decay, config.pretrain.clip_norm);
-        let adam = Adam::restored(self, saved, steps, settings)?.grown(&model)?;
+        let adam = Adam::restored(self, saved, (&config.pretrain).into())?.grown(&model)?;
         Ok(Box::new(GradientLearner { model, adam }))
     }
 
@@ -91,7 +90,10 @@ impl Learner for GradientLearner {
         self.adam.steps()
     }
 
-    fn step(&mut self, &Step { objective, plan, rates, dropout }: &Step<'_>) -> Result<Taken> {
+    fn step(
+        &mut self,
+        &TrainingStep { objective, plan, rates, dropout }: &TrainingStep<'_>,
+    ) -> Result<Taken> {
         let (gradients, step) = differentiate(objective, &self.model, plan, dropout)?;
         let gradient_norm = self.adam.step(&self.model, &step.touched, &gradients, rates)?;
         Ok(Taken { loss: step.loss.detach(), gradient_norm })
@@ -128,10 +130,10 @@ pub fn compute(
     let scored = model.candidates(&vectors.vectors)?;
     let candidates = match &plan.candidates {
         None => scored,
-        Some(index) => ragged::gather(&scored, index)?,
+        Some(index) => ragged::gather(&scored, as_u32s(index))?,
     };
     let mut total: Option<Tensor> = None;
-    let mut add = |hidden: &Tensor, asked: &Asked, weight: f64| -> Result<()> {
+    let mut add = |hidden: &Tensor, asked: &BranchTargets, weight: f64| -> Result<()> {
         let mean = objective.loss(hidden, &candidates, asked, model.parameters().precision())?;
         let mean = if weight == 1.0 { mean } else { (mean * weight)? };
         total = Some(match total.take() {

@@ -7,15 +7,14 @@
 //!
 //! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an
 //! interruption, and `best`, the one validation selected. At the end `best` becomes `models/<name>`; until then
-//! whatever is published under that name stays. The run's records ([`crate::learn::records`]) grow beside the two and are
+//! whatever is published under that name stays. The run's records ([`crate::records`]) grow beside the two and are
 //! published with `best`.
 //!
-//! `records/` writes `metrics.jsonl` and TensorBoard, level with the checkpoints; `marks.rs` marks what a job trains.
+//! `marks.rs` marks what a job trains.
 
 pub mod marks;
 mod parent;
 pub mod pretrain;
-pub mod records;
 pub mod refresh;
 pub mod sft;
 mod training_loop;
@@ -27,14 +26,14 @@ use schemas::config::{ConfigError, Pretrain, Selection};
 use serde::Serialize;
 use terminal::Interrupt;
 
-use crate::batch::Batch;
+use crate::batch::TrainingBatch;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, EpochRecord, MadeBy};
 use crate::data::DataError;
 use crate::device::DeviceError;
-use crate::judge::{EvaluateError, Metrics, Protocol};
+use crate::judge::{EvaluateError, HR_10, Key, Metrics, NDCG_10, Protocol};
 use crate::kinds::{Learner, TrainedModel};
-use crate::learn::records::RecordsError;
 use crate::objectives::Objective;
+use crate::records::RecordsError;
 
 /// What is learned, and from what.
 trait Task: Sync {
@@ -50,7 +49,7 @@ trait Task: Sync {
     fn units(&self) -> (&[u32], &'static str);
 
     /// The batch of some of them.
-    fn batch(&self, units: &[u32]) -> Batch;
+    fn batch(&self, units: &[u32]) -> TrainingBatch;
 
     /// What is minimised.
     fn objective(&self) -> &dyn Objective;
@@ -224,7 +223,7 @@ pub enum TrainError {
 
 /// How to run.
 #[derive(Debug, Clone, Copy)]
-pub struct Options<'a> {
+pub struct TrainOptions<'a> {
     /// The model's name.
     pub name: &'a str,
     /// Discard what an earlier run left.
@@ -237,7 +236,7 @@ pub struct Options<'a> {
     pub job: Option<&'a str>,
 }
 
-impl Options<'_> {
+impl TrainOptions<'_> {
     fn made_by(&self) -> Option<MadeBy> {
         self.job.map(|job| MadeBy { job: job.into(), model: self.name.into() })
     }
@@ -245,7 +244,7 @@ impl Options<'_> {
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Outcome {
+pub struct TrainOutcome {
     /// The model.
     pub model: String,
     /// `trained`, `unchanged` (it was trained on just this before) or `interrupted`.
@@ -262,7 +261,7 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for TrainOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.model;
         match self.status {
@@ -308,12 +307,12 @@ pub enum Status {
     Interrupted,
 }
 
-/// The protocol and the number that select the model.
-fn selector(selection: Selection) -> (Protocol, fn(&Metrics) -> Option<f64>) {
+/// The protocol and the metric that select the model.
+fn selector(selection: Selection) -> (Protocol, Key) {
     match selection {
-        Selection::HrStandard => (Protocol::Standard, |m| m.hr_10),
-        Selection::HrAsServed => (Protocol::AsServed, |m| m.hr_10),
-        Selection::NdcgStandard => (Protocol::Standard, |m| m.ndcg_10),
-        Selection::NdcgAsServed => (Protocol::AsServed, |m| m.ndcg_10),
+        Selection::HrStandard => (Protocol::Standard, HR_10),
+        Selection::HrAsServed => (Protocol::AsServed, HR_10),
+        Selection::NdcgStandard => (Protocol::Standard, NDCG_10),
+        Selection::NdcgAsServed => (Protocol::AsServed, NDCG_10),
     }
 }

@@ -8,11 +8,11 @@ use store::Root;
 use store::boxed::Boxed;
 
 use super::training_loop::Run;
-use super::{Options, Outcome, Task, TrainError, selector};
-use crate::batch::Batch;
+use super::{Task, TrainError, TrainOptions, TrainOutcome, selector};
+use crate::batch::TrainingBatch;
 use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::data::vocabulary::Vocabulary;
-use crate::data::{Catalogue, Sequences};
+use crate::data::{Catalogue, ItemIndex, SequencesTable};
 use crate::device::{self, Backend};
 use crate::judge::{Evaluation, Metrics};
 use crate::kinds::{self, Learner, New, TrainedModel};
@@ -23,17 +23,21 @@ use crate::objectives::{Draws, Objective, objective};
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
-    options: Options<'a>,
-) -> Boxed<'a, Result<Outcome, TrainError>> {
+    options: TrainOptions<'a>,
+) -> Boxed<'a, Result<TrainOutcome, TrainError>> {
     Box::pin(pretrain(config, root, options))
 }
 
-async fn pretrain(config: &Config, root: &Root, options: Options<'_>) -> Result<Outcome, TrainError> {
+async fn pretrain(
+    config: &Config,
+    root: &Root,
+    options: TrainOptions<'_>,
+) -> Result<TrainOutcome, TrainError> {
     checkpoint::check_name(options.name)?;
     kinds::find(&config.model.architecture)?;
     let backend = device::open(config)?;
     let catalogue = Catalogue::load(root, &config.model.attributes).await?;
-    let sequences = Sequences::load(root, catalogue.items()).await?;
+    let sequences = SequencesTable::load(root, catalogue.items()).await?;
     let counts = sequences.training_counts(catalogue.items());
     let lineage = Lineage {
         sequences: sequences.source.clone(),
@@ -64,7 +68,7 @@ async fn pretrain(config: &Config, root: &Root, options: Options<'_>) -> Result<
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
     };
-    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
+    let run = Run::new(config, root, options, &backend, &catalogue, &task, lineage);
     if let Some(outcome) = run.prepare()? {
         return Ok(outcome);
     }
@@ -80,7 +84,7 @@ async fn pretrain(config: &Config, root: &Root, options: Options<'_>) -> Result<
 struct Pretraining<'a> {
     config: &'a Config,
     backend: &'a Backend,
-    sequences: &'a Sequences,
+    sequences: &'a SequencesTable,
     catalogue: &'a Catalogue,
     /// Rows that own at least one target.
     rows: Vec<u32>,
@@ -101,10 +105,10 @@ impl Task for Pretraining<'_> {
         (&self.rows, "rows")
     }
 
-    fn batch(&self, rows: &[u32]) -> Batch {
+    fn batch(&self, rows: &[u32]) -> TrainingBatch {
         let Config { model, pretrain, .. } = self.config;
         let without_history = pretrain.loss_without_history;
-        Batch::pretrain(
+        TrainingBatch::pretrain(
             self.sequences,
             rows,
             model.mask,
@@ -141,27 +145,27 @@ impl Task for Pretraining<'_> {
 
 /// The items that a row predicts, over all branches.
 pub(super) fn predicted<'a>(
-    sequences: &'a Sequences,
+    sequences: &'a SequencesTable,
     row: u32,
     config: &Config,
-) -> impl Iterator<Item = u32> + 'a {
+) -> impl Iterator<Item = ItemIndex> + 'a {
     let (model, without) = (&config.model, config.pretrain.loss_without_history);
-    Batch::predicted(sequences, row, model.mask, model.branches, without)
+    TrainingBatch::predicted(sequences, row, model.mask, model.branches, without)
 }
 
 /// The targets that each row owns, over all branches.
-pub(super) fn targets_by_row(sequences: &Sequences, config: &Config) -> Vec<usize> {
+pub(super) fn targets_by_row(sequences: &SequencesTable, config: &Config) -> Vec<usize> {
     (0..sequences.rows() as u32).map(|row| predicted(sequences, row, config).count()).collect()
 }
 
 /// What the batches of an epoch draw from the rows with `targets`.
-pub(super) fn draws(sequences: &Sequences, targets: &[usize], config: &Config, items: usize) -> Draws {
+pub(super) fn draws(sequences: &SequencesTable, targets: &[usize], config: &Config, items: usize) -> Draws {
     let rows = (0u32..).zip(targets).filter(|&(_, &n)| n > 0);
     Draws::new(items, rows.map(|(row, _)| predicted(sequences, row, config)))
 }
 
 /// `n^−balance` for the rows of a user with `n` targets, scaled to a mean of 1 over all targets.
-pub(super) fn row_weights(sequences: &Sequences, targets: &[usize], balance: f64) -> Vec<f32> {
+pub(super) fn row_weights(sequences: &SequencesTable, targets: &[usize], balance: f64) -> Vec<f32> {
     let mut of_user = vec![0usize; sequences.users.len()];
     for (&user, n) in sequences.user.iter().zip(targets) {
         of_user[user as usize] += n;

@@ -25,10 +25,10 @@ use store::boxed::Boxed;
 use super::parent::{Parent, check_names};
 use super::pretrain::{draws, predicted, row_weights, targets_by_row};
 use super::training_loop::Run;
-use super::{Options, Outcome, Task, TrainError, selector};
-use crate::batch::Batch;
+use super::{Task, TrainError, TrainOptions, TrainOutcome, selector};
+use crate::batch::TrainingBatch;
 use crate::checkpoint::{self, Checkpoint, Lineage};
-use crate::data::{Catalogue, FreshSource, Sequences};
+use crate::data::{Catalogue, FreshSource, SequencesTable};
 use crate::device;
 use crate::judge::{DRAWS_MAX, Evaluation, Metrics};
 use crate::kinds::{Learner, TrainedModel};
@@ -41,8 +41,8 @@ pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
     parent: &'a str,
-    options: Options<'a>,
-) -> Boxed<'a, Result<Outcome, TrainError>> {
+    options: TrainOptions<'a>,
+) -> Boxed<'a, Result<TrainOutcome, TrainError>> {
     Box::pin(refresh(config, root, parent, options))
 }
 
@@ -50,16 +50,16 @@ async fn refresh(
     config: &Config,
     root: &Root,
     parent: &str,
-    options: Options<'_>,
-) -> Result<Outcome, TrainError> {
+    options: TrainOptions<'_>,
+) -> Result<TrainOutcome, TrainError> {
     check_names(options.name, parent, ["model to go on from", "refreshed"])?;
     let backend = device::open(config)?;
     let catalogue = Catalogue::load(root, &checkpoint::attributes(&root.model_path(parent))?).await?;
     let origin = Parent::load(root, parent, &catalogue, &backend)?;
     let (config, loaded) = (&origin.config(config), &origin.checkpoint);
     let settings = config.refresh.training(&config.pretrain);
-    let (fresh, source) = Sequences::load_fresh(root, catalogue.items()).await?;
-    let old = Sequences::source(root).await?;
+    let (fresh, source) = SequencesTable::load_fresh(root, catalogue.items()).await?;
+    let old = SequencesTable::source(root).await?;
     let pretrained = &loaded.lineage.sequences.config_hash;
     for (table, settings) in [(REFRESH, &fresh.source.config_hash), (SEQUENCES, &old.config_hash)] {
         if settings != pretrained {
@@ -70,10 +70,10 @@ async fn refresh(
     }
     let learned = loaded.lineage.learned_events();
     let holds_out_for_ever = config.sequences.holds_out_for_ever(&old.config_hash);
-    for warning in check_versions(parent, learned, (&old.events_version, holds_out_for_ever), &source)? {
+    for warning in check_versions(parent, learned, &old.events_version, holds_out_for_ever, &source)? {
         eprintln!("warning: {warning}");
     }
-    let counts = counts(root, &catalogue, loaded, (&fresh, &source), &old.events_version).await?;
+    let counts = counts(root, &catalogue, loaded, &fresh, &source, &old.events_version).await?;
     let lineage = Lineage {
         sequences: old,
         items_version: catalogue.version,
@@ -91,7 +91,8 @@ async fn refresh(
     let mut lot = random::generator(config.seed, "replay", source.refresh_version);
     let mut enough = Enough { config, wanted, rows: 0, targets: 0, held_out: 0 };
     let sequences =
-        Sequences::sample(root, catalogue.items(), &mut lot, |read, runs| enough.with(read, runs)).await?;
+        SequencesTable::sample(root, catalogue.items(), &mut lot, |read, runs| enough.with(read, runs))
+            .await?;
     let rows = rows(fresh, &sequences, config, wanted, &mut lot);
     let targets = targets_by_row(&rows, config);
     let task = Refreshing {
@@ -106,7 +107,7 @@ async fn refresh(
         counts: &counts,
         validation: Evaluation::new(&sequences, &catalogue, &config.evaluate, config.seed, Role::Validation),
     };
-    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
+    let run = Run::new(config, root, options, &backend, &catalogue, &task, lineage);
     if let Some(outcome) = run.prepare()? {
         return Ok(outcome);
     }
@@ -124,7 +125,8 @@ async fn refresh(
 fn check_versions(
     parent: &str,
     learned: Option<u64>,
-    (sequences, holds_out_for_ever): (&str, bool),
+    sequences: &str,
+    holds_out_for_ever: bool,
     source: &FreshSource,
 ) -> Result<Vec<String>, TrainError> {
     let number = |version: &str| version.parse::<u64>().ok();
@@ -164,7 +166,8 @@ async fn counts(
     root: &Root,
     catalogue: &Catalogue,
     parent: &Checkpoint,
-    (fresh, source): (&Sequences, &FreshSource),
+    fresh: &SequencesTable,
+    source: &FreshSource,
     events_version: &str,
 ) -> Result<Vec<u32>, TrainError> {
     let items = catalogue.items();
@@ -172,7 +175,7 @@ async fn counts(
     let (mut counts, with_new) = match parent.model.vocabulary().counts() {
         Some(known) if begins_at_the_parent => (known.to_vec(), false),
         _ => {
-            let all = Sequences::load(root, items).await?;
+            let all = SequencesTable::load(root, items).await?;
             (all.training_counts(items), events_version == source.events_version)
         }
     };
@@ -199,7 +202,7 @@ struct Enough<'a> {
 impl Enough<'_> {
     /// Targets to choose from, for each that is repeated.
     const CHOICE: usize = 2;
-    fn with(&mut self, read: &Sequences, draws: usize) -> bool {
+    fn with(&mut self, read: &SequencesTable, draws: usize) -> bool {
         for row in self.rows..read.rows() {
             self.targets += predicted(read, row as u32, self.config).count();
             let held_out = |&position: &usize| read.roles[position] == Role::Validation;
@@ -213,12 +216,12 @@ impl Enough<'_> {
 
 /// The rows with new targets, and behind them as many rows of `sequences`, drawn by the lot, as have `wanted` targets.
 fn rows(
-    mut fresh: Sequences,
-    sequences: &Sequences,
+    mut fresh: SequencesTable,
+    sequences: &SequencesTable,
     config: &Config,
     wanted: usize,
     lot: &mut impl Rng,
-) -> Sequences {
+) -> SequencesTable {
     let mut old = targets_by_row(sequences, config);
     // What is new would be there twice.
     fresh.rows_in(sequences).into_iter().flatten().for_each(|row| old[row] = 0);
@@ -244,7 +247,7 @@ struct Refreshing<'a> {
     settings: Pretrain,
     parent: &'a Checkpoint,
     catalogue: &'a Catalogue,
-    rows: &'a Sequences,
+    rows: &'a SequencesTable,
     /// Rows that own at least one target.
     units: Vec<u32>,
     /// By row, the weight of its targets.
@@ -264,10 +267,17 @@ impl Task for Refreshing<'_> {
         (&self.units, "rows")
     }
 
-    fn batch(&self, rows: &[u32]) -> Batch {
+    fn batch(&self, rows: &[u32]) -> TrainingBatch {
         let model = &self.config.model;
         let without_history = self.settings.loss_without_history;
-        Batch::pretrain(self.rows, rows, model.mask, model.branches, without_history, Some(&self.weights))
+        TrainingBatch::pretrain(
+            self.rows,
+            rows,
+            model.mask,
+            model.branches,
+            without_history,
+            Some(&self.weights),
+        )
     }
 
     fn objective(&self) -> &dyn Objective {
@@ -311,8 +321,7 @@ mod tests {
             since_version: since.into(),
         };
         let check = |learned, sequences: &str, for_ever, source: &FreshSource| {
-            check_versions("m", Some(learned), (sequences, for_ever), source)
-                .map_err(|error| error.to_string())
+            check_versions("m", Some(learned), sequences, for_ever, source).map_err(|error| error.to_string())
         };
         // A whole build of the same log, and what is held out for ever.
         assert!(check(7, "8", false, &source("8", "7")).unwrap().is_empty());

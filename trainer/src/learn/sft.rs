@@ -13,13 +13,13 @@ use store::boxed::Boxed;
 
 use super::parent::{Parent, check_names};
 use super::training_loop::Run;
-use super::{Options, Outcome, Status, Task, TrainError, selector};
-use crate::batch::Batch;
+use super::{Status, Task, TrainError, TrainOptions, TrainOutcome, selector};
+use crate::batch::TrainingBatch;
 use crate::checkpoint::{self, Checkpoint, Lineage};
-use crate::data::conditions::{Carriers, Conditions};
-use crate::data::{Catalogue, Examples, Sequences};
+use crate::data::conditions::{Carriers, KnownConditions};
+use crate::data::{Catalogue, Examples, ItemIndex, SequencesTable};
 use crate::device;
-use crate::judge::{Evaluation, Instructed, Metrics, asked_rows, change, rate};
+use crate::judge::{AskedConditions, Evaluation, HR_10, Metrics, asked_rows, change, rate};
 use crate::kinds::{Learner, TrainedModel};
 use crate::models::SequenceModel;
 use crate::objectives::{Draws, Objective, objective};
@@ -30,7 +30,7 @@ use crate::random;
 pub struct SftOutcome {
     /// The run.
     #[serde(flatten)]
-    pub training: Outcome,
+    pub training: TrainOutcome,
     /// Examples in one epoch.
     pub examples: usize,
     /// What became of the quality without instructions; absent where the run is unfinished or nothing is held out.
@@ -68,7 +68,7 @@ pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
     parent: &'a str,
-    options: Options<'a>,
+    options: TrainOptions<'a>,
 ) -> Boxed<'a, Result<SftOutcome, TrainError>> {
     Box::pin(fine_tune(config, root, parent, options))
 }
@@ -77,7 +77,7 @@ async fn fine_tune(
     config: &Config,
     root: &Root,
     parent: &str,
-    options: Options<'_>,
+    options: TrainOptions<'_>,
 ) -> Result<SftOutcome, TrainError> {
     run_after(config, root, parent, None, options).await
 }
@@ -87,8 +87,9 @@ async fn fine_tune(
 pub async fn again(
     config: &Config,
     root: &Root,
-    (parent, taught): (&str, &str),
-    options: Options<'_>,
+    parent: &str,
+    taught: &str,
+    options: TrainOptions<'_>,
 ) -> Result<SftOutcome, TrainError> {
     run_after(config, root, parent, Some(taught), options).await
 }
@@ -98,7 +99,7 @@ async fn run_after(
     root: &Root,
     parent: &str,
     taught: Option<&str>,
-    options: Options<'_>,
+    options: TrainOptions<'_>,
 ) -> Result<SftOutcome, TrainError> {
     check_names(options.name, parent, ["pre-trained model", "fine-tuned"])?;
     if config.sft.conditions.is_empty() {
@@ -116,7 +117,7 @@ async fn run_after(
     let (config, loaded) = (&origin.config(config), &origin.checkpoint);
     config.sft.check_parent(&config.model)?;
     let settings = config.sft.training(&config.pretrain)?;
-    let conditions = Conditions::new(&config.sft.conditions, derived, &catalogue);
+    let conditions = KnownConditions::new(&config.sft.conditions, derived, &catalogue);
     let taught = taught.and_then(|name| {
         // One that is damaged is no reason to stop.
         let loaded = checkpoint::load(&root.model_path(name), &catalogue, &backend).ok()?;
@@ -179,7 +180,7 @@ async fn run_after(
         examples: &examples,
         validation,
     };
-    let run = Run::new(config, root, options, (&backend, &catalogue), &task, lineage);
+    let run = Run::new(config, root, options, &backend, &catalogue, &task, lineage);
     if let Some(training) = run.prepare()? {
         return Ok(SftOutcome { training, examples: learned, unconditional: None });
     }
@@ -214,7 +215,7 @@ fn leak(parent: &str, learned: Option<u64>, asked: Option<u64>, holds_out_for_ev
 /// them must not be learned in another.
 fn agree(
     examples: &Examples,
-    sequences: &Sequences,
+    sequences: &SequencesTable,
     parent: &str,
     pretrained: &str,
 ) -> Result<(), TrainError> {
@@ -239,9 +240,13 @@ fn agree(
 }
 
 /// The items that the examples of a history predict, where they carry loss.
-fn predicted<'a>(examples: &'a Examples, history: u32, config: &Config) -> impl Iterator<Item = u32> + 'a {
+fn predicted<'a>(
+    examples: &'a Examples,
+    history: u32,
+    config: &Config,
+) -> impl Iterator<Item = ItemIndex> + 'a {
     let without_history = config.pretrain.loss_without_history;
-    Batch::instructed_items(examples, history, config.model.mask, without_history)
+    TrainingBatch::instructed_items(examples, history, config.model.mask, without_history)
 }
 
 /// The histories with examples that carry loss, and how many those are.
@@ -258,7 +263,7 @@ struct FineTuning<'a> {
     parent: &'a SequenceModel,
     /// Whose parameters the conditions begin with.
     taught: Option<Box<dyn TrainedModel>>,
-    conditions: Conditions,
+    conditions: KnownConditions,
     carriers: Carriers,
     examples: &'a Examples,
     /// Histories of examples with something to read.
@@ -272,7 +277,7 @@ impl FineTuning<'_> {
     fn unconditional(&self, model: &dyn TrainedModel) -> Result<Option<f64>, TrainError> {
         let (protocol, _) = selector(self.settings.select_by);
         let results = self.validation.model("", model, &[protocol])?;
-        Ok(results.iter().find(|m| m.filter_seen).and_then(|m| m.hr_10))
+        Ok(results.iter().find(|m| m.filter_seen).and_then(|m| m.means[HR_10]))
     }
 }
 
@@ -289,10 +294,10 @@ impl Task for FineTuning<'_> {
         (&self.units, "histories")
     }
 
-    fn batch(&self, histories: &[u32]) -> Batch {
+    fn batch(&self, histories: &[u32]) -> TrainingBatch {
         let model = &self.config.model;
         let without_history = self.settings.loss_without_history;
-        Batch::instructed(self.examples, histories, model.mask, model.branches, without_history)
+        TrainingBatch::instructed(self.examples, histories, model.mask, model.branches, without_history)
     }
 
     fn objective(&self) -> &dyn Objective {
@@ -316,7 +321,7 @@ impl Task for FineTuning<'_> {
             return Ok(Vec::new());
         }
         let (protocol, _) = selector(self.settings.select_by);
-        let instructed = Instructed { conditions: &self.conditions, carriers: &self.carriers };
+        let instructed = AskedConditions { conditions: &self.conditions, carriers: &self.carriers };
         let attributes: Vec<&str> = self.conditions.attributes().collect();
         Ok(self.validation.instructed(name, model, instructed, protocol, &attributes)?)
     }

@@ -12,16 +12,16 @@ use store::Root;
 use store::failpoint;
 use terminal::Progress;
 
-use super::{Options, Outcome, Status, Task, TrainError, marks, selector};
-use crate::batch::ahead;
+use super::{Status, Task, TrainError, TrainOptions, TrainOutcome, marks, selector};
+use crate::batch::{BatchesFrom, ahead};
 use crate::checkpoint::{self, Best, CheckpointError, EpochRecord, Lineage, TrainerState};
 use crate::data::Catalogue;
 use crate::device::Backend;
 use crate::judge::Metrics;
-use crate::kinds::{Learner, Rates, Step, Taken};
-use crate::learn::records::{self, EpochMetrics, Records, StepMetrics, Validation};
+use crate::kinds::{Learner, LearningRates, Taken, TrainingStep};
 use crate::objectives::Plan;
 use crate::random;
+use crate::records::{self, EpochMetrics, Records, StepMetrics, Validation};
 
 /// Steps of an epoch that are recorded one by one, at most.
 const STEPS_RECORDED: usize = 100;
@@ -32,7 +32,7 @@ const STEPS_AHEAD: usize = 32;
 /// One run's task, and where it leaves what it has.
 pub(super) struct Run<'a, T> {
     config: &'a Config,
-    options: Options<'a>,
+    options: TrainOptions<'a>,
     backend: &'a Backend,
     catalogue: &'a Catalogue,
     task: &'a T,
@@ -49,8 +49,9 @@ impl<'a, T: Task> Run<'a, T> {
     pub(super) fn new(
         config: &'a Config,
         root: &Root,
-        options: Options<'a>,
-        (backend, catalogue): (&'a Backend, &'a Catalogue),
+        options: TrainOptions<'a>,
+        backend: &'a Backend,
+        catalogue: &'a Catalogue,
         task: &'a T,
         lineage: Lineage,
     ) -> Self {
@@ -71,7 +72,7 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     /// The outcome of the run that published `models/<name>`, if that run was this one; or, with `--fresh`, a clean slate.
-    pub(super) fn prepare(&self) -> Result<Option<Outcome>, TrainError> {
+    pub(super) fn prepare(&self) -> Result<Option<TrainOutcome>, TrainError> {
         if self.options.fresh {
             checkpoint::discard(&self.latest)?;
             checkpoint::discard(&self.best)?;
@@ -82,7 +83,7 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     /// Trains, from the beginning or from where a run was stopped, and publishes what validation selected.
-    pub(super) fn finish(&self) -> Result<Outcome, TrainError> {
+    pub(super) fn finish(&self) -> Result<TrainOutcome, TrainError> {
         let (state, finished, targets) = self.train()?;
         let mut status = Status::Interrupted;
         if finished {
@@ -97,7 +98,7 @@ impl<'a, T: Task> Run<'a, T> {
             marks::clear(&self.training)?;
             status = Status::Trained;
         }
-        Ok(Outcome {
+        Ok(TrainOutcome {
             model: self.options.name.into(),
             status,
             steps: state.steps,
@@ -108,7 +109,7 @@ impl<'a, T: Task> Run<'a, T> {
         })
     }
 
-    fn unchanged(&self) -> Result<Option<Outcome>, TrainError> {
+    fn unchanged(&self) -> Result<Option<TrainOutcome>, TrainError> {
         // `latest` without `best`: the run was stopped between publishing and tidying up, or in its first epoch.
         let unfinished = checkpoint::find(&self.latest).is_some() && checkpoint::find(&self.best).is_some();
         if checkpoint::find(&self.published).is_none() || unfinished {
@@ -125,7 +126,7 @@ impl<'a, T: Task> Run<'a, T> {
             records::discard(&self.training)?;
             marks::clear(&self.training)?;
         }
-        Ok(same.then(|| Outcome {
+        Ok(same.then(|| TrainOutcome {
             model: self.options.name.into(),
             status: Status::Unchanged,
             steps: checkpoint.state.steps,
@@ -233,7 +234,7 @@ impl<'a, T: Task> Run<'a, T> {
         let mut progress = Progress::start(&label, units.len() as u64, called);
         progress.add((state.batch * settings.batch_size) as u64);
         std::thread::scope(|scope| {
-            let from = (settings.batch_size, state.batch);
+            let from = BatchesFrom { first: state.batch, size: settings.batch_size };
             // Waiting for a batch counts, writing checkpoints does not.
             let mut since = Instant::now();
             let (objective, first_step) = (self.task.objective(), state.steps - state.batch as u64);
@@ -291,10 +292,12 @@ impl<'a, T: Task> Run<'a, T> {
         let seed = random::derived(self.config.seed, "dropout", state.steps);
         let dropout = Dropout { p: self.config.model.dropout, seed };
         let learning_rate = self.learning_rate(state.steps);
-        let rates =
-            Rates { pretrained: learning_rate, conditions: learning_rate * self.task.condition_rate() };
+        let rates = LearningRates {
+            pretrained: learning_rate,
+            conditions: learning_rate * self.task.condition_rate(),
+        };
         let objective = self.task.objective();
-        let taken = learner.step(&Step { objective, plan, rates, dropout: Some(dropout) })?;
+        let taken = learner.step(&TrainingStep { objective, plan, rates, dropout: Some(dropout) })?;
         let targets = plan.batch.targets() as u64;
         state.batch += 1;
         state.steps += 1;
@@ -339,8 +342,8 @@ impl<'a, T: Task> Run<'a, T> {
         let mut line = format!("epoch {:>3}: loss {loss:.4}", state.epoch);
         let results = if due { self.task.validate(self.options.name, learner.model())? } else { Vec::new() };
         if !results.is_empty() {
-            let (protocol, pick) = selector(settings.select_by);
-            let picked = |m: &Metrics| Some((Validation::new(m)?, pick(m)?));
+            let (protocol, metric) = selector(settings.select_by);
+            let picked = |m: &Metrics| Some((Validation::new(m)?, m.means[metric]?));
             let Some((headline, value)) = results.iter().filter(|m| m.filter_seen).find_map(picked) else {
                 return Err(TrainError::NoValidation {
                     protocol: protocol.name(),

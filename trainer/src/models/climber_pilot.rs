@@ -10,8 +10,9 @@ use ragged::{AttentionLayout, Dropout, Queries};
 use schemas::config::Model;
 
 use super::Parameters;
-use super::encoder::{Encoder, Instruction};
+use super::encoder::{BranchInstruction, Encoder};
 use super::layers::{FeedForward, Modulated, Norm, SelfAttention};
+use crate::data::{Token, as_u32s};
 
 /// Backbone and branches.
 #[derive(Debug)]
@@ -51,11 +52,11 @@ impl Encoder for ClimberPilot {
         k: usize,
         backbone: &Tensor,
         layout: &Arc<AttentionLayout>,
-        rows: &[u32],
+        rows: &[Token],
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let (layer, norm) = &self.branches[k - 1];
-        norm.forward(&ragged::gather(&layer.forward(backbone, layout, dropout)?, rows)?)
+        norm.forward(&ragged::gather(&layer.forward(backbone, layout, dropout)?, as_u32s(rows))?)
     }
 
     fn branch_at(
@@ -64,16 +65,16 @@ impl Encoder for ClimberPilot {
         backbone: &Tensor,
         layout: &Arc<AttentionLayout>,
         queries: &Arc<Queries>,
-        instruction: Instruction<'_>,
+        instruction: BranchInstruction<'_>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let (layer, norm) = &self.branches[k - 1];
         let rows = match instruction {
-            Instruction::None => layer.forward_at(backbone, layout, queries, None, dropout)?,
-            Instruction::Added(condition) => {
+            BranchInstruction::None => layer.forward_at(backbone, layout, queries, None, dropout)?,
+            BranchInstruction::Added(condition) => {
                 layer.forward_at(backbone, layout, queries, Some(condition), dropout)?
             }
-            Instruction::Modulated(modulated) => {
+            BranchInstruction::Modulated(modulated) => {
                 layer.forward_modulated(backbone, layout, queries, modulated, dropout)?
             }
         };

@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor};
 use ragged::{AttentionLayout, Dropout, Queries};
 
 use super::layers::Modulated;
+use crate::data::{Token, from_u32s};
 
 /// A causal encoder of ragged histories. `T` are the tokens of a batch; no row of a history depends on a later one.
 pub trait Encoder: fmt::Debug + Send + Sync {
@@ -27,13 +28,13 @@ pub trait Encoder: fmt::Debug + Send + Sync {
     /// The shared backbone `H`: `[T, d]` → `[T, d]`.
     fn backbone(&self, x: Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor>;
 
-    /// Branch `k` (from 1) on top of the backbone's output, at the token rows `rows`: `[rows, d]`.
+    /// Branch `k` (from 1) on top of the backbone's output, at the tokens `rows`: `[rows, d]`.
     fn branch(
         &self,
         k: usize,
         backbone: &Tensor,
         layout: &Arc<AttentionLayout>,
-        rows: &[u32],
+        rows: &[Token],
         dropout: Option<Dropout>,
     ) -> Result<Tensor>;
 
@@ -45,12 +46,12 @@ pub trait Encoder: fmt::Debug + Send + Sync {
         backbone: &Tensor,
         layout: &Arc<AttentionLayout>,
         queries: &Arc<Queries>,
-        instruction: Instruction<'_>,
+        instruction: BranchInstruction<'_>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         match instruction {
-            Instruction::None if queries.matches.is_none() => {
-                self.branch(k, backbone, layout, &queries.tokens, dropout)
+            BranchInstruction::None if queries.matches.is_none() => {
+                self.branch(k, backbone, layout, from_u32s(&queries.tokens), dropout)
             }
             _ => candle_core::bail!("only a branch with a layer of its own follows instructions"),
         }
@@ -59,7 +60,7 @@ pub trait Encoder: fmt::Debug + Send + Sync {
 
 /// How an instruction enters a branch.
 #[derive(Debug)]
-pub enum Instruction<'a> {
+pub enum BranchInstruction<'a> {
     /// Not at all, or by what its queries may look at.
     None,
     /// As a row added to each query, `[queries, d]`.
@@ -68,7 +69,7 @@ pub enum Instruction<'a> {
     Modulated(Modulated<'a>),
 }
 
-impl<'a> Instruction<'a> {
+impl<'a> BranchInstruction<'a> {
     /// What is added, if anything is.
     pub(super) fn added(condition: Option<&'a Tensor>) -> Self {
         condition.map_or(Self::None, Self::Added)

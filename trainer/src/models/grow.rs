@@ -7,6 +7,7 @@ use schemas::config::{Model, Sft};
 
 use super::items::attribute_table;
 use super::{ID_TABLE, SequenceModel};
+use crate::data::ItemIndex;
 use crate::data::vocabulary::Vocabulary;
 
 impl SequenceModel {
@@ -41,9 +42,9 @@ impl SequenceModel {
         let d = self.d;
         let weight = self.ids().weight.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         let rows = vocabulary.items_by_row();
-        let items: Vec<u32> = rows.iter().map(|&(_, item)| item).collect();
+        let items: Vec<ItemIndex> = rows.iter().map(|&(_, item)| item).collect();
         let (known, new) = rows.split_at(self.vocabulary.own_items());
-        let row = |i: usize| &weight[known[i].0 as usize * d..][..d];
+        let row = |i: usize| &weight[known[i].0.index() * d..][..d];
         let mut all = Mean::new(d);
         (0..known.len()).for_each(|i| all.add(row(i)));
         let mut starts = vec![Mean::new(d); new.len()];

@@ -20,6 +20,7 @@ use schemas::config::{Model, Precision};
 use super::Parameters;
 use super::encoder::Encoder;
 use super::layers::{Norm, at, linear_std};
+use crate::data::{Token, as_u32s};
 
 /// Units, and a norm in place of branches.
 #[derive(Debug)]
@@ -47,10 +48,10 @@ impl Encoder for Hstu {
         _k: usize,
         backbone: &Tensor,
         _layout: &Arc<AttentionLayout>,
-        rows: &[u32],
+        rows: &[Token],
         _dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        self.norm.forward(&ragged::gather(backbone, rows)?)
+        self.norm.forward(&ragged::gather(backbone, as_u32s(rows))?)
     }
 }
 

@@ -20,9 +20,10 @@ use candle_core::{Result, Tensor, Var};
 use ragged::{AttentionLayout, Dropout, Queries};
 use schemas::config::{Model, Paradigm, Sft};
 
-use super::encoder::Instruction;
+use super::encoder::BranchInstruction;
 use super::layers::Modulated;
 use super::{Parameters, SequenceModel, Tokens};
+use crate::data::{ConditionRow, Token, VectorRow, as_u32s};
 
 /// What the names of the parameters begin with that instructions bring: they are not pre-trained.
 pub const CONDITION_PREFIX: &str = "conditions.";
@@ -34,9 +35,9 @@ const EMBEDDING_STD: f64 = 0.02;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reads {
     /// The token of each read, ascending: it stands for the history up to it.
-    pub tokens: Vec<u32>,
-    /// The row of each read's condition ([`crate::data::conditions::Conditions`]).
-    pub conditions: Vec<u32>,
+    pub tokens: Vec<Token>,
+    /// The row of each read's condition.
+    pub conditions: Vec<ConditionRow>,
     /// For each read in turn whether it may look at each token of its sequence, from the first to its own: those that carry
     /// the condition, and the start token.
     pub matches: Vec<bool>,
@@ -104,16 +105,16 @@ impl Instructions {
     }
 
     /// `√d e_c` of each read, `[R, d]`: on entering a layer it is scaled as the items' embeddings are.
-    fn added(&self, conditions: &[u32]) -> Result<Option<Tensor>> {
+    fn added(&self, conditions: &[ConditionRow]) -> Result<Option<Tensor>> {
         let Some(embedding) = &self.embedding else { return Ok(None) };
         let d = embedding.dim(1)? as f64;
-        Ok(Some((ragged::gather(embedding, conditions)? * d.sqrt())?))
+        Ok(Some((ragged::gather(embedding, as_u32s(conditions))? * d.sqrt())?))
     }
 
     /// `hidden` `[R, d]` times the factor of each read's condition.
-    fn sharpened(&self, hidden: Tensor, conditions: &[u32]) -> Result<Tensor> {
+    fn sharpened(&self, hidden: Tensor, conditions: &[ConditionRow]) -> Result<Tensor> {
         match &self.sharpness {
-            Some(sharpness) => hidden.broadcast_mul(&ragged::gather(sharpness, conditions)?.exp()?),
+            Some(sharpness) => hidden.broadcast_mul(&ragged::gather(sharpness, as_u32s(conditions))?.exp()?),
             None => Ok(hidden),
         }
     }
@@ -170,7 +171,7 @@ impl SequenceModel {
         };
         let dropout = histories.dropout;
         let layout = &histories.tokens.layout;
-        let queries = |matches| Arc::new(Queries { tokens: reads.tokens.clone(), matches });
+        let queries = |matches| Arc::new(Queries { tokens: as_u32s(&reads.tokens).to_vec(), matches });
         let hidden = match instructions.paradigm {
             Paradigm::Lum => {
                 let Some(embedding) = &instructions.embedding else {
@@ -180,35 +181,35 @@ impl SequenceModel {
                 // The instruction's row stands behind the start token and the items.
                 let first = 1 + histories.items.dim(0)? as u32;
                 let mut conditions = reads.conditions.iter();
-                let row = |source: Option<u32>| match source {
-                    Some(token) => histories.tokens.embedding[token as usize],
-                    None => first + conditions.next().copied().unwrap_or_default(),
+                let row = |source: Option<Token>| match source {
+                    Some(token) => histories.tokens.embedding[token.index()],
+                    None => VectorRow::new(first + conditions.next().copied().unwrap_or_default().get()),
                 };
                 let tokens = Tokens { embedding: sources.into_iter().map(row).collect(), layout };
                 let table = Tensor::cat(&[histories.items, embedding], 0)?;
                 let x = self.backbone(&tokens, &table, dropout)?;
                 let queries = Arc::new(Queries { tokens: last, matches: None });
-                self.encoder.branch_at(k, &x, &tokens.layout, &queries, Instruction::None, dropout)?
+                self.encoder.branch_at(k, &x, &tokens.layout, &queries, BranchInstruction::None, dropout)?
             }
             Paradigm::AdalnZero => {
                 let Some(embedding) = &instructions.embedding else {
                     candle_core::bail!("a modulation needs an embedding");
                 };
-                let condition = ragged::gather(embedding, &reads.conditions)?;
+                let condition = ragged::gather(embedding, as_u32s(&reads.conditions))?;
                 let (weight, bias) = &instructions.modulation[k - 1];
                 let modulation =
                     ragged::linear(&condition.silu()?, weight, Some(bias), self.parameters.precision())?;
                 let Apart { sources, layout, last, of } = Apart::new(layout, reads, false);
-                let sources: Vec<u32> = sources.into_iter().flatten().collect();
+                let sources: Vec<Token> = sources.into_iter().flatten().collect();
                 let modulated = Modulated { modulation: &modulation, of };
-                let x = ragged::gather(&self.backbone_of(histories)?, &sources)?;
+                let x = ragged::gather(&self.backbone_of(histories)?, as_u32s(&sources))?;
                 let queries = Arc::new(Queries { tokens: last, matches: None });
                 self.encoder.branch_at(
                     k,
                     &x,
                     &layout,
                     &queries,
-                    Instruction::Modulated(modulated),
+                    BranchInstruction::Modulated(modulated),
                     dropout,
                 )?
             }
@@ -221,7 +222,7 @@ impl SequenceModel {
                     &x,
                     layout,
                     &queries,
-                    Instruction::added(condition.as_ref()),
+                    BranchInstruction::added(condition.as_ref()),
                     dropout,
                 )?
             }
@@ -233,7 +234,7 @@ impl SequenceModel {
                     &x,
                     layout,
                     &queries(None),
-                    Instruction::added(condition.as_ref()),
+                    BranchInstruction::added(condition.as_ref()),
                     dropout,
                 )?
             }
@@ -244,10 +245,17 @@ impl SequenceModel {
 
     /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:
     /// `[tokens, d]`. Like [`branch`](Self::branch), but a branch layer computes these rows only.
-    pub fn read_plain(&self, k: usize, histories: &Histories<'_>, tokens: &[u32]) -> Result<Tensor> {
+    pub fn read_plain(&self, k: usize, histories: &Histories<'_>, tokens: &[Token]) -> Result<Tensor> {
         let (x, layout) = (self.backbone_of(histories)?, &histories.tokens.layout);
-        let queries = Arc::new(Queries { tokens: tokens.to_vec(), matches: None });
-        self.scored(&self.encoder.branch_at(k, &x, layout, &queries, Instruction::None, histories.dropout)?)
+        let queries = Arc::new(Queries { tokens: as_u32s(tokens).to_vec(), matches: None });
+        self.scored(&self.encoder.branch_at(
+            k,
+            &x,
+            layout,
+            &queries,
+            BranchInstruction::None,
+            histories.dropout,
+        )?)
     }
 
     /// The backbone's output for all tokens, computed once.
@@ -263,7 +271,7 @@ impl SequenceModel {
 /// Every read's history as a sequence of its own, for what differs from condition to condition in all tokens.
 struct Apart {
     /// The token that each new token is, or `None` for one that stands behind the history.
-    sources: Vec<Option<u32>>,
+    sources: Vec<Option<Token>>,
     layout: Arc<AttentionLayout>,
     /// The last token of each sequence.
     last: Vec<u32>,
@@ -278,9 +286,9 @@ impl Apart {
         let mut keys = layout.keys.as_ref().map(|_| Vec::new());
         let (mut sources, mut last, mut of) = (Vec::new(), Vec::new(), Vec::new());
         for (read, &token) in (0..).zip(&reads.tokens) {
-            let token = token as usize;
+            let token = token.index();
             let start = layout.offsets[layout.offsets.partition_point(|&offset| offset <= token) - 1];
-            sources.extend((start..=token).map(|t| Some(t as u32)));
+            sources.extend((start..=token).map(|t| Some(Token::new(t as u32))));
             apart.times.extend_from_slice(&layout.times[start..=token]);
             if let (Some(keys), Some(all)) = (&mut keys, &layout.keys) {
                 keys.extend_from_slice(&all[start..=token]);

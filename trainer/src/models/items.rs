@@ -10,8 +10,8 @@ use ragged::Bags;
 use schemas::config::{Model, Precision};
 
 use super::Parameters;
-use crate::data::ItemSet;
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{IdRow, IdSet, ItemIndex};
 
 /// Standard deviation of an embedding's initial values.
 const EMBEDDING_STD: f64 = 0.02;
@@ -26,18 +26,38 @@ pub struct IdTable {
     pub weight: Tensor,
 }
 
+/// Rows of the id table, ascending; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct IdRows(Arc<Vec<u32>>);
+
+impl IdRows {
+    fn new(rows: Vec<IdRow>) -> Self {
+        Self(Arc::new(rows.into_iter().map(IdRow::get).collect()))
+    }
+
+    /// Each row.
+    pub fn iter(&self) -> impl Iterator<Item = IdRow> + '_ {
+        self.0.iter().copied().map(IdRow::new)
+    }
+
+    /// Their numbers, for operations that write to these rows.
+    pub fn numbers(&self) -> Arc<Vec<u32>> {
+        self.0.clone()
+    }
+}
+
 /// The rows of the id table that one step works with.
 #[derive(Debug, Clone)]
 pub struct TouchedRows {
-    /// Row numbers, ascending.
-    pub rows: Arc<Vec<u32>>,
+    /// Which.
+    pub rows: IdRows,
     /// Their values, `[rows, d]`; gradients arrive here.
     pub values: Var,
 }
 
 impl IdTable {
-    fn gather(&self, rows: &Arc<Vec<u32>>) -> Result<TouchedRows> {
-        let values = Var::from_tensor(&ragged::gather(&self.weight, rows)?)?;
+    fn gather(&self, rows: &IdRows) -> Result<TouchedRows> {
+        let values = Var::from_tensor(&ragged::gather(&self.weight, &rows.0)?)?;
         Ok(TouchedRows { rows: rows.clone(), values })
     }
 }
@@ -45,8 +65,8 @@ impl IdTable {
 /// Which rows of the tables a set of items needs.
 #[derive(Debug, Clone)]
 pub struct ItemRows {
-    /// Of the id table, ascending.
-    ids: Arc<Vec<u32>>,
+    /// Of the id table.
+    ids: IdRows,
     /// For each item, places in `ids`.
     of_ids: Arc<Bags>,
     /// For each attribute, for each item, rows of its table.
@@ -59,16 +79,16 @@ impl ItemRows {
         self.of_ids.len()
     }
 
-    /// Those of `items` (catalogue indexes).
-    pub fn new(vocabulary: &Vocabulary, items: &[u32]) -> Self {
+    /// Those of `items`.
+    pub fn new(vocabulary: &Vocabulary, items: &[ItemIndex]) -> Self {
         let Bags { rows, offsets } = vocabulary.id_bags(items);
-        let ids = ItemSet::new(vocabulary.id_rows(), rows.iter().copied());
-        let of_ids = Bags { rows: rows.iter().map(|&row| ids.rank(row)).collect(), offsets };
+        let ids = IdSet::new(vocabulary.id_rows(), rows.iter().copied().map(IdRow::new));
+        let of_ids = Bags { rows: rows.iter().map(|&row| ids.rank(row.into())).collect(), offsets };
         let attributes = 0..vocabulary.attributes().len();
         Self {
             of_ids: Arc::new(of_ids),
             of_attributes: attributes.map(|a| Arc::new(vocabulary.attribute_bags(a, items))).collect(),
-            ids: Arc::new(ids.to_vec()),
+            ids: IdRows::new(ids.to_vec()),
         }
     }
 }

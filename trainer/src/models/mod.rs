@@ -35,14 +35,15 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use schemas::config::{Architecture, MaskMode, Model, Sft};
 
-pub use encoder::{Encoder, Instruction};
+pub use encoder::{BranchInstruction, Encoder};
 pub use instruct::{CONDITION_PREFIX, Histories, Reads};
-pub use items::{ID_TABLE, IdTable, ItemRows, ItemVectors, TouchedRows};
+pub use items::{ID_TABLE, IdRows, IdTable, ItemRows, ItemVectors, TouchedRows};
 pub use parameters::{Parameters, Values};
 use ragged::{AttentionLayout, Dropout};
 pub use saved::SavedValues;
 
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{ItemIndex, Token, VectorRow, as_u32s};
 use crate::device::Backend;
 use climber_pilot::ClimberPilot;
 use hstu::Hstu;
@@ -70,9 +71,8 @@ pub struct SequenceModel {
 /// The tokens of a ragged batch.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// For each token its row in `[start; item vectors]`: 0 is the start-of-sequence token, `1 + i` the
-    /// vector of the `i`-th item of the set that was encoded.
-    pub embedding: Vec<u32>,
+    /// What each token is embedded as.
+    pub embedding: Vec<VectorRow>,
     /// Sequence boundaries, times and visible keys.
     pub layout: Arc<AttentionLayout>,
 }
@@ -174,8 +174,8 @@ impl SequenceModel {
         self.mask
     }
 
-    /// `e_i` of `items` (catalogue indexes): `[items, d]`.
-    pub fn item_vectors(&self, items: &[u32]) -> Result<ItemVectors> {
+    /// `e_i` of `items`: `[items, d]`.
+    pub fn item_vectors(&self, items: &[ItemIndex]) -> Result<ItemVectors> {
         self.item_vectors_of(&ItemRows::new(&self.vocabulary, items))
     }
 
@@ -186,20 +186,20 @@ impl SequenceModel {
 
     /// The shared backbone `H`: `[T, d]`.
     pub fn backbone(&self, tokens: &Tokens, items: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-        let embedded = ragged::gather(&Tensor::cat(&[&self.start, items], 0)?, &tokens.embedding)?;
+        let embedded = ragged::gather(&Tensor::cat(&[&self.start, items], 0)?, as_u32s(&tokens.embedding))?;
         // As in the Transformer: embeddings are small, the layers' outputs are not.
         let embedded = self.encoder.embed((embedded * (self.d as f64).sqrt())?, &tokens.layout)?;
         let x = ragged::add_dropped(&embedded.zeros_like()?, &embedded, at(dropout, "embedding"))?;
         self.encoder.backbone(x, &tokens.layout, dropout)
     }
 
-    /// Branch `k` (from 1) on top of the backbone's output, at the token rows `rows`: `[rows, d]`.
+    /// Branch `k` (from 1) on top of the backbone's output, at the tokens `rows`: `[rows, d]`.
     pub fn branch(
         &self,
         k: usize,
         backbone: &Tensor,
         layout: &Arc<AttentionLayout>,
-        rows: &[u32],
+        rows: &[Token],
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         self.scored(&self.encoder.branch(k, backbone, layout, rows, dropout)?)

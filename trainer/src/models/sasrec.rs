@@ -13,6 +13,7 @@ use schemas::config::Model;
 use super::Parameters;
 use super::encoder::Encoder;
 use super::layers::{FeedForward, Norm, SelfAttention};
+use crate::data::{Token, as_u32s};
 
 /// Positions, layers, and a norm in place of branches.
 #[derive(Debug)]
@@ -46,10 +47,10 @@ impl Encoder for Sasrec {
         _k: usize,
         backbone: &Tensor,
         _layout: &Arc<AttentionLayout>,
-        rows: &[u32],
+        rows: &[Token],
         _dropout: Option<Dropout>,
     ) -> Result<Tensor> {
-        self.norm.forward(&ragged::gather(backbone, rows)?)
+        self.norm.forward(&ragged::gather(backbone, as_u32s(rows))?)
     }
 }
 

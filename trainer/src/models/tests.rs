@@ -8,11 +8,10 @@ use schemas::config::{Architecture, Loss, MaskMode, Model, Precision, Pretrain, 
 use schemas::history::{DeltaTau, Role, request_batches, visible_lengths};
 
 use super::*;
-use crate::batch::Batch;
-use crate::data::{Catalogue, Sequences};
+use crate::batch::TrainingBatch;
+use crate::data::{Catalogue, IdRow, SequencesTable, from_u32s, ids};
 use crate::device::Backend;
-use crate::kinds::Adam;
-use crate::kinds::{compute, differentiate};
+use crate::kinds::{Adam, AdamSettings, compute, differentiate};
 use crate::objectives::Draws;
 use crate::objectives::objective;
 
@@ -80,7 +79,7 @@ fn scores_with_a_temperature_are_cosines() {
     let inner = model(MaskMode::None);
     let cosine = SequenceModel { score_temperature: 0.1, ..inner.clone() };
     let data = sequences(&[(1..=ITEMS).map(|item| (item, 60)).collect()], 0);
-    let vectors = inner.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
+    let vectors = inner.item_vectors(&every_item()).unwrap().vectors;
     let lengths = vectors.sqr().unwrap().sum(1).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
     let rows = |model| logits(model, &data, MaskMode::None, 1);
     for ((_, inner), (_, cosine)) in rows(&inner).into_iter().zip(rows(&cosine)) {
@@ -94,18 +93,18 @@ fn scores_with_a_temperature_are_cosines() {
     let own = (&candidates * &candidates).unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
     assert!(own.iter().all(|own| (own - 1.0).abs() < 1e-5));
     let tokens = Tokens {
-        embedding: vec![0, 1],
+        embedding: ids(&[0, 1]),
         layout: Arc::new(AttentionLayout { offsets: vec![0, 2], times: vec![0, 0], ..Default::default() }),
     };
     let backbone = cosine.backbone(&tokens, &vectors, None).unwrap();
-    let hidden = cosine.branch(1, &backbone, &tokens.layout, &[0, 1], None).unwrap();
+    let hidden = cosine.branch(1, &backbone, &tokens.layout, from_u32s(&[0, 1]), None).unwrap();
     let lengths = hidden.sqr().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
     assert!(lengths.iter().all(|length| (length - 100.0).abs() < 1e-2), "{lengths:?}");
 }
 
 /// One row per history of (item, seconds since the last); everything is a pre-training target.
-pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequences {
-    let mut all = Sequences { offsets: vec![0], ..Sequences::default() };
+pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> SequencesTable {
+    let mut all = SequencesTable { offsets: vec![0], ..SequencesTable::default() };
     for history in histories {
         let mut now = 1_000_000_000_000;
         let ts: Vec<i64> = history
@@ -117,7 +116,7 @@ pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequen
             .collect();
         let requests = request_batches(&ts, &vec![None::<&str>; ts.len()], 0);
         all.visible.extend(visible_lengths(&ts, &requests, DeltaTau::Margin(margin_ms)));
-        all.items.extend(history.iter().map(|(item, _)| item));
+        all.items.extend(history.iter().map(|&(item, _)| ItemIndex::new(item)));
         all.roles.extend(history.iter().map(|_| Role::Pretrain));
         all.ts.extend(ts);
         all.target_from.push(0);
@@ -130,24 +129,34 @@ pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequen
     all
 }
 
+/// All items.
+pub(crate) fn every_item() -> Vec<ItemIndex> {
+    ItemIndex::all(ITEMS as usize).collect()
+}
+
+/// The row of `item` behind the start, where the vectors are those of [`every_item`].
+pub(crate) fn row_of_all(item: &ItemIndex) -> VectorRow {
+    VectorRow::new(item.get())
+}
+
 /// What batches of the rows of `data` draw.
-pub(crate) fn draws(data: &Sequences, mask: MaskMode, branches: usize) -> Draws {
-    let predicted = |row| Batch::predicted(data, row, mask, branches, true);
+pub(crate) fn draws(data: &SequencesTable, mask: MaskMode, branches: usize) -> Draws {
+    let predicted = |row| TrainingBatch::predicted(data, row, mask, branches, true);
     Draws::new(ITEMS as usize, (0..data.rows() as u32).map(predicted))
 }
 
 /// Logits over the catalogue of branch `k` for each of its targets, with the target's position.
 pub(crate) fn logits(
     model: &SequenceModel,
-    data: &Sequences,
+    data: &SequencesTable,
     mask: MaskMode,
     k: usize,
 ) -> Vec<(u32, Vec<f32>)> {
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
-    let batch = Batch::pretrain(data, &rows, mask, model.branches(), true, None);
-    let items: Vec<u32> = (1..=ITEMS).collect();
-    let vectors = model.item_vectors(&items).unwrap().vectors;
-    let tokens = Tokens { embedding: batch.items.clone(), layout: batch.layout.clone() };
+    let batch = TrainingBatch::pretrain(data, &rows, mask, model.branches(), true, None);
+    let vectors = model.item_vectors(&every_item()).unwrap().vectors;
+    let embedding = batch.items.iter().map(row_of_all).collect();
+    let tokens = Tokens { embedding, layout: batch.layout.clone() };
     let backbone = model.backbone(&tokens, &vectors, None).unwrap();
     let anchors = &batch.branches[k - 1];
     let hidden = model.branch(k, &backbone, &batch.layout, &anchors.tokens, None).unwrap();
@@ -247,7 +256,7 @@ fn every_parameter_receives_a_gradient() {
         for loss in [Loss::Full, Loss::Sampled] {
             let what = format!("{architecture:?}, {mask:?}");
             let model = random_model(architecture, mask);
-            let batch = Batch::pretrain(&data, &rows, mask, model.branches(), true, None);
+            let batch = TrainingBatch::pretrain(&data, &rows, mask, model.branches(), true, None);
             let loss = objective(&pretrain(loss), draws(&data, mask, model.branches()), 1, 0.0);
             let plan = loss.plan(model.vocabulary(), batch.clone(), 0);
             let (gradients, step) = differentiate(&*loss, &model, &plan, None).unwrap();
@@ -269,7 +278,7 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     let model = model(MaskMode::Gather);
     // One branch: with several, what another branch predicts is no negative.
-    let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
+    let batch = TrainingBatch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
     let value = |config: Pretrain| {
         let loss = objective(&config, draws(&data, MaskMode::Gather, 1), 1, 0.0);
         compute(&*loss, &model, &loss.plan(model.vocabulary(), batch.clone(), 0), None)
@@ -290,7 +299,7 @@ fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     for (score_temperature, sampling_correction) in [(0.0, false), (0.0, true), (0.1, true)] {
         let model = SequenceModel { score_temperature, ..model(MaskMode::Gather) };
-        let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
+        let batch = TrainingBatch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
         let uniform_negatives = 5;
         let config = Pretrain {
             uniform_negatives,
@@ -306,14 +315,14 @@ fn the_sampled_loss_is_the_softmax_over_the_target_and_the_drawn_items() {
             .unwrap();
 
         let mut generator = crate::random::generator(1, "negatives", 3);
-        let drawn: std::collections::BTreeSet<u32> =
-            (0..uniform_negatives).map(|_| rand::Rng::random_range(&mut generator, 1..=ITEMS)).collect();
+        let draw = |_| ItemIndex::new(rand::Rng::random_range(&mut generator, 1..=ITEMS));
+        let drawn: std::collections::BTreeSet<ItemIndex> = (0..uniform_negatives).map(draw).collect();
         let missed = (1.0 - 1.0 / f64::from(ITEMS)).powi(uniform_negatives as i32);
         let shift = if sampling_correction { -(1.0 - missed).ln() } else { 0.0 };
         let rows = logits(&model, &data, MaskMode::Gather, 1);
         let targets = &batch.branches[0].items;
         let losses = rows.iter().zip(targets).map(|((_, logits), &target)| {
-            let logit = |item: u32| f64::from(logits[item as usize - 1]);
+            let logit = |item: ItemIndex| f64::from(logits[item.index() - 1]);
             let others = drawn.iter().filter(|&&item| item != target);
             let sum = logit(target).exp() + others.map(|&item| (logit(item) + shift).exp()).sum::<f64>();
             sum.ln() - logit(target)
@@ -329,20 +338,20 @@ fn training_lowers_the_loss_and_touches_only_its_rows() {
     let model = model(MaskMode::Gather);
     let before = model.ids().weight.copy().unwrap().to_vec2::<f32>().unwrap();
     let loss = objective(&pretrain(Loss::Sampled), draws(&data, MaskMode::Gather, 2), 1, 0.0);
-    let mut adam = Adam::new(&model, 0.0, 5.0).unwrap();
+    let mut adam = Adam::new(&model, AdamSettings { weight_decay: 0.0, clip_norm: 5.0 }).unwrap();
     let mut losses = Vec::new();
     let mut touched = std::collections::BTreeSet::new();
     for step in 0..60 {
-        let batch = Batch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true, None);
+        let batch = TrainingBatch::pretrain(&data, &[0, 1], MaskMode::Gather, 2, true, None);
         let plan = loss.plan(model.vocabulary(), batch.clone(), step % 4);
         let (gradients, result) = differentiate(&*loss, &model, &plan, None).unwrap();
-        touched.extend(result.touched.rows.iter().copied());
+        touched.extend(result.touched.rows.iter());
         adam.step(&model, &result.touched, &gradients, 1e-2.into()).unwrap();
         losses.push(result.loss.to_scalar::<f32>().unwrap());
     }
     assert!(losses[56] < 0.7 * losses[0], "{losses:?}");
     let after = model.ids().weight.to_vec2::<f32>().unwrap();
     for (row, (before, after)) in before.iter().zip(&after).enumerate() {
-        assert_eq!(before != after, touched.contains(&(row as u32)), "row {row}");
+        assert_eq!(before != after, touched.contains(&IdRow::new(row as u32)), "row {row}");
     }
 }

@@ -6,10 +6,10 @@ use candle_core::{Result, Tensor};
 use ragged::{Candidates, Targets, cross_entropy};
 use schemas::config::Precision;
 
-use super::{Asked, Objective, Plan};
-use crate::batch::{Anchors, Batch};
-use crate::data::ItemSet;
+use super::{BranchTargets, Objective, Plan};
+use crate::batch::{Anchors, TrainingBatch};
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{Candidate, IdSet, ItemIndex, Token};
 
 /// Every item of the catalogue competes with every target.
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub struct FullSoftmax {
 }
 
 impl Objective for FullSoftmax {
-    fn plan(&self, vocabulary: &Vocabulary, batch: Batch, _step: u64) -> Plan {
-        let items = ItemSet::new(self.items + 1, 1..=self.items as u32);
+    fn plan(&self, vocabulary: &Vocabulary, batch: TrainingBatch, _step: u64) -> Plan {
+        let items = IdSet::new(self.items + 1, ItemIndex::all(self.items));
         Plan::new(vocabulary, batch, &items, None, self.unconditional_weight > 0.0, |anchors, apart| {
             let (rows, targets) = grouped(anchors, apart);
-            Asked { rows, targets: Arc::new(targets), competitors: Arc::new(Candidates::All) }
+            BranchTargets { rows, targets: Arc::new(targets), competitors: Arc::new(Candidates::All) }
         })
     }
 
@@ -35,10 +35,10 @@ impl Objective for FullSoftmax {
         &self,
         hidden: &Tensor,
         candidates: &Tensor,
-        asked: &Asked,
+        asked: &BranchTargets,
         precision: Precision,
     ) -> Result<Tensor> {
-        let Asked { targets, competitors, .. } = asked;
+        let BranchTargets { targets, competitors, .. } = asked;
         cross_entropy(hidden, candidates, targets, competitors, self.label_smoothing, precision)
     }
 
@@ -49,15 +49,16 @@ impl Objective for FullSoftmax {
 
 /// One row for each distinct token: targets that share a context share its normaliser. With `apart`, one for each target:
 /// a token that is read under several conditions is as many rows.
-fn grouped(anchors: &Anchors, apart: bool) -> (Vec<u32>, Targets) {
-    let mut rows: Vec<u32> = Vec::new();
+fn grouped(anchors: &Anchors, apart: bool) -> (Vec<Token>, Targets) {
+    let mut rows: Vec<Token> = Vec::new();
     let mut targets = Targets { offsets: vec![0], ..Targets::default() };
     for (i, (&token, &item)) in anchors.tokens.iter().zip(&anchors.items).enumerate() {
         if apart || rows.last() != Some(&token) {
             rows.push(token);
             targets.offsets.push(targets.candidates.len() as u32);
         }
-        targets.candidates.push(item - 1);
+        // All items compete, in the order of their indexes.
+        targets.candidates.push(Candidate::new(item.get() - 1).get());
         targets.weights.push(anchors.share(i));
         if let Some(end) = targets.offsets.last_mut() {
             *end = targets.candidates.len() as u32;

@@ -19,19 +19,19 @@ use std::fmt;
 use candle_core::{Result, Tensor};
 use schemas::config::{Loss, Precision, Pretrain};
 
-use crate::batch::Batch;
+use crate::batch::TrainingBatch;
 use crate::data::vocabulary::Vocabulary;
 
 pub use draws::Draws;
 pub use full::FullSoftmax;
-pub use plan::{Asked, Plan};
+pub use plan::{BranchTargets, Plan};
 pub use sampled::SampledSoftmax;
 
 /// What a step minimises.
 pub trait Objective: fmt::Debug + Send + Sync {
     /// What a step on `batch` is to compute, of a model with this vocabulary; `step` seeds what is random. It knows no values: it
     /// can be made while the steps before are still going on.
-    fn plan(&self, vocabulary: &Vocabulary, batch: Batch, step: u64) -> Plan;
+    fn plan(&self, vocabulary: &Vocabulary, batch: TrainingBatch, step: u64) -> Plan;
 
     /// The mean loss of what is `asked`: a scalar. `hidden` `[rows, d]` are the states of its rows, `candidates` `[candidates, d]`
     /// the vectors that the plan names.
@@ -43,7 +43,7 @@ pub trait Objective: fmt::Debug + Send + Sync {
         &self,
         hidden: &Tensor,
         candidates: &Tensor,
-        asked: &Asked,
+        asked: &BranchTargets,
         precision: Precision,
     ) -> Result<Tensor>;
 

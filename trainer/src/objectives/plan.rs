@@ -3,24 +3,23 @@
 use std::sync::Arc;
 
 use ragged::{Candidates, Targets};
-use schemas::tables::NO_ITEM;
 
-use crate::batch::{Anchors, Batch};
-use crate::data::ItemSet;
+use crate::batch::{Anchors, TrainingBatch};
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{IdSet, ItemIndex, StepItem, Token, VectorRow};
 use crate::models::{ItemRows, Tokens};
 
 /// What a step computes: which rows of which tables, and who competes with whom.
 #[derive(Debug)]
 pub struct Plan {
     /// The batch.
-    pub batch: Batch,
+    pub batch: TrainingBatch,
     /// Of the items that the step needs.
     pub rows: ItemRows,
     /// The histories, in terms of those items.
     pub tokens: Tokens,
-    /// Of those items, the candidates; `None` for all of them.
-    pub candidates: Option<Vec<u32>>,
+    /// The item of each [`Candidate`](crate::data::Candidate); `None` where all of them compete, in their order.
+    pub candidates: Option<Vec<StepItem>>,
     /// What is asked of each branch.
     pub branches: Vec<BranchPlan>,
 }
@@ -31,11 +30,11 @@ impl Plan {
     /// under a condition is read without one too.
     pub(super) fn new(
         vocabulary: &Vocabulary,
-        batch: Batch,
-        items: &ItemSet,
-        candidates: Option<Vec<u32>>,
+        batch: TrainingBatch,
+        items: &IdSet<ItemIndex>,
+        candidates: Option<Vec<StepItem>>,
         plain: bool,
-        asked: impl Fn(&Anchors, bool) -> Asked,
+        asked: impl Fn(&Anchors, bool) -> BranchTargets,
     ) -> Self {
         let of_branch = |anchors: &Anchors| {
             if anchors.items.is_empty() {
@@ -45,7 +44,10 @@ impl Plan {
             let plain = instructed.is_none() || plain;
             BranchPlan { instructed, plain: plain.then(|| asked(anchors, false)) }
         };
-        let row = |&item: &u32| if item == NO_ITEM { 0 } else { 1 + items.rank(item) };
+        let row = |&item: &ItemIndex| match item {
+            ItemIndex::NO_ITEM => VectorRow::START,
+            item => StepItem::new(items.rank(item)).into(),
+        };
         Self {
             tokens: Tokens { embedding: batch.items.iter().map(row).collect(), layout: batch.layout.clone() },
             candidates,
@@ -68,16 +70,16 @@ impl Plan {
 #[derive(Debug, Default)]
 pub struct BranchPlan {
     /// Under the conditions of the batch's reads (Eq. 6).
-    pub instructed: Option<Asked>,
+    pub instructed: Option<BranchTargets>,
     /// Without any.
-    pub plain: Option<Asked>,
+    pub plain: Option<BranchTargets>,
 }
 
 /// Targets at rows of the batch, and what competes with them.
 #[derive(Debug)]
-pub struct Asked {
-    /// Tokens of the batch, one a row of the softmax.
-    pub rows: Vec<u32>,
+pub struct BranchTargets {
+    /// Where it is asked: one token a row of the softmax.
+    pub rows: Vec<Token>,
     /// The targets of each row.
     pub targets: Arc<Targets>,
     /// What competes with them.

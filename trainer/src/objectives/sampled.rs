@@ -7,12 +7,11 @@ use candle_core::{Result, Tensor};
 use ragged::{Candidates, Targets, cross_entropy};
 use rand::Rng;
 use schemas::config::{Precision, Pretrain};
-use schemas::tables::NO_ITEM;
 
-use super::{Asked, Draws, Objective, Plan};
-use crate::batch::{Anchors, Batch};
-use crate::data::ItemSet;
+use super::{BranchTargets, Draws, Objective, Plan};
+use crate::batch::{Anchors, TrainingBatch};
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{Candidate, IdSet, ItemIndex, StepItem, Token, as_u32s};
 use crate::random;
 
 /// One set of negatives competes with every target of a step.
@@ -29,16 +28,16 @@ pub struct SampledSoftmax {
 }
 
 impl Objective for SampledSoftmax {
-    fn plan(&self, vocabulary: &Vocabulary, batch: Batch, step: u64) -> Plan {
+    fn plan(&self, vocabulary: &Vocabulary, batch: TrainingBatch, step: u64) -> Plan {
         let negatives = self.negatives(&batch, step);
         // The items whose vectors this step needs, ascending.
-        let inputs = batch.items.iter().filter(|&&item| item != NO_ITEM);
-        let items = ItemSet::new(self.draws.items() + 1, inputs.copied().chain(negatives.candidates()));
-        let candidates = negatives.candidates().map(|item| items.rank(item)).collect();
+        let inputs = batch.items.iter().filter(|&&item| item != ItemIndex::NO_ITEM);
+        let items = IdSet::new(self.draws.items() + 1, inputs.copied().chain(negatives.candidates()));
+        let candidates = negatives.candidates().map(|item| StepItem::new(items.rank(item))).collect();
         let plain = self.unconditional_weight > 0.0;
         Plan::new(vocabulary, batch, &items, Some(candidates), plain, |anchors, _| {
             let (rows, targets, competitors) = negatives.targets(anchors);
-            Asked { rows, targets: Arc::new(targets), competitors: Arc::new(competitors) }
+            BranchTargets { rows, targets: Arc::new(targets), competitors: Arc::new(competitors) }
         })
     }
 
@@ -46,10 +45,10 @@ impl Objective for SampledSoftmax {
         &self,
         hidden: &Tensor,
         candidates: &Tensor,
-        asked: &Asked,
+        asked: &BranchTargets,
         precision: Precision,
     ) -> Result<Tensor> {
-        let Asked { targets, competitors, .. } = asked;
+        let BranchTargets { targets, competitors, .. } = asked;
         cross_entropy(hidden, candidates, targets, competitors, self.config.label_smoothing, precision)
     }
 
@@ -60,13 +59,13 @@ impl Objective for SampledSoftmax {
 
 impl SampledSoftmax {
     /// The step's negatives (one set for all targets and branches), and every target as a candidate.
-    pub(super) fn negatives(&self, batch: &Batch, step: u64) -> Negatives {
-        let set = |items: &mut dyn Iterator<Item = u32>| ItemSet::new(self.draws.items() + 1, items);
+    pub(super) fn negatives(&self, batch: &TrainingBatch, step: u64) -> Negatives {
+        let set = |items: &mut dyn Iterator<Item = ItemIndex>| IdSet::new(self.draws.items() + 1, items);
         let targets = set(&mut batch.branches.iter().flat_map(|b| b.items.iter().copied()));
         let mut generator = random::generator(self.seed, "negatives", step);
         let uniform = self.config.uniform_negatives;
-        let drawn: Vec<u32> =
-            (0..uniform).map(|_| generator.random_range(1..=self.draws.items() as u32)).collect();
+        let draw = |_| ItemIndex::new(generator.random_range(1..=self.draws.items() as u32));
+        let drawn: Vec<ItemIndex> = (0..uniform).map(draw).collect();
         let mut items = set(&mut drawn.iter().copied());
         let mut apart = targets.to_vec();
         let in_batch = self.config.in_batch_negatives;
@@ -77,7 +76,7 @@ impl SampledSoftmax {
         }
         let units = in_batch.then(|| batch.sequences());
         let corrected =
-            |&item: &u32| if self.config.sampling_correction { self.shift(item, units) } else { 0.0 };
+            |&item: &ItemIndex| if self.config.sampling_correction { self.shift(item, units) } else { 0.0 };
         let shift = items.to_vec().iter().map(corrected).collect();
         let targets_only = set(&mut apart.into_iter());
         let mut negatives =
@@ -85,11 +84,11 @@ impl SampledSoftmax {
         let predicted = batch.branches.iter().flat_map(|branch| branch.positions.iter().zip(&branch.items));
         // In one number each: these sort faster.
         let mut at_anchors: Vec<u64> = predicted
-            .map(|(&position, &item)| u64::from(position) << 32 | u64::from(negatives.candidate(item)))
+            .map(|(&position, &item)| u64::from(position) << 32 | u64::from(negatives.candidate(item).get()))
             .collect();
         at_anchors.sort_unstable();
         negatives.at_anchors =
-            at_anchors.into_iter().map(|both| ((both >> 32) as u32, both as u32)).collect();
+            at_anchors.into_iter().map(|both| ((both >> 32) as u32, Candidate::new(both as u32))).collect();
         if in_batch && self.config.sampling_correction {
             negatives.certain = Certain::new(batch, &negatives);
         }
@@ -103,7 +102,7 @@ impl SampledSoftmax {
     /// without bias if `Q_i` is the chance *given that the row is in the batch*. The items that the row's own unit predicts are
     /// then drawn with certainty: `Q_i = 1`, and their logits are not shifted ([`Certain`]); to leave them out would leave their
     /// share out of the normaliser.
-    fn shift(&self, item: u32, units: Option<usize>) -> f32 {
+    fn shift(&self, item: ItemIndex, units: Option<usize>) -> f32 {
         let uniform = self.config.uniform_negatives as f64 * (-1.0 / self.draws.items() as f64).ln_1p();
         let others = units.map_or(0.0, |units| self.draws.ln_missed(item, units));
         -(-(uniform + others).exp_m1()).max(1e-12).ln() as f32
@@ -118,18 +117,18 @@ struct Certain {
     /// By sequence, where its candidates begin in `candidates`, and the end of the last.
     offsets: Vec<u32>,
     /// Of each sequence ascending, each once.
-    candidates: Vec<u32>,
+    candidates: Vec<Candidate>,
 }
 
 impl Certain {
-    fn new(batch: &Batch, negatives: &Negatives) -> Self {
+    fn new(batch: &TrainingBatch, negatives: &Negatives) -> Self {
         let tokens = batch.layout.offsets.clone();
         let mut of_branch = vec![0; batch.branches.len()];
         let (mut offsets, mut candidates) = (vec![0], Vec::new());
         for &end in &tokens[1..] {
             let mut own = Vec::new();
             for (branch, from) in batch.branches.iter().zip(&mut of_branch) {
-                let to = branch.tokens.partition_point(|&token| (token as usize) < end);
+                let to = branch.tokens.partition_point(|&token| token.index() < end);
                 own.extend(branch.items[*from..to].iter().map(|&item| negatives.candidate(item)));
                 *from = to;
             }
@@ -142,8 +141,8 @@ impl Certain {
     }
 
     /// Begin and end of the candidates of the sequence that `token` is of.
-    fn range(&self, token: u32) -> [u32; 2] {
-        match self.tokens.partition_point(|&first| first <= token as usize) {
+    fn range(&self, token: Token) -> [u32; 2] {
+        match self.tokens.partition_point(|&first| first <= token.index()) {
             0 => [0; 2],
             behind => [self.offsets[behind - 1], self.offsets[behind]],
         }
@@ -153,44 +152,44 @@ impl Certain {
 /// Candidates of a sampled softmax.
 pub(super) struct Negatives {
     /// The negatives: the first candidates, ascending.
-    items: ItemSet,
+    items: IdSet<ItemIndex>,
     /// The targets that are no negatives: the candidates behind them, ascending.
-    targets_only: ItemSet,
+    targets_only: IdSet<ItemIndex>,
     /// What is added to the logits of the negatives.
     shift: Vec<f32>,
     /// Anchors and candidates that some branch predicts there, ascending.
-    at_anchors: Vec<(u32, u32)>,
+    at_anchors: Vec<(u32, Candidate)>,
     /// What is not shifted, sequence by sequence.
     certain: Certain,
 }
 
 impl Negatives {
-    /// The candidates' item indexes.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = u32> {
+    /// The item of each candidate.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = ItemIndex> {
         self.items.to_vec().into_iter().chain(self.targets_only.to_vec())
     }
 
     /// The candidate that `item`, a negative or a target, is.
-    fn candidate(&self, item: u32) -> u32 {
-        if self.items.contains(item) {
+    fn candidate(&self, item: ItemIndex) -> Candidate {
+        Candidate::new(if self.items.contains(item) {
             self.items.rank(item)
         } else {
             self.items.len() as u32 + self.targets_only.rank(item)
-        }
+        })
     }
 
     /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
-    fn targets(&self, anchors: &Anchors) -> (Vec<u32>, Targets, Candidates) {
+    fn targets(&self, anchors: &Anchors) -> (Vec<Token>, Targets, Candidates) {
         let (mut excluded_offsets, mut excluded) = (vec![0], Vec::new());
         for &position in &anchors.positions {
             let from = self.at_anchors.partition_point(|&(anchor, _)| anchor < position);
             let here = self.at_anchors[from..].iter().take_while(|&&(anchor, _)| anchor == position);
-            excluded.extend(here.map(|&(_, candidate)| candidate));
+            excluded.extend(here.map(|&(_, candidate)| candidate.get()));
             excluded_offsets.push(excluded.len() as u32);
         }
         let targets = Targets {
             offsets: (0..=anchors.items.len() as u32).collect(),
-            candidates: anchors.items.iter().map(|&item| self.candidate(item)).collect(),
+            candidates: anchors.items.iter().map(|&item| self.candidate(item).get()).collect(),
             weights: (0..anchors.items.len()).map(|i| anchors.share(i)).collect(),
         };
         let candidates = Candidates::Sampled {
@@ -198,7 +197,7 @@ impl Negatives {
             excluded_offsets,
             excluded,
             certain_ranges: anchors.tokens.iter().flat_map(|&token| self.certain.range(token)).collect(),
-            certain: self.certain.candidates.clone(),
+            certain: as_u32s(&self.certain.candidates).to_vec(),
         };
         (anchors.tokens.clone(), targets, candidates)
     }

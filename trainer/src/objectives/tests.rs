@@ -7,11 +7,11 @@ use rand::Rng as _;
 use schemas::config::{MaskMode, Paradigm, Sft};
 
 use super::*;
-use crate::data::{ExampleHistory, Examples, Sequences};
+use crate::data::{ExampleHistory, Examples, ItemIndex, SequencesTable, Token, ids};
 use crate::kinds::compute;
 use crate::models::SequenceModel;
 use crate::models::tests::instruct::random_taught;
-use crate::models::tests::{ITEMS, draws, logits, model, pretrain, sequences};
+use crate::models::tests::{ITEMS, draws, every_item, logits, model, pretrain, row_of_all, sequences};
 use crate::random;
 
 const MASK: MaskMode = MaskMode::Gather;
@@ -33,7 +33,12 @@ fn subsets(n: u32, size: u32) -> Vec<Vec<u32>> {
 }
 
 /// By item, what a row's competitors add to its normaliser of items with `exp(score)` 1: its own target left out.
-fn added(plan: &Plan, candidates: &[u32], asked: &Asked, row: usize) -> BTreeMap<u32, f64> {
+fn added(
+    plan: &Plan,
+    candidates: &[ItemIndex],
+    asked: &BranchTargets,
+    row: usize,
+) -> BTreeMap<ItemIndex, f64> {
     let Candidates::Sampled { shift, excluded_offsets, excluded, certain_ranges, certain } =
         &*asked.competitors
     else {
@@ -51,15 +56,15 @@ fn added(plan: &Plan, candidates: &[u32], asked: &Asked, row: usize) -> BTreeMap
 }
 
 /// What an anchor predicts, what each item has added to its normaliser, and in how many steps.
-type Additions = (Vec<u32>, BTreeMap<u32, f64>, f64);
+type Additions = (Vec<ItemIndex>, BTreeMap<ItemIndex, f64>, f64);
 
 /// For every target of every row of `data`, the mean over all batches with that row, and over the `steps` for each, of what each item
 /// adds to the normaliser: 1 where the estimate is unbiased.
 fn expected_additions(
-    data: &Sequences,
+    data: &SequencesTable,
     config: &Pretrain,
     (branches, batch_size, steps): (usize, u32, u64),
-) -> Vec<(Vec<u32>, BTreeMap<u32, f64>)> {
+) -> Vec<(Vec<ItemIndex>, BTreeMap<ItemIndex, f64>)> {
     let model = model(MASK);
     let loss = SampledSoftmax {
         config: config.clone(),
@@ -72,9 +77,9 @@ fn expected_additions(
     let mut sums: BTreeMap<(u32, usize, u32), Additions> = BTreeMap::new();
     for chosen in subsets(rows, batch_size) {
         for step in 0..steps {
-            let batch = Batch::pretrain(data, &chosen, MASK, branches, true, None);
+            let batch = TrainingBatch::pretrain(data, &chosen, MASK, branches, true, None);
             let negatives = loss.negatives(&batch, step);
-            let candidates: Vec<u32> = negatives.candidates().collect();
+            let candidates: Vec<ItemIndex> = negatives.candidates().collect();
             let plan = loss.plan(model.vocabulary(), batch, step);
             for (k, (of_branch, anchors)) in plan.branches.iter().zip(&plan.batch.branches).enumerate() {
                 let Some(asked) = &of_branch.plain else { continue };
@@ -94,7 +99,7 @@ fn expected_additions(
             }
         }
     }
-    let mean = |(predicted, sums, n): (_, BTreeMap<u32, f64>, f64)| {
+    let mean = |(predicted, sums, n): (_, BTreeMap<ItemIndex, f64>, f64)| {
         (predicted, sums.into_iter().map(|(item, sum)| (item, sum / n)).collect())
     };
     sums.into_values().map(mean).collect()
@@ -108,9 +113,9 @@ fn in_batch_negatives_estimate_the_full_normaliser_without_bias() {
         let targets = expected_additions(&data, &sampled(0, true), (branches, batch_size, 1));
         assert_eq!(targets.len(), data.items.len() + (branches - 1) * (data.items.len() - data.rows()));
         for (predicted, means) in targets {
-            for item in (1..=ITEMS).filter(|item| !predicted.contains(item)) {
+            for item in every_item().into_iter().filter(|item| !predicted.contains(item)) {
                 let mean = means.get(&item).copied().unwrap_or_default();
-                assert!((mean - 1.0).abs() < 1e-5, "{branches}, {batch_size}, item {item}: {mean}");
+                assert!((mean - 1.0).abs() < 1e-5, "{branches}, {batch_size}, {item:?}: {mean}");
             }
             assert!(predicted.iter().all(|item| !means.contains_key(item)), "{predicted:?} {means:?}");
         }
@@ -124,7 +129,7 @@ fn with_uniform_negatives_the_estimate_stays_unbiased() {
         let targets = expected_additions(&data, &sampled(3, in_batch), (1, 2, 800));
         let mut errors = Vec::new();
         for (predicted, means) in targets {
-            let others = (1..=ITEMS).filter(|item| !predicted.contains(item));
+            let others = every_item().into_iter().filter(|item| !predicted.contains(item));
             errors.extend(others.map(|item| means.get(&item).copied().unwrap_or_default() - 1.0));
         }
         let worst = errors.iter().fold(0f64, |worst, error| worst.max(error.abs()));
@@ -138,7 +143,7 @@ fn choose(n: usize, k: usize) -> f64 {
 }
 
 /// `Q` of `item` in a batch of `chosen` rows, for a row that does not predict it.
-fn chance(data: &Sequences, item: u32, chosen: usize, config: &Pretrain) -> f64 {
+fn chance(data: &SequencesTable, item: ItemIndex, chosen: usize, config: &Pretrain) -> f64 {
     let holds = |row: usize| data.items[data.row(row)].contains(&item);
     let (m, others) = ((0..data.rows()).filter(|&row| holds(row)).count(), data.rows() - 1);
     let in_batch = if config.in_batch_negatives {
@@ -159,12 +164,13 @@ fn the_sampled_loss_of_two_branches_is_the_sum_of_its_definition() {
     for (in_batch, corrected) in [(true, true), (true, false), (false, true)] {
         let config = Pretrain { sampling_correction: corrected, ..sampled(3, in_batch) };
         let loss = objective(&config, draws(&data, MASK, 2), 1, 0.0);
-        let batch = Batch::pretrain(&data, &chosen, MASK, 2, true, Some(&weights));
+        let batch = TrainingBatch::pretrain(&data, &chosen, MASK, 2, true, Some(&weights));
         let plan = loss.plan(model.vocabulary(), batch, 7);
         let value = compute(&*loss, &model, &plan, None).unwrap().loss.to_scalar::<f32>().unwrap();
 
         let mut generator = random::generator(1, "negatives", 7);
-        let mut negatives: BTreeSet<u32> = (0..3).map(|_| generator.random_range(1..=ITEMS)).collect();
+        let draw = |_| ItemIndex::new(generator.random_range(1..=ITEMS));
+        let mut negatives: BTreeSet<ItemIndex> = (0..3).map(draw).collect();
         if in_batch {
             negatives.extend(chosen.iter().flat_map(|&row| &data.items[data.row(row as usize)]));
         }
@@ -182,10 +188,10 @@ fn the_sampled_loss_of_two_branches_is_the_sum_of_its_definition() {
                 let row =
                     (0..data.rows()).find(|&row| data.row(row).contains(&(*position as usize))).unwrap();
                 let end = data.row(row).end;
-                let targets: Vec<u32> =
+                let targets: Vec<ItemIndex> =
                     (*position as usize..end.min(*position as usize + 2)).map(|p| data.items[p]).collect();
                 let target = data.items[*position as usize + k];
-                let logit = |item: u32| f64::from(logits[item as usize - 1]);
+                let logit = |item: ItemIndex| f64::from(logits[item.index() - 1]);
                 let mut normaliser = logit(target).exp();
                 for &item in negatives.iter().filter(|item| !targets.contains(item)) {
                     let own = in_batch && data.items[data.row(row)].contains(&item);
@@ -215,7 +221,7 @@ fn examples() -> Examples {
     let mut examples = Examples { offsets: vec![0], ..Examples::default() };
     for (h, items) in histories.iter().enumerate() {
         examples.histories.push(ExampleHistory {
-            items: items.clone(),
+            items: ids(items),
             ts: (0..items.len() as i64).map(|i| i * 60_000).collect(),
             examples: (0u32..).zip(all).filter(|(_, e)| e.0 == h).map(|(i, _)| i).collect(),
         });
@@ -230,8 +236,8 @@ fn examples() -> Examples {
         examples.matches.extend(histories[history][..before].iter().map(carries));
         examples.offsets.push(examples.matches.len());
         examples.visible.push(visible);
-        examples.targets.push(target);
-        examples.conditions.push(condition);
+        examples.targets.push(ItemIndex::new(target));
+        examples.conditions.push(condition.into());
         examples.weights.push(weight);
     }
     for history in &mut examples.histories {
@@ -246,21 +252,21 @@ fn alone(model: &SequenceModel, examples: &Examples, e: usize, k: usize, instruc
     let history = &examples.histories[examples.history[e] as usize];
     let shown = (examples.visible[e] as usize).saturating_sub(k - 1);
     let mut batch = crate::batch::HistoryBatch::new(MaskMode::Gather);
-    batch.push(history.items[..shown].iter().copied(), &history.ts[..shown], &[]);
+    batch.push(history.items[..shown].iter().map(row_of_all), &history.ts[..shown], &[]);
     let tokens = batch.into_tokens();
-    let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
+    let vectors = model.item_vectors(&every_item()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);
     let hidden = if instructed {
         let mut matches = vec![true];
         matches.extend_from_slice(&examples.matches[examples.flags(e)][..shown]);
         let reads = crate::models::Reads {
-            tokens: vec![shown as u32],
+            tokens: vec![Token::new(shown as u32)],
             conditions: vec![examples.conditions[e]],
             matches,
         };
         model.read(k, &histories, &reads).unwrap()
     } else {
-        model.read_plain(k, &histories, &[shown as u32]).unwrap()
+        model.read_plain(k, &histories, &[Token::new(shown as u32)]).unwrap()
     };
     let candidates = model.candidates(&vectors).unwrap();
     hidden.matmul(&candidates.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -272,7 +278,7 @@ fn fine_tuning_predicts_one_target_from_ever_shorter_histories_with_and_without_
     let model = random_taught(&sft);
     let examples = examples();
     let units: Vec<u32> = vec![0, 1];
-    let predicted = |&h: &u32| Batch::instructed_items(&examples, h, MASK, true);
+    let predicted = |&h: &u32| TrainingBatch::instructed_items(&examples, h, MASK, true);
     let draws = Draws::new(ITEMS as usize, units.iter().map(predicted));
     for (loss, unconditional) in [(Loss::Full, 0.0), (Loss::Full, 0.3), (Loss::Sampled, 0.3)] {
         let config = match loss {
@@ -280,25 +286,27 @@ fn fine_tuning_predicts_one_target_from_ever_shorter_histories_with_and_without_
             Loss::Sampled => sampled(4, true),
         };
         let loss_of = objective(&config, draws.clone(), 1, unconditional);
-        let batch = Batch::instructed(&examples, &units, MASK, 2, true);
+        let batch = TrainingBatch::instructed(&examples, &units, MASK, 2, true);
         let plan = loss_of.plan(model.vocabulary(), batch, 3);
         let value = compute(&*loss_of, &model, &plan, None).unwrap().loss.to_scalar::<f32>().unwrap();
 
         let mut generator = random::generator(1, "negatives", 3);
-        let drawn: Vec<u32> = (0..4).map(|_| generator.random_range(1..=ITEMS)).collect();
-        let negatives: BTreeSet<u32> = drawn.into_iter().chain(examples.targets.iter().copied()).collect();
+        let draw = |_| ItemIndex::new(generator.random_range(1..=ITEMS));
+        let drawn: Vec<ItemIndex> = (0..4).map(draw).collect();
+        let negatives: BTreeSet<ItemIndex> =
+            drawn.into_iter().chain(examples.targets.iter().copied()).collect();
         let mut expected = 0.0;
         for k in 1..=2 {
             for e in 0..examples.len() {
                 let target = examples.targets[e];
                 // Both histories are in every batch: an item that one of them predicts is in with certainty.
                 let missed = (1.0 - 1.0 / f64::from(ITEMS)).powi(4);
-                let q = |item: u32| if examples.targets.contains(&item) { 1.0 } else { 1.0 - missed };
+                let q = |item: ItemIndex| if examples.targets.contains(&item) { 1.0 } else { 1.0 - missed };
                 for (instructed, weight) in [(true, 1.0), (false, unconditional)] {
                     let logits = alone(&model, &examples, e, k, instructed);
-                    let logit = |item: u32| f64::from(logits[item as usize - 1]);
+                    let logit = |item: ItemIndex| f64::from(logits[item.index() - 1]);
                     let sum: f64 = match loss {
-                        Loss::Full => (1..=ITEMS).map(|item| logit(item).exp()).sum(),
+                        Loss::Full => every_item().into_iter().map(|item| logit(item).exp()).sum(),
                         Loss::Sampled => {
                             let others = negatives.iter().filter(|&&item| item != target);
                             logit(target).exp() + others.map(|&item| logit(item).exp() / q(item)).sum::<f64>()

@@ -7,9 +7,9 @@ use std::fmt;
 use serde::Serialize;
 use terminal::shown::Shown;
 
-use super::retriever::Request;
+use super::retriever::ListRequest;
 use crate::checkpoint::Checkpoint;
-use crate::data::Catalogue;
+use crate::data::{Catalogue, ItemIndex};
 use crate::serve::List;
 
 /// Visible items that are shown.
@@ -21,7 +21,7 @@ const WIDTH: usize = 34;
 
 /// A user's case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Case {
+pub struct UserCase {
     /// The user.
     pub user_id: String,
     /// Events that are visible.
@@ -56,12 +56,12 @@ pub struct Column {
     pub overlap: usize,
 }
 
-impl Case {
+impl UserCase {
     /// Of `lists`, the first of which has no condition.
     pub(super) fn new(
         checkpoint: &Checkpoint,
         catalogue: &Catalogue,
-        request: Request,
+        request: ListRequest,
         lists: &[List],
     ) -> Self {
         let conditions = checkpoint.model.vocabulary().conditions();
@@ -73,20 +73,20 @@ impl Case {
         let attributes: HashMap<&str, Vec<String>> =
             names.iter().map(|&name| (name, catalogue.attribute_values(name))).collect();
         let bags: Vec<_> = names.iter().map(|&n| (n, catalogue.attribute_bags(n, &attributes[n]))).collect();
-        let item = |index: u32| Item {
-            item_id: catalogue.item_ids[index as usize].clone(),
-            title: catalogue.title(index as usize).map(str::to_owned),
+        let item = |item: ItemIndex| Item {
+            item_id: catalogue.item_ids[item.index()].clone(),
+            title: catalogue.title(item).map(str::to_owned),
             values: bags
                 .iter()
                 .flat_map(|(name, bags)| {
-                    bags.get(index as usize).iter().map(|&value| attributes[name][value as usize].clone())
+                    bags.get(item.index()).iter().map(|&value| attributes[name][value as usize].clone())
                 })
                 .collect(),
         };
-        let plain: Vec<u32> =
+        let plain: Vec<ItemIndex> =
             lists.iter().take(1).flat_map(|list| list.items.iter().take(SHOWN).map(|s| s.item)).collect();
         let column = |list: &List| {
-            let shown: Vec<u32> = list.items.iter().take(SHOWN).map(|scored| scored.item).collect();
+            let shown: Vec<ItemIndex> = list.items.iter().take(SHOWN).map(|scored| scored.item).collect();
             Column {
                 condition: list.condition.and_then(|row| conditions.get(row)).map(|c| c.to_string()),
                 origin: list.origin.name(),
@@ -96,7 +96,7 @@ impl Case {
         };
         Self {
             visible: request.history.items.len(),
-            last: request.history.newest(LAST).items.iter().map(|&index| item(index)).collect(),
+            last: request.history.newest(LAST).items.iter().map(|&known| item(known)).collect(),
             lists: lists.iter().map(column).collect(),
             user_id: request.user_id,
         }
@@ -124,7 +124,7 @@ fn line(f: &mut fmt::Formatter<'_>, cells: impl Iterator<Item = String>) -> fmt:
     writeln!(f, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
-impl fmt::Display for Case {
+impl fmt::Display for UserCase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "user {}: {} visible events, the last of them", Shown(&self.user_id), self.visible)?;
         for item in &self.last {

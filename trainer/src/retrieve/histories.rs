@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use schemas::history::{DeltaTau, request_batches, visible_lengths};
 
-use crate::data::Sequences;
+use crate::data::{ItemIndex, SequencesTable};
 
 /// The visible events of one user, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct History {
-    /// Item index of each event.
-    pub items: Vec<u32>,
+pub struct VisibleHistory {
+    /// Item of each event.
+    pub items: Vec<ItemIndex>,
     /// Time of each event, epoch milliseconds, ascending.
     pub ts: Vec<i64>,
     /// `v_t` of each event in this history: what the mask `row` hid from it in training.
@@ -35,11 +35,11 @@ pub fn delta_tau(property: &str) -> Option<DeltaTau> {
     }
 }
 
-impl History {
+impl VisibleHistory {
     /// Of events that come from outside the tables, in any order; equal times keep theirs.
-    pub fn from_events(mut events: Vec<(u32, i64)>, delta_tau: DeltaTau) -> Self {
+    pub fn from_events(mut events: Vec<(ItemIndex, i64)>, delta_tau: DeltaTau) -> Self {
         events.sort_by_key(|&(_, ts)| ts);
-        let (items, ts): (Vec<u32>, Vec<i64>) = events.into_iter().unzip();
+        let (items, ts): (Vec<ItemIndex>, Vec<i64>) = events.into_iter().unzip();
         let visible = visible_lengths(&ts, &request_batches(&ts, &vec![None::<u32>; ts.len()], 0), delta_tau);
         Self { items, ts, visible }
     }
@@ -70,7 +70,7 @@ impl History {
     }
 
     /// Every item in it: sorted, each once.
-    pub fn seen(&self) -> Vec<u32> {
+    pub fn seen(&self) -> Vec<ItemIndex> {
         let mut seen = self.items.clone();
         seen.sort_unstable();
         seen.dedup();
@@ -81,25 +81,25 @@ impl History {
 /// The histories of table `sequences`, by user.
 #[derive(Debug)]
 pub struct Stored<'a> {
-    sequences: &'a Sequences,
+    sequences: &'a SequencesTable,
     users: HashMap<&'a str, u32>,
 }
 
 impl<'a> Stored<'a> {
     /// Those of `sequences`.
-    pub fn new(sequences: &'a Sequences) -> Self {
+    pub fn new(sequences: &'a SequencesTable) -> Self {
         let users = sequences.users.iter().map(String::as_str).zip(0..).collect();
         Self { sequences, users }
     }
 
     /// The whole history of a user; `None` for one that the table does not have. Each event is owned by exactly one row,
     /// so what the rows own is the history, also where the newest row had to leave events out.
-    pub fn history(&self, user: &str) -> Option<History> {
+    pub fn history(&self, user: &str) -> Option<VisibleHistory> {
         let sequences = self.sequences;
         let user = *self.users.get(user)?;
         let first = sequences.user.partition_point(|&u| u < user);
         let end = sequences.user.partition_point(|&u| u <= user);
-        let mut history = History::default();
+        let mut history = VisibleHistory::default();
         for row in first..end {
             let (start, owned) = (sequences.row(row).start, sequences.owned(row));
             history.items.extend_from_slice(&sequences.items[owned.clone()]);
@@ -121,6 +121,7 @@ mod tests {
     use schemas::history::Role;
 
     use super::*;
+    use crate::data::ids;
 
     proptest! {
         /// A request at the time of an event sees what that event saw as a target.
@@ -153,9 +154,9 @@ mod tests {
     #[test]
     fn a_stored_history_is_what_the_rows_own() {
         // Row 0 owns the events 0 to 3; row 1 shows 1 and 3, and owns 4 and 5.
-        let sequences = Sequences {
+        let sequences = SequencesTable {
             offsets: vec![0, 4, 8, 9],
-            items: vec![10, 11, 12, 13, 11, 13, 14, 15, 20],
+            items: ids(&[10, 11, 12, 13, 11, 13, 14, 15, 20]),
             visible: vec![0, 1, 2, 3, 0, 1, 1, 2, 0],
             roles: vec![Role::Pretrain; 9],
             places: vec![0, 1, 2, 3, 1, 3, 4, 5, 0],
@@ -164,7 +165,7 @@ mod tests {
             user: vec![0, 0, 1],
             users: vec!["u".into(), "v".into()],
             ts: vec![0, 1, 2, 3, 1, 3, 4, 5, 9],
-            ..Sequences::default()
+            ..SequencesTable::default()
         };
         let stored = Stored::new(&sequences);
         let history = stored.history("u").unwrap();

@@ -9,10 +9,10 @@ use schemas::config::ConfigError;
 use schemas::tables;
 use store::Root;
 
-use super::report::Report;
+use super::report::RetrieveReport;
 use super::retriever::{Ask, Retriever};
-use crate::data::DataError;
-use crate::data::conditions::Conditions;
+use crate::data::conditions::KnownConditions;
+use crate::data::{ConditionRow, DataError};
 
 /// The lists of every user.
 #[derive(Debug)]
@@ -36,15 +36,16 @@ pub(super) struct Table {
 struct Known {
     name: String,
     /// Its row; `None` of one that the model does not know.
-    row: Option<u32>,
+    row: Option<ConditionRow>,
 }
 
 /// A condition that is asked for by name: its row. Pools with fewer than `min_pool` retrievable carriers are refused.
 pub(super) fn resolve(
     text: &str,
-    known: &Conditions,
+    known: &KnownConditions,
     min_pool: usize,
-    (retriever, at): (&mut Retriever<'_>, i64),
+    retriever: &mut Retriever<'_>,
+    at: i64,
 ) -> Result<Ask, String> {
     let condition: Condition = text.parse().map_err(|e| format!("{e}"))?;
     let row = known.row(&condition).map_err(|e| e.to_string())?;
@@ -59,7 +60,7 @@ pub(super) fn resolve(
 }
 
 /// Conditions as the command line has them: each text is one, or several with commas between.
-pub(super) fn split<'a>(texts: &'a [String], known: &Conditions) -> Vec<&'a str> {
+pub(super) fn split<'a>(texts: &'a [String], known: &KnownConditions) -> Vec<&'a str> {
     let whole = |text: &str| text.parse().is_ok_and(|condition: Condition| known.row(&condition).is_ok());
     let mut all = Vec::new();
     for text in texts {
@@ -76,16 +77,17 @@ impl Instructions {
     /// The same for all users: one list for each of `texts`, or one without a condition where there is none.
     pub(super) fn same(
         texts: &[String],
-        known: &Conditions,
+        known: &KnownConditions,
         min_pool: usize,
-        (retriever, at): (&mut Retriever<'_>, i64),
+        retriever: &mut Retriever<'_>,
+        at: i64,
     ) -> Result<Self, ConfigError> {
         if texts.is_empty() {
             return Ok(Self::Same(vec![Ask::PLAIN]));
         }
         let mut asks = Vec::new();
         for text in split(texts, known) {
-            let ask = resolve(text, known, min_pool, (retriever, at))
+            let ask = resolve(text, known, min_pool, retriever, at)
                 .map_err(|problem| ConfigError::Invalid { key: "--conditions".into(), problem })?;
             if !asks.contains(&ask) {
                 asks.push(ask);
@@ -95,7 +97,7 @@ impl Instructions {
     }
 
     /// Those of table `instructions`, for a model that follows some.
-    pub(super) async fn stored(root: &Root, known: &Conditions) -> Result<Self, DataError> {
+    pub(super) async fn stored(root: &Root, known: &KnownConditions) -> Result<Self, DataError> {
         let snapshot = root.require(tables::INSTRUCTIONS, "pipeline instructions").await?;
         let columns = ["user_id", "attributes", "conditions", "weights"];
         let other = |c: usize| DataError::ColumnType {
@@ -136,9 +138,10 @@ impl Instructions {
     pub(super) fn of(
         &self,
         user: &str,
-        (min_pool, at): (usize, i64),
+        min_pool: usize,
+        at: i64,
         retriever: &mut Retriever<'_>,
-        report: &mut Report,
+        report: &mut RetrieveReport,
     ) -> Vec<Ask> {
         let table = match self {
             Self::Same(asks) => return asks.clone(),
@@ -162,7 +165,7 @@ impl Instructions {
 }
 
 impl Known {
-    fn new(condition: &Condition, known: &Conditions) -> Self {
+    fn new(condition: &Condition, known: &KnownConditions) -> Self {
         Self { name: condition.to_string(), row: known.row(condition).ok() }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! table sequences ─┐                 retriever.rs: a serve::Recommender reads the history
-//! JSON Lines ──────┴─► Request ─────► once, under all conditions; seen items left out,   ─► lists
+//! JSON Lines ──────┴─► ListRequest ─────► once, under all conditions; seen items left out,   ─► lists
 //! conditions, ─────►  requests.rs     and what is inactive or denied (run.rs)               │
 //! table instructions                                                                        │ serve::merge
 //! nothing visible ───────────────────► popular items, by condition ──────────────────────────┴─► rows
@@ -26,12 +26,12 @@ use std::path::{Path, PathBuf};
 use schemas::config::ConfigError;
 use terminal::Interrupt;
 
-pub use case::Case;
-pub use histories::{History, Stored, delta_tau, visible_at};
-pub use output::{Answer, Output, OutputError, ROWS_SCHEMA, Row, is_writable};
-pub use report::{Examples, GraphReport, Mean, Report};
+pub use case::UserCase;
+pub use histories::{Stored, VisibleHistory, delta_tau, visible_at};
+pub use output::{Answer, OutputError, ROWS_SCHEMA, Row, RowsOutput, is_writable};
+pub use report::{CountedExamples, GraphReport, Mean, RetrieveReport};
 pub use requests::{BATCH, Refusal, parse_time};
-pub use retriever::{Ask, Limits, Request, Retriever};
+pub use retriever::{Ask, ListLimits, ListRequest, Retriever};
 pub use run::{case, run};
 
 use crate::checkpoint::CheckpointError;
@@ -73,7 +73,7 @@ pub enum Method {
 
 /// What a run is to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Options<'a> {
+pub struct RetrieveOptions<'a> {
     /// Name of the model.
     pub model: &'a str,
     /// Whose lists.

@@ -66,7 +66,7 @@ pub struct OutputError {
 
 /// A place for rows.
 #[derive(Debug)]
-pub struct Output {
+pub struct RowsOutput {
     /// The file, or what stands for standard output.
     path: PathBuf,
     sink: Sink,
@@ -90,7 +90,7 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
-impl Output {
+impl RowsOutput {
     /// Standard output.
     pub fn stdout() -> Self {
         Self { path: "standard output".into(), sink: Sink::Stdout(BufWriter::new(io::stdout())) }
@@ -216,11 +216,11 @@ mod tests {
         let files = || std::fs::read_dir(directory.path()).unwrap().count();
         for name in ["rows.parquet", "rows.jsonl"] {
             let path = directory.path().join(name);
-            let mut output = Output::file(&path).unwrap();
+            let mut output = RowsOutput::file(&path).unwrap();
             output.write(&[Answer::Row(ROW)]).unwrap();
             drop(output);
             assert_eq!(files(), 0, "an unfinished one leaves nothing");
-            let mut output = Output::file(&path).unwrap();
+            let mut output = RowsOutput::file(&path).unwrap();
             let rows = [ROW, Row { rank: 2, condition: None, ..ROW }].map(Answer::Row);
             output.write(&rows).unwrap();
             output.finish().unwrap();

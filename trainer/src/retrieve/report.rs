@@ -8,19 +8,19 @@ use crate::serve::Scored;
 
 /// Counts of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
+pub struct RetrieveReport {
     /// Requests that were answered.
     pub users: usize,
     /// Those of whom nothing was visible; their lists are popular items.
     pub without_history: usize,
     /// Asked for, and not in `sequences`.
-    pub unknown_users: Examples,
+    pub unknown_users: CountedExamples,
     /// Events of items that the catalogue does not have.
-    pub dropped_events: Examples,
+    pub dropped_events: CountedExamples,
     /// Stored instructions that the model does not follow.
-    pub unknown_instructions: Examples,
+    pub unknown_instructions: CountedExamples,
     /// Stored instructions that too few items carry.
-    pub small_pools: Examples,
+    pub small_pools: CountedExamples,
     /// Users asked for that have no stored instructions left: one list without a condition.
     pub without_instructions: usize,
     /// Lists, before merging.
@@ -45,14 +45,14 @@ pub struct Report {
 
 /// Something that is counted, with the first few.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Examples {
+pub struct CountedExamples {
     /// How often.
     pub count: usize,
     /// The first different ones.
     pub examples: Vec<String>,
 }
 
-impl Examples {
+impl CountedExamples {
     const SHOWN: usize = 3;
 
     /// One more.
@@ -64,7 +64,7 @@ impl Examples {
     }
 }
 
-impl fmt::Display for Examples {
+impl fmt::Display for CountedExamples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let more = if self.count > self.examples.len() { ", …" } else { "" };
         write!(f, "{} ({}{more})", self.count, self.examples.join(", "))
@@ -152,7 +152,7 @@ impl GraphReport {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RetrieveReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let k = self.k;
         writeln!(

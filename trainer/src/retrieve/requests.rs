@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use terminal::Interrupt;
 
 use super::RetrieveError;
-use super::histories::{History, Stored, visible_at};
+use super::histories::{Stored, VisibleHistory, visible_at};
 use super::instructions::{Instructions, resolve};
-use super::report::Report;
-use super::retriever::{Ask, Request, Retriever};
-use crate::data::conditions::Conditions;
+use super::report::RetrieveReport;
+use super::retriever::{Ask, ListRequest, Retriever};
+use crate::data::ItemIndex;
+use crate::data::conditions::KnownConditions;
 
 /// Requests that are answered together, at most.
 pub const BATCH: usize = 128;
@@ -37,14 +38,14 @@ pub(super) struct Requests<'a> {
     /// The histories of the tables.
     pub stored: Stored<'a>,
     /// By item id, its index.
-    pub items: HashMap<&'a str, u32>,
+    pub items: HashMap<&'a str, ItemIndex>,
     /// The safe margin.
     pub delta_tau: DeltaTau,
     /// The time of all requests, epoch milliseconds; without one, all that is stored is visible, and ages count from when each
     /// request is read.
     pub at: Option<i64>,
     /// The conditions that the model knows.
-    pub conditions: &'a Conditions,
+    pub conditions: &'a KnownConditions,
     /// Smallest number of carriers of a condition.
     pub min_pool: usize,
     /// Which lists each user is given.
@@ -74,7 +75,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// The answer to a request whose lists are all empty.
-    pub(super) fn nothing_left(request: &Request) -> Option<Self> {
+    pub(super) fn nothing_left(request: &ListRequest) -> Option<Self> {
         let error = "no item is left that its lists may have".to_owned();
         Some(Self { line: request.line?, user_id: Some(request.user_id.clone()), error })
     }
@@ -129,29 +130,35 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
 
 impl Requests<'_> {
     /// The request of a user of the tables; one that they do not have is counted and has no history.
-    pub(super) fn user(&self, user_id: &str, retriever: &mut Retriever<'_>, report: &mut Report) -> Request {
+    pub(super) fn user(
+        &self,
+        user_id: &str,
+        retriever: &mut Retriever<'_>,
+        report: &mut RetrieveReport,
+    ) -> ListRequest {
         let history = self.stored.history(user_id);
         if history.is_none() {
             report.unknown_users.add(user_id);
         }
         let at = self.at.unwrap_or_else(now);
-        let asks = self.instructions.of(user_id, (self.min_pool, at), retriever, report);
-        self.request((user_id.to_owned(), self.at), history.unwrap_or_default(), asks)
+        let asks = self.instructions.of(user_id, self.min_pool, at, retriever, report);
+        self.request(user_id.to_owned(), self.at, history.unwrap_or_default(), asks)
     }
 
     /// The request of a line, or why it is none; an event of an unknown item is dropped and counted.
     pub(super) fn line(
         &self,
-        (number, line): (usize, &LineBytes),
+        number: usize,
+        line: &LineBytes,
         retriever: &mut Retriever<'_>,
-        report: &mut Report,
-    ) -> Result<Request, Refusal> {
+        report: &mut RetrieveReport,
+    ) -> Result<ListRequest, Refusal> {
         let request = match line {
             Ok(line) => self.parsed(line, retriever, report),
             Err(problem) => Err(problem.clone()),
         };
         let text = line.as_deref().unwrap_or_default();
-        request.map(|request| Request { line: Some(number), ..request }).map_err(|error| {
+        request.map(|request| ListRequest { line: Some(number), ..request }).map_err(|error| {
             report.refused += 1;
             Refusal::new(number, text, error)
         })
@@ -161,8 +168,8 @@ impl Requests<'_> {
         &self,
         line: &[u8],
         retriever: &mut Retriever<'_>,
-        report: &mut Report,
-    ) -> Result<Request, String> {
+        report: &mut RetrieveReport,
+    ) -> Result<ListRequest, String> {
         let Line { user_id, history, conditions, at } =
             serde_json::from_slice(line).map_err(|e| e.to_string())?;
         let at = at.map(Time::ms).transpose()?.or(self.at);
@@ -177,7 +184,7 @@ impl Requests<'_> {
         let asks = match conditions {
             None => {
                 let at = at.unwrap_or_else(now);
-                self.instructions.of(&user_id, (self.min_pool, at), retriever, report)
+                self.instructions.of(&user_id, self.min_pool, at, retriever, report)
             }
             Some(texts) if texts.is_empty() => vec![Ask::PLAIN],
             Some(texts) => {
@@ -187,15 +194,21 @@ impl Requests<'_> {
                     .filter(once)
                     .map(|i| {
                         let at = at.unwrap_or_else(now);
-                        resolve(&texts[i], self.conditions, self.min_pool, (&mut *retriever, at))
+                        resolve(&texts[i], self.conditions, self.min_pool, retriever, at)
                     })
                     .collect::<Result<_, _>>()?
             }
         };
-        Ok(self.request((user_id, at), History::from_events(events, self.delta_tau), asks))
+        Ok(self.request(user_id, at, VisibleHistory::from_events(events, self.delta_tau), asks))
     }
 
-    fn request(&self, (user_id, at): (String, Option<i64>), history: History, asks: Vec<Ask>) -> Request {
+    fn request(
+        &self,
+        user_id: String,
+        at: Option<i64>,
+        history: VisibleHistory,
+        asks: Vec<Ask>,
+    ) -> ListRequest {
         let history = match at {
             Some(at) => {
                 let visible = visible_at(&history.ts, at, self.delta_tau);
@@ -203,7 +216,7 @@ impl Requests<'_> {
             }
             None => history,
         };
-        Request { user_id, line: None, at: at.unwrap_or_else(now), history, asks }
+        ListRequest { user_id, line: None, at: at.unwrap_or_else(now), history, asks }
     }
 }
 

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::histories::History;
-use super::report::Report;
+use super::histories::VisibleHistory;
+use super::report::RetrieveReport;
 use crate::data::conditions::Carriers;
+use crate::data::{ConditionRow, ItemIndex};
 use crate::serve::{
-    Answers, Filter, List, Origin, Popularity, Question, Read, Reading, RecommendError, Recommender, Scored,
-    TopK,
+    Answers, List, ListFilter, ListQuery, Origin, PopularityOrder, Read, Reading, RecommendError,
+    Recommender, Scored, TopK,
 };
 
 /// What is asked for one user.
 #[derive(Debug, Clone, Default)]
-pub struct Request {
+pub struct ListRequest {
     /// The user.
     pub user_id: String,
     /// The line of standard input that it came from, from 1.
@@ -22,7 +23,7 @@ pub struct Request {
     /// Its time (epoch milliseconds), from which derived conditions count.
     pub at: i64,
     /// All that is visible of the user.
-    pub history: History,
+    pub history: VisibleHistory,
     /// The lists to retrieve.
     pub asks: Vec<Ask>,
 }
@@ -30,8 +31,8 @@ pub struct Request {
 /// One list that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ask {
-    /// The row of its condition; `None` for a list without one.
-    pub condition: Option<u32>,
+    /// Its condition; `None` for a list without one.
+    pub condition: Option<ConditionRow>,
     /// The weight of its instruction.
     pub weight: f32,
 }
@@ -43,7 +44,7 @@ impl Ask {
 
 /// What lists may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ListLimits {
     /// Length of a list.
     pub k: usize,
     /// Whether a list with a condition is limited to the items that carry it.
@@ -66,11 +67,11 @@ pub struct Retriever<'a> {
     /// Training events by item index.
     pub counts: Vec<u32>,
     /// What orders items as these counts do.
-    popularity: Popularity,
+    popularity: PopularityOrder,
     /// What lists may hold.
-    pub limits: Limits,
+    pub limits: ListLimits,
     /// By condition, which items carry it at some times.
-    pools: BTreeMap<u32, Vec<Pool>>,
+    pools: BTreeMap<ConditionRow, Vec<Pool>>,
 }
 
 /// Pools that are kept of one condition, at most: requests come at growing times.
@@ -92,16 +93,17 @@ impl<'a> Retriever<'a> {
         recommender: &'a dyn Recommender,
         max_len: usize,
         carriers: &'a Carriers,
-        (retrievable, counts): (Vec<bool>, Vec<u32>),
-        limits: Limits,
+        retrievable: Vec<bool>,
+        counts: Vec<u32>,
+        limits: ListLimits,
     ) -> Self {
-        let (popularity, pools) = (Popularity::new(&counts), BTreeMap::new());
+        let (popularity, pools) = (PopularityOrder::new(&counts), BTreeMap::new());
         Self { recommender, max_len, carriers, retrievable, counts, popularity, limits, pools }
     }
 
     /// Makes the condition of `row` ready to be asked for at the time `at`; gives the number of retrievable items that carry it
     /// then.
-    pub fn prepare(&mut self, row: u32, at: i64) -> usize {
+    pub fn prepare(&mut self, row: ConditionRow, at: i64) -> usize {
         // The one that was asked for last is the last to go.
         let pools = self.pools.entry(row).or_default();
         if let Some(place) = pools.iter().position(|pool| pool.times.contains(&at)) {
@@ -123,12 +125,12 @@ impl<'a> Retriever<'a> {
         size
     }
 
-    fn pool(&self, row: u32, at: i64) -> Option<&Pool> {
+    fn pool(&self, row: ConditionRow, at: i64) -> Option<&Pool> {
         self.pools.get(&row)?.iter().find(|pool| pool.times.contains(&at))
     }
 
     /// The items that may be in a list that is asked for at the time `at`.
-    fn allowed(&self, condition: Option<u32>, at: i64, only: bool) -> &[bool] {
+    fn allowed(&self, condition: Option<ConditionRow>, at: i64, only: bool) -> &[bool] {
         match condition.and_then(|row| self.pool(row, at)) {
             Some(pool) if only => &pool.retrievable,
             _ => &self.retrievable,
@@ -138,20 +140,20 @@ impl<'a> Retriever<'a> {
     /// The lists of each request, in the order asked.
     pub fn lists(
         &mut self,
-        requests: &[Request],
-        report: &mut Report,
+        requests: &[ListRequest],
+        report: &mut RetrieveReport,
     ) -> Result<Vec<Vec<List>>, RecommendError> {
         let (mut lists, mut first) = (Vec::with_capacity(requests.len()), 0);
         // By condition, where the times of the pools begin that these requests need.
-        let mut needed: BTreeMap<u32, BTreeSet<i64>> = BTreeMap::new();
+        let mut needed: BTreeMap<ConditionRow, BTreeSet<i64>> = BTreeMap::new();
         for (next, request) in requests.iter().enumerate() {
-            let rows: BTreeSet<u32> = request.asks.iter().filter_map(|ask| ask.condition).collect();
-            let begin = |row: u32| match self.pool(row, request.at) {
+            let rows: BTreeSet<ConditionRow> = request.asks.iter().filter_map(|ask| ask.condition).collect();
+            let begin = |row: ConditionRow| match self.pool(row, request.at) {
                 Some(pool) => pool.times.start,
                 None => self.carriers.unchanged(row, request.at).start,
             };
-            let wanted: Vec<(u32, i64)> = rows.iter().map(|&row| (row, begin(row))).collect();
-            let is_too_much = |(row, begin): &(u32, i64)| {
+            let wanted: Vec<(ConditionRow, i64)> = rows.iter().map(|&row| (row, begin(row))).collect();
+            let is_too_much = |(row, begin): &(ConditionRow, i64)| {
                 needed.get(row).is_some_and(|begins| begins.len() == POOLS && !begins.contains(begin))
             };
             // Requests whose pools do not fit together are answered in several turns.
@@ -171,14 +173,14 @@ impl<'a> Retriever<'a> {
 
     fn prepared_lists(
         &self,
-        requests: &[Request],
-        report: &mut Report,
+        requests: &[ListRequest],
+        report: &mut RetrieveReport,
     ) -> Result<Vec<Vec<List>>, RecommendError> {
-        let Limits { only, keep_seen, .. } = self.limits;
-        let read: Vec<History> = requests.iter().map(|r| r.history.newest(self.max_len)).collect();
-        let asked: Vec<(&Request, &History)> =
+        let ListLimits { only, keep_seen, .. } = self.limits;
+        let read: Vec<VisibleHistory> = requests.iter().map(|r| r.history.newest(self.max_len)).collect();
+        let asked: Vec<(&ListRequest, &VisibleHistory)> =
             requests.iter().zip(&read).filter(|(_, history)| !history.is_empty()).collect();
-        let reads = |&(request, history): &(&Request, &History)| -> Vec<Read> {
+        let reads = |&(request, history): &(&ListRequest, &VisibleHistory)| -> Vec<Read> {
             let length = history.items.len();
             request.asks.iter().map(|ask| Read { length, condition: ask.condition }).collect()
         };
@@ -194,22 +196,26 @@ impl<'a> Retriever<'a> {
             })
             .collect();
         let answers = self.recommender.read(&readings)?;
-        let seen = |(request, _): &(&Request, &History)| match keep_seen {
+        let seen = |(request, _): &(&ListRequest, &VisibleHistory)| match keep_seen {
             true => Vec::new(),
             false => request.history.seen(),
         };
-        let seen: Vec<Vec<u32>> = asked.iter().map(seen).collect();
-        let filters: Vec<[Filter<'_>; 1]> = asked
+        let seen: Vec<Vec<ItemIndex>> = asked.iter().map(seen).collect();
+        let filters: Vec<[ListFilter<'_>; 1]> = asked
             .iter()
             .zip(&seen)
             .flat_map(|((request, _), seen)| {
                 request.asks.iter().map(move |ask| {
-                    [Filter { allowed: self.allowed(ask.condition, request.at, only), seen, carrying: None }]
+                    [ListFilter {
+                        allowed: self.allowed(ask.condition, request.at, only),
+                        seen,
+                        carrying: None,
+                    }]
                 })
             })
             .collect();
-        let questions: Vec<Question<'_>> =
-            filters.iter().enumerate().map(|(answer, filters)| Question { answer, filters }).collect();
+        let questions: Vec<ListQuery<'_>> =
+            filters.iter().enumerate().map(|(answer, filters)| ListQuery { answer, filters }).collect();
         let mut found = self.search(&*answers, &questions, report)?.into_iter();
         let mut lists = Vec::with_capacity(requests.len());
         for request in requests {
@@ -233,29 +239,29 @@ impl<'a> Retriever<'a> {
     }
 
     /// The popular items among those that carry the condition, if there is one.
-    fn popular(&self, condition: Option<u32>, at: i64) -> Vec<Scored> {
+    fn popular(&self, condition: Option<ConditionRow>, at: i64) -> Vec<Scored> {
         let allowed = self.allowed(condition, at, true);
         let places = self.popularity.places();
-        let placed = (1..allowed.len() as u32)
-            .filter(|&item| allowed[item as usize])
-            .map(|item| Scored { item, score: places[item as usize] });
+        let placed = ItemIndex::all(allowed.len() - 1)
+            .filter(|item| allowed[item.index()])
+            .map(|item| Scored { item, score: places[item.index()] });
         let mut best = TopK::new(self.limits.k, self.recommender.seed());
         placed.for_each(|Scored { item, score }| best.add(item, score));
         best.into_sorted()
             .into_iter()
-            .map(|Scored { item, .. }| Scored { item, score: self.counts[item as usize] as f32 })
+            .map(|Scored { item, .. }| Scored { item, score: self.counts[item.index()] as f32 })
             .collect()
     }
 
     fn search(
         &self,
         answers: &dyn Answers,
-        questions: &[Question<'_>],
-        report: &mut Report,
+        questions: &[ListQuery<'_>],
+        report: &mut RetrieveReport,
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
         let k = self.limits.k;
         let Some(found) = answers.approximate(questions, k) else { return Ok(answers.best(questions, k)?) };
-        let missing: Vec<Question<'_>> =
+        let missing: Vec<ListQuery<'_>> =
             questions.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(&q, _)| q).collect();
         let answered: Vec<usize> =
             found.iter().enumerate().filter(|(_, found)| found.is_some()).map(|(i, _)| i).collect();
@@ -263,20 +269,20 @@ impl<'a> Retriever<'a> {
         let found: Vec<Vec<Scored>> =
             found.into_iter().map(|found| found.or_else(|| exact.next()).unwrap_or_default()).collect();
         let sample: Vec<usize> = report.graph.sample(&answered).collect();
-        let asked: Vec<Question<'_>> = sample.iter().map(|&i| questions[i]).collect();
+        let asked: Vec<ListQuery<'_>> = sample.iter().map(|&i| questions[i]).collect();
         let exact = answers.best(&asked, k)?;
         let pairs = sample.iter().map(|&i| &found[i]).zip(&exact);
         report.graph.add(questions.len(), missing.len(), pairs);
         Ok(found)
     }
 
-    fn count(&self, list: &List, at: i64, report: &mut Report) {
+    fn count(&self, list: &List, at: i64, report: &mut RetrieveReport) {
         report.lists += 1;
         report.short_lists += usize::from(list.items.len() < self.limits.k);
         if list.origin == Origin::Popular {
             report.popular_lists += 1;
         } else if let Some(pool) = list.condition.and_then(|row| self.pool(row, at)) {
-            let carried = list.items.iter().filter(|scored| pool.carries[scored.item as usize]).count();
+            let carried = list.items.iter().filter(|scored| pool.carries[scored.item.index()]).count();
             report.compliance.add(carried, list.items.len());
         }
     }

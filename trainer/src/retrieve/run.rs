@@ -14,12 +14,12 @@ use terminal::Progress;
 use super::instructions::Instructions;
 use super::requests::{BATCH, Lines, Requests, now};
 use super::{
-    Answer, Ask, By, Case, Limits, Method, Options, Output, Refusal, Report, Request, RetrieveError,
-    Retriever, Row, Stored, Users, delta_tau,
+    Answer, Ask, By, ListLimits, ListRequest, Method, Refusal, RetrieveError, RetrieveOptions,
+    RetrieveReport, Retriever, Row, RowsOutput, Stored, UserCase, Users, delta_tau,
 };
 use crate::checkpoint::{self, Checkpoint};
 use crate::data::conditions::{Carriers, UnknownCondition};
-use crate::data::{Catalogue, Sequences};
+use crate::data::{Catalogue, ConditionRow, ItemIndex, SequencesTable};
 use crate::device;
 use crate::serve::{GraphSetting, List, Merge, Merged, Recommender, Serving, merge};
 
@@ -27,7 +27,7 @@ use crate::serve::{GraphSetting, List, Merge, Merged, Recommender, Serving, merg
 struct Opened {
     checkpoint: Checkpoint,
     catalogue: Catalogue,
-    sequences: Sequences,
+    sequences: SequencesTable,
     carriers: Carriers,
     delta_tau: DeltaTau,
 }
@@ -42,7 +42,7 @@ impl Opened {
             false => Catalogue::load(root, &attributes).await?,
         };
         let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
-        let sequences = Sequences::load(root, catalogue.items()).await?;
+        let sequences = SequencesTable::load(root, catalogue.items()).await?;
         let delta_tau = delta_tau(&sequences.source.delta_tau_ms).ok_or(RetrieveError::DeltaTau)?;
         let derived = &checkpoint.config.conditions.derived;
         let carriers = Carriers::new(checkpoint.model.vocabulary().conditions(), derived, &catalogue);
@@ -50,7 +50,7 @@ impl Opened {
     }
 
     /// By item index, whether an item may be in a list.
-    fn retrievable(&self, options: &Options<'_>) -> Result<Vec<bool>, RetrieveError> {
+    fn retrievable(&self, options: &RetrieveOptions<'_>) -> Result<Vec<bool>, RetrieveError> {
         let mut retrievable = self.catalogue.active.clone();
         if options.keep_inactive {
             retrievable[1..].fill(true);
@@ -67,7 +67,7 @@ impl Opened {
     /// The model, ready to be asked for lists of the `retrievable` items.
     fn recommender<'a>(
         &'a self,
-        options: &Options<'_>,
+        options: &RetrieveOptions<'_>,
         retrievable: &'a [bool],
         seed: u64,
     ) -> Result<Box<dyn Recommender + 'a>, RetrieveError> {
@@ -83,27 +83,28 @@ impl Opened {
 
     fn retriever<'a>(
         &'a self,
-        options: &Options<'_>,
+        options: &RetrieveOptions<'_>,
         recommender: &'a dyn Recommender,
         retrievable: &[bool],
     ) -> Retriever<'a> {
-        let limits = Limits { k: options.k, only: options.only, keep_seen: options.keep_seen };
+        let limits = ListLimits { k: options.k, only: options.only, keep_seen: options.keep_seen };
         let max_len = self.sequences.max_len.max(1);
         let counts = self.sequences.training_counts(self.catalogue.items());
-        Retriever::new(recommender, max_len, &self.carriers, (retrievable.to_vec(), counts), limits)
+        Retriever::new(recommender, max_len, &self.carriers, retrievable.to_vec(), counts, limits)
     }
 
     async fn requests(
         &self,
-        (config, root): (&Config, &Root),
-        options: &Options<'_>,
+        config: &Config,
+        root: &Root,
+        options: &RetrieveOptions<'_>,
         retriever: &mut Retriever<'_>,
     ) -> Result<Requests<'_>, RetrieveError> {
         let known = self.checkpoint.model.vocabulary().conditions();
         let min_pool = config.conditions.min_pool;
-        let retriever = (retriever, options.at.unwrap_or_else(now));
+        let at = options.at.unwrap_or_else(now);
         let instructions = match options.by {
-            By::Conditions(texts) => Instructions::same(texts, known, min_pool, retriever),
+            By::Conditions(texts) => Instructions::same(texts, known, min_pool, retriever, at),
             By::Instructions => match known.is_empty() {
                 true => Err(ConfigError::Invalid {
                     key: "--instructions".into(),
@@ -114,7 +115,14 @@ impl Opened {
         };
         Ok(Requests {
             stored: Stored::new(&self.sequences),
-            items: self.catalogue.item_ids.iter().map(String::as_str).zip(0..).skip(1).collect(),
+            items: self
+                .catalogue
+                .item_ids
+                .iter()
+                .map(String::as_str)
+                .zip((0..).map(ItemIndex::new))
+                .skip(1)
+                .collect(),
             delta_tau: self.delta_tau,
             at: options.at,
             conditions: known,
@@ -135,24 +143,24 @@ fn ids(path: &Path) -> Result<Vec<String>, RetrieveError> {
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
-    options: Options<'a>,
-    output: &'a mut Output,
-) -> Boxed<'a, Result<Report, RetrieveError>> {
+    options: RetrieveOptions<'a>,
+    output: &'a mut RowsOutput,
+) -> Boxed<'a, Result<RetrieveReport, RetrieveError>> {
     Box::pin(retrieve(config, root, options, output))
 }
 
 async fn retrieve(
     config: &Config,
     root: &Root,
-    options: Options<'_>,
-    output: &mut Output,
-) -> Result<Report, RetrieveError> {
+    options: RetrieveOptions<'_>,
+    output: &mut RowsOutput,
+) -> Result<RetrieveReport, RetrieveError> {
     let opened = Opened::new(config, root, options.model, false).await?;
     let retrievable = opened.retrievable(&options)?;
     let recommender = opened.recommender(&options, &retrievable, config.seed)?;
     let mut retriever = opened.retriever(&options, &*recommender, &retrievable);
-    let requests = opened.requests((config, root), &options, &mut retriever).await?;
-    let mut report = Report { k: options.k, ..Report::default() };
+    let requests = opened.requests(config, root, &options, &mut retriever).await?;
+    let mut report = RetrieveReport { k: options.k, ..RetrieveReport::default() };
     let users = match options.users {
         Users::Stdin => {
             let lines = Lines::new(BufReader::new(std::io::stdin()));
@@ -160,8 +168,8 @@ async fn retrieve(
             loop {
                 let batch = lines.batch(options.interrupt)?;
                 let request =
-                    |(number, line): &(usize, _)| requests.line((*number, line), &mut retriever, &mut report);
-                let asked: Vec<Result<Request, Refusal>> = batch.iter().map(request).collect();
+                    |(number, line): &(usize, _)| requests.line(*number, line, &mut retriever, &mut report);
+                let asked: Vec<Result<ListRequest, Refusal>> = batch.iter().map(request).collect();
                 if options.interrupt.requested() {
                     return Err(RetrieveError::Interrupted);
                 }
@@ -195,24 +203,24 @@ async fn retrieve(
 pub fn case<'a>(
     config: &'a Config,
     root: &'a Root,
-    options: Options<'a>,
+    options: RetrieveOptions<'a>,
     user: &'a str,
-) -> Boxed<'a, Result<Case, RetrieveError>> {
+) -> Boxed<'a, Result<UserCase, RetrieveError>> {
     Box::pin(draw_case(config, root, options, user))
 }
 
 async fn draw_case(
     config: &Config,
     root: &Root,
-    options: Options<'_>,
+    options: RetrieveOptions<'_>,
     user: &str,
-) -> Result<Case, RetrieveError> {
+) -> Result<UserCase, RetrieveError> {
     let opened = Opened::new(config, root, options.model, true).await?;
     let retrievable = opened.retrievable(&options)?;
     let recommender = opened.recommender(&options, &retrievable, config.seed)?;
     let mut retriever = opened.retriever(&options, &*recommender, &retrievable);
-    let requests = opened.requests((config, root), &options, &mut retriever).await?;
-    let mut report = Report { k: options.k, ..Report::default() };
+    let requests = opened.requests(config, root, &options, &mut retriever).await?;
+    let mut report = RetrieveReport { k: options.k, ..RetrieveReport::default() };
     let mut request = requests.user(user, &mut retriever, &mut report);
     if report.unknown_users.count > 0 {
         let near = opened.sequences.users.iter().map(String::as_str);
@@ -223,23 +231,23 @@ async fn draw_case(
     request.asks.retain(|ask| ask.condition.is_some());
     request.asks.insert(0, Ask::PLAIN);
     let lists = retriever.lists(std::slice::from_ref(&request), &mut report)?.remove(0);
-    Ok(Case::new(&opened.checkpoint, &opened.catalogue, request, &lists))
+    Ok(UserCase::new(&opened.checkpoint, &opened.catalogue, request, &lists))
 }
 
 /// Answers one batch, in its order.
 fn answer(
     opened: &Opened,
     retriever: &mut Retriever<'_>,
-    asked: &[Result<Request, Refusal>],
+    asked: &[Result<ListRequest, Refusal>],
     merged: Option<Merge>,
-    report: &mut Report,
-    output: &mut Output,
+    report: &mut RetrieveReport,
+    output: &mut RowsOutput,
 ) -> Result<(), RetrieveError> {
     let conditions = opened.checkpoint.model.vocabulary().conditions();
-    let name = |row: u32| conditions.get(row).map(|condition| condition.to_string());
-    let requests: Vec<Request> = asked.iter().flatten().cloned().collect();
+    let name = |row: ConditionRow| conditions.get(row).map(|condition| condition.to_string());
+    let requests: Vec<ListRequest> = asked.iter().flatten().cloned().collect();
     let lists = retriever.lists(&requests, report)?;
-    let names: BTreeMap<u32, String> = lists
+    let names: BTreeMap<ConditionRow, String> = lists
         .iter()
         .flatten()
         .filter_map(|list| list.condition.and_then(|row| Some((row, name(row)?))))
@@ -272,7 +280,7 @@ fn answer(
                 user_id: &request.user_id,
                 condition: merged.condition.and_then(|row| names.get(&row)).map(String::as_str),
                 rank,
-                item_id: &opened.catalogue.item_ids[merged.scored.item as usize],
+                item_id: &opened.catalogue.item_ids[merged.scored.item.index()],
                 score: merged.scored.score,
                 origin: merged.origin,
             })

@@ -10,9 +10,9 @@ use schemas::hash::mix64;
 use schemas::history::DeltaTau;
 
 use super::*;
-use crate::data::Catalogue;
-use crate::data::conditions::{Carriers, Conditions};
+use crate::data::conditions::{Carriers, KnownConditions};
 use crate::data::vocabulary::Vocabulary;
+use crate::data::{Catalogue, ConditionRow, ItemIndex};
 use crate::device::Backend;
 use crate::models::{CONDITION_PREFIX, SequenceModel};
 use crate::serve::{DotProduct, GraphSetting, List, Merge, Origin, Recommender, Serving, merge};
@@ -38,7 +38,7 @@ fn world(architecture: Architecture, mask: MaskMode, paradigm: Paradigm) -> Worl
     let branches = if architecture == Architecture::ClimberPilot { 2 } else { 1 };
     let config = Model { architecture, d: 8, layers: 2, heads: 2, branches, mask, ..Model::default() };
     let config = Model { attributes: vec!["genre".into()], feed_forward: 2, hash_buckets: 4, ..config };
-    let conditions = Conditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
+    let conditions = KnownConditions::new(&["genre".into()], &BTreeMap::new(), &catalogue);
     let carriers = Carriers::new(&conditions, &BTreeMap::new(), &catalogue);
     let mut vocabulary = Vocabulary::new(&config, &catalogue, &vec![9; ITEMS as usize + 1]);
     if branches > 1 {
@@ -68,27 +68,28 @@ impl World {
         DotProduct::new(&self.model, serving).unwrap()
     }
 
-    fn retriever<'a>(&'a self, recommender: &'a dyn Recommender, limits: Limits) -> Retriever<'a> {
+    fn retriever<'a>(&'a self, recommender: &'a dyn Recommender, limits: ListLimits) -> Retriever<'a> {
         let counts = (0..=ITEMS).map(|i| i * 7 % 31).collect();
-        let mut retriever = Retriever::new(recommender, 6, &self.carriers, (retrievable(), counts), limits);
+        let mut retriever = Retriever::new(recommender, 6, &self.carriers, retrievable(), counts, limits);
         for row in 0..3 {
-            retriever.prepare(row, 0);
+            retriever.prepare(row.into(), 0);
         }
         retriever
     }
 }
 
-const LIMITS: Limits = Limits { k: 10, only: false, keep_seen: false };
+const LIMITS: ListLimits = ListLimits { k: 10, only: false, keep_seen: false };
 
-fn request(items: &[u32], conditions: &[Option<u32>]) -> Request {
-    let events = items.iter().zip(0..).map(|(&item, i)| (item, i * 60_000)).collect();
-    let asks = conditions.iter().map(|&condition| Ask { condition, weight: 1.0 }).collect();
-    let history = History::from_events(events, DeltaTau::Margin(90_000));
-    Request { user_id: "u".into(), line: None, at: 0, history, asks }
+fn request(items: &[u32], conditions: &[Option<u32>]) -> ListRequest {
+    let events = items.iter().zip(0..).map(|(&item, i)| (item.into(), i * 60_000)).collect();
+    let asks =
+        conditions.iter().map(|&row| Ask { condition: row.map(ConditionRow::new), weight: 1.0 }).collect();
+    let history = VisibleHistory::from_events(events, DeltaTau::Margin(90_000));
+    ListRequest { user_id: "u".into(), line: None, at: 0, history, asks }
 }
 
 fn items(list: &List) -> Vec<u32> {
-    list.items.iter().map(|scored| scored.item).collect()
+    list.items.iter().map(|scored| scored.item.get()).collect()
 }
 
 proptest! {
@@ -107,15 +108,15 @@ proptest! {
         let world = world(Architecture::ClimberPilot, mask, Paradigm::ALL[which]);
         let recommender = world.recommender();
         let mut retriever = world.retriever(&recommender, LIMITS);
-        let requests: Vec<Request> = users.iter().map(|(items, asks)| request(items, asks)).collect();
-        let mut report = Report::default();
+        let requests: Vec<ListRequest> = users.iter().map(|(items, asks)| request(items, asks)).collect();
+        let mut report = RetrieveReport::default();
         let together = retriever.lists(&requests, &mut report).unwrap();
         prop_assert_eq!(report.lists, users.iter().map(|(_, asks)| asks.len()).sum::<usize>());
         for ((items, asks), lists) in users.iter().zip(together) {
             prop_assert_eq!(lists.len(), asks.len());
             for (ask, list) in asks.iter().zip(lists) {
-                let alone = retriever.lists(&[request(items, &[*ask])], &mut Report::default()).unwrap().remove(0).remove(0);
-                prop_assert_eq!(list.condition, *ask);
+                let alone = retriever.lists(&[request(items, &[*ask])], &mut RetrieveReport::default()).unwrap().remove(0).remove(0);
+                prop_assert_eq!(list.condition.map(u32::from), *ask);
                 prop_assert_eq!(list.items.len(), alone.items.len());
                 for (a, b) in list.items.iter().zip(&alone.items) {
                     prop_assert!((a.score - b.score).abs() < 1e-3, "{:?} {:?}", list, alone);
@@ -134,8 +135,8 @@ proptest! {
     ) {
         let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
         let recommender = world.recommender();
-        let mut retriever = world.retriever(&recommender, Limits { k, only, keep_seen });
-        let mut report = Report { k, ..Report::default() };
+        let mut retriever = world.retriever(&recommender, ListLimits { k, only, keep_seen });
+        let mut report = RetrieveReport { k, ..RetrieveReport::default() };
         let lists = retriever.lists(&[request(&history, &[None, Some(0), Some(2)])], &mut report).unwrap().remove(0);
         for list in &lists {
             let pool = list.condition.map(|row| world.carriers.pool(row, 0));
@@ -165,10 +166,10 @@ fn other_architectures_retrieve_too() {
         let recommender = world.recommender();
         let mut retriever = world.retriever(&recommender, LIMITS);
         let requests = [request(&[1, 2, 3], &[None]), request(&[4], &[None])];
-        let lists = retriever.lists(&requests, &mut Report::default()).unwrap();
+        let lists = retriever.lists(&requests, &mut RetrieveReport::default()).unwrap();
         for (request, lists) in requests.iter().zip(lists) {
             assert_eq!(lists[0].items.len(), 10);
-            assert!(items(&lists[0]).iter().all(|item| !request.history.items.contains(item)));
+            assert!(items(&lists[0]).iter().all(|&item| !request.history.items.contains(&item.into())));
         }
     }
 }
@@ -177,8 +178,8 @@ fn other_architectures_retrieve_too() {
 fn users_without_history_get_popular_items_by_condition() {
     let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
     let recommender = world.recommender();
-    let mut retriever = world.retriever(&recommender, Limits { k: 3, ..LIMITS });
-    let mut report = Report { k: 3, ..Report::default() };
+    let mut retriever = world.retriever(&recommender, ListLimits { k: 3, ..LIMITS });
+    let mut report = RetrieveReport { k: 3, ..RetrieveReport::default() };
     let lists = retriever.lists(&[request(&[], &[None, Some(0)])], &mut report).unwrap().remove(0);
     let counts = |item: u32| (item * 7 % 31) as f32;
     let mut best: Vec<f32> = (1..=ITEMS).filter(|&i| i != 7).map(counts).collect();
@@ -192,15 +193,15 @@ fn users_without_history_get_popular_items_by_condition() {
 #[test]
 fn a_graph_gives_the_exact_lists_and_says_how_often_it_did_not() {
     let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
-    let requests: Vec<Request> =
+    let requests: Vec<ListRequest> =
         (1..40).map(|i| request(&[i, i + 1, i * 5 % ITEMS + 1], &[None, Some(i % 3)])).collect();
-    let limits = Limits { only: true, ..LIMITS };
+    let limits = ListLimits { only: true, ..LIMITS };
     let exact = world.recommender();
-    let exact = world.retriever(&exact, limits).lists(&requests, &mut Report::default()).unwrap();
+    let exact = world.retriever(&exact, limits).lists(&requests, &mut RetrieveReport::default()).unwrap();
     let retrievable = retrievable();
     let graph = world.searching(Some(GraphSetting { ef: 40, retrievable: &retrievable }));
     let mut retriever = world.retriever(&graph, limits);
-    let mut report = Report::default();
+    let mut report = RetrieveReport::default();
     let found = retriever.lists(&requests, &mut report).unwrap();
     assert_eq!(report.graph.searches, 78);
     // What was searched exactly instead says nothing about the graph.
@@ -220,14 +221,14 @@ fn recall_is_of_what_the_graph_answered_itself() {
     // The graph finds ten; with a filter or seen items there are fewer, and the exact search takes over.
     let retrievable = retrievable();
     let graph = world.searching(Some(GraphSetting { ef: 10, retrievable: &retrievable }));
-    let mut retriever = world.retriever(&graph, Limits { only: true, ..LIMITS });
-    let requests: Vec<Request> = (1..20).map(|i| request(&[i, i + 1], &[Some(0), Some(1)])).collect();
-    let mut report = Report::default();
+    let mut retriever = world.retriever(&graph, ListLimits { only: true, ..LIMITS });
+    let requests: Vec<ListRequest> = (1..20).map(|i| request(&[i, i + 1], &[Some(0), Some(1)])).collect();
+    let mut report = RetrieveReport::default();
     retriever.lists(&requests, &mut report).unwrap();
     let graph = &report.graph;
     assert!(graph.searches == 38 && graph.exact_instead > 10, "{graph:?}");
     assert_eq!(graph.sampled, 38 - graph.exact_instead);
-    let mut none = Report { k: 10, ..Report::default() };
+    let mut none = RetrieveReport { k: 10, ..RetrieveReport::default() };
     none.graph.add(3, 3, std::iter::empty());
     assert_eq!(none.graph.recall.value(), None);
     assert!(none.to_string().contains("recall@10 – on 0 of the 0 searches"), "{none}");
@@ -270,10 +271,13 @@ fn lists_under_cosines_are_merged_without_each_conditions_factor() {
         }
         let world = World { model: model.clone(), carriers: world.carriers.clone() };
         let recommender = world.recommender();
-        let lists =
-            world.retriever(&recommender, LIMITS).lists(&asked, &mut Report::default()).unwrap().remove(0);
+        let lists = world
+            .retriever(&recommender, LIMITS)
+            .lists(&asked, &mut RetrieveReport::default())
+            .unwrap()
+            .remove(0);
         assert!((lists[1].sharpness - factors[0].exp()).abs() < 1e-6 && lists[0].sharpness == 1.0);
-        let of: Vec<(u32, Option<u32>)> =
+        let of: Vec<(ItemIndex, Option<ConditionRow>)> =
             merge(&lists, Merge::Score, 10).iter().map(|m| (m.scored.item, m.condition)).collect();
         merged.push(of);
     }
@@ -291,19 +295,19 @@ fn pools_age_with_the_time_of_each_request() {
     catalogue.release_ts = (0..=i64::from(ITEMS)).map(|day| Some(day * DAY)).collect();
     let derived = schemas::config::Conditions::default().derived;
     let new_for = derived["new-release"].max_age.unwrap().ms / DAY;
-    let conditions = Conditions::new(&["new-release".into()], &derived, &catalogue);
+    let conditions = KnownConditions::new(&["new-release".into()], &derived, &catalogue);
     let carriers = Carriers::new(&conditions, &derived, &catalogue);
     let retrievable: Vec<bool> = (0..=ITEMS).map(|item| item > 0).collect();
-    let limits = Limits { k: 60, only: true, keep_seen: false };
+    let limits = ListLimits { k: 60, only: true, keep_seen: false };
     let counts = vec![1; ITEMS as usize + 1];
     let recommender = world.recommender();
-    let mut retriever = Retriever::new(&recommender, 6, &carriers, (retrievable, counts), limits);
+    let mut retriever = Retriever::new(&recommender, 6, &carriers, retrievable, counts, limits);
     // Many times in one batch and over batches, forwards and backwards: more than pools are kept.
     let times = [10, 40, 45, 20, 59, 60, 61, 30, 75, 10, 90, 12, 200].map(|day| day * DAY + 5);
     for batch in times.chunks(5) {
-        let requests: Vec<Request> =
-            batch.iter().map(|&at| Request { at, ..request(&[], &[Some(0)]) }).collect();
-        let lists = retriever.lists(&requests, &mut Report::default()).unwrap();
+        let requests: Vec<ListRequest> =
+            batch.iter().map(|&at| ListRequest { at, ..request(&[], &[Some(0)]) }).collect();
+        let lists = retriever.lists(&requests, &mut RetrieveReport::default()).unwrap();
         for (&at, lists) in batch.iter().zip(&lists) {
             let mut found = items(&lists[0]);
             found.sort_unstable();
@@ -311,7 +315,7 @@ fn pools_age_with_the_time_of_each_request() {
             let oldest = at / DAY - new_for + 1;
             let expected: Vec<u32> = (1..=ITEMS).filter(|&item| i64::from(item) >= oldest).collect();
             assert_eq!(found, expected, "day {}", at / DAY);
-            assert_eq!(retriever.prepare(0, at), expected.len());
+            assert_eq!(retriever.prepare(0.into(), at), expected.len());
         }
     }
 }

@@ -5,26 +5,26 @@ use std::ops::Range;
 
 use schemas::history::Role;
 
-use super::popular::{Popularity, places};
+use super::popular::{PopularityOrder, places};
 use super::recommender::{Answers, Reading, Recommender, Scores};
-use crate::data::Sequences;
+use crate::data::{ItemIndex, SequencesTable};
 
 /// How often each item came right after each other one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Followers(HashMap<u32, After>);
+pub struct Followers(HashMap<ItemIndex, After>);
 
 /// What came after one item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct After {
     /// By item, how often.
-    times: HashMap<u32, u32>,
+    times: HashMap<ItemIndex, u32>,
     /// Of all items.
     all: u64,
 }
 
 impl Followers {
     /// Counts consecutive pairs of training positions.
-    pub fn of_training(sequences: &Sequences) -> Self {
+    pub fn of_training(sequences: &SequencesTable) -> Self {
         let mut followers = Self::default();
         for row in 0..sequences.rows() {
             let start = sequences.row(row).start;
@@ -39,20 +39,20 @@ impl Followers {
     }
 
     /// How often `item` came right after `last`, and how often anything did.
-    pub fn count(&self, last: u32, item: u32) -> (u32, u64) {
+    pub fn count(&self, last: ItemIndex, item: ItemIndex) -> (u32, u64) {
         let Some(After { times, all }) = self.0.get(&last) else { return (0, 0) };
         (times.get(&item).copied().unwrap_or(0), *all)
     }
 
     /// `item` came `times` times more right after `last`.
-    pub fn add(&mut self, last: u32, item: u32, times: u32) {
+    pub fn add(&mut self, last: ItemIndex, item: ItemIndex, times: u32) {
         let after = self.0.entry(last).or_default();
         *after.times.entry(item).or_default() += times;
         after.all += u64::from(times);
     }
 
     /// Each pair of items, the later one second, and how often it was seen.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, u32)> {
+    pub fn iter(&self) -> impl Iterator<Item = (ItemIndex, ItemIndex, u32)> {
         self.0.iter().flat_map(|(&last, after)| after.times.iter().map(move |(&item, &n)| (last, item, n)))
     }
 }
@@ -61,7 +61,7 @@ impl Followers {
 /// then by popularity.
 #[derive(Debug, Clone)]
 pub struct CoOccurrence {
-    popularity: Popularity,
+    popularity: PopularityOrder,
     followers: Followers,
     seed: u64,
 }
@@ -69,21 +69,21 @@ pub struct CoOccurrence {
 impl CoOccurrence {
     /// From pairs, and training events by item index.
     pub fn new(followers: Followers, counts: &[u32], seed: u64) -> Self {
-        Self { popularity: Popularity::new(counts), followers, seed }
+        Self { popularity: PopularityOrder::new(counts), followers, seed }
     }
 
     /// Fills the scores of all items (item `i` at `i − 1`) after `last`: places, as a share of the first one's, so that scores of
     /// more and of less counted models can be compared.
-    pub fn score(&self, last: Option<u32>, scores: &mut [f32]) {
+    pub fn score(&self, last: Option<ItemIndex>, scores: &mut [f32]) {
         let (popularity, different) = (self.popularity.places(), self.popularity.different);
         self.popularity.score(scores);
         let mut first = different.saturating_sub(1) as f32;
         if let Some(After { times, .. }) = last.and_then(|last| self.followers.0.get(&last)) {
-            let of = |(&item, &count): (&u32, &u32)| (count, popularity[item as usize] as u32);
+            let of = |(&item, &count): (&ItemIndex, &u32)| (count, popularity[item.index()] as u32);
             let counts: Vec<(u32, u32)> = times.iter().map(of).collect();
             for (item, place) in times.keys().zip(places(&counts).0) {
                 // Behind the places of whatever never followed.
-                scores[*item as usize - 1] = different as f32 + place;
+                scores[item.index() - 1] = different as f32 + place;
                 first = first.max(different as f32 + place);
             }
         }
@@ -113,7 +113,7 @@ impl Recommender for CoOccurrence {
 /// The last known item of each read.
 struct LastItems<'a> {
     of: &'a CoOccurrence,
-    last: Vec<Option<u32>>,
+    last: Vec<Option<ItemIndex>>,
 }
 
 impl Scores for LastItems<'_> {
@@ -135,23 +135,24 @@ impl Scores for LastItems<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ids;
 
     #[test]
     fn followers_come_first_by_how_often_then_by_popularity() {
         // Two users: 1 2, 1 3, 1 2, 1 4; item 5 is the most popular by far.
-        let items = vec![1, 2, 1, 3, 1, 2, 1, 4];
+        let items: Vec<ItemIndex> = ids(&[1, 2, 1, 3, 1, 2, 1, 4]);
         let n = items.len();
-        let sequences = Sequences {
+        let sequences = SequencesTable {
             offsets: vec![0, n],
             items,
             roles: vec![Role::Pretrain; n],
             places: (0..n as u32).collect(),
             target_from: vec![0],
-            ..Sequences::default()
+            ..SequencesTable::default()
         };
         let counts = [0, 4, 2, 1 << 24, (1 << 24) + 1, u32::MAX];
         let mut scores = [0.0; 5];
-        CoOccurrence::new(Followers::of_training(&sequences), &counts, 1).score(Some(1), &mut scores);
+        CoOccurrence::new(Followers::of_training(&sequences), &counts, 1).score(Some(1.into()), &mut scores);
         let mut order: Vec<usize> = (1..=5).collect();
         order.sort_by(|&a, &b| scores[b - 1].total_cmp(&scores[a - 1]));
         assert_eq!(order, [2, 4, 3, 5, 1], "{scores:?}");

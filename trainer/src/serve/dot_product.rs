@@ -8,12 +8,13 @@ use instant_distance::Search;
 use ragged::{Mat, gemm};
 use rayon::prelude::*;
 
-use super::index::{Candidates, Hnsw, exact};
+use super::index::{Hnsw, ItemMatrix, exact};
 use super::rank::{RankQuery, Ranks, rank};
-use super::recommender::{Answers, Question, Read, Reading, RecommendError, Recommender};
+use super::recommender::{Answers, ListQuery, Read, Reading, RecommendError, Recommender};
 use super::top_k::{NotFinite, Scored};
 use crate::batch::HistoryBatch;
 use crate::data::conditions::Carriers;
+use crate::data::{ConditionRow, ItemIndex, StepItem, VectorRow};
 use crate::models::{Reads, SequenceModel};
 
 /// What a model needs besides its values to be asked.
@@ -47,7 +48,7 @@ pub struct DotProduct<'a> {
     carriers: Option<&'a Carriers>,
     /// `e_i` of all items, `[items, d]`, on the model's device.
     vectors: Tensor,
-    candidates: Candidates,
+    candidates: ItemMatrix,
     graph: Option<Hnsw>,
     /// By condition, the factor of its scores; empty where there is none.
     sharpness: Vec<f32>,
@@ -61,7 +62,7 @@ impl<'a> DotProduct<'a> {
     ///
     /// An item's vector is not finite, or a tensor operation failed.
     pub fn new(model: &'a SequenceModel, serving: Serving<'a>) -> std::result::Result<Self, RecommendError> {
-        let items: Vec<u32> = (1..=serving.items as u32).collect();
+        let items: Vec<ItemIndex> = ItemIndex::all(serving.items).collect();
         Self::with_vectors(model, model.item_vectors(&items)?.vectors.detach(), serving)
     }
 
@@ -77,7 +78,7 @@ impl<'a> DotProduct<'a> {
     ) -> std::result::Result<Self, RecommendError> {
         let Serving { carriers, seed, batch, graph, .. } = serving;
         let rows = model.candidates(&vectors)?.flatten_all()?.to_vec1::<f32>()?;
-        let candidates = Candidates::new(rows, vectors.dim(1)?, seed)?;
+        let candidates = ItemMatrix::new(rows, vectors.dim(1)?, seed)?;
         let graph = graph.map(|GraphSetting { ef, retrievable }| {
             eprintln!("building the graph of {} items", candidates.items());
             Hnsw::new(&candidates, retrievable, ef)
@@ -87,7 +88,7 @@ impl<'a> DotProduct<'a> {
 
     /// Appends the states of each read to `states`, `[d]` each.
     fn encode(&self, readings: &[Reading<'_>], states: &mut Vec<f32>) -> Result<()> {
-        let mut known: Vec<u32> =
+        let mut known: Vec<ItemIndex> =
             readings.iter().flat_map(|reading| shown(reading).iter().copied()).collect();
         known.sort_unstable();
         known.dedup();
@@ -98,10 +99,12 @@ impl<'a> DotProduct<'a> {
             for same in self.sequences(reading.reads) {
                 let length = same.last().map_or(0, |read| read.length);
                 let (items, ts) = (&reading.items[..length], &reading.ts[..length]);
-                let local = items.iter().map(|item| 1 + known.partition_point(|k| k < item) as u32);
+                let local = items
+                    .iter()
+                    .map(|item| VectorRow::from(StepItem::new(known.partition_point(|k| k < item) as u32)));
                 let first = batch.push(local, ts, &reading.visible[..length]);
                 for read in same {
-                    let token = first + read.length as u32;
+                    let token = first.behind(read.length);
                     let Some(condition) = read.condition else {
                         plain.push(token);
                         continue;
@@ -117,7 +120,7 @@ impl<'a> DotProduct<'a> {
             }
         }
         let tokens = batch.into_tokens();
-        let rows: Vec<u32> = known.iter().map(|item| item - 1).collect();
+        let rows: Vec<u32> = known.iter().map(|item| item.get() - 1).collect();
         let n = rows.len();
         let items = self.vectors.index_select(&Tensor::from_vec(rows, n, self.vectors.device())?, 0)?;
         let histories = self.model.histories(&tokens, &items, None);
@@ -150,7 +153,7 @@ impl<'a> DotProduct<'a> {
 }
 
 /// The events that some read may use.
-fn shown<'a>(reading: &Reading<'a>) -> &'a [u32] {
+fn shown<'a>(reading: &Reading<'a>) -> &'a [ItemIndex] {
     &reading.items[..reading.reads.last().map_or(0, |read| read.length)]
 }
 
@@ -182,8 +185,8 @@ impl Recommender for DotProduct<'_> {
         Ok(Box::new(States { of: self, states }))
     }
 
-    fn sharpness(&self, condition: u32) -> f32 {
-        self.sharpness.get(condition as usize).copied().unwrap_or(1.0)
+    fn sharpness(&self, condition: ConditionRow) -> f32 {
+        self.sharpness.get(condition.index()).copied().unwrap_or(1.0)
     }
 }
 
@@ -206,8 +209,8 @@ impl States<'_> {
         &self.states[answer * d..][..d]
     }
 
-    fn vectors<'b>(&'b self, questions: &[Question<'b>]) -> Vec<exact::Question<'b>> {
-        let of = |question: &Question<'b>| exact::Question {
+    fn vectors<'b>(&'b self, questions: &[ListQuery<'b>]) -> Vec<exact::VectorQuery<'b>> {
+        let of = |question: &ListQuery<'b>| exact::VectorQuery {
             vector: self.state(question.answer),
             filters: question.filters,
         };
@@ -224,7 +227,11 @@ impl Answers for States<'_> {
         self.states.len() / self.of.candidates.d()
     }
 
-    fn best(&self, questions: &[Question<'_>], k: usize) -> std::result::Result<Vec<Vec<Scored>>, NotFinite> {
+    fn best(
+        &self,
+        questions: &[ListQuery<'_>],
+        k: usize,
+    ) -> std::result::Result<Vec<Vec<Scored>>, NotFinite> {
         self.of.candidates.search(&self.vectors(questions), k)
     }
 
@@ -232,7 +239,7 @@ impl Answers for States<'_> {
         rank(queries, active, self.of.candidates.seed(), |answers, scores| self.score(answers, scores))
     }
 
-    fn approximate(&self, questions: &[Question<'_>], k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
+    fn approximate(&self, questions: &[ListQuery<'_>], k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
         let graph = self.of.graph.as_ref()?;
         let found: Vec<Vec<Option<Vec<Scored>>>> = questions
             .par_iter()

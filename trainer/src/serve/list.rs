@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::top_k::Scored;
+use crate::data::ConditionRow;
 
 /// How a list came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,8 +28,8 @@ impl Origin {
 /// One retrieved list, best first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct List {
-    /// The row of its condition.
-    pub condition: Option<u32>,
+    /// Its condition.
+    pub condition: Option<ConditionRow>,
     /// The weight of its instruction.
     pub weight: f32,
     /// The factor that the model has learned for the condition's scores; 1 without one.

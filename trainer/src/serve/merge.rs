@@ -4,6 +4,7 @@ use clap::ValueEnum;
 
 use super::list::{List, Origin};
 use super::top_k::Scored;
+use crate::data::ConditionRow;
 
 /// How the lists of a user become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,7 +23,7 @@ pub enum Merge {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Merged {
     /// The condition of the list that it came from.
-    pub condition: Option<u32>,
+    pub condition: Option<ConditionRow>,
     /// How that list came about.
     pub origin: Origin,
     /// The item, with its score in that list.
@@ -84,10 +85,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::data::ItemIndex;
 
     fn list(condition: u32, weight: f32, items: &[(u32, f32)]) -> List {
-        let items = items.iter().map(|&(item, score)| Scored { item, score }).collect();
-        List { condition: Some(condition), weight, sharpness: 1.0, origin: Origin::Model, items }
+        let items = items.iter().map(|&(item, score)| Scored { item: item.into(), score }).collect();
+        List { condition: Some(condition.into()), weight, sharpness: 1.0, origin: Origin::Model, items }
     }
 
     #[test]
@@ -101,7 +103,7 @@ mod tests {
     }
 
     fn items(merged: &[Merged]) -> Vec<(u32, u32)> {
-        merged.iter().map(|m| (m.scored.item, m.condition.unwrap())).collect()
+        merged.iter().map(|m| (m.scored.item.get(), m.condition.unwrap().get())).collect()
     }
 
     #[test]
@@ -133,13 +135,13 @@ mod tests {
                 list(condition, f32::from(weight), &items)
             }).collect();
             let merged = merge(&lists, rule, k);
-            let all: std::collections::HashSet<u32> =
+            let all: std::collections::HashSet<ItemIndex> =
                 lists.iter().flat_map(|list| list.items.iter().map(|s| s.item)).collect();
-            let distinct: std::collections::HashSet<u32> = merged.iter().map(|m| m.scored.item).collect();
+            let distinct: std::collections::HashSet<ItemIndex> = merged.iter().map(|m| m.scored.item).collect();
             prop_assert_eq!(merged.len(), k.min(all.len()));
             prop_assert_eq!(distinct.len(), merged.len());
             for m in &merged {
-                prop_assert!(lists[m.condition.unwrap() as usize].items.contains(&m.scored));
+                prop_assert!(lists[m.condition.unwrap().index()].items.contains(&m.scored));
             }
         }
     }

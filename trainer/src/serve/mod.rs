@@ -18,9 +18,9 @@ pub use co_occurrence::{CoOccurrence, Followers};
 pub use dot_product::{DotProduct, GraphSetting, Serving};
 pub use list::{List, Origin};
 pub use merge::{Merge, Merged, merge};
-pub use popular::{Popular, Popularity};
+pub use popular::{Popular, PopularityOrder};
 pub use rank::{RankQuery, Ranks, rank};
 pub use recommender::{
-    Answers, Carrying, Filter, Question, Read, Reading, RecommendError, Recommender, Scores,
+    Answers, Carrying, ListFilter, ListQuery, Read, Reading, RecommendError, Recommender, Scores,
 };
 pub use top_k::{NotFinite, Scored, TopK};

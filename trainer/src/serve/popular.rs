@@ -6,7 +6,7 @@ use super::recommender::{Answers, Reading, Recommender, Scores};
 
 /// Scores items by their number of training events.
 #[derive(Debug, Clone)]
-pub struct Popularity {
+pub struct PopularityOrder {
     /// By item index, how many different counts are smaller than the item's: equal only for equal counts, and small enough for
     /// 32-bit floats, which are not exact from 2^24 on.
     places: Vec<f32>,
@@ -14,7 +14,7 @@ pub struct Popularity {
     pub(super) different: usize,
 }
 
-impl Popularity {
+impl PopularityOrder {
     /// From training events by item index.
     pub fn new(counts: &[u32]) -> Self {
         let (places, different) = places(counts);
@@ -45,7 +45,7 @@ pub(super) fn places<T: Ord + Copy>(values: &[T]) -> (Vec<f32>, usize) {
 #[derive(Debug, Clone)]
 pub struct Popular {
     /// How popular they are.
-    pub popularity: Popularity,
+    pub popularity: PopularityOrder,
     /// Orders items of equal counts.
     pub seed: u64,
 }
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn popular_items_stay_in_order_beyond_what_floats_tell_apart() {
         let mut scores = [0.0; 4];
-        Popularity::new(&[0, MANY + 1, MANY, 0, MANY]).score(&mut scores);
+        PopularityOrder::new(&[0, MANY + 1, MANY, 0, MANY]).score(&mut scores);
         assert!(scores[0] > scores[1] && scores[1] == scores[3] && scores[3] > scores[2], "{scores:?}");
         assert!((MANY + 1) as f32 == MANY as f32);
     }

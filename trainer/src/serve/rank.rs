@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use schemas::hash::mix64;
 
 use super::top_k::NotFinite;
+use crate::data::ItemIndex;
 
 /// Questions scored together, at most, and their scores: one block a thread is all that is held.
 const BLOCK: usize = 32;
@@ -37,9 +38,9 @@ impl Ranks {
 #[derive(Debug, Clone)]
 pub struct RankQuery {
     /// The target.
-    pub item: u32,
+    pub item: ItemIndex,
     /// Items the user has seen, sorted, each once.
-    pub seen: Vec<u32>,
+    pub seen: Vec<ItemIndex>,
     /// The answer whose scores rank it.
     pub answer: usize,
 }
@@ -78,7 +79,7 @@ pub fn rank(
 }
 
 fn rank_one(query: &RankQuery, active: &[bool], seed: u64, scores: &[f32]) -> Result<Ranks, NotFinite> {
-    let own = scores[query.item as usize - 1];
+    let own = scores[query.item.index() - 1];
     let (sum, better, equal) = vector::widest(
         #[inline(always)]
         || count(scores, &active[1..], own),
@@ -87,17 +88,18 @@ fn rank_one(query: &RankQuery, active: &[bool], seed: u64, scores: &[f32]) -> Re
     if !sum.is_finite() {
         return Err(NotFinite);
     }
-    if !active[query.item as usize] {
+    if !active[query.item.index()] {
         return Ok(Ranks { all: None, unseen: None });
     }
-    let order = |item: u32| mix64(seed, u64::from(item));
-    let before = |item: u32| {
-        let score = scores[item as usize - 1];
-        active[item as usize] && (score > own || (score == own && order(item) < order(query.item)))
+    let order = |item: ItemIndex| mix64(seed, u64::from(item.get()));
+    let before = |item: ItemIndex| {
+        let score = scores[item.index() - 1];
+        active[item.index()] && (score > own || (score == own && order(item) < order(query.item)))
     };
     let mut ahead = better;
     if equal > 1 {
-        ahead += (1u32..).zip(scores).filter(|&(item, &score)| score == own && before(item)).count() as u32;
+        ahead +=
+            (1u32..).zip(scores).filter(|&(item, &score)| score == own && before(item.into())).count() as u32;
     }
     let seen_ahead = query.seen.iter().filter(|&&item| item != query.item && before(item)).count() as u32;
     let unseen = query.seen.binary_search(&query.item).is_err().then_some(ahead - seen_ahead + 1);
@@ -119,9 +121,10 @@ fn count(scores: &[f32], active: &[bool], own: f32) -> (f32, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ids;
 
     fn one(item: u32, seen: &[u32], active: &[bool], scores: &[f32]) -> Ranks {
-        let query = RankQuery { item, seen: seen.to_vec(), answer: 0 };
+        let query = RankQuery { item: item.into(), seen: ids(seen), answer: 0 };
         rank(&[query], active, 1, |_, out| out.copy_from_slice(scores)).unwrap()[0]
     }
 
@@ -159,7 +162,7 @@ mod tests {
 
     #[test]
     fn scores_must_be_finite() {
-        let query = RankQuery { item: 1, seen: vec![], answer: 0 };
+        let query = RankQuery { item: 1.into(), seen: vec![], answer: 0 };
         assert_eq!(rank(&[query], &[true; 3], 1, |_, out| out[1] = f32::NAN), Err(NotFinite));
     }
 }

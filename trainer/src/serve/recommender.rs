@@ -14,12 +14,13 @@ use rayon::prelude::*;
 use super::rank::{RankQuery, Ranks, rank};
 use super::top_k::{NotFinite, Scored, TopK};
 use crate::data::conditions::Carriers;
+use crate::data::{ConditionRow, ItemIndex};
 
 /// A history, and how it is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
-    /// Item index of each event, oldest first.
-    pub items: &'a [u32],
+    /// Item of each event, oldest first.
+    pub items: &'a [ItemIndex],
     /// Time of each event, epoch milliseconds, ascending.
     pub ts: &'a [i64],
     /// `v_t` of each event, counted inside the history; mask `row` alone looks at it.
@@ -33,8 +34,8 @@ pub struct Reading<'a> {
 pub struct Read {
     /// The first so many events are known, at least 1.
     pub length: usize,
-    /// The row of the condition ([`crate::data::conditions::Conditions`]); `None` reads without one.
-    pub condition: Option<u32>,
+    /// Its condition; `None` reads without one.
+    pub condition: Option<ConditionRow>,
 }
 
 /// The items that carry a condition at a time.
@@ -42,27 +43,27 @@ pub struct Read {
 pub struct Carrying<'a> {
     /// Which items carry what.
     pub carriers: &'a Carriers,
-    /// The condition's row.
-    pub condition: u32,
+    /// The condition.
+    pub condition: ConditionRow,
     /// Epoch milliseconds.
     pub at: i64,
 }
 
 /// Which items a list may have.
 #[derive(Debug, Clone, Copy)]
-pub struct Filter<'a> {
+pub struct ListFilter<'a> {
     /// By item index, whether an item may be in it.
     pub allowed: &'a [bool],
     /// Items to leave out, sorted.
-    pub seen: &'a [u32],
+    pub seen: &'a [ItemIndex],
     /// Items that do not carry this are left out.
     pub carrying: Option<Carrying<'a>>,
 }
 
-impl Filter<'_> {
+impl ListFilter<'_> {
     /// Whether `item` may be in the list.
-    pub fn allows(&self, item: u32) -> bool {
-        self.allowed[item as usize]
+    pub fn allows(&self, item: ItemIndex) -> bool {
+        self.allowed[item.index()]
             && self.seen.binary_search(&item).is_err()
             && self
                 .carrying
@@ -72,11 +73,11 @@ impl Filter<'_> {
 
 /// An answer that lists are wanted of.
 #[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
+pub struct ListQuery<'a> {
     /// Its place among the answers.
     pub answer: usize,
     /// One list for each.
-    pub filters: &'a [Filter<'a>],
+    pub filters: &'a [ListFilter<'a>],
 }
 
 /// A recommender that cannot be made or asked.
@@ -112,7 +113,7 @@ pub trait Recommender: fmt::Debug + Send + Sync {
     fn read<'a>(&'a self, readings: &[Reading<'_>]) -> candle_core::Result<Box<dyn Answers + 'a>>;
 
     /// The factor that scores under a condition have beside those under another; it orders nothing within a list.
-    fn sharpness(&self, _condition: u32) -> f32 {
+    fn sharpness(&self, _condition: ConditionRow) -> f32 {
         1.0
     }
 }
@@ -135,11 +136,11 @@ pub trait Answers: Send + Sync {
     /// # Errors
     ///
     /// A score that is not finite.
-    fn best(&self, questions: &[Question<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite>;
+    fn best(&self, questions: &[ListQuery<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite>;
 
     /// What a graph finds in place of [`best`](Self::best), where the recommender has one; `None` for a list that it was left
     /// with too few items for.
-    fn approximate(&self, _questions: &[Question<'_>], _k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
+    fn approximate(&self, _questions: &[ListQuery<'_>], _k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
         None
     }
 
@@ -178,7 +179,7 @@ impl<T: Scores> Answers for T {
         Scores::len(self)
     }
 
-    fn best(&self, questions: &[Question<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite> {
+    fn best(&self, questions: &[ListQuery<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite> {
         let (items, seed) = (Scores::recommender(self).items(), Scores::recommender(self).seed());
         let lists: Vec<Result<Vec<Vec<Scored>>, NotFinite>> = questions
             .par_iter()
@@ -186,9 +187,9 @@ impl<T: Scores> Answers for T {
                 || vec![0f32; items],
                 |scores, question| {
                     self.score(question.answer..question.answer + 1, scores);
-                    let list = |filter: &Filter<'_>| {
+                    let list = |filter: &ListFilter<'_>| {
                         let mut best = TopK::new(k, seed);
-                        best.offer(1, scores, |item| filter.allows(item))?;
+                        best.offer(ItemIndex::new(1), scores, |item| filter.allows(item))?;
                         Ok(best.into_sorted())
                     };
                     question.filters.iter().map(list).collect()

@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 
 use schemas::hash::mix64;
 
+use crate::data::ItemIndex;
+
 /// Scores that are compared with the threshold together.
 const TOGETHER: usize = 32;
 
@@ -16,8 +18,8 @@ pub struct NotFinite;
 /// An item and its score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {
-    /// Its index.
-    pub item: u32,
+    /// The item.
+    pub item: ItemIndex,
     /// `φ(h, e)`.
     pub score: f32,
 }
@@ -46,9 +48,9 @@ impl TopK {
     }
 
     /// One more item, which must not be there yet.
-    pub fn add(&mut self, item: u32, score: f32) {
+    pub fn add(&mut self, item: ItemIndex, score: f32) {
         // Adding a zero makes -0 one: equal scores are equal.
-        let entry = Entry { score: score + 0.0, order: mix64(self.seed, u64::from(item)), item };
+        let entry = Entry { score: score + 0.0, order: mix64(self.seed, u64::from(item.get())), item };
         if self.heap.len() < self.k {
             self.heap.push(Reverse(entry));
         } else if let Some(mut worst) = self.heap.peek_mut()
@@ -65,9 +67,9 @@ impl TopK {
     /// A score that is not finite, unless it is so low that it was not looked at.
     pub fn offer(
         &mut self,
-        first: u32,
+        first: ItemIndex,
         scores: &[f32],
-        allows: impl Fn(u32) -> bool,
+        allows: impl Fn(ItemIndex) -> bool,
     ) -> Result<(), NotFinite> {
         for (chunk, scores) in scores.chunks(TOGETHER).enumerate() {
             let threshold = self.threshold();
@@ -77,7 +79,8 @@ impl TopK {
             if !any {
                 continue;
             }
-            for (item, &score) in (first + (chunk * TOGETHER) as u32..).zip(scores) {
+            let first = first.get() + (chunk * TOGETHER) as u32;
+            for (item, &score) in (first..).map(ItemIndex::new).zip(scores) {
                 if !score.is_finite() {
                     return Err(NotFinite);
                 }
@@ -101,7 +104,7 @@ impl TopK {
 struct Entry {
     score: f32,
     order: u64,
-    item: u32,
+    item: ItemIndex,
 }
 
 impl Ord for Entry {

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::batch::HistoryBatch;
+use crate::data::{ItemIndex, Token, VectorRow};
 use crate::models::Reads;
 
 /// Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
@@ -47,15 +48,15 @@ fn expected(
 ) -> Tensor {
     let Example { model, .. } = example;
     let mut history = HistoryBatch::new(MaskMode::Gather);
-    history.push(items.iter().copied(), times, &[]);
+    history.push(items.iter().map(|&item| VectorRow::new(item)), times, &[]);
     let tokens = history.into_tokens();
-    let vectors = model.item_vectors(&(1..=ITEMS as u32).collect::<Vec<_>>()).unwrap().vectors;
+    let vectors = model.item_vectors(&ItemIndex::all(ITEMS).collect::<Vec<_>>()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);
-    let last = items.len() as u32;
+    let last = Token::new(items.len() as u32);
     let row = |(&condition, mask): (&i64, &Vec<bool>)| match u32::try_from(condition) {
         Ok(condition) => {
             let matches = std::iter::once(true).chain(mask.iter().copied()).collect();
-            let reads = Reads { tokens: vec![last], conditions: vec![condition], matches };
+            let reads = Reads { tokens: vec![last], conditions: vec![condition.into()], matches };
             model.read(1, &histories, &reads).unwrap()
         }
         Err(_) => {

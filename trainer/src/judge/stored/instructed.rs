@@ -9,8 +9,7 @@
 //! | `user_id`, `position`, `ts`, `item_id` | the target, as in the file of ranks |
 //! | `protocol` | `standard` or `as-served` |
 //! | `filter_seen`, `condition_filter` | what is left out of the lists: seen items, items that do not carry the condition |
-//! | `hr_10`, `hr_20`, `hr_50`, `ndcg_10` | the mean over the target's values of the attribute |
-//! | `cc_10`, `cc_20`, `cc_50` | the same for the share of the list that carries the value (Eq. 8) |
+//! | `hr_10`, …, `cc_50` | each of [`METRICS`], the mean over the target's values of the attribute |
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +19,7 @@ use arrow::array::{TimestampMillisecondArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimestampMillisecondType, UInt32Type};
 
 use super::{StoredError, column, damaged, numbers, read_batches, texts, utc, write_batch};
-use crate::judge::Protocol;
-
-/// The numbers of a row, in the order of the columns.
-pub const NUMBERS: [&str; 7] = ["hr_10", "hr_20", "hr_50", "ndcg_10", "cc_10", "cc_20", "cc_50"];
+use crate::judge::{ALL, METRICS, PerMetric, Protocol};
 
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,8 +38,8 @@ pub struct InstructedTarget {
     pub filter_seen: bool,
     /// Whether items without the condition are left out.
     pub condition_filter: bool,
-    /// In the order of [`NUMBERS`].
-    pub numbers: [f64; 7],
+    /// The last columns.
+    pub numbers: PerMetric<f64, ALL>,
 }
 
 /// The file in a model's directory.
@@ -61,7 +57,7 @@ pub fn write_instructed(path: &Path, rows: &[InstructedTarget]) -> Result<(), St
     };
     let positions = UInt32Array::from_iter_values(rows.iter().map(|r| r.position));
     let ts = TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.ts)).with_timezone("UTC");
-    let mut columns: Vec<(&str, DataType, ArrayRef)> = vec![
+    let columns: [(&str, DataType, ArrayRef); 7] = [
         ("user_id", DataType::Utf8, text(|r| &r.user_id)),
         ("position", DataType::UInt32, Arc::new(positions)),
         ("ts", utc(), Arc::new(ts)),
@@ -70,13 +66,13 @@ pub fn write_instructed(path: &Path, rows: &[InstructedTarget]) -> Result<(), St
         ("filter_seen", DataType::Boolean, flag(|r| r.filter_seen)),
         ("condition_filter", DataType::Boolean, flag(|r| r.condition_filter)),
     ];
-    for (i, name) in NUMBERS.iter().enumerate() {
-        let numbers = Float64Array::from_iter_values(rows.iter().map(|row| row.numbers[i]));
-        columns.push((name, DataType::Float64, Arc::new(numbers)));
-    }
-    let fields: Vec<Field> =
-        columns.iter().map(|(name, of, _)| Field::new(*name, of.clone(), false)).collect();
-    let arrays = columns.into_iter().map(|(.., array)| array).collect();
+    let numbers = PerMetric::<ArrayRef, ALL>::from_fn(|key| {
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.numbers[key])))
+    });
+    let numbers = numbers.iter().map(|(metric, array)| (metric.column(), DataType::Float64, array.clone()));
+    let columns = columns.into_iter().map(|(name, of, array)| (name.to_owned(), of, array)).chain(numbers);
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) =
+        columns.map(|(name, of, array)| (Field::new(name, of, false), array)).unzip();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| damaged(path, &e))?;
     write_batch(path, &batch)
 }
@@ -95,9 +91,9 @@ pub fn read_instructed(path: &Path) -> Result<Option<Vec<InstructedTarget>>, Sto
             column(path, &batch, name)?.as_boolean_opt().ok_or_else(other)
         };
         let (seen, condition) = (flags("filter_seen")?, flags("condition_filter")?);
-        let values = NUMBERS
+        let values = METRICS
             .iter()
-            .map(|name| numbers::<Float64Type>(path, &batch, name))
+            .map(|metric| numbers::<Float64Type>(path, &batch, &metric.column()))
             .collect::<Result<Vec<_>, _>>()?;
         for row in 0..batch.num_rows() {
             let name = protocols.value(row);
@@ -110,7 +106,7 @@ pub fn read_instructed(path: &Path) -> Result<Option<Vec<InstructedTarget>>, Sto
                 protocol: protocol.ok_or_else(|| damaged(path, &format!("there is no protocol `{name}`")))?,
                 filter_seen: seen.value(row),
                 condition_filter: condition.value(row),
-                numbers: std::array::from_fn(|i| values[i].value(row)),
+                numbers: PerMetric::from_fn(|key| values[key.index()].value(row)),
             });
         }
     }
@@ -132,7 +128,7 @@ mod tests {
             protocol,
             filter_seen,
             condition_filter: !filter_seen,
-            numbers: std::array::from_fn(|i| i as f64 / 3.0),
+            numbers: PerMetric::from_fn(|key| key.index() as f64 / 3.0),
         };
         let rows = [row(1, true, Protocol::Standard), row(2, false, Protocol::AsServed)];
         write_instructed(&path, &rows).unwrap();

@@ -35,7 +35,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::{Protocol, Ranks, Report};
+use super::{EvaluateReport, Protocol, Ranks};
 
 /// The columns of ranks: by protocol, among all items and among the unseen ones.
 const RANK_COLUMNS: [[&str; 2]; Protocol::ALL.len()] =
@@ -94,7 +94,7 @@ pub fn horizon_path(model: &Path, split: &str) -> PathBuf {
 pub fn store(
     model: &Path,
     split: &str,
-    report: &Report,
+    report: &EvaluateReport,
     ranks: &[TargetRank],
     horizon: &[TargetRank],
 ) -> Result<(), StoredError> {

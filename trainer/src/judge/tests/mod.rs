@@ -11,8 +11,9 @@ use super::condition::Filters;
 use super::metrics::means;
 use super::*;
 use crate::batch::HistoryBatch;
+use crate::data::{ItemIndex, Token, ids};
 use crate::models::tests::instruct::random_taught;
-use crate::models::tests::{ITEMS, catalogue, long_histories, sequences};
+use crate::models::tests::{ITEMS, catalogue, every_item, long_histories, row_of_all, sequences};
 use crate::models::{Reads, SequenceModel};
 
 const SEED: u64 = 7;
@@ -20,21 +21,21 @@ const SEED: u64 = 7;
 #[test]
 fn events_at_one_time_are_counted_user_by_user() {
     // The first user has two rows, whose first events of the second are context; the second begins when the first ended.
-    let sequences = Sequences {
+    let sequences = SequencesTable {
         offsets: vec![0, 4, 8, 10],
         ts: vec![1, 1, 2, 5, 2, 5, 5, 7, 7, 9],
-        items: vec![1; 10],
+        items: ids(&[1; 10]),
         target_from: vec![0, 2, 0],
         user: vec![0, 0, 1],
-        ..Sequences::default()
+        ..SequencesTable::default()
     };
     // 1 1 2 5 5 7 and 7 9.
     assert_eq!(tied_share(&sequences), Some(0.5));
-    assert_eq!(tied_share(&Sequences { offsets: vec![0], ..Sequences::default() }), None);
+    assert_eq!(tied_share(&SequencesTable { offsets: vec![0], ..SequencesTable::default() }), None);
 }
 
 /// Histories of different lengths, whose last event is a test target; one item is not active.
-fn world() -> (Sequences, Catalogue) {
+fn world() -> (SequencesTable, Catalogue) {
     let mut histories = long_histories();
     for (user, history) in histories.iter_mut().enumerate() {
         history.truncate(3 + 2 * user);
@@ -51,22 +52,23 @@ fn world() -> (Sequences, Catalogue) {
 /// The scores of all items after the first `context` events of `row`, by item; under a condition or without.
 fn scores(
     model: &SequenceModel,
-    data: &Sequences,
+    data: &SequencesTable,
     (row, context): (usize, usize),
-    condition: Option<(u32, &Carriers)>,
+    condition: Option<(ConditionRow, &Carriers)>,
 ) -> Vec<f32> {
     let shown = data.row(row).start..data.row(row).start + context;
     let mut history = HistoryBatch::new(MaskMode::Gather);
-    history.push(data.items[shown.clone()].iter().copied(), &data.ts[shown.clone()], &[]);
+    history.push(data.items[shown.clone()].iter().map(row_of_all), &data.ts[shown.clone()], &[]);
     let tokens = history.into_tokens();
-    let vectors = model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors;
+    let vectors = model.item_vectors(&every_item()).unwrap().vectors;
     let histories = model.histories(&tokens, &vectors, None);
     let hidden = match condition {
-        None => model.read_plain(1, &histories, &[context as u32]).unwrap(),
+        None => model.read_plain(1, &histories, &[Token::new(context as u32)]).unwrap(),
         Some((condition, carriers)) => {
             let mut matches = Vec::new();
             carriers.push_matches(&mut matches, condition, &data.items[shown.clone()], &data.ts[shown]);
-            let reads = Reads { tokens: vec![context as u32], conditions: vec![condition], matches };
+            let reads =
+                Reads { tokens: vec![Token::new(context as u32)], conditions: vec![condition], matches };
             model.read(1, &histories, &reads).unwrap()
         }
     };
@@ -79,11 +81,11 @@ fn scores(
 }
 
 /// The items that `may` be listed, best first.
-fn sorted(scores: &[f32], may: impl Fn(u32) -> bool) -> Vec<u32> {
-    let mut items: Vec<u32> = (1..=ITEMS).filter(|&item| may(item)).collect();
-    let order = |item: u32| mix64(SEED, u64::from(item));
+fn sorted(scores: &[f32], may: impl Fn(ItemIndex) -> bool) -> Vec<ItemIndex> {
+    let mut items: Vec<ItemIndex> = every_item().into_iter().filter(|&item| may(item)).collect();
+    let order = |item: ItemIndex| mix64(SEED, u64::from(item.get()));
     items.sort_by(|&a, &b| {
-        scores[b as usize].total_cmp(&scores[a as usize]).then_with(|| order(a).cmp(&order(b)))
+        scores[b.index()].total_cmp(&scores[a.index()]).then_with(|| order(a).cmp(&order(b)))
     });
     items
 }
@@ -107,13 +109,13 @@ fn ranks_and_means_are_those_of_sorting_everything() {
             if context == 0 {
                 continue;
             }
-            let seen: BTreeSet<u32> = data.items[data.row(row)][..context].iter().copied().collect();
+            let seen: BTreeSet<ItemIndex> = data.items[data.row(row)][..context].iter().copied().collect();
             let scores = scores(&model, &data, (row, context), None);
-            let place = |may: &dyn Fn(u32) -> bool| {
+            let place = |may: &dyn Fn(ItemIndex) -> bool| {
                 let at = sorted(&scores, may).iter().position(|&item| item == data.items[last]);
                 at.map(|at| at as u32 + 1)
             };
-            let active = |item: u32| catalogue.active[item as usize];
+            let active = |item: ItemIndex| catalogue.active[item.index()];
             expected.push(Ranks {
                 all: place(&active),
                 unseen: place(&|item| active(item) && !seen.contains(&item)),
@@ -124,7 +126,7 @@ fn ranks_and_means_are_those_of_sorting_everything() {
         let results = evaluation.model("m", &model, &[protocol]).unwrap();
         for m in results {
             let (targets, means) = means(expected.iter().map(|ranks| ranks.among(m.filter_seen)));
-            assert_eq!((m.targets, [m.hr_10, m.hr_20, m.hr_50, m.ndcg_10]), (targets, means));
+            assert_eq!((m.targets, m.means), (targets, means.without_condition()));
             assert_eq!(m.targets + m.no_history + m.left_out, data.rows());
         }
     }
@@ -139,7 +141,7 @@ fn answers_under_conditions_are_those_of_sorting_everything() {
     let config = Evaluate { batch_size: 3, ..Evaluate::default() };
     let evaluation = Evaluation::new(&data, &catalogue, &config, SEED, Role::Test);
     let recommender = TrainedModel::recommender(&model, evaluation.serving(Some(&carriers))).unwrap();
-    let instructed = Instructed { conditions: &conditions, carriers: &carriers };
+    let instructed = AskedConditions { conditions: &conditions, carriers: &carriers };
     let protocol = Protocol::Standard;
     let questions = evaluation.questions(instructed, protocol, &["genre"]).unwrap();
     let answers = evaluation.answers(&*recommender, instructed, protocol, &questions).unwrap();
@@ -148,18 +150,21 @@ fn answers_under_conditions_are_those_of_sorting_everything() {
     for (question, answers) in questions.iter().zip(&answers) {
         let (row, context) = (question.target.row, question.context);
         let scores = scores(&model, &data, (row, context), Some((question.condition, &carriers)));
-        let seen: BTreeSet<u32> = data.items[data.row(row)][..context].iter().copied().collect();
-        let carries = |item: u32| carriers.carries(item, question.condition, question.at);
+        let seen: BTreeSet<ItemIndex> = data.items[data.row(row)][..context].iter().copied().collect();
+        let carries = |item: ItemIndex| carriers.carries(item, question.condition, question.at);
         for (filters, answer) in Filters::ALL.into_iter().zip(answers) {
             let list = sorted(&scores, |item| {
-                catalogue.active[item as usize]
+                catalogue.active[item.index()]
                     && !(filters.seen && seen.contains(&item))
                     && (!filters.condition || carries(item))
             });
             let place = list.iter().position(|&item| item == question.target.item);
             assert_eq!(answer.rank, place.map(|place| place as u32 + 1), "{filters:?}");
             let carried = |k: usize| list.iter().take(k).filter(|&&item| carries(item)).count() as u32;
-            assert_eq!(answer.compliant, [10, 20, 50].map(carried), "{filters:?}");
+            for (metric, value) in answer.values::<ALL>().iter().skip(OF_RANKS) {
+                let share = f64::from(carried(metric.places)) / metric.places as f64;
+                assert_eq!(value, &share, "{} {filters:?}", metric.name);
+            }
             filtered_differs |= filters.condition && answer.rank != answers[0].rank;
         }
     }
@@ -172,13 +177,13 @@ fn answers_under_conditions_are_those_of_sorting_everything() {
             (0..questions.len()).map(|q| questions[q].weight * gain(q)).sum::<f64>() / targets
         };
         let hit = |q: usize| f64::from(u8::from(answers[q][i].rank.is_some_and(|rank| rank <= 10)));
-        let compliant = |q: usize| f64::from(answers[q][i].compliant[0]) / 10.0;
+        let compliant = |q: usize| answers[q][i].value(CC_10);
         assert!(
-            (m.hr_10.unwrap() - mean(&hit)).abs() < 1e-12
-                && (m.cc_10.unwrap() - mean(&compliant)).abs() < 1e-12
+            (m.means[HR_10].unwrap() - mean(&hit)).abs() < 1e-12
+                && (m.means[CC_10].unwrap() - mean(&compliant)).abs() < 1e-12
         );
     }
     // Without questions there is no number.
     let none = evaluation.under_conditions("m", protocol, "genre", &[], &[]);
-    assert!(none.iter().all(|m| (m.targets, m.hr_10, m.cc_50) == (0, None, None)));
+    assert!(none.iter().all(|m| m.targets == 0 && m.means.values() == &[None; ALL]));
 }

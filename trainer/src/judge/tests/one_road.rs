@@ -7,7 +7,9 @@ use schemas::history::DeltaTau;
 
 use super::*;
 use crate::models::tests::{ARCHITECTURES, random_model};
-use crate::retrieve::{Ask, History, Limits, Report as Served, Request, Retriever, Stored, visible_at};
+use crate::retrieve::{
+    Ask, ListLimits, ListRequest, RetrieveReport, Retriever, Stored, VisibleHistory, visible_at,
+};
 
 const MARGIN_MS: i64 = 900_000;
 /// Histories are no longer than a row, so that a request reads what the row shows.
@@ -15,9 +17,9 @@ const MAX_LEN: usize = 12;
 
 /// All users of `data`, whose last event is a test target.
 struct World {
-    data: Sequences,
+    data: SequencesTable,
     catalogue: Catalogue,
-    conditions: Conditions,
+    conditions: KnownConditions,
     carriers: Carriers,
 }
 
@@ -31,13 +33,13 @@ impl World {
         }
         let mut catalogue = catalogue();
         catalogue.active[5] = false;
-        let conditions = Conditions::new(&["genre".into()], &Default::default(), &catalogue);
+        let conditions = KnownConditions::new(&["genre".into()], &Default::default(), &catalogue);
         let carriers = Carriers::new(&conditions, &Default::default(), &catalogue);
         Self { data, catalogue, conditions, carriers }
     }
 
     /// What is visible of the user of `target` in a request at its time. The protocol `standard` hides nothing that came before.
-    fn history(&self, target: &Target, protocol: Protocol) -> History {
+    fn history(&self, target: &Target, protocol: Protocol) -> VisibleHistory {
         let stored = Stored::new(&self.data);
         let history = stored.history(&self.data.users[self.data.user[target.row] as usize]).unwrap();
         let events = match protocol {
@@ -56,20 +58,20 @@ impl World {
         model: &dyn Recommender,
         target: &Target,
         protocol: Protocol,
-        condition: Option<u32>,
+        condition: Option<ConditionRow>,
         filters: Filters,
     ) -> Option<u32> {
-        let limits = Limits { k: ITEMS as usize, only: filters.condition, keep_seen: !filters.seen };
+        let limits = ListLimits { k: ITEMS as usize, only: filters.condition, keep_seen: !filters.seen };
         let counts = vec![1; ITEMS as usize + 1];
-        let retrievable = (self.catalogue.active.clone(), counts);
-        let mut retriever = Retriever::new(model, MAX_LEN, &self.carriers, retrievable, limits);
-        let request = Request {
+        let retrievable = self.catalogue.active.clone();
+        let mut retriever = Retriever::new(model, MAX_LEN, &self.carriers, retrievable, counts, limits);
+        let request = ListRequest {
             at: self.data.ts[self.data.row(target.row).start + target.t],
             history: self.history(target, protocol),
             asks: vec![Ask { condition, weight: 1.0 }],
-            ..Request::default()
+            ..ListRequest::default()
         };
-        let lists = retriever.lists(&[request], &mut Served::default()).unwrap();
+        let lists = retriever.lists(&[request], &mut RetrieveReport::default()).unwrap();
         let place = lists[0][0].items.iter().position(|scored| scored.item == target.item);
         place.map(|place| place as u32 + 1)
     }
@@ -90,7 +92,7 @@ impl World {
             if !instructed {
                 continue;
             }
-            let known = Instructed { conditions: &self.conditions, carriers: &self.carriers };
+            let known = AskedConditions { conditions: &self.conditions, carriers: &self.carriers };
             let questions = evaluation.questions(known, protocol, &["genre"]).unwrap();
             let answers = evaluation.answers(model, known, protocol, &questions).unwrap();
             for (question, answers) in questions.iter().zip(answers) {
@@ -128,7 +130,7 @@ proptest! {
             world.check(&*TrainedModel::recommender(&model, serving(Some(&world.carriers))).unwrap(), true)?;
         }
         let counts = world.data.training_counts(ITEMS as usize);
-        world.check(&Popular { popularity: Popularity::new(&counts), seed: SEED }, false)?;
+        world.check(&Popular { popularity: PopularityOrder::new(&counts), seed: SEED }, false)?;
         world.check(&CoOccurrence::new(Followers::of_training(&world.data), &counts, SEED), false)?;
     }
 }

@@ -90,6 +90,13 @@ pub(super) struct SelfAttention {
     precision: Precision,
 }
 
+/// What scores are made of besides queries and keys.
+struct ScoreParameters {
+    bias: Tensor,
+    log_temperature: Tensor,
+    max_distance: usize,
+}
+
 impl SelfAttention {
     /// With a position and, where configured, a time bias, and a temperature of each head, all learned. `name` begins the
     /// parameters' names. What is added to the residual stream starts smaller by `residual`.
@@ -104,7 +111,13 @@ impl SelfAttention {
         let temperature = Self::dot_product_temperature(model);
         let log_temperature =
             parameters.constant(&format!("{name}.log_temperature"), &[model.heads], temperature)?;
-        Self::new(parameters, name, model, residual, (bias, log_temperature, model.max_distance))
+        Self::new(
+            parameters,
+            name,
+            model,
+            residual,
+            ScoreParameters { bias, log_temperature, max_distance: model.max_distance },
+        )
     }
 
     /// With the scores `q·k / √d_k` and nothing else.
@@ -118,7 +131,13 @@ impl SelfAttention {
         // One shared column of zeros is the bias of every distance. Neither of the two is learned.
         let bias = Tensor::full(0f32, (model.heads, 1), device)?;
         let log_temperature = Tensor::full(Self::dot_product_temperature(model), model.heads, device)?;
-        Self::new(parameters, name, model, residual, (bias, log_temperature, 1))
+        Self::new(
+            parameters,
+            name,
+            model,
+            residual,
+            ScoreParameters { bias, log_temperature, max_distance: 1 },
+        )
     }
 
     /// `log √d_k`.
@@ -131,17 +150,17 @@ impl SelfAttention {
         name: &str,
         model: &Model,
         residual: f64,
-        (bias, log_temperature, max_distance): (Tensor, Tensor, usize),
+        scores: ScoreParameters,
     ) -> Result<Self> {
         let d = model.d;
         let of = |part: &str| format!("{name}.{part}");
         Ok(Self {
             norm: Norm::new(parameters, &of("norm"), d)?,
             qkv: parameters.normal(&of("qkv"), &[d, 3 * d], linear_std(d))?,
-            bias,
-            log_temperature,
+            bias: scores.bias,
+            log_temperature: scores.log_temperature,
             out: parameters.normal(&of("out"), &[d, d], linear_std(d) / residual)?,
-            max_distance,
+            max_distance: scores.max_distance,
             precision: parameters.precision(),
             name: name.to_owned(),
         })

@@ -7,9 +7,12 @@ use ragged::{with_kernels, with_stock_operations};
 use super::*;
 #[cfg(feature = "cuda")]
 use crate::device::tests::gpu;
+#[cfg(feature = "cuda")]
+use crate::kinds::SavedLearner;
 
 const STEPS: u64 = 4;
 const RATE: f64 = 1e-3;
+const SETTINGS: AdamSettings = AdamSettings { weight_decay: 1e-2, clip_norm: 0.5 };
 
 /// What training came to: the loss of each step, then every parameter and every moment by name.
 struct Trained {
@@ -25,12 +28,12 @@ fn train(&(ref architecture, loss, score_temperature): &Case, backend: &Backend)
     let config = Pretrain { label_smoothing: if loss == Loss::Full { 0.1 } else { 0.0 }, ..pretrain(loss) };
     let loss = objective(&config, draws(&data, MaskMode::Gather, model.branches()), 1, 0.0);
     // The clipping is at work.
-    let mut adam = Adam::new(&model, 1e-2, 0.5).unwrap();
+    let mut adam = Adam::new(&model, SETTINGS).unwrap();
     let mut losses = Vec::new();
     for step in 0..STEPS {
         // Few rows, so that a sampled step leaves some of the id table alone.
         let rows = [step as u32 % 8, (step as u32 + 3) % 8];
-        let batch = Batch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
+        let batch = TrainingBatch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
         let plan = loss.plan(model.vocabulary(), batch, step);
         let (gradients, result) =
             differentiate(&*loss, &model, &plan, Some(Dropout { p: 0.2, seed: step })).unwrap();
@@ -151,7 +154,8 @@ fn a_model_moves_between_devices() {
     let vocabulary = Arc::new(trained.model.vocabulary().clone());
     let saved = trained.model.tensors().into();
     let model = SequenceModel::saved(&config, &Sft::default(), vocabulary, saved, &Backend::CPU).unwrap();
-    let adam = Adam::restored(&model, &trained.adam.tensors().into(), STEPS, (1e-2, 0.5)).unwrap();
+    let values = &trained.adam.tensors().into();
+    let adam = Adam::restored(&model, SavedLearner { values, steps: STEPS }, SETTINGS).unwrap();
     let moved = Trained { losses: trained.losses.clone(), model, adam };
     assert_agree("to the CPU", &trained, &moved);
     let data = sequences(&long_histories(), 900_000);

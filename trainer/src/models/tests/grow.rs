@@ -1,6 +1,7 @@
 //! A model whose vocabulary grows.
 
 use super::*;
+use crate::kinds::SavedLearner;
 
 /// Items 1 to 12 as in [`catalogue`], then one of a known genre, one of a new genre, and one without.
 fn larger() -> Catalogue {
@@ -38,16 +39,16 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
     let (old, new) = (rows(&parent.ids().weight), rows(&grown.ids().weight));
     assert_eq!(new.len(), old.len() + 4);
     assert_eq!(&new[..old.len()], &old[..]);
-    let frequent: Vec<u32> = (1..=ITEMS).filter(|item| item % 4 >= 2).collect();
+    let frequent: Vec<ItemIndex> = every_item().into_iter().filter(|item| item.get() % 4 >= 2).collect();
     let vectors = |model: &SequenceModel| rows(&model.item_vectors(&frequent).unwrap().vectors);
     assert_eq!(vectors(&parent), vectors(&grown));
 
     let by_row = vocabulary.items_by_row();
     assert_eq!(by_row[..known.own_items()], known.items_by_row()[..]);
-    let items: Vec<u32> = by_row[known.own_items()..].iter().map(|&(_, item)| item).collect();
+    let items: Vec<ItemIndex> = by_row[known.own_items()..].iter().map(|&(_, item)| item).collect();
     assert_eq!(items, [4, 13, 14, 15]);
     let own = &old[config.hash_buckets..];
-    let of_genre = |rest: u32| frequent.iter().zip(own).filter(move |(item, _)| (*item - 1) % 3 == rest);
+    let of_genre = |rest: u32| frequent.iter().zip(own).filter(move |(item, _)| (item.get() - 1) % 3 == rest);
     let [row_4, row_13, row_14, row_15] = [0, 1, 2, 3].map(|i| &new[old.len() + i]);
     assert!(close(row_4, &mean(of_genre(0).map(|(_, row)| row))), "genre a");
     assert!(close(row_13, &mean(of_genre(1).map(|(_, row)| row))), "genre b");
@@ -64,10 +65,12 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
 fn the_optimiser_goes_on() {
     let config = config(&Architecture::ClimberPilot, MaskMode::Gather);
     let parent = random_model(&Architecture::ClimberPilot, MaskMode::Gather);
-    let adam = Adam::new(&parent, 0.0, 1.0).unwrap();
+    let settings = AdamSettings { weight_decay: 0.0, clip_norm: 1.0 };
+    let adam = Adam::new(&parent, settings).unwrap();
     let moments: std::collections::HashMap<String, Tensor> =
         adam.tensors().into_iter().map(|(name, zero)| (name, (zero + 0.5).unwrap())).collect();
-    let adam = Adam::restored(&parent, &moments.clone().into(), 7, (0.0, 1.0)).unwrap();
+    let values = &moments.clone().into();
+    let adam = Adam::restored(&parent, SavedLearner { values, steps: 7 }, settings).unwrap();
     let vocabulary = Arc::new(parent.vocabulary().grown(config.min_count, &larger(), &[9; 16]));
     let grown = parent.grown(&config, &Sft::default(), vocabulary).unwrap();
     let grown_adam = adam.grown(&grown).unwrap();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use schemas::config::Paradigm;
 
 use super::*;
-use crate::data::conditions::{Carriers, Conditions};
+use crate::data::conditions::{Carriers, KnownConditions};
 use crate::models::instruct::Reads;
 
 fn settings(paradigm: Paradigm, condition_embedding: bool) -> Sft {
@@ -21,7 +21,7 @@ fn all_settings() -> Vec<Sft> {
 /// `parent`, taught to follow genres; nothing learned yet.
 fn taught(parent: &SequenceModel, sft: &Sft) -> SequenceModel {
     let catalogue = catalogue();
-    let conditions = Conditions::new(&["genre".into()], &Default::default(), &catalogue);
+    let conditions = KnownConditions::new(&["genre".into()], &Default::default(), &catalogue);
     let vocabulary = Arc::new(parent.vocabulary().with_conditions(conditions));
     let model = config(&Architecture::ClimberPilot, MaskMode::Gather);
     SequenceModel::taught(parent, &model, sft, vocabulary, 3).unwrap()
@@ -56,7 +56,7 @@ fn tokens(histories: &[Vec<u32>]) -> Tokens {
     let mut batch = crate::batch::HistoryBatch::new(MaskMode::Gather);
     for items in histories {
         let times: Vec<i64> = (0..items.len() as i64).map(|i| i * 60_000).collect();
-        batch.push(items.iter().copied(), &times, &[]);
+        batch.push(ids(items), &times, &[]);
     }
     batch.into_tokens()
 }
@@ -64,22 +64,28 @@ fn tokens(histories: &[Vec<u32>]) -> Tokens {
 /// Reads at (token, condition).
 fn reads(tokens: &Tokens, at: &[(u32, u32)]) -> Reads {
     let catalogue = catalogue();
-    let conditions = Conditions::new(&["genre".into()], &Default::default(), &catalogue);
+    let conditions = KnownConditions::new(&["genre".into()], &Default::default(), &catalogue);
     let carriers = Carriers::new(&conditions, &Default::default(), &catalogue);
     let mut reads = Reads::default();
     for &(token, condition) in at {
+        let condition = condition.into();
         let offsets = &tokens.layout.offsets;
         let start = offsets[offsets.partition_point(|&o| o <= token as usize) - 1];
         let items = &tokens.embedding[start + 1..=token as usize];
-        carriers.push_matches(&mut reads.matches, condition, items, &vec![0; items.len()]);
-        reads.tokens.push(token);
+        carriers.push_matches(
+            &mut reads.matches,
+            condition,
+            from_u32s(as_u32s(items)),
+            &vec![0; items.len()],
+        );
+        reads.tokens.push(token.into());
         reads.conditions.push(condition);
     }
     reads
 }
 
 fn vectors(model: &SequenceModel) -> Tensor {
-    model.item_vectors(&(1..=ITEMS).collect::<Vec<_>>()).unwrap().vectors
+    model.item_vectors(&every_item()).unwrap().vectors
 }
 
 fn read(model: &SequenceModel, k: usize, tokens: &Tokens, reads: &Reads) -> Vec<Vec<f32>> {
@@ -145,6 +151,7 @@ fn a_branch_sees_matching_rows_and_its_own_only() {
         let before = read(backbone.clone());
         let mut flags = 0;
         for (r, &own) in reads.tokens.iter().enumerate() {
+            let own = own.get();
             for token in 0..=own {
                 let noise = (0..8).map(|t| if t == token { 1f32 } else { 0.0 }).collect::<Vec<_>>();
                 let noise = Tensor::from_vec(noise, (8, 1), &Device::Cpu).unwrap();

@@ -4,8 +4,9 @@
 use ragged::{Mat, gemm, vector};
 use rayon::prelude::*;
 
-use super::Candidates;
-use crate::serve::recommender::Filter;
+use super::ItemMatrix;
+use crate::data::ItemIndex;
+use crate::serve::recommender::ListFilter;
 use crate::serve::top_k::{NotFinite, Scored, TopK};
 
 /// Questions and items of a block: its scores (256 KiB) and item vectors stay in one core's cache.
@@ -16,17 +17,17 @@ const FEW: usize = 3;
 
 /// What is asked: the `k` items with the largest inner products with `vector`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Question<'a> {
+pub(crate) struct VectorQuery<'a> {
     /// `[d]`: the hidden state.
     pub vector: &'a [f32],
     /// One list for each.
-    pub filters: &'a [Filter<'a>],
+    pub filters: &'a [ListFilter<'a>],
 }
 
 /// For each filter of each question the best `k` items.
 pub(super) fn search(
-    candidates: &Candidates,
-    questions: &[Question<'_>],
+    candidates: &ItemMatrix,
+    questions: &[VectorQuery<'_>],
     k: usize,
 ) -> Result<Vec<Vec<Scored>>, NotFinite> {
     if questions.iter().any(|question| question.vector.iter().any(|x| !x.is_finite())) {
@@ -43,8 +44,8 @@ pub(super) fn search(
 }
 
 fn search_block(
-    candidates: &Candidates,
-    questions: &[Question<'_>],
+    candidates: &ItemMatrix,
+    questions: &[VectorQuery<'_>],
     k: usize,
     scores: &mut Vec<f32>,
 ) -> Result<Vec<Vec<Scored>>, NotFinite> {
@@ -60,7 +61,7 @@ fn search_block(
         } else {
             gemm(scores, rows, false, Mat::new(&asking, n, d, d), Mat::new(items, rows, d, d).t());
         }
-        let first = (block * ITEMS + 1) as u32;
+        let first = ItemIndex::new((block * ITEMS + 1) as u32);
         let mut best = best.iter_mut();
         for (question, scores) in questions.iter().zip(scores.chunks_exact(rows)) {
             for (filter, best) in question.filters.iter().zip(&mut best) {
@@ -106,20 +107,20 @@ mod tests {
             let vectors: Vec<f32> = (0..items * d).map(small(1)).collect();
             let asking: Vec<f32> = (0..questions * d).map(small(2)).collect();
             let allowed: Vec<bool> = (0..=items).map(|i| i > 0 && number(3, i) % 3 > 0).collect();
-            let seen: Vec<u32> = (1..=items as u32).filter(|&i| number(4, i as usize) % 5 == 0).collect();
-            let candidates = Candidates::new(vectors.clone(), d, seed).unwrap();
-            let filters = [Filter { allowed: &allowed, seen: &seen, carrying: None }];
-            let asked: Vec<Question<'_>> =
-                asking.chunks(d).map(|vector| Question { vector, filters: &filters }).collect();
+            let seen: Vec<ItemIndex> = ItemIndex::all(items).filter(|i| number(4, i.index()) % 5 == 0).collect();
+            let candidates = ItemMatrix::new(vectors.clone(), d, seed).unwrap();
+            let filters = [ListFilter { allowed: &allowed, seen: &seen, carrying: None }];
+            let asked: Vec<VectorQuery<'_>> =
+                asking.chunks(d).map(|vector| VectorQuery { vector, filters: &filters }).collect();
             let found = candidates.search(&asked, k).unwrap();
             for (vector, found) in asking.chunks(d).zip(found) {
-                let score = |item: u32| -> f32 {
-                    vectors[(item as usize - 1) * d..].iter().zip(vector).map(|(a, b)| a * b).sum()
+                let score = |item: ItemIndex| -> f32 {
+                    vectors[(item.index() - 1) * d..].iter().zip(vector).map(|(a, b)| a * b).sum()
                 };
-                let mut expected: Vec<u32> = (1..=items as u32)
-                    .filter(|&item| allowed[item as usize] && !seen.contains(&item))
+                let mut expected: Vec<ItemIndex> = ItemIndex::all(items)
+                    .filter(|item| allowed[item.index()] && !seen.contains(item))
                     .collect();
-                expected.sort_by_key(|&item| (-score(item) as i64, mix64(seed, u64::from(item))));
+                expected.sort_by_key(|&item| (-score(item) as i64, mix64(seed, u64::from(item.get()))));
                 expected.truncate(k);
                 prop_assert_eq!(found.iter().map(|s| s.item).collect::<Vec<_>>(), expected);
                 prop_assert!(found.iter().all(|s| s.score == score(s.item)));

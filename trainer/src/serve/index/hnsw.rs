@@ -12,8 +12,9 @@ use std::sync::Arc;
 use instant_distance::{Builder, Search};
 use ragged::vector;
 
-use super::Candidates;
-use crate::serve::recommender::Filter;
+use super::ItemMatrix;
+use crate::data::ItemIndex;
+use crate::serve::recommender::ListFilter;
 use crate::serve::top_k::Scored;
 
 /// Neighbours that are considered for a new item.
@@ -21,7 +22,7 @@ const EF_CONSTRUCTION: usize = 200;
 
 /// A graph of some of the items.
 pub(crate) struct Hnsw {
-    candidates: Candidates,
+    candidates: ItemMatrix,
     graph: instant_distance::Hnsw<Point>,
 }
 
@@ -58,17 +59,17 @@ impl instant_distance::Point for Point {
 
 impl Hnsw {
     /// A graph of the items that `allowed` has (by item index); a search finds `ef` of them.
-    pub(crate) fn new(candidates: &Candidates, allowed: &[bool], ef: usize) -> Self {
-        let items: Vec<u32> =
-            (1..=candidates.items() as u32).filter(|&item| allowed[item as usize]).collect();
-        let square = |item: u32| {
+    pub(crate) fn new(candidates: &ItemMatrix, allowed: &[bool], ef: usize) -> Self {
+        let items: Vec<ItemIndex> =
+            ItemIndex::all(candidates.items()).filter(|item| allowed[item.index()]).collect();
+        let square = |item: ItemIndex| {
             let x = candidates.vector(item);
             vector::dot(x, x)
         };
         let longest = items.iter().map(|&item| square(item)).fold(0.0, f32::max);
-        let point = |&item: &u32| Point {
+        let point = |&item: &ItemIndex| Point {
             of: candidates.vectors.clone(),
-            row: item - 1,
+            row: item.get() - 1,
             d: candidates.d as u32,
             further: (longest - square(item)).max(0.0).sqrt(),
         };
@@ -82,14 +83,15 @@ impl Hnsw {
     pub(crate) fn search(
         &self,
         vector: &[f32],
-        filter: &Filter<'_>,
+        filter: &ListFilter<'_>,
         k: usize,
         search: &mut Search,
     ) -> Option<Vec<Scored>> {
         let d = self.candidates.d as u32;
         let point = Point { of: Arc::new(vector.to_vec()), row: 0, d, further: 0.0 };
         let found = self.graph.search(&point, search);
-        let scored = found.map(|found| Scored { item: found.point.row + 1, score: -found.distance });
+        let scored =
+            found.map(|found| Scored { item: ItemIndex::new(found.point.row + 1), score: -found.distance });
         let best = self.candidates.best(scored.filter(|found| filter.allows(found.item)), k);
         (best.len() == k).then_some(best)
     }
@@ -99,7 +101,7 @@ impl Hnsw {
 mod tests {
     use schemas::hash::mix64;
 
-    use super::super::exact::Question;
+    use super::super::exact::VectorQuery;
     use super::*;
 
     /// 2,000 vectors around 40 centres, of different lengths.
@@ -112,21 +114,21 @@ mod tests {
     fn finds_nearly_all_of_the_best_and_only_what_is_allowed() {
         let d = 16;
         let vectors = clustered(d);
-        let candidates = Candidates::new(vectors.clone(), d, 1).unwrap();
+        let candidates = ItemMatrix::new(vectors.clone(), d, 1).unwrap();
         let active: Vec<bool> = (0..=2_000).map(|item| item > 0 && item % 7 != 0).collect();
         let even: Vec<bool> = active.iter().enumerate().map(|(i, &active)| active && i % 2 == 0).collect();
         let graph = Hnsw::new(&candidates, &active, 100);
         let mut search = Search::default();
-        let seen: Vec<u32> = (1..=2_000).filter(|item| item % 11 == 0).collect();
+        let seen: Vec<ItemIndex> = ItemIndex::all(2_000).filter(|item| item.get() % 11 == 0).collect();
         let (mut found, mut all) = (0, 0);
         for vector in vectors.chunks(d).step_by(20) {
             for allowed in [&active, &even] {
-                let filter = Filter { allowed, seen: &seen, carrying: None };
-                let question = Question { vector, filters: &[filter] };
+                let filter = ListFilter { allowed, seen: &seen, carrying: None };
+                let question = VectorQuery { vector, filters: &[filter] };
                 let exact = candidates.search(&[question], 10).unwrap().remove(0);
                 let near = graph.search(vector, &filter, 10, &mut search).unwrap_or_default();
                 assert!(
-                    near.iter().all(|scored| allowed[scored.item as usize] && !seen.contains(&scored.item))
+                    near.iter().all(|scored| allowed[scored.item.index()] && !seen.contains(&scored.item))
                 );
                 assert!(near.is_sorted_by(|a, b| a.score >= b.score));
                 all += exact.len();
@@ -138,11 +140,11 @@ mod tests {
 
     #[test]
     fn too_few_are_none() {
-        let candidates = Candidates::new(vec![1.0; 50], 1, 1).unwrap();
+        let candidates = ItemMatrix::new(vec![1.0; 50], 1, 1).unwrap();
         let mut allowed = vec![true; 51];
         let graph = Hnsw::new(&candidates, &allowed, 40);
         allowed[10..].fill(false);
-        let filter = Filter { allowed: &allowed, seen: &[], carrying: None };
+        let filter = ListFilter { allowed: &allowed, seen: &[], carrying: None };
         assert!(graph.search(&[1.0], &filter, 10, &mut Search::default()).is_none());
     }
 }

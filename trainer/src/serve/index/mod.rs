@@ -6,12 +6,13 @@ mod hnsw;
 use std::sync::Arc;
 
 use super::top_k::{NotFinite, Scored, TopK};
+use crate::data::ItemIndex;
 
 pub(crate) use hnsw::Hnsw;
 
 /// What hidden states are multiplied with: the vectors of all items.
 #[derive(Debug, Clone)]
-pub(crate) struct Candidates {
+pub(crate) struct ItemMatrix {
     /// `[items, d]`; item `i` stands at row `i − 1`.
     vectors: Arc<Vec<f32>>,
     d: usize,
@@ -19,7 +20,7 @@ pub(crate) struct Candidates {
     seed: u64,
 }
 
-impl Candidates {
+impl ItemMatrix {
     /// From `[items, d]`.
     pub(crate) fn new(vectors: Vec<f32>, d: usize, seed: u64) -> Result<Self, NotFinite> {
         if vectors.iter().any(|x| !x.is_finite()) {
@@ -55,7 +56,7 @@ impl Candidates {
     /// A score that is not finite.
     pub(crate) fn search(
         &self,
-        questions: &[exact::Question<'_>],
+        questions: &[exact::VectorQuery<'_>],
         k: usize,
     ) -> Result<Vec<Vec<Scored>>, NotFinite> {
         exact::search(self, questions, k)
@@ -68,24 +69,24 @@ impl Candidates {
         best.into_sorted()
     }
 
-    fn vector(&self, item: u32) -> &[f32] {
-        &self.vectors[(item as usize - 1) * self.d..][..self.d]
+    fn vector(&self, item: ItemIndex) -> &[f32] {
+        &self.vectors[(item.index() - 1) * self.d..][..self.d]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::recommender::Filter;
+    use crate::serve::recommender::ListFilter;
 
     #[test]
     fn ties_do_not_follow_the_index() {
-        let candidates = Candidates::new(vec![0.0; 400], 1, 1).unwrap();
+        let candidates = ItemMatrix::new(vec![0.0; 400], 1, 1).unwrap();
         let allowed = vec![true; 401];
-        let filters = [Filter { allowed: &allowed, seen: &[], carrying: None }];
-        let question = exact::Question { vector: &[1.0], filters: &filters };
+        let filters = [ListFilter { allowed: &allowed, seen: &[], carrying: None }];
+        let question = exact::VectorQuery { vector: &[1.0], filters: &filters };
         let items = |k| -> Vec<u32> {
-            candidates.search(&[question], k).unwrap()[0].iter().map(|scored| scored.item).collect()
+            candidates.search(&[question], k).unwrap()[0].iter().map(|scored| scored.item.get()).collect()
         };
         let all = items(400);
         assert!(!all.is_sorted() && all[..200].iter().any(|&item| item > 200));
@@ -97,10 +98,10 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_is_an_error() {
-        assert_eq!(Candidates::new(vec![f32::NAN], 1, 1).unwrap_err(), NotFinite);
-        let candidates = Candidates::new(vec![1.0; 4], 2, 1).unwrap();
-        let filters = [Filter { allowed: &[false, true, true], seen: &[], carrying: None }];
-        let question = exact::Question { vector: &[f32::NAN, 0.0], filters: &filters };
+        assert_eq!(ItemMatrix::new(vec![f32::NAN], 1, 1).unwrap_err(), NotFinite);
+        let candidates = ItemMatrix::new(vec![1.0; 4], 2, 1).unwrap();
+        let filters = [ListFilter { allowed: &[false, true, true], seen: &[], carrying: None }];
+        let question = exact::VectorQuery { vector: &[f32::NAN, 0.0], filters: &filters };
         assert_eq!(candidates.search(&[question], 1), Err(NotFinite));
     }
 }

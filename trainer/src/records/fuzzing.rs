@@ -1,6 +1,6 @@
 //! TensorBoard's files, for fuzzers: any bytes are events or the end of them.
 
-use super::event::Event;
+use super::event::ScalarEvent;
 use super::tfrecord;
 
 /// Reads frames and events from any bytes; what is read is written as it was meant.
@@ -18,10 +18,10 @@ pub fn tfrecord(bytes: &[u8]) {
 }
 
 fn message(bytes: &[u8]) {
-    if let Some(event) = Event::decode(bytes) {
-        let again = Event::decode(&event.encode());
-        let equal = |a: &Event, b: &Event| {
-            let bits = |event: &Event| {
+    if let Some(event) = ScalarEvent::decode(bytes) {
+        let again = ScalarEvent::decode(&event.encode());
+        let equal = |a: &ScalarEvent, b: &ScalarEvent| {
+            let bits = |event: &ScalarEvent| {
                 let scalars = event.scalars.iter().map(|(tag, scalar)| (tag.clone(), scalar.to_bits()));
                 (event.wall_time.to_bits(), event.step, scalars.collect::<Vec<_>>())
             };
@@ -33,9 +33,12 @@ fn message(bytes: &[u8]) {
 
 /// Whole files.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let event =
-        Event { wall_time: 1.5, step: 300, scalars: vec![("loss".into(), 0.5), ("hr".into(), f32::NAN)] };
-    let first = tfrecord::frame(&Event::default().encode());
+    let event = ScalarEvent {
+        wall_time: 1.5,
+        step: 300,
+        scalars: vec![("loss".into(), 0.5), ("hr".into(), f32::NAN)],
+    };
+    let first = tfrecord::frame(&ScalarEvent::default().encode());
     vec![[&first[..], &tfrecord::frame(&event.encode())].concat(), event.encode(), first]
 }
 

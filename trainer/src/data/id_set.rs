@@ -1,19 +1,25 @@
-//! Sets of small numbers, such as the items that a step needs, and how many of a set are smaller than a number.
+//! Sets of ids, such as the items that a step needs, and how many of a set are smaller than an id.
 
-/// Numbers below a bound, one bit each.
+use std::marker::PhantomData;
+
+use super::Id;
+
+/// Ids below a bound, one bit each.
 #[derive(Debug, Clone)]
-pub(crate) struct ItemSet {
+pub(crate) struct IdSet<T> {
     words: Vec<u64>,
     /// Members before each word.
     before: Vec<u32>,
     len: usize,
+    of: PhantomData<T>,
 }
 
-impl ItemSet {
+impl<T: Id> IdSet<T> {
     /// `members`, in any order, all of them below `bound`.
-    pub(crate) fn new(bound: usize, members: impl IntoIterator<Item = u32>) -> Self {
+    pub(crate) fn new(bound: usize, members: impl IntoIterator<Item = T>) -> Self {
         let mut words = vec![0u64; bound.div_ceil(64)];
         for member in members {
+            let member: u32 = member.into();
             words[member as usize / 64] |= 1 << (member % 64);
         }
         let mut len = 0;
@@ -25,7 +31,7 @@ impl ItemSet {
                 before
             })
             .collect();
-        Self { words, before, len: len as usize }
+        Self { words, before, len: len as usize, of: PhantomData }
     }
 
     /// Members.
@@ -33,25 +39,27 @@ impl ItemSet {
         self.len
     }
 
-    /// Whether `number` is a member.
-    pub(crate) fn contains(&self, number: u32) -> bool {
+    /// Whether `id` is a member.
+    pub(crate) fn contains(&self, id: T) -> bool {
+        let number: u32 = id.into();
         self.words[number as usize / 64] >> (number % 64) & 1 == 1
     }
 
-    /// Members below `number`: the place of a member among them.
-    pub(crate) fn rank(&self, number: u32) -> u32 {
+    /// Members below `id`: the place of a member among them.
+    pub(crate) fn rank(&self, id: T) -> u32 {
+        let number: u32 = id.into();
         let word = number as usize / 64;
         let below = self.words[word] & ((1 << (number % 64)) - 1);
         self.before[word] + below.count_ones()
     }
 
     /// All members, ascending.
-    pub(crate) fn to_vec(&self) -> Vec<u32> {
+    pub(crate) fn to_vec(&self) -> Vec<T> {
         let mut members = Vec::with_capacity(self.len);
         for (first, &word) in (0..).step_by(64).zip(&self.words) {
             let mut rest = word;
             while rest != 0 {
-                members.push(first + rest.trailing_zeros());
+                members.push(T::from(first + rest.trailing_zeros()));
                 rest &= rest - 1;
             }
         }
@@ -66,17 +74,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::data::{IdRow, ids};
 
     proptest! {
         #[test]
         fn members_are_in_their_places(members in proptest::collection::vec(0u32..300, 0..200)) {
-            let set = ItemSet::new(300, members.iter().copied());
+            let set = IdSet::new(300, ids::<IdRow>(&members));
             let expected: BTreeSet<u32> = members.into_iter().collect();
             prop_assert_eq!(set.len(), expected.len());
             prop_assert_eq!(set.to_vec(), expected.iter().copied().collect::<Vec<_>>());
             for number in 0..300 {
-                prop_assert_eq!(set.contains(number), expected.contains(&number));
-                prop_assert_eq!(set.rank(number) as usize, expected.range(..number).count());
+                prop_assert_eq!(set.contains(number.into()), expected.contains(&number));
+                prop_assert_eq!(set.rank(number.into()) as usize, expected.range(..number).count());
             }
         }
     }

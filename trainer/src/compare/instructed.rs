@@ -7,10 +7,11 @@ use store::Root;
 
 use super::bootstrap::{Interval, UserSums, intervals};
 use super::report::signed;
-use super::{CompareError, Group, Options, Spread};
+use super::{CompareError, Group, NOTHING, Options, Spread};
 use crate::checkpoint;
-use crate::judge::stored::instructed::{InstructedTarget, NUMBERS, instructed_path, read_instructed};
-use crate::judge::{Protocol, rate};
+use crate::judge::per_metric::{in_order, some_in_order};
+use crate::judge::stored::instructed::{InstructedTarget, instructed_path, read_instructed};
+use crate::judge::{ALL, CC_10, HR_10, Key, METRICS, Metric, PerMetric, Protocol, rate};
 
 /// Groups side by side under the conditions of their targets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,13 +39,14 @@ pub struct InstructedGroup {
     pub condition_filter: bool,
     /// Targets in the means.
     pub targets: usize,
-    /// The numbers' names.
-    pub names: [&'static str; NUMBERS.len()],
+    /// The metrics' names.
+    pub names: Vec<String>,
     /// Means over the runs, in the order of `names`.
-    pub metrics: Vec<Spread>,
+    #[serde(serialize_with = "in_order")]
+    pub metrics: PerMetric<Spread, ALL>,
     /// The paired difference to the first group; absent for that one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub difference: Option<Vec<Interval>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_in_order")]
+    pub difference: Option<PerMetric<Interval, ALL>>,
 }
 
 /// Compares `groups` by what `trainer evaluate --condition` left in their models' directories.
@@ -81,16 +83,15 @@ pub fn instructed(
         for (group, runs) in groups.iter().zip(&loaded) {
             let by_run: Vec<Vec<&InstructedTarget>> =
                 runs.iter().map(|(_, rows)| rows.iter().filter(of_slice).collect()).collect();
-            let run_mean = |rows: &Vec<&InstructedTarget>, i: usize| {
-                rows.iter().map(|row| row.numbers[i]).sum::<f64>() / rows.len() as f64
+            let run_mean = |rows: &Vec<&InstructedTarget>, m: Key| {
+                rows.iter().map(|row| row.numbers[m]).sum::<f64>() / rows.len() as f64
             };
-            let metrics = (0..NUMBERS.len())
-                .map(|i| Spread::new(by_run.iter().map(|rows| run_mean(rows, i)).collect()))
-                .collect();
-            // Of each target, the mean over the group's runs.
+            let metrics =
+                PerMetric::from_fn(|m| Spread::new(by_run.iter().map(|rows| run_mean(rows, m)).collect()));
+            // The mean over the group's runs, target by target.
             let of_target = |t: usize| {
-                let sum = |i: usize| by_run.iter().map(|rows| rows[t].numbers[i]).sum::<f64>();
-                let means = std::array::from_fn(|i| sum(i) / by_run.len() as f64);
+                let sum = |m: Key| by_run.iter().map(|rows| rows[t].numbers[m]).sum::<f64>();
+                let means = PerMetric::from_fn(|m| sum(m) / by_run.len() as f64);
                 (by_run[0][t].user_id.as_str(), means)
             };
             let means: Vec<_> = (0..by_run[0].len()).map(of_target).collect();
@@ -102,7 +103,7 @@ pub fn instructed(
                 filter_seen,
                 condition_filter,
                 targets: means.len(),
-                names: NUMBERS,
+                names: METRICS.iter().map(Metric::column).collect(),
                 metrics,
                 difference,
             });
@@ -113,17 +114,18 @@ pub fn instructed(
 }
 
 /// A target's user and numbers, means over a group's runs.
-type Means<'a> = (&'a str, [f64; NUMBERS.len()]);
+type Means<'a> = (&'a str, PerMetric<f64, ALL>);
 
 /// The differences of the targets' numbers, with intervals of the bootstrap over users.
-fn paired(ours: &[Means<'_>], theirs: &[Means<'_>], options: Options<'_>) -> Vec<Interval> {
+fn paired(ours: &[Means<'_>], theirs: &[Means<'_>], options: Options<'_>) -> PerMetric<Interval, ALL> {
     let pairs: Vec<(&Means<'_>, &Means<'_>)> = ours.iter().zip(theirs).collect();
     let of_user = |targets: &[(&Means<'_>, &Means<'_>)]| {
-        let sum = |i: usize| targets.iter().map(|(a, b)| a.1[i] - b.1[i]).sum();
-        UserSums { targets: targets.len() as f64, sums: (0..NUMBERS.len()).map(sum).collect() }
+        let sums = PerMetric::<f64, ALL>::from_fn(|m| targets.iter().map(|(a, b)| a.1[m] - b.1[m]).sum());
+        UserSums { targets: targets.len() as f64, sums: sums.values().to_vec() }
     };
     let users: Vec<UserSums> = pairs.chunk_by(|a, b| a.0.0 == b.0.0).map(of_user).collect();
-    intervals(&users, options.resamples, options.seed)
+    let found = intervals(&users, options.resamples, options.seed);
+    PerMetric::from_fn(|m| found.get(m.index()).copied().unwrap_or(NOTHING))
 }
 
 /// The protocols and choices of filters of the first run, in their order.
@@ -193,27 +195,27 @@ impl fmt::Display for InstructedComparison {
                     group.targets
                 )?;
                 write!(f, "  {:width$}", "run")?;
-                for name in NUMBERS {
-                    write!(f, "  {:>7}", name.to_uppercase().replace('_', "@"))?;
+                for metric in METRICS {
+                    write!(f, "  {:>7}", metric.label())?;
                 }
                 writeln!(f)?;
             }
             write!(f, "  {:width$}", group.label)?;
-            for spread in &group.metrics {
+            for spread in group.metrics.values() {
                 write!(f, "  {:>7}", rate(Some(spread.mean)))?;
             }
             writeln!(f)?;
             if group.runs.len() > 1 {
                 write!(f, "  {:>width$}", "±")?;
-                for spread in &group.metrics {
+                for spread in group.metrics.values() {
                     write!(f, "  {:>7}", rate(spread.sd))?;
                 }
                 writeln!(f)?;
             }
             if let Some(difference) = &group.difference {
-                let [hr_10, cc_10] =
-                    [0, 4].map(|i| difference.get(i).map_or_else(|| "–".into(), |d| signed(*d)));
-                writeln!(f, "  {:width$}  HR@10 {hr_10}, CC@10 {cc_10} against the first", "")?;
+                let headline =
+                    [HR_10, CC_10].map(|m| format!("{} {}", m.metric().label(), signed(difference[m])));
+                writeln!(f, "  {:width$}  {} against the first", "", headline.join(", "))?;
             }
         }
         Ok(())
@@ -226,13 +228,12 @@ mod tests {
 
     #[test]
     fn differences_are_paired_by_target_and_drawn_by_user() {
-        let with = |value: f64| -> Vec<(&str, [f64; NUMBERS.len()])> {
-            (0..40)
-                .map(|i| (if i < 20 { "a" } else { "b" }, [value + f64::from(i % 2); NUMBERS.len()]))
-                .collect()
+        let with = |value: f64| -> Vec<Means<'_>> {
+            let number = |i: u32| PerMetric::from_fn(|_| value + f64::from(i % 2));
+            (0..40).map(|i| (if i < 20 { "a" } else { "b" }, number(i))).collect()
         };
         let options = Options { split: "test", resamples: 200, seed: 1 };
-        for interval in paired(&with(0.75), &with(0.5), options) {
+        for interval in paired(&with(0.75), &with(0.5), options).values() {
             assert!((interval.value - 0.25).abs() < 1e-12);
             assert!((interval.low - 0.25).abs() < 1e-12 && (interval.high - 0.25).abs() < 1e-12);
         }

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 
 use super::{Comparison, HorizonCurve, Interval, LearningCurve};
-use crate::judge::Protocol;
-use crate::learn::records::Validation;
+use crate::judge::{HR_10, Protocol};
+use crate::records::Validation;
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 64.0;
@@ -85,9 +85,9 @@ fn learning(comparison: &Comparison) -> Vec<Panel> {
 
 fn learning_panel(comparison: &Comparison, protocol: Protocol) -> Option<Panel> {
     let course = |curve: &LearningCurve| -> Vec<(f64, f64)> {
-        let point = |epoch: usize, v: &Validation| (epoch as f64, v.hr_10);
+        let point = |epoch: usize, v: &Validation| Some((epoch as f64, v.means[HR_10]?));
         let validated = curve.epochs.iter().filter_map(|e| Some((e.epoch, e.validation.as_ref()?)));
-        validated.filter(|(_, v)| v.protocol == protocol).map(|(epoch, v)| point(epoch, v)).collect()
+        validated.filter(|(_, v)| v.protocol == protocol).filter_map(|(epoch, v)| point(epoch, v)).collect()
     };
     let mut series = Vec::new();
     let mut seeds = false;

@@ -9,7 +9,7 @@ use super::CompareError;
 use crate::checkpoint;
 use crate::judge::TargetRank;
 use crate::judge::stored;
-use crate::learn::records::{self, EpochMetrics};
+use crate::records::{self, EpochMetrics};
 
 /// One run, or several that count as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +118,7 @@ fn participation(row: &TargetRank) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::Ranks;
+    use crate::serve::Ranks;
 
     #[test]
     fn groups_are_runs_or_labelled_seeds() {

@@ -24,8 +24,8 @@ pub use plot::svg;
 pub use runs::Group;
 use runs::Run;
 
-use crate::judge::{HORIZON, Protocol, StoredError, TargetRank, gains};
-use crate::learn::records::{EpochMetrics, RecordsError};
+use crate::judge::{HORIZON, HR_10, Key, PerMetric, Protocol, StoredError, TargetRank, gains};
+use crate::records::{EpochMetrics, RecordsError};
 
 /// Resamples of the bootstrap.
 pub const RESAMPLES: usize = 10_000;
@@ -102,31 +102,6 @@ pub struct Comparison {
     pub horizon: Vec<HorizonCurve>,
     /// The epochs of every run whose training was recorded.
     pub learning: Vec<LearningCurve>,
-}
-
-/// HR@{10, 20, 50} and NDCG@10, or something about each of them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct PerMetric<T> {
-    /// Hit rate at 10 (Eq. 7).
-    pub hr_10: T,
-    /// Hit rate at 20.
-    pub hr_20: T,
-    /// Hit rate at 50.
-    pub hr_50: T,
-    /// Normalised discounted cumulative gain at 10.
-    pub ndcg_10: T,
-}
-
-impl<T> PerMetric<T> {
-    fn from_fn(f: impl FnMut(usize) -> T) -> Self {
-        let [hr_10, hr_20, hr_50, ndcg_10] = std::array::from_fn(f);
-        Self { hr_10, hr_20, hr_50, ndcg_10 }
-    }
-
-    /// In the order of the fields.
-    pub fn each(&self) -> [&T; 4] {
-        [&self.hr_10, &self.hr_20, &self.hr_50, &self.ndcg_10]
-    }
 }
 
 /// A group's numbers under one protocol.
@@ -284,7 +259,7 @@ struct Slice<'a> {
 
 impl Slice<'_> {
     /// For each target that takes part, in the order of `rows`, its numbers.
-    fn gains(&self, rows: &[TargetRank]) -> Vec<[f64; 4]> {
+    fn gains(&self, rows: &[TargetRank]) -> Vec<PerMetric<f64>> {
         rows.iter().filter_map(|row| row.ranks[self.p]).map(|r| gains(r.among(self.filter_seen))).collect()
     }
 
@@ -294,20 +269,20 @@ impl Slice<'_> {
         };
         let asked: Vec<&TargetRank> = rows.iter().filter(|row| row.ranks[self.p].is_some()).collect();
         let users: Vec<&[&TargetRank]> = asked.chunk_by(|a, b| a.user_id == b.user_id).collect();
-        let mut first: Option<Vec<[f64; 4]>> = None;
+        let mut first: Option<Vec<PerMetric<f64>>> = None;
         let mut results = Vec::new();
         for (group, runs) in groups.iter().zip(loaded) {
-            let by_run: Vec<Vec<[f64; 4]>> = runs.iter().map(|run| self.gains(&run.ranks)).collect();
-            let run_mean = |gains: &Vec<[f64; 4]>, m: usize| {
+            let by_run: Vec<Vec<PerMetric<f64>>> = runs.iter().map(|run| self.gains(&run.ranks)).collect();
+            let run_mean = |gains: &Vec<PerMetric<f64>>, m: Key| {
                 gains.iter().map(|gain| gain[m]).sum::<f64>() / gains.len() as f64
             };
             let metrics =
                 PerMetric::from_fn(|m| Spread::new(by_run.iter().map(|gains| run_mean(gains, m)).collect()));
-            // Of each target, the mean over the group's runs.
-            let means: Vec<[f64; 4]> = (0..asked.len())
+            // The mean over the group's runs, target by target.
+            let means: Vec<PerMetric<f64>> = (0..asked.len())
                 .map(|t| {
-                    let sum = |m: usize| by_run.iter().map(|gains| gains[t][m]).sum::<f64>();
-                    std::array::from_fn(|m| sum(m) / by_run.len() as f64)
+                    let sum = |m: Key| by_run.iter().map(|gains| gains[t][m]).sum::<f64>();
+                    PerMetric::from_fn(|m| sum(m) / by_run.len() as f64)
                 })
                 .collect();
             let difference = first.as_ref().map(|first| {
@@ -315,15 +290,15 @@ impl Slice<'_> {
                 let sums: Vec<UserSums> = users
                     .iter()
                     .map(|user| {
-                        let mut sums = vec![0.0; 4];
+                        let mut sums = PerMetric::<f64>::from_fn(|_| 0.0);
                         for (ours, theirs) in targets.by_ref().take(user.len()) {
-                            sums.iter_mut().zip(ours.iter().zip(theirs)).for_each(|(s, (a, b))| *s += a - b);
+                            sums += PerMetric::from_fn(|m| ours[m] - theirs[m]);
                         }
-                        UserSums { targets: user.len() as f64, sums }
+                        UserSums { targets: user.len() as f64, sums: sums.values().to_vec() }
                     })
                     .collect();
                 let found = intervals(&sums, self.options.resamples, self.options.seed);
-                PerMetric::from_fn(|m| found.get(m).copied().unwrap_or(NOTHING))
+                PerMetric::from_fn(|m| found.get(m.index()).copied().unwrap_or(NOTHING))
             });
             first.get_or_insert(means);
             results.push(GroupResult {
@@ -372,10 +347,11 @@ impl Slice<'_> {
 
     /// For each user that takes part, its hit rates over `runs`.
     fn hits_ahead(&self, runs: &[Run]) -> Vec<UserHits> {
-        let by_run: Vec<Vec<[f64; 4]>> = runs.iter().map(|run| self.gains(&run.horizon)).collect();
+        let by_run: Vec<Vec<PerMetric<f64>>> = runs.iter().map(|run| self.gains(&run.horizon)).collect();
         let users = by_run.first().map_or(0, Vec::len) / HORIZON;
-        let hit =
-            |target: usize| by_run.iter().map(|gains| gains[target][0]).sum::<f64>() / by_run.len() as f64;
+        let hit = |target: usize| {
+            by_run.iter().map(|gains| gains[target][HR_10]).sum::<f64>() / by_run.len() as f64
+        };
         (0..users).map(|user| std::array::from_fn(|h| hit(user * HORIZON + h))).collect()
     }
 
@@ -396,7 +372,8 @@ impl Slice<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::Ranks;
+    use crate::judge::NDCG_10;
+    use crate::serve::Ranks;
 
     /// `users` users with two targets each, at the ranks that `rank` gives.
     fn run(name: &str, users: u32, rank: impl Fn(u32, u32) -> Option<u32>) -> Run {
@@ -430,17 +407,17 @@ mod tests {
         let loaded = vec![vec![run("a", 100, base)], vec![run("b", 100, better)]];
         let results = kept().results(&groups(&[&["a"], &["b"]]), &loaded);
         assert_eq!((results[1].users, results[1].targets), (100, 200));
-        assert_eq!(results.iter().map(|r| r.metrics.hr_10.mean).collect::<Vec<_>>(), [0.5, 0.6]);
+        assert_eq!(results.iter().map(|r| r.metrics[HR_10].mean).collect::<Vec<_>>(), [0.5, 0.6]);
         assert!(results[0].difference.is_none());
         // Ten users of a hundred make the difference: Binomial(100, 0.1) has the quantiles 5 and 16. Unpaired, the
         // interval would reach from −0.04 to 0.24.
-        let difference = results[1].difference.unwrap().hr_10;
+        let difference = results[1].difference.unwrap()[HR_10];
         let near = |value: f64, expected: f64| (value - expected).abs() < 0.011;
         assert!((difference.value - 0.1).abs() < 1e-12, "{difference:?}");
         assert!(near(difference.low, 0.05) && near(difference.high, 0.16), "{difference:?}");
         // Swapped, the difference is the other way round.
         let [a, b] = <[_; 2]>::try_from(loaded).unwrap();
-        let swapped = kept().results(&groups(&[&["b"], &["a"]]), &[b, a])[1].difference.unwrap().hr_10;
+        let swapped = kept().results(&groups(&[&["b"], &["a"]]), &[b, a])[1].difference.unwrap()[HR_10];
         assert!((swapped.value + 0.1).abs() < 1e-12 && swapped.high < 0.0);
     }
 
@@ -450,12 +427,12 @@ mod tests {
         let seeds = vec![run("s1", 50, hits(2)), run("s2", 50, hits(4)), run("s3", 50, hits(6))];
         let loaded = vec![seeds, vec![run("x", 50, hits(4))]];
         let results = kept().results(&groups(&[&["s1", "s2", "s3"], &["x"]]), &loaded);
-        let hr_10 = &results[0].metrics.hr_10;
+        let hr_10 = &results[0].metrics[HR_10];
         assert!((hr_10.mean - 0.4).abs() < 1e-12 && (hr_10.sd.unwrap() - 0.2).abs() < 1e-12, "{hr_10:?}");
         assert_eq!(hr_10.runs, [0.2, 0.4, 0.6]);
-        assert_eq!(results[1].metrics.hr_10.sd, None);
-        assert!(results[1].difference.unwrap().hr_10.value.abs() < 1e-12);
-        let ndcg = results[1].metrics.ndcg_10.mean;
+        assert_eq!(results[1].metrics[HR_10].sd, None);
+        assert!(results[1].difference.unwrap()[HR_10].value.abs() < 1e-12);
+        let ndcg = results[1].metrics[NDCG_10].mean;
         assert!((ndcg - 0.4 / 4f64.log2()).abs() < 1e-12, "{ndcg}");
     }
 

@@ -1,7 +1,7 @@
 use std::fmt;
 
-use super::{Comparison, GroupResult, HorizonCurve, Interval};
-use crate::judge::{Protocol, rate};
+use super::{Comparison, GroupResult, HorizonCurve, Interval, Spread};
+use crate::judge::{METRICS, OF_RANKS, Protocol, rate};
 
 impl fmt::Display for Comparison {
     /// As a table for people: below each run its difference to the first one.
@@ -13,7 +13,8 @@ impl fmt::Display for Comparison {
             let results = self.results.iter().filter(move |r| r.protocol == protocol);
             // Bit for bit, so that what is no number equals itself.
             let bits = |r: &GroupResult| {
-                r.metrics.each().map(|spread| spread.runs.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+                let bits = |spread: &Spread| spread.runs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                r.metrics.values().each_ref().map(bits)
             };
             results.map(|r| (&r.label, r.filter_seen, bits(r))).collect::<Vec<_>>()
         };
@@ -34,7 +35,8 @@ impl fmt::Display for Comparison {
                 first.targets,
                 first.users
             )?;
-            let heading = ["HR@10", "HR@20", "HR@50", "NDCG@10"].map(|name| format!("{name:<27}")).concat();
+            let heading: String =
+                METRICS[..OF_RANKS].iter().map(|metric| format!("{:<27}", metric.label())).collect();
             writeln!(f, "  {:width$}  {}", "run", heading.trim_end())?;
             for result in slice {
                 write_result(f, result, width)?;
@@ -70,7 +72,7 @@ impl fmt::Display for Comparison {
 
 fn write_result(f: &mut fmt::Formatter<'_>, result: &GroupResult, width: usize) -> fmt::Result {
     let mut line = format!("  {:width$}  ", result.label);
-    for spread in result.metrics.each() {
+    for spread in result.metrics.values() {
         let text = match spread.sd {
             Some(sd) if spread.mean.is_finite() => format!("{:.4} ± {sd:.4}", spread.mean),
             _ => rate(Some(spread.mean)),
@@ -80,7 +82,7 @@ fn write_result(f: &mut fmt::Formatter<'_>, result: &GroupResult, width: usize) 
     writeln!(f, "{}", line.trim_end())?;
     if let Some(difference) = &result.difference {
         let mut line = format!("  {:width$}  ", "difference");
-        for d in difference.each() {
+        for d in difference.values() {
             line += &format!("{:<27}", signed(*d));
         }
         writeln!(f, "{}", line.trim_end())?;
@@ -122,8 +124,8 @@ pub(super) fn signed(d: Interval) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PerMetric, Spread};
     use super::*;
+    use crate::judge::PerMetric;
 
     #[test]
     fn protocols_that_agree_are_shown_once() {

@@ -12,7 +12,7 @@ const FILE_VERSION: &str = "brain.Event:2";
 
 /// One event: scalars of one step.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Event {
+pub struct ScalarEvent {
     /// Seconds since the epoch.
     pub wall_time: f64,
     /// Training steps finished.
@@ -27,7 +27,7 @@ const FIXED_64: u8 = 1;
 const LENGTH: u8 = 2;
 const FIXED_32: u8 = 5;
 
-impl Event {
+impl ScalarEvent {
     /// The message; one without scalars is the first of a file.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut event = vec![1 << 3 | FIXED_64];
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_message_has_the_bytes_that_protobuf_specifies() {
-        let event = Event { wall_time: 1.5, step: 300, scalars: vec![("loss".into(), 2.0)] };
+        let event = ScalarEvent { wall_time: 1.5, step: 300, scalars: vec![("loss".into(), 2.0)] };
         let expected = [
             &[0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f][..], // 1: double 1.5
             &[0x10, 0xac, 0x02],                       // 2: varint 300
@@ -158,7 +158,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(event.encode(), expected);
-        let first = Event::default().encode();
+        let first = ScalarEvent::default().encode();
         assert_eq!(&first[first.len() - 15..], b"\x1a\x0dbrain.Event:2");
     }
 
@@ -166,11 +166,11 @@ mod tests {
     fn events_read_back() {
         for step in [0, 1, 127, 128, u64::from(u32::MAX), i64::MAX as u64] {
             let scalars = (0..40).map(|i| (format!("epoch/{i}"), step as f32 / (i + 1) as f32)).collect();
-            let event = Event { wall_time: 1.8e9, step, scalars };
-            assert_eq!(Event::decode(&event.encode()), Some(event));
+            let event = ScalarEvent { wall_time: 1.8e9, step, scalars };
+            assert_eq!(ScalarEvent::decode(&event.encode()), Some(event));
         }
-        assert_eq!(Event::decode(&Event::default().encode()), Some(Event::default()));
-        let whole = Event { wall_time: 1.0, step: 1, scalars: vec![("t".into(), 1.0)] }.encode();
-        assert_eq!(Event::decode(&whole[..whole.len() - 1]), None);
+        assert_eq!(ScalarEvent::decode(&ScalarEvent::default().encode()), Some(ScalarEvent::default()));
+        let whole = ScalarEvent { wall_time: 1.0, step: 1, scalars: vec![("t".into(), 1.0)] }.encode();
+        assert_eq!(ScalarEvent::decode(&whole[..whole.len() - 1]), None);
     }
 }

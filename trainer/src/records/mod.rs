@@ -27,9 +27,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use event::Event;
+pub use event::ScalarEvent;
 
-use crate::judge::{Metrics, Protocol};
+use crate::judge::{Metrics, PerMetric, Protocol};
 
 /// The file with a line for each epoch.
 pub const METRICS: &str = "metrics.jsonl";
@@ -94,22 +94,17 @@ pub struct Validation {
     pub protocol: Protocol,
     /// Targets in the means.
     pub targets: usize,
-    /// Hit rate at 10 (Eq. 7).
-    pub hr_10: f64,
-    /// Hit rate at 20.
-    pub hr_20: f64,
-    /// Hit rate at 50.
-    pub hr_50: f64,
-    /// Normalised discounted cumulative gain at 10.
-    pub ndcg_10: f64,
+    /// The means. A metric that is younger than the record has none.
+    #[serde(flatten)]
+    pub means: PerMetric<Option<f64>>,
 }
 
 impl Validation {
     /// The headline `m`; `None` where it is over no target.
     pub fn new(m: &Metrics) -> Option<Self> {
         let &Metrics { protocol, targets, .. } = m;
-        let (hr_10, hr_20, hr_50, ndcg_10) = (m.hr_10?, m.hr_20?, m.hr_50?, m.ndcg_10?);
-        Some(Self { protocol, targets, hr_10, hr_20, hr_50, ndcg_10 })
+        let means = PerMetric::from_fn(|key| m.means[key]);
+        means.values().iter().all(Option::is_some).then_some(Self { protocol, targets, means })
     }
 }
 
@@ -198,21 +193,18 @@ impl Records {
             serde_json::to_vec(line).map_err(io::Error::from).map_err(io_error(&self.metrics.path))?;
         text.push(b'\n');
         self.metrics.write(&text)?;
-        let mut scalars = vec![
+        let scalars = [
             ("epoch/loss", line.loss),
             ("epoch/learning_rate", line.learning_rate),
             ("epoch/gradient_norm", line.gradient_norm),
             ("epoch/targets_per_s", line.targets_per_s),
         ];
-        if let Some(validation) = &line.validation {
-            scalars.extend([
-                ("validation/hr_10", validation.hr_10),
-                ("validation/hr_20", validation.hr_20),
-                ("validation/hr_50", validation.hr_50),
-                ("validation/ndcg_10", validation.ndcg_10),
-            ]);
+        let mut scalars: Vec<(String, f32)> =
+            scalars.into_iter().map(|(tag, value)| (tag.into(), value as f32)).collect();
+        for (metric, mean) in line.validation.iter().flat_map(|validation| validation.means.iter()) {
+            scalars.extend(mean.map(|mean| (format!("validation/{}", metric.column()), mean as f32)));
         }
-        self.event(line.step, scalars.into_iter().map(|(tag, value)| (tag.into(), value as f32)).collect())
+        self.event(line.step, scalars)
     }
 
     /// Waits until all is on the disk. Call it before the checkpoint that follows.
@@ -224,7 +216,7 @@ impl Records {
     }
 
     fn event(&mut self, step: u64, scalars: Vec<(String, f32)>) -> Result<(), RecordsError> {
-        self.events.write(&tfrecord::frame(&Event { wall_time: wall_time(), step, scalars }.encode()))
+        self.events.write(&tfrecord::frame(&ScalarEvent { wall_time: wall_time(), step, scalars }.encode()))
     }
 }
 
@@ -266,7 +258,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<EpochMetrics>>, RecordsError> {
 }
 
 /// The events of an event file, up to the first that is torn or damaged.
-pub fn read_events(path: &Path) -> Result<Vec<Event>, RecordsError> {
+pub fn read_events(path: &Path) -> Result<Vec<ScalarEvent>, RecordsError> {
     let bytes = fs::read(path).map_err(io_error(path))?;
     Ok(events(&bytes).map(|(event, _)| event).collect())
 }
@@ -287,7 +279,7 @@ fn lines_until(bytes: &[u8], epoch: usize) -> (u64, u64) {
 /// Bytes of the events up to `step`, and for those of epochs, up to `epoch_step`. The two differ where a
 /// checkpoint stands behind an epoch's last step but before its end.
 fn events_until(bytes: &[u8], step: u64, epoch_step: u64) -> u64 {
-    let known = |event: &Event| {
+    let known = |event: &ScalarEvent| {
         let of_step = event.scalars.iter().any(|(tag, _)| tag.starts_with(STEP_TAGS));
         event.step <= if of_step { step } else { epoch_step }
     };
@@ -295,12 +287,12 @@ fn events_until(bytes: &[u8], step: u64, epoch_step: u64) -> u64 {
 }
 
 /// Events, each with where its frame ends.
-fn events(bytes: &[u8]) -> impl Iterator<Item = (Event, usize)> {
+fn events(bytes: &[u8]) -> impl Iterator<Item = (ScalarEvent, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let (message, length) = tfrecord::unframe(&bytes[at..])?;
         at += length;
-        Some((Event::decode(message)?, at))
+        Some((ScalarEvent::decode(message)?, at))
     })
 }
 
@@ -383,10 +375,7 @@ mod tests {
             validation: epoch.is_multiple_of(2).then_some(Validation {
                 protocol: Protocol::AsServed,
                 targets: 7,
-                hr_10: value,
-                hr_20: value,
-                hr_50: value,
-                ndcg_10: value,
+                means: PerMetric::from_fn(|_| Some(value)),
             }),
         }
     }

@@ -1,0 +1,152 @@
+//! One number, or anything else, for each metric of the table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{AddAssign, Index};
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::ser::{SerializeMap as _, Serializer};
+use serde::{Deserialize, Serialize};
+
+use super::metrics::{ALL, Key, METRICS, Metric, OF_RANKS};
+
+/// A value for each of the first `N` rows of [`METRICS`], in their order; without `N`, for the metrics of ranks.
+///
+/// As JSON it is a map by [`Metric::column`]. Reading one, a key that is missing is a metric that was not measured yet:
+/// `None`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PerMetric<T, const N: usize = OF_RANKS>([T; N]);
+
+impl<T, const N: usize> PerMetric<T, N> {
+    /// By metric.
+    pub fn from_fn(mut f: impl FnMut(Key) -> T) -> Self {
+        Self(std::array::from_fn(|i| f(Key(i))))
+    }
+
+    /// The metrics and their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Metric, &T)> {
+        METRICS.iter().zip(&self.0)
+    }
+
+    /// The values alone.
+    pub fn values(&self) -> &[T; N] {
+        &self.0
+    }
+
+    /// The same metrics with other values.
+    pub fn map<U>(self, f: impl FnMut(T) -> U) -> PerMetric<U, N> {
+        PerMetric(self.0.map(f))
+    }
+}
+
+impl<T> PerMetric<Option<T>> {
+    /// All metrics: those that need a condition have no value.
+    pub(super) fn without_condition(self) -> PerMetric<Option<T>, ALL> {
+        let mut values = self.0.into_iter().flatten();
+        PerMetric::from_fn(|_| values.next())
+    }
+}
+
+impl<T, const N: usize> Index<Key> for PerMetric<T, N> {
+    type Output = T;
+
+    /// # Panics
+    ///
+    /// The metric needs a condition, and there are values of ranks only.
+    fn index(&self, key: Key) -> &T {
+        &self.0[key.index()]
+    }
+}
+
+impl<const N: usize> AddAssign for PerMetric<f64, N> {
+    fn add_assign(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+impl<T: Serialize, const N: usize> Serialize for PerMetric<T, N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(metric, value)| (metric.column(), value)))
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for PerMetric<Option<T>, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer, Metric::column)
+    }
+}
+
+/// Reads a map whose keys `key` gives; others are left alone.
+fn read<'de, T: Deserialize<'de>, const N: usize, D: Deserializer<'de>>(
+    deserializer: D,
+    key: fn(&Metric) -> String,
+) -> Result<PerMetric<Option<T>, N>, D::Error> {
+    struct Keyed<T, const N: usize>(BTreeMap<String, usize>, PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Keyed<T, N> {
+        type Value = PerMetric<Option<T>, N>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("numbers by metric")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = PerMetric::from_fn(|_| None);
+            while let Some(key) = map.next_key::<String>()? {
+                match self.0.get(&key) {
+                    Some(&i) => found.0[i] = map.next_value()?,
+                    None => drop(map.next_value::<IgnoredAny>()?),
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    let keys = METRICS[..N].iter().enumerate().map(|(i, metric)| (key(metric), i)).collect();
+    deserializer.deserialize_map(Keyed(keys, PhantomData))
+}
+
+/// Means as a report has them: by [`Metric::name`]. The metrics of ranks are always there; one that needs a condition, where
+/// it was measured.
+pub(super) mod by_name {
+    use super::*;
+
+    pub(in crate::judge) fn serialize<S: Serializer, const N: usize>(
+        values: &PerMetric<Option<f64>, N>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (i, (metric, value)) in values.iter().enumerate() {
+            if i < OF_RANKS || value.is_some() {
+                map.serialize_entry(metric.name, value)?;
+            }
+        }
+        map.end()
+    }
+
+    pub(in crate::judge) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
+        deserializer: D,
+    ) -> Result<PerMetric<Option<f64>, N>, D::Error> {
+        read(deserializer, |metric| metric.name.to_owned())
+    }
+}
+
+/// A list without keys, in the order of the table.
+pub(crate) fn in_order<T: Serialize, S: Serializer, const N: usize>(
+    values: &PerMetric<T, N>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(&values.0)
+}
+
+/// [`in_order`], where there is one.
+pub(crate) fn some_in_order<T: Serialize, S: Serializer, const N: usize>(
+    values: &Option<PerMetric<T, N>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match values {
+        Some(values) => in_order(values, serializer),
+        None => serializer.serialize_none(),
+    }
+}
