@@ -20,7 +20,7 @@ use trainer::judge::{
 };
 
 /// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
-pub(crate) type Metrics = BTreeMap<String, f64>;
+pub(crate) type Figures = BTreeMap<String, f64>;
 
 /// Measurements of a model that may be published.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,11 +28,11 @@ pub(crate) struct Measured {
     /// The model; none where there is no new one.
     pub(crate) model: Option<String>,
     /// On the guard's targets (validation); empty where nothing is held out.
-    pub(crate) guard: Metrics,
+    pub(crate) guard: Figures,
     /// How many targets these are.
     pub(crate) guard_targets: usize,
     /// On the test targets, where the split holds some out.
-    pub(crate) test: Metrics,
+    pub(crate) test: Figures,
     pub(crate) health: Health,
     /// The models that it is compared with: the one that is served now, first.
     pub(crate) published: Vec<PublishedMeasured>,
@@ -49,7 +49,7 @@ pub(crate) struct PublishedMeasured {
     /// Its publication.
     pub(crate) number: u64,
     pub(crate) model: String,
-    pub(crate) guard: Metrics,
+    pub(crate) guard: Figures,
     pub(crate) health: Health,
     /// By metric, the new model's minus the served one's, with its 95 % interval (paired bootstrap over users).
     pub(crate) differences: BTreeMap<String, Difference>,
@@ -68,19 +68,19 @@ pub(crate) struct Difference {
 pub(crate) struct Verdict {
     /// Whether the new model may be served. False where there is none.
     pub(crate) publish: bool,
-    pub(crate) checks: Vec<Check>,
+    pub(crate) checks: Vec<GateCheck>,
 }
 
 /// One question, and its answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Check {
+pub(crate) struct GateCheck {
     pub(crate) name: String,
     pub(crate) passed: bool,
     /// In words, with the numbers.
     pub(crate) finding: String,
 }
 
-impl Check {
+impl GateCheck {
     fn new(name: &str, passed: bool, finding: String) -> Self {
         Self { name: name.into(), passed, finding }
     }
@@ -96,7 +96,7 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Check { name, passed, finding } in &self.checks {
+        for GateCheck { name, passed, finding } in &self.checks {
             writeln!(f, "  {} {name:<12} {finding}", if *passed { "passed" } else { "FAILED" })?;
         }
         write!(f, "{}", if self.publish { "may be published" } else { "is not published" })
@@ -237,8 +237,8 @@ async fn against(
 }
 
 /// The headline of `model`, and how many targets it is of.
-pub(crate) fn as_served(report: &EvaluateReport, model: &str) -> (Metrics, usize) {
-    let mut metrics = Metrics::new();
+pub(crate) fn as_served(report: &EvaluateReport, model: &str) -> (Figures, usize) {
+    let mut metrics = Figures::new();
     let mut targets = 0;
     let ours = report.results.iter().filter(|m| m.model == model && m.protocol == Protocol::AsServed);
     for m in ours.filter(|m| m.filter_seen) {
@@ -266,7 +266,7 @@ pub(crate) async fn prequential(
     config: &Config,
     root: &Root,
     model: &str,
-) -> Result<(Metrics, usize), EvaluateError> {
+) -> Result<(Figures, usize), EvaluateError> {
     let report = judge::run(config, root, model, TargetSplit::Prequential, UnderConditions::NONE).await?;
     Ok(as_served(&report, model))
 }
@@ -275,8 +275,10 @@ pub(crate) async fn prequential(
 pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Verdict {
     let health = &measured.health;
     let mut checks = vec![match &health.not_finite {
-        Some(tensor) => Check::new("finite", false, format!("`{tensor}` holds values that are not finite")),
-        None => Check::new("finite", true, "all weights and scores are finite".into()),
+        Some(tensor) => {
+            GateCheck::new("finite", false, format!("`{tensor}` holds values that are not finite"))
+        }
+        None => GateCheck::new("finite", true, "all weights and scores are finite".into()),
     }];
     if health.not_finite.is_none() {
         checks.extend(quality(settings, measured));
@@ -288,11 +290,11 @@ pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Ve
 }
 
 /// The checks of the hit rate: against each model, or by itself where nothing is served yet.
-fn quality(settings: &Gate, measured: &Measured) -> Vec<Check> {
+fn quality(settings: &Gate, measured: &Measured) -> Vec<GateCheck> {
     let unmeasured = |why: String| {
         let passed = settings.unmeasured == Unmeasured::Publish;
         let note = if passed { " (gate.unmeasured = \"publish\")" } else { "" };
-        Check::new("quality", passed, format!("not measured: {why}{note}"))
+        GateCheck::new("quality", passed, format!("not measured: {why}{note}"))
     };
     let (metric, targets) = (format!("hr@{}", settings.k), measured.guard_targets);
     let Some(ours) = measured.guard.get(&metric).copied().filter(|_| targets > 0) else {
@@ -304,7 +306,7 @@ fn quality(settings: &Gate, measured: &Measured) -> Vec<Check> {
             "the guard has {targets} targets, fewer than gate.min_targets = {least}; a larger sequences.guard_share has more"
         ))];
     }
-    let mut checks: Vec<Check> = measured
+    let mut checks: Vec<GateCheck> = measured
         .published
         .iter()
         .map(|published| against_published(settings, (&metric, ours), published, None, unmeasured))
@@ -316,7 +318,7 @@ fn quality(settings: &Gate, measured: &Measured) -> Vec<Check> {
         };
         checks.push(match ours {
             0.0 => unmeasured(format!("none of the {targets} targets is hit; {why}")),
-            _ => Check::new("quality", true, format!("guard HR@{} {ours:.4}; {why}", settings.k)),
+            _ => GateCheck::new("quality", true, format!("guard HR@{} {ours:.4}; {why}", settings.k)),
         });
     }
     if let Some(best) = &measured.best {
@@ -331,8 +333,8 @@ fn against_published(
     (metric, ours): (&str, f64),
     published: &PublishedMeasured,
     best_of: Option<usize>,
-    unmeasured: impl Fn(String) -> Check,
-) -> Check {
+    unmeasured: impl Fn(String) -> GateCheck,
+) -> GateCheck {
     let model = &published.model;
     let theirs = published.guard.get(metric).copied().filter(|rate| rate.is_finite());
     let difference = published.differences.get(metric).copied();
@@ -350,7 +352,7 @@ fn against_published(
         "guard HR@{} {ours:.4}, `{model}`{which} {theirs:.4}: {value:+.4} [{low:+.4}, {high:+.4}], allowed {:+.4}",
         settings.k, -allowed
     );
-    Check::new(if best_of.is_some() { "best" } else { "quality" }, !fell, finding)
+    GateCheck::new(if best_of.is_some() { "best" } else { "quality" }, !fell, finding)
 }
 
 /// The checks of coverage and scores against one model that is or was served.
@@ -359,7 +361,7 @@ fn health_against(
     health: &Health,
     published: &PublishedMeasured,
     refreshed: bool,
-) -> Vec<Check> {
+) -> Vec<GateCheck> {
     let (now, before) = (health.coverage(), published.health.coverage());
     let coverage = format!(
         "{:.1} % of the items are in somebody's list, {:.1} % of `{}`",
@@ -367,12 +369,12 @@ fn health_against(
         100.0 * before,
         published.model
     );
-    let mut checks = vec![Check::new("coverage", now >= settings.min_coverage * before, coverage)];
+    let mut checks = vec![GateCheck::new("coverage", now >= settings.min_coverage * before, coverage)];
     if let Some(shift) = health.score_shift(&published.health) {
         let note = if refreshed { "" } else { " (a full training: it decides nothing)" };
         let finding =
             format!("the best scores' distribution is {shift:.2} from that of `{}`{note}", published.model);
-        checks.push(Check::new("scores", !refreshed || shift <= settings.max_score_shift, finding));
+        checks.push(GateCheck::new("scores", !refreshed || shift <= settings.max_score_shift, finding));
     }
     checks
 }
@@ -385,7 +387,7 @@ mod tests {
     use super::*;
 
     fn measured(difference: Difference, coverage: usize, score: f64) -> Measured {
-        let metrics = |value: f64| Metrics::from([("hr@10".to_owned(), value)]);
+        let metrics = |value: f64| Figures::from([("hr@10".to_owned(), value)]);
         let health = |listed_items, score: f64| Health {
             listed_items,
             active_items: 100,

@@ -9,7 +9,7 @@ use store::publication::{self, Kind, Publication, PublicationError};
 use terminal::with_causes;
 use trainer::checkpoint;
 
-use crate::gate::{Measured, Metrics};
+use crate::gate::{Figures, Measured};
 
 /// The model to serve.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidat
     let Some(learned_events) = lineage.learned_events() else {
         bail!("it is not known which version of `events` `{base}` has learned of");
     };
-    let metrics = candidate.measured.map_or_else(Metrics::new, |measured| {
+    let metrics = candidate.measured.map_or_else(Figures::new, |measured| {
         if measured.guard.is_empty() { measured.test.clone() } else { measured.guard.clone() }
     });
     let daily = match kind {

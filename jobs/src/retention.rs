@@ -31,7 +31,7 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
     }
     let (keep, publications) = (config.retention.tables, config.retention.publications);
     let now_ms = Utc::now().timestamp_millis();
-    let settings = vacuum::Settings { keep, publications, dry_run: false, now_ms };
+    let settings = vacuum::VacuumSettings { keep, publications, dry_run: false, now_ms };
     let report = vacuum(root, &[], settings, interrupt).await?;
     Ok(Removed {
         models,

@@ -14,6 +14,7 @@ mod kafka;
 #[cfg(unix)]
 mod kills;
 mod kinds;
+mod names;
 mod paths;
 #[cfg(unix)]
 mod permissions;

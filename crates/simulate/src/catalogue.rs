@@ -96,7 +96,7 @@ struct Attributes {
 
 /// Draws the items that listeners are offered.
 #[derive(Debug)]
-pub(crate) struct Catalogue {
+pub(crate) struct SimulatedCatalogue {
     key: u64,
     days: i32,
     /// Day of release, counted from the first day of the log.
@@ -111,7 +111,7 @@ pub(crate) struct Catalogue {
     resolved: Vec<usize>,
 }
 
-impl Catalogue {
+impl SimulatedCatalogue {
     pub(crate) fn new(seed: u64, items: u32, days: u32) -> Self {
         let mut catalogue = Self {
             key: key(seed, Purpose::Item),
@@ -241,7 +241,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_offered_before_its_release(seed: u64, items in 1u32..400, days in 1u32..60) {
-            let catalogue = Catalogue::new(seed, items, days);
+            let catalogue = SimulatedCatalogue::new(seed, items, days);
             let mut random = Random::at(seed, 0);
             for nth in 0..400 {
                 let cell = Cell { genre: nth % GENRES.len(), language: nth % LANGUAGES.len() };
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn offers_have_the_genre_and_language_that_were_asked_for() {
-        let catalogue = Catalogue::new(1, 20_000, 30);
+        let catalogue = SimulatedCatalogue::new(1, 20_000, 30);
         let mut random = Random::at(1, 0);
         for nth in 0..1_000 {
             let cell = Cell { genre: nth % GENRES.len(), language: nth % LANGUAGES.len() };
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn releases_are_popular_and_fade() {
-        let (catalogue, day) = (Catalogue::new(1, 20_000, 30), 20);
+        let (catalogue, day) = (SimulatedCatalogue::new(1, 20_000, 30), 20);
         let mut random = Random::at(1, 0);
         let mut picks = vec![0u32; 20_000];
         for nth in 0..200_000 {
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn every_line_is_an_item() {
-        let catalogue = Catalogue::new(1, 500, 30);
+        let catalogue = SimulatedCatalogue::new(1, 500, 30);
         let mut lines = Vec::new();
         catalogue.write(NaiveDate::from_ymd_opt(2026, 1, 1).unwrap(), &mut lines).unwrap();
         let lines = String::from_utf8(lines).unwrap();

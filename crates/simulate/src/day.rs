@@ -16,13 +16,13 @@ use schemas::tables::Reason;
 
 use crate::listener::Listeners;
 use crate::random::{Purpose, Random, key, unit};
-use crate::session::{Event, SESSION_MS_MAX, SessionId, Stage};
+use crate::session::{SESSION_MS_MAX, SessionId, SimulatedEvent, Stage};
 use crate::{DAY_MS, HOUR_MS, Rates};
 
 /// A record of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) event: Event,
+pub(crate) struct LogRecord {
+    pub(crate) event: SimulatedEvent,
     /// What is wrong with it.
     pub(crate) flaw: Option<Reason>,
     /// Whether it is the second copy of its event.
@@ -107,7 +107,7 @@ pub(crate) struct Days<'a> {
 
 /// The run was stopped.
 #[derive(Debug)]
-pub(crate) struct Stopped;
+pub(crate) struct StoppedEarly;
 
 impl<'a> Days<'a> {
     pub(crate) fn new(
@@ -136,11 +136,11 @@ impl<'a> Days<'a> {
 
     /// Gives `take` every record that arrives on `day`, with its time of arrival in milliseconds of the day,
     /// in that order. `stopped` is asked now and then.
-    pub(crate) fn records<E: From<Stopped>>(
+    pub(crate) fn records<E: From<StoppedEarly>>(
         &self,
         day: u32,
         stopped: impl Fn() -> bool,
-        mut take: impl FnMut(i64, &Record) -> Result<(), E>,
+        mut take: impl FnMut(i64, &LogRecord) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut plan = self.plan(day, &stopped)?.into_iter().enumerate().peekable();
         let mut slot = Slot::default();
@@ -148,7 +148,7 @@ impl<'a> Days<'a> {
             while let Some((nth, planned)) = plan.next_if(|(_, planned)| planned.second() * 1_000 < slot_end)
             {
                 if nth.is_multiple_of(SESSIONS_PER_LOOK) && stopped() {
-                    return Err(Stopped.into());
+                    return Err(StoppedEarly.into());
                 }
                 self.play(day, planned, &mut slot);
             }
@@ -158,13 +158,13 @@ impl<'a> Days<'a> {
     }
 
     /// All sessions with a record that arrives on `day`, by when the first of them can.
-    fn plan(&self, day: u32, stopped: impl Fn() -> bool) -> Result<Vec<Planned>, Stopped> {
+    fn plan(&self, day: u32, stopped: impl Fn() -> bool) -> Result<Vec<Planned>, StoppedEarly> {
         let mut plan = Vec::new();
         let earliest =
             if self.rates.late > 0.0 { day.saturating_sub(LATE_DAYS_MAX) } else { day.saturating_sub(1) };
         for user in 0..self.users {
             if user.is_multiple_of(USERS_PER_LOOK) && stopped() {
-                return Err(Stopped);
+                return Err(StoppedEarly);
             }
             let activity = self.listeners().activity(user);
             for began in earliest..=day {
@@ -220,10 +220,10 @@ impl<'a> Days<'a> {
             };
             let flaw = self.flaw(&event);
             let copy = if flaw.is_none() { self.duplicate_after(&event) } else { None };
-            let record = Record { event, flaw, duplicate: false };
+            let record = LogRecord { event, flaw, duplicate: false };
             let arrivals = [
                 (Some(arrival), record),
-                (copy.map(|after| arrival + after), Record { duplicate: true, ..record }),
+                (copy.map(|after| arrival + after), LogRecord { duplicate: true, ..record }),
             ];
             for (arrival, record) in arrivals {
                 if let Some(arrival) = arrival.filter(|ms| (0..DAY_MS).contains(ms)) {
@@ -233,13 +233,13 @@ impl<'a> Days<'a> {
         }
     }
 
-    fn flaw(&self, event: &Event) -> Option<Reason> {
+    fn flaw(&self, event: &SimulatedEvent) -> Option<Reason> {
         let bits = schemas::hash::mix64(self.bad_key, event.id);
         let bad = unit(bits) < self.rates.bad;
         bad.then(|| self.flaws[(schemas::hash::mix64(bits, 0) % self.flaws.len() as u64) as usize])
     }
 
-    fn duplicate_after(&self, event: &Event) -> Option<i64> {
+    fn duplicate_after(&self, event: &SimulatedEvent) -> Option<i64> {
         let bits = schemas::hash::mix64(self.duplicate_key, event.id);
         let twice = unit(bits) < self.rates.duplicate;
         twice.then(|| 1 + (schemas::hash::mix64(bits, 0) % (DUPLICATE_MS_MAX as u64 - 1)) as i64)
@@ -250,12 +250,12 @@ impl<'a> Days<'a> {
 #[derive(Debug, Default)]
 struct Slot {
     /// With their arrivals, in milliseconds of the day.
-    records: Vec<(i64, Record)>,
-    waiting: Vec<(i64, Record)>,
+    records: Vec<(i64, LogRecord)>,
+    waiting: Vec<(i64, LogRecord)>,
     /// Arrival and place in `records` as one number.
     order: Vec<u64>,
     /// The current session.
-    events: Vec<Event>,
+    events: Vec<SimulatedEvent>,
 }
 
 impl Slot {
@@ -263,7 +263,7 @@ impl Slot {
     fn hand_over<E>(
         &mut self,
         end: i64,
-        mut take: impl FnMut(i64, &Record) -> Result<(), E>,
+        mut take: impl FnMut(i64, &LogRecord) -> Result<(), E>,
     ) -> Result<(), E> {
         self.order.clear();
         self.waiting.clear();

@@ -55,14 +55,14 @@ use chrono::{Datelike, NaiveDate, NaiveTime};
 use schemas::config::{ConfigError, Kafka};
 use terminal::Interrupt;
 
-use catalogue::Catalogue;
+use catalogue::SimulatedCatalogue;
 use day::Days;
 use listener::{Listeners, SESSIONS_MAX};
-use output::NewFile;
+use output::LogFile;
 use session::{SessionId, Stage};
 
 pub use error::SimulateError;
-pub use report::{Counts, Report};
+pub use report::{LogCounts, Report};
 pub use settings::{Compression, Rates, Settings, flaws};
 pub use stream::{Destination, DestinationLost, Pace, Sent};
 
@@ -107,7 +107,7 @@ pub fn run(settings: &Settings, directory: &Path, interrupt: &Interrupt) -> Resu
 #[derive(Debug)]
 pub struct Log<'a> {
     settings: &'a Settings,
-    catalogue: Catalogue,
+    catalogue: SimulatedCatalogue,
     listeners: Listeners,
 }
 
@@ -119,7 +119,7 @@ impl<'a> Log<'a> {
     /// Settings that break a rule.
     pub fn new(settings: &'a Settings) -> Result<Self, SimulateError> {
         settings.validate()?;
-        let catalogue = Catalogue::new(settings.seed, settings.items, settings.days);
+        let catalogue = SimulatedCatalogue::new(settings.seed, settings.items, settings.days);
         let listeners = listeners(settings, &catalogue)?;
         Ok(Self { settings, catalogue, listeners })
     }
@@ -156,7 +156,7 @@ impl<'a> Log<'a> {
 }
 
 /// Users who begin as many sessions as it takes for the events, as long as sessions are.
-fn listeners(settings: &Settings, catalogue: &Catalogue) -> Result<Listeners, ConfigError> {
+fn listeners(settings: &Settings, catalogue: &SimulatedCatalogue) -> Result<Listeners, ConfigError> {
     const SAMPLE: u32 = 4_096;
     /// The busiest users have 24 times the mean; a day has no room for more sessions than this.
     const SESSIONS_A_DAY_MAX: f64 = SESSIONS_MAX as f64 / 3.0;
@@ -188,7 +188,7 @@ fn write_whole(
     name: &str,
     write: impl FnOnce(&mut std::io::BufWriter<std::fs::File>) -> std::io::Result<()>,
 ) -> Result<u64, SimulateError> {
-    let (file, out) = NewFile::create(directory.join(name))?;
+    let (file, out) = LogFile::create(directory.join(name))?;
     let mut out = std::io::BufWriter::new(out);
     write(&mut out).and_then(|()| out.flush()).map_err(|e| file.fail(e))?;
     file.complete()

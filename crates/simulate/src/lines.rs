@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use flate2::write::GzEncoder;
 use schemas::tables::Reason;
 
-use crate::day::Record;
+use crate::day::LogRecord;
 use crate::{Compression, OUT_OF_RANGE_MS, OVER_LONG_BYTES};
 
 /// Text is handed to the file in pieces of about this size.
@@ -56,7 +56,7 @@ impl LineWriter {
         Ok(Self { syntax, buffer, out })
     }
 
-    pub(crate) fn write(&mut self, record: &Record) -> io::Result<()> {
+    pub(crate) fn write(&mut self, record: &LogRecord) -> io::Result<()> {
         match self.syntax {
             Syntax::Csv => csv(&mut self.buffer, record),
             Syntax::Jsonl => json(&mut self.buffer, record),
@@ -79,7 +79,7 @@ impl LineWriter {
 }
 
 /// Nothing that is written needs escaping: ids are letters and digits.
-pub(crate) fn json(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
+pub(crate) fn json(line: &mut Vec<u8>, LogRecord { event, flaw, .. }: &LogRecord) {
     line.extend_from_slice(b"{\"event_id\":\"");
     hexadecimal(line, event.id);
     match flaw {
@@ -127,7 +127,7 @@ pub(crate) fn json(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
     line.extend_from_slice(b"}\n");
 }
 
-fn csv(line: &mut Vec<u8>, Record { event, flaw, .. }: &Record) {
+fn csv(line: &mut Vec<u8>, LogRecord { event, flaw, .. }: &LogRecord) {
     hexadecimal(line, event.id);
     line.push(b',');
     match flaw {

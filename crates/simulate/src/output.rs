@@ -10,7 +10,7 @@ use schemas::config::Format;
 use store::files;
 
 use crate::Compression;
-use crate::day::Record;
+use crate::day::LogRecord;
 use crate::error::SimulateError;
 use crate::lines::{LineWriter, Syntax};
 use crate::parquet::ParquetWriter;
@@ -85,12 +85,12 @@ fn is_ours(name: &OsStr) -> bool {
 
 /// A file that gets its name when it is complete. Dropped before that, it deletes itself.
 #[derive(Debug)]
-pub(crate) struct NewFile {
+pub(crate) struct LogFile {
     path: PathBuf,
     file: files::NewFile,
 }
 
-impl NewFile {
+impl LogFile {
     pub(crate) fn create(path: PathBuf) -> Result<(Self, File), SimulateError> {
         let (file, out) = files::NewFile::create(&path).map_err(|e| SimulateError::write(&path, e))?;
         Ok((Self { path, file }, out))
@@ -112,7 +112,7 @@ impl NewFile {
 
 /// A file of events being written.
 pub(crate) struct EventFile {
-    file: NewFile,
+    file: LogFile,
     writer: Writer,
 }
 
@@ -127,7 +127,7 @@ impl EventFile {
         format: Format,
         compression: Compression,
     ) -> Result<Self, SimulateError> {
-        let (file, out) = NewFile::create(path)?;
+        let (file, out) = LogFile::create(path)?;
         let lines = |out, syntax| -> Result<Writer, SimulateError> {
             let writer = LineWriter::create(out, syntax, compression).map_err(|e| file.fail(e))?;
             Ok(Writer::Lines(Box::new(writer)))
@@ -143,7 +143,7 @@ impl EventFile {
         Ok(Self { file, writer })
     }
 
-    pub(crate) fn write(&mut self, record: &Record) -> Result<(), SimulateError> {
+    pub(crate) fn write(&mut self, record: &LogRecord) -> Result<(), SimulateError> {
         match &mut self.writer {
             Writer::Lines(lines) => lines.write(record).map_err(|e| self.file.fail(e)),
             Writer::Parquet(rows) => rows.write(record).map_err(|e: ParquetError| self.file.fail(e)),

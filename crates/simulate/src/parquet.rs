@@ -15,7 +15,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use schemas::tables::{Reason, timestamp};
 
-use crate::day::Record;
+use crate::day::LogRecord;
 use crate::{Compression, OUT_OF_RANGE_MS, OVER_LONG_BYTES};
 
 const BATCH_ROWS: usize = 16_384;
@@ -77,7 +77,7 @@ impl ParquetWriter {
             value: Float64Builder::new(),
         })
     }
-    pub(crate) fn write(&mut self, Record { event, flaw, .. }: &Record) -> Result<(), ParquetError> {
+    pub(crate) fn write(&mut self, LogRecord { event, flaw, .. }: &LogRecord) -> Result<(), ParquetError> {
         text(&mut self.event_id, format_args!("{:016x}", event.id));
         match flaw {
             Some(Reason::MissingField) => self.user_id.append_null(),

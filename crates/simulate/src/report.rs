@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::DAY_MS;
-use crate::day::Record;
+use crate::day::LogRecord;
 
 /// What stands in the files, by kind. After `pipeline ingest`: accepted = `events`,
 /// duplicates = `duplicates`, dead letters = `bad`, reason by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct LogCounts {
     /// Records: events + duplicates + bad.
     pub records: u64,
     /// Different usable events.
@@ -25,9 +25,9 @@ pub struct Counts {
     pub bad: BTreeMap<&'static str, u64>,
 }
 
-impl Counts {
+impl LogCounts {
     /// Counts a record of the file of the day that begins at `midnight_ms`; with `i64::MIN`, nothing is late.
-    pub(crate) fn record(&mut self, record: &Record, midnight_ms: i64) {
+    pub(crate) fn record(&mut self, record: &LogRecord, midnight_ms: i64) {
         self.records += 1;
         if let Some(reason) = record.flaw {
             *self.bad.entry(reason.code()).or_default() += 1;
@@ -59,7 +59,7 @@ impl Counts {
 pub struct Report {
     /// What the files hold.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: LogCounts,
     /// Users of the log; the least active may have no event.
     pub users: u32,
     /// Items of the catalogue.
@@ -78,7 +78,7 @@ pub struct Report {
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { records, events, late, duplicates, bad } = &self.counts;
+        let LogCounts { records, events, late, duplicates, bad } = &self.counts;
         writeln!(
             f,
             "records      {records:>14}   in {} files, {:.1} MB",

@@ -1,7 +1,7 @@
 //! What happens in one session: requests and what is consumed of them, and plays from the library.
 
 use crate::HOUR_MS;
-use crate::catalogue::{Catalogue, Cell, GENRES};
+use crate::catalogue::{Cell, GENRES, SimulatedCatalogue};
 use crate::listener::{Listeners, SESSIONS_MAX, Taste};
 use crate::random::{Purpose, Random, key};
 use crate::settings::DAYS_MAX;
@@ -57,7 +57,7 @@ pub(crate) struct Request {
 
 /// One thing that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Event {
+pub(crate) struct SimulatedEvent {
     /// Unique in the log; written in hexadecimal.
     pub(crate) id: u64,
     pub(crate) user: u32,
@@ -89,7 +89,7 @@ impl SessionId {
 /// Plays sessions.
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
-    pub(crate) catalogue: &'a Catalogue,
+    pub(crate) catalogue: &'a SimulatedCatalogue,
     pub(crate) listeners: &'a Listeners,
     session_key: u64,
     favourite_key: u64,
@@ -98,7 +98,7 @@ pub(crate) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    pub(crate) fn new(seed: u64, catalogue: &'a Catalogue, listeners: &'a Listeners) -> Self {
+    pub(crate) fn new(seed: u64, catalogue: &'a SimulatedCatalogue, listeners: &'a Listeners) -> Self {
         Self {
             catalogue,
             listeners,
@@ -111,7 +111,7 @@ impl<'a> Stage<'a> {
 
     /// Appends the events of the session that begins at `start` (epoch milliseconds), in the order of their
     /// times.
-    pub(crate) fn play(&self, id: SessionId, start: i64, events: &mut Vec<Event>) {
+    pub(crate) fn play(&self, id: SessionId, start: i64, events: &mut Vec<SimulatedEvent>) {
         let taste = self.listeners.taste(id.user, id.day);
         let mut session = Session {
             stage: self,
@@ -146,7 +146,7 @@ struct Session<'a> {
     end: i64,
     /// Where its events begin.
     first: usize,
-    events: &'a mut Vec<Event>,
+    events: &'a mut Vec<SimulatedEvent>,
 }
 
 impl Session<'_> {
@@ -163,7 +163,7 @@ impl Session<'_> {
         }
         // The finaliser of SplitMix64 is a bijection: different places give different ids.
         let place = self.id.place(self.events.len() - self.first);
-        self.events.push(Event {
+        self.events.push(SimulatedEvent {
             id: schemas::hash::mix64(self.stage.event_key, place),
             user: self.id.user,
             item,

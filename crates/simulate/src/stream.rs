@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use terminal::{Interrupt, Progress};
 
-use crate::day::{Days, Record, Stopped};
-use crate::{Counts, DAY_MS, Log, Settings, lines, midnight_ms};
+use crate::day::{Days, LogRecord, StoppedEarly};
+use crate::{DAY_MS, Log, LogCounts, Settings, lines, midnight_ms};
 
 /// Records between two reports of the progress.
 const RECORDS_PER_REPORT: u64 = 1_024;
@@ -45,7 +45,7 @@ pub struct Pace {
 #[derive(Debug)]
 pub struct Sent {
     /// Their records.
-    pub counts: Counts,
+    pub counts: LogCounts,
     /// Bytes of keys and values.
     pub bytes: u64,
     /// Whether an interrupt ended the log early.
@@ -60,14 +60,14 @@ impl Log<'_> {
             pace,
             interrupt,
             started: Instant::now(),
-            counts: Counts::default(),
+            counts: LogCounts::default(),
             bytes: 0,
             key: Vec::new(),
             value: Vec::new(),
             progress: Progress::start("sending", self.settings.events, "events"),
         };
         let interrupted = match sending.all(self.settings, &self.days()) {
-            Err(Halt::Stopped) => true,
+            Err(Halt::StoppedEarly) => true,
             Ok(()) | Err(Halt::DestinationLost) => false,
         };
         Sent { counts: sending.counts, bytes: sending.bytes, interrupted }
@@ -77,12 +77,12 @@ impl Log<'_> {
 /// Why nothing more is sent.
 enum Halt {
     DestinationLost,
-    Stopped,
+    StoppedEarly,
 }
 
-impl From<Stopped> for Halt {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
+impl From<StoppedEarly> for Halt {
+    fn from(_: StoppedEarly) -> Self {
+        Self::StoppedEarly
     }
 }
 
@@ -97,7 +97,7 @@ struct Sending<'a, D> {
     pace: Pace,
     interrupt: &'a Interrupt,
     started: Instant,
-    counts: Counts,
+    counts: LogCounts,
     bytes: u64,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -114,16 +114,16 @@ impl<D: Destination> Sending<'_, D> {
         Ok(())
     }
 
-    fn send(&mut self, record: &Record, midnight: i64) -> Result<(), Halt> {
+    fn send(&mut self, record: &LogRecord, midnight: i64) -> Result<(), Halt> {
         if self.interrupt.requested() {
-            return Err(Halt::Stopped);
+            return Err(Halt::StoppedEarly);
         }
         if let Some(rate) = self.pace.rate {
             // By the count, so that what is lost to one message is made good by the next ones.
             let due = self.started + Duration::from_secs_f64(self.counts.records as f64 / rate);
             while !self.destination.wait_until(due) {
                 if self.interrupt.requested() {
-                    return Err(Halt::Stopped);
+                    return Err(Halt::StoppedEarly);
                 }
             }
         }
@@ -147,7 +147,7 @@ impl<D: Destination> Sending<'_, D> {
     }
 }
 
-impl Record {
+impl LogRecord {
     /// Shifts its times.
     fn happens_at(&mut self, now_ms: i64) {
         let later = now_ms - self.event.ts;

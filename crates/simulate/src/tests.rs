@@ -81,7 +81,7 @@ fn a_day_can_be_divided_into_files() {
 }
 
 /// Calls `look` with each record of a log, its day and its time of arrival.
-fn each_record(settings: &Settings, mut look: impl FnMut(u32, i64, &day::Record)) {
+fn each_record(settings: &Settings, mut look: impl FnMut(u32, i64, &day::LogRecord)) {
     let log = Log::new(settings).unwrap();
     let days = log.days();
     for day in 0..settings.days {
@@ -90,7 +90,7 @@ fn each_record(settings: &Settings, mut look: impl FnMut(u32, i64, &day::Record)
             || false,
             |arrival, record| {
                 look(day, arrival, record);
-                Ok::<_, day::Stopped>(())
+                Ok::<_, day::StoppedEarly>(())
             },
         );
         taken.unwrap();
@@ -174,7 +174,7 @@ fn the_log_has_the_structure_that_is_promised() {
 #[test]
 fn tastes_are_found_in_the_log_and_wander() {
     let settings = Settings { users: 200, days: 60, ..Settings::new(60_000) };
-    let catalogue = Catalogue::new(1, 2_000, 60);
+    let catalogue = SimulatedCatalogue::new(1, 2_000, 60);
     let listeners = listeners(&settings, &catalogue).unwrap();
     let tastes = |day| (0..200).map(move |user| (user, day));
     let mut random = random::Random::at(1, 1);

@@ -6,10 +6,10 @@ use std::sync::mpsc;
 
 use terminal::{Interrupt, Progress};
 
-use crate::day::{Days, Stopped};
+use crate::day::{Days, StoppedEarly};
 use crate::error::SimulateError;
 use crate::output::{self, EventFile};
-use crate::report::Counts;
+use crate::report::LogCounts;
 use crate::settings::Settings;
 use crate::{DAY_MS, midnight_ms};
 
@@ -22,7 +22,7 @@ pub(crate) fn days(
     directory: &Path,
     days: &Days<'_>,
     interrupt: &Interrupt,
-) -> Result<(Counts, u64), SimulateError> {
+) -> Result<(LogCounts, u64), SimulateError> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores() } else { settings.threads };
     let threads = threads.min(settings.days as usize);
@@ -30,7 +30,7 @@ pub(crate) fn days(
     let stopped = || interrupt.requested() || failed.load(Ordering::Relaxed);
     let (report, reports) = mpsc::channel();
     let work = |report: mpsc::Sender<u64>| {
-        let mut total = (Counts::default(), 0);
+        let mut total = (LogCounts::default(), 0);
         loop {
             let day = next.fetch_add(1, Ordering::Relaxed);
             if day >= settings.days {
@@ -50,7 +50,7 @@ pub(crate) fn days(
         }
     };
     let mut progress = Progress::start("simulating", settings.events, "events");
-    let results: Vec<Result<(Counts, u64), Halt>> = std::thread::scope(|scope| {
+    let results: Vec<Result<(LogCounts, u64), Halt>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
                 let report = report.clone();
@@ -65,7 +65,7 @@ pub(crate) fn days(
             .collect()
     });
 
-    let mut total = (Counts::default(), 0);
+    let mut total = (LogCounts::default(), 0);
     let mut halted = false;
     for result in results {
         match result {
@@ -75,7 +75,7 @@ pub(crate) fn days(
             }
             // Why the others stopped.
             Err(Halt::Failed(error)) => return Err(error),
-            Err(Halt::Stopped) => halted = true,
+            Err(Halt::StoppedEarly) => halted = true,
         }
     }
     if halted {
@@ -88,12 +88,12 @@ pub(crate) fn days(
 /// Why a thread ended early.
 enum Halt {
     Failed(SimulateError),
-    Stopped,
+    StoppedEarly,
 }
 
-impl From<Stopped> for Halt {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
+impl From<StoppedEarly> for Halt {
+    fn from(_: StoppedEarly) -> Self {
+        Self::StoppedEarly
     }
 }
 
@@ -114,10 +114,10 @@ struct DayJob<'a> {
 }
 
 impl DayJob<'_> {
-    fn write(&self, days: &Days<'_>, stopped: impl Fn() -> bool) -> Result<(Counts, u64), Halt> {
+    fn write(&self, days: &Days<'_>, stopped: impl Fn() -> bool) -> Result<(LogCounts, u64), Halt> {
         let files = i64::from(self.settings.files_per_day);
         let midnight = midnight_ms(self.settings.start) + i64::from(self.day) * DAY_MS;
-        let mut counts = Counts::default();
+        let mut counts = LogCounts::default();
         let (mut bytes, mut at) = (0, 0);
         let mut file = self.create(at)?;
         days.records(self.day, stopped, |arrival, record| -> Result<(), Halt> {

@@ -1,10 +1,13 @@
 //! [`measure`](super::measure) on small models that are really trained.
 
+use std::collections::BTreeSet;
+
 use chrono::{NaiveDate, Utc};
 use pipeline::{ingest, sequences};
 use store::publication::Kind;
 use tempfile::TempDir;
 use terminal::Interrupt;
+use trainer::judge::{METRICS, OF_RANKS};
 use trainer::learn::{TrainOptions, pretrain};
 
 use super::*;
@@ -113,7 +116,10 @@ async fn a_model_is_measured_beside_those_that_are_served() {
     assert!((served.guard["hr@10"] - theirs).abs() < 1e-12, "{served:?}");
     let Difference { value, low, high } = served.differences["hr@10"];
     assert!((value - (ours - theirs)).abs() < 1e-12 && low <= value && value <= high, "{served:?}");
-    assert_eq!(served.differences.len(), 4);
+    // Every metric of ranks is a figure.
+    let names: BTreeSet<&str> = METRICS[..OF_RANKS].iter().map(|metric| metric.name).collect();
+    assert!(names.iter().eq(served.differences.keys()), "{served:?}");
+    assert!(names.iter().eq(served.guard.keys()) && names.iter().eq(measured.guard.keys()), "{measured:?}");
     assert!(measured.health.coverage() > 0.0 && served.health.coverage() > 0.0);
     // The best one is served: it is asked once.
     assert_eq!((&measured.best, &measured.not_compared), (&None, &None));

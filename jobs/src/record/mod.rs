@@ -19,7 +19,7 @@ use store::{files, sealed};
 pub(crate) use plan::{DayPlan, Training};
 pub(crate) use step::DayStep;
 
-use crate::gate::{Measured, Metrics, Verdict};
+use crate::gate::{Figures, Measured, Verdict};
 
 /// The file of the page of a run, beside its record.
 pub(crate) const PAGE: &str = "report.html";
@@ -205,7 +205,7 @@ pub(crate) struct Prequential {
     /// The model that was served; none where there was none, or nothing is new.
     pub(crate) model: Option<String>,
     /// As served, seen items filtered.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Figures,
     /// New events that took part.
     pub(crate) targets: usize,
     /// Why the model could not be asked.

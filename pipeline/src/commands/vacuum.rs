@@ -2,7 +2,7 @@
 
 use schemas::config::Span;
 use store::Root;
-use store::vacuum::{KEEP, Settings, vacuum};
+use store::vacuum::{KEEP, VacuumSettings, vacuum};
 use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Delete files of the tables that no version of the last days needs.
@@ -39,7 +39,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let root = Root::new(&config.root)?;
     let now_ms = chrono::Utc::now().timestamp_millis();
     let publications = config.retention.publications;
-    let settings = Settings { keep: args.keep, publications, dry_run: args.dry_run, now_ms };
+    let settings = VacuumSettings { keep: args.keep, publications, dry_run: args.dry_run, now_ms };
     let report = vacuum(&root, &args.tables, settings, &Interrupt::on_signal()).await?;
     eprintln!("{report}");
     if common.json {

@@ -31,7 +31,7 @@ pub struct Counts {
     /// Positions that a row owns; in a refresh, not all of them are targets.
     pub owned: u64,
     /// Targets by role.
-    pub targets: Targets,
+    pub targets: TargetCounts,
     /// Targets that see nothing; every user's first event is one.
     pub nothing_visible: u64,
     /// Earlier positions of the row, summed over the targets.
@@ -42,7 +42,7 @@ pub struct Counts {
 
 /// Owned positions by their role.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Targets {
+pub struct TargetCounts {
     /// Role 0.
     pub pretrain: u64,
     /// Role 1.
@@ -53,7 +53,7 @@ pub struct Targets {
     pub test: u64,
 }
 
-impl Targets {
+impl TargetCounts {
     /// Counts one target.
     pub fn count(&mut self, role: Role) {
         match role {

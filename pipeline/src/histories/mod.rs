@@ -43,7 +43,7 @@ mod stages;
 
 pub use columns::HISTORY_SCHEMA;
 pub(crate) use compared::Compared;
-pub use counts::{Counts, Targets};
+pub use counts::{Counts, TargetCounts};
 pub use error::BuildError;
 pub(crate) use event_columns::scan_schema as events_scan_schema;
 pub(crate) use fresh::Fresh;

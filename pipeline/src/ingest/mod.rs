@@ -70,8 +70,8 @@ use crate::engine::Suspects;
 use crate::privacy::{Forgotten, UserColumn};
 use crate::records::{Mapping, Rejection, StagedRows, Times, Wanted};
 use crate::source::{
-    Accepted, ByteCount, Carry, Delivered, InputFile, LogReader, Raw, Reading, Records, Rejected, SeenFields,
-    Source, Unpacking, Visit, Walked, WholeRows, check_parquet, resolve,
+    Accepted, ByteCount, Carry, Delivered, InputFile, LogReader, Raw, ReadOptions, Records, Rejected,
+    SeenFields, Source, Unpacking, Visit, Walked, WholeRows, check_parquet, resolve,
 };
 
 pub use crate::source::{RecordCounts, SourceError};
@@ -266,8 +266,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn reading(&self) -> Reading {
-        Reading {
+    fn reading(&self) -> ReadOptions {
+        ReadOptions {
             max_record_bytes: self.config.events.max_record_bytes,
             block_bytes: self.limits.block_bytes,
             unpacking: Unpacking {

@@ -13,7 +13,7 @@ use store::Snapshot;
 use super::distribution::{Collector, Distribution};
 use super::error::InspectError;
 use super::spans::{SpanCollector, SpanDistribution};
-use crate::histories::Targets;
+use crate::histories::TargetCounts;
 
 /// What the histories look like. Sessions, request batches and targets are counted over owned positions, so
 /// that an event in two rows counts once.
@@ -22,7 +22,7 @@ pub struct SequencesContents {
     /// Users.
     pub users: u64,
     /// Owned positions by role.
-    pub targets: Targets,
+    pub targets: TargetCounts,
     /// Positions a row.
     pub row_length: Distribution,
     /// Events a user.
@@ -39,10 +39,10 @@ pub struct SequencesContents {
     pub tie_policy: String,
     /// Share of a target's earlier positions in its row that it may not see.
     pub hidden_share: f64,
-    /// Targets by how much is hidden from them: nothing, up to a quarter, half, three quarters, less than all,
+    /// TargetCounts by how much is hidden from them: nothing, up to a quarter, half, three quarters, less than all,
     /// all; targets that stand first in their row are not among them.
     pub hidden: [u64; 6],
-    /// Targets that see nothing.
+    /// TargetCounts that see nothing.
     pub nothing_visible: u64,
 }
 

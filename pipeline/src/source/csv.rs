@@ -22,7 +22,7 @@ use schemas::tables::Reason;
 
 use super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
 use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Reading, open};
+use super::files::{ByteCount, InputFile, ReadOptions, open};
 use super::record::{Raw, Records, Step, locate, trim_line_end};
 use crate::privacy::UserColumn;
 use crate::records::{Fields, Rejection, Value, Wanted};
@@ -40,13 +40,13 @@ pub(crate) struct CsvLayout {
 pub(crate) fn open_csv(
     file: &InputFile,
     wanted: &[Wanted],
-    reading: &Reading,
+    reading: &ReadOptions,
     count: &ByteCount,
 ) -> Result<(CsvLayout, TextBlock, TextBlocks), SourceError> {
     let fail = |e| SourceError::read(&file.source, e);
     let not =
         |problem: &str| SourceError::NotTheFormat { path: file.source.clone(), problem: problem.into() };
-    let Reading { max_record_bytes, block_bytes, .. } = *reading;
+    let ReadOptions { max_record_bytes, block_bytes, .. } = *reading;
     let mut blocks = TextBlocks::new(open(file, count)?, LineEnd::Any, block_bytes, max_record_bytes);
     let mut layout = CsvLayout { columns: vec![None; wanted.len()], width: 0, max_record_bytes };
     let mut head = TextBlock { bytes: Vec::new(), last: false };

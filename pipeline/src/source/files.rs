@@ -187,7 +187,7 @@ pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read +
 
 /// How files are read.
 #[derive(Debug, Clone)]
-pub(crate) struct Reading {
+pub(crate) struct ReadOptions {
     /// The longest record that is not rejected.
     pub(crate) max_record_bytes: usize,
     /// Bytes that one thread parses at a time.

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::counts::RecordCounts;
 use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Packing, Reading, Unpacking};
+use super::files::{ByteCount, InputFile, Packing, ReadOptions, Unpacking};
 use super::record::{Accepted, Raw, Records};
 use super::walk::{Carry, Source, Visit};
 use crate::records::{Mapping, Rejection};
@@ -71,7 +71,7 @@ type Outcome = (RecordCounts, Vec<(Vec<u8>, String)>);
 
 fn read(input: &InputFile, block_bytes: usize) -> Result<Outcome, String> {
     MAPPING.with(|mapping| {
-        let reading = Reading {
+        let reading = ReadOptions {
             max_record_bytes: RECORD_BYTES_MAX,
             block_bytes,
             unpacking: Unpacking { limit: MemorySize::bytes(1 << 20), directory: std::env::temp_dir() },

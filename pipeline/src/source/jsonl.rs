@@ -5,7 +5,7 @@ use serde::de::DeserializeSeed;
 
 use super::blocks::{LineEnd, TextBlock, TextBlocks};
 use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Reading, open};
+use super::files::{ByteCount, InputFile, ReadOptions, open};
 use super::record::{Raw, Records, Step, no_such_column, trim_line_end};
 use crate::records::{Fields, JsonKey, Need, Object, Rejection, Slots, Value, Wanted};
 
@@ -22,10 +22,10 @@ pub(crate) struct JsonlLayout {
 pub(crate) fn open_jsonl(
     file: &InputFile,
     wanted: &[Wanted],
-    reading: &Reading,
+    reading: &ReadOptions,
     count: &ByteCount,
 ) -> Result<(JsonlLayout, TextBlock, TextBlocks), SourceError> {
-    let Reading { max_record_bytes, block_bytes, .. } = *reading;
+    let ReadOptions { max_record_bytes, block_bytes, .. } = *reading;
     let mut blocks = TextBlocks::new(open(file, count)?, LineEnd::LineFeed, block_bytes, max_record_bytes);
     let first = blocks.next().map_err(|e| SourceError::read(&file.source, e))?;
     let first = first.unwrap_or(TextBlock { bytes: Vec::new(), last: true });

@@ -23,7 +23,7 @@ mod walk;
 
 pub use counts::RecordCounts;
 pub use error::SourceError;
-pub(crate) use files::{ByteCount, InputFile, Reading, Unpacking, resolve};
+pub(crate) use files::{ByteCount, InputFile, ReadOptions, Unpacking, resolve};
 pub(crate) use jsonl::SeenFields;
 pub(crate) use parquet::{WholeRows, check_parquet};
 pub(crate) use read::{Delivered, LogReader};

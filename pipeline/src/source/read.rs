@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Reading};
+use super::files::{ByteCount, InputFile, ReadOptions};
 use super::record::{Accepted, Records};
 use super::walk::{Block, Carry, Source, Visit, Walked};
 use crate::privacy::UserColumn;
@@ -34,7 +34,7 @@ pub(crate) enum Delivered {
 pub(crate) struct LogReader<'a> {
     pub(crate) files: &'a [InputFile],
     pub(crate) mapping: &'a Mapping,
-    pub(crate) reading: Reading,
+    pub(crate) reading: ReadOptions,
     pub(crate) threads: usize,
     pub(crate) count: &'a ByteCount,
 }

@@ -17,7 +17,7 @@ use super::blocks::{TextBlock, TextBlocks};
 use super::counts::RecordCounts;
 use super::csv::{CsvLayout, CsvRecords, open_csv};
 use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Reading};
+use super::files::{ByteCount, InputFile, ReadOptions};
 use super::jsonl::{JsonlLayout, JsonlRecords, SeenFields, open_jsonl};
 use super::parquet::{
     ParquetBlocks, ParquetLayout, ParquetRecords, ParquetRows, WholeRows, open_parquet_blocks,
@@ -206,7 +206,7 @@ impl Source {
     pub(crate) fn open(
         file: &InputFile,
         wanted: &[Wanted],
-        reading: &Reading,
+        reading: &ReadOptions,
         count: &ByteCount,
     ) -> Result<Self, SourceError> {
         let blocks = match file.format {

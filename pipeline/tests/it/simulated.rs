@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use schemas::config::{Config, Format};
-use simulate::{Compression, Counts, Rates, Settings, flaws, run};
+use simulate::{Compression, LogCounts, Rates, Settings, flaws, run};
 use store::Root;
 use terminal::Interrupt;
 
@@ -21,7 +21,7 @@ async fn ingest(settings: &Settings) {
     let root = Root::new(&config.root).unwrap();
     let found = pipeline::ingest::run(&config, &root, &Interrupt::default()).await.unwrap();
 
-    let Counts { records, events, late, duplicates, bad } = &report.counts;
+    let LogCounts { records, events, late, duplicates, bad } = &report.counts;
     assert_eq!(*records, events + duplicates + bad.values().sum::<u64>());
     assert_eq!(found.events.read, *records);
     assert_eq!(found.events.accepted, *events);

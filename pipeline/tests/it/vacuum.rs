@@ -17,7 +17,7 @@ use schemas::config::{Config, Forget, Span};
 use schemas::tables::{EVENTS, REFRESH, SEQUENCES};
 use store::Root;
 use store::publication::{self, Kind, Publication};
-use store::vacuum::{Settings, VacuumReport, vacuum};
+use store::vacuum::{VacuumReport, VacuumSettings, vacuum};
 use terminal::Interrupt;
 
 use crate::common::{DAY_MS, Event, append, rows_of};
@@ -84,7 +84,8 @@ async fn merge(root: &Root) {
 /// A vacuum so many days later, which keeps seven.
 async fn later(root: &Root, days: i64) -> VacuumReport {
     let now_ms = chrono::Utc::now().timestamp_millis() + days * DAY_MS;
-    let settings = Settings { keep: Span::minutes(7 * 24 * 60), publications: 2, dry_run: false, now_ms };
+    let settings =
+        VacuumSettings { keep: Span::minutes(7 * 24 * 60), publications: 2, dry_run: false, now_ms };
     vacuum(root, &[], settings, &Interrupt::default()).await.unwrap()
 }
 

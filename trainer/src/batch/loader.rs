@@ -37,7 +37,8 @@ impl<B> Iterator for Ahead<B> {
     }
 }
 
-/// The batches of an epoch that visits rows (or histories) in `order`. They come in that order, made by `prepare` from their number and rows on threads of `scope`, which end when the result is dropped.
+/// The batches of an epoch that visits rows (or histories) in `order`. They come in that order, made by `prepare` from their
+/// number and rows on threads of `scope`, which end when the result is dropped.
 pub fn ahead<'scope, B: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     order: Vec<u32>,

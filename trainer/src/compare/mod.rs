@@ -73,7 +73,7 @@ pub enum CompareError {
     Stored(#[from] StoredError),
     /// The records of a training cannot be read.
     #[error(transparent)]
-    Records(#[from] RecordsError),
+    RunRecords(#[from] RecordsError),
 }
 
 /// How to compare.

@@ -37,7 +37,7 @@ pub struct Manifest {
     /// The longest history that the model was trained on: of a longer one, its last items are what to give.
     pub max_history: usize,
     /// What a score is.
-    pub scores: Scores,
+    pub scores: ScoreKind,
     /// How conditions enter the model, where it follows any.
     pub paradigm: Option<Paradigm>,
     /// Conditions in `conditions.json`.
@@ -54,7 +54,7 @@ pub struct Manifest {
 
 /// What a score is, for whoever computes it from a hidden state and the item vectors.
 #[derive(Debug, Clone, Serialize)]
-pub struct Scores {
+pub struct ScoreKind {
     /// `inner-product` or `cosine`.
     pub similarity: &'static str,
     /// What the similarity is divided by.
@@ -150,7 +150,7 @@ impl Manifest {
             active_items: source.catalogue.active.iter().filter(|&&active| active).count(),
             d: settings.d,
             max_history: source.config.sequences.max_len,
-            scores: Scores {
+            scores: ScoreKind {
                 similarity: if cosine { "cosine" } else { "inner-product" },
                 temperature: if cosine { settings.score_temperature } else { 1.0 },
                 sides: if cosine {

@@ -33,7 +33,7 @@ use store::boxed::Boxed;
 use terminal::{Interrupt, Progress};
 
 pub use directory::{FileEntry, MANIFEST};
-pub use manifest::{ExportReport, Manifest, Port, Scores};
+pub use manifest::{ExportReport, Manifest, Port, ScoreKind};
 pub use vectors::ITEM_VECTORS_NPY;
 
 use crate::checkpoint::{self, CheckpointError, Lineage};

@@ -130,7 +130,7 @@ impl Key {
     /// # Panics
     ///
     /// No metric has this name. A constant fails to compile.
-    const fn of(name: &str) -> Self {
+    pub(super) const fn of(name: &str) -> Self {
         let mut i = 0;
         while i < METRICS.len() {
             if equal(METRICS[i].name.as_bytes(), name.as_bytes()) {
@@ -179,9 +179,7 @@ impl Answer {
     pub(super) fn value(&self, key: Key) -> f64 {
         let Metric { places, measure, .. } = key.metric();
         match measure {
-            Measure::Gain(gain) => {
-                self.rank.filter(|&rank| rank as usize <= *places).map_or(0.0, gain)
-            }
+            Measure::Gain(gain) => self.rank.filter(|&rank| rank as usize <= *places).map_or(0.0, gain),
             Measure::Compliance => f64::from(self.compliant[key.0 - OF_RANKS]) / *places as f64,
         }
     }
@@ -319,7 +317,12 @@ mod tests {
                     \"cc@50\":0.125}";
         let line: Metrics = serde_json::from_str(text).unwrap();
         assert_eq!((line.means[HR_10], line.means[CC_10]), (Some(0.1), Some(0.5)));
-        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+        let (written, mut at) = (serde_json::to_string(&line).unwrap(), 0);
+        for part in text.trim_matches(['{', '}']).split(',') {
+            at += written[at..]
+                .find(part)
+                .unwrap_or_else(|| panic!("{part} is not there in its place: {written}"));
+        }
         let old = text.replace(",\"condition_filter\":false,\"without_condition\":2", "");
         let old = old.split(",\"cc@10\"").next().unwrap().replace(",\"ndcg@10\":0.0625", "") + "}";
         let line: Metrics = serde_json::from_str(&old).unwrap();

@@ -81,7 +81,7 @@ pub enum TrainError {
     Checkpoint(#[from] CheckpointError),
     /// The run's records cannot be written.
     #[error("the records of the run cannot be written")]
-    Records(#[from] RecordsError),
+    RunRecords(#[from] RecordsError),
     /// Validation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),

@@ -21,7 +21,7 @@ use crate::judge::Metrics;
 use crate::kinds::{Learner, LearningRates, Taken, TrainingStep};
 use crate::objectives::Plan;
 use crate::random;
-use crate::records::{self, EpochMetrics, Records, StepMetrics, Validation};
+use crate::records::{self, EpochMetrics, RunRecords, StepMetrics, Validation};
 
 /// Steps of an epoch that are recorded one by one, at most.
 const STEPS_RECORDED: usize = 100;
@@ -171,7 +171,7 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     /// A new model, or the unfinished one.
-    fn begin(&self) -> Result<(Box<dyn Learner>, TrainerState, Records), TrainError> {
+    fn begin(&self) -> Result<(Box<dyn Learner>, TrainerState, RunRecords), TrainError> {
         if checkpoint::find(&self.latest).is_some() {
             let checkpoint = checkpoint::load(&self.latest, self.catalogue, self.backend)?;
             if let Some(difference) = self.difference(&checkpoint) {
@@ -183,14 +183,14 @@ impl<'a, T: Task> Run<'a, T> {
             }
             let state = checkpoint.state.clone();
             let learner = checkpoint.into_learner()?;
-            let records = Records::resume(&self.training, self.options.name, state.epoch, state.steps)?;
+            let records = RunRecords::resume(&self.training, self.options.name, state.epoch, state.steps)?;
             eprintln!("resuming `{}` after epoch {}, step {}", self.options.name, state.epoch, state.steps);
             return Ok((learner, state, records));
         }
         let learner = self.task.begin()?;
         // Before anything that it marks.
         marks::write(&self.training, self.lineage.made_by.as_ref())?;
-        let records = Records::create(&self.training, self.options.name)?;
+        let records = RunRecords::create(&self.training, self.options.name)?;
         let state = TrainerState {
             seed: self.config.seed,
             inherited_steps: learner.steps(),
@@ -221,7 +221,7 @@ impl<'a, T: Task> Run<'a, T> {
         &self,
         learner: &mut dyn Learner,
         state: &mut TrainerState,
-        records: &mut Records,
+        records: &mut RunRecords,
         last_step: Option<u64>,
     ) -> Result<bool, TrainError> {
         let settings = self.task.settings();
@@ -318,7 +318,7 @@ impl<'a, T: Task> Run<'a, T> {
         &self,
         learner: &dyn Learner,
         state: &mut TrainerState,
-        records: &mut Records,
+        records: &mut RunRecords,
     ) -> Result<(), TrainError> {
         let settings = self.task.settings();
         let batches = state.batch as f64;
@@ -381,7 +381,7 @@ impl<'a, T: Task> Run<'a, T> {
         &self,
         learner: &dyn Learner,
         state: &TrainerState,
-        records: &Records,
+        records: &RunRecords,
     ) -> Result<(), TrainError> {
         records.sync()?;
         failpoint::reach("training:recorded");

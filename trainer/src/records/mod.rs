@@ -11,7 +11,7 @@
 //! ```
 //!
 //! So after a kill they are ahead of the checkpoint or level with it, never behind. What is ahead is cut off on
-//! resuming ([`Records::resume`]): every epoch has one line, however often the run was stopped.
+//! resuming ([`RunRecords::resume`]): every epoch has one line, however often the run was stopped.
 
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -121,7 +121,7 @@ pub struct StepMetrics {
 
 /// The records of a run that is on, open at their ends.
 #[derive(Debug)]
-pub struct Records {
+pub struct RunRecords {
     metrics: Output,
     events: Output,
 }
@@ -149,7 +149,7 @@ impl Output {
     }
 }
 
-impl Records {
+impl RunRecords {
     /// Begins the records of the model `name` in `directory`; those of an earlier run are removed.
     pub fn create(directory: &Path, name: &str) -> Result<Self, RecordsError> {
         discard(directory)?;
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    fn epochs(records: &mut Records, epochs: std::ops::RangeInclusive<usize>) {
+    fn epochs(records: &mut RunRecords, epochs: std::ops::RangeInclusive<usize>) {
         for epoch in epochs {
             let last = epoch as u64 * STEPS_AN_EPOCH;
             for step in last - STEPS_AN_EPOCH + 1..=last {
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn records_read_back() {
         let directory = Directory::new("read");
-        let mut records = Records::create(&directory.0, "m").unwrap();
+        let mut records = RunRecords::create(&directory.0, "m").unwrap();
         epochs(&mut records, 1..=2);
         let (lines, events) = found(&directory.0);
         assert_eq!(lines, [line(1), line(2)]);
@@ -422,14 +422,14 @@ mod tests {
     #[test]
     fn resuming_neither_doubles_nor_loses_records() {
         let whole = Directory::new("whole");
-        epochs(&mut Records::create(&whole.0, "m").unwrap(), 1..=4);
+        epochs(&mut RunRecords::create(&whole.0, "m").unwrap(), 1..=4);
         let expected = found(&whole.0);
         // Killed after epoch 3 was recorded; the checkpoint is older by an epoch or some steps. The last one
         // stands behind the last step of epoch 3, before its end.
         for (epoch, step) in [(2, 6), (2, 7), (2, 9), (3, 9), (0, 0)] {
             for torn in [0, 1, 20] {
                 let directory = Directory::new("resume");
-                epochs(&mut Records::create(&directory.0, "m").unwrap(), 1..=3);
+                epochs(&mut RunRecords::create(&directory.0, "m").unwrap(), 1..=3);
                 for path in [directory.0.join(METRICS)]
                     .into_iter()
                     .chain(event_files(&directory.0.join(TENSORBOARD)).unwrap())
@@ -438,7 +438,7 @@ mod tests {
                     // A torn write of something later than the checkpoint.
                     fs::write(&path, [&bytes[..], &bytes[..torn]].concat()).unwrap();
                 }
-                let mut records = Records::resume(&directory.0, "m", epoch, step).unwrap();
+                let mut records = RunRecords::resume(&directory.0, "m", epoch, step).unwrap();
                 for step in step + 1..=(epoch as u64 + 1) * STEPS_AN_EPOCH {
                     let metrics = StepMetrics { loss: step as f64, gradient_norm: 1.0, learning_rate: 5e-4 };
                     records.step(step, metrics).unwrap();
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn records_are_copied_whole_and_again() {
         let (training, best) = (Directory::new("training"), Directory::new("best"));
-        epochs(&mut Records::create(&training.0, "m").unwrap(), 1..=2);
+        epochs(&mut RunRecords::create(&training.0, "m").unwrap(), 1..=2);
         for _ in 0..2 {
             copy_into(&training.0, &best.0).unwrap();
             assert_eq!(found(&best.0), found(&training.0));

@@ -88,7 +88,7 @@ pub enum VacuumError {
 
 /// What to delete.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct VacuumSettings {
     /// Versions that were the newest within this time stay readable. At least an hour.
     pub keep: Span,
     /// So many publications of models are kept (`retention.publications`): what `events` got since the oldest stays.
@@ -127,7 +127,7 @@ pub struct VacuumedTable {
 pub fn vacuum<'a>(
     root: &'a Root,
     tables: &'a [String],
-    settings: Settings,
+    settings: VacuumSettings,
     interrupt: &'a Interrupt,
 ) -> Boxed<'a, Result<VacuumReport, VacuumError>> {
     Box::pin(clean(root, tables, settings, interrupt))
@@ -136,7 +136,7 @@ pub fn vacuum<'a>(
 async fn clean(
     root: &Root,
     tables: &[String],
-    settings: Settings,
+    settings: VacuumSettings,
     interrupt: &Interrupt,
 ) -> Result<VacuumReport, VacuumError> {
     if settings.keep.ms < KEEP_MIN.ms {
@@ -260,7 +260,7 @@ fn epoch_ms(time: SystemTime) -> i64 {
 /// The shards that must stay; `None` where there is no table.
 ///
 /// A shard of a version that was the newest one at or after `since_ms` is one of the newest, or a later commit removed it.
-async fn needed(root: &Root, table: &str, settings: Settings) -> Result<Option<Needed>, VacuumError> {
+async fn needed(root: &Root, table: &str, settings: VacuumSettings) -> Result<Option<Needed>, VacuumError> {
     let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
     let since_ms = settings.now_ms - settings.keep.ms;
     let current = newest.shards().iter().map(|shard| shard.path.clone()).collect();
@@ -325,7 +325,7 @@ struct Needed {
 /// The deletion of files, table by table.
 struct Deletion<'a> {
     root: &'a Root,
-    settings: Settings,
+    settings: VacuumSettings,
     interrupt: &'a Interrupt,
     /// Files of earlier tables that were deleted.
     deleted: usize,

@@ -48,11 +48,11 @@ fn new_root() -> (tempfile::TempDir, Root) {
     (directory, root)
 }
 
-fn settings(now_ms: i64) -> Settings {
-    Settings { keep: Span { ms: DAY_MS }, publications: 2, dry_run: false, now_ms }
+fn settings(now_ms: i64) -> VacuumSettings {
+    VacuumSettings { keep: Span { ms: DAY_MS }, publications: 2, dry_run: false, now_ms }
 }
 
-async fn run(root: &Root, settings: Settings) -> VacuumReport {
+async fn run(root: &Root, settings: VacuumSettings) -> VacuumReport {
     vacuum(root, &[], settings, &Interrupt::default()).await.unwrap()
 }
 
@@ -70,7 +70,7 @@ async fn versions_within_the_time_stay_readable() {
     // At the beginning of the time that is kept, version `n` was the newest.
     for (n, now) in after.into_iter().enumerate() {
         let settings = settings(now + DAY_MS);
-        let listed = run(&root, Settings { dry_run: true, ..settings }).await;
+        let listed = run(&root, VacuumSettings { dry_run: true, ..settings }).await;
         let report = run(&root, settings).await;
         assert_eq!(report.tables[0].files, listed.tables[0].files);
         assert_eq!(report.tables[0].files.len(), usize::from(n > 0), "one version more is out of reach");
@@ -104,7 +104,7 @@ async fn what_no_commit_named_goes_when_it_is_old() {
 async fn less_than_an_hour_is_refused() {
     let (_directory, root) = new_root();
     replace(&root, "t", "a").await;
-    let settings = Settings { keep: Span::minutes(59), ..settings(i64::MAX) };
+    let settings = VacuumSettings { keep: Span::minutes(59), ..settings(i64::MAX) };
     let error = vacuum(&root, &[], settings, &Interrupt::default()).await.unwrap_err();
     assert!(error.to_string().contains("at least 1h"), "{error}");
     let unknown = vacuum(&root, &["x".into()], super::tests::settings(0), &Interrupt::default()).await;

@@ -54,7 +54,7 @@ fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>
     place.config.events.max_record_bytes = 400;
     let files = resolve(&[place.file("log.csv", bytes)], None).unwrap();
     let mapping = Mapping::new(&place.config.events);
-    let reading = Reading {
+    let reading = ReadOptions {
         max_record_bytes: 400,
         block_bytes,
         unpacking: Unpacking { limit: MemorySize::bytes(1), directory: place.dir.path().into() },

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use schemas::config::Kafka;
 use serde::Serialize;
-use simulate::{Counts, Destination, DestinationLost, Log, Pace, Sent, Settings, SimulateError};
+use simulate::{Destination, DestinationLost, Log, LogCounts, Pace, Sent, Settings, SimulateError};
 use terminal::Interrupt;
 
 use super::producer::{Producer, SendError};
@@ -39,7 +39,7 @@ pub enum SimulatedError {
 pub struct TopicReport {
     /// What was sent, all of it acknowledged.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: LogCounts,
     /// Users of the log; the least active may have no event.
     pub users: u32,
     /// Items of the catalogue.
@@ -98,7 +98,7 @@ impl Destination for Producer {
 
 impl Display for TopicReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { records, events, late, duplicates, bad } = &self.counts;
+        let LogCounts { records, events, late, duplicates, bad } = &self.counts;
         if self.interrupted {
             writeln!(f, "stopped on request; what was sent:")?;
         }

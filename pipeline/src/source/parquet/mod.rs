@@ -30,7 +30,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy};
 
 use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Packing, Reading, open_parquet};
+use super::files::{ByteCount, InputFile, Packing, ReadOptions, open_parquet};
 use super::record::{Raw, Records, Step, locate};
 use crate::records::{Fields, Value, Wanted};
 use cells::Cells;
@@ -177,7 +177,7 @@ fn examine(
 pub(crate) fn check_parquet(
     file: &InputFile,
     wanted: &[Wanted],
-    reading: &Reading,
+    reading: &ReadOptions,
 ) -> Result<(), SourceError> {
     if file.packing != Packing::Plain {
         return Ok(());
@@ -190,7 +190,7 @@ pub(crate) fn check_parquet(
 pub(crate) fn open_parquet_blocks(
     file: &InputFile,
     wanted: &[Wanted],
-    reading: &Reading,
+    reading: &ReadOptions,
     count: &ByteCount,
 ) -> Result<(ParquetLayout, ParquetBlocks), SourceError> {
     let fail = |e: ParquetError| SourceError::read(&file.source, e);

@@ -1,5 +1,6 @@
 //! Evaluation beside a brute force: every target's history encoded by itself, every item scored, everything sorted.
 
+mod every_metric;
 mod one_road;
 
 use std::collections::BTreeSet;
