@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bad_input;
+mod earlier;
 mod engines;
 mod export;
 mod forget;

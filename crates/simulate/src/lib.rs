@@ -63,7 +63,7 @@ use session::{SessionId, Stage};
 
 pub use error::SimulateError;
 pub use report::{LogCounts, Report};
-pub use settings::{Compression, Rates, Settings, flaws};
+pub use settings::{Compression, LogFormat, Rates, Settings, flaws};
 pub use stream::{Destination, DestinationLost, Pace, Sent};
 
 const HOUR_MS: i64 = 3_600_000;

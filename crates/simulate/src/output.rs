@@ -5,15 +5,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
+use clap::ValueEnum;
 use parquet::errors::ParquetError;
-use schemas::config::Format;
 use store::files;
 
-use crate::Compression;
 use crate::day::LogRecord;
 use crate::error::SimulateError;
 use crate::lines::{LineWriter, Syntax};
 use crate::parquet::ParquetWriter;
+use crate::{Compression, LogFormat};
 
 /// The configuration's name in the directory.
 pub(crate) const CONFIG: &str = "simulated.toml";
@@ -23,20 +23,23 @@ pub(crate) const ITEMS: &str = "items.jsonl";
 pub(crate) const EVENTS: &str = "events";
 
 /// How the names of files of events end, the dot included.
-pub(crate) fn extension(format: Format, compression: Compression) -> &'static str {
+pub(crate) fn extension(format: LogFormat, compression: Compression) -> &'static str {
     match (format, compression) {
-        (Format::Parquet, _) => ".parquet",
-        (Format::Csv, Compression::None) => ".csv",
-        (Format::Csv, Compression::Gzip) => ".csv.gz",
-        (Format::Csv, Compression::Zstd) => ".csv.zst",
-        (Format::Jsonl, Compression::None) => ".jsonl",
-        (Format::Jsonl, Compression::Gzip) => ".jsonl.gz",
-        (Format::Jsonl, Compression::Zstd) => ".jsonl.zst",
+        (LogFormat::Parquet, _) => ".parquet",
+        (LogFormat::Csv, Compression::None) => ".csv",
+        (LogFormat::Csv, Compression::Gzip) => ".csv.gz",
+        (LogFormat::Csv, Compression::Zstd) => ".csv.zst",
+        (LogFormat::Jsonl, Compression::None) => ".jsonl",
+        (LogFormat::Jsonl, Compression::Gzip) => ".jsonl.gz",
+        (LogFormat::Jsonl, Compression::Zstd) => ".jsonl.zst",
     }
 }
 
-const EXTENSIONS: [&str; 7] =
-    [".parquet", ".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst"];
+/// The endings of all files of events that this program may have written.
+fn extensions() -> impl Iterator<Item = &'static str> {
+    let packed = |&format: &LogFormat| Compression::value_variants().iter().map(move |&how| extension(format, how));
+    LogFormat::value_variants().iter().flat_map(packed)
+}
 
 /// Makes the directory ready: it must be empty, or, with `force`, is rid of what an earlier simulation wrote.
 pub(crate) fn prepare(directory: &Path, force: bool) -> Result<(), SimulateError> {
@@ -75,7 +78,7 @@ fn is_ours(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     // A run that was killed leaves names with these ends.
     let name = files::NewFile::intended(name).or_else(|| name.strip_suffix(".part")).unwrap_or(name);
-    EXTENSIONS.iter().filter_map(|extension| name.strip_suffix(extension)).any(|stem| {
+    extensions().filter_map(|extension| name.strip_suffix(extension)).any(|stem| {
         let Some((date, rest)) = stem.split_at_checked(10) else { return false };
         let number =
             rest.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
@@ -124,7 +127,7 @@ enum Writer {
 impl EventFile {
     pub(crate) fn create(
         path: PathBuf,
-        format: Format,
+        format: LogFormat,
         compression: Compression,
     ) -> Result<Self, SimulateError> {
         let (file, out) = LogFile::create(path)?;
@@ -133,9 +136,9 @@ impl EventFile {
             Ok(Writer::Lines(Box::new(writer)))
         };
         let writer = match format {
-            Format::Csv => lines(out, Syntax::Csv)?,
-            Format::Jsonl => lines(out, Syntax::Jsonl)?,
-            Format::Parquet => {
+            LogFormat::Csv => lines(out, Syntax::Csv)?,
+            LogFormat::Jsonl => lines(out, Syntax::Jsonl)?,
+            LogFormat::Parquet => {
                 let writer = ParquetWriter::create(out, compression).map_err(|e| file.fail(e))?;
                 Writer::Parquet(Box::new(writer))
             }

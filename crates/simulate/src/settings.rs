@@ -1,7 +1,8 @@
 //! What to simulate.
 
 use chrono::{Datelike, NaiveDate};
-use schemas::config::{ConfigError, Format};
+use clap::ValueEnum;
+use schemas::config::ConfigError;
 use schemas::tables::Reason;
 
 /// The longest log, in days.
@@ -23,7 +24,7 @@ pub struct Settings {
     /// Decides everything random.
     pub seed: u64,
     /// Format of the files of events.
-    pub format: Format,
+    pub format: LogFormat,
     /// How they are packed; Parquet is packed inside.
     pub compression: Compression,
     /// Files that a day is divided into, by time.
@@ -36,8 +37,19 @@ pub struct Settings {
     pub force: bool,
 }
 
+/// Formats of files of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Jsonl,
+    /// Comma-separated values with a header.
+    Csv,
+    /// Parquet.
+    Parquet,
+}
+
 /// How files of events are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Compression {
     /// Not at all.
     None,
@@ -69,7 +81,7 @@ impl Settings {
             days: 30,
             start: NaiveDate::from_ymd_opt(2026, 1, 1).unwrap_or(NaiveDate::MIN),
             seed: 1,
-            format: Format::Jsonl,
+            format: LogFormat::Jsonl,
             compression: Compression::None,
             files_per_day: 1,
             rates: Rates { late: 0.01, duplicate: 0.001, bad: 0.0001 },
@@ -112,14 +124,14 @@ impl Settings {
 }
 
 /// The reasons for which records of a log in this format can be bad.
-pub fn flaws(format: Format) -> &'static [Reason] {
+pub fn flaws(format: LogFormat) -> &'static [Reason] {
     use Reason::{InvalidTime, InvalidUtf8, MalformedJson, MissingField, TimeOutOfRange, TooLong, WrongType};
     match format {
-        Format::Csv => &[MissingField, InvalidTime, TimeOutOfRange, WrongType, InvalidUtf8, TooLong],
-        Format::Jsonl => {
+        LogFormat::Csv => &[MissingField, InvalidTime, TimeOutOfRange, WrongType, InvalidUtf8, TooLong],
+        LogFormat::Jsonl => {
             &[MissingField, InvalidTime, TimeOutOfRange, WrongType, MalformedJson, InvalidUtf8, TooLong]
         }
         // Columns have types, and text is UTF-8.
-        Format::Parquet => &[MissingField, TimeOutOfRange, WrongType, TooLong],
+        LogFormat::Parquet => &[MissingField, TimeOutOfRange, WrongType, TooLong],
     }
 }

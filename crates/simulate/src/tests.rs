@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::NaiveDate;
-use schemas::config::Format;
 
 use super::session::Action;
 use super::*;
@@ -41,9 +40,9 @@ fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 fn bytes_depend_on_the_seed_and_not_on_threads() {
     let formats = [
-        (Format::Jsonl, Compression::Gzip),
-        (Format::Csv, Compression::Zstd),
-        (Format::Parquet, Compression::None),
+        (LogFormat::Jsonl, Compression::Gzip),
+        (LogFormat::Csv, Compression::Zstd),
+        (LogFormat::Parquet, Compression::None),
     ];
     for (format, compression) in formats {
         let bytes = |threads, seed| {
@@ -207,7 +206,7 @@ fn a_directory_with_something_in_it_is_left_alone() {
     assert!(before == contents(dir.path()));
 
     simulate(&Settings { force: true, files_per_day: 2, ..settings() }, dir.path()).unwrap();
-    let shorter = Settings { force: true, days: 2, format: Format::Csv, events: 4_000, ..settings() };
+    let shorter = Settings { force: true, days: 2, format: LogFormat::Csv, events: 4_000, ..settings() };
     simulate(&shorter, dir.path()).unwrap();
     let after = contents(dir.path());
     let names: Vec<_> = after.keys().map(|path| path.to_str().unwrap()).collect();

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use chrono::NaiveDate;
-use clap::ValueEnum;
 use pipeline::kafka::simulated::{self, TopicSettings};
-use simulate::{Compression, Pace, Rates, Settings};
+use simulate::{Compression, LogFormat, Pace, Rates, Settings};
 use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Write a synthetic log of listening to music, of any size, with a catalogue and a configuration, or send it to a topic.
@@ -56,11 +55,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Format of the files of events.
-    #[arg(long, value_enum, default_value_t = FormatArg::Jsonl)]
-    format: FormatArg,
+    #[arg(long, value_enum, default_value_t = LogFormat::Jsonl)]
+    format: LogFormat,
     /// How they are packed; Parquet is packed inside.
-    #[arg(long, value_enum, default_value_t = CompressArg::None)]
-    compress: CompressArg,
+    #[arg(long, value_enum, default_value_t = Compression::None)]
+    compress: Compression,
     /// Files that a day is divided into, by time.
     #[arg(long, value_name = "N", default_value_t = 1)]
     files_per_day: u32,
@@ -81,23 +80,8 @@ pub(crate) struct Args {
     force: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum FormatArg {
-    Jsonl,
-    Csv,
-    Parquet,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CompressArg {
-    None,
-    Gzip,
-    Zstd,
-}
-
 impl Args {
     fn settings(&self) -> Settings {
-        use schemas::config::Format;
         let defaults = Settings::new(self.events);
         Settings {
             users: self.users.unwrap_or(defaults.users),
@@ -105,16 +89,8 @@ impl Args {
             days: self.days,
             start: self.start,
             seed: self.seed,
-            format: match self.format {
-                FormatArg::Jsonl => Format::Jsonl,
-                FormatArg::Csv => Format::Csv,
-                FormatArg::Parquet => Format::Parquet,
-            },
-            compression: match self.compress {
-                CompressArg::None => Compression::None,
-                CompressArg::Gzip => Compression::Gzip,
-                CompressArg::Zstd => Compression::Zstd,
-            },
+            format: self.format,
+            compression: self.compress,
             files_per_day: self.files_per_day,
             rates: Rates { late: self.late_rate, duplicate: self.duplicate_rate, bad: self.bad_rate },
             threads: self.threads,

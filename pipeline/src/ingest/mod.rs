@@ -50,7 +50,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use schemas::config::{Config, ConfigError, Format};
+use schemas::config::{Config, ConfigError};
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 use store::boxed::LocalBoxed;
@@ -71,7 +71,7 @@ use crate::privacy::{Forgotten, UserColumn};
 use crate::records::{Mapping, Rejection, StagedRows, Times, Wanted};
 use crate::source::{
     Accepted, ByteCount, Carry, Delivered, InputFile, LogReader, Raw, ReadOptions, Records, Rejected,
-    SeenFields, Source, Unpacking, Visit, Walked, WholeRows, check_parquet, resolve,
+    SeenFields, Source, Unpacking, Visit, Walked, WholeRows, resolve,
 };
 
 pub use crate::source::{RecordCounts, SourceError};
@@ -281,15 +281,12 @@ impl<'a> Run<'a> {
     /// Refuses a Parquet file with a column that cannot be read before anything is.
     fn check_columns(&self) -> Result<(), IngestError> {
         let reading = self.reading();
-        let check = |files: &[InputFile], wanted: &[Wanted]| {
-            let mut parquet = files.iter().filter(|file| file.format == Format::Parquet);
-            parquet.try_for_each(|file| check_parquet(file, wanted, &reading)).map_err(IngestError::from)
-        };
-        check(
-            &self.item_files,
-            &ItemMapping::new(&self.config.items, self.config.events.max_record_bytes).wanted,
-        )?;
-        check(&self.event_files, &Mapping::new(&self.config.events).wanted)
+        let items = ItemMapping::new(&self.config.items, self.config.events.max_record_bytes);
+        let events = Mapping::new(&self.config.events);
+        for (files, wanted) in [(&self.item_files, &items.wanted), (&self.event_files, &events.wanted)] {
+            files.iter().try_for_each(|file| Source::check(file, wanted, &reading))?;
+        }
+        Ok(())
     }
 
     /// Reads the catalogue into `items`, on one thread: each record may change the item of the one before.

@@ -148,7 +148,6 @@ impl Read for Counted {
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-const PARQUET_MAGIC: &[u8] = b"PAR1";
 
 /// The decompressed bytes of `file`, once its first bytes are what its name says. An empty file has none.
 pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read + Send>, SourceError> {
@@ -177,8 +176,10 @@ pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read +
                 _ if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) => {
                     "UTF-16; convert it to UTF-8"
                 }
-                _ if file.format != Format::Parquet && head == PARQUET_MAGIC => "Parquet",
-                _ => return Ok(Box::new(stored)),
+                _ => match Format::ALL.into_iter().find(|format| format.magic() == Some(head)) {
+                    Some(format) if format != file.format => format.title(),
+                    _ => return Ok(Box::new(stored)),
+                },
             };
             Err(not(&format!("is not {} but {what}", file.format.title())))
         }
@@ -251,7 +252,7 @@ pub(crate) fn open_parquet(
         let mut magic = [0u8; 4];
         seekable.seek(at).map_err(fail)?;
         seekable.read_exact(&mut magic).map_err(fail)?;
-        if magic != PARQUET_MAGIC {
+        if Format::Parquet.magic() != Some(&magic) {
             return Err(not());
         }
     }

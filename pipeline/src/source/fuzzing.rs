@@ -13,7 +13,8 @@ use super::counts::RecordCounts;
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, Packing, ReadOptions, Unpacking};
 use super::record::{Accepted, Raw, Records};
-use super::walk::{Carry, Source, Visit};
+use super::formats::Source;
+use super::walk::{Carry, Visit};
 use crate::records::{Mapping, Rejection};
 
 const RECORD_BYTES_MAX: usize = 64;

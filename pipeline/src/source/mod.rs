@@ -1,8 +1,8 @@
 //! From files to events as columns. Knows formats and records; knows no table.
 //!
 //! ```text
-//!   paths ─▶ files ─▶ blocks ─▶ records ([`csv`], [`jsonl`], [`parquet`]) ─▶ [`walk`] ─▶ columns, rejected records
-//!                     └──────── in order again, whatever the threads ([`read`]) ────────┘
+//!   paths ─▶ files ─▶ blocks ─▶ records ([`formats`]) ─▶ [`walk`] ─▶ columns, rejected records
+//!                     └── in order again, whatever the threads ([`read`]) ──┘
 //! ```
 //!
 //! Depends on [`crate::records`] (what an event is) and on [`crate::privacy`] (whose a rejected record is). Memory: two
@@ -10,13 +10,11 @@
 
 mod blocks;
 mod counts;
-mod csv;
 mod error;
 mod files;
+mod formats;
 #[cfg(all(unix, any(test, feature = "fuzzing")))]
 pub(crate) mod fuzzing;
-mod jsonl;
-mod parquet;
 mod read;
 mod record;
 mod walk;
@@ -24,8 +22,7 @@ mod walk;
 pub use counts::RecordCounts;
 pub use error::SourceError;
 pub(crate) use files::{ByteCount, InputFile, ReadOptions, Unpacking, resolve};
-pub(crate) use jsonl::SeenFields;
-pub(crate) use parquet::{WholeRows, check_parquet};
+pub(crate) use formats::{SeenFields, Source, WholeRows};
 pub(crate) use read::{Delivered, LogReader};
 pub(crate) use record::{Accepted, Raw, Records};
-pub(crate) use walk::{Carry, Rejected, Source, Visit, Walked};
+pub(crate) use walk::{Carry, Rejected, Visit, Walked};

@@ -18,7 +18,8 @@ use std::sync::{Mutex, PoisonError};
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
 use super::record::{Accepted, Records};
-use super::walk::{Block, Carry, Source, Visit, Walked};
+use super::formats::{Block, Source};
+use super::walk::{Carry, Visit, Walked};
 use crate::privacy::UserColumn;
 use crate::records::{Columns, EventBatch, Mapping, Rejection};
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use schemas::config::{Config, Format};
-use simulate::{Compression, LogCounts, Rates, Settings, flaws, run};
+use schemas::config::Config;
+use simulate::{Compression, LogCounts, LogFormat, Rates, Settings, flaws, run};
 use store::Root;
 use terminal::Interrupt;
 
@@ -51,12 +51,12 @@ async fn json_lines_hold_what_the_report_says() {
 
 #[tokio::test]
 async fn csv_holds_what_the_report_says() {
-    ingest(&Settings { format: Format::Csv, ..settings() }).await;
-    ingest(&Settings { format: Format::Csv, compression: Compression::Zstd, ..settings() }).await;
+    ingest(&Settings { format: LogFormat::Csv, ..settings() }).await;
+    ingest(&Settings { format: LogFormat::Csv, compression: Compression::Zstd, ..settings() }).await;
 }
 
 #[tokio::test]
 async fn parquet_holds_what_the_report_says() {
-    ingest(&Settings { format: Format::Parquet, ..settings() }).await;
-    ingest(&Settings { format: Format::Parquet, compression: Compression::Zstd, ..settings() }).await;
+    ingest(&Settings { format: LogFormat::Parquet, ..settings() }).await;
+    ingest(&Settings { format: LogFormat::Parquet, compression: Compression::Zstd, ..settings() }).await;
 }

@@ -93,6 +93,14 @@ impl Format {
         }
     }
 
+    /// The bytes that every one of its files begins with; `None` where there are none such.
+    pub fn magic(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Csv | Self::Jsonl => None,
+            Self::Parquet => Some(b"PAR1"),
+        }
+    }
+
     /// The name in messages.
     pub fn title(self) -> &'static str {
         match self {

@@ -89,6 +89,14 @@ fn architectures_go_by_their_names() {
 }
 
 #[test]
+fn every_format_is_among_all() {
+    // An unknown name is answered with all that there are.
+    let error = load("", &["events.format=\"none\""]).unwrap_err().to_string();
+    let named = error.matches('`').count() / 2 - 1;
+    assert_eq!(named, Format::ALL.len(), "{error}");
+}
+
+#[test]
 fn overrides_are_typed() {
     let config = load("", &["model.d=128", "sequences.delta_tau=1h", "events.paths=[\"a\", \"b\"]"]).unwrap();
     assert_eq!(config.model.d, 128);

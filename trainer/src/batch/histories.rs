@@ -25,8 +25,8 @@ pub fn context_length(mask: MaskMode, t: usize, visible: u32) -> usize {
     }
 }
 
-/// Histories as one ragged batch, of items as the catalogue ([`ItemIndex`]) or a step ([`VectorRow`]) numbers them: in both, 0 is the
-/// start.
+/// Histories as one ragged batch, of items as the catalogue ([`ItemIndex`](crate::data::ItemIndex)) or a step ([`VectorRow`]) numbers
+/// them: in both, 0 is the start.
 #[derive(Debug)]
 pub struct HistoryBatch<T> {
     items: Vec<T>,

@@ -24,7 +24,8 @@ pub struct Anchors {
     pub tokens: Vec<Token>,
     /// The targets.
     pub items: Vec<ItemIndex>,
-    /// Anchor position in the flat lists of [`SequencesTable`], or the number of the example; all branches share anchors.
+    /// Anchor position in the flat lists of [`SequencesTable`](crate::data::SequencesTable), or the number of the example; all
+    /// branches share anchors.
     pub positions: Vec<u32>,
     /// Weight of each target's loss; 1 on average over all rows.
     pub weights: Vec<f32>,

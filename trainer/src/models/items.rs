@@ -65,7 +65,7 @@ impl IdTable {
 /// Which rows of the tables a set of items needs.
 #[derive(Debug, Clone)]
 pub struct ItemRows {
-    /// Of the id table.
+    /// The rows of the id table that they need.
     ids: IdRows,
     /// For each item, places in `ids`.
     of_ids: Arc<Bags>,

@@ -29,9 +29,9 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy};
 
-use super::error::SourceError;
-use super::files::{ByteCount, InputFile, Packing, ReadOptions, open_parquet};
-use super::record::{Raw, Records, Step, locate};
+use super::super::error::SourceError;
+use super::super::files::{ByteCount, InputFile, Packing, ReadOptions, open_parquet};
+use super::super::record::{Raw, Records, Step, locate};
 use crate::records::{Fields, Value, Wanted};
 use cells::Cells;
 use json::JsonWriter;

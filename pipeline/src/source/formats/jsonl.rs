@@ -3,10 +3,10 @@
 use schemas::tables::Reason;
 use serde::de::DeserializeSeed;
 
-use super::blocks::{LineEnd, TextBlock, TextBlocks};
-use super::error::SourceError;
-use super::files::{ByteCount, InputFile, ReadOptions, open};
-use super::record::{Raw, Records, Step, no_such_column, trim_line_end};
+use super::super::blocks::{LineEnd, TextBlock, TextBlocks};
+use super::super::error::SourceError;
+use super::super::files::{ByteCount, InputFile, ReadOptions, open};
+use super::super::record::{Raw, Records, Step, no_such_column, trim_line_end};
 use crate::records::{Fields, JsonKey, Need, Object, Rejection, Slots, Value, Wanted};
 
 /// A required field that so many objects do not have is not in the file at all.

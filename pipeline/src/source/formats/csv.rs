@@ -20,10 +20,10 @@ use std::ops::Range;
 
 use schemas::tables::Reason;
 
-use super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
-use super::error::SourceError;
-use super::files::{ByteCount, InputFile, ReadOptions, open};
-use super::record::{Raw, Records, Step, locate, trim_line_end};
+use super::super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
+use super::super::error::SourceError;
+use super::super::files::{ByteCount, InputFile, ReadOptions, open};
+use super::super::record::{Raw, Records, Step, locate, trim_line_end};
 use crate::privacy::UserColumn;
 use crate::records::{Fields, Rejection, Value, Wanted};
 
