@@ -1,4 +1,5 @@
-//! In a build with CUDA, compiles `kernels/*.cu` to PTX, which the driver compiles for its GPU as it is loaded.
+//! Compiles `kernels/*.cu` to PTX for the `cuda` feature; the driver compiles the PTX for its GPU at load time. Needs `nvcc`,
+//! from `CUDA_HOME` or the `PATH`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(home) => Path::new(&home).join("bin").join("nvcc"),
         None => PathBuf::from("nvcc"),
     };
-    // What runs on Ampere runs on every newer GPU as well.
+    // PTX for Ampere (8.0) also runs on every newer GPU.
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var("OUT_DIR")?);
     for entry in fs::read_dir("kernels")? {
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if !status.success() {
             return Err(format!("{} was not compiled ({status})", file.display()).into());
         }
-        // A third of it is comments, indentation and spaces, which would be part of the program.
+        // Strips comments and spaces, a third of the PTX, because the text becomes part of the program.
         let text = fs::read_to_string(&ptx)?;
         let lines =
             text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));

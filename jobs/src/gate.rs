@@ -1,4 +1,4 @@
-//! May a model be published in place of another? Measured first, then judged.
+//! The gate: measures a new model and the published ones, and judges whether the new one may be published.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,43 +19,43 @@ use trainer::judge::{
     self, CC_10, EvaluateError, EvaluateReport, HR_10, Health, Protocol, TargetSplit, UnderConditions,
 };
 
-/// Name → number, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
+/// Metric → value, as served, seen items filtered: `hr@10`, `ndcg@10`, `cc@10 genre`.
 pub(crate) type Figures = BTreeMap<String, f64>;
 
-/// Measurements of a model that may be published.
+/// Measurements of a candidate for publication.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    /// The model; none where there is no new one.
+    /// The new model; `None` if there is none.
     pub(crate) model: Option<String>,
-    /// On the guard's targets (validation); empty where nothing is held out.
+    /// Figures on the guard's targets (validation); empty if nothing is held out.
     pub(crate) guard: Figures,
-    /// How many targets these are.
+    /// Number of guard targets.
     pub(crate) guard_targets: usize,
-    /// On the test targets, where the split holds some out.
+    /// Figures on the test targets, if the split holds any out.
     pub(crate) test: Figures,
     pub(crate) health: Health,
-    /// The models that it is compared with: the one that is served now, first.
+    /// Models that it is compared with, the served one first.
     pub(crate) published: Vec<PublishedMeasured>,
-    /// The best model of the last publications, where that is another one.
+    /// Best model of the last publications, if it is another one.
     #[serde(default)]
     pub(crate) best: Option<PublishedMeasured>,
-    /// Why the served model was not measured, where it should have been.
+    /// Why the served model could not be measured.
     pub(crate) not_compared: Option<String>,
 }
 
-/// The same of the served model, on the same targets.
+/// Measurements of a published model on the same targets.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PublishedMeasured {
-    /// Its publication.
+    /// Number of its publication.
     pub(crate) number: u64,
     pub(crate) model: String,
     pub(crate) guard: Figures,
     pub(crate) health: Health,
-    /// By metric, the new model's minus the served one's, with its 95 % interval (paired bootstrap over users).
+    /// By metric, the new model's value minus this model's, with its 95 % interval (paired bootstrap over users).
     pub(crate) differences: BTreeMap<String, Difference>,
 }
 
-/// A difference and its interval.
+/// A difference and its 95 % interval.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Difference {
     pub(crate) value: f64,
@@ -66,17 +66,17 @@ pub(crate) struct Difference {
 /// The gate's decision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
-    /// Whether the new model may be served. False where there is none.
+    /// True if the new model may be served; false without a new model.
     pub(crate) publish: bool,
     pub(crate) checks: Vec<GateCheck>,
 }
 
-/// One question, and its answer.
+/// One check and its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GateCheck {
     pub(crate) name: String,
     pub(crate) passed: bool,
-    /// In words, with the numbers.
+    /// Result in words, with the numbers.
     pub(crate) finding: String,
 }
 
@@ -87,7 +87,7 @@ impl GateCheck {
 }
 
 impl Verdict {
-    /// What was found against publishing, in one line.
+    /// Returns the findings of the failed checks in one line.
     pub(crate) fn objections(&self) -> String {
         let failed = self.checks.iter().filter(|check| !check.passed);
         failed.map(|check| check.finding.as_str()).collect::<Vec<_>>().join("; ")
@@ -103,7 +103,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Waits until no other job evaluates: results are stored beside the models, and both may ask the same one.
+/// Takes the evaluation lease, waiting while another job holds it: results are stored beside the models, and both jobs may
+/// measure the same one.
 pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lease> {
     let path = root.path().join("jobs").join("evaluate.lock");
     loop {
@@ -115,8 +116,8 @@ pub(crate) async fn turn(root: &Root, interrupt: &Interrupt) -> Result<Lease> {
     }
 }
 
-/// The publication with the highest hit rate among the last `gate.best_of` daily ones that `newest` descends from and whose models
-/// are still there. The rates that were measured then only choose it: both models are asked the same targets.
+/// Returns the publication with the highest hit rate among the last `gate.best_of` daily ones that `newest` descends from and
+/// whose models still exist. The recorded rates only select it: both models are then measured on the same targets.
 pub(crate) fn best(root: &Root, settings: &Gate, newest: &Publication) -> Option<Publication> {
     let metric = format!("hr@{}", settings.k);
     let rate = |publication: &Publication| publication.metrics.get(&metric).copied().unwrap_or(f64::MIN);
@@ -125,11 +126,11 @@ pub(crate) fn best(root: &Root, settings: &Gate, newest: &Publication) -> Option
         eprintln!("warning: no daily publication behind it is compared with: {}", with_causes(&problem));
     }
     let there = dailies.into_iter().filter(|p| checkpoint::find(&root.model_path(&p.served)).is_some());
-    // The newest of equal ones, which comes first.
+    // Ties go to the newest, which comes first.
     there.reduce(|best, other| if rate(&other) > rate(&best) { other } else { best })
 }
 
-/// Measures `model`, those of the publications `others`, the one that is served first, and that of `best` where it is none of them.
+/// Measures `model`, the models of `others` (the served one first), and that of `best` unless it is one of them.
 pub(crate) async fn measure(
     config: &Config,
     root: &Root,
@@ -137,7 +138,7 @@ pub(crate) async fn measure(
     others: Vec<&Publication>,
     best: Option<&Publication>,
 ) -> Result<Measured> {
-    // A model that was published meanwhile may know newer items. Indexes only grow, so the newest catalogue serves all.
+    // A model published meanwhile may know newer items. Item indexes only grow, so the newest catalogue fits every model.
     let root = &root.unpinned(ITEMS);
     let mut measured = Measured {
         model: Some(model.into()),
@@ -171,7 +172,7 @@ pub(crate) async fn measure(
         }
     }
     for other in others {
-        // A served model that is damaged must not keep a good one from replacing it. Any other problem is one of this run.
+        // A damaged served model must not keep a good one from replacing it. Any other problem fails this run.
         match damage(root, other) {
             Some(problem) => measured.not_compared = Some(problem),
             None => measured.published.push(against(config, root, model, other).await?),
@@ -180,7 +181,7 @@ pub(crate) async fn measure(
     Ok(measured)
 }
 
-/// Why a publication's served model cannot be measured.
+/// Returns why a publication's served model cannot be measured.
 pub(crate) fn damage(root: &Root, publication: &Publication) -> Option<String> {
     let Publication { served, served_hash, .. } = publication;
     let directory = root.model_path(served);
@@ -204,7 +205,7 @@ async fn against(
     model: &str,
     Publication { number, served, .. }: &Publication,
 ) -> Result<PublishedMeasured> {
-    // Baselines say nothing about a difference.
+    // Baselines do not affect a difference.
     let mut quiet = config.clone();
     quiet.evaluate.baselines = false;
     let report = judge::run(&quiet, root, served, TargetSplit::Validation, UnderConditions::NONE).await?;
@@ -236,7 +237,7 @@ async fn against(
     })
 }
 
-/// The headline of `model`, and how many targets it is of.
+/// Returns the figures of `model` as served, and the number of targets behind them.
 pub(crate) fn as_served(report: &EvaluateReport, model: &str) -> (Figures, usize) {
     let mut metrics = Figures::new();
     let mut targets = 0;
@@ -261,7 +262,7 @@ pub(crate) fn as_served(report: &EvaluateReport, model: &str) -> (Figures, usize
     (metrics, targets)
 }
 
-/// Asks `model` for the new events of `refresh`, which it has not learned.
+/// Evaluates `model` on the new events of `refresh`, which it has not learned.
 pub(crate) async fn prequential(
     config: &Config,
     root: &Root,
@@ -271,7 +272,7 @@ pub(crate) async fn prequential(
     Ok(as_served(&report, model))
 }
 
-/// Judges what was measured. `refreshed`: whether the model continues the served one's line, so that scores keep their scale.
+/// Judges the measurements. `refreshed`: the model continues the served one, so that scores keep their scale.
 pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Verdict {
     let health = &measured.health;
     let mut checks = vec![match &health.not_finite {
@@ -289,7 +290,7 @@ pub(crate) fn judge(settings: &Gate, measured: &Measured, refreshed: bool) -> Ve
     Verdict { publish: checks.iter().all(|check| check.passed), checks }
 }
 
-/// The checks of the hit rate: against each model, or by itself where nothing is served yet.
+/// Checks the hit rate against each published model, or by itself if nothing is served yet.
 fn quality(settings: &Gate, measured: &Measured) -> Vec<GateCheck> {
     let unmeasured = |why: String| {
         let passed = settings.unmeasured == Unmeasured::Publish;
@@ -327,7 +328,7 @@ fn quality(settings: &Gate, measured: &Measured) -> Vec<GateCheck> {
     checks
 }
 
-/// The check against one model that is or was served; `best_of`: it is the best of so many.
+/// Checks the hit rate against one model that is or was served; `best_of`: it is the best of this many publications.
 fn against_published(
     settings: &Gate,
     (metric, ours): (&str, f64),
@@ -355,7 +356,7 @@ fn against_published(
     GateCheck::new(if best_of.is_some() { "best" } else { "quality" }, !fell, finding)
 }
 
-/// The checks of coverage and scores against one model that is or was served.
+/// Checks coverage and scores against one model that is or was served.
 fn health_against(
     settings: &Gate,
     health: &Health,
@@ -423,9 +424,9 @@ mod tests {
     fn a_fall_counts_where_it_is_large_and_not_by_chance() {
         let of = |value, low, high| measured(Difference { value, low, high }, 80, 0.0);
         assert!(objections(&of(0.01, -0.01, 0.03), true).is_empty());
-        // Certain, but within what is allowed: 5 % of .1.
+        // Certain, but within the allowed 5 % of 0.1.
         assert!(objections(&of(-0.004, -0.005, -0.003), true).is_empty());
-        // Large, but by chance.
+        // Large, but possibly by chance.
         assert!(objections(&of(-0.02, -0.05, 0.01), true).is_empty());
         assert_eq!(objections(&of(-0.02, -0.03, -0.01), true), ["quality"]);
     }
@@ -447,11 +448,11 @@ mod tests {
         first.published.clear();
         let verdict = judge(&Gate::default(), &first, false);
         assert!(verdict.publish && verdict.to_string().contains("nothing is served yet"), "{verdict}");
-        // A first model that hits nothing is no model.
+        // A first model without a hit is refused.
         first.guard.insert("hr@10".into(), 0.0);
         let verdict = judge(&Gate::default(), &first, false);
         assert!(!verdict.publish && verdict.to_string().contains("none of the 1000 targets"), "{verdict}");
-        // A served model that is damaged keeps no good one from replacing it.
+        // A damaged served model does not block a good one.
         first.guard.insert("hr@10".into(), 0.1);
         first.not_compared = Some("it is damaged".into());
         assert!(judge(&Gate::default(), &first, false).publish);
@@ -477,7 +478,7 @@ mod tests {
             let publish = Gate { unmeasured: Unmeasured::Publish, ..Gate::default() };
             let verdict = judge(&publish, &measured, true);
             assert!(verdict.publish && verdict.to_string().contains("not measured"), "{verdict}");
-            // The other checks are made all the same.
+            // The other checks still apply.
             let mut narrow = measured.clone();
             narrow.health.listed_items = 1;
             assert!(!judge(&publish, &narrow, true).publish);
@@ -498,7 +499,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
         let settings = Gate::default();
-        // Each day loses 4 % of the day before: less than what is allowed.
+        // Each day loses 4 % of the day before: less than allowed.
         let rate = |day: u64| 0.1 * 0.96f64.powi(day as i32);
         let compared = |day: u64, other: u64| {
             let value = rate(day) - rate(other);

@@ -43,8 +43,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Run the whole path from raw log to published model, as a scheduler would.
 ///
-/// Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or configuration, 4 a model was made and the gate refused it,
-/// 5 days were left out.
+/// Exit codes: 0 success, 1 failure or interruption, 2 wrong usage or configuration, 4 the gate refused the new model, 5 some
+/// days were skipped.
 #[derive(Debug, Parser)]
 #[command(name = "climber", version)]
 struct Cli {

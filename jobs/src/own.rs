@@ -1,7 +1,7 @@
-//! Which models are the jobs' own. A name decides nothing: people give models names too.
+//! Which models the jobs made. Names decide nothing, since people name models too.
 //!
-//! A job marks what it trains ([`MadeBy`]), the unfinished training as well as the model. Only what bears the mark under its own name
-//! is ever written over or deleted, and a published one only while its weights are those that were published.
+//! A job marks its models and unfinished trainings ([`MadeBy`]). Only what bears the mark under its own name is overwritten or
+//! deleted, and a published model only while its weights are those that were published.
 
 use anyhow::{Context as _, Result};
 use store::Root;
@@ -9,17 +9,17 @@ use store::publication::{self, PublicationError};
 use trainer::checkpoint::{self, MadeBy};
 use trainer::learn::marks;
 
-/// The job of a day.
+/// The daily job.
 pub(crate) const DAILY: &str = "climber daily";
-/// The job between two days.
+/// The near-real-time job between two daily jobs.
 pub(crate) const REFRESH: &str = "climber refresh";
 
-/// The job that made the model called `name`.
+/// Returns the job that made model `name`.
 pub(crate) fn model_by(root: &Root, name: &str) -> Option<String> {
     job(checkpoint::made_by(&root.model_path(name)), name)
 }
 
-/// The job that began the training called `name`.
+/// Returns the job that began training `name`.
 pub(crate) fn training_by(root: &Root, name: &str) -> Option<String> {
     job(marks::made_by(&training(root, name)), name)
 }
@@ -33,13 +33,13 @@ fn training(root: &Root, name: &str) -> std::path::PathBuf {
     root.model_path(".training").join(name)
 }
 
-/// Whether a person has a model or an unfinished training of this name.
+/// True if a model or an unfinished training of this name bears no job's mark.
 pub(crate) fn is_somebodys(root: &Root, name: &str) -> bool {
     let model = checkpoint::find(&root.model_path(name)).is_some() && model_by(root, name).is_none();
     model || (marks::is_there(&training(root, name)) && training_by(root, name).is_none())
 }
 
-/// Names of models and unfinished trainings that a job made, sorted.
+/// Returns the models and unfinished trainings that a job made, with the job, sorted by name.
 pub(crate) fn names(root: &Root) -> Vec<(String, String)> {
     let mut names = std::collections::BTreeMap::new();
     let entries = |directory: std::path::PathBuf| {
@@ -50,14 +50,14 @@ pub(crate) fn names(root: &Root) -> Vec<(String, String)> {
         names.extend(training_by(root, &name).map(|job| (name, job)));
     }
     for name in entries(root.path().join("models")) {
-        // What a kill has left of a replacement is found by the model's name.
+        // A kill may leave a replacement's remains under `<name>.previous`.
         let name = name.strip_suffix(".previous").unwrap_or(&name).to_owned();
         names.extend(model_by(root, &name).map(|job| (name, job)));
     }
     names.into_iter().collect()
 }
 
-/// Names of models that bear no job's mark, sorted.
+/// Returns the models without a job's mark, sorted by name.
 pub(crate) fn unmarked(root: &Root) -> Vec<String> {
     let entries = std::fs::read_dir(root.path().join("models")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -69,16 +69,16 @@ pub(crate) fn unmarked(root: &Root) -> Vec<String> {
     names
 }
 
-/// The publication that a refresh of this name would be: its parent's number stands in the name that [`crate::refresh`] gives,
-/// `…-p12-e345`.
+/// Returns the publication number of a refresh: 1 more than its parent's, which stands in the name that [`crate::refresh`] gives
+/// (`…-p12-e345`).
 pub(crate) fn number_of_refresh(name: &str) -> Option<u64> {
     let base = name.strip_suffix("-sft").unwrap_or(name);
     let (before, _) = base.rsplit_once("-e")?;
     before.rsplit_once("-p")?.1.parse::<u64>().ok()?.checked_add(1)
 }
 
-/// Whether publication `number` serves the model called `name` or continues it, and what has the name now has other weights; also
-/// where it cannot be read.
+/// True if publication `number` serves or continues model `name` and the model now has other weights, or if either cannot be
+/// read.
 pub(crate) fn was_replaced(root: &Root, name: &str, number: Option<u64>) -> Result<bool> {
     let publication = match number.map(|number| publication::at(root, number)).transpose() {
         Err(PublicationError::Damaged { .. }) => return Ok(true),
@@ -88,12 +88,12 @@ pub(crate) fn was_replaced(root: &Root, name: &str, number: Option<u64>) -> Resu
     let models = [(publication.base, publication.base_hash), (publication.served, publication.served_hash)];
     let Some((_, published)) = models.into_iter().find(|(model, _)| model == name) else { return Ok(false) };
     let directory = root.model_path(name);
-    // What cannot be read may be anything.
+    // An unreadable model may be another one.
     Ok(checkpoint::find(&directory).is_some()
         && checkpoint::hash(&directory).map_or(true, |found| found != published))
 }
 
-/// Deletes what a job has made under `name`: the model, and what an unfinished training has left. Whether there was a model.
+/// Deletes what a job made under `name`: the model, and the remains of an unfinished training. Returns whether there was a model.
 pub(crate) fn discard(root: &Root, name: &str) -> Result<bool> {
     checkpoint::check_name(name)?;
     let deletes = model_by(root, name).is_some();

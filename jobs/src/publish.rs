@@ -1,4 +1,4 @@
-//! Publishing: the next publication, unless another job was faster.
+//! Publishes a model as the next publication, unless another job was faster; rolls back to an earlier one.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,26 @@ use trainer::checkpoint;
 
 use crate::gate::{Figures, Measured};
 
-/// The model to serve.
+/// A model to be published.
 #[derive(Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) kind: Kind,
-    /// The run that made it.
+    /// Run that made it.
     pub(crate) run: &'a str,
     pub(crate) base: &'a str,
     pub(crate) served: &'a str,
-    /// The day of the last full training that the base descends from, and the rows of `events` that it was made of.
+    /// Day of the last full training that the base descends from, and the rows of `events` it was trained on.
     pub(crate) full: (NaiveDate, u64),
     pub(crate) tables: BTreeMap<String, u64>,
     pub(crate) measured: Option<&'a Measured>,
 }
 
-/// Publishes the model of the daily job that follows publication `follows`, over whatever refreshes were published since it
-/// began. Gives the publication's number; also where the run had published it before it died.
+/// Publishes the model of a daily job that follows publication `follows`, over refreshes published since it began. Returns the
+/// publication's number, also if the run published it before it died.
+///
+/// # Errors
+///
+/// If a rollback or another daily publication has replaced `follows`.
 pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Option<u64>) -> Result<u64> {
     loop {
         let newest = publication::settle(root)?;
@@ -42,7 +46,7 @@ pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Op
         }
         let followed = followed(root, candidate.run)?.map(|publication| publication.number);
         if followed != follows {
-            // A person rolled back to an older model, and knows why; or another day was published on another machine.
+            // A person rolled back on purpose, or another machine published another day.
             bail!(
                 "publication {} has taken the place of what this run goes on from; the next run starts again from there",
                 newest.map_or(0, |newest| newest.number)
@@ -55,13 +59,13 @@ pub(crate) fn over_refreshes(root: &Root, candidate: &Candidate<'_>, follows: Op
     }
 }
 
-/// The publication of just this model that a rollback has taken back: its run died before it could write it down.
+/// Returns the publication of exactly this model that a rollback has withdrawn: its run died before recording it.
 fn taken_back(root: &Root, newest: Option<&Publication>, candidate: &Candidate<'_>) -> Result<Option<u64>> {
     let Some(newest) = newest.filter(|newest| newest.kind == Kind::Rollback) else { return Ok(None) };
     let served_hash = checkpoint::hash(&root.model_path(candidate.served))?;
     let mut parent = newest.parent;
     while let Some(number) = parent.filter(|&number| number > newest.daily) {
-        // A damaged one may be just this model: an error.
+        // A damaged record may be this model's, so it is an error.
         let Some(before) = publication::at(root, number)? else { break };
         if before.run == candidate.run
             && before.served == candidate.served
@@ -74,7 +78,7 @@ fn taken_back(root: &Root, newest: Option<&Publication>, candidate: &Candidate<'
     Ok(None)
 }
 
-/// Publication `number`, where it can be read: one damaged record must not stop the days that follow.
+/// Reads publication `number`; a damaged record gives a warning and `None`, so that it does not stop later days.
 pub(crate) fn readable(root: &Root, number: u64) -> Result<Option<Publication>, PublicationError> {
     match publication::at(root, number) {
         Err(damaged @ PublicationError::Damaged { .. }) => {
@@ -85,7 +89,7 @@ pub(crate) fn readable(root: &Root, number: u64) -> Result<Option<Publication>, 
     }
 }
 
-/// The newest publication of a daily job that is in force and can be read, but for those of `run` itself.
+/// Returns the newest readable daily publication in force, except those of `run` itself.
 pub(crate) fn followed(root: &Root, run: &str) -> Result<Option<Publication>> {
     let mut newest = publication::newest(root)?;
     while let Some(found) = newest {
@@ -100,7 +104,11 @@ pub(crate) fn followed(root: &Root, run: &str) -> Result<Option<Publication>> {
     Ok(None)
 }
 
-/// Publishes on top of `parent`, which must still be the newest publication.
+/// Publishes on top of `parent`.
+///
+/// # Errors
+///
+/// [`PublicationError::Conflict`] if `parent` is no longer the newest publication.
 pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidate<'_>) -> Result<u64> {
     let number = parent.map_or(1, |parent| parent.number + 1);
     let Candidate { kind, run, base, served, full: (full_training, full_events), .. } = *candidate;
@@ -139,10 +147,10 @@ pub(crate) fn on(root: &Root, parent: Option<&Publication>, candidate: &Candidat
     Ok(number)
 }
 
-/// Brings publication `to` back, or the one before the newest.
+/// Restores publication `to`, by default the one before the newest.
 pub(crate) fn rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
     loop {
-        // A refresh may be faster; what is brought back is decided again then.
+        // If a refresh is faster, the target is chosen again.
         match try_rollback(root, to) {
             Err(error) if is_conflict(&error) => {}
             done => return done,
@@ -154,7 +162,7 @@ fn try_rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
     let Some(newest) = publication::settle(root)? else { bail!("nothing was ever published") };
     let target = match to {
         Some(number) => number,
-        // A publication that was brought back stands for the one that it brought back.
+        // A rollback stands for the publication that it restored.
         None => {
             let stands_for = newest.restores.unwrap_or(newest.number);
             match publication::at(root, stands_for)?.and_then(|publication| publication.parent) {
@@ -193,7 +201,7 @@ fn try_rollback(root: &Root, to: Option<u64>) -> Result<Publication> {
     Ok(publication)
 }
 
-/// Whether another publisher was faster.
+/// True if another publisher was faster.
 pub(crate) fn is_conflict(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(PublicationError::Conflict { .. }))
 }
@@ -211,7 +219,7 @@ mod tests {
         (directory, root)
     }
 
-    /// A model of these weights, as far as publishing looks into it.
+    /// Writes a model directory with these weights, complete enough to be published.
     fn model(root: &Root, name: &str, weights: &str) {
         let directory = root.model_path(name);
         std::fs::create_dir_all(&directory).unwrap();
@@ -252,7 +260,7 @@ mod tests {
         assert_eq!(daily(&root, "monday").unwrap(), 1);
         assert_eq!(refresh(&root, "monday-p1-e6"), 2);
         assert_eq!(daily(&root, "tuesday").unwrap(), 3);
-        // A run that died before it could write it down finds its own publication, also below a refresh.
+        // A run that died before recording its publication finds it, also below a refresh.
         assert_eq!(daily(&root, "tuesday").unwrap(), 3);
         assert_eq!(refresh(&root, "tuesday-p3-e7"), 4);
         assert_eq!(daily(&root, "tuesday").unwrap(), 3);
@@ -279,7 +287,7 @@ mod tests {
         rollback(&root, Some(1)).unwrap();
         assert_eq!(daily(&root, "tuesday").unwrap(), 2);
         assert_eq!(served(&root), "monday");
-        // Another model of the same run is another model.
+        // A retrained model of the same run is a new model.
         model(&root, "tuesday", "trained again");
         assert_eq!(over_refreshes(&root, &candidate(Kind::Daily, "tuesday"), Some(1)).unwrap(), 5);
         assert_eq!(served(&root), "tuesday");
@@ -297,7 +305,7 @@ mod tests {
         assert!(says(Some(9)).contains("there is no publication 9"));
         assert!(says(Some(3)).contains("served already"));
         assert_eq!(rollback(&root, None).unwrap().restores, Some(2));
-        // The one before the one that was brought back.
+        // The publication before the restored one.
         let again = rollback(&root, None).unwrap();
         assert_eq!((again.number, again.restores, again.daily), (5, Some(1), 1));
         model(&root, "tuesday", "somebody's");

@@ -1,4 +1,4 @@
-//! `climber refresh`: new events become a new published model within minutes, between two daily jobs.
+//! `climber refresh`: turns new events into a new published model within minutes, between two daily jobs.
 //!
 //! ```text
 //! events at version E ─▶ build-sequences --since ─▶ refresh ─▶ SFT on the last daily's sets ─▶ gate ─▶ publish
@@ -7,9 +7,9 @@
 //!        └───────────────────────────────────── start again from there ◀─────────────┘                   ▼
 //! ```
 //!
-//! `sequences` and the instruction examples are those of the last daily job: they are repeated against forgetting, and the
-//! guard's targets are asked of them. The next daily job begins at the last daily job again and learns the day as a whole; what
-//! is published here bridges the time until then.
+//! `sequences` and the instruction examples are those of the last daily job: they are replayed against forgetting, and the
+//! guard's targets come from them. The next daily job starts from the last daily job again and learns the whole day; models
+//! published here bridge the time until then.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -38,27 +38,27 @@ use crate::publish::{self, Candidate};
 use crate::retention;
 use crate::stop::{Stopped, unless_stopped};
 
-/// Failures in a row before the loop gives up: a fault that does not go away by itself needs a person.
+/// Consecutive failures before the loop ends: a lasting fault needs a person.
 const FAILURES: u32 = 10;
-/// The history is begun anew when it is larger.
+/// Bytes of `history.jsonl` above which it is renamed to `history.jsonl.old` and begun anew.
 const HISTORY_BYTES: u64 = 4 << 20;
-/// The longest pause after a failure.
+/// Longest pause after a failure.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What one refresh came to: a line of `jobs/refresh/history.jsonl`.
+/// Result of one refresh: a line of `jobs/refresh/history.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Refreshed {
     pub(crate) at: DateTime<Utc>,
     pub(crate) outcome: RefreshOutcome,
-    /// The version of `events` that was looked at.
+    /// Version of `events` that was read.
     pub(crate) events_version: u64,
-    /// Events since the published base was trained.
+    /// Events committed since the published base was trained.
     pub(crate) new_events: u64,
-    /// The model, if one was made.
+    /// The new model, if any.
     pub(crate) model: Option<String>,
-    /// The publication, if it was published.
+    /// Its publication, if it was published.
     pub(crate) publication: Option<u64>,
-    /// What the gate found.
+    /// The gate's verdict on it.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) seconds: f64,
 }
@@ -69,18 +69,18 @@ pub(crate) struct Refreshed {
 pub(crate) enum RefreshOutcome {
     /// The new model is served.
     Published,
-    /// The gate refused it.
+    /// The gate refused the new model.
     Refused,
-    /// There is too little to learn.
+    /// Too few events are new.
     NothingNew,
     /// Another job published meanwhile: start again from there.
     Overtaken,
-    /// An older model was brought back: the next daily job goes on from there.
+    /// A rollback is in force: the next daily job continues from there.
     Waiting,
 }
 
 impl Refreshed {
-    /// Nothing to learn up to this version of `events`.
+    /// Returns the outcome without anything to learn up to version `events_version`.
     fn nothing(events_version: u64) -> Self {
         Self {
             at: Utc::now(),
@@ -95,23 +95,23 @@ impl Refreshed {
     }
 }
 
-/// The file that the refreshes of a root are written down in.
+/// Returns the path of the refresh history.
 pub(crate) fn history_path(root: &Root) -> PathBuf {
     root.path().join("jobs").join("refresh").join("history.jsonl")
 }
 
-/// The last refresh that was written down.
+/// Returns the last recorded refresh.
 pub(crate) fn last(root: &Root) -> Option<Refreshed> {
     let text = std::fs::read_to_string(history_path(root)).ok()?;
     text.lines().rev().find_map(|line| serde_json::from_str(line).ok())
 }
 
-/// Takes the lock of this job.
+/// Takes the lease of this job.
 pub(crate) fn lock(root: &Root) -> Result<Lease> {
     Ok(Lease::take("climber refresh", &root.path().join("jobs").join("refresh.lock"))?)
 }
 
-/// One refresh, begun again as often as another job publishes meanwhile. It waits after a rollback, unless `after_rollback`.
+/// Refreshes once, again each time another job publishes meanwhile. After a rollback it does nothing, unless `after_rollback`.
 pub(crate) async fn once(
     config: &Config,
     root: &Root,
@@ -131,8 +131,7 @@ pub(crate) async fn once(
     }
 }
 
-/// Says that the newest publication is a rollback: who brought a model back does not want the newer one again that a refresh
-/// would soon make.
+/// Returns a message if the newest publication is a rollback: a refresh would soon recreate the withdrawn model.
 fn brought_back(newest: Option<&Publication>) -> Option<String> {
     let &Publication { number, restores, .. } = newest.filter(|newest| newest.kind == Kind::Rollback)?;
     Some(format!(
@@ -142,7 +141,7 @@ fn brought_back(newest: Option<&Publication>) -> Option<String> {
     ))
 }
 
-/// One refresh, which may be overtaken.
+/// Refreshes once; the outcome may be [`RefreshOutcome::Overtaken`].
 async fn attempt(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Refreshed> {
     let refreshed = Attempt::begin(config, root, interrupt)?.run().await?;
     match refreshed.outcome {
@@ -195,10 +194,10 @@ pub(crate) async fn follow(
     Ok(())
 }
 
-/// A publication, and a version of `events`.
+/// Newest publication and version of `events`.
 type Seen = (Option<u64>, Option<u64>);
 
-/// Refreshes where there is something that was not `seen`.
+/// Refreshes if the publication or the version of `events` differs from `seen`.
 async fn look(
     config: &Config,
     root: &Root,
@@ -221,12 +220,12 @@ async fn look(
     }
     let refreshed = attempt(config, root, interrupt).await?;
     match refreshed.outcome {
-        // Perhaps by a rollback: the next look sees.
+        // Perhaps by a rollback, which the next look sees.
         RefreshOutcome::Overtaken => return Ok(()),
         RefreshOutcome::NothingNew | RefreshOutcome::Waiting => {}
         RefreshOutcome::Published | RefreshOutcome::Refused => eprintln!("{refreshed}"),
     }
-    // What was found to be too little, or was refused, is not worth another look.
+    // Too few events, or a refused model, are not worth another look.
     let number = publication::newest(root)?.map(|publication| publication.number);
     *seen = Some((number, Some(refreshed.events_version)));
     Ok(())
@@ -239,13 +238,13 @@ fn write_down(path: &Path, refreshed: &Refreshed) -> Result<()> {
             std::fs::rename(path, path.with_extension("jsonl.old"))?;
         }
         let mut file = std::fs::File::options().append(true).create(true).open(path)?;
-        // In a line of its own, whatever a full disk has left of the one before.
+        // On a line of its own, after whatever a full disk left of the previous one.
         file.write_all(format!("\n{}\n", serde_json::to_string(refreshed)?).as_bytes())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What came after the parent's events is not known any more.
+/// Reports that the changes since the parent's events are no longer known; returns `nothing`.
 fn waits_for_a_day(error: &(dyn std::error::Error + 'static), nothing: Refreshed) -> Refreshed {
     eprintln!(
         "{}\nthe next daily job trains from scratch; until then there is no refresh",
@@ -260,7 +259,7 @@ struct Attempt<'a> {
     root: &'a Root,
     interrupt: &'a Interrupt,
     parent: Publication,
-    /// The last daily job's, for the versions of its tables.
+    /// Last daily publication, for the versions of its tables.
     daily: Publication,
     started: Instant,
 }
@@ -286,7 +285,7 @@ impl<'a> Attempt<'a> {
         };
         config.evaluate.baselines = false;
         if config.evaluate.sample == 0 {
-            // The gate, like the refresh, costs the news and not the log.
+            // The gate, like the refresh, costs time by the new events, not by the log.
             config.evaluate.sample = config.refresh.validation_targets;
         }
         Ok(Self { config, root, interrupt, parent, daily, started: Instant::now() })
@@ -310,7 +309,7 @@ impl<'a> Attempt<'a> {
         let new: Vec<&Shard> =
             events.shards().iter().filter(|shard| appended.contains(&shard.path)).collect();
         refreshed.new_events = new.iter().filter_map(|shard| shard.rows).sum();
-        // Shards that were merged or written again since hold some more.
+        // Shards merged or rewritten since hold further new events.
         if refreshed.new_events < config.near_real_time.min_events && new.len() == appended.len() {
             return Ok(refreshed);
         }
@@ -328,7 +327,7 @@ impl<'a> Attempt<'a> {
         let Some((base, served)) = self.train(&seen, version).await? else { return Ok(refreshed) };
         failpoint::reach("refresh:gate");
         let turn = gate::turn(root, self.interrupt).await?;
-        // Against the daily job's model too: many small losses would add up.
+        // The daily job's model is compared too: many small losses add up.
         let mut others = vec![parent];
         others.extend((daily.number != parent.number).then_some(daily));
         let measured = gate::measure(config, &seen, &served, others, None).await?;
@@ -364,14 +363,14 @@ impl<'a> Attempt<'a> {
         }
         failpoint::reach("refresh:retention");
         retention::models(config, root)?;
-        // The evaluation may have read a user in the last daily job's tables who was forgotten since.
+        // The evaluation may have read a user of the last daily job's tables who was forgotten since.
         sweep_models(config, root).await?;
         refreshed.verdict = Some(verdict);
         refreshed.seconds = self.started.elapsed().as_secs_f64();
         Ok(refreshed)
     }
 
-    /// Versions of the tables that the new model is made from.
+    /// Returns the versions of the tables that the new model is made from.
     fn tables(&self, events: u64, refresh: u64, items: u64) -> BTreeMap<String, u64> {
         let mut tables = self.daily.tables.clone();
         tables.extend([
@@ -382,10 +381,10 @@ impl<'a> Attempt<'a> {
         tables
     }
 
-    /// The new base and the model to be served; `None` where nothing is new to them.
+    /// Returns the new base and the model to be served; `None` if there is nothing new to learn.
     async fn train(&self, seen: &Root, version: u64) -> Result<Option<(String, String)>> {
         let Self { config, root, interrupt, parent, daily, .. } = self;
-        // The name says what was learned: a refresh that was stopped goes on if nothing came since.
+        // The name says what is learned: a stopped refresh resumes if nothing was committed since.
         let name = |again: u32| match again {
             1 => format!("{}-p{}-e{version}", daily.run, parent.number),
             n => format!("{}.{n}-p{}-e{version}", daily.run, parent.number),
@@ -409,7 +408,7 @@ impl<'a> Attempt<'a> {
         if outcome.status == Status::Interrupted {
             return Err(stopped().into());
         }
-        // The daily job has left instruction examples, or its base is served as it is.
+        // The daily job serves its base as it is only without instruction examples.
         if daily.served == daily.base {
             return Ok(Some((base.clone(), base)));
         }

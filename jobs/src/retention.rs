@@ -1,4 +1,4 @@
-//! Deletes models of old publications, unfinished trainings of runs that are over, versions of tables.
+//! Retention: deletes models of old publications, remains of finished runs, and old versions of tables.
 
 use std::collections::BTreeSet;
 
@@ -15,11 +15,11 @@ use terminal::{Interrupt, with_causes};
 use crate::record::{DayStep, Record, Removed};
 use crate::{gate, own};
 
-/// Deletes [`models`], and the tables' old files.
+/// Deletes old models (see [`models`]), sweeps forgotten users out again, and deletes old files of tables.
 pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<Removed> {
     let models = models(config, root)?;
     failpoint::reach("retention:models-deleted");
-    // Versions that this run and others have read may hold a user who was forgotten since.
+    // Versions that this run and others have read may hold users forgotten since.
     if let Some(swept) = sweep(config, root, interrupt).await? {
         let rows =
             swept.tables.iter().map(|table| table.rows).chain(swept.files.iter().map(|file| file.rows));
@@ -41,14 +41,14 @@ pub(crate) async fn clean(config: &Config, root: &Root, interrupt: &Interrupt) -
     })
 }
 
-/// Deletes the models that the jobs have made ([`own`]), with what is left of their trainings, but those of the publications that
-/// are kept, of the last `retention.publications` daily runs, which may have been refused, of experiments, and of runs that are
-/// not over. Other models stay: no job made them.
+/// Deletes the models that the jobs made ([`own`]), with the remains of their trainings, and returns their names. Keeps those of
+/// kept publications, of the last `retention.publications` daily runs (the gate may have refused them), of experiments, and of
+/// unfinished runs.
 pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     let unknown = |problem: String| {
         eprintln!("warning: no model is deleted, because it is not known which ones are needed: {problem}");
     };
-    // Before the records: a run writes down what it will make before it makes it.
+    // Listed before the records are read: a run records a model before it makes it.
     let own = own::names(root);
     let kept = match kept(root, config) {
         Ok(kept) => kept,
@@ -59,7 +59,7 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     };
     let published: BTreeSet<String> = kept.iter().flat_map(names).collect();
     let own: Vec<_> = own.into_iter().filter(|(name, _)| !published.contains(name)).collect();
-    // Their number grows, and after most refreshes there is nothing to ask them.
+    // The records grow in number, and after most refreshes none is needed.
     let of_days = own.iter().any(|(_, job)| job == own::DAILY);
     let (runs, problems) = if of_days { Record::all(root) } else { Default::default() };
     if let Some(problem) = problems.first() {
@@ -72,14 +72,14 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
         let number = if job == own::REFRESH {
             let number = own::number_of_refresh(&name);
             let publication = match number.map(|number| publication::at(root, number)).transpose() {
-                // Perhaps this one's.
+                // It may be this model's.
                 Err(damaged @ PublicationError::Damaged { .. }) => {
                     eprintln!("warning: model `{name}` is not deleted: {}", with_causes(&damaged));
                     continue;
                 }
                 publication => publication?.flatten(),
             };
-            // One that was never published may be one that is on: the next refresh tidies it up.
+            // An unpublished model may be in the making; if it is not, the next refresh deletes it.
             if !publication.is_some_and(|publication| names(&publication).contains(&name)) {
                 continue;
             }
@@ -99,8 +99,8 @@ pub(crate) fn models(config: &Config, root: &Root) -> Result<Vec<String>> {
     Ok(deleted)
 }
 
-/// Models of publications and runs that are over which bear no mark of a job: an earlier version of the jobs made them, or a person
-/// has given another model the name since. The files do not say which, so no job deletes them; `climber status` names them.
+/// Returns unneeded models of publications and finished runs without a job's mark: an earlier version of the jobs made them, or a
+/// person has reused the name. The files do not tell which, so no job deletes them; `climber status` names them.
 pub(crate) fn unmarked(config: &Config, root: &Root, runs: &[Record]) -> Result<Vec<String>> {
     let kept = kept(root, config)?;
     let published: BTreeSet<String> = kept.iter().flat_map(names).collect();
@@ -123,7 +123,7 @@ pub(crate) fn unmarked(config: &Config, root: &Root, runs: &[Record]) -> Result<
     Ok(unmarked)
 }
 
-/// The models of runs that stay: of the last `retention.publications` daily runs, of experiments, and of runs that are not over.
+/// Returns the models that runs keep: of the last `retention.publications` daily runs, of experiments, and of unfinished runs.
 fn needed<'a>(config: &Config, runs: &'a [Record]) -> BTreeSet<&'a String> {
     let last = runs.iter().rev().filter(|run| !run.experiment).take(config.retention.publications);
     let others = runs
@@ -132,7 +132,7 @@ fn needed<'a>(config: &Config, runs: &'a [Record]) -> BTreeSet<&'a String> {
     last.chain(others).flat_map(|run| &run.models).collect()
 }
 
-/// Deletes what near-real-time refreshes have left that never came to be published, but that of `current`.
+/// Deletes the models of refreshes that were never published, except those of `current`.
 pub(crate) fn unpublished_refreshes(root: &Root, current: &str) -> Result<()> {
     for (name, job) in own::names(root) {
         let base = name.strip_suffix("-sft").unwrap_or(&name);
@@ -140,7 +140,7 @@ pub(crate) fn unpublished_refreshes(root: &Root, current: &str) -> Result<()> {
         else {
             continue;
         };
-        // What cannot be read may be this one's.
+        // An unreadable publication may be this model's.
         let published = publication::at(root, number)
             .map_or(true, |found| found.is_some_and(|publication| names(&publication).contains(&name)));
         if !published {
@@ -154,8 +154,8 @@ fn names(publication: &Publication) -> [String; 2] {
     [publication.base.clone(), publication.served.clone()]
 }
 
-/// The publications whose models stay, the oldest first: the newest ones, the last daily ones, what these descend from and bring
-/// back, and the best of the last daily ones, which the gate compares with.
+/// Returns the publications whose models stay, oldest first: the newest ones, the last daily ones, those that these descend from
+/// and restore, and the best of the last daily ones, which the gate compares with.
 pub(crate) fn kept(root: &Root, config: &Config) -> Result<Vec<Publication>, PublicationError> {
     let Some(newest) = publication::newest(root)? else { return Ok(Vec::new()) };
     let best = gate::best(root, &config.gate, &newest);
@@ -251,7 +251,7 @@ mod tests {
             runs.push(run);
             publication::publish(&root, &publication(number, number, TimeDelta::zero())).unwrap();
         }
-        // A refresh of long ago, and what people have trained: one by a name that no job has given, and one by such a name.
+        // An old refresh, and models of people: one with a name no job gives, one with a name like a job's.
         let refresh = Publication {
             base: "1-p4-e9".into(),
             served: "1-p4-e9".into(),
@@ -269,7 +269,7 @@ mod tests {
         assert!(root.model_path("1-sft").exists());
     }
 
-    /// Old publications are garbage here: reading one would be seen.
+    /// Old publications are garbage here: reading one would fail.
     #[test]
     fn old_publications_are_not_read() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM.
+//! Stops jobs on Ctrl-C and SIGTERM.
 
 use std::future::Future;
 
@@ -15,7 +15,7 @@ pub(crate) struct Stopped {
     pub(crate) during: String,
 }
 
-/// Whether a step ended because the job was asked to stop: some steps stop by themselves, at a place that they choose.
+/// True if a step ended because the job was asked to stop. Some steps stop by themselves, with an error of their own.
 pub(crate) fn is_stop(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<Stopped>()
@@ -26,7 +26,7 @@ pub(crate) fn is_stop(error: &anyhow::Error) -> bool {
     })
 }
 
-/// `work`, unless a stop is requested before it ends: for work that leaves nothing behind when it is dropped.
+/// Runs `work` until it ends or a stop is requested, which drops it: `work` must leave nothing behind then.
 pub(crate) async fn unless_stopped<T>(
     interrupt: &Interrupt,
     during: &str,

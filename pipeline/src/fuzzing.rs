@@ -1,4 +1,5 @@
-//! What reads bytes from outside, for fuzzers: each function takes any input, and panics where it breaks a promise.
+//! Entry points for fuzzers of everything that reads outside bytes: each function takes any input and panics if a
+//! guarantee is broken.
 
 use schemas::config::Format;
 

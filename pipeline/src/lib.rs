@@ -1,9 +1,9 @@
-//! Raw interaction logs to Delta tables: events, items, sequences, instruction examples.
+//! Turns raw interaction logs into Delta tables: events, items, sequences, instruction examples.
 //!
 //! Every command of the `pipeline` program is a function here that takes a configuration and a root and
 //! returns a report, so that the scheduled jobs run the same code.
 
-// What is printed goes through `terminal::shown`.
+// Output is printed through `terminal::shown`.
 #[macro_use(eprintln)]
 extern crate terminal;
 

@@ -1,6 +1,6 @@
 //! The `pipeline` program: raw interaction logs to tables, and a look into them.
 
-// What is printed goes through `terminal::shown`.
+// Output is printed through `terminal::shown`.
 #[macro_use(eprintln)]
 extern crate terminal;
 

@@ -1,21 +1,21 @@
-//! Retrieval conditions `c` (§3.3.1), and their text.
+//! Retrieval conditions `c` (§3.3.1) and their text form.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One retrieval condition: a value of an attribute of the catalogue, or a derived one, whose value is its own name.
+/// One retrieval condition: a value of a catalogue attribute, or a derived condition, whose value equals its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Condition {
-    /// The attribute, such as `genre`; of a derived condition its name, such as `new-release`.
+    /// Attribute, such as `genre`, or name of a derived condition, such as `new-release`.
     pub attribute: String,
-    /// The value, such as `Rock`.
+    /// Value, such as `Rock`.
     pub value: String,
 }
 
 impl Condition {
-    /// A derived condition.
+    /// Returns the derived condition of this name.
     pub fn derived(name: &str) -> Self {
         Self { attribute: name.into(), value: name.into() }
     }
@@ -30,7 +30,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// A text that is no condition.
+/// Error for text that is not a condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a condition; write attribute=value, such as genre=Rock, or the name of a derived one")]
 pub struct NotACondition(String);
@@ -49,7 +49,7 @@ impl FromStr for Condition {
     }
 }
 
-/// The names among `known` that `name` was most likely meant to be, the likeliest first: at most three.
+/// Returns up to three of the names in `known` that are closest to `name`, closest first.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = name.to_lowercase();
     let mut by_distance: Vec<(usize, &str)> =
@@ -59,7 +59,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<
     by_distance.into_iter().take(3).map(|(_, known)| known).collect()
 }
 
-/// Levenshtein's: insertions, deletions and replacements of characters.
+/// Levenshtein distance: insertions, deletions and replacements of characters.
 fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

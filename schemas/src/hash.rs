@@ -1,23 +1,27 @@
-//! Hashes that are stored or decide something for ever, and so must never change: XXH3 with seed 0.
+//! Hashes that are stored or decide something permanently, and so must never change: XXH3 with seed 0.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
 use twox_hash::{XxHash3_64, XxHash3_128};
 
-/// 64-bit hash of a key: which bucket, which split, which rows of a hashed table.
+/// 64-bit hash of a key: decides buckets, splits and hashed rows.
 #[inline]
 pub fn hash64(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
-/// 128-bit hash of a key, for identities: collisions are not expected in any log.
+/// 128-bit hash of a key, for identities: no log is large enough to expect a collision.
 #[inline]
 pub fn hash128(bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot(bytes)
 }
 
-/// [`hash128`] of all that `input` holds, a piece at a time.
+/// Computes [`hash128`] of everything in `input`, reading 1 MiB at a time.
+///
+/// # Errors
+///
+/// A read error of `input`.
 pub fn hash128_of(mut input: impl Read) -> io::Result<u128> {
     let mut hasher = XxHash3_128::new();
     let mut piece = vec![0; 1 << 20];
@@ -31,24 +35,24 @@ pub fn hash128_of(mut input: impl Read) -> io::Result<u128> {
     }
 }
 
-/// A writer that passes on what it is given, and knows [`hash128`] of all of it.
+/// A writer that passes bytes on and computes [`hash128`] of them.
 pub struct Hashed<W> {
     inner: W,
     hasher: XxHash3_128,
 }
 
 impl<W> Hashed<W> {
-    /// A writer to `inner` that has hashed nothing yet.
+    /// Wraps `inner`; nothing is hashed yet.
     pub fn new(inner: W) -> Self {
         Self { inner, hasher: XxHash3_128::new() }
     }
 
-    /// What it writes to.
+    /// Returns the inner writer.
     pub fn get_ref(&self) -> &W {
         &self.inner
     }
 
-    /// Hash of all that was written.
+    /// Returns the hash of everything written so far.
     pub fn hash(&self) -> u128 {
         self.hasher.finish_128()
     }
@@ -72,7 +76,7 @@ impl<W: fmt::Debug> fmt::Debug for Hashed<W> {
     }
 }
 
-/// A well-mixed 64-bit number from two others (the SplitMix64 finaliser).
+/// Mixes two numbers into a well-distributed 64-bit number (SplitMix64's finaliser); a bijection of `value` for each `seed`.
 #[inline]
 pub fn mix64(seed: u64, value: u64) -> u64 {
     let mut z =

@@ -1,7 +1,7 @@
-//! The contracts between the parts: what a history means, what the tables hold, what the configuration says.
+//! Contracts between the programs: the meaning of a history, the columns of the tables, the keys of the configuration.
 //!
-//! `pipeline` writes the tables and `trainer` reads them; neither knows the other. What both must agree on is here. It reads and
-//! writes nothing but the configuration file, and depends on no other crate of the workspace.
+//! `pipeline` writes the tables and `trainer` reads them; they share only this crate. It does no input or output besides reading
+//! configuration and secret files and the machine's memory limits, and depends on no other crate of the workspace.
 
 pub mod condition;
 pub mod config;

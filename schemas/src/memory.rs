@@ -1,4 +1,4 @@
-//! How much memory a run may use: written as `1GiB`, measured in bytes.
+//! Memory sizes, written as `1GiB`, and the machine's limits.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ pub struct MemorySize {
     pub bytes: u64,
 }
 
-/// Text that is not a size.
+/// Error for text that is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a size; write a number and a unit, such as 512MiB, 1GiB or 2GB")]
 pub struct NotASize {
     text: String,
 }
 
-/// Largest first; a size prints in the largest that divides it.
+/// Largest unit first; a size prints in the largest unit that divides it.
 const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("TB", 1_000_000_000_000),
@@ -34,17 +34,17 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// Where the machine does not say how much it has.
+/// Assumed memory of a machine that does not report its own.
 const UNKNOWN_MACHINE_BYTES: u64 = 4 << 30;
 
 impl MemorySize {
-    /// So many bytes, at least 1.
+    /// Returns a size of `bytes`, at least 1.
     pub const fn bytes(bytes: u64) -> Self {
         Self { bytes: if bytes == 0 { 1 } else { bytes } }
     }
 
-    /// Half of what this process may use: of the machine's memory, or of its control group's limit where
-    /// that is lower.
+    /// Returns half of the memory that this process may use: the machine's, or its control group's limit if lower. Assumes 4 GiB
+    /// if neither is known.
     pub fn half_of_machine() -> Self {
         let read = |path: PathBuf| std::fs::read_to_string(path).ok();
         let total = read("/proc/meminfo".into()).and_then(|text| meminfo_total(&text));
@@ -55,15 +55,15 @@ impl MemorySize {
     }
 }
 
-/// The line `MemTotal:  24576000 kB`.
+/// Returns the bytes in the line `MemTotal:  24576000 kB`.
 fn meminfo_total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1 << 10)
 }
 
-/// The files that may hold a limit: those of the process's control group and of every group around it. A
-/// container often sees its own group as the outermost.
+/// Returns the files that may hold a memory limit: of the process's control group and of all groups around it. A container often
+/// sees its own group as the outermost.
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {

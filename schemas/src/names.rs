@@ -1,12 +1,12 @@
-//! Names of models and runs: each is one directory below the root, whoever wrote the file that it stands in.
+//! Names of models and runs. Each is one directory below the root, so names read from files are checked.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-/// Endings that checkpoints and their neighbours use themselves.
+/// Suffixes that checkpoints use for their own files.
 const RESERVED: [&str; 3] = [".previous", ".writing", ".json"];
 
-/// Whether `name` is one plain directory name that no checkpoint uses itself.
+/// Returns true if `name` is a single directory name (ASCII letters, digits, `_`, `-`, `.`) that no checkpoint uses itself.
 pub fn is_plain(name: &str) -> bool {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
     !name.is_empty()
@@ -15,7 +15,11 @@ pub fn is_plain(name: &str) -> bool {
         && !RESERVED.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// A name out of a file: a path such as `../..` is an error of that file. For serde's `deserialize_with`.
+/// Deserializes a name, for serde's `deserialize_with`.
+///
+/// # Errors
+///
+/// Any other text, such as the path `../..`.
 pub fn plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;
     if is_plain(&name) {
@@ -25,14 +29,14 @@ pub fn plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
     }
 }
 
-/// [`plain`], of a name that may be missing.
+/// [`plain`] for an optional name.
 pub fn plain_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     struct Plain(#[serde(deserialize_with = "plain")] String);
     Ok(Option::<Plain>::deserialize(deserializer)?.map(|Plain(name)| name))
 }
 
-/// [`plain`], of each name in a list or set.
+/// [`plain`] for each name in a list or set.
 pub fn plain_each<'de, D: Deserializer<'de>, C: FromIterator<String>>(
     deserializer: D,
 ) -> Result<C, D::Error> {

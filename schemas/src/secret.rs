@@ -1,21 +1,21 @@
 //! Secrets, and how they are kept out of everything that programs write: models, records, lock files, messages.
 //!
-//! A configuration never holds one: its validation refuses it, and names `env:NAME` and `file:PATH` instead. What is quoted
-//! before that (a `--set` argument, a line of the file that cannot be read) goes through [`shown_setting`] and [`may_hold`].
+//! A configuration never holds a secret: validation refuses it, and requires `env:NAME` or `file:PATH` instead. Text quoted
+//! before validation (a `--set` argument, a line that does not parse) goes through [`shown_setting`] and [`may_hold`].
 
 use std::fmt;
 
-/// What was read from where `env:NAME` or `file:PATH` says. It has no `Display` and is never stored.
+/// A value read from `env:NAME` or `file:PATH`. It has no `Display` and is never stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// A secret with this value.
+    /// Wraps a secret value.
     pub fn new(value: String) -> Self {
         Self(value)
     }
 
-    /// The value itself, for the one who has to present it: never print it.
+    /// Returns the value, to present it to a server. Never print it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -27,11 +27,11 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What stands for a secret.
+/// Replacement for a secret in output.
 pub const HIDDEN: &str = "***";
 
-/// Parts of the names of settings that are secrets: ours, and those of librdkafka 2.12 that hold a credential. Names that are
-/// nearly one count too: a misspelt key must not be stored either.
+/// Parts of setting names that mark a secret: ours, and those of librdkafka 2.12 that hold a credential. Parts also match
+/// misspelt keys, which must not be stored either.
 const NAMES: [&str; 9] = [
     "passw",
     "passphrase",
@@ -44,13 +44,13 @@ const NAMES: [&str; 9] = [
     "private_key",
 ];
 
-/// Whether a setting of this name is a secret. A key by its place in a file (`ssl.key.location`) is none.
+/// Returns true if a setting of this name is a secret. The path of a key file (`ssl.key.location`) is none.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     NAMES.iter().any(|part| name.contains(part))
 }
 
-/// Whether a text has an address with a user or a password in it, such as `https://user:password@host`.
+/// Returns true if the text contains an address with a user or password, such as `https://user:password@host`.
 pub fn has_userinfo(text: &str) -> bool {
     text.match_indices("://").any(|(at, mark)| {
         let rest = &text[at + mark.len()..];
@@ -59,12 +59,12 @@ pub fn has_userinfo(text: &str) -> bool {
     })
 }
 
-/// Whether a line of a configuration may hold a secret.
+/// Returns true if a line of a configuration may hold a secret.
 pub fn may_hold(line: &str) -> bool {
     is_secret(line) || has_userinfo(line) || (line.contains("registry") && line.contains('@'))
 }
 
-/// A `KEY=VALUE` argument as it may be shown. Values are hidden that are secrets, or sections that may have one inside.
+/// Returns a `KEY=VALUE` argument fit for display: the value is hidden if it is a secret, or a section that may contain one.
 pub fn shown_setting(setting: &str) -> String {
     match setting.split_once('=') {
         None if may_hold(setting) => HIDDEN.into(),
@@ -78,12 +78,12 @@ pub fn shown_setting(setting: &str) -> String {
     }
 }
 
-/// Whether a key is a whole section that has secrets inside.
+/// Returns true if the key is a whole section that may contain secrets.
 fn is_section(key: &str) -> bool {
     ["kafka", "kafka.properties"].contains(&key.trim())
 }
 
-/// The command line of this process, without secrets.
+/// Returns the command line of this process without secrets.
 pub fn command_line() -> String {
     shown_arguments(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()))
 }
@@ -106,8 +106,8 @@ fn shown_arguments(arguments: impl Iterator<Item = String>) -> String {
 mod tests {
     use super::*;
 
-    /// All properties of librdkafka 2.12 that are or hold a credential, from its `CONFIGURATION.md` and from `_RK_SENSITIVE` in
-    /// `rdkafka_conf.c`; the latter also names paths, certificates and users, which are none.
+    /// All credentials among the properties of librdkafka 2.12, from its `CONFIGURATION.md` and from `_RK_SENSITIVE` in
+    /// `rdkafka_conf.c`, which also marks paths, certificates and users: these are not credentials.
     const CREDENTIALS: [&str; 11] = [
         "ssl.key.password",
         "ssl.key.pem",

@@ -1,6 +1,6 @@
-//! The tables of a root: their names, columns and codes.
+//! The tables of a root: names, columns and codes.
 //!
-//! The names and types here are an interface: other programs read the same Parquet shards.
+//! Names and types are a public interface: other programs read the same Parquet shards.
 
 use std::sync::{Arc, LazyLock};
 
@@ -8,27 +8,27 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
 /// Accepted interactions, partitioned by [`EVENT_DATE`].
 pub const EVENTS: &str = "events";
-/// The catalogue.
+/// Item catalogue.
 pub const ITEMS: &str = "items";
 /// Rejected input records.
 pub const DEAD_LETTERS: &str = "dead_letters";
-/// Which rejected records were sent to a topic again.
+/// Rejected records that were sent to a topic again.
 pub const REPLAYS: &str = "replays";
-/// Who was forgotten: keyed hashes of users, whose records do not come in again.
+/// Forgotten users, as keyed hashes; their records are not accepted again.
 pub const FORGOTTEN: &str = "forgotten";
-/// Windows of the users' histories.
+/// Windows of users' histories.
 pub const SEQUENCES: &str = "sequences";
-/// Rows of [`SEQUENCES`] that own a new event, for the incremental refresh of a model.
+/// Windows that own a new event, for incremental refreshes of a model; columns as in [`SEQUENCES`].
 pub const REFRESH: &str = "refresh";
-/// Each user's recall instructions.
+/// Recall instructions of each user.
 pub const INSTRUCTIONS: &str = "instructions";
-/// The partition column of [`EVENTS`]: the UTC date of `ts`.
+/// Partition column of [`EVENTS`]: the UTC date of `ts`.
 pub const EVENT_DATE: &str = "event_date";
 
-/// "No item": item indexes count from 1.
+/// Index that means "no item"; items count from 1.
 pub const NO_ITEM: u32 = 0;
 
-/// Epoch milliseconds, UTC: the type of every instant in the tables.
+/// Type of every instant in the tables: epoch milliseconds, UTC.
 pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
@@ -45,7 +45,7 @@ fn optional(name: &str, of: DataType) -> Field {
     Field::new(name, of, true)
 }
 
-/// One row is one accepted interaction.
+/// Columns of [`EVENTS`]. One row per accepted interaction.
 pub static EVENTS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         required("event_id", DataType::Utf8),
@@ -62,7 +62,8 @@ pub static EVENTS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// One row is one item; `attributes` are the configured categorical attributes, each a list of values.
+/// Columns of [`ITEMS`]. One row per item; each name in `attributes`, the configured categorical ones, is a column of lists of
+/// values.
 pub fn items_schema<'a>(attributes: impl IntoIterator<Item = &'a str>) -> SchemaRef {
     let mut fields = vec![
         required("item_id", DataType::Utf8),
@@ -75,10 +76,10 @@ pub fn items_schema<'a>(attributes: impl IntoIterator<Item = &'a str>) -> Schema
     Arc::new(Schema::new(fields))
 }
 
-/// The columns of [`items_schema`] that are not attributes.
+/// Columns of [`items_schema`] that are not attributes.
 pub const ITEM_COLUMNS: [&str; 5] = ["item_id", "item_index", "title", "release_ts", "active"];
 
-/// One row is one rejected record, with its bytes as they came.
+/// Columns of [`DEAD_LETTERS`]. One row per rejected record, with its original bytes.
 pub static DEAD_LETTERS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         required("source", DataType::Utf8),
@@ -91,8 +92,8 @@ pub static DEAD_LETTERS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// One row is one rejected record that was sent to a topic, and acknowledged; `source` and `position` are those of
-/// [`DEAD_LETTERS`].
+/// Columns of [`REPLAYS`]. One row per rejected record that was sent to a topic again and acknowledged; `source` and `position`
+/// as in [`DEAD_LETTERS`].
 pub static REPLAYS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         required("topic", DataType::Utf8),
@@ -102,12 +103,12 @@ pub static REPLAYS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// One row is one user who was forgotten.
+/// Columns of [`FORGOTTEN`]. One row per forgotten user.
 pub static FORGOTTEN_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![required("user_hash", DataType::Utf8), required("forgotten_at", timestamp())]))
 });
 
-/// One row is one window of one user's history; the lists of a row have equal length.
+/// Columns of [`SEQUENCES`] and [`REFRESH`]. One row per window of a user's history; the lists of a row have equal length.
 pub static SEQUENCES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         required("user_id", DataType::Utf8),
@@ -121,18 +122,18 @@ pub static SEQUENCES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The table with the instruction examples of one attribute or derived condition.
+/// Name of the table with the instruction examples of an attribute or derived condition.
 pub fn sft_table(condition: &str) -> String {
     format!("sft/{condition}")
 }
 
-/// Whether a table has the examples of some condition.
+/// Returns true if the table holds instruction examples.
 pub fn is_sft(table: &str) -> bool {
     table.strip_prefix(&sft_table("")).is_some_and(|condition| !condition.is_empty())
 }
 
-/// One row is one instruction example (Eq. 6): a target, the history before it, and a value of the condition that the
-/// target carries. The lists of a row have equal length.
+/// Columns of the `sft/` tables. One row per instruction example (Eq. 6): a target, the history before it, and a value of the
+/// condition that the target carries. The lists of a row have equal length.
 pub static SFT_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         required("user_id", DataType::Utf8),
@@ -150,7 +151,7 @@ pub static SFT_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// One row is one user: the conditions met most often in the window, and their shares of what was met.
+/// Columns of [`INSTRUCTIONS`]. One row per user: the conditions met most often in the window, and each one's share.
 pub static INSTRUCTIONS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         required("user_id", DataType::Utf8),
@@ -161,7 +162,7 @@ pub static INSTRUCTIONS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The columns of a table that grows by appended shards, and so must keep its columns.
+/// Returns the columns of a table that grows by appended shards and therefore keeps its columns; `None` for other tables.
 pub fn appended_schema(table: &str) -> Option<&'static SchemaRef> {
     match table {
         EVENTS => Some(&EVENTS_SCHEMA),
@@ -172,7 +173,7 @@ pub fn appended_schema(table: &str) -> Option<&'static SchemaRef> {
     }
 }
 
-/// The partition columns of a table of the contract.
+/// Returns the partition columns of a table that this module declares.
 pub fn partition_columns(table: &str) -> Option<&'static [&'static str]> {
     match table {
         EVENTS => Some(&[EVENT_DATE]),
@@ -182,7 +183,7 @@ pub fn partition_columns(table: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// A column of a table, where the contract knows it: the type in which every reader gets it, whatever its shards have.
+/// Returns a column that this module declares, with the type in which every reader gets it, whatever type its shards have.
 pub fn column(table: &str, name: &str) -> Option<FieldRef> {
     let schema: &SchemaRef = match table {
         SEQUENCES | REFRESH => &SEQUENCES_SCHEMA,
@@ -197,36 +198,35 @@ pub fn column(table: &str, name: &str) -> Option<FieldRef> {
     schema.field_with_name(name).ok().cloned().map(Arc::new)
 }
 
-/// Why an input record was rejected: the codes of `dead_letters.reason`.
+/// Reason for rejecting an input record: the codes of `dead_letters.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// A required field is absent, null or empty.
     MissingField,
-    /// A time that does not parse in the configured unit.
+    /// A time does not parse in the configured unit.
     InvalidTime,
-    /// A time outside the configured range.
+    /// A time lies outside the configured range.
     TimeOutOfRange,
-    /// A field of another type than its column's, or a CSV record of another width than the header, or with
-    /// quotes that do not pair up.
+    /// A field does not have its column's type, or a CSV record has another width than the header, or quotes that do not pair up.
     WrongType,
-    /// Not a JSON object, or not JSON.
+    /// The record is not JSON, or not an object.
     MalformedJson,
-    /// Bytes that are not UTF-8.
+    /// The bytes are not UTF-8.
     InvalidUtf8,
-    /// A record longer than the configured limit.
+    /// The record is longer than the configured limit.
     TooLong,
-    /// A message without a value, which deletes its key elsewhere and says nothing of an interaction.
+    /// The message has no value: a deletion of its key, not an interaction.
     Tombstone,
-    /// Not Avro or Protobuf of the schema that it names, or that is configured.
+    /// The message does not decode with the Avro or Protobuf schema that it names or that is configured.
     MalformedBinary,
-    /// A message of a schema that the registry does not have, or that cannot be read.
+    /// The registry does not have the message's schema, or the schema cannot be read.
     UnknownSchema,
-    /// The user was forgotten: counted, and never stored.
+    /// The user was forgotten; such records are counted but never stored.
     Forgotten,
 }
 
 impl Reason {
-    /// Every reason that is stored, in the order above.
+    /// Every stored reason, in the order above.
     pub const ALL: [Self; 10] = [
         Self::MissingField,
         Self::InvalidTime,
@@ -240,7 +240,7 @@ impl Reason {
         Self::UnknownSchema,
     ];
 
-    /// The code as stored.
+    /// Returns the code in the table.
     pub fn code(self) -> &'static str {
         match self {
             Self::MissingField => "missing_field",
@@ -258,44 +258,44 @@ impl Reason {
     }
 }
 
-/// The table properties of [`SEQUENCES`] and [`REFRESH`] that say how their lists were computed.
+/// Keys of table properties that record how rows were computed; most belong to [`SEQUENCES`] and [`REFRESH`].
 pub mod properties {
     /// `Δτ` in milliseconds, or `off`.
     pub const DELTA_TAU_MS: &str = "delta_tau_ms";
-    /// The gap that starts a session, in milliseconds.
+    /// Gap that starts a session, in milliseconds.
     pub const SESSION_GAP_MS: &str = "session_gap_ms";
-    /// The gap that starts a request batch where none is logged, in milliseconds.
+    /// Gap that starts a request batch where no request is logged, in milliseconds.
     pub const BATCH_GAP_MS: &str = "batch_gap_ms";
     /// `file-order` or `shuffled`.
     pub const TIE_POLICY: &str = "tie_policy";
-    /// The longest row.
+    /// Maximum positions per row.
     pub const MAX_LEN: &str = "max_len";
-    /// The version of `events` that was read.
+    /// Version of `events` that was read.
     pub const EVENTS_VERSION: &str = "events_version";
-    /// The version of `items` that was read.
+    /// Version of `items` that was read.
     pub const ITEMS_VERSION: &str = "items_version";
-    /// Hash of the configuration that decided the rows.
+    /// Hash of the configuration that determines the rows.
     pub const CONFIG_HASH: &str = "config_hash";
-    /// Within how many days equal ids are one event: in `events`, the fewest that a writer has looked at. A table that does not
-    /// say it looked at each date by itself.
+    /// Days within which equal event ids are one event; in `events`, the smallest number that any writer used. Without this
+    /// property, each date was deduplicated by itself.
     pub const DEDUP_DAYS: &str = "dedup_days";
-    /// Event ids that several users share within [`DEDUP_DAYS`], at [`EVENTS_VERSION`]. Each is 16 hexadecimal digits, of the date
-    /// and the hash. A table without this property did not look, or found too many.
+    /// Event ids that several users share within [`DEDUP_DAYS`], at [`EVENTS_VERSION`]: 16 hexadecimal digits of date and hash
+    /// for each, separated by spaces. Missing if the build did not look, or found too many.
     pub const SHARED_EVENT_IDS: &str = "shared_event_ids";
-    /// The settings that [`CONFIG_HASH`] is the hash of: `[sequences]` as TOML; in `instructions`, its own as JSON.
+    /// Settings whose hash is [`CONFIG_HASH`]: `[sequences]` as TOML; for `instructions`, its own settings as JSON.
     pub const SETTINGS: &str = "settings";
-    /// `sft/<condition>`: the attribute or derived condition.
+    /// In `sft/<condition>`: the attribute or derived condition.
     pub const CONDITION: &str = "condition";
-    /// `sft/<condition>`: the ages of a derived condition.
+    /// In `sft/<condition>`: the age range of a derived condition.
     pub const AGE: &str = "age";
-    /// `refresh`: events committed after this version of `events` are new.
+    /// In `refresh`: the version of `events` after which events are new.
     pub const SINCE_VERSION: &str = "since_version";
-    /// How many request intervals the log has; the three below are there when it has any.
+    /// Number of request intervals in the log. The three properties below exist if it is not 0.
     pub const REQUEST_INTERVALS: &str = "request_intervals";
-    /// Their mean in milliseconds, the `Δτ` that they suggest.
+    /// Mean request interval in milliseconds, the suggested `Δτ`.
     pub const REQUEST_INTERVAL_MEAN_MS: &str = "request_interval_mean_ms";
-    /// Their median in milliseconds.
+    /// Median request interval in milliseconds.
     pub const REQUEST_INTERVAL_MEDIAN_MS: &str = "request_interval_median_ms";
-    /// Their 90th percentile in milliseconds.
+    /// 90th percentile of request intervals in milliseconds.
     pub const REQUEST_INTERVAL_P90_MS: &str = "request_interval_p90_ms";
 }

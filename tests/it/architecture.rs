@@ -1,10 +1,10 @@
-//! ARCHITECTURE.md names files that are there.
+//! Checks that ARCHITECTURE.md names existing files.
 
 use std::path::Path;
 
 const ROOMS: [&str; 8] = ["config", "crates", "fuzz", "jobs", "pipeline", "schemas", "tests", "trainer"];
 
-/// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+/// Expands `a/{b,c}.rs` to `a/b.rs` and `a/c.rs`.
 fn expanded(path: &str) -> Vec<String> {
     match path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
         None => vec![path.to_owned()],

@@ -86,7 +86,7 @@ fn bad_records_are_dead_letters_with_their_position_and_the_sum_is_printed() {
     for reason in ["missing_field", "invalid_time", "wrong_type", "invalid_utf8"] {
         assert!(dead.contains(reason), "{reason}: {dead}");
     }
-    // Too many of them stop a run, and nothing is stored.
+    // Too many of them stop the run, and nothing is stored.
     let other = workspace.path("other");
     let args = ["ingest", "--max-dead-letter-rate", "0.001", "--root", other.to_str().unwrap()];
     assert_mentions(&workspace.fail("pipeline", &args, 1), &["4 of 805", "0.10 %", "row 801"]);
@@ -130,7 +130,7 @@ fn a_condition_that_cannot_be_learned() {
     assert_mentions(&shown, &["examples by role", "Jazz (10)", "condition = genre"]);
     workspace.succeed("pipeline", &[&["build-sequences"][..], &share].concat());
     workspace.succeed("pipeline", &[&["inspect", "--verify"][..], &share].concat());
-    // Pre-training on everything would learn what the examples ask for.
+    // With everything used for pre-training, the model would learn the examples' targets.
     workspace.succeed("pipeline", &["build-sequences"]);
     let text = workspace.fail("pipeline", &[&["inspect", "--verify", "sft/genre"][..], &share].concat(), 3);
     assert_mentions(&text, &["table `sft/genre`", "shard part-", "user `u", "pre-training target"]);

@@ -1,7 +1,7 @@
-//! A checkpoint that an earlier version wrote opens, serves, is judged and goes on learning.
+//! A checkpoint of an earlier version opens, serves, can be evaluated and goes on learning.
 //!
 //! `tests/data/checkpoint-0.1` is a model that version 0.1 trained on the log of [`Workspace`], with its lists and figures.
-//! `CLIMBER_PILOT_FIXTURE=write` writes it anew, with the programs beside the test.
+//! `CLIMBER_PILOT_FIXTURE=write` writes it anew, with the programs under test.
 
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ fn a_checkpoint_of_version_0_1_opens_serves_and_learns() {
     }
     copy(&fixture().join("model"), &model);
 
-    // The scores of another processor may differ in their last bits, and so may the order of near ties.
+    // Scores on another processor may differ in their last bits, and so may the order of near ties.
     let expected = rows(&std::fs::read(fixture().join("lists.jsonl")).unwrap());
     let served = rows(&workspace.succeed("trainer", &RETRIEVE).stdout);
     assert_eq!(served.len(), expected.len());

@@ -1,4 +1,4 @@
-//! Engines of others at our tables, and ours at what they wrote: delta-rs, DuckDB, Polars, Spark with Delta.
+//! Other engines read our tables, and our programs read what they wrote: delta-rs, DuckDB, Polars, Spark with Delta.
 
 use std::process::{Command, Output};
 
@@ -6,7 +6,7 @@ use crate::programs::{EVENTS_A_USER, Workspace, json};
 
 const USER: &str = "u3";
 
-/// `engines.py ARGS`, by the Python of CLIMBER_PYTHON.
+/// Runs `engines.py ARGS` with the Python of CLIMBER_PYTHON.
 fn python(args: &[&str]) -> Output {
     let python = std::env::var("CLIMBER_PYTHON").unwrap_or_else(|_| "python3".into());
     // Tests run in their crate's directory.
@@ -20,7 +20,7 @@ fn engine(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The engines that are there; says it loudly where there are none.
+/// Returns the available engines; prints a notice if there are none.
 fn engines(test: &str) -> Vec<String> {
     let output = python(&["have"]);
     if !output.status.success() {
@@ -39,7 +39,7 @@ fn engines(test: &str) -> Vec<String> {
     have
 }
 
-/// All tables, made of two files.
+/// Returns a workspace with all tables, built from two files.
 fn built() -> Workspace {
     let workspace = Workspace::new();
     workspace.write("more.csv", "user,item,time\nu1,i1,1600000000\nu1,,1600000001\n");
@@ -97,7 +97,7 @@ fn what_others_write_is_read_found_and_built_from() {
     for table in ["events", "items"] {
         verify(table);
     }
-    // The catalogue again, and the log: nothing is new.
+    // The catalogue and the log are read again: nothing is new.
     let again = json(&workspace.succeed("pipeline", &["ingest", "--json"]));
     assert_eq!(again["events"]["accepted"], 0, "{again}");
     workspace.succeed("pipeline", &["build-sequences"]);
@@ -113,7 +113,7 @@ fn what_others_write_is_read_found_and_built_from() {
         let rest = rows(&workspace, "events");
         engine(&["spark-delete", &path(&workspace, "events"), "u6"]);
         assert_eq!(rows(&workspace, "events"), rest - u64::from(EVENTS_A_USER));
-        // Its times have 96 bits.
+        // Spark writes times of 96 bits.
         verify("events");
         engine(&["spark-append", &path(&workspace, "events")]);
         assert_eq!(rows(&workspace, "events"), rest - u64::from(EVENTS_A_USER) + 1);

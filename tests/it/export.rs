@@ -32,7 +32,7 @@ fn a_trained_model_is_exported() {
     let weights = std::fs::read(workspace.root().join("models/m/model.safetensors")).unwrap();
     assert_eq!(exported[5].1, weights);
 
-    // Again: the same files. Nothing is left beside them.
+    // A second export gives the same files, and leaves nothing beside them.
     workspace.succeed("trainer", &export);
     assert_eq!(files(&workspace.path("exported")), exported);
     let entries = std::fs::read_dir(workspace.path("")).unwrap();

@@ -11,7 +11,7 @@ use crate::programs::{Workspace, files, json, stderr};
 
 const USER: &str = "person-77";
 
-/// The tables, and files beside the models, in which some text or bytes name the user.
+/// Returns the tables, and the files beside the models, in which a text or bytes name the user.
 async fn naming(root: &Path) -> Vec<String> {
     let opened = Root::new(root.to_str().unwrap()).unwrap();
     let mut naming = Vec::new();
@@ -37,7 +37,7 @@ async fn naming(root: &Path) -> Vec<String> {
         }
     }
     for (name, bytes) in files(&root.join("models")) {
-        // Ids are short: a packed page that holds one shows it, or not; what is read says for sure.
+        // Ids are short, and a compressed page may or may not show one, so the rows are read.
         if name.ends_with(".parquet") {
             let rows = trainer::judge::stored::read_ranks(&root.join("models").join(&name)).unwrap().unwrap();
             if rows.iter().any(|row| row.user_id == USER) {
@@ -51,7 +51,7 @@ async fn naming(root: &Path) -> Vec<String> {
     naming
 }
 
-/// A log in which `u3` has become the person, with two records of theirs that are none.
+/// Returns a workspace whose log calls `u3` the person, with two broken records of theirs.
 fn workspace() -> Workspace {
     let workspace = Workspace::new();
     let log = std::fs::read_to_string(workspace.path("log.csv")).unwrap();
@@ -98,12 +98,12 @@ async fn nothing_is_left_and_nothing_comes_back() {
     assert_eq!(rows("events"), crate::programs::EVENTS_A_USER);
     assert_eq!(rows("dead_letters"), 2);
     assert_eq!(naming(&workspace.root()).await, Vec::<String>::new());
-    // The rest is as sound as before, and as a build would make it.
+    // The rest is valid, and as a build would make it.
     run(&workspace, "pipeline", &["inspect", "--verify"]);
     let text = stderr(&workspace.succeed("pipeline", &[&["forget", "--user", USER][..], &SETTINGS].concat()));
     assert!(text.contains("1 of them forgotten before") && text.contains("0 rows taken out"), "{text}");
 
-    // The source still has them: they are counted.
+    // The source still holds the person's events: they are counted.
     let again = run(&workspace, "pipeline", &["ingest"])["events"].clone();
     let number = |counts: &Value, name: &str| counts[name].as_u64().unwrap();
     assert_eq!(number(&again, "read"), number(&read, "read"));
@@ -117,7 +117,7 @@ async fn nothing_is_left_and_nothing_comes_back() {
     run(&workspace, "pipeline", &["build-sequences"]);
     assert_eq!(naming(&workspace.root()).await, Vec::<String>::new());
 
-    // Without the key hashes match no user: nothing is read rather than everything.
+    // Without the key, hashes match no user: reading is refused.
     let key = key(&workspace);
     std::fs::rename(&key, workspace.path("lost")).unwrap();
     let ingest = [&["ingest"][..], &SETTINGS].concat();
@@ -128,7 +128,7 @@ async fn nothing_is_left_and_nothing_comes_back() {
     workspace.succeed("pipeline", &[&ingest[..], &["--set", &setting]].concat());
 }
 
-/// The key of the root's hashes: the only file in the state directory, and no other file of the root or beside it has it.
+/// Returns the path of the root's key: the only file in the state directory; no file of the root contains it.
 fn key(workspace: &Workspace) -> std::path::PathBuf {
     let directory = workspace.path("state/climber-pilot/erasure-keys");
     let keys = files(&directory);
@@ -160,7 +160,7 @@ fn a_key_beside_the_hashes_is_still_read_and_said() {
     std::fs::rename(&beside, &key).unwrap();
     let text = stderr(&workspace.succeed("pipeline", &forget(USER)));
     assert!(text.contains("1 of them forgotten before") && !text.contains("warning"), "{text}");
-    // A root that was moved finds its key.
+    // A root that was moved still finds its key.
     std::fs::rename(workspace.root(), workspace.path("moved")).unwrap();
     let moved = [&forget(USER)[..], &["--root", "moved"]].concat();
     let text = stderr(&workspace.succeed("pipeline", &moved));
@@ -176,7 +176,7 @@ fn a_mistaken_root_or_user_is_refused() {
     assert!(text.contains("--user"), "{text}");
 }
 
-/// One count of `ingest`, of all its files.
+/// Returns one count of `ingest`, over all its files.
 fn count(report: &Value, name: &str) -> u64 {
     report["events"][name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"))
 }
@@ -220,7 +220,7 @@ async fn an_id_with_marks_is_found_in_torn_records_and_others_are_spared() {
     );
 }
 
-/// The header says whose a line is as long as the file has the line; another file of the same name says nothing.
+/// The header attributes a line only while the file still holds that line; another file of the same name attributes nothing.
 #[test]
 fn records_of_a_replaced_file_are_found_and_those_of_a_longer_one_spared() {
     let workspace = Workspace::new();
@@ -231,11 +231,11 @@ fn records_of_a_replaced_file_are_found_and_those_of_a_longer_one_spared() {
     let log = "user,item,time\n7,9,never\n9,7,never\n8,9,1700000000\n8,9,1700000001\n";
     workspace.write("log.csv", log);
     run(&workspace, "pipeline", &["ingest"]);
-    // The log goes on: 9's record is 9's.
+    // The log was extended: 9's record is still 9's.
     workspace.write("log.csv", format!("{log}8,7,1700000100\n"));
     run(&workspace, "pipeline", &["forget", "--user", "7"]);
     assert_eq!(letters(&workspace), 1);
-    // Another file has taken its name, whose header would say that the record is of item 9's reader.
+    // Another file has taken its name; its header would attribute the record to another user.
     workspace.write("log.csv", "item,user,time\n1,2,1700000000\n");
     run(&workspace, "pipeline", &["forget", "--user", "9"]);
     assert_eq!(letters(&workspace), 0);
@@ -277,7 +277,7 @@ fn ids_that_look_alike_and_links_that_lead_out_are_named() {
 fn what_cannot_be_looked_at_is_an_error() {
     let workspace = Workspace::new();
     run(&workspace, "pipeline", &["ingest"]);
-    // A directory that leads nowhere, as one that may not be read.
+    // A directory that cannot be listed: a symbolic link to itself.
     let sft = workspace.root().join("sft");
     std::os::unix::fs::symlink(&sft, &sft).unwrap();
     let text = workspace.fail("pipeline", &["forget", "--user", "u3"], 1);

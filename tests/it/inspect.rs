@@ -1,4 +1,4 @@
-//! `pipeline inspect`: claims proven and violations named, pages, and what a target may see.
+//! `pipeline inspect`: proofs and violations, pages, and what a target may see.
 
 mod pages;
 pub(crate) mod tables;

@@ -1,7 +1,7 @@
-//! A program killed at any commit, and run again, leaves the tables that an undisturbed run leaves.
+//! A program killed at any commit and run again leaves the same tables as an undisturbed run.
 //!
-//! The kill is a real one: the program stops at a named point (`store::failpoint`) and is sent SIGKILL there,
-//! so nothing of it runs any more, no destructor and no clean-up.
+//! The kill is real: the program stops at a named point (`store::failpoint`) and gets SIGKILL there, so no destructor and no
+//! clean-up runs.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -17,8 +17,7 @@ const SFT_GENRE: &str = "sft/genre";
 
 use crate::programs::{Workspace, copy};
 
-/// Table → its rows as text, sorted, without what a second run cannot repeat; a table that is not there has
-/// no entry.
+/// Table → its rows as text, sorted, without values that a second run cannot repeat; missing tables have no entry.
 type Contents = BTreeMap<&'static str, Vec<String>>;
 
 async fn contents(root: &Path) -> Contents {
@@ -52,7 +51,7 @@ async fn contents(root: &Path) -> Contents {
 struct Scene<'a> {
     workspace: &'a Workspace,
     args: &'a [&'a str],
-    /// The root that every run gets a copy of.
+    /// Root that every run gets a copy of.
     before: &'a Path,
 }
 
@@ -86,7 +85,7 @@ impl Scene<'_> {
         child.wait().unwrap();
     }
 
-    /// For each point: kill there, run again, compare with an undisturbed run.
+    /// Kills the command at each point, runs it again, and compares the tables with those of an undisturbed run.
     async fn check(&self, points: &[&str]) {
         let undisturbed = self.start("undisturbed");
         let before = contents(&undisturbed).await;
@@ -115,7 +114,7 @@ impl Scene<'_> {
     }
 }
 
-/// A workspace whose log has bad records and an item that is in no catalogue, and a second log.
+/// Returns a workspace whose log has bad records and an item without a catalogue entry, and a second log.
 fn workspace() -> Workspace {
     let workspace = Workspace::new();
     let mut log = std::fs::read_to_string(workspace.path("log.csv")).unwrap();
@@ -173,7 +172,7 @@ async fn an_ingest_that_spills() {
 async fn a_build_of_sequences() {
     let workspace = workspace();
     workspace.succeed("pipeline", &["ingest", "--max-dead-letter-rate", "0.1"]);
-    // Without this table the build gives the items their indexes.
+    // Without this table, the build gives the items their indexes.
     std::fs::remove_dir_all(workspace.root().join(ITEMS)).unwrap();
     let scene = Scene { workspace: &workspace, args: &["build-sequences"], before: &workspace.root() };
     let points = [
@@ -216,7 +215,7 @@ async fn a_build_of_examples() {
     scene.check(&points).await;
 }
 
-/// A compaction changes no row: what is left after a kill, and after a second run, is compared with what was there.
+/// A compaction changes no row: the tables after a kill, and after a second run, equal those before.
 #[tokio::test]
 async fn a_compaction() {
     let workspace = workspace();

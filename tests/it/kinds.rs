@@ -1,11 +1,11 @@
-//! A kind of model without gradients goes everywhere where the others go.
+//! A model without gradients works everywhere the others do.
 
 use serde_json::Value;
 
 use crate::jobs::{date, run_day, service};
 use crate::programs::{Workspace, json, stderr};
 
-/// Three days of a service whose model counts what follows what.
+/// Returns a service of three days whose model counts which item follows which.
 fn counting() -> Workspace {
     let workspace = service(3);
     let config = std::fs::read_to_string(workspace.path("config.toml")).unwrap();
@@ -15,7 +15,7 @@ fn counting() -> Workspace {
     workspace
 }
 
-/// HR@10 of `model` by protocol, seen items filtered.
+/// Returns HR@10 of `model` by protocol, seen items filtered.
 fn hr_10(report: &Value, model: &str) -> Vec<f64> {
     let rows = report["results"].as_array().unwrap().iter();
     let rows = rows.filter(|row| row["model"] == model && row["filter_seen"] == true);
@@ -64,7 +64,7 @@ fn it_is_judged_beside_the_others() {
     let pretrain = ["pretrain", "--name", "counted"];
     let first = workspace.succeed("trainer", &pretrain);
     assert!(stderr(&first).contains("epoch"), "{}", stderr(&first));
-    // The same again is unchanged, and so are the bytes of another run.
+    // A second run changes nothing, and another run gives the same bytes.
     let text = stderr(&workspace.succeed("trainer", &[&pretrain[..], &["--json"]].concat()));
     assert!(!text.contains("epoch   1"), "{text}");
     workspace.succeed("trainer", &["pretrain", "--name", "again"]);

@@ -1,4 +1,4 @@
-//! Whole-program tests: each command run as a user runs it, on a small log.
+//! Whole-program tests: each command runs as a user runs it, on a small log.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 

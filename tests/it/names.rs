@@ -1,23 +1,23 @@
-//! The workspace's public types: one name is one thing.
+//! Checks that each name of a public type in the workspace is one type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Where sources lie, below the workspace.
+/// Folders with sources.
 const CRATES: [&str; 5] = ["crates", "jobs", "pipeline", "schemas", "trainer"];
 
-/// Words before the name of a type.
+/// Keywords before the name of a type.
 const KINDS: [&str; 5] = ["struct", "enum", "trait", "type", "union"];
 
-/// Names of several types that stay, with the files (or folders) that may define them, and why.
+/// Names that several types may have, with the files (or folders) that may define them, and the reason.
 const ALLOWED: &[(&str, &[&str], &str)] = &[
     ("Args", &["pipeline/src/commands/"], "each file of commands has one, which its own command alone names"),
-    // One definition for each kind of build.
+    // One definition per kind of build.
     ("Element", &["crates/ragged/src/kernels/element.rs"], "one with the feature `cuda`, one without"),
 ];
 
-/// The name of the public type that a line of source defines.
+/// Returns the name of the public type that a line of source defines.
 fn defined(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("pub ").or_else(|| line.strip_prefix("pub(crate) "))?;
     let rest = rest.strip_prefix("unsafe ").unwrap_or(rest);
@@ -26,7 +26,7 @@ fn defined(line: &str) -> Option<&str> {
     KINDS.contains(&kind).then_some(&rest[..end])
 }
 
-/// The public types of a file, without those of modules for tests; and the files of such modules.
+/// Returns the public types of a file outside its test modules, and the names of test modules in other files.
 fn types(text: &str) -> (Vec<&str>, Vec<&str>) {
     let (mut types, mut test_modules) = (Vec::new(), Vec::new());
     let mut lines = text.lines();
@@ -37,7 +37,7 @@ fn types(text: &str) -> (Vec<&str>, Vec<&str>) {
             match item.split_once("mod ") {
                 Some((_, name)) if name.ends_with(';') => test_modules.push(name.trim_end_matches(';')),
                 _ if item.ends_with('{') => {
-                    // Formatted code: the end stands below the beginning.
+                    // In formatted code, the end is indented like the beginning.
                     let end = format!("{}}}", " ".repeat(indent));
                     lines.by_ref().find(|line| *line == end);
                 }
@@ -50,7 +50,7 @@ fn types(text: &str) -> (Vec<&str>, Vec<&str>) {
     (types, test_modules)
 }
 
-/// The file or folder of the module `name` that `file` declares.
+/// Returns the file or folder of the module `name` that `file` declares.
 fn module(file: &Path, name: &str) -> [PathBuf; 2] {
     let stem = file.file_stem().unwrap();
     let folder = match ["mod", "lib", "main"].iter().any(|root| stem == *root) {

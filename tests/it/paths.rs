@@ -1,4 +1,4 @@
-//! Roots whose paths mean something else to those who take them for addresses.
+//! Roots whose paths mean something else when parsed as URLs.
 
 use crate::programs::{Workspace, json};
 
@@ -52,7 +52,7 @@ fn a_root_may_have_any_name() {
         run(&["inspect", "events"]);
         workspace.succeed("pipeline", &["inspect", "--verify", "events", "--root", root]);
         assert_eq!(run(&["ingest"])["events"]["forgotten"], 20, "{name}");
-        // Nothing came to lie anywhere else.
+        // Nothing was written anywhere else.
         let mut names: Vec<String> = std::fs::read_dir(workspace.path("."))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

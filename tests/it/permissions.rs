@@ -1,4 +1,4 @@
-//! Who may read what the programs write.
+//! Access rights of what the programs write.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::jobs;
 use crate::programs::{Workspace, stderr};
 
-/// The rights of all files and directories below `path`, by name.
+/// Collects the rights of all files and directories below `path`, by name.
 fn modes(path: &Path, found: &mut BTreeMap<String, u32>) {
     for entry in std::fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
@@ -20,7 +20,7 @@ fn modes(path: &Path, found: &mut BTreeMap<String, u32>) {
     }
 }
 
-/// Runs a command of a process whose umask takes nothing away.
+/// Runs a command in a process whose umask removes no right.
 fn open_to_all(workspace: &Workspace, program: &str, args: &[&str]) {
     let inner = workspace.command(program, args);
     let mut command = Command::new("sh");
@@ -30,7 +30,7 @@ fn open_to_all(workspace: &Workspace, program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {}", stderr(&output));
 }
 
-/// Everything that is written by all of the programs.
+/// Returns a workspace with everything that all programs write.
 fn everything(access: &str) -> Workspace {
     let workspace = jobs::service(1);
     let config = std::fs::read_to_string(workspace.path("config.toml")).unwrap();
@@ -65,7 +65,7 @@ fn everything(access: &str) -> Workspace {
     workspace
 }
 
-/// The names and rights of what the programs wrote, and not the test.
+/// Returns the names and rights of what the programs wrote, without the test's own files.
 fn written(workspace: &Workspace) -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
     modes(&workspace.path(""), &mut found);
@@ -87,7 +87,7 @@ fn with_owner_nobody_else_may_read_anything() {
 fn with_group_the_group_may_read_and_others_nothing() {
     let workspace = everything("group");
     for (path, mode) in written(&workspace) {
-        // The directories of the key are its owner's too.
+        // The key's directories belong to the owner alone.
         let key = Path::new(&path).starts_with(workspace.path("state"));
         assert_eq!(mode & 0o027, 0, "{path}: {mode:o}");
         assert!(key || mode & 0o040 != 0, "{path}: {mode:o}");
@@ -107,7 +107,7 @@ fn without_it_the_umask_decides_and_the_key_is_its_owners() {
         }
     }
     assert_eq!(keys, 2, "the directory and the key");
-    // Exported files agree, whatever the rights of the model were.
+    // Exported files have equal rights, whatever the model's rights are.
     std::fs::remove_dir_all(workspace.path("export")).unwrap();
     let model = workspace.root().join("models/2026-01-01-sft");
     for entry in std::fs::read_dir(&model).unwrap() {
@@ -123,7 +123,7 @@ fn without_it_the_umask_decides_and_the_key_is_its_owners() {
     assert_eq!(modes.len(), 1, "{exported:?}");
 }
 
-/// A list is written under an unguessable name: a link in its way leads nowhere.
+/// A list is written under an unguessable name: a link at a guessable one has no effect.
 #[test]
 fn lists_follow_no_links() {
     let workspace = jobs::service(1);

@@ -1,9 +1,9 @@
-//! A small service, pinned: the rows of its tables, the weights of its models, its lists and figures, so that a change of
-//! structure is shown to change none of them.
+//! Pins a small service: the rows of its tables, the weights of its models, its lists and figures. A refactoring must change none
+//! of them.
 //!
-//! `CLIMBER_PILOT_PINS=write cargo test --workspace --test it pins` writes them down anew, for a change that is meant to change some:
-//! the difference of `tests/data/pins.json` shows which. Tables are the same on every machine. Sums of floating-point
-//! numbers are the same on every processor of a kind, with any number of threads.
+//! `CLIMBER_PILOT_PINS=write cargo test --workspace --test it pins` records them anew, for an intended change: the difference of
+//! `tests/data/pins.json` shows what changed. Tables are the same on every machine. Sums of floating-point numbers are the same
+//! on processors of one kind, with any number of threads.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ fn tables(workspace: &Workspace) -> Value {
     Value::Object(pins.collect())
 }
 
-/// Weights, figures, lists and an export of what is served.
+/// Returns hashes of the weights, lists and export of the served model, and its figures.
 fn models(workspace: &Workspace, records: &[Value]) -> Value {
     let weights: BTreeMap<String, String> = files(&workspace.root().join("models"))
         .into_iter()
@@ -73,8 +73,8 @@ fn models(workspace: &Workspace, records: &[Value]) -> Value {
     json!({ "weights": weights, "figures": figures, "lists": lists, "exported": exported })
 }
 
-/// The kind of processor, which decides the kernels and their blocks, and so in which order numbers are summed; `None` where it is
-/// not known.
+/// Returns the kind of processor, which decides the kernels and their blocks, and so the order of summation; `None` if it is
+/// unknown.
 fn processor() -> Option<String> {
     let known = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let of = |name: &str| {

@@ -6,12 +6,12 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// The sources of these tests. They are run there; a path fixed at build time would be wrong for a clone that shares the build.
+/// Returns the directory of these tests' sources. A path fixed at build time would be wrong for a clone that shares the build.
 pub(crate) fn sources() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from)
 }
 
-/// The built program `name`. `cargo test --workspace` builds the programs beside the tests.
+/// Returns the built program `name`. `cargo test --workspace` builds the programs beside the tests.
 pub(crate) fn program(name: &str) -> Command {
     let mut path: PathBuf = std::env::current_exe().unwrap();
     path.pop();
@@ -19,7 +19,7 @@ pub(crate) fn program(name: &str) -> Command {
     path.push(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
     let mut command = Command::new(&path);
-    // Keys of erasure belong to the test, and not to whoever runs it.
+    // Erasure keys belong to the test, not to the user who runs it.
     command.env("XDG_STATE_HOME", path.with_file_name("tests-state"));
     command
 }
@@ -39,7 +39,7 @@ impl Workspace {
         let mut log = String::from("user,item,time\n");
         for user in 0..USERS {
             for i in 0..EVENTS_A_USER {
-                // Users walk through the catalogue, each from another place; some steps are within 15 minutes.
+                // Users walk through the catalogue from different starts; some steps are within 15 minutes.
                 let item = 1 + (user * 7 + i * (1 + user % 3)) % ITEMS;
                 let time = 1_600_000_000 + user * 100_000 + i * 600 + (i / 4) * 3_000;
                 writeln!(log, "u{user},i{item},{time}").unwrap();
@@ -106,7 +106,7 @@ min_targets = 10
         std::fs::write(self.path(name), contents).unwrap();
     }
 
-    /// `PROGRAM ARGS --config config.toml`.
+    /// Returns the command `PROGRAM ARGS --config config.toml`.
     pub(crate) fn command(&self, name: &str, args: &[&str]) -> Command {
         let mut command = program(name);
         command.args(args).arg("--config").arg(self.path("config.toml")).current_dir(self.directory.path());
@@ -114,14 +114,14 @@ min_targets = 10
         command
     }
 
-    /// Runs it and demands success.
+    /// Runs the command and asserts success.
     pub(crate) fn succeed(&self, name: &str, args: &[&str]) -> Output {
         let output = self.command(name, args).output().unwrap();
         assert!(output.status.success(), "{name} {args:?}: {}", stderr(&output));
         output
     }
 
-    /// Runs it, demands this exit code, and gives what it wrote to stderr.
+    /// Runs the command, asserts this exit code, and returns stderr.
     pub(crate) fn fail(&self, name: &str, args: &[&str], code: i32) -> String {
         let output = self.command(name, args).output().unwrap();
         let text = stderr(&output);
@@ -135,13 +135,13 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The one JSON object that a command wrote to stdout.
+/// Parses the one JSON object that a command wrote to stdout.
 pub(crate) fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// The files below a directory with their contents; names are relative to it.
+/// Returns the files below `directory` with their contents; names are relative to it.
 pub(crate) fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     let entries = std::fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
@@ -159,7 +159,7 @@ pub(crate) fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Copies a directory with all that is in it.
+/// Copies a directory with its content.
 #[cfg(unix)]
 pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

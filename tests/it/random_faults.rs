@@ -1,6 +1,7 @@
-//! Kills at any moment and damages to any byte: nothing is lost or doubled, nothing panics, and nothing wrong is reported as right.
+//! Kills at any moment and damage to any byte: nothing is lost or doubled, nothing panics, and nothing wrong is reported as
+//! right.
 //!
-//! A few of each run with every test; `CLIMBER_PILOT_KILLS=1000` and `CLIMBER_PILOT_DAMAGES=1000` say how many.
+//! Every test run does a few; `CLIMBER_PILOT_KILLS=1000` and `CLIMBER_PILOT_DAMAGES=1000` set how many.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ fn asked(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
-/// Starts the command and kills it after `life`, unless it has ended by then. Whether it was killed; a command that ends by itself
-/// must have succeeded.
+/// Starts the command and kills it after `life`, unless it has ended by then. Returns whether it was killed; a command that ends
+/// by itself must succeed.
 fn killed(mut command: Command, said: &Path, life: Duration) -> bool {
     let log = std::fs::File::create(said).unwrap();
     let mut child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
@@ -44,12 +45,12 @@ fn killed(mut command: Command, said: &Path, life: Duration) -> bool {
     }
 }
 
-/// A time from 0 to somewhat more than `whole`.
+/// Returns a random time from 0 to somewhat more than `whole`.
 fn life(random: &mut Random, whole: Duration) -> Duration {
     whole.mul_f64(random.below(1_200) as f64 / 1_000.0)
 }
 
-/// Table → its rows as text, sorted, without times of this run.
+/// Returns table → its rows as text, sorted, without times of this run.
 pub(crate) fn contents(root: &Path, names: &[&'static str]) -> BTreeMap<&'static str, Vec<String>> {
     let root = Root::new(root.to_str().unwrap()).unwrap();
     let read = async {
@@ -77,7 +78,7 @@ pub(crate) fn contents(root: &Path, names: &[&'static str]) -> BTreeMap<&'static
 
 const TABLES: [&str; 5] = ["events", "items", "dead_letters", "sequences", "sft/genre"];
 
-/// A service of two days, with bad records on each, and the root as it is before the second.
+/// Returns a service of two days with bad records on each, and a copy of the root before the second day.
 fn service() -> (Workspace, PathBuf) {
     let workspace = jobs::service(2);
     let config = std::fs::read_to_string(workspace.path("config.toml")).unwrap();
@@ -98,7 +99,7 @@ fn renew(workspace: &Workspace, before: &Path) {
     copy(before, &workspace.root());
 }
 
-/// The served model: its name's end and its weights.
+/// Returns the weights of the served model.
 fn weights(root: &Path) -> Vec<u8> {
     let published = std::fs::read(root.join("models/published.json")).unwrap();
     let published: serde_json::Value = serde_json::from_slice(&published).unwrap();
@@ -176,8 +177,8 @@ fn an_ingest_is_killed_at_any_moment() {
     println!("{done} kills of ingest in {rounds} rounds");
 }
 
-/// Against librdkafka's imitation of a broker; each consumer is of a group of its own, since offsets are in the tables and a
-/// killed member would be waited for.
+/// Runs against librdkafka's imitation of a broker. Each consumer has its own group: offsets are in the tables, and a group would
+/// wait for a killed member.
 #[test]
 fn a_consumer_is_killed_at_any_moment() {
     let kills = asked("CLIMBER_PILOT_KILLS", 4);
@@ -208,7 +209,7 @@ fn a_consumer_is_killed_at_any_moment() {
                 break;
             }
             done += 1;
-            // One that is killed too early each time would never end.
+            // A consumer that is always killed too early would never finish.
             whole = whole.mul_f64(1.2);
         }
         rounds += 1;
@@ -218,7 +219,7 @@ fn a_consumer_is_killed_at_any_moment() {
     println!("{done} kills of consume in {rounds} topics");
 }
 
-/// What happened to a file.
+/// Damages a file at random; returns a description.
 fn damage(path: &Path, random: &mut Random) -> String {
     let mut bytes = std::fs::read(path).unwrap();
     let at = random.below(bytes.len().max(1) as u64) as usize;
@@ -249,7 +250,7 @@ fn damage(path: &Path, random: &mut Random) -> String {
     done
 }
 
-/// What a command says where it succeeds, without what no two runs agree on.
+/// Returns a command's stdout if it succeeds; asserts that it neither panics nor exits with an unknown code.
 fn answer(workspace: &Workspace, program: &str, args: &[&str], what: &str) -> Option<String> {
     let output = workspace.command(program, args).output().unwrap();
     let text = stderr(&output);
@@ -267,7 +268,7 @@ fn any_byte_is_damaged() {
     let whole = workspace.path("whole");
     copy(&workspace.root(), &whole);
     let names: Vec<String> = files(&whole).into_iter().map(|(name, _)| name).collect();
-    // The places of the commands that prove: tables, what is served, the records.
+    // Indexes of the commands that prove: tables, served model, records.
     const PROOFS: [usize; 3] = [0, 1, 3];
     let commands: [(&str, &[&str]); 4] = [
         ("pipeline", &["inspect", "--verify"]),
@@ -287,7 +288,7 @@ fn any_byte_is_damaged() {
         let what = format!("{name}: {done}");
         let answers: Vec<Option<String>> =
             commands.iter().map(|(program, args)| answer(&workspace, program, args, &what)).collect();
-        // Either the damage is reported, or nothing has changed: the rows, the lists, the records.
+        // Either the damage is reported, or nothing has changed: rows, lists, records.
         let is_told = PROOFS.iter().any(|&proof| answers[proof].is_none());
         if !is_told {
             let root = workspace.root();
@@ -304,7 +305,7 @@ fn any_byte_is_damaged() {
         } else {
             refused += 1
         }
-        // The next day either succeeds or says why not; what is served can be told afterwards.
+        // The next day either succeeds or says why not; the served model can be queried afterwards.
         if random.below(8) == 0 {
             answer(&workspace, "climber", &["daily", "--date", "2026-01-02", "--force", "ingest"], &what);
             answer(&workspace, "climber", &["refresh", "--once"], &what);

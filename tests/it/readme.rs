@@ -1,8 +1,8 @@
-//! The commands that the documents show: each is one that the programs know.
+//! Checks that the programs know every command in the README.
 
 use crate::programs::{program, stderr};
 
-/// The commands in the shell blocks of a document, a line each.
+/// Returns the commands in the shell blocks of a document.
 fn commands(text: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let (mut inside, mut begun) = (false, String::new());
@@ -25,7 +25,7 @@ fn commands(text: &str) -> Vec<String> {
     commands
 }
 
-/// The words of a command, without comments, quotes and what a shell does with its output.
+/// Returns the words of a command, without comments, quotes and shell redirections.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
     for c in line.chars().chain([' ']) {
@@ -83,7 +83,7 @@ fn commands_in_the_readme_are_known() {
         if !["pipeline", "trainer", "climber"].contains(&name.as_str()) {
             continue;
         }
-        // Help is asked for last: what comes before it has to be known.
+        // --help comes last, so that all arguments before it must be known.
         let output = program(&name).args(&words[1..]).arg("--help").output().unwrap();
         assert!(output.status.success(), "{line}\n{}", stderr(&output));
         checked += 1;

@@ -1,4 +1,4 @@
-//! New events into a model that is there: `build-sequences --since`, `trainer refresh`.
+//! New events for an existing model: `build-sequences --since`, `trainer refresh`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use trainer::learn::{Status, TrainOptions, TrainOutcome, refresh};
 
 use crate::programs::{Workspace, files, json, stderr};
 
-/// A model `base`, and after it a second day: old users meet two new items, and there are new users.
+/// Returns a workspace with a model `base`, and after it a second day: old users meet two new items, and users are new.
 fn workspace() -> Workspace {
     let workspace = Workspace::new();
     workspace.succeed("pipeline", &["ingest"]);
@@ -54,7 +54,7 @@ fn a_model_goes_on_learning() {
     assert!(said.contains("2 of them new ones") && said.contains("new targets"), "{said}");
     let from = lineage(&workspace, "monday");
     assert_eq!((&from["parent"], &from["fresh"]["since_version"]), (&"base".into(), &"0".into()));
-    // Each user's last event of the first day was held out then, and was learned on the second.
+    // Each user's last event of the first day was held out then, and learned on the second.
     assert!(said.contains("what is held out there is learned here"), "{said}");
     let output = workspace.succeed("trainer", &["evaluate", "--model", "monday", "--json"]);
     assert_eq!(json(&output)["learned_events"], 1);
@@ -62,14 +62,14 @@ fn a_model_goes_on_learning() {
     let output = workspace.succeed("trainer", &["evaluate", "--model", "base", "--json"]);
     assert!(json(&output).get("learned_events").is_none() && !stderr(&output).contains("warning"));
 
-    // Again: nothing to do. Anew: the same weights.
+    // A second run has nothing to do; with --fresh, it gives the same weights.
     let weights = model(&workspace, "monday", "model.safetensors");
     assert_eq!(json(&workspace.succeed("trainer", &refresh))["status"], "unchanged");
     workspace.succeed("trainer", &[&refresh[..], &["--fresh"]].concat());
     assert!(model(&workspace, "monday", "model.safetensors") == weights);
     assert!(model(&workspace, "base", "model.safetensors") != weights);
 
-    // Only the model that was there before can be asked for new events.
+    // Only a model from before can be evaluated on new events.
     workspace.fail("trainer", &["evaluate", "--model", "base", "--split", "prequential"], 1);
     workspace.succeed("pipeline", &["build-sequences"]);
     let ask = |model: &'static str| ["evaluate", "--model", model, "--split", "prequential", "--json"];
@@ -84,7 +84,7 @@ fn a_model_goes_on_learning() {
     let learned = workspace.fail("trainer", &ask("monday"), 1);
     assert!(learned.contains("after version 0") && learned.contains("may have learned"), "{learned}");
 
-    // A whole build in between changes where the old targets come from, and a refreshed model goes on like any other.
+    // A full build in between changes the source of the old targets, and a refreshed model continues like any other.
     let output =
         workspace.succeed("trainer", &["refresh", "--name", "tuesday", "--from", "monday", "--json"]);
     assert!(stderr(&output).contains("0 of them new ones"), "{}", stderr(&output));
@@ -127,7 +127,7 @@ fn what_cannot_be_refreshed_is_said() {
     assert!(!workspace.root().join("models/next").exists());
 }
 
-/// A user's rows as they are in memory.
+/// A user's rows in memory.
 type Rows<'a> = Vec<(&'a [ItemIndex], &'a [i64], &'a [u32], &'a [u32], u32, bool)>;
 
 fn by_user(sequences: &SequencesTable) -> HashMap<&str, Rows<'_>> {
@@ -183,7 +183,7 @@ async fn users_drawn_by_lot_are_whole_and_drawn_alike() {
             *if rows.len() > 1 { &mut heavy } else { &mut light } += 1;
         }
     }
-    // Eight of some twelve runs are drawn each time; whoever has more rows is not more likely to come.
+    // Each draw takes eight of some twelve runs; users with more rows are not more likely.
     assert_eq!(drawn.len(), users as usize);
     let share = |n: u32, of: u32| f64::from(n) / f64::from(of * seeds as u32);
     let (light, heavy) = (share(light, users * 9 / 10), share(heavy, users / 10));
@@ -199,7 +199,7 @@ fn a_checkpoint_of_an_earlier_version_opens() {
     let now = std::fs::read_to_string(&path).unwrap();
     let (first, rest) = now.split_once('\n').unwrap();
     assert_eq!(first, "# checkpoint format 2");
-    // No line with the format, a key with another name, and two that are gone.
+    // No format line, a key with an older name, and two removed keys.
     let before =
         rest.replace("score_temperature", "temperature").replace("[model]", "[model]\nrotary = true");
     std::fs::write(&path, before + "\n[cluster]\nworkers = 4\n").unwrap();

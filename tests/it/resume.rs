@@ -1,4 +1,4 @@
-//! Interrupting a training and resuming it ends in the same weights as not interrupting it.
+//! An interrupted and resumed training ends in the same weights as an uninterrupted one.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use trainer::records::{self, EpochMetrics};
 
 use crate::programs::{Workspace, files, stderr};
 
-/// What training produced: weights and optimiser, bit for bit, and how it went.
+/// Returns what training produced: weights and optimiser, bit for bit, and its course.
 fn trained(workspace: &Workspace, name: &str) -> Vec<(String, Vec<u8>)> {
     files(&workspace.root().join("models").join(name))
         .into_iter()
@@ -43,7 +43,7 @@ async fn a_run_cut_into_pieces_ends_in_the_same_weights() {
     assert_eq!(whole.status, Status::Trained);
     assert!(whole.steps > 12, "{whole:?}");
 
-    // One step, then four at a time: stops in the middle of epochs and across them.
+    // One step, then four at a time: stops inside epochs and across them.
     let mut stops = 0;
     let mut outcome = pretrain(&config, "pieces", Some(1)).await;
     while outcome.status == Status::Interrupted {
@@ -81,7 +81,7 @@ async fn a_kill_between_publishing_and_tidying_up_is_repaired() {
     let workspace = tables();
     let config = Config::load(&workspace.path("config.toml"), &[]).unwrap();
     pretrain(&config, "m", None).await;
-    // What such a kill leaves: the published model, and the checkpoint to resume from without the best one.
+    // What such a kill leaves: the published model, and the checkpoint to resume from, without the best one.
     let before = files(&workspace.root().join("models/m"));
     let latest = workspace.root().join("models/.training/m/latest");
     std::fs::create_dir_all(&latest).unwrap();
@@ -106,7 +106,7 @@ fn a_killed_run_resumes_from_its_last_epoch() {
     assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at"))));
     child.kill().unwrap();
     child.wait().unwrap();
-    // It was killed while it trained, and does not begin anew: that would end in the same weights.
+    // It was killed while it trained. Resuming is checked too: a new start would end in the same weights.
     assert!(!workspace.root().join("models/m").exists());
     let output = workspace.succeed("trainer", &args);
     assert!(stderr(&output).contains("resuming `m`"), "{}", stderr(&output));
@@ -120,7 +120,7 @@ fn a_killed_run_resumes_from_its_last_epoch() {
 fn a_kill_between_records_and_checkpoint_doubles_no_line() {
     let workspace = tables();
     let args = ["pretrain", "--name", "m", "--set", "pretrain.checkpoint_steps=1"];
-    // The records of a step, or of an epoch, are on the disk, the checkpoint that follows them is not.
+    // The records of a step or an epoch are on disk, the checkpoint after them is not.
     let mut command = workspace.command("trainer", &args);
     command.env(PAUSE_AT, "training:recorded@9").stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -133,10 +133,10 @@ fn a_kill_between_records_and_checkpoint_doubles_no_line() {
     assert!(recorded(&workspace, "whole") == recorded(&workspace, "m"));
 }
 
-/// By tag.
+/// (tag, value)
 type Scalars = Vec<(String, f32)>;
 
-/// What a run recorded, without what time it took.
+/// Returns what a run recorded, without times.
 fn recorded(workspace: &Workspace, name: &str) -> (Vec<EpochMetrics>, Vec<(u64, Scalars)>) {
     let model = workspace.root().join("models").join(name);
     let mut lines = records::read(&model.join(records::METRICS)).unwrap().unwrap();
@@ -167,7 +167,7 @@ fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
     assert!(lines.any(|line| line.is_ok_and(|line| line.contains("paused at"))));
     let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
-    // It has heard of it before it goes on.
+    // The program notices the signal before it goes on.
     assert!(lines.any(|line| line.is_ok_and(|line| line.contains("press Ctrl-C again"))));
     std::fs::write(&resume, "").unwrap();
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
@@ -182,8 +182,8 @@ fn ctrl_c_stops_after_a_step_and_the_same_command_resumes() {
     assert!(trained(&workspace, "whole") == trained(&workspace, "m"));
 }
 
-/// A model that is trained again under its name: wherever the program dies, the name is that of the old one or of the new one, and
-/// the same command ends with the new one.
+/// A model is trained again under its name: wherever the program dies, the name belongs to the old or the new model, and the same
+/// command ends with the new one.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
@@ -201,7 +201,7 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
     };
     succeed(pretrain("seed=2", &["--fresh"]));
     let new = weights(&models.join("m"));
-    // The names change in one step where the file system can, and in two elsewhere.
+    // The names change in one step where the file system can do that, and in two elsewhere.
     for (point, without, stands) in
         [("checkpoint:m:exchanged", "nothing", "m"), ("checkpoint:m:aside", "exchange", "m.previous")]
     {
@@ -218,7 +218,7 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one() {
         let found = trainer::checkpoint::find(&models.join("m")).unwrap();
         assert_eq!(found, models.join(stands), "{point}");
         assert!(weights(&found) == if stands == "m" { new.clone() } else { old }, "{point}");
-        // Whoever reads it finds it.
+        // Every reader finds it.
         workspace.succeed("trainer", &["evaluate", "--model", "m"]);
         succeed(pretrain("seed=2", &[]));
         assert!(weights(&models.join("m")) == new, "{point}");

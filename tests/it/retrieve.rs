@@ -21,7 +21,7 @@ use trainer::models::SequenceModel;
 
 use crate::programs::{EVENTS_A_USER, USERS, Workspace, json, stderr};
 
-/// Tables, a model `base`, and `taught` of the same values, which follows genres.
+/// Returns a workspace with tables, a model `base`, and `taught`, which has the same weights and follows genres.
 async fn models() -> Workspace {
     let workspace = Workspace::new();
     workspace.succeed("pipeline", &["ingest"]);
@@ -43,14 +43,14 @@ async fn models() -> Workspace {
     workspace
 }
 
-/// Small pools are enough for thirty items.
+/// Small pools suit thirty items.
 const SMALL: [&str; 4] = ["--set", "conditions.min_pool=5", "--k", "5"];
 
 fn retrieve<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [&["retrieve"], args, &SMALL[..]].concat()
 }
 
-/// The rows on stdout or in a file.
+/// Parses rows, from stdout or a file.
 fn rows(lines: &[u8]) -> Vec<Value> {
     String::from_utf8_lossy(lines).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -59,12 +59,12 @@ fn text<'a>(row: &'a Value, key: &str) -> &'a str {
     row[key].as_str().unwrap()
 }
 
-/// The items that a user's whole history has, as `Workspace` writes it.
+/// Returns the items of a user's whole history, as `Workspace` writes it.
 fn history(user: u32) -> BTreeSet<String> {
     (0..EVENTS_A_USER).map(|i| format!("i{}", 1 + (user * 7 + i * (1 + user % 3)) % 30)).collect()
 }
 
-/// The genre of an item, as `Workspace` writes it.
+/// Returns an item's genre, as `Workspace` writes it.
 fn genre(item: &str) -> &'static str {
     ["Rock", "Jazz", "Folk"][item[1..].parse::<usize>().unwrap() % 3]
 }
@@ -139,7 +139,7 @@ async fn conditions_limits_and_merging() {
 #[tokio::test]
 async fn a_request_at_a_time_sees_what_was_before_it() {
     let workspace = models().await;
-    // User 0's events are ten minutes apart, and 50 more after every fourth.
+    // User 0's events are ten minutes apart, with 50 more after every fourth.
     let start = 1_600_000_000;
     let at = |seconds: u32| {
         let at = chrono(start + seconds);
@@ -148,12 +148,12 @@ async fn a_request_at_a_time_sees_what_was_before_it() {
         text.lines().next().unwrap().to_owned()
     };
     assert!(at(0).contains("0 visible"), "{}", at(0));
-    // The fourth event is at 1,800 s; Δτ is 15 minutes, and hides the closed interval.
+    // The fourth event is at 1,800 s; Δτ is 15 minutes and hides the closed interval.
     assert!(at(2_700).contains("3 visible"), "{}", at(2_700));
     assert!(at(2_701).contains("4 visible"), "{}", at(2_701));
 }
 
-/// A time in September 2020 as RFC 3339.
+/// Formats a time in September 2020 as RFC 3339.
 fn chrono(seconds: u32) -> String {
     let since = seconds - 1_598_918_400; // The first of September.
     let (day, second) = (since / 86_400, since % 86_400);
@@ -180,7 +180,7 @@ async fn lines_are_answered_and_bad_ones_named() {
     assert!(x.iter().all(|row| text(row, "item_id") != "i2" && text(row, "origin") == "model"));
     assert!(y.iter().all(|row| text(row, "user_id") == "y" && text(row, "origin") == "popular"));
     assert!(stderr(&output).contains("1 (gone)"), "{}", stderr(&output));
-    // One bad line takes nothing from its neighbours.
+    // A bad line does not affect its neighbours.
     let bad: [(&[u8], Value, &str); 8] = [
         (b"{", Value::Null, "EOF"),
         (b"\xff\xfe{}", Value::Null, "expected value"),
@@ -207,7 +207,7 @@ async fn lines_are_answered_and_bad_ones_named() {
         assert_eq!((&refusal["line"], &refusal["user_id"]), (&Value::from(2 * i + 2), user));
         assert!(text(refusal, "error").contains(words), "{refusal}");
     }
-    // Who has seen all Folk is answered, too: nothing is left.
+    // A user who has seen all Folk gets an answer too: no item is left.
     let folk = (1..=30).filter(|i| i % 3 == 2).map(|i| format!(r#"{{"item_id": "i{i}", "ts": {i}}}"#));
     let folk: Vec<String> = folk.collect();
     let all = format!(r#"{{"user_id": "f", "history": [{}], "conditions": ["genre=Folk"]}}"#, folk.join(","));
@@ -263,7 +263,7 @@ async fn stored_instructions_are_followed_where_the_model_can() {
     assert!(text.contains("too few items carry: 2"), "{text}");
 }
 
-/// A user's attribute, condition and weight triples.
+/// A user's (attribute, value, weight) triples.
 type OfUser<'a> = (&'a str, &'a [(&'a str, &'a str, f32)]);
 
 async fn write_instructions(root: &Root, users: &[OfUser<'_>]) {

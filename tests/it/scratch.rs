@@ -1,4 +1,4 @@
-//! Temporary files lie where the configuration says, and nowhere else.
+//! Temporary files are written where the configuration says, and nowhere else.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ fn temporary_files_lie_where_the_configuration_says() {
         let mut command = workspace.command("pipeline", &[args, &more].concat());
         command.env("TMPDIR", &nowhere).output().unwrap()
     };
-    // The first two need more memory than they have.
+    // The first two need more memory than they get.
     let steps: [&[&str]; 4] = [
         &["ingest", "--memory", "1MiB"],
         &["build-sequences", "--memory", "1MiB"],

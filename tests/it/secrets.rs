@@ -1,4 +1,4 @@
-//! A secret is planted wherever one can be: no file and no output of any program has it.
+//! A secret is planted wherever one can be: no file and no output of any program contains it.
 
 use std::process::{Command, Output};
 
@@ -7,7 +7,7 @@ use crate::programs::{Workspace, files, json, stderr};
 
 const CANARY: &str = "correct-horse-battery-canary";
 
-/// Neither stream has it.
+/// Asserts that neither stream contains the secret.
 fn untold(output: &Output, what: &str) {
     for written in [&output.stdout, &output.stderr] {
         let text = String::from_utf8_lossy(written);
@@ -15,7 +15,7 @@ fn untold(output: &Output, what: &str) {
     }
 }
 
-/// No file of the workspace has it, but for those that the test planted.
+/// Asserts that no file of the workspace contains it, except those that the test planted.
 fn unstored(workspace: &Workspace) {
     for (name, bytes) in files(&workspace.path("")) {
         let planted = ["config.toml", "secret"].contains(&name.as_str());
@@ -24,7 +24,7 @@ fn unstored(workspace: &Workspace) {
     }
 }
 
-/// One command of each program.
+/// Commands of each program.
 const COMMANDS: [(&str, &[&str]); 5] = [
     ("pipeline", &["ingest"]),
     ("pipeline", &["consume", "--once"]),
@@ -33,7 +33,7 @@ const COMMANDS: [(&str, &[&str]); 5] = [
     ("climber", &["status", "--json"]),
 ];
 
-/// Settings that are or hold a credential, by their keys.
+/// Keys of settings that are or hold a credential.
 const SETTINGS: [&str; 14] = [
     "kafka.properties.sasl.password",
     "kafka.properties.sasl.passwrod",
@@ -51,7 +51,7 @@ const SETTINGS: [&str; 14] = [
     "kafka.properties",
 ];
 
-/// Settings that may be addresses.
+/// Keys of settings that may be addresses.
 const ADDRESSES: [&str; 6] = [
     "kafka.schema_registry",
     "kafka.brokers",
@@ -98,7 +98,7 @@ fn a_secret_in_the_file_is_refused_untold() {
             assert!(stderr(&output).contains("kafka") || stderr(&output).contains("line"), "{kafka}");
         }
     };
-    // As it should not be written; and as it cannot be read: parsers quote what they do not understand.
+    // Written against the rules, and unreadable: parsers quote what they do not understand.
     let property = "properties.\"sasl.password\"";
     for kafka in [
         format!("{property} = \"{CANARY}\""),
@@ -119,7 +119,7 @@ fn a_secret_in_the_file_is_refused_untold() {
     unstored(&workspace);
 }
 
-/// The whole day with secrets where they belong, and what a second run and `status` say of the first.
+/// A whole day with secrets where they belong, and what a second run and `status` say of the first.
 #[test]
 fn secrets_that_are_used_are_neither_stored_nor_told() {
     let workspace = jobs::service(1);
@@ -161,7 +161,7 @@ fn secrets_that_are_used_are_neither_stored_nor_told() {
     succeed("pipeline", &["forget", "--user", "u1"]);
     succeed("trainer", &["retrieve", "--out", "rows.parquet", "--json"]);
     succeed("trainer", &["export", "--out", "export", "--json"]);
-    // There is no broker: what the client says of it is no secret either.
+    // There is no broker: the client's messages about it must not contain a secret either.
     run("pipeline", &["consume", "--once"]);
     run("pipeline", &["consume", "--once", "--log", "json"]);
     unstored(&workspace);

@@ -1,5 +1,4 @@
-//! Instructions from the log to the lists: `build-sft`, `instructions`, `sft`, `evaluate --condition`, `retrieve`,
-//! `export`.
+//! Instructions from the log to the lists: `build-sft`, `instructions`, `sft`, `evaluate --condition`, `retrieve`, `export`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -27,7 +26,7 @@ fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [args, &SETTINGS[..]].concat()
 }
 
-/// Tables, and a pre-trained model `base`.
+/// Returns a workspace with tables and a pre-trained model `base`.
 fn workspace() -> Workspace {
     let workspace = Workspace::new();
     workspace.succeed("pipeline", &["ingest"]);
@@ -51,7 +50,7 @@ fn a_model_learns_to_follow_instructions() {
     assert!(number(&outcome, "examples") > 0.0);
     assert!(stderr(&output).contains("without instructions, HR@10 on validation"), "{}", stderr(&output));
 
-    // Again: nothing to do. With another parent's weights: another run.
+    // A second run has nothing to do; --fresh trains again, to the same weights.
     let weights = workspace.root().join("models/guided/model.safetensors");
     let before = std::fs::read(&weights).unwrap();
     assert_eq!(json(&workspace.succeed("trainer", &sft))["status"], "unchanged");
@@ -64,10 +63,10 @@ fn a_model_learns_to_follow_instructions() {
         let report = json(&workspace.succeed("trainer", &evaluate));
         let results = report["results"].as_array().unwrap();
         let under: Vec<&Value> = results.iter().filter(|m| m["condition"] == "genre").collect();
-        // Two protocols, seen items or not, a filter or none.
+        // Two protocols, with and without seen items, with and without a filter.
         assert_eq!(under.len(), 8);
         for m in under {
-            // Ten of the thirty items carry a genre, and a list has all items: what is not seen, in any order.
+            // Ten of the thirty items carry a genre, and a list has all unseen items, in any order.
             let (filtered, kept) = (m["condition_filter"] == true, m["filter_seen"] == false);
             assert_eq!(m["condition_from"], "target");
             match (kept, filtered) {
@@ -136,7 +135,7 @@ fn what_cannot_be_taught_says_why() {
     assert!(text.contains("mask = \"row\" cannot be fine-tuned"), "{text}");
     let text = fail(&["evaluate", "--model", "base", "--condition", "gnre"], 2);
     assert!(text.contains("did you mean genre?"), "{text}");
-    // Other settings of the split: what is an example now may have been learned before.
+    // Other settings of the split: an example may have been learned in pre-training.
     workspace.succeed("pipeline", &["build-sequences", "--set", "sequences.sft_share=0.5"]);
     let rebuilt = [
         "build-sft",
@@ -155,11 +154,11 @@ fn what_cannot_be_taught_says_why() {
     assert!(text.contains("pipeline build-sft --condition"), "{text}");
 }
 
-/// Each user's examples: the targets and the conditions' rows, by the time of the user's first event.
+/// Returns each user's examples, as (target, condition's row, length of the history), by the time of the user's first event.
 fn by_user(examples: &Examples) -> BTreeMap<i64, Vec<(ItemIndex, ConditionRow, usize)>> {
     let mut users: BTreeMap<i64, Vec<(ItemIndex, ConditionRow, usize)>> = BTreeMap::new();
     for (example, &history) in examples.history.iter().enumerate() {
-        // What a user did first has nothing before it.
+        // A user's first event has nothing before it.
         let Some(&first) = examples.histories[history as usize].ts.first() else { continue };
         let seen = examples.flags(example).len();
         users.entry(first).or_default().push((examples.targets[example], examples.conditions[example], seen));
@@ -196,7 +195,7 @@ async fn examples_by_lot_are_those_of_whole_users() {
     let (mut drawn, mut read) = (BTreeSet::new(), 0);
     for seed in 0..10 {
         let some = load(Some((5_000, seed))).await;
-        // Runs of 512 rows, and what the last user has behind one.
+        // Runs of 512 rows, and the last user's rows beyond one.
         assert!((5_000..5_700).contains(&some.len()), "{}", some.len());
         assert_eq!(some.weights.iter().sum::<f32>().round() as usize, some.len());
         for (user, examples) in by_user(&some) {
@@ -211,7 +210,7 @@ async fn examples_by_lot_are_those_of_whole_users() {
     let (once, again) = (load(Some((5_000, 3))).await, load(Some((5_000, 3))).await);
     assert!(once.targets == again.targets && once.history == again.history, "the same lot, other examples");
 
-    // As a run uses it: what is drawn is the parent's, and a run of other settings is another one.
+    // As a run uses it: the draw depends on the parent, and other settings make another run.
     run("trainer", &["pretrain", "--name", "base", "--set", "pretrain.epochs=1"]);
     let sft = ["sft", "--name", "guided", "--from", "base", "--json", "--set", "sft.examples=5000"];
     let outcome = json(&run("trainer", &sft));

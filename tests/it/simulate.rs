@@ -1,4 +1,4 @@
-//! `pipeline simulate`: a log whose numbers are known, through the programs.
+//! `pipeline simulate`: a log with known counts, through the programs.
 
 use std::path::Path;
 use std::process::Output;

@@ -1,4 +1,4 @@
-//! Ids, titles and records that would steer a terminal or turn a page around are shown as escapes, by every command.
+//! Every command escapes ids, titles and records that would steer a terminal or turn a page around.
 
 use std::process::Output;
 
@@ -10,7 +10,7 @@ use crate::programs::{Workspace, json, stderr};
 /// Escape sequences, C1 controls, bidirectional controls, a line's end.
 const NASTY: &str = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}31m\u{202e}txt\u{2066}\r.";
 
-/// A log and a catalogue full of it.
+/// Returns a workspace with a log and a catalogue full of [`NASTY`] texts.
 fn workspace() -> Workspace {
     let workspace = Workspace::new();
     let config = std::fs::read_to_string(workspace.path("config.toml")).unwrap();
@@ -28,7 +28,7 @@ fn workspace() -> Workspace {
     for (n, line) in log.lines().skip(1).enumerate() {
         let (user, rest) = line.split_once(',').unwrap();
         let (item, time) = rest.split_once(',').unwrap();
-        // All of one user's, all of one item's.
+        // All events of one user, and all of one item.
         let user = if user == "u3" { format!("\"{user}{NASTY}\"") } else { user.into() };
         let item = if item == "i7" { format!("\"{item}{NASTY}\"") } else { item.into() };
         nasty.push_str(&format!("{user},{item},{time},\"e{n}{NASTY}\",\"view{NASTY}\"\n"));
@@ -50,7 +50,7 @@ fn workspace() -> Workspace {
     workspace
 }
 
-/// Neither stream steers what shows it.
+/// Asserts that neither stream contains a character that steers the terminal.
 fn harmless(output: &Output, what: &str) {
     for written in [&output.stdout, &output.stderr] {
         let text = std::str::from_utf8(written).unwrap();
@@ -118,7 +118,7 @@ fn nothing_that_is_printed_steers() {
     succeed("pipeline", &["forget", "--user", &user, "--json"]);
 }
 
-/// A reader of stderr that has gone away is no reason to stop.
+/// A closed stderr does not stop a program.
 #[test]
 fn a_closed_stderr_stops_nothing() {
     let workspace = Workspace::new();

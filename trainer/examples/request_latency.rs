@@ -1,13 +1,13 @@
-//! The latency of one request (one user) on one core, its model part and its search part apart (§3.4.2).
+//! Latency of one request (one user) on one core, with the model and the search timed separately (§3.4.2).
 //!
 //! ```sh
 //! cargo run --release -p trainer --example request_latency                    # a catalogue of 12,000 items
 //! cargo run --release -p trainer --example request_latency -- --items 1000000 # the graph takes half an hour to build
 //! ```
 //!
-//! The model is the paper's industrial one (d = 128, L = 3) with random values: its speed does not depend on them. Items
-//! are vectors around random centres. The last table holds one pass for 8 conditions against one pass for each, and
-//! against one pass without a condition, in turn, so that what else the machine does disturbs all alike.
+//! The model has the paper's industrial size (d = 128, L = 3) and random values, which do not affect its speed. Items are vectors
+//! around random centres. The last table compares one pass for 8 conditions with 8 passes and with one pass without a condition;
+//! they run in turn, so other load affects all alike.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -27,7 +27,7 @@ use trainer::serve::{
     Answers, DotProduct, GraphSetting, ListFilter, ListQuery, Read, Reading, Recommender as _, Serving,
 };
 
-/// As the program has it: with the system's, a third of the model part is page faults.
+/// The program's allocator; with the system's, page faults take a third of the model part.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -38,22 +38,22 @@ const DAY_MS: i64 = 86_400_000;
 /// Measure the latency of one request.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Items of the catalogue.
+    /// Items in the catalogue.
     #[arg(long, default_value_t = 12_000)]
     items: usize,
-    /// Requests of each measurement.
+    /// Requests per measurement.
     #[arg(long, default_value_t = 300)]
     requests: usize,
-    /// Length of a list.
+    /// Maximum length of a list.
     #[arg(long, default_value_t = 50)]
     k: usize,
-    /// Items that the graph finds; 0 leaves it out.
+    /// Items that the graph finds; 0 skips the graph.
     #[arg(long, default_value_t = 200)]
     ef: usize,
 }
 
 fn main() -> anyhow::Result<()> {
-    // SAFETY: nothing has started a thread.
+    // SAFETY: no thread has been started.
     unsafe { trainer::init_threads() };
     let args = Args::parse();
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
@@ -85,7 +85,7 @@ fn main() -> anyhow::Result<()> {
     }
     if args.ef > 0 {
         let started = Instant::now();
-        // The only part that uses all cores.
+        // Only this part uses all cores.
         let pool = rayon::ThreadPoolBuilder::new().build()?;
         let graph = GraphSetting { ef: args.ef, retrievable: &allowed };
         let graph = pool.install(|| bench.asked(Some(graph)))?;
@@ -114,7 +114,7 @@ fn main() -> anyhow::Result<()> {
     bench.compare(&asked, args.requests)
 }
 
-/// Asks for one list an answer, of the items that are `allowed`.
+/// Requests one list per answer, of the items that are `allowed`.
 fn lists<R>(
     answers: &dyn Answers,
     allowed: &[bool],
@@ -126,7 +126,7 @@ fn lists<R>(
     ask(answers, &asked)
 }
 
-/// Events that a model reads.
+/// Events of a history, as the model reads them.
 struct History {
     items: Vec<ItemIndex>,
     ts: Vec<i64>,
@@ -147,7 +147,7 @@ impl Bench {
         catalogue.active = (0..=items).map(|i| i > 0).collect();
         catalogue.release_ts =
             (0..=items as u64).map(|i| Some((mix64(3, i) % 100) as i64 * DAY_MS)).collect();
-        // Eight conditions, each carried by three tenths of the items.
+        // Eight conditions, each carried by 30 % of the items.
         let age = |i: i64| Age {
             min_age: Some(Span { ms: i * 10 * DAY_MS }),
             max_age: Some(Span { ms: (i + 3) * 10 * DAY_MS }),
@@ -156,7 +156,7 @@ impl Bench {
         let names: Vec<String> = derived.keys().cloned().collect();
         let conditions = KnownConditions::new(&names, &derived, &catalogue);
         let carriers = Carriers::new(&conditions, &derived, &catalogue);
-        // The id table does not matter here: all items share its rows, and the vectors are made below.
+        // All items share the rows of the id table; their vectors are generated below.
         let config =
             Model { d: D, layers: 3, hash_buckets: 1_000, attributes: Vec::new(), ..Model::default() };
         let vocabulary =
@@ -181,14 +181,14 @@ impl Bench {
         }
     }
 
-    /// The model, ready to be asked.
+    /// Returns the model, prepared for serving.
     fn asked<'a>(&'a self, graph: Option<GraphSetting<'a>>) -> anyhow::Result<DotProduct<'a>> {
         let serving =
             Serving { items: self.items, carriers: Some(&self.carriers), seed: 1, batch: usize::MAX, graph };
         Ok(DotProduct::with_vectors(&self.model, self.vectors.clone(), serving)?)
     }
 
-    /// Answers to searches.
+    /// Returns answers to search in, for 50 histories.
     fn states<'a>(
         &self,
         asked: &'a DotProduct<'_>,
@@ -197,7 +197,7 @@ impl Bench {
         (0..50).map(|i| read(asked, &self.history(i, 50), &conditions(p))).collect()
     }
 
-    /// Eight conditions in one pass, in eight, and none.
+    /// Times eight conditions in one pass, in eight passes, and one pass without a condition.
     fn compare(&self, asked: &DotProduct<'_>, requests: usize) -> anyhow::Result<()> {
         println!("model part in turn, p50 in µs");
         println!("  history  none  8 in one pass  8 passes  one pass / none  8 passes / one pass");
@@ -234,12 +234,12 @@ impl Bench {
     }
 }
 
-/// `p` conditions, or none.
+/// Returns `p` conditions, or `None` alone if `p` is 0.
 fn conditions(p: u32) -> Vec<Option<ConditionRow>> {
     if p == 0 { vec![None] } else { (0..p).map(|row| Some(row.into())).collect() }
 }
 
-/// The model part of a request.
+/// Runs the model part of a request.
 fn read<'a>(
     asked: &'a DotProduct<'_>,
     history: &History,
@@ -255,7 +255,7 @@ fn read<'a>(
     }])
 }
 
-/// Requests before the first that counts.
+/// Requests before timing starts.
 const WARM_UP: usize = 20;
 
 fn measure(requests: usize, mut request: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<Times> {
@@ -270,7 +270,7 @@ fn measure(requests: usize, mut request: impl FnMut(usize) -> anyhow::Result<()>
     Ok(times)
 }
 
-/// In microseconds.
+/// Durations, microseconds.
 #[derive(Debug, Default)]
 struct Times(Vec<f64>);
 

@@ -1,4 +1,4 @@
-//! Tables to models to lists: training, evaluation, retrieval and export.
+//! Training, evaluation, retrieval and export of models, from tables to recommended lists.
 //!
 //! ```text
 //! data ─► batch ─► models ─► objectives ─┐
@@ -6,7 +6,7 @@
 //!                                                                                      └─► retrieve, export └─► compare
 //! ```
 
-// What is printed goes through `terminal::shown`.
+// Output goes through `terminal::shown`.
 #[macro_use(eprintln)]
 extern crate terminal;
 
@@ -27,15 +27,15 @@ pub mod records;
 pub mod retrieve;
 pub mod serve;
 
-/// Gives all threads to this crate's own operations; call it first in `main`.
+/// Reserves all threads for this crate's own operations; call it first in `main`.
 ///
-/// Candle has a pool of its own whose idle workers spin, and two pools on the same cores slow each other
-/// down. What is left to Candle's operations is too small to share out.
+/// Candle has its own pool, whose idle workers spin; two pools on the same cores slow each other down. The operations left to
+/// Candle are too small to parallelize.
 ///
 /// # Safety
 ///
-/// No other thread may be running yet: it sets an environment variable.
+/// No other thread may be running, because this sets an environment variable.
 pub unsafe fn init_threads() {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that no other thread runs.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
 }

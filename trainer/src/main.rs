@@ -1,6 +1,6 @@
-//! `trainer`: trains, evaluates and exports Climber-Pilot models on the tables that `pipeline` writes.
+//! `trainer`: trains, evaluates and exports Climber-Pilot models on the tables written by `pipeline`.
 
-// What is printed goes through `terminal::shown`.
+// Output goes through `terminal::shown`.
 #[macro_use(eprint, eprintln)]
 extern crate terminal;
 
@@ -44,7 +44,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // SAFETY: nothing has started a thread.
+    // SAFETY: no thread has been started.
     unsafe { trainer::init_threads() };
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(run(&cli)),

@@ -1,4 +1,4 @@
-//! Cargo builds a package's programs for its integration tests; the whole-program tests rely on that.
+//! The version of the program. Having an integration test makes Cargo build the program, which the whole-program tests use.
 
 #[test]
 fn the_program_says_its_version() {

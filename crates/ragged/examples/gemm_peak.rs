@@ -1,12 +1,12 @@
-//! The machine's peak in single-precision matrix products, with the kernels that training uses: what the throughput of
-//! a training run can be held against.
+//! Measures the machine's peak in single-precision matrix products, with the `gemm` crate that training uses: the reference for
+//! the throughput of a training run.
 //!
 //! ```sh
 //! cargo run --release -p ragged --example gemm_peak
 //! ```
 //!
-//! Every thread multiplies matrices of its own, large enough to reach the kernels' full speed and small enough for its
-//! cache. Prints the best of ten rounds, in GFLOP/s, for one thread and for all.
+//! Every thread multiplies its own matrices, large enough for the full speed of `gemm` and small enough for the thread's cache.
+//! Prints the best of ten rounds, in GFLOP/s, for one thread and for all.
 
 use std::time::Instant;
 

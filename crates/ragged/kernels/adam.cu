@@ -1,14 +1,14 @@
-// Adam (Kingma and Ba, 2015) in place, of a whole parameter or of the rows of a table that a step has touched.
+// Adam (Kingma and Ba, 2015) in place, for a whole parameter or for the rows of a table that a step touched.
 #include "common.cuh"
 
-// `weights` [n, columns] and `moments` [n, 2 columns], first moments before second ones. `gradient` is [count, columns], for
-// the rows `rows`, each once, or for the first rows where that is null; a block a row. `clipping` [2] is of `clip_norm`; `rate` and
-// `root` hold the bias corrections.
+// `weights` [n, columns] and `moments` [n, 2 columns], first moments before second ones. `gradient` [count, columns] holds the
+// distinct rows `rows`, or the first rows if null. One block per row. `clipping` [2] is the result of `clip_norm`; `rate` and
+// `root` include the bias corrections.
 extern "C" __global__ void adam(float* weights, float* moments, const float* gradient, const unsigned* rows, unsigned columns,
                                 const float* clipping, float decay, float rate, float root, float beta1, float beta2,
                                 float epsilon) {
     const float scale = clipping[1];
-    // A gradient that is not finite changes nothing.
+    // A non-finite gradient changes nothing.
     if (!(scale <= 1)) return;
     const size_t row = rows ? rows[blockIdx.x] : blockIdx.x;
     for (unsigned column = threadIdx.x; column < columns; column += blockDim.x) {
@@ -25,8 +25,8 @@ extern "C" __global__ void adam(float* weights, float* moments, const float* gra
 }
 KERNEL(adam);
 
-// From the `n` sums of squares of a gradient: `clipping` [2] becomes its norm, and what is left of the gradient where that may be
-// `clip_norm` at most; no number where the norm is none. One block. Shared: a double for each thread.
+// `clipping` [2] receives the norm of a gradient, from its `n` sums of squares, and the factor that clips it to `clip_norm`, NaN
+// if the norm is not finite. One block. Shared: a double per thread.
 extern "C" __global__ void clip_norm(const double* squares, float* clipping, unsigned n, float clip_norm) {
     SHARED(double, sums);
     const double sum = block_total(squares, n, sums);

@@ -1,4 +1,4 @@
-// What attention over ragged sequences shares, whoever asks: the batch, and the time buckets.
+// Shared parts of attention over ragged sequences: the batch, and the time buckets.
 #pragma once
 
 #include "common.cuh"
@@ -8,8 +8,8 @@ constexpr unsigned TIME_BUCKETS = 64;
 constexpr unsigned BLOCK = 128;
 constexpr float NEVER = -INFINITY;
 
-// The batch. `keys` is null where attention is causal; `columns` are those of `bias`: `max_distance`, and TIME_BUCKETS more where
-// there is a time bias.
+// The batch. `keys` is null for causal attention; `columns` are those of `bias`: `max_distance`, and TIME_BUCKETS more with a
+// time bias.
 struct Batch {
     const unsigned* offsets;
     const long long* times;
@@ -19,7 +19,7 @@ struct Batch {
     unsigned heads, width, max_distance, columns;
 };
 
-// The same as `ops::time_bucket`: two buckets an octave of 1 + seconds, and one for the first key.
+// As `time_bucket` in `src/ragged.rs`: two buckets an octave of 1 + seconds, and one for the first key.
 __device__ __forceinline__ unsigned time_bucket(long long later, long long earlier, unsigned key) {
     if (key == 0) return 0;
     const long long apart = later - earlier;
@@ -28,14 +28,14 @@ __device__ __forceinline__ unsigned time_bucket(long long later, long long earli
     return min(1 + half_octaves, TIME_BUCKETS - 1);
 }
 
-// Cuts shared memory into pieces.
+// Splits shared memory into pieces.
 struct Pieces {
     unsigned char* at;
 
     template <class T>
     __device__ T* take(unsigned n) {
         T* piece = reinterpret_cast<T*>(at);
-        // All pieces begin at a multiple of 16 bytes.
+        // Every piece begins at a multiple of 16 bytes.
         at += (n * sizeof(T) + 15) / 16 * 16;
         return piece;
     }

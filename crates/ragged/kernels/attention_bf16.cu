@@ -1,4 +1,4 @@
-// Self-attention in 16-bit floats; what is summed up, and softmax, is in 32-bit ones.
+// Self-attention in 16-bit floats; sums and softmax are in 32-bit ones.
 #include "self_attention.cuh"
 
 ATTENTION(bf16, 16)

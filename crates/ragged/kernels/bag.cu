@@ -1,9 +1,9 @@
-// Means of bags of table rows, and of single rows: embedding lookups. The backward pass goes through the table's rows instead of
-// the bags, so that every sum is one thread's, in a fixed order.
+// Means of bags of table rows, and gathers of single rows: embedding lookups. The backward pass loops over the table's rows
+// instead of the bags, so that one thread computes each sum, in a fixed order.
 #include "common.cuh"
 
-// `out[bag]` = the mean of the rows `rows[offsets[bag]..offsets[bag + 1]]` of `table` [.., columns]; zeros for an empty bag. A warp
-// a bag.
+// `out[bag]` = the mean of the rows `rows[offsets[bag]..offsets[bag + 1]]` of `table` [.., columns]; zeros for an empty bag. One
+// warp per bag.
 extern "C" __global__ void bag_mean(const float* table, const unsigned* offsets, const unsigned* rows, float* out,
                                     unsigned bags, unsigned columns) {
     const unsigned bag = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
@@ -18,9 +18,9 @@ extern "C" __global__ void bag_mean(const float* table, const unsigned* offsets,
 }
 KERNEL(bag_mean);
 
-// `out[piece]` = Σ of `values[places[i]]` over `i` in `offsets[piece]..offsets[piece + 1]`, each times `shares[places[i]]`, or zeros;
-// without places and shares where those are null. A warp a piece. Called twice for a gradient: for pieces of bounded length of each table row's bags, and for the
-// pieces of each row.
+// `out[piece]` = Σ `shares[place]` · `values[place]` over `place = places[i]` for `i` in `offsets[piece]..offsets[piece + 1]`;
+// zeros for an empty piece. `place = i` if `places` is null; no shares if `shares` is null. One warp per piece. A gradient takes
+// two launches: over pieces of bounded length of each table row's bags, then over the pieces of each row.
 extern "C" __global__ void sum_segments(const float* values, const unsigned* offsets, const unsigned* places,
                                         const float* shares, float* out, unsigned pieces, unsigned columns) {
     const unsigned piece = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;

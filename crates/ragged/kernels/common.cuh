@@ -1,8 +1,8 @@
-// What the kernels share: number types, sums over a warp or a block, and products of small matrices on tensor cores.
+// Shared parts of the kernels: number types, sums over a warp or a block, and products of small matrices on tensor cores.
 //
-// A kernel is an `extern "C"` function without templates in its name, so that it is found in PTX by it; what it takes is
-// pointers, 32-bit integers and floats, in the order in which the launching Rust code gives them. Sums are taken in a fixed
-// order: equal input gives equal output, to the last bit.
+// A kernel is an `extern "C"` function, so that PTX holds it under its own name; it takes pointers, 32-bit integers and floats,
+// in the order in which the launching Rust code passes them. Sums are in a fixed order: equal input gives equal output, to the
+// last bit.
 #pragma once
 
 #ifdef EMULATED
@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cuda_bf16.h>
 #define KERNEL(name)
-// One declaration for all kernels: the memory has no other name.
+// One declaration for all kernels: dynamic shared memory has a single name.
 extern __shared__ __align__(16) unsigned char shared_memory[];
 #define SHARED(type, name) type* name = reinterpret_cast<type*>(shared_memory)
 #endif
@@ -42,7 +42,7 @@ __device__ __forceinline__ bf16 from_float<bf16>(float x) {
     return __float2bfloat16(x);
 }
 
-// eˣ, as exact as what is made of it: numbers of the other argument's type.
+// eˣ, as exact as numbers of the second argument's type.
 __device__ __forceinline__ float exponential(float x, float) {
     return expf(x);
 }
@@ -57,12 +57,12 @@ __device__ __forceinline__ uint32_t bits_of(bf16 x) {
     return bits;
 }
 
-// Four neighbouring numbers.
+// Four consecutive numbers.
 struct Four {
     float values[4];
 };
 
-// What memory gives and takes at once, at an address that is a multiple of its size.
+// Loads or stores a vector at once; its address is a multiple of its size.
 template <class V>
 __device__ __forceinline__ V load_vector(const void* from) {
 #ifdef EMULATED
@@ -106,8 +106,7 @@ __device__ __forceinline__ void store_4(bf16* to, const Four& four) {
                            bits_of(from_float<bf16>(x[2])) | bits_of(from_float<bf16>(x[3])) << 16});
 }
 
-// Those of the `n` numbers at `from`, which begin at an aligned address, from number `first` on, a multiple of four; zeros behind the
-// last.
+// Loads four of the `n` numbers at `from`, an aligned address, from number `first` on, a multiple of four; zeros beyond the last.
 template <class T>
 __device__ __forceinline__ Four load_4(const T* from, size_t first, size_t n) {
     if (first + 4 <= n) return load_4(from + first);
@@ -126,28 +125,28 @@ __device__ __forceinline__ void store_4(T* to, size_t first, size_t n, const Fou
     }
 }
 
-// The sum over the lanes of a warp, in every lane.
+// Returns the sum over the lanes of a warp, in every lane.
 __device__ __forceinline__ float warp_sum(float x) {
     for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(ALL_LANES, x, mask);
     return x;
 }
 
-// The largest over the lanes of a warp, in every lane.
+// Returns the maximum over the lanes of a warp, in every lane.
 __device__ __forceinline__ float warp_max(float x) {
     for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, mask));
     return x;
 }
 
-// What each warp of a block has found, for every thread to read: a float a warp, at `scratch`.
+// Writes a float of each warp of a block to `scratch`, for every thread to read. Returns the number of warps.
 __device__ __forceinline__ unsigned share_of_warps(float of_warp, float* scratch) {
-    // What was shared before may still be read.
+    // Earlier values may still be read.
     __syncthreads();
     if (threadIdx.x % WARP_SIZE == 0) scratch[threadIdx.x / WARP_SIZE] = of_warp;
     __syncthreads();
     return blockDim.x / WARP_SIZE;
 }
 
-// The sum over a block of whole warps, in every thread. `scratch` has room for a float of each warp.
+// Returns the sum over a block of whole warps, in every thread. `scratch` has room for a float per warp.
 __device__ __forceinline__ float block_sum(float x, float* scratch) {
     const unsigned warps = share_of_warps(warp_sum(x), scratch);
     float sum = 0;
@@ -155,7 +154,7 @@ __device__ __forceinline__ float block_sum(float x, float* scratch) {
     return sum;
 }
 
-// The largest over a block, in the same way.
+// Returns the maximum over a block of whole warps, in every thread. `scratch` has room for a float per warp.
 __device__ __forceinline__ float block_max(float x, float* scratch) {
     const unsigned warps = share_of_warps(warp_max(x), scratch);
     float most = scratch[0];
@@ -163,7 +162,7 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
     return most;
 }
 
-// The sum over a block, in thread 0. `sums` has room for a double of each thread.
+// Returns the sum over a block, in thread 0; the block's size is a power of two. `sums` has room for a double per thread.
 __device__ __forceinline__ double block_sum(double x, double* sums) {
     sums[threadIdx.x] = x;
     for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
@@ -173,7 +172,7 @@ __device__ __forceinline__ double block_sum(double x, double* sums) {
     return sums[0];
 }
 
-// The sum of the `n` numbers at `from`, by one block, in thread 0.
+// Returns the sum of the `n` numbers at `from`, computed by one block, in thread 0.
 template <class T>
 __device__ __forceinline__ double block_total(const T* from, unsigned n, double* sums) {
     double sum = 0;
@@ -181,11 +180,11 @@ __device__ __forceinline__ double block_total(const T* from, unsigned n, double*
     return block_sum(sum, sums);
 }
 
-// Fragments of the matrix product of a warp: 16×16 times 16×8. Lane `l` holds, with `g = l / 4` and `t = 2 (l % 4)`,
+// Fragments of a warp's matrix product, 16×16 times 16×8. Lane `l` holds, with `g = l / 4` and `t = 2 (l % 4)`,
 //   of A  rows g, g + 8 and columns t, t + 1, t + 8, t + 9, in the order (g; t, t+1), (g+8; t, t+1), (g; t+8, t+9), (g+8; …),
 //   of B  rows t, t + 1, t + 8, t + 9 of column g,
 //   of C  rows g, g + 8 and columns t, t + 1, in the order (g; t), (g; t+1), (g+8; t), (g+8; t+1).
-// Two neighbouring Cs are thus an A: what one product gives is what the next one takes.
+// Two adjacent Cs thus form an A: one product's results are the next one's operand.
 template <class T>
 struct FragmentA;
 template <class T>
@@ -255,7 +254,7 @@ inline float half_of(uint32_t pair, int which) {
     return __uint_as_float(which ? pair & 0xffff0000 : pair << 16);
 }
 
-// C + A B
+// Returns C + A B.
 inline FragmentC product(const FragmentA<bf16>& a, const FragmentB<bf16>& b, const FragmentC& c) {
     Operands mine;
     for (int i = 0; i < 8; ++i) mine.a[i] = half_of(a.pairs[i / 2], i % 2);
@@ -272,7 +271,7 @@ inline FragmentC product(const FragmentA<float>& a, const FragmentB<float>& b, c
 
 #else
 
-// C + A B
+// Returns C + A B.
 __device__ __forceinline__ FragmentC product(const FragmentA<bf16>& a, const FragmentB<bf16>& b, FragmentC c) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])
@@ -286,8 +285,8 @@ __device__ __forceinline__ uint32_t tf32(float x) {
     return bits;
 }
 
-// 32-bit floats are products of three pairs of TF32 numbers: the leading parts, and the two of a leading and a remaining part. Eight
-// columns of A at a time; which ones is free, as long as A and B agree.
+// Multiplies 32-bit floats as three pairs of TF32 numbers: the leading parts, and each leading part with the other's remainder.
+// Takes eight columns of A at a time, in any order on which A and B agree.
 __device__ __forceinline__ FragmentC product(const FragmentA<float>& a, const FragmentB<float>& b, FragmentC c) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

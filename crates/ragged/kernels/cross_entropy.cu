@@ -1,9 +1,9 @@
-// Softmax cross-entropy over many candidates, some rows of logits at a time: what a row's logits become is their gradient, which
-// two matrix products then bring to the hidden states and the candidates.
+// Softmax cross-entropy over many candidates, some rows of logits at a time: a row's logits become their gradients, which two
+// matrix products then carry to the hidden states and the candidates.
 #include "common.cuh"
 
-// Rows may have a target that does not compete with the others' (sampled softmax): its logit is computed apart, `own` [rows]. Row `r` has
-// the targets `offsets[r]..offsets[r + 1]`, here one at most. A warp a row.
+// `own` [rows] receives the logits of the targets, computed apart because a target need not be a competitor (sampled softmax).
+// Row `r` has the targets `offsets[r]..offsets[r + 1]`, here at most one. One warp per row.
 template <class T>
 __device__ void own_logits(const T* hidden, const T* items, const unsigned* offsets, const unsigned* targets, float* own,
                            unsigned rows, unsigned d) {
@@ -32,17 +32,17 @@ __device__ void add_own(const float* own, const T* items, const unsigned* offset
     }
 }
 
-// Numbers that a thread holds of a row at a time, in groups of four.
+// Groups of four numbers of a row that a thread holds at a time.
 constexpr int GROUPS = 4;
 
-// A block a row, from row `first` of the batch on. `logits` [rows, columns], rows `pitch` apart, become their gradients, numbers of type
-// `T` from where the row begins on; `losses` [rows] become the rows' losses. Rows of up to 16 columns a thread are read once, longer ones
-// twice.
+// One block per row, from row `first` of the batch on. `logits` [rows, columns], rows `pitch` apart, become their gradients,
+// numbers of type `T` from the start of the row on; `losses` [rows] receives the rows' losses. Rows of up to 16 columns per
+// thread are read once, longer ones twice.
 //
-// Row `r` has the targets `offsets[r]..offsets[r + 1]`. Where `own` is null, they are among the columns. Otherwise each row has one at
-// most, whose logit is `own[r]`, which becomes its gradient; it competes with the columns, their logits shifted by `shift` except those
-// of `certain` (`certain_ranges[2 r]..certain_ranges[2 r + 1]`, each once), but not with itself and with those of `excluded`
-// (`excluded_offsets[r]..excluded_offsets[r + 1]`).
+// Row `r` has the targets `offsets[r]..offsets[r + 1]`. If `own` is null, they are among the columns. Otherwise each row has at
+// most one, with the logit `own[r]`, which becomes its gradient. It competes with the columns, except itself and those of
+// `excluded` (`excluded_offsets[r]..excluded_offsets[r + 1]`). Their logits are shifted by `shift`, except those of `certain`
+// (`certain_ranges[2 r]..certain_ranges[2 r + 1]`, each once).
 template <class T>
 __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned* offsets, const unsigned* targets,
                                    const float* weights, float* own, const float* shift, const unsigned* excluded_offsets,
@@ -63,10 +63,10 @@ __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned*
         return;
     }
     const float own_logit = own ? own[r] : -INFINITY;
-    // What the targets' logits come to: where they are columns, gradients will take their place.
+    // Weighted sum of the targets' logits, read before gradients overwrite the columns.
     float expected = weight * own_logit;
     if (own) {
-        // `shift` is added to all below.
+        // Cancels `shift`, which is added to all columns below.
         for (unsigned i = certain_ranges[2 * size_t(r)] + threadIdx.x; i < certain_ranges[2 * size_t(r) + 1]; i += blockDim.x) {
             if (certain[i] < columns) row[certain[i]] -= shift[certain[i]];
         }
@@ -96,10 +96,11 @@ __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned*
             }
         }
     };
-    // The largest of this thread's logits so far, and the sum of their exponentials, from there; what is held becomes these.
+    // Largest of this thread's logits so far, and the sum of exponentials relative to it; `held` turns from logits into
+    // exponentials.
     float largest = -INFINITY, sum = 0, total = 0;
     const auto exponentials = [&] {
-        // Where nothing competes there is nothing to subtract.
+        // Without competitors there is nothing to subtract.
         const float base = largest == -INFINITY ? 0 : largest;
 #pragma unroll
         for (int group = 0; group < GROUPS; ++group) {
@@ -143,7 +144,7 @@ __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned*
         if (columns > span) {
             load(begin);
             exponentials();
-            // Gradients are no wider than logits: what they take the place of was read, and nothing behind it.
+            // Gradients are no wider than logits: they overwrite only logits that were read.
             __syncthreads();
         }
 #pragma unroll
@@ -186,7 +187,7 @@ __device__ void cross_entropy_rows(float* logits, float* losses, const unsigned*
 CROSS_ENTROPY(float)
 CROSS_ENTROPY(bf16)
 
-// `out` = Σ `values`, by one block. Shared: a double for each thread.
+// `out` = Σ `values`, by one block. Shared: a double per thread.
 extern "C" __global__ void sum_all(const float* values, float* out, unsigned n) {
     SHARED(double, sums);
     const double sum = block_total(values, n, sums);

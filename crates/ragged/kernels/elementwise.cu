@@ -1,7 +1,7 @@
-// What goes through tensors element by element, four at a time.
+// Element-wise operations, four elements per thread.
 #include "common.cuh"
 
-// Elements that share a key in dropout; see `ops::dropout`.
+// Elements that share a key in dropout; see `src/dropout.rs`.
 constexpr unsigned CHUNK = 1 << 14;
 
 __device__ __forceinline__ uint64_t mix_64(uint64_t seed, uint64_t value) {
@@ -17,12 +17,12 @@ __device__ __forceinline__ uint32_t mix_32(uint32_t x) {
     return x ^ (x >> 16);
 }
 
-// The first of the four elements of this thread.
+// Returns the first of the four elements of this thread.
 __device__ __forceinline__ unsigned first_element() {
     return 4 * (blockIdx.x * blockDim.x + threadIdx.x);
 }
 
-// The columns of neighbouring elements, row after row.
+// Column numbers of consecutive elements, row after row.
 struct Column {
     unsigned at, columns;
 
@@ -35,9 +35,9 @@ struct Column {
     }
 };
 
-// Dropout that follows from a seed and the place of an element alone: the same elements as on the CPU, and no mask in memory.
-// `out` = `x` + dropout(`y` + `bias`) for `n` elements, rows of `columns`; nothing is added where `x` or `bias` is null. What falls
-// below `threshold` is dropped, the rest multiplied with `scale`.
+// `out` = `x` + dropout(`y` + `bias`) for `n` elements in rows of `columns`; a null `x` or `bias` adds nothing. The seed and an
+// element's index alone decide whether it is dropped: the same elements as on the CPU, without a mask in memory. Elements whose
+// random number is below `threshold` are dropped, the others multiplied by `scale`.
 template <class Y, class Out>
 __device__ void add_dropped(const float* x, const Y* y, const float* bias, Out* out, unsigned n, unsigned columns,
                             unsigned seed_high, unsigned seed_low, unsigned threshold, float scale) {
@@ -64,12 +64,12 @@ __device__ void add_dropped(const float* x, const Y* y, const float* bias, Out* 
         add_dropped(x, y, bias, out, n, columns, seed_high, seed_low, threshold, scale);                                     \
     }                                                                                                                        \
     KERNEL(add_dropped_##Y##_##OUT);
-// Forwards, and backwards.
+// Forward to float, backward from float.
 ADD_DROPPED(float, float)
 ADD_DROPPED(bf16, float)
 ADD_DROPPED(float, bf16)
 
-// `out` = `x`, in 16 bits each. `x` may begin anywhere.
+// `out` = `x`, rounded to 16 bits. `x` may be unaligned.
 extern "C" __global__ void halves(const float* x, bf16* out, unsigned n) {
     const unsigned first = first_element();
     if (reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0) {
@@ -92,7 +92,7 @@ extern "C" __global__ void add(const float* y, float* x, unsigned n) {
 }
 KERNEL(add);
 
-// `out` = `x` times the number at `factor`, which the CPU need not know.
+// `out` = `x` times the number at `factor`, which stays on the device.
 extern "C" __global__ void scale(const float* x, const float* factor, float* out, unsigned n) {
     const unsigned first = first_element();
     if (first >= n) return;
@@ -102,7 +102,7 @@ extern "C" __global__ void scale(const float* x, const float* factor, float* out
 }
 KERNEL(scale);
 
-// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`, and its derivative; as `ops::activation`.
+// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`, and its derivative, as in `src/activation.rs`.
 struct Gelu {
     float value, slope;
 };
@@ -113,7 +113,7 @@ __device__ __forceinline__ Gelu gelu(float x) {
     return {x * g, g + x * g * (1 - g) * 2 * a * (3 * b * x * x + 1)};
 }
 
-// `active` = GELU(`inner` + `bias`) for `n` elements, rows of `columns`.
+// `active` = GELU(`inner` + `bias`) for `n` elements in rows of `columns`.
 template <class T>
 __device__ void bias_gelu(const T* inner, const float* bias, T* active, unsigned n, unsigned columns) {
     const unsigned first = first_element();
@@ -125,7 +125,7 @@ __device__ void bias_gelu(const T* inner, const float* bias, T* active, unsigned
     store_4(active, first, n, four);
 }
 
-// The same again, and `gradient`, that of `active`, becomes that of `inner` + `bias`.
+// As `bias_gelu`; also turns `gradient` from that of `active` into that of `inner` + `bias`.
 template <class T>
 __device__ void bias_gelu_backward(const T* inner, const float* bias, T* active, T* gradient, unsigned n, unsigned columns) {
     const unsigned first = first_element();

@@ -1,9 +1,9 @@
-// Runs the kernels of this directory on the CPU, from the same source: a test of their index arithmetic, their barriers and
-// their use of memory for machines without a GPU. It says nothing about speed.
+// Runs the kernels of this directory on the CPU, from the same source, to test their index arithmetic, barriers and use of memory
+// on machines without a GPU. It says nothing about speed.
 //
-// Each thread of a block is a fiber. A fiber runs until it waits at a barrier, of its block or of its warp; then the next one
-// goes on. In which order is the caller's choice: results that depend on it are a race. Warp shuffles and matrix products are
-// exchanges at the warp's barrier, matrix products with the layout of fragments that PTX documents for `mma.sync`.
+// Each thread of a block is a fiber, which runs until it waits at a barrier of its block or warp; then the next fiber continues.
+// The caller chooses the order: a result that depends on it reveals a race. Warp shuffles and matrix products are exchanges at
+// the warp's barrier; matrix products use the layout of fragments that PTX documents for `mma.sync`.
 #pragma once
 
 #include <cmath>
@@ -28,7 +28,7 @@ struct dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
 
-// Vectors of CUDA.
+// CUDA's vector types.
 struct float4 {
     float x, y, z, w;
 };
@@ -44,7 +44,7 @@ namespace emulator {
 constexpr int WARP = 32;
 constexpr size_t STACK = 64 << 10;
 
-// Where fibers of one block or warp wait for each other.
+// Barrier of the fibers of one block or warp.
 struct Barrier {
     unsigned expected = 0, arrived = 0;
     uint64_t round = 0;
@@ -52,7 +52,7 @@ struct Barrier {
 
 struct Warp {
     Barrier barrier;
-    // What lanes exchange; twice, because a lane may write the next value before another one has read the last.
+    // Values that lanes exchange; twice, because a lane may write the next value before another has read the last.
     alignas(16) unsigned char slots[2][WARP][64];
 };
 
@@ -74,7 +74,7 @@ struct Machine {
     std::vector<unsigned char> shared;
     ucontext_t scheduler;
     Fiber* running = nullptr;
-    // Whether anything happened since the scheduler began its round.
+    // Whether any fiber advanced in this round of the scheduler.
     bool progress = false;
     void (*body)(void**) = nullptr;
     void** arguments = nullptr;
@@ -97,7 +97,7 @@ inline void arrive(Barrier& barrier) {
     for (uint64_t round = barrier.round; barrier.round == round;) yield();
 }
 
-// One fiber fewer will come.
+// Removes a finished fiber from the barrier.
 inline void leave(Barrier& barrier) {
     if (--barrier.expected > 0 && barrier.arrived >= barrier.expected) {
         barrier.arrived = 0;
@@ -109,7 +109,7 @@ inline Warp& warp() {
     return machine.warps[machine.running->number / WARP];
 }
 
-// Gives every lane of the warp `value`; returns all of them.
+// Gives `value` to every lane of the warp; returns the values of all lanes.
 template <class T>
 const unsigned char (*exchange(const T& value))[64] {
     static_assert(sizeof(T) <= 64, "too much for one exchange");
@@ -137,11 +137,11 @@ inline void entry() {
     swapcontext(&fiber.context, &machine.scheduler);
 }
 
-// Which fiber is the `i`-th of `n` to go on: from the first one, from the last one, or in an order drawn from `order`.
+// Returns the `i`-th of `n` fibers to continue: from the first one, from the last one, or in an order drawn from `order`.
 inline unsigned place(unsigned i, unsigned n, uint32_t order) {
     if (order == 0) return i;
     if (order == 1) return n - 1 - i;
-    // A step that shares no factor with the power of two above visits every place.
+    // An odd step visits every place of the power of two above.
     unsigned size = 1;
     while (size < n) size *= 2;
     return (i * (order | 1) + order / 2) % size;
@@ -150,7 +150,7 @@ inline unsigned place(unsigned i, unsigned n, uint32_t order) {
 inline void run_block(uint32_t order, size_t shared_bytes) {
     Machine& m = machine;
     const unsigned threads = m.block.x * m.block.y * m.block.z;
-    // Not a number, in floats and in halves: what is read must have been written.
+    // NaN, in floats and in halves: reveals reads before the first write.
     m.shared.assign(shared_bytes + 64, 0xff);
     m.fibers.resize(threads);
     m.warps.assign((threads + WARP - 1) / WARP, Warp{});
@@ -191,7 +191,7 @@ inline void run_block(uint32_t order, size_t shared_bytes) {
     }
 }
 
-// A vector load from an odd place is an error on the device.
+// The device rejects unaligned vector loads.
 inline void must_be_aligned(const void* at, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(at) % bytes) machine.problem = "memory is not aligned for a vector load";
 }
@@ -277,7 +277,7 @@ inline float __uint_as_float(unsigned bits) {
     return x;
 }
 
-// Rounds to nearest, ties to even, as the device does.
+// Conversions round to nearest, ties to even, as on the device.
 struct __nv_bfloat16 {
     uint16_t bits;
 };
@@ -297,21 +297,21 @@ using std::fminf;
 using std::max;
 using std::min;
 
-// A kernel that can be launched by its name.
+// Registers a kernel for launches by name.
 #define KERNEL(name)                                                            \
     static emulator::Registration registration_of_##name(#name, emulator::Body<&name>::run, \
                                                          emulator::Body<&name>::parameters())
 
-// The shared memory of the block.
+// Shared memory of the block.
 #define SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::machine.shared.data())
 
-// Launches `name` with `count` arguments of these sizes: null, or what went wrong.
+// Launches `name` with `count` arguments of these sizes. Returns null or an error message.
 extern "C" __attribute__((used)) inline const char* emulate(const char* name, const unsigned* grid, const unsigned* block, size_t shared,
                                       void** arguments, const size_t* sizes, size_t count, uint32_t order) {
     for (const emulator::Kernel* kernel = emulator::kernels; kernel; kernel = kernel->next) {
         if (std::strcmp(kernel->name, name)) continue;
         if (kernel->parameters != std::vector<size_t>(sizes, sizes + count)) return "its parameters are others";
-        // What the largest GPUs have.
+        // Maximum of the largest GPUs.
         if (shared > 227 << 10) return "no GPU has that much shared memory";
         emulator::Machine& m = emulator::machine;
         m.grid = {grid[0], grid[1], grid[2]};

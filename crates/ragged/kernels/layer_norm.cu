@@ -1,5 +1,5 @@
-// Layer normalisation: γ (x − mean) / √(variance + ε) + β, a warp a row. A lane holds `A_LANE` columns, at most: rows are up to 32 times
-// as wide.
+// Layer normalisation: γ (x − mean) / √(variance + ε) + β, one warp per row. A lane holds at most `A_LANE` columns, a row at most
+// 32 times as many.
 #include "common.cuh"
 
 template <int A_LANE>
@@ -44,8 +44,9 @@ __device__ void forward(const float* x, const float* gamma, const float* beta, T
     }
 }
 
-// `dx` becomes the gradient of `x`, plus `beside` where that is not null: what reaches `x` beside the norm. `parts` [blocks, 2, d] gets each block's
-// share of the gradients of γ and β. A block works through `a_block` rows. Shared: a float for each warp and column, twice.
+// `dx` becomes the gradient of `x`, plus `beside` unless null: the gradient that reaches `x` past the norm. `parts`
+// [blocks, 2, d] receives each block's share of the gradients of γ and β. A block works through `a_block` rows. Shared: two
+// floats per warp and column.
 template <class T, int A_LANE>
 __device__ void backward(const float* x, const float* gamma, const T* dy, const float* beside, float* dx, float* parts,
                          unsigned rows, unsigned d, unsigned a_block, float epsilon) {

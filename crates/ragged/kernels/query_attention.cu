@@ -1,11 +1,11 @@
-// Attention of single rows, each of which may have its own condition (CGSA): what a condition hides is not computed. All queries of a
-// sequence share its keys and values.
+// Attention of single rows, each of which may have its own condition (CGSA). Scores of hidden keys are not computed. All queries
+// of a sequence share its keys and values.
 //
-// Query `r` stands at token `tokens[r]` and sees the first `visible` keys of its sequence; under conditions only those before its own
-// row whose flag is set (`matches`, from `flags[r]` on, a byte a key), and its own.
+// Query `r` at token `tokens[r]` sees the first `visible` keys of its sequence; under conditions, of these only the ones before
+// its own row whose flag is set (`matches`, a byte per key, from `flags[r]` on), and its own key always.
 #include "attention.cuh"
 
-// The queries; `matches` is null where nothing is hidden.
+// The queries; `matches` is null if nothing is hidden.
 struct Queries {
     const unsigned* tokens;
     const unsigned char* matches;
@@ -17,10 +17,10 @@ struct Queries {
     }
 };
 
-// Keys that the query at row `i` of a sequence looks through.
+// Returns the number of keys that the query at row `i` of a sequence loops over.
 __device__ __forceinline__ unsigned last_key(const Batch& batch, const Queries& queries, unsigned start, unsigned i) {
     const unsigned visible = batch.keys ? batch.keys[start + i] : i + 1;
-    // Its own row is seen under any condition, even where fewer keys are visible.
+    // Under a condition a query's own row is always visible, even beyond `visible`.
     return queries.matches ? i + 1 : visible;
 }
 
@@ -41,8 +41,8 @@ __device__ __forceinline__ float score_of(const Batch& batch, const float* bias,
     return score;
 }
 
-// A warp a query and head: `q` and `out` [queries, heads, width], `kv` [tokens, 2, heads, width], `log_sum` [queries, heads].
-// `sequences` [queries] says whose each query is.
+// One warp per query and head: `q` and `out` [queries, heads, width], `kv` [tokens, 2, heads, width], `log_sum` [queries, heads].
+// `sequences` [queries] holds the sequence of each query.
 extern "C" __global__ void query_attention_forward(const float* q, const float* kv, float* out, float* log_sum,
                                                    const unsigned* sequences, unsigned n, const unsigned* tokens,
                                                    const unsigned char* matches, const unsigned* flags, BATCH_PARAMETERS) {
@@ -57,7 +57,7 @@ extern "C" __global__ void query_attention_forward(const float* q, const float* 
     const float* query = q + size_t(r) * d + head * width;
     const float* keys_at = kv + size_t(start) * 2 * d + head * width;
     const float* of_bias = bias + head * columns;
-    // A lane has a key for its score, and up to four columns of the result.
+    // A lane scores one key at a time, and holds up to four columns of the result.
     float result[4] = {0, 0, 0, 0}, largest = NEVER, sum = 0;
     const unsigned end = last_key(batch, queries, start, i);
     for (unsigned from = 0; from < end; from += WARP_SIZE) {
@@ -90,9 +90,10 @@ extern "C" __global__ void query_attention_forward(const float* q, const float* 
 }
 KERNEL(query_attention_forward);
 
-// A block a sequence and head, its queries one after the other: a thread has every 128th key, whose gradients are its own. `delta`
-// [queries, heads] is Σ dout · out. `parts` [sequences, heads, columns + 1]: the gradients of the biases and of `log T_h`. Shared:
-// `longest` floats for a query's gradients of the scores, a row of biases' gradients, and what sums need.
+// One block per sequence and head, over its queries in order: a thread owns every 128th key and its gradients. `delta`
+// [queries, heads] is Σ dout · out. `parts` [sequences, heads, columns + 1] receives the gradients of the biases and of
+// `log T_h`. Shared: `longest` floats for the score gradients of one query, `columns` for the gradients of the biases, and 32 for
+// sums.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     query_attention_backward(const float* q, const float* kv, const float* dout, const float* log_sum, const float* delta,
                              float* dq, float* dkv, float* parts, const unsigned* of_sequence, unsigned longest,
@@ -141,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
             dq[of_query + c] = sum * scale;
             dtemperature -= sum * scale * q[of_query + c];
         }
-        // A distance has one key, but the last one.
+        // Every distance but the last has a single key.
         for (unsigned j = threadIdx.x; j < end; j += BLOCK) {
             if (i - j < max_distance - 1) dbias[i - j] += dscores[j];
         }

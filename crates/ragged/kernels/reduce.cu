@@ -1,8 +1,8 @@
-// Sums whose order does not depend on what the device does first.
+// Sums in an order that does not depend on the device's schedule.
 #include "common.cuh"
 
-// Σ over `parts` parts of `stride` elements each, of which columns `from` to `from` + `width` of rows `pitch` apart are wanted: `n`
-// elements in all. A block has 32 of them; its warps share out the parts. Shared: a float for each thread.
+// Σ over `parts` parts of `stride` elements each, for columns `from` to `from` + `width` of rows `pitch` apart: `n` elements in
+// all. A block computes 32 of them; its warps share the parts. Shared: a float per thread.
 extern "C" __global__ void sum_parts(const float* values, float* out, unsigned parts, unsigned stride, unsigned pitch,
                                      unsigned from, unsigned width, unsigned n) {
     SHARED(float, sums);
@@ -21,8 +21,8 @@ extern "C" __global__ void sum_parts(const float* values, float* out, unsigned p
 }
 KERNEL(sum_parts);
 
-// `parts` [blocks, columns]: Σ over the rows of `x` [rows, columns] that are a block's, `a_block` of them. A thread a column; blocks lie
-// beside each other for more columns than a block has threads.
+// `parts` [blocks, columns] receives, per block, the column sums of its `a_block` rows of `x` [rows, columns]. One thread per
+// column; columns beyond a block's threads are in further blocks along y.
 template <class T>
 __device__ void column_sums(const T* x, float* parts, unsigned rows, unsigned columns, unsigned a_block) {
     const unsigned column = blockIdx.y * blockDim.x + threadIdx.x;
@@ -43,7 +43,7 @@ __device__ void column_sums(const T* x, float* parts, unsigned rows, unsigned co
 COLUMN_SUMS(float)
 COLUMN_SUMS(bf16)
 
-// `out[first + block]` = Σ x² over the block's share of `x`. Shared: a double for each thread.
+// `out[first + block]` = Σ x² over the block's share of `x`. Shared: a double per thread.
 extern "C" __global__ void sum_of_squares(const float* x, double* out, unsigned first, unsigned n) {
     SHARED(double, sums);
     double sum = 0;

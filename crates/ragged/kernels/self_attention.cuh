@@ -1,11 +1,11 @@
-// Self-attention over ragged sequences: causal or with a number of visible keys for each row, with learned position and time
-// biases and a temperature for each head. Scores are never in global memory: a tile of 64 keys at a time goes by, and each row
-// keeps its largest score and its normaliser (online softmax; Dao 2023, FlashAttention-2). The backward pass computes the scores
-// again from `log Σ exp`.
+// Self-attention over ragged sequences, causal or with a number of visible keys per row, with learned position and time biases
+// and a temperature per head. Scores never reach global memory: a block passes over tiles of 64 keys, and each row keeps its
+// largest score and its normaliser (online softmax; Dao 2023, FlashAttention-2). The backward pass recomputes the scores from
+// `log Σ exp`.
 //
 //     s_ij = q_i · k_j / T_h + b_pos(min(i − j, P − 1)) + b_time(bucket(τ_i − τ_j))
 //
-// Queries, keys and values lie beside each other, [tokens, 3, heads, width]; what comes out is [tokens, heads, width].
+// Queries, keys and values are interleaved, [tokens, 3, heads, width]; the output is [tokens, heads, width].
 #pragma once
 
 #include "attention.cuh"
@@ -13,14 +13,14 @@
 // Rows and keys of a tile; a block has four warps, each with 16 rows.
 constexpr int TILE = 64;
 
-// A tile of rows in shared memory, padded so that neighbouring rows begin in other banks.
+// Tile of rows in shared memory, padded so that adjacent rows begin in different banks.
 template <class T, int D>
 struct Tile {
     static constexpr int STRIDE = D + 16 / sizeof(T);
     static constexpr unsigned BYTES = TILE * STRIDE * sizeof(T);
     T* data;
 
-    // Rows `from` to `from` + 64 of the `n` rows at `source`, `width` wide; zeros behind them.
+    // Loads rows `from` to `from` + 64 of the `n` rows at `source`, `width` wide; zeros beyond them.
     __device__ void load(const T* source, size_t stride, unsigned width, unsigned from, unsigned n) {
         constexpr int VECTOR = 16 / sizeof(T);
         if (width == D) {
@@ -37,7 +37,7 @@ struct Tile {
         }
     }
 
-    // Rows `row` to `row` + 16 and columns `column` to `column` + 16 as the left operand of a product.
+    // Returns rows `row` to `row` + 16 and columns `column` to `column` + 16 as the left operand of a product.
     __device__ __forceinline__ FragmentA<T> left(unsigned row, unsigned column) const {
         const unsigned lane = threadIdx.x % WARP_SIZE;
         const T* at = data + (row + lane / 4) * STRIDE + column + lane % 4 * 2;
@@ -49,7 +49,7 @@ struct Tile {
         return a;
     }
 
-    // The transpose of rows `row` to `row` + 8 and columns `column` to `column` + 16, as the right operand.
+    // Returns the transpose of rows `row` to `row` + 8 and columns `column` to `column` + 16 as the right operand.
     __device__ __forceinline__ FragmentB<T> right_transposed(unsigned row, unsigned column) const {
         const unsigned lane = threadIdx.x % WARP_SIZE;
         const T* at = data + (row + lane / 4) * STRIDE + column + lane % 4 * 2;
@@ -59,7 +59,7 @@ struct Tile {
         return b;
     }
 
-    // Rows `row` to `row` + 16 and columns `column` to `column` + 8, as the right operand.
+    // Returns rows `row` to `row` + 16 and columns `column` to `column` + 8 as the right operand.
     __device__ __forceinline__ FragmentB<T> right(unsigned row, unsigned column) const {
         const unsigned lane = threadIdx.x % WARP_SIZE;
         const T* at = data + (row + lane % 4 * 2) * STRIDE + column + lane / 4;
@@ -70,7 +70,7 @@ struct Tile {
     }
 };
 
-// Two neighbouring results as the left operand of the next product.
+// Returns two adjacent results as the left operand of the next product.
 template <class T>
 __device__ __forceinline__ FragmentA<T> as_left(const FragmentC& c, const FragmentC& next) {
     FragmentA<T> a;
@@ -81,7 +81,7 @@ __device__ __forceinline__ FragmentA<T> as_left(const FragmentC& c, const Fragme
     return a;
 }
 
-// Over the four lanes that share a row.
+// Maximum and sum over the four lanes that share a row.
 __device__ __forceinline__ float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
     return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
@@ -92,12 +92,12 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(ALL_LANES, x, 2);
 }
 
-// What all threads know of 64 rows, or of 64 keys.
+// Times and visible lengths of 64 rows, or of 64 keys, for all threads.
 struct Rows {
     long long* times;
     unsigned* visible;
 
-    // Of the rows from `from` on of the sequence with `n` tokens that begins at `start`. A row that is not there sees nothing.
+    // Loads rows from `from` on of the sequence of `n` tokens that begins at `start`. Rows beyond its end see nothing.
     __device__ void load(const Batch& batch, unsigned start, unsigned from, unsigned n) {
         for (unsigned i = threadIdx.x; i < TILE; i += BLOCK) {
             const unsigned row = from + i;
@@ -113,7 +113,8 @@ struct Rows {
     }
 };
 
-// A block computes a tile of rows of one head: `work` [blocks, 2] says of which sequence and which tile. `log_sum` is [tokens, heads].
+// One block computes a tile of rows of one head: `work` [blocks, 2] holds the sequence and the tile. `log_sum` is
+// [tokens, heads].
 template <class T, int D>
 __device__ void forward(const T* qkv, T* out, float* log_sum, const unsigned* work, const Batch& batch) {
     SHARED(unsigned char, memory);
@@ -135,7 +136,7 @@ __device__ void forward(const T* qkv, T* out, float* log_sum, const unsigned* wo
 
     for (unsigned i = threadIdx.x; i < batch.columns; i += BLOCK) bias[i] = batch.bias[head * batch.columns + i];
     rows.load(batch, start, first, n);
-    // The queries pass through the room of the keys into registers.
+    // Queries pass through the keys' memory into registers.
     keys.load(base, 3 * d, batch.width, first, n);
     __syncthreads();
     FragmentA<T> query[D / 16];
@@ -176,7 +177,7 @@ __device__ void forward(const T* qkv, T* out, float* log_sum, const unsigned* wo
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             now[half] = quad_max(now[half]);
-            // A row that has seen nothing yet has nothing to scale.
+            // A row that has seen no key has nothing to rescale.
             const float shrink = largest[half] == NEVER ? 0 : exponential(largest[half] - now[half], T());
             sum[half] *= shrink;
 #pragma unroll
@@ -221,7 +222,8 @@ __device__ void forward(const T* qkv, T* out, float* log_sum, const unsigned* wo
     }
 }
 
-// `delta` [tokens, heads] = Σ dout · out over the width of a head: what every gradient of a row's scores is short of. A warp a row.
+// `delta` [tokens, heads] = Σ dout · out over the width of a head, which the gradient of each score of the row subtracts. One
+// warp per row and head.
 template <class T>
 __device__ void row_products(const T* out, const T* dout, float* delta, unsigned n, unsigned width) {
     const unsigned row = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
@@ -234,10 +236,10 @@ __device__ void row_products(const T* out, const T* dout, float* delta, unsigned
     if (threadIdx.x % WARP_SIZE == 0) delta[row] = sum;
 }
 
-// A block computes the gradients of one head of one sequence (`order` [sequences]: the longest first): a tile of keys after the
-// other, and for each the tiles of rows that see it. `dqkv` is [tokens, 3, heads, width]; those of queries are summed up in `dq`
-// [tokens, heads, width], whose part no other block touches; `parts` [sequences, heads, columns + 1] gets the gradients of the biases
-// and of `log T_h`.
+// One block computes the gradients of one head of one sequence (`order` [sequences]: the longest first): for one tile of keys
+// after the other, the tiles of rows that see it. `dqkv` is [tokens, 3, heads, width]; the gradients of queries accumulate in
+// `dq` [tokens, heads, width], of which each block has its own part; `parts` [sequences, heads, columns + 1] receives the
+// gradients of the biases and of `log T_h`.
 template <class T, int D>
 __device__ void backward(const T* qkv, const T* dout, const float* log_sum, const float* delta, T* dqkv, float* dq, float* parts,
                          const unsigned* order, const Batch& batch) {
@@ -252,7 +254,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
     float* of_row = pieces.take<float>(2 * TILE);
     float* bias = pieces.take<float>(batch.columns);
     float* dposition = pieces.take<float>(batch.max_distance);
-    // By row and key; rows one apart, so that diagonals lie in different banks.
+    // By row and key, padded by one so that diagonals lie in different banks.
     constexpr unsigned STRIDE = TILE + 1;
     float* dscores = pieces.take<float>(TILE * STRIDE);
     float* diagonals = pieces.take<float>(2 * TILE);
@@ -262,7 +264,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
     const unsigned d = batch.heads * batch.width;
     const float scale = expf(-batch.log_temperature[head]);
     const bool timed = batch.columns > batch.max_distance;
-    // By row and bucket; there only where it is needed.
+    // By row and bucket; empty without a time bias.
     float* dtime = pieces.take<float>(timed ? TILE * STRIDE : 0);
     const unsigned lane = threadIdx.x % WARP_SIZE, g = lane / 4, t = lane % 4 * 2;
     const unsigned own = threadIdx.x / WARP_SIZE * 16;
@@ -281,7 +283,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
         values.load(base + 2 * d, 3 * d, batch.width, from, n);
         of_keys.load(batch, start, from, n);
         FragmentC dkeys[D / 8], dvalues[D / 8];
-        // A row sees nothing that comes after it.
+        // Earlier rows see none of these keys.
         for (unsigned first = from; first < n; first += TILE) {
             __syncthreads();
             rows.load(batch, start, first, n);
@@ -295,7 +297,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
                 of_row[TILE + i] = first + i < n ? delta[at] : 0;
             }
             __syncthreads();
-            // A warp has 16 keys; two blocks of 8 rows at a time.
+            // Here a warp has 16 keys, and takes two blocks of 8 rows at a time.
 #pragma unroll
             for (int block = 0; block < TILE / 8; block += 2) {
                 FragmentC weights[2], dweights[2];
@@ -334,7 +336,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
                 }
             }
             __syncthreads();
-            // Now a warp has 16 rows. The same thread adds to the same elements for every tile of keys.
+            // Here a warp has 16 rows. The same thread adds to the same elements for every tile of keys.
             FragmentC dqueries[D / 8];
 #pragma unroll
             for (int k = 0; k < TILE / 16; ++k) {
@@ -357,7 +359,7 @@ __device__ void backward(const T* qkv, const T* dout, const float* log_sum, cons
                     *at = (from == 0 ? 0 : *at) + dqueries[c].values[value] * scale;
                 }
             }
-            // Diagonal `m` holds the pairs of row − key = m − 63.
+            // Diagonal `m` holds the pairs with row − key = m − 63.
             const int m = threadIdx.x;
             if (m < 2 * TILE - 1) {
                 float sum = 0;

@@ -1,4 +1,4 @@
-//! SiLU and GELU, fused with their gradients.
+//! SiLU and GELU with their gradients, fused on the CPU.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -6,19 +6,19 @@ use rayon::prelude::*;
 use super::{cpu_tensor, f32_slice, fused, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
-/// `√(2/π)` and the cubic coefficient of GELU's tanh form.
+/// `√(2/π)`: the scale in GELU's tanh form.
 pub const A: f32 = 0.797_884_6;
-/// The cubic term of the same.
+/// Coefficient of `x³` in GELU's tanh form.
 pub const B: f32 = 0.044_715;
 
-/// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`, and its derivative.
+/// Returns GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`, and its derivative.
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> (f32, f32) {
     let g = vector::sigmoid(2.0 * A * (B * x * x * x + x));
     (x * g, g + x * g * (1.0 - g) * 2.0 * A * (3.0 * B * x * x + 1.0))
 }
 
-/// SiLU: `x · σ(x)`, element by element.
+/// Returns SiLU, `x · σ(x)`, of each element.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     if fused(x) { x.contiguous()?.apply_op1(Silu) } else { x.silu() }
 }

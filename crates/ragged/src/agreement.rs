@@ -1,5 +1,5 @@
-//! Holds operations on a device against the CPU, whose gradients finite differences have judged: the cases, and how
-//! near the results must come.
+//! Comparison of operations on a device with the CPU, whose gradients are checked against finite differences: the cases and their
+//! tolerances.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,48 +12,49 @@ use super::{
     TIME_BUCKETS, Targets, differentiate,
 };
 
-/// Share of the largest value by which 32-bit results may differ: the order of additions, and three products of parts instead of
-/// one of 24 bits.
+/// Tolerance of 32-bit results, as a share of the largest value: additions are in another order, and a product is three products
+/// of TF32 parts instead of one of 24 bits.
 const F32_TOLERANCE: f32 = 2e-4;
-/// The same for results through 16-bit numbers, of which each is right to one part in 256; and for their gradients, among them those of
-/// biases: sums over all pairs of tokens that nearly cancel.
+/// Tolerances of 16-bit results and of their gradients, as shares. Each number is right to one part in 256; gradients of biases
+/// are sums over all pairs of tokens that nearly cancel.
 const BF16_TOLERANCES: [f32; 2] = [1e-2, 1e-1];
-/// Share of a directional derivative, and of the gradient's length times a step's, by which finite differences may miss it.
+/// Tolerance of finite differences, as a share of the directional derivative plus the gradient's length.
 const DERIVATIVE: f32 = 2e-2;
 
 type Function = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 
-/// An operation with inputs.
+/// Operation with its inputs.
 pub struct Case {
-    /// What it is, and of which size.
+    /// Operation and sizes.
     pub name: String,
-    /// Numbers of its products.
+    /// Number format of its products.
     pub precision: Precision,
     inputs: Vec<Tensor>,
     f: Function,
 }
 
-/// How near a device came to the CPU.
+/// Differences between a device and the CPU in one case.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Agreement {
-    /// The case.
+    /// Name of the case.
     pub case: String,
-    /// Numbers of its products.
+    /// Number format of its products.
     pub precision: Precision,
-    /// The largest difference of the results, as a share of the CPU's largest.
+    /// Largest difference of the results, as a share of the CPU's largest value.
     pub result: f32,
-    /// The same of the gradient that came worst.
+    /// Largest such share over the gradients of all inputs.
     pub gradient: f32,
-    /// What the two may be.
+    /// Limits of `result` and `gradient`.
     pub tolerances: [f32; 2],
-    /// How far the gradients are from finite differences on the device itself, along one direction, as a share; of 32-bit cases.
+    /// Difference between the gradients and finite differences on the device itself along one direction, as a share. Set by
+    /// [`compare`], for 32-bit cases.
     pub derivative: Option<f32>,
-    /// What that may be.
+    /// Limit of `derivative`.
     pub derivative_tolerance: f32,
 }
 
 impl Agreement {
-    /// Whether all is within its tolerance.
+    /// Whether every difference is within its limit.
     pub fn holds(&self) -> bool {
         let within = |found: f32, most: f32| found <= most;
         let [result, gradient] = self.tolerances;
@@ -88,12 +89,20 @@ impl Case {
         Self { name: name.into(), precision, inputs, f: Box::new(f) }
     }
 
-    /// The result, and the gradients of a weighted sum of it, on `device`; all brought to the CPU.
+    /// Returns the result and the gradients of a weighted sum of it, computed on `device` and copied to the CPU.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the operation, and an input that no gradient reaches.
     pub fn results(&self, device: &Device) -> Result<Vec<Tensor>> {
         results(&self.on(device)?, &self.f)
     }
 
-    /// How near `ours`, the results of a device, are to `expected`, those of the CPU.
+    /// Compares `ours`, the results on a device, with `expected`, those on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// Results of different shapes.
     pub fn agreement(&self, ours: &[Tensor], expected: &[Tensor]) -> Result<Agreement> {
         let mut distances = ours.iter().zip(expected).map(|(ours, expected)| distance(ours, expected));
         let result = distances.next().unwrap_or(Ok(0.0))?;
@@ -110,12 +119,12 @@ impl Case {
         })
     }
 
-    /// The inputs on `device`.
+    /// Copies the inputs to `device`.
     fn on(&self, device: &Device) -> Result<Vec<Tensor>> {
         self.inputs.iter().map(|t| t.to_device(device)).collect()
     }
 
-    /// How far the gradients on `device` are from the differences that a small step in a random direction makes.
+    /// Returns the difference between the gradients on `device` and a central difference along a random direction, as a share.
     fn derivative(&self, device: &Device) -> Result<f32> {
         let inputs = self.on(device)?;
         let gradients = &results(&inputs, &self.f)?[1..];
@@ -139,7 +148,11 @@ impl Case {
     }
 }
 
-/// Compares all cases on `device` with the CPU.
+/// Compares `device` with the CPU in all cases, and with finite differences in 32-bit ones.
+///
+/// # Errors
+///
+/// Errors of the operations and of the device. A difference above its limit is not an error: see [`Agreement::holds`].
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
     cases()
         .iter()
@@ -153,7 +166,8 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         .collect()
 }
 
-/// All operations of the model that have kernels: shapes that fill tiles and that do not, empty sequences, rows that nothing reaches.
+/// Returns cases of all operations of the model that have kernels: shapes that fill tiles and shapes that do not, empty
+/// sequences, table rows without a gradient.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for precision in [Precision::F32, Precision::Bf16] {
@@ -170,7 +184,7 @@ pub fn cases() -> Vec<Case> {
             super::linear(&t[0], &t[1], Some(&t[2]), Precision::Bf16)
         }));
     }
-    // Fewer rows than a block of threads has, and more than one block works through; narrow and wide ones, one too wide.
+    // Fewer rows than one block takes, and more; narrow and wide rows, and rows too wide for the kernels.
     for (rows, d) in [(3, 8), (150, 40), (90, 130), (80, 500), (70, 1024), (2, 1025)] {
         let tensors = vec![random((rows, d), 1), random(d, 2), random(d, 3)];
         cases.push(Case::new(format!("layer norm, {rows} × {d}"), Precision::F32, tensors, |t| {
@@ -184,7 +198,7 @@ pub fn cases() -> Vec<Case> {
             super::add_dropped(&t[0], &t[1], dropout)
         }));
     }
-    // A row that more bags have than one warp adds up, one that none has, and bags of several rows.
+    // A table row in more bags than one warp sums, a row in none, and bags of several rows.
     let mut bags = Bags::default();
     bags.push([]);
     (0..200).for_each(|i| bags.push([5, i % 4]));
@@ -211,7 +225,7 @@ fn self_attentions(precision: Precision, cases: &mut Vec<Case>) {
     let tokens: usize = LENGTHS.iter().sum();
     let positions = LENGTHS.iter().flat_map(|&n| 0..n as u32);
     let fewer: Vec<u32> = positions.map(|i| (i / 3 + 1).min(i + 1)).collect();
-    // Heads that kernels are compiled for, ones between, and one that is too wide.
+    // Head widths that kernels are compiled for, widths in between, and one that is too wide.
     let shapes = [(2, 4), (2, 16), (1, 20), (2, 32), (1, 40), (2, 64), (1, 72), (1, 128), (1, 132)];
     for (i, (heads, width)) in shapes.into_iter().enumerate() {
         let (d, distance) = (heads * width, 20);
@@ -221,7 +235,7 @@ fn self_attentions(precision: Precision, cases: &mut Vec<Case>) {
         let visible = if keys.is_some() { ", visible lengths" } else { "" };
         let time = if columns > distance { ", time bias" } else { "" };
         let layout = layout(&LENGTHS, keys);
-        // Weights as small as those of a model, so that softmax is no maximum.
+        // Weights as small as a model's, so that softmax does not saturate.
         let of = |shape: (usize, usize), seed| random(shape, seed) * (1.0 / shape.0 as f64).sqrt();
         let tensors = vec![
             random((tokens, d), 1),
@@ -229,7 +243,7 @@ fn self_attentions(precision: Precision, cases: &mut Vec<Case>) {
             random(d, 3),
             of((d, 3 * d), 4).unwrap_or_else(|_| unreachable!("a number times a tensor")),
             of((d, d), 5).unwrap_or_else(|_| unreachable!("a number times a tensor")),
-            // Biases and log T together: the gradient of the latter may be next to nothing, but is a sum as large as theirs.
+            // Biases and log T in one tensor: the gradient of log T may nearly cancel, but its terms are as large as theirs.
             random((heads, columns + 1), 6),
         ];
         let name = format!("self-attention, {heads} heads of {width}{visible}{time}{}", with(dropout));
@@ -279,7 +293,7 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
         }));
     };
     for smoothing in [0.0, 0.1] {
-        // Rows with several targets, some of them twice, and one without.
+        // Rows with several targets, some of them repeated, and a row without targets.
         let targets = Targets {
             offsets: vec![0, 2, 2, 3, 6],
             candidates: vec![0, 4, 2, 1, 1, 5],
@@ -287,7 +301,7 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
         };
         case(format!("full softmax, smoothing {smoothing}"), 4, 700, targets, Candidates::All, smoothing);
     }
-    // All candidates are negatives; some are targets only; nothing but the target itself.
+    // All candidates are negatives; some are targets only; there are no negatives.
     for shift in [&[0.5, 0.1, 1.0, -0.5, 0.2, 0.0, 0.3][..], &[0.5, 0.1, 1.0, -0.5], &[]] {
         let targets =
             Targets { offsets: vec![0, 1, 2, 2, 3], candidates: vec![0, 4, 2], weights: vec![1.0, 0.5, 2.0] };
@@ -300,7 +314,7 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
         };
         case(format!("sampled softmax, {} negatives", shift.len()), 4, 7, targets, candidates, 0.0);
     }
-    // Several chunks; targets that many rows have.
+    // Rows longer than the 8,192 logits that a block reads at once; targets shared by many rows.
     let (rows, columns, negatives) = (300, 20_500, 20_000);
     let targets = Targets {
         offsets: (0..=rows).collect(),
@@ -311,13 +325,13 @@ fn cross_entropies(precision: Precision, cases: &mut Vec<Case>) {
         shift: (0..negatives).map(|i| (i % 7) as f32 * 0.1).collect(),
         excluded_offsets: (0..=rows).map(|i| 2 * i).collect(),
         excluded: (0..2 * rows).map(|i| i * 104_729 % columns).collect(),
-        // Lists of 40 that each ten rows share.
+        // Lists of 40 candidates, each shared by ten rows.
         certain_ranges: (0..rows).flat_map(|i| [i / 10 * 40, i / 10 * 40 + 40]).collect(),
         certain: (0..rows.div_ceil(10) * 40).map(|i| i * 611 % columns).collect(),
     };
     let name = format!("sampled softmax, {rows} × {negatives}");
     case(name, rows as usize, columns as usize, targets, candidates, 0.0);
-    // More than one chunk of logits.
+    // Rows of that length without sampling.
     let (rows, columns) = (100, 50_000);
     let targets = Targets {
         offsets: (0..=rows).collect(),
@@ -339,7 +353,7 @@ fn query_attentions(cases: &mut Vec<Case>) {
     ] {
         let visible = if keys.is_some() { ", visible lengths" } else { "" };
         let layout = layout(&LENGTHS, keys);
-        // Queries at every `every`-th token, twice at some; under a condition every third token of a sequence matches.
+        // Queries at every `every`-th token, two at even tokens; under a condition, every third token of a sequence matches.
         let mut queries = Queries { matches: condition.then(Vec::new), ..Queries::default() };
         for (token, i) in layout.positions().enumerate().filter(|(token, _)| token % every == 0) {
             for shift in 0..1 + usize::from(token % 2 == 0) {
@@ -364,7 +378,7 @@ fn query_attentions(cases: &mut Vec<Case>) {
     }
 }
 
-/// Sequences of these lengths, with growing gaps between their tokens.
+/// Returns the layout of sequences of these lengths, with growing gaps between the times of their tokens.
 pub(super) fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<AttentionLayout> {
     let mut offsets = vec![0];
     let mut times = Vec::new();
@@ -375,7 +389,7 @@ pub(super) fn layout(lengths: &[usize], keys: Option<Vec<u32>>) -> Arc<Attention
     Arc::new(AttentionLayout { offsets, times, keys })
 }
 
-/// Values in `[-1, 1)` on the CPU that differ from call to call of `seed`.
+/// Returns values in `[-1, 1)` on the CPU that depend on `seed` and the index alone.
 pub(super) fn random(shape: impl Into<Shape>, seed: u64) -> Tensor {
     let shape = shape.into();
     let values: Vec<f32> = (0..shape.elem_count() as u64)
@@ -385,7 +399,7 @@ pub(super) fn random(shape: impl Into<Shape>, seed: u64) -> Tensor {
         .unwrap_or_else(|error| unreachable!("as many values as the shape has: {error}"))
 }
 
-/// `f(inputs)`, and the gradients of a weighted sum of it; all brought to the CPU.
+/// Returns `f(inputs)` and the gradients of a weighted sum of it, all copied to the CPU.
 pub(super) fn results(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
@@ -401,12 +415,12 @@ pub(super) fn results(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>
     all.map(|t| t?.to_device(&Device::Cpu)).collect()
 }
 
-/// What the elements of `out` count in the sum whose gradients are compared.
+/// Returns the weights of the elements of `out` in the sum whose gradients are compared.
 fn weights(out: &Tensor) -> Result<Tensor> {
     random(out.shape(), 9).to_device(out.device())
 }
 
-/// The weighted sum.
+/// Returns the weighted sum of the elements of `out`.
 fn weighted(out: &Tensor) -> Result<f64> {
     let products = (out * weights(out)?)?;
     Ok(values(&products)?.into_iter().map(f64::from).sum())
@@ -416,12 +430,12 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
     t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()
 }
 
-/// The larger of two, or what is no number.
+/// Returns the larger number, or NaN if either is NaN.
 fn worst(a: f32, b: f32) -> f32 {
     if b.is_nan() || b > a { b } else { a }
 }
 
-/// The largest difference as a share of the largest of `expected`.
+/// Returns the largest difference, as a share of the largest absolute value of `expected`.
 fn distance(ours: &Tensor, expected: &Tensor) -> Result<f32> {
     if ours.shape() != expected.shape() {
         candle_core::bail!("{:?} in place of {:?}", ours.shape(), expected.shape());

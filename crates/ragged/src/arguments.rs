@@ -1,19 +1,19 @@
-//! What operations are given, whichever version of them runs: fused, stock or on a GPU.
+//! Arguments of the operations, common to the fused, stock and GPU versions.
 
 use std::ops::Range;
 
-/// Added to the variance.
+/// Added to the variance in layer norm.
 pub const NORM_EPSILON: f32 = 1e-5;
 
-/// Added to the square of a row's length.
+/// Added to the squared length of a row before the root.
 pub const UNIT_EPSILON: f32 = 1e-12;
 
-/// A ragged list of table rows for each output: bag `b` is `rows[offsets[b]..offsets[b + 1]]`.
+/// Ragged lists of table rows, one for each output: bag `b` is `rows[offsets[b]..offsets[b + 1]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bags {
-    /// Where each bag begins, and the end of the last.
+    /// Start of each bag in `rows`, and the end of the last: `[bags + 1]`.
     pub offsets: Vec<u32>,
-    /// Table rows.
+    /// Table rows of all bags, concatenated.
     pub rows: Vec<u32>,
 }
 
@@ -24,45 +24,45 @@ impl Default for Bags {
 }
 
 impl Bags {
-    /// Adds one bag.
+    /// Appends a bag.
     pub fn push(&mut self, rows: impl IntoIterator<Item = u32>) {
         self.rows.extend(rows);
         self.offsets.push(self.rows.len() as u32);
     }
 
-    /// The rows of bag `b`.
+    /// Returns the rows of bag `b`.
     pub fn get(&self, b: usize) -> &[u32] {
         &self.rows[self.offsets[b] as usize..self.offsets[b + 1] as usize]
     }
 
-    /// Number of bags.
+    /// Returns the number of bags.
     pub fn len(&self) -> usize {
         self.offsets.len() - 1
     }
 
-    /// Whether there is no bag.
+    /// Whether there are no bags.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a training step drops. Which elements are dropped follows from the seed and their places alone, so
-/// that a resumed run drops the same and the backward pass needs no stored mask.
+/// Dropout of a training step. The seed and an element's index alone decide whether the element is dropped: a resumed run drops
+/// the same elements, and the backward pass needs no stored mask.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Share of the elements that are zeroed; the others are scaled by `1 / (1 − p)`.
+    /// Share of the elements that become 0; the others are scaled by `1 / (1 − p)`.
     pub p: f64,
     /// Seed of this use.
     pub seed: u64,
 }
 
-/// What each row is to predict: any number of weighted targets, each a candidate.
+/// Prediction targets of each row: any number of weighted candidates.
 ///
-/// Several targets in a row are several losses with the same hidden state, whose normaliser is computed
-/// once: with the time-aware mask many targets share the same visible prefix.
+/// Several targets in a row are several losses with the same hidden state, whose normaliser is computed once: with the time-aware
+/// mask, many targets share one visible prefix.
 #[derive(Debug, Clone, Default)]
 pub struct Targets {
-    /// Where each row's targets begin, and the end of the last.
+    /// Start of each row's targets, and the end of the last: `[rows + 1]`.
     pub offsets: Vec<u32>,
     /// Candidate of each target.
     pub candidates: Vec<u32>,
@@ -71,39 +71,38 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// The targets of a row with their weights.
+    /// Returns the targets of `row` with their weights.
     pub fn row(&self, row: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let range = self.offsets[row] as usize..self.offsets[row + 1] as usize;
         self.candidates[range.clone()].iter().copied().zip(self.weights[range].iter().copied())
     }
 }
 
-/// What a target competes with.
+/// Competitors of a target in the softmax.
 #[derive(Debug, Clone, Default)]
 pub enum Candidates {
     /// The whole catalogue.
     #[default]
     All,
-    /// Sampled softmax: the negatives, shared by all rows. Each row has one target.
+    /// Sampled softmax: negatives shared by all rows. Each row has at most one target.
     Sampled {
-        /// Added to the logits of the first candidates, which are the negatives: `−log Q`, or 0. Those behind them
-        /// are targets only. A target's own logit is never shifted.
+        /// Shifts of the negatives' logits: `−log Q`, or 0. The negatives are the first candidates; later ones are targets only.
+        /// A target's own logit is never shifted.
         shift: Vec<f32>,
-        /// For each row, candidates that are no negatives of it: all items that the row's position
-        /// predicts. Offsets into `excluded`.
+        /// Start of each row's list in `excluded`, and the end of the last: `[rows + 1]`.
         excluded_offsets: Vec<u32>,
-        /// Candidates.
+        /// Candidates that are not negatives of a row: all items that the row's position predicts.
         excluded: Vec<u32>,
-        /// For each row, begin and end in `certain` of the candidates whose logits this row does not shift. Rows may share them.
+        /// Start and end of each row's list in `certain`, `[2 rows]`. Rows may share a list.
         certain_ranges: Vec<u32>,
-        /// Candidates; among those of one row each once.
+        /// Candidates whose logits a row does not shift; distinct within a list.
         certain: Vec<u32>,
     },
 }
 
 impl Candidates {
-    /// Shifts of the logits of `rows` (`[rows, columns]`, flat) so that each row's compete with its target:
-    /// nothing where the whole catalogue competes, or where a row has no target.
+    /// Returns the shifts of the logits of `rows`, `[rows, columns]`, after which each row's competitors are its target and its
+    /// negatives. `None` if the whole catalogue competes; zeros for a row without a target.
     pub(crate) fn shifts(&self, rows: Range<usize>, columns: usize, targets: &Targets) -> Option<Vec<f32>> {
         let Self::Sampled { shift, .. } = self else { return None };
         let mut shifts = vec![0f32; rows.len() * columns];
@@ -125,7 +124,7 @@ impl Candidates {
         Some(shifts)
     }
 
-    /// Candidates that are no negatives of `row`.
+    /// Returns the candidates that are not negatives of `row`.
     pub(crate) fn excluded(&self, row: usize) -> &[u32] {
         match self {
             Self::All => &[],
@@ -135,7 +134,7 @@ impl Candidates {
         }
     }
 
-    /// Candidates whose logits `row` does not shift.
+    /// Returns the candidates whose logits `row` does not shift.
     pub(crate) fn certain(&self, row: usize) -> &[u32] {
         match self {
             Self::All => &[],
@@ -145,7 +144,7 @@ impl Candidates {
         }
     }
 
-    /// How many of the `candidates`, from the first on, compete with the targets.
+    /// Returns how many of the `candidates` compete with the targets; they are the first ones.
     pub fn competing(&self, candidates: usize) -> usize {
         match self {
             Self::All => candidates,

@@ -1,24 +1,23 @@
-//! Causal multi-head attention over ragged rows, with the position and time bias computed on the fly.
+//! Causal multi-head attention over ragged rows, with position and time biases computed on the fly.
 //!
-//! For one head, row `i` attends to the keys `j` before `keys(i)` with the score
+//! For one head, row `i` attends to the keys `j < keys(i)` with the score
 //!
 //! ```text
 //! s_ij = q_i · k_j / T_h + b_pos(i − j) + b_time(τ_i − τ_j)
 //! ```
 //!
-//! Rows are worked through in blocks: one block of scores is all that is ever held, for one sequence and one
-//! head a thread. The backward pass keeps `log Σ exp s` of each row from the forward pass and computes the
-//! scores again.
+//! Rows are processed in blocks of 64: a thread holds two blocks of scores, `[64, n]` for a sequence of `n` tokens, of one head
+//! at a time. The backward pass keeps `log Σ exp s` of each row from the forward pass and recomputes the scores.
 
 use super::ragged::{Scratch, Sequence};
 use super::{Mat, gemm, vector};
 
-/// `1 / T_h` of every head.
+/// Returns `1 / T_h` of every head.
 pub(super) fn scales(log_temperature: &[f32]) -> Vec<f32> {
     log_temperature.iter().map(|t| (-t).exp()).collect()
 }
 
-/// Scores of a block without bias: `scaled` gets `q·k / T_h`, rows `keys` apart.
+/// Writes `q·k / T_h` of a block, without biases, to `scaled`, with rows `keys` apart.
 fn scaled_products(
     sequence: &Sequence<'_>,
     scaled: &mut [f32],
@@ -33,7 +32,7 @@ fn scaled_products(
     );
 }
 
-/// Attention of one sequence: fills `out`, `[n, d]`, and `log_sum`, `[n, H]`.
+/// Computes the attention of one sequence: fills `out` `[n, d]` and `log_sum` `[n, H]`.
 pub(super) fn forward(
     sequence: &Sequence<'_>,
     scale: &[f32],
@@ -72,23 +71,23 @@ pub(super) fn forward(
     }
 }
 
-/// What the forward pass left of one sequence: `[n, d]` and `[n, H]`.
+/// Results of the forward pass for one sequence: `[n, d]` and `[n, H]`.
 pub(super) struct Forward<'a> {
     pub(super) out: &'a [f32],
     pub(super) log_sum: &'a [f32],
 }
 
-/// Where the gradients of one sequence go.
+/// Gradients of one sequence, to be written.
 pub(super) struct Gradients<'a> {
-    /// `[n, 3 d]`, zeros at first.
+    /// `[n, 3 d]`, zero on entry.
     pub(super) qkv: &'a mut [f32],
-    /// Added to.
+    /// `[H, columns]`, added to.
     pub(super) bias: &'a mut [f32],
-    /// Added to.
+    /// `[H]`, added to.
     pub(super) log_temperature: &'a mut [f32],
 }
 
-/// The gradients of one sequence.
+/// Computes the gradients of one sequence from `dout`, `[n, d]`.
 pub(super) fn backward(
     sequence: &Sequence<'_>,
     scale: &[f32],
@@ -107,7 +106,7 @@ pub(super) fn backward(
         for (from, to, keys) in sequence.blocks() {
             let rows = to - from;
             sequence.time_buckets(&mut scratch.buckets, from, to, keys);
-            // The attention weights again, from the kept normalisers.
+            // Recomputes the attention weights from the kept normalisers.
             scaled_products(sequence, &mut scratch.weights, scale[head], head, (from, to, keys));
             let Scratch { weights, positions, buckets, .. } = scratch;
             vector::widest(
@@ -152,8 +151,7 @@ pub(super) fn backward(
             gemm(dkeys, 3 * d, true, dscores.t(), sequence.part(0, head, from, rows));
         }
         scratch.gradient.store(sequence, &mut dbias[head * columns..(head + 1) * columns]);
-        // Scores are (q · k) / T_h: so far the gradients of q and k lack the factor 1/T_h, and
-        // Σ q · dq of the finished ones is −∂/∂ log T_h.
+        // The score is (q · k) / T_h, so dq and dk still lack the factor 1 / T_h. With it, Σ q · dq is −∂/∂ log T_h.
         for i in 0..sequence.n {
             let token = &mut dqkv[i * 3 * d..(i + 1) * 3 * d];
             for part in [0, d] {

@@ -10,7 +10,11 @@ use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 const BAGS: usize = 512;
 
-/// The mean of each bag's rows of `table`; an empty bag gives zeros. `[R, c]` → `[bags, c]`.
+/// Returns the mean of each bag's rows of `table`, `[R, c]` → `[bags, c]`; zeros for an empty bag.
+///
+/// # Errors
+///
+/// A row outside the table.
 pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     let rows = table.dim(0)?;
     if let Some(row) = bags.rows.iter().find(|&&row| row as usize >= rows) {
@@ -26,7 +30,11 @@ pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     reference::bag_mean(table, bags)
 }
 
-/// The rows `index` of `table`: `[R, c]` → `[index, c]`.
+/// Returns the rows `index` of `table`, `[R, c]` → `[index, c]`.
+///
+/// # Errors
+///
+/// A row outside the table.
 pub fn gather(table: &Tensor, index: &[u32]) -> Result<Tensor> {
     let rows = table.dim(0)?;
     if let Some(row) = index.iter().find(|&&row| row as usize >= rows) {
@@ -67,7 +75,7 @@ impl CustomOp1 for BagMean {
         let (r, c) = table.dims2()?;
         let mut dtable = vec![0f32; r * c];
         with_f32(dout, |dout| {
-            // One thread: bags share rows, and the order of the additions must not vary.
+            // One thread: bags share rows, and the order of the additions must be fixed.
             for (b, dout) in dout.chunks_exact(c).enumerate() {
                 let rows = self.bags.get(b);
                 for &row in rows {

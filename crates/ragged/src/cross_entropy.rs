@@ -1,17 +1,17 @@
-//! Softmax cross-entropy over a catalogue (Eq. 3) without the matrix of logits.
+//! Softmax cross-entropy over a catalogue (Eq. 3) without the matrix of all logits.
 //!
-//! Rows are worked through in groups: the group's logits against all candidates are the only
-//! ones in memory. Gradients are computed on the way, while the logits are there:
+//! Rows are processed in groups: only one group's logits, at most 32 MiB or one row, are in memory. Gradients are computed in the
+//! same pass:
 //!
 //! ```text
-//! for each group of rows                                     shared out to threads by
+//! for each group of rows                                     split over threads by
 //!   Z = H Eᵀ                                                 candidate columns
 //!   P = exp(Z − max) in place, loss, dH = s (P E)            rows
 //!   dE += Pᵀ (s H)                                           candidate columns
 //! ```
 //!
-//! `s` is each row's weight over its sum of `P`: the softmax itself is never written. What the gradient owes to
-//! the targets is added to `dH` and `dE` row by row.
+//! `s` is each row's weight over its sum of `P`; the softmax itself is never written. The targets' part of the gradient is added
+//! to `dH` and `dE` row by row.
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,22 +23,26 @@ use super::arguments::{Candidates, Targets};
 use super::matrix::ColumnBlocks;
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector};
 
-/// Rows in a group, at most, and its logits (one row's where a catalogue is larger): with many candidates a group has
-/// fewer rows.
+/// Maximum rows of a group, and its maximum logits (one row if the catalogue is larger): the more candidates, the fewer rows.
 const ROWS: usize = 512;
 const LOGITS: usize = 1 << 23;
 const ROWS_A_TASK: usize = 64;
 const COLUMNS_A_TASK: usize = 512;
 
 thread_local! {
-    /// The logits of a group, kept from step to step: as fresh memory they would be cleared for each.
+    /// Logits of a group, kept between steps: newly allocated memory would be cleared in each.
     static KEPT: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) };
 }
 
-/// The weighted sum of `−log softmax` of every target: a scalar.
+/// Returns the weighted sum of `−log softmax` over all targets, a scalar.
 ///
-/// `hidden` is `[N, d]`, `items` the candidates' vectors `[C, d]`. `label_smoothing` mixes that share of the
-/// uniform distribution into each target; it belongs to [`Candidates::All`]. On a GPU, products are of numbers of `precision`.
+/// `hidden` is `[N, d]`, `items` the candidates' vectors `[C, d]`. `label_smoothing` mixes that share of the uniform distribution
+/// into each target; it must be 0 for sampled candidates. On a GPU, `precision` is the number format of the products.
+///
+/// # Errors
+///
+/// Tensors, targets and candidates that do not fit each other; label smoothing or several targets in a row with sampled
+/// candidates.
 #[cfg_attr(
     not(any(feature = "cuda", feature = "emulator")),
     expect(unused_variables, reason = "there are no kernels that `precision` is for")
@@ -90,13 +94,13 @@ struct CrossEntropy {
     gradients: OnceLock<(Tensor, Tensor)>,
 }
 
-/// The tensors that all rows share.
+/// Inputs shared by all rows.
 struct Shared<'a> {
     d: usize,
     items: &'a [f32],
-    /// Candidates that compete.
+    /// Number of competing candidates.
     columns: usize,
-    /// The mean item vector, for label smoothing.
+    /// Mean item vector, for label smoothing.
     mean: Vec<f32>,
 }
 
@@ -105,7 +109,7 @@ impl CrossEntropy {
         let rows = hidden.len() / d;
         let columns = self.candidates.competing(items.len() / d);
         let shared = Shared { d, items, columns, mean: self.mean(items, d) };
-        // Without competitors there are no logits, but rows.
+        // Without competitors a row has no logits, but needs a stride.
         let stride = columns.max(1);
         let mut dhidden = vec![0f32; hidden.len()];
         let mut ditems = vec![0f32; items.len()];
@@ -118,7 +122,7 @@ impl CrossEntropy {
             (from, (from + COLUMNS_A_TASK).min(columns))
         };
         let mut loss = 0f64;
-        // What each target adds to the gradient of its own logit.
+        // Each target's part of the gradient of its own logit.
         let mut own: Vec<f32> = Vec::with_capacity(self.targets.candidates.len());
         for (group, (hidden, dhidden)) in
             hidden.chunks(in_group * d).zip(dhidden.chunks_mut(in_group * d)).enumerate()
@@ -126,7 +130,7 @@ impl CrossEntropy {
             let n = hidden.len() / d;
             let logits = &mut logits[..n * stride];
             let scaled = &mut scaled[..n * d];
-            // Threads own columns here: disjoint, though not contiguous in memory.
+            // Each thread writes its own columns: disjoint, but not contiguous in memory.
             let block = ColumnBlocks::new(logits, stride);
             (0..columns.div_ceil(COLUMNS_A_TASK)).into_par_iter().for_each(|task| {
                 let (from, to) = items_of(task);
@@ -162,7 +166,7 @@ impl CrossEntropy {
         (loss, dhidden, ditems)
     }
 
-    /// The mean item vector; nothing where no label is smoothed.
+    /// Returns the mean item vector, `[d]`; zeros without label smoothing.
     fn mean(&self, items: &[f32], d: usize) -> Vec<f32> {
         let mut mean = vec![0f32; d];
         if self.label_smoothing > 0.0 {
@@ -172,9 +176,9 @@ impl CrossEntropy {
         mean
     }
 
-    /// The rows from `first` on: their logits become exponentials, `scaled` gets the hidden states times what turns
-    /// those into the gradient of the logits, `dhidden` the whole gradient. Gives the loss, and for each target what
-    /// it adds to the gradient of its own logit.
+    /// Processes the rows from `first` on: logits become exponentials, `dhidden` receives the whole gradient, and `scaled` the
+    /// hidden states times the factor that turns exponentials into gradients of the logits. Returns the loss, and each target's
+    /// part of the gradient of its own logit.
     fn rows(
         &self,
         first: usize,
@@ -216,8 +220,8 @@ impl CrossEntropy {
         (loss, own)
     }
 
-    /// One row: its loss, and the factor that turns the exponentials, which its logits become, into their gradients
-    /// but for the targets' own part, which is appended to `own`.
+    /// Processes one row: logits become exponentials, and each target's part of the gradient of its own logit is appended to
+    /// `own`. Returns the loss and the factor that turns the exponentials into the rest of the gradient.
     fn row(
         &self,
         row: usize,
@@ -234,7 +238,7 @@ impl CrossEntropy {
         }
         let smoothing = self.label_smoothing;
         let item = |candidate: u32| &shared.items[candidate as usize * shared.d..][..shared.d];
-        // The logit of a target that is not among the competitors.
+        // Logit of a target that is not a competitor.
         let mut apart = None;
         if let Candidates::Sampled { shift, .. } = &*self.candidates
             && let Some((target, _)) = self.targets.row(row).next()
@@ -278,7 +282,7 @@ impl CrossEntropy {
         (f64::from(weight) * f64::from(max + sum.ln()) - expected, scale)
     }
 
-    /// Adds to the items' gradient what the targets' own logits and label smoothing owe.
+    /// Adds the part of the targets' own logits and of label smoothing to the items' gradient.
     fn add_own(&self, hidden: &[f32], own: &[f32], ditems: &mut [f32], d: usize) {
         let mut uniform = vec![0f32; d];
         for (row, hidden) in hidden.chunks_exact(d).enumerate() {
@@ -356,7 +360,7 @@ mod tests {
             shift: shift.to_vec(),
             excluded_offsets: vec![0, 2, 3, 3, 4],
             excluded: vec![0, 3, 4, 2],
-            // One of a row's is excluded too, one is no negative; two rows share theirs.
+            // One candidate of a row is also excluded, one is not a negative; two rows share a list.
             certain_ranges: vec![0, 3, 3, 3, 0, 0, 0, 3],
             certain: vec![1, 3, 6],
         };
@@ -382,7 +386,7 @@ mod tests {
     #[test]
     fn sampled_softmax() {
         let inputs = [check::random((4, 5), 1), check::random((7, 5), 2)];
-        // All candidates are negatives; some are targets only; nothing but the target itself.
+        // All candidates are negatives; some are targets only; there are no negatives.
         for shift in [&[0.5, 0.1, 1.0, -0.5, 0.2, 0.0, 0.3][..], &[0.5, 0.1, 1.0, -0.5], &[]] {
             let (targets, candidates) = single(shift);
             let fused =

@@ -1,4 +1,4 @@
-//! What a layer adds to the residual stream: `x + dropout(y)`.
+//! Residual sum with dropout, `x + dropout(y)`. The backward pass derives the mask from the seed again; none is stored.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -8,7 +8,11 @@ use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 const CHUNK: usize = 1 << 14;
 
-/// `x + dropout(y)`: what a layer adds to the residual stream. `None` adds all of `y`.
+/// Returns `x + dropout(y)`, the sum that a layer adds to the residual stream; `None` adds all of `y`.
+///
+/// # Errors
+///
+/// Tensors of different shapes.
 pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     if x.shape() != y.shape() {
         candle_core::bail!("add_dropped: {:?} and {:?}", x.shape(), y.shape());
@@ -27,7 +31,7 @@ pub fn add_dropped(x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<T
     x.contiguous()?.apply_op2(&y.contiguous()?, AddDropped::new(dropout))
 }
 
-/// What each of `n` elements is multiplied with: 0 or `1 / (1 − p)`.
+/// Returns the factor of each of `n` elements: 0 or `1 / (1 − p)`.
 fn factors(dropout: Dropout, n: usize) -> Vec<f32> {
     AddDropped::new(Some(dropout)).apply_all(None, &vec![1f32; n])
 }
@@ -44,8 +48,7 @@ impl AddDropped {
         Self { threshold: (p * f64::from(u32::MAX)) as u32, scale: (1.0 / (1.0 - p)) as f32, seed }
     }
 
-    /// `out` becomes `x + dropout(y)`, or `dropout(y)` without an `x`; the first element of all three is element
-    /// `first` of the whole tensor.
+    /// Writes `x + dropout(y)` to `out`, or `dropout(y)` without `x`; the slices begin at element `first` of the whole tensor.
     pub(super) fn apply(&self, first: usize, x: Option<&[f32]>, y: &[f32], out: &mut [f32]) {
         let mut from = 0;
         while from < out.len() {
@@ -67,7 +70,7 @@ impl AddDropped {
         }
     }
 
-    /// The elements from `place` on of a chunk.
+    /// Processes the elements of a chunk from `place` on.
     #[inline(always)]
     fn piece(&self, chunk: usize, place: usize, x: Option<&[f32]>, y: &[f32], out: &mut [f32]) {
         let &Self { threshold, scale, seed } = self;
@@ -86,7 +89,7 @@ impl AddDropped {
         }
     }
 
-    /// The same for a whole tensor.
+    /// Returns `x + dropout(y)` of a whole tensor, computed in parallel.
     fn apply_all(&self, x: Option<&[f32]>, y: &[f32]) -> Vec<f32> {
         let mut out = vec![0f32; y.len()];
         out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).enumerate().for_each(|(c, (out, y))| {
@@ -97,7 +100,7 @@ impl AddDropped {
     }
 }
 
-/// A 32-bit finaliser of low bias (`lowbias32`), which vectorises.
+/// Mixes the bits of `x` by the low-bias finaliser `lowbias32`, which vectorises.
 #[inline(always)]
 fn mix32(mut x: u32) -> u32 {
     x ^= x >> 16;
@@ -162,7 +165,7 @@ mod tests {
         let y: Vec<f32> = (0..3 * CHUNK + 77).map(|i| i as f32).collect();
         let dropped = AddDropped::new(Some(Dropout { p: 0.3, seed: 5 }));
         let mut pieces = Vec::new();
-        // Across chunks, and beginning inside of them.
+        // Pieces that cross chunks and begin inside them.
         for piece in y.chunks(2 * CHUNK / 3 + 11) {
             let mut out = vec![0f32; piece.len()];
             dropped.apply(pieces.len(), None, piece, &mut out);

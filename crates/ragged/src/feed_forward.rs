@@ -1,7 +1,7 @@
 //! The feed-forward half of a Transformer layer as one operation: `x + dropout(W₂ GELU(W₁ norm(x) + b₁) + b₂)`.
 //!
-//! A block of rows goes through all of it while it is in one core's cache. Between the passes only `W₁ norm(x) + b₁` is
-//! kept; the rest is computed again.
+//! A block of rows passes through all steps while it is in one core's cache. Only `W₁ norm(x) + b₁`, `[T, f]`, is kept for the
+//! backward pass; the rest is recomputed.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -12,30 +12,33 @@ use super::dropout::AddDropped;
 use super::packed::{Packed, PackedOp, Parts, apply, rows_a_part, sum};
 use super::{Dropout, Mat, add_dropped, fused, gemm, layer_norm, linear, vector};
 
-/// Rows that go through together.
+/// Rows of a block.
 const ROWS: usize = 128;
 
-/// The parameters of [`feed_forward`]: `γ` and `β` of the norm `[d]`, `W₁` `[d, f]`, `b₁` `[f]`, `W₂` `[f, d]`, `b₂`
-/// `[d]`.
+/// Parameters of [`feed_forward`], for rows of `d` columns.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedForwardParameters<'a> {
-    /// `γ`.
+    /// `γ` of the norm, `[d]`.
     pub gamma: &'a Tensor,
-    /// `β`.
+    /// `β` of the norm, `[d]`.
     pub beta: &'a Tensor,
-    /// `W₁`.
+    /// `W₁`, `[d, f]`.
     pub up: &'a Tensor,
-    /// `b₁`.
+    /// `b₁`, `[f]`.
     pub up_bias: &'a Tensor,
-    /// `W₂`.
+    /// `W₂`, `[f, d]`.
     pub down: &'a Tensor,
-    /// `b₂`.
+    /// `b₂`, `[d]`.
     pub down_bias: &'a Tensor,
-    /// Numbers that products use on a GPU.
+    /// Number format of products on a GPU.
     pub precision: Precision,
 }
 
-/// `x + dropout(W₂ GELU(W₁ norm(x) + b₁) + b₂)` for all tokens: `x` is `[T, d]`.
+/// Returns `x + dropout(W₂ GELU(W₁ norm(x) + b₁) + b₂)` for all tokens, `[T, d]` → `[T, d]`.
+///
+/// # Errors
+///
+/// Parameters whose shapes do not fit each other or `x`.
 pub fn feed_forward(
     x: &Tensor,
     parameters: FeedForwardParameters<'_>,
@@ -71,12 +74,12 @@ struct FeedForward {
     dropout: AddDropped,
 }
 
-/// One thread's working memory: blocks of rows.
+/// Working memory of one thread: one block of rows.
 struct Scratch {
-    /// `[ROWS, d]`, twice.
+    /// `normal` and `narrow`: `[ROWS, d]`.
     normal: Vec<f32>,
     narrow: Vec<f32>,
-    /// `[ROWS, f]`, twice.
+    /// `active` and `wide`: `[ROWS, f]`.
     active: Vec<f32>,
     wide: Vec<f32>,
 }
@@ -87,7 +90,7 @@ impl FeedForward {
         Scratch { normal: narrow.clone(), narrow, active: wide.clone(), wide }
     }
 
-    /// One block of rows, whose first element is element `first` of the batch: fills `dx`, adds to `dflat`.
+    /// Computes the gradients of a block of rows, which begins at element `first` of the batch: fills `dx`, adds to `dflat`.
     fn backward_block(
         &self,
         Scratch { normal, narrow, active, wide }: &mut Scratch,
@@ -195,7 +198,7 @@ impl PackedOp for FeedForward {
     }
 }
 
-/// Adds the bias to `inner`; `active` becomes its GELU.
+/// Adds the bias to `inner` and writes the GELU of the sum to `active`.
 #[inline(always)]
 fn activate(inner: &mut [f32], bias: &[f32], active: &mut [f32]) {
     let f = bias.len();
@@ -207,7 +210,7 @@ fn activate(inner: &mut [f32], bias: &[f32], active: &mut [f32]) {
     }
 }
 
-/// `active` becomes the GELU of `inner`, and `gradient`, that of the GELU, that of `inner`.
+/// Writes the GELU of `inner` to `active`, and turns the gradient of the GELU in `gradient` into that of `inner`.
 #[inline(always)]
 fn activate_backward(inner: &[f32], active: &mut [f32], gradient: &mut [f32]) {
     for ((&inner, active), gradient) in inner.iter().zip(active).zip(gradient) {

@@ -8,7 +8,7 @@ use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 const ROWS: usize = 256;
 
-/// Layer normalisation over the last dimension: `γ (x − mean) / √(variance + ε) + β`.
+/// Returns `x` normalised over the last dimension: `γ (x − mean) / √(variance + ε) + β`, with ε = [`NORM_EPSILON`].
 ///
 /// `x` is `[T, d]`; `gamma` and `beta` are `[d]`.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
@@ -26,7 +26,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
 
 struct LayerNorm;
 
-/// Mean and reciprocal standard deviation of a row.
+/// Returns mean and reciprocal standard deviation of a row.
 #[inline(always)]
 fn moments(x: &[f32]) -> (f32, f32) {
     let mean = vector::sum(x) / x.len() as f32;
@@ -75,7 +75,7 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
-/// Fills `y`, row by row.
+/// Fills `y` with the normalised rows of `x`.
 #[inline(always)]
 pub(super) fn forward(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
     let d = gamma.len();
@@ -100,7 +100,7 @@ pub(super) fn backward_rows(
     let d = gamma.len();
     for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
         let (mean, rstd) = moments(x);
-        // `dx` holds γ dy first.
+        // `dx` first holds γ dy.
         for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gamma) {
             *dx = dy * g;
         }

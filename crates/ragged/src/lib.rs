@@ -1,12 +1,12 @@
-//! Operations on ragged batches: fused, with hand-written gradients, on the CPU; on a GPU by kernels
-//! where there are some (`kernels`), and else from gradient-safe stock operations ([`reference`]).
+//! Operations on ragged batches with hand-written gradients: fused on the CPU, by CUDA kernels on a GPU (`kernels`), and from
+//! stock operations that keep gradients ([`reference`]) where there is no kernel.
 //!
-//! A ragged batch of `B` sequences is one `[T, d]` tensor of all tokens, sequence after sequence, and `B + 1`
-//! offsets into it; there is no padding anywhere. Candle's own fused layer norm and softmax cut gradients
-//! without a word, and its embedding gradients are slow; these operations replace them.
+//! A ragged batch of `B` sequences is one `[T, d]` tensor of all tokens, sequence after sequence, and `B + 1` offsets into it,
+//! without padding. Candle's own fused layer norm and softmax silently cut gradients, and its embedding gradients are slow; these
+//! operations replace them.
 //!
-//! Every operation is deterministic: how work is cut into pieces depends on its size alone, never on the number of
-//! threads, and partial sums are added in a fixed order.
+//! Every operation is deterministic: the split into pieces depends on the size of the work alone, never on the number of threads,
+//! and partial sums are added in a fixed order.
 
 mod activation;
 pub mod adam;
@@ -54,9 +54,14 @@ pub use ragged::{AttentionLayout, TIME_BUCKETS, time_bucket};
 pub use self_attention::{SelfAttentionParameters, self_attention};
 pub use unit_rows::unit_rows;
 
-/// Computes a number, and its gradients with respect to all variables that it depends on. `compute` gives the number and whatever else the
-/// caller wants of it. The only way to ask for gradients: operations that run kernels keep what theirs need while it goes on, and no
-/// longer.
+/// Returns the gradients of a scalar with respect to all variables that it depends on. `compute` returns the scalar and further
+/// results, which are passed on.
+///
+/// All gradients must be taken here: kernels keep what their backward pass needs only during this call.
+///
+/// # Errors
+///
+/// Errors of `compute` and of the backward pass; with kernels, also a call within another one.
 pub fn differentiate<R>(compute: impl FnOnce() -> Result<(Tensor, R)>) -> Result<(GradStore, R)> {
     #[cfg(any(feature = "cuda", feature = "emulator"))]
     return kernels::differentiate(compute);
@@ -67,13 +72,13 @@ pub fn differentiate<R>(compute: impl FnOnce() -> Result<(Tensor, R)>) -> Result
     }
 }
 
-/// The gradients that Candle's own operations and the fused ones have.
+/// Returns the gradients through Candle's own operations and the fused ones.
 #[expect(clippy::disallowed_methods, reason = "everybody else is to ask `differentiate`")]
 fn of_stock_operations(value: &Tensor) -> Result<GradStore> {
     value.backward()
 }
 
-/// Whether the device of `tensor` has the fused operations, all of which are for the CPU.
+/// Whether `tensor` is on a device with the fused operations: the CPU, unless a test replaces them on this thread.
 pub fn fused(tensor: &Tensor) -> bool {
     #[cfg(feature = "emulator")]
     if PATH.get() != Path::Fused {
@@ -82,7 +87,7 @@ pub fn fused(tensor: &Tensor) -> bool {
     tensor.device().is_cpu()
 }
 
-/// Whether the device of `tensor` has kernels; what has none is put together from stock operations.
+/// Whether `tensor` is on a device with kernels; operations without a kernel run as stock operations.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub fn has_kernels(tensor: &Tensor) -> bool {
     #[cfg(feature = "emulator")]
@@ -92,7 +97,7 @@ pub fn has_kernels(tensor: &Tensor) -> bool {
     tensor.device().is_cuda()
 }
 
-/// What the CPU does for tests.
+/// Version of the operations that the CPU runs, for tests.
 #[cfg(feature = "emulator")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Path {
@@ -118,20 +123,20 @@ fn on_path<R>(path: Path, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Calls `f` with the CPU treated like a device that has no operations of ours, on this thread.
+/// Calls `f` with stock operations in place of the fused ones on the CPU, on this thread.
 #[cfg(feature = "emulator")]
 pub fn with_stock_operations<R>(f: impl FnOnce() -> R) -> R {
     on_path(Path::Stock, f)
 }
 
-/// Calls `f` with the CPU treated like a GPU, on this thread: kernels are emulated, and what has none is of stock operations.
-/// Callers ask [`emulator::there_is`] first.
+/// Calls `f` with emulated kernels in place of the fused operations on the CPU, on this thread; operations without a kernel run
+/// as stock operations. Callers check [`emulator::there_is`] first.
 #[cfg(feature = "emulator")]
 pub fn with_kernels<R>(f: impl FnOnce() -> R) -> R {
     on_path(Path::Kernels, f)
 }
 
-/// The elements of a contiguous `f32` tensor on the CPU.
+/// Returns the elements of a contiguous `f32` tensor on the CPU.
 fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -139,7 +144,7 @@ fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> 
     }
 }
 
-/// Calls `f` with the elements of `tensor`, made contiguous where it is not.
+/// Calls `f` with the elements of `tensor`, copied if it is not contiguous.
 fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -155,7 +160,7 @@ fn cpu_tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
 
 #[cfg(test)]
 pub(crate) mod check {
-    //! Finite differences: the judge of every hand-written gradient.
+    //! Finite differences: the check of every hand-written gradient.
 
     use candle_core::backprop::GradStore;
     use candle_core::{Result, Tensor, Var};
@@ -163,7 +168,7 @@ pub(crate) mod check {
     use super::agreement::results;
     pub(super) use super::agreement::{layout, random};
 
-    /// The gradients of the sum of what `f` computes.
+    /// Returns the gradients of the sum of all elements of `f()`.
     pub(super) fn of(f: impl FnOnce() -> Result<Tensor>) -> GradStore {
         super::differentiate(|| Ok((f()?, ()))).unwrap().0
     }
@@ -197,8 +202,7 @@ pub(crate) mod check {
         }
     }
 
-    /// Compares `f(inputs)`, to 1e-4, and all gradients of a weighted sum of it, to `tolerance`, with what stock
-    /// operations give.
+    /// Compares `f(inputs)`, to 1e-4, and all gradients of a weighted sum of it, to `tolerance`, with stock operations.
     pub(super) fn agrees_with_stock(
         inputs: &[Tensor],
         tolerance: f32,
@@ -216,7 +220,7 @@ pub(crate) mod check {
         }
     }
 
-    /// The largest difference between two tensors.
+    /// Returns the largest difference between two tensors.
     pub(super) fn distance(a: &Tensor, b: &Tensor) -> f32 {
         assert_eq!(a.dims(), b.dims());
         let differences = (a - b).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

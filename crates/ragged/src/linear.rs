@@ -7,18 +7,22 @@ use schemas::config::Precision;
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, vector, with_f32};
 
 const ROWS: usize = 128;
-/// Rows whose share of the weights' gradient is summed up apart; a large batch has 16 such parts.
+/// Minimum rows of a part, whose share of the weights' gradient is summed separately; a batch has at most 16 parts.
 const GRADIENT_ROWS: usize = 1024;
 const GRADIENT_PARTS: usize = 16;
 
-/// `x W + b` for all tokens: `x` is `[T, inputs]`, `weight` `[inputs, outputs]`, `bias` `[outputs]` or absent. On a GPU, the product is
-/// one of numbers of `precision`.
+/// Returns `x W + b` for all tokens, `[T, outputs]`: `x` is `[T, inputs]`, `weight` `[inputs, outputs]`, `bias` `[outputs]` or
+/// absent. On a GPU, `precision` is the number format of the product.
+///
+/// # Errors
+///
+/// `x` and `weight` that do not fit each other.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
     if x.dim(1)? != weight.dim(0)? {
         candle_core::bail!("linear: {:?} times {:?}", x.shape(), weight.shape());
     }
     if fused(x) {
-        // Candle's operations take a fixed number of tensors: an absent bias is an empty one.
+        // Candle's operations take a fixed number of tensors: an empty bias stands for none.
         let bias = match bias {
             Some(bias) => bias.clone(),
             None => Tensor::zeros(0, x.dtype(), x.device())?,

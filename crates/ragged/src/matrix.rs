@@ -1,10 +1,10 @@
-//! Safe views for the `gemm` crate.
+//! Safe matrix products over slices, by the `gemm` crate.
 
 use std::marker::PhantomData;
 
 use gemm::Parallelism;
 
-/// A matrix inside a slice: element `(i, j)` is `data[i * row + j * col]`.
+/// Matrix view of a slice: element `(i, j)` is `data[i * row + j * col]`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     data: &'a [f32],
@@ -15,27 +15,35 @@ pub struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// `rows × cols`, rows `stride` apart.
+    /// Returns a view of `rows × cols` elements, with rows `stride` apart.
+    ///
+    /// # Panics
+    ///
+    /// If the view reaches beyond `data`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || data.len() >= (rows - 1) * stride + cols);
         Self { data, rows, cols, row: stride, col: 1 }
     }
 
-    /// The transpose, without moving anything.
+    /// Returns the transposed view.
     pub fn t(self) -> Self {
         Self { data: self.data, rows: self.cols, cols: self.rows, row: self.col, col: self.row }
     }
 }
 
-/// `dst = a b` or, with `add`, `dst += a b`, on the calling thread. `dst` is `a.rows × b.cols` with rows
-/// `stride` apart.
+/// Computes `dst = a b` or, with `add`, `dst += a b`, on the calling thread. `dst` is `a.rows × b.cols`, with rows `stride`
+/// apart.
+///
+/// # Panics
+///
+/// If the sizes of `a` and `b` do not fit each other, or the product does not fit into `dst`.
 pub fn gemm(dst: &mut [f32], stride: usize, add: bool, a: Mat<'_>, b: Mat<'_>) {
     let (m, n) = (a.rows, b.cols);
     if m == 0 || n == 0 {
         return;
     }
     assert!(dst.len() >= (m - 1) * stride + n && stride >= n);
-    // SAFETY: the line above checks every element that the strides reach.
+    // SAFETY: the assertion covers every element that the strides reach.
     unsafe { product(dst.as_mut_ptr(), stride, add, a, b) }
 }
 
@@ -44,8 +52,8 @@ pub fn gemm(dst: &mut [f32], stride: usize, add: bool, a: Mat<'_>, b: Mat<'_>) {
 /// `dst` must be valid for `a.rows` rows of `b.cols` elements, `stride` apart, and nothing else may touch them.
 unsafe fn product(dst: *mut f32, stride: usize, add: bool, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!(a.cols, b.rows);
-    // SAFETY: `Mat::new` checked what the strides of `a` and `b` reach (`t` swaps extents and strides
-    // together); `dst` is the caller's promise.
+    // SAFETY: `Mat::new` checked the reach of the strides of `a` and `b` (`t` swaps extents and strides together); the caller
+    // guarantees `dst`.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -71,7 +79,7 @@ unsafe fn product(dst: *mut f32, stride: usize, add: bool, a: Mat<'_>, b: Mat<'_
     }
 }
 
-/// A row-major matrix whose columns are shared out to threads.
+/// Row-major matrix whose columns are split over threads.
 pub(super) struct ColumnBlocks<'a> {
     data: *mut f32,
     rows: usize,
@@ -79,11 +87,11 @@ pub(super) struct ColumnBlocks<'a> {
     borrowed: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: threads write disjoint columns, which `product` demands.
+// SAFETY: threads write disjoint columns, as `product` requires.
 unsafe impl Sync for ColumnBlocks<'_> {}
 
 impl<'a> ColumnBlocks<'a> {
-    /// The whole of `data`, in rows of `cols`.
+    /// Returns all of `data` as rows of `cols` elements.
     pub(super) fn new(data: &'a mut [f32], cols: usize) -> Self {
         assert!(cols > 0 && data.len().is_multiple_of(cols));
         Self { rows: data.len() / cols, cols, data: data.as_mut_ptr(), borrowed: PhantomData }
@@ -97,7 +105,7 @@ impl<'a> ColumnBlocks<'a> {
     pub(super) unsafe fn product(&self, from: usize, a: Mat<'_>, b: Mat<'_>) {
         assert!(a.rows <= self.rows && from + b.cols <= self.cols);
         if a.rows > 0 && b.cols > 0 {
-            // SAFETY: inside the matrix by the check above; exclusive by the caller's promise.
+            // SAFETY: inside the matrix by the assertion; exclusive by the caller's guarantee.
             unsafe { product(self.data.add(from), self.cols, false, a, b) }
         }
     }

@@ -1,5 +1,4 @@
-//! What operations with many parameters share: a Candle operation takes at most three tensors, so the parameters travel
-//! as one.
+//! Operations with many parameters. A Candle operation takes at most three tensors, so the parameters are packed into one.
 
 use std::sync::OnceLock;
 
@@ -7,15 +6,15 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{cpu_tensor, f32_slice, vector, with_f32};
 
-/// Several tensors behind each other in one.
+/// Several tensors concatenated into one.
 pub(super) struct Packed<const N: usize> {
     /// All elements.
     pub(super) flat: Tensor,
-    /// Where each tensor's are.
+    /// Number of elements of each tensor.
     pub(super) parts: Parts<N>,
 }
 
-/// The numbers of elements of `N` packed tensors.
+/// Numbers of elements of `N` packed tensors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Parts<const N: usize>([usize; N]);
 
@@ -28,7 +27,7 @@ impl<const N: usize> Packed<N> {
 }
 
 impl<const N: usize> Parts<N> {
-    /// The tensors' elements.
+    /// Returns the elements of each tensor.
     pub(super) fn split<'a>(&self, mut flat: &'a [f32]) -> [&'a [f32]; N] {
         self.0.map(|n| {
             let (part, rest) = flat.split_at(n);
@@ -37,7 +36,7 @@ impl<const N: usize> Parts<N> {
         })
     }
 
-    /// The tensors' elements, to be written.
+    /// Returns the elements of each tensor, mutable.
     pub(super) fn split_mut<'a>(&self, mut flat: &'a mut [f32]) -> [&'a mut [f32]; N] {
         self.0.map(|n| {
             let (part, rest) = std::mem::take(&mut flat).split_at_mut(n);
@@ -47,15 +46,15 @@ impl<const N: usize> Parts<N> {
     }
 }
 
-/// An operation on tokens whose parameters travel packed: `[T, d]` → `[T, d]`.
+/// Operation on tokens with packed parameters: `[T, d]` → `[T, d]`.
 pub(super) trait PackedOp: Send + Sync + 'static {
-    /// What Candle calls it.
+    /// Name of the Candle operation.
     const NAME: &'static str;
-    /// What the backward pass needs of the forward pass.
+    /// Results of the forward pass kept for the backward pass.
     type Kept: Send + Sync;
-    /// The result for `x`, and what is kept of it.
+    /// Returns the result for `x`, and the results kept.
     fn forward(&self, x: &[f32], flat: &[f32]) -> (Vec<f32>, Self::Kept);
-    /// The gradients of `x` and of the parameters.
+    /// Returns the gradients of `x` and of the packed parameters.
     fn backward(&self, x: &[f32], flat: &[f32], kept: &Self::Kept, dout: &[f32]) -> (Vec<f32>, Vec<f32>);
 }
 
@@ -64,7 +63,7 @@ pub(super) fn apply<O: PackedOp>(op: O, x: &Tensor, flat: &Tensor) -> Result<Ten
     x.contiguous()?.apply_op2(flat, Applied { op, kept: OnceLock::new() })
 }
 
-/// One application of an operation.
+/// One application of an operation, with the results kept.
 struct Applied<O: PackedOp> {
     op: O,
     kept: OnceLock<O::Kept>,
@@ -104,16 +103,16 @@ impl<O: PackedOp> CustomOp2 for Applied<O> {
     }
 }
 
-/// Parts of a large batch whose shares of the parameters' gradients are summed up apart, at most: each holds a copy of
-/// the parameters. No more threads than that work on a backward pass.
+/// Maximum parts of a batch, and thus threads of a backward pass. Each part sums its share of the parameters' gradients into a
+/// copy of its own.
 const PARTS: usize = 16;
 
-/// How many of `rows` rows make one such part, in whole blocks: the same for any number of threads.
+/// Returns how many of `rows` rows make one part, in whole blocks; independent of the number of threads.
 pub(super) fn rows_a_part(rows: usize, block: usize) -> usize {
     rows.div_ceil(PARTS).next_multiple_of(block).max(2 * block)
 }
 
-/// The sum of the parts' gradients, in their order; `n` zeros where there are none.
+/// Returns the sum of the parts' gradients, in their order; `n` zeros without parts.
 pub(super) fn sum(parts: Vec<Vec<f32>>, n: usize) -> Vec<f32> {
     parts
         .into_iter()

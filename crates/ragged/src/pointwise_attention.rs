@@ -1,18 +1,18 @@
-//! Pointwise aggregated attention over ragged rows (HSTU, Zhai et al. 2024, Eq. 2), with the position and time bias
-//! computed on the fly.
+//! Pointwise aggregated attention over ragged rows (HSTU, Zhai et al. 2024, Eq. 2), with position and time biases computed on the
+//! fly.
 //!
-//! For one head, row `i` attends to the keys `j` before `keys(i)` with
+//! For one head, row `i` attends to the keys `j < keys(i)` with
 //!
 //! ```text
 //! s_ij = q_i · k_j + b_pos(i − j) + b_time(τ_i − τ_j)        a_ij = SiLU(s_ij) / keys(i)
 //! ```
 //!
-//! Nothing is normalised over the keys, so that the strength of an interest survives. The paper divides by a
-//! constant `n`, the padded length; here it is the number of keys that the row attends to: there is no padding,
-//! and a row then depends on nothing that follows it.
+//! Nothing is normalised over the keys, so that the strength of an interest survives. The paper divides by a constant `n`, the
+//! padded length; here the divisor is the number of keys of the row, because there is no padding. A row thus depends on nothing
+//! that follows it.
 //!
-//! One block of scores is all that is ever held, for one sequence and one head a thread; the backward pass keeps
-//! nothing and computes the scores again.
+//! A thread holds two blocks of scores, `[64, n]` for a sequence of `n` tokens, of one head at a time. The backward pass
+//! recomputes the scores and holds one gradient of the biases for each sequence.
 
 use std::sync::Arc;
 
@@ -22,11 +22,14 @@ use rayon::prelude::*;
 use super::ragged::{AttentionLayout, Ragged, Scratch, Sequence};
 use super::{Mat, cpu_tensor, f32_slice, fused, gemm, reference, vector, with_f32};
 
-/// Pointwise attention over a ragged batch of `T` tokens.
+/// Returns the pointwise attention over a ragged batch of `T` tokens, `[T, d]`.
 ///
-/// `qkv` is `[T, 3 d]` (queries, keys, values); `bias` is `[H, P]` or `[H, P + TIME_BUCKETS]`, where the first
-/// `P = max_distance` columns are `b_pos` (the last one for all larger distances) and the others `b_time`. Gives
-/// `[T, d]`.
+/// `qkv` is `[T, 3 d]` (queries, keys, values); `bias` is `[H, P]` or `[H, P + TIME_BUCKETS]`: the first `P = max_distance`
+/// columns are `b_pos` (the last of them for all larger distances), the others `b_time`.
+///
+/// # Errors
+///
+/// Tensors and a layout that do not fit each other.
 pub fn pointwise_attention(
     qkv: &Tensor,
     bias: &Tensor,
@@ -58,7 +61,7 @@ impl PointwiseAttention {
         out
     }
 
-    /// Gradients of `qkv` and `bias`.
+    /// Returns the gradients of `qkv` and `bias`.
     fn backward(&self, qkv: &[f32], bias: &[f32], dout: &[f32]) -> [Vec<f32>; 2] {
         let d = qkv.len() / 3 / self.ragged.tokens().max(1);
         let mut dqkv = vec![0f32; qkv.len()];
@@ -107,7 +110,7 @@ fn forward(sequence: &Sequence<'_>, heads: usize, scratch: &mut Scratch, out: &m
     }
 }
 
-/// Fills `dqkv`, and gives this sequence's share of the gradient of the biases.
+/// Fills `dqkv` and returns this sequence's share of the gradient of the biases.
 fn backward(
     sequence: &Sequence<'_>,
     heads: usize,
@@ -126,7 +129,7 @@ fn backward(
         for (from, to, keys) in sequence.blocks() {
             let rows = to - from;
             sequence.time_buckets(&mut scratch.buckets, from, to, keys);
-            // The weights a again, and from the same sigmoids the slopes da/ds, into `scores`.
+            // Recomputes the weights a into `weights`, and from the same sigmoids the slopes da/ds into `scores`.
             sequence.products(&mut scratch.scores, head, from, to, keys);
             for i in from..to {
                 let at = (i - from) * keys;
@@ -211,7 +214,7 @@ mod tests {
 
     #[test]
     fn agrees_with_stock_operations() {
-        // Longer than a block, of length one, and empty.
+        // Sequences longer than a block, of length one, and empty.
         let layout = layout(&[70, 1, 0, 9, 130], None);
         for columns in [8, 8 + TIME_BUCKETS] {
             let [qkv, bias] = inputs(210, 2, columns);
@@ -258,7 +261,7 @@ mod tests {
         };
         let other = Tensor::cat(&[qkv.narrow(0, 0, 60).unwrap(), check::random((40, 24), 9)], 0).unwrap();
         assert_eq!(rows(&qkv, &all).to_vec2::<f32>().unwrap(), rows(&other, &all).to_vec2::<f32>().unwrap());
-        // Nor on how much follows: what it is divided by is the number of its own keys.
+        // Nor on how many rows follow: the divisor is the number of its own keys.
         let alone = rows(&qkv.narrow(0, 0, 60).unwrap(), &layout(&[60], None));
         assert!(check::distance(&rows(&qkv, &all), &alone) < 1e-5);
     }

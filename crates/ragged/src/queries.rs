@@ -1,4 +1,4 @@
-//! Which rows ask, and which keys each of them sees.
+//! Queries of single rows of a ragged batch, and the keys that each of them sees.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use candle_core::Result;
 
 use super::ragged::Ragged;
 
-/// The rows that ask.
+/// Query rows of a ragged batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Queries {
-    /// The token at which each query stands, ascending; several may stand at one.
+    /// Token of each query, `[R]`, ascending; several queries may share one.
     pub tokens: Vec<u32>,
-    /// Under a condition, for each query in turn whether each token of its sequence matches, from the first one to its
-    /// own. `None` hides nothing.
+    /// Flags of a condition, concatenated over the queries: whether each token of the query's sequence matches, from the first to
+    /// its own. `None` hides nothing.
     pub matches: Option<Vec<bool>>,
 }
 
-/// Queries of a ragged batch, ready to be answered.
+/// Checked queries of a ragged batch, with their offsets.
 pub(crate) struct QueryPlan {
     pub(crate) d: usize,
     pub(crate) ragged: Ragged,
     pub(crate) queries: Arc<Queries>,
-    /// By query, where its flags begin in `queries.matches`.
+    /// Start of each query's flags in `queries.matches`, `[R]`.
     pub(crate) flags: Vec<usize>,
-    /// By sequence, where its queries begin, and the end of the last.
+    /// Start of each sequence's queries, and the end of the last: `[B + 1]`.
     pub(crate) of_sequence: Vec<usize>,
 }
 
@@ -46,7 +46,7 @@ impl QueryPlan {
         Ok(Self { d, ragged, queries, flags, of_sequence })
     }
 
-    /// The keys that query `r` of sequence `b` sees, as places in the sequence, ascending.
+    /// Writes the keys that query `r` of sequence `b` sees to `keys`: positions in the sequence, ascending.
     pub(crate) fn keys(&self, b: usize, r: usize, keys: &mut Vec<u32>) {
         let start = self.ragged.layout.offsets[b];
         let i = self.queries.tokens[r] as usize - start;
@@ -62,7 +62,7 @@ impl QueryPlan {
         }
     }
 
-    /// For each query its sequence and the keys that it sees.
+    /// Returns the sequence and the visible keys of each query.
     pub(crate) fn seen(&self) -> Vec<(usize, Vec<u32>)> {
         let sequences = 0..self.of_sequence.len() - 1;
         let of = |b: usize| (self.of_sequence[b]..self.of_sequence[b + 1]).map(move |r| (b, r));

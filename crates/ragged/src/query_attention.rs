@@ -1,15 +1,15 @@
-//! Attention of single rows: some tokens of a ragged batch ask, and each may have its own condition (CGSA, Eq. 5).
+//! Attention of single rows: queries at some tokens of a ragged batch, each of which may have its own condition (CGSA, Eq. 5).
 //!
-//! A query at row `i` of its sequence attends to the keys that the row may see; under a condition only to the matching
-//! ones (callers let the start token match always) and to the row's own, so that it always sees something. For one head the score is
+//! A query at row `i` of its sequence attends to the keys that the row may see; under a condition only to the matching ones
+//! (callers let the start token always match) and to the row's own, so that it always sees a key. For one head the score is
 //!
 //! ```text
 //! s_j = q · k_j / T_h + b_pos(i − j) + b_time(τ_i − τ_j)
 //! ```
 //!
-//! Keys and values know nothing of the condition: all queries of a sequence share them, and `P` conditions cost `P` rows,
-//! not `P` layers (§3.4.2). What the condition hides is not computed. The backward pass keeps `log Σ exp s` of each query
-//! from the forward pass and computes the scores again.
+//! All queries of a sequence share its keys and values, which do not depend on the condition: `P` conditions cost `P` rows, not
+//! `P` layers (§3.4.2). Scores of hidden keys are not computed. The backward pass keeps `log Σ exp s` of each query from the
+//! forward pass and recomputes the scores.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -23,11 +23,15 @@ use super::queries::{Queries, QueryPlan};
 use super::ragged::{AttentionLayout, Ragged, time_bucket};
 use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
-/// Tokens that one thread works through together, at least.
+/// Minimum tokens of a run of sequences, which one thread processes.
 const TOKENS: usize = 128;
 
-/// `[R, d]`: the attention of queries `q` `[R, d]` to keys and values `kv` `[T, 2 d]`, with biases `[H, P]` or
-/// `[H, P + TIME_BUCKETS]` where `P = max_distance`, and `log T_h` `[H]`.
+/// Returns `[R, d]`: the attention of queries `q` `[R, d]` to keys and values `kv` `[T, 2 d]`. `bias` is `[H, P]` or
+/// `[H, P + TIME_BUCKETS]` with `P = max_distance`, `log_temperature` holds `log T_h` `[H]`.
+///
+/// # Errors
+///
+/// Tensors, layout and queries that do not fit each other; queries that do not ascend.
 pub fn query_attention(
     q: &Tensor,
     kv: &Tensor,
@@ -68,7 +72,7 @@ struct QueryAttention {
     log_sum: OnceLock<Vec<f32>>,
 }
 
-/// One thread's working memory, for the keys that a query sees.
+/// Working memory of one thread, of the length of the keys that a query sees.
 #[derive(Default)]
 struct Scratch {
     keys: Vec<u32>,
@@ -78,7 +82,7 @@ struct Scratch {
 }
 
 impl QueryAttention {
-    /// Prepares `scratch` for query `r` of sequence `b`; gives the query's row.
+    /// Prepares `scratch` for query `r` of sequence `b`; returns the query's row.
     fn look(&self, b: usize, r: usize, scratch: &mut Scratch) -> usize {
         self.asked.keys(b, r, &mut scratch.keys);
         let start = self.asked.ragged.layout.offsets[b];
@@ -98,7 +102,7 @@ impl QueryAttention {
         i
     }
 
-    /// Fills the scores of one head: `q` is the head's part of the query, `kv` the sequence's keys and values.
+    /// Fills the scores of one head: `q` is the head's part of the query, `kv` the keys and values of the sequence.
     #[inline(always)]
     fn scores(
         &self,
@@ -118,7 +122,7 @@ impl QueryAttention {
         }
     }
 
-    /// The queries of sequence `b`: fills their part of `out` and `log_sum`.
+    /// Computes the queries of sequence `b`: fills their part of `out` and `log_sum`.
     fn forward_sequence(
         &self,
         b: usize,
@@ -153,7 +157,7 @@ impl QueryAttention {
         }
     }
 
-    /// The gradients of sequence `b`: fills its parts of `dq` and `dkv`, which are zeros, adds to `dflat`.
+    /// Computes the gradients of sequence `b`: fills its parts of `dq` and `dkv`, zero on entry, and adds to `dflat`.
     fn backward_sequence(
         &self,
         b: usize,
@@ -208,7 +212,7 @@ impl QueryAttention {
         }
     }
 
-    /// Cuts `[R, width]` into one piece for each run of sequences; the runs are all sequences.
+    /// Splits `[R, width]` into one piece for each run of sequences; the runs cover all sequences.
     fn pieces<'a>(&self, runs: &[Range<usize>], mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
         runs.iter()
             .map(|run| {
@@ -220,7 +224,7 @@ impl QueryAttention {
             .collect()
     }
 
-    /// Where the queries of sequence `b` are in a piece for the sequences from `first` on, `width` wide.
+    /// Returns the range of the queries of sequence `b` in a piece of `width` columns that begins with sequence `first`.
     fn within(&self, first: usize, b: usize, width: usize) -> Range<usize> {
         let from = self.asked.of_sequence[first];
         (self.asked.of_sequence[b] - from) * width..(self.asked.of_sequence[b + 1] - from) * width
@@ -308,7 +312,7 @@ mod tests {
     use super::super::check::{self, layout};
     use super::*;
 
-    /// Queries at every `every`-th token, twice at some; under a condition every third token of a sequence matches.
+    /// Returns queries at every `every`-th token, two at even tokens; under a condition, every third token of a sequence matches.
     fn queries(layout: &AttentionLayout, every: usize, condition: bool) -> Arc<Queries> {
         let mut queries = Queries { matches: condition.then(Vec::new), ..Queries::default() };
         for (token, i) in layout.positions().enumerate().filter(|(token, _)| token % every == 0) {
@@ -373,7 +377,7 @@ mod tests {
         let rows = |t: &[Tensor]| run(t, &layout, &queries).unwrap().to_vec2::<f32>().unwrap();
         let before = rows(&inputs);
         let matches = queries.matches.as_ref().unwrap();
-        // Token 50 of the first sequence becomes another one.
+        // Changes token 50 of the first sequence.
         let mut others = inputs.clone();
         let at = |token: usize| if token == 50 { 1f32 } else { 0.0 };
         let other =

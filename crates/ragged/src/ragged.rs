@@ -1,5 +1,5 @@
-//! What attention over ragged rows has in common, whatever becomes of its scores: the shape of the batch, the
-//! position and time bias, and the blocks of rows that one thread works through.
+//! Shared parts of attention over ragged rows: the layout of the batch, the position and time biases, and the blocks of rows that
+//! one thread works through.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,38 +8,39 @@ use candle_core::{Result, Tensor};
 
 use super::{Mat, gemm};
 
-/// Buckets of `b_time`: 0 for the start-of-sequence key, then half octaves of the seconds between two events.
+/// Buckets of `b_time`: 0 for the start-of-sequence key, then half octaves of 1 + the seconds between two events.
 pub const TIME_BUCKETS: usize = 64;
+/// Rows of a block of scores.
 
 const BLOCK: usize = 64;
 
-/// The shape of a ragged batch, as attention needs it; shared by all layers.
+/// Layout of a ragged batch for attention, shared by all layers.
 #[derive(Debug, Clone, Default)]
 pub struct AttentionLayout {
-    /// Where each sequence's tokens begin, and the end of the last: `B + 1` numbers.
+    /// Start of each sequence's tokens, and the end of the last: `[B + 1]`.
     pub offsets: Vec<usize>,
-    /// Time of each token in epoch milliseconds; the first token of a sequence is the start-of-sequence
-    /// token and has none.
+    /// Time of each token in epoch milliseconds, `[T]`; the time of a sequence's first token, the start-of-sequence token, is
+    /// ignored.
     pub times: Vec<i64>,
-    /// How many keys of its sequence each token may attend to, from the first on; `None` is causal: a token
-    /// attends to itself and everything before it.
+    /// Number of keys that each token may attend to, from the first of its sequence on, `[T]`. `None` is causal: a token attends
+    /// to itself and everything before it.
     pub keys: Option<Vec<u32>>,
 }
 
 impl AttentionLayout {
-    /// Keys of row `i` of the sequence whose tokens begin at `start`.
+    /// Returns the number of keys of row `i` of the sequence that begins at token `start`.
     #[inline(always)]
     pub(super) fn keys(&self, start: usize, i: usize) -> usize {
         self.keys.as_ref().map_or(i + 1, |keys| keys[start + i] as usize)
     }
 
-    /// For each token its position in its sequence; the start-of-sequence token is at 0.
+    /// Returns the position of each token in its sequence; the start-of-sequence token is at 0.
     pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
         self.offsets.windows(2).flat_map(|ends| 0..ends[1] - ends[0])
     }
 }
 
-/// The bucket of `b_time` for an event at `later` that looks at one at `earlier` (epoch milliseconds).
+/// Returns the bucket of `b_time` for an event at `later` that attends to one at `earlier` (epoch milliseconds).
 #[inline]
 pub fn time_bucket(later: i64, earlier: i64) -> u8 {
     let seconds = later.wrapping_sub(earlier).max(0) as f32 / 1000.0;
@@ -48,7 +49,7 @@ pub fn time_bucket(later: i64, earlier: i64) -> u8 {
     (1 + half_octaves).min(TIME_BUCKETS as u32 - 1) as u8
 }
 
-/// A ragged batch under one attention with relative bias.
+/// Ragged batch under one attention with relative biases.
 #[derive(Debug)]
 pub(super) struct Ragged {
     pub(super) layout: Arc<AttentionLayout>,
@@ -59,8 +60,12 @@ pub(super) struct Ragged {
 }
 
 impl Ragged {
-    /// For queries, keys and values `[T, 3 d]` and `bias` `[H, P]` or `[H, P + TIME_BUCKETS]` with `P = max_distance`. An error
-    /// where shapes and layout do not fit each other; `operation` names who asks.
+    /// Checks a layout against queries, keys and values `[T, 3 d]` and `bias`, `[H, P]` or `[H, P + TIME_BUCKETS]` with
+    /// `P = max_distance`.
+    ///
+    /// # Errors
+    ///
+    /// Shapes and a layout that do not fit each other; `operation` names the caller in the message.
     pub(super) fn new(
         operation: &str,
         (tokens, width): (usize, usize),
@@ -79,24 +84,24 @@ impl Ragged {
         Ok(Self { layout: layout.clone(), heads, max_distance, time: columns > max_distance })
     }
 
-    /// Tokens of the batch.
+    /// Returns the number of tokens of the batch.
     pub(super) fn tokens(&self) -> usize {
         self.layout.times.len()
     }
 
-    /// Columns of the bias.
+    /// Returns the number of columns of the bias.
     pub(super) fn columns(&self) -> usize {
         self.max_distance + if self.time { TIME_BUCKETS } else { 0 }
     }
 
-    /// The `b`-th sequence, with its share of `qkv`.
+    /// Returns the `b`-th sequence, given the `qkv` of the whole batch.
     pub(super) fn sequence<'a>(&'a self, b: usize, qkv: &'a [f32], bias: &'a [f32]) -> Sequence<'a> {
         let width = qkv.len() / self.tokens();
         let qkv = &qkv[self.layout.offsets[b] * width..self.layout.offsets[b + 1] * width];
         self.sequence_of(b, width / 3, qkv, bias)
     }
 
-    /// The `b`-th sequence, whose share of the queries, keys and values (`[n, 3 d]`) this is.
+    /// Returns the `b`-th sequence, given its own queries, keys and values, `[n, 3 d]`.
     pub(super) fn sequence_of<'a>(
         &'a self,
         b: usize,
@@ -108,7 +113,7 @@ impl Ragged {
         Sequence { ragged: self, start, n: end - start, width: d / self.heads, qkv, bias }
     }
 
-    /// Cuts the sequences `within` into runs of neighbours with at least `tokens` tokens each, but for the last.
+    /// Splits the sequences `within` into consecutive runs of at least `tokens` tokens each; the last run may be shorter.
     pub(super) fn runs(&self, within: Range<usize>, tokens: usize) -> Vec<Range<usize>> {
         let offsets = &self.layout.offsets;
         let (mut runs, mut from) = (Vec::new(), within.start);
@@ -121,12 +126,12 @@ impl Ragged {
         runs
     }
 
-    /// The tokens of a run of sequences.
+    /// Returns the tokens of a run of sequences.
     pub(super) fn tokens_of(&self, run: &Range<usize>) -> Range<usize> {
         self.layout.offsets[run.start]..self.layout.offsets[run.end]
     }
 
-    /// Cuts a `[T, width]` slice into one piece a run; the runs are all sequences.
+    /// Splits a `[T, width]` slice into one piece for each run; the runs cover all sequences.
     pub(super) fn pieces_of<'a>(
         &self,
         runs: &[Range<usize>],
@@ -142,19 +147,20 @@ impl Ragged {
             .collect()
     }
 
-    /// Cuts a `[T, width]` slice into one piece a sequence.
+    /// Splits a `[T, width]` slice into one piece for each sequence.
     pub(super) fn pieces<'a>(&self, data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
         self.pieces_of(&self.runs(0..self.layout.offsets.len() - 1, 0), data, width)
     }
 }
 
-/// One thread's working memory. Buffers only grow; every use writes before it reads.
+/// Working memory of one thread: some blocks for the longest sequence so far. Buffers only grow; every use writes before it
+/// reads.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Two blocks of scores, or of what is computed from them.
+    /// Two blocks of scores, or of values computed from them.
     pub(super) scores: Vec<f32>,
     pub(super) weights: Vec<f32>,
-    /// `b_pos` by key for the last row of the sequence: row `i` reads it from `n − 1 − i` on.
+    /// `b_pos` by key, as seen from the last row of the sequence: row `i` reads it from `n − 1 − i` on.
     pub(super) positions: Vec<f32>,
     /// Time buckets of a block.
     pub(super) buckets: Vec<u8>,
@@ -162,7 +168,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// For a sequence of `n` tokens.
+    /// Grows the buffers for a sequence of `n` tokens.
     pub(super) fn fit(&mut self, n: usize) {
         let block = BLOCK * n;
         if self.scores.len() < block {
@@ -177,11 +183,11 @@ impl Scratch {
     }
 }
 
-/// The gradient of one head's biases, while it is summed up over the rows of a sequence.
+/// Gradient of one head's biases, accumulated over the rows of a sequence.
 pub(super) struct BiasGradient {
-    /// By key as seen from the last row, like [`Scratch::positions`].
+    /// By key, as seen from the last row, like [`Scratch::positions`].
     positions: Vec<f32>,
-    /// Several tables, because consecutive keys often share a bucket and would wait for each other.
+    /// Several tables: consecutive keys often share a bucket, and their additions would wait for each other.
     time: [[f32; TIME_BUCKETS]; 4],
 }
 
@@ -192,7 +198,7 @@ impl Default for BiasGradient {
 }
 
 impl BiasGradient {
-    /// Begins a head of a sequence of `n` tokens.
+    /// Clears the gradient for a head of a sequence of `n` tokens.
     pub(super) fn clear(&mut self, n: usize) {
         self.positions[..n].fill(0.0);
         self.time.as_flattened_mut().fill(0.0);
@@ -210,7 +216,7 @@ impl BiasGradient {
         }
     }
 
-    /// Adds what was summed up to one head's row of the bias's gradient.
+    /// Adds the accumulated gradient to one head's row of the bias's gradient.
     pub(super) fn store(&self, sequence: &Sequence<'_>, table: &mut [f32]) {
         let (n, max_distance) = (sequence.n, sequence.ragged.max_distance);
         for (m, dp) in self.positions[..n].iter().enumerate() {
@@ -222,12 +228,12 @@ impl BiasGradient {
     }
 }
 
-/// One sequence of the batch: where it lies, and what is known of it.
+/// One sequence of the batch, with its queries, keys and values.
 pub(super) struct Sequence<'a> {
     ragged: &'a Ragged,
-    /// Its first token.
+    /// Index of its first token in the batch.
     pub(super) start: usize,
-    /// Its tokens.
+    /// Number of its tokens.
     pub(super) n: usize,
     /// Head width `d / H`.
     pub(super) width: usize,
@@ -236,30 +242,30 @@ pub(super) struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
-    /// Queries (0), keys (1) or values (2) of `rows` rows from `from` on, for one head.
+    /// Returns the queries (0), keys (1) or values (2) of `rows` rows from `from` on, for one head: `[rows, width]`.
     pub(super) fn part(&self, which: usize, head: usize, from: usize, rows: usize) -> Mat<'_> {
         let d = self.ragged.heads * self.width;
         let data = &self.qkv[from * 3 * d + which * d + head * self.width..];
         Mat::new(data, rows, self.width, 3 * d)
     }
 
-    /// Columns of the bias.
+    /// Returns the number of columns of the bias.
     pub(super) fn columns(&self) -> usize {
         self.ragged.columns()
     }
 
-    /// The query of row `i` for one head.
+    /// Returns the query of row `i` for one head, `[width]`.
     pub(super) fn query(&self, head: usize, i: usize) -> &[f32] {
         &self.qkv[i * 3 * self.ragged.heads * self.width + head * self.width..][..self.width]
     }
 
-    /// Keys that row `i` may attend to.
+    /// Returns the number of keys that row `i` may attend to.
     #[inline(always)]
     pub(super) fn visible(&self, i: usize) -> usize {
         self.ragged.layout.keys(self.start, i)
     }
 
-    /// The row blocks: first row, end, and the largest number of keys of any of its rows.
+    /// Returns the row blocks: first row, end, and the largest number of keys of their rows.
     pub(super) fn blocks(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         (0..self.n).step_by(BLOCK).map(|from| {
             let to = (from + BLOCK).min(self.n);
@@ -268,7 +274,7 @@ impl Sequence<'_> {
         })
     }
 
-    /// Where there is a time bias, fills the time buckets of a block, rows `keys` apart.
+    /// Fills the time buckets of a block, with rows `keys` apart, if there is a time bias.
     pub(super) fn time_buckets(&self, buckets: &mut [u8], from: usize, to: usize, keys: usize) {
         if !self.ragged.time {
             return;
@@ -285,7 +291,7 @@ impl Sequence<'_> {
         }
     }
 
-    /// Fills `positions` with `b_pos` of `head` by key, for the last row.
+    /// Fills `positions` with `b_pos` of `head` by key, as seen from the last row.
     pub(super) fn position_biases(&self, positions: &mut [f32], head: usize) {
         let max_distance = self.ragged.max_distance;
         let table = &self.bias[head * self.ragged.columns()..][..max_distance];
@@ -294,13 +300,13 @@ impl Sequence<'_> {
         }
     }
 
-    /// `b_time` of `head`, where there is one.
+    /// Returns `b_time` of `head`, if there is a time bias.
     pub(super) fn time_biases(&self, head: usize) -> Option<&[f32; TIME_BUCKETS]> {
         let columns = self.ragged.columns();
         self.bias[head * columns..(head + 1) * columns][self.ragged.max_distance..].first_chunk()
     }
 
-    /// Products `q · k` of a block, rows `keys` apart.
+    /// Writes the products `q · k` of a block to `products`, with rows `keys` apart.
     pub(super) fn products(&self, products: &mut [f32], head: usize, from: usize, to: usize, keys: usize) {
         gemm(products, keys, false, self.part(0, head, from, to - from), self.part(1, head, 0, keys).t());
     }

@@ -1,5 +1,4 @@
-//! The same operations from stock ones that keep gradients: the oracle of the fused operations, and the path
-//! on devices that have none.
+//! The operations from stock ones that keep gradients: the oracle of the fused operations, and the path of devices without them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,7 +38,7 @@ pub fn bag_mean(table: &Tensor, bags: &Arc<Bags>) -> Result<Tensor> {
     out.index_add(&Tensor::from_vec(segments, n, device)?, &rows, 0)
 }
 
-/// The attention of [`super::self_attention()`], on `qkv` `[T, 3 d]`: one dense one for each sequence.
+/// Returns the attention of [`super::self_attention()`] over `qkv` `[T, 3 d]`: one dense attention for each sequence.
 pub fn attention(
     qkv: &Tensor,
     bias: &Tensor,
@@ -56,7 +55,7 @@ pub fn attention(
     })
 }
 
-/// See [`super::query_attention()`]: one query at a time. `seen` says of each its sequence and its keys' places there.
+/// See [`super::query_attention()`]: one query at a time. `seen` holds each query's sequence and the positions of its keys there.
 pub(super) fn query_attention(
     q: &Tensor,
     kv: &Tensor,
@@ -120,8 +119,8 @@ pub fn pointwise_attention(
     })
 }
 
-/// `weights(q kᵀ, bias, keys) v` for each sequence; the arguments are `[H, n, n]`, twice, and the number of keys of each
-/// row.
+/// Returns `weights(q kᵀ, bias, keys) v` of each sequence; the arguments are `[H, n, n]`, `[H, n, n]` and the number of keys of
+/// each row.
 fn dense(
     qkv: &Tensor,
     bias: &Tensor,
@@ -171,21 +170,21 @@ fn dense(
     Tensor::cat(&outputs, 0)
 }
 
-/// For each row and key the value of whether the row may attend to the key.
+/// Returns, for each row and key, `value` of whether the row may attend to the key.
 fn by_key(keys: &[usize], value: impl Fn(bool) -> f32) -> Vec<f32> {
     keys.iter().flat_map(|&visible| (0..keys.len()).map(move |j| j < visible)).map(value).collect()
 }
 
-/// See [`super::add_dropped`]; `factors` are what each element of `y` is multiplied with.
+/// See [`super::add_dropped`]; `factors` holds the factor of each element of `y`.
 pub(super) fn add_dropped(x: &Tensor, y: &Tensor, factors: Vec<f32>) -> Result<Tensor> {
     let factors = Tensor::from_vec(factors, y.shape(), y.device())?;
     x + (y * factors)?
 }
 
-/// Logits in one tensor of [`cross_entropy`], at most.
+/// Maximum logits in one tensor of [`cross_entropy`], 64 MiB, unless one row has more.
 const LOGITS: usize = 1 << 24;
 
-/// See [`super::cross_entropy`]: some [`LOGITS`] at a time, all of which are kept for the backward pass.
+/// See [`super::cross_entropy`]: [`LOGITS`] at a time, all of which are kept for the backward pass.
 pub fn cross_entropy(
     hidden: &Tensor,
     items: &Tensor,
@@ -204,7 +203,7 @@ pub fn cross_entropy(
     Ok(total)
 }
 
-/// `Σ w (log Σ exp s − (1 − ε) s_target − ε mean s)` over the targets of the rows `rows`, whose logits these are.
+/// Returns `Σ w (log Σ exp s − (1 − ε) s_target − ε mean s)` over the targets of `rows`, whose logits are `logits`.
 fn chunk_loss(
     mut logits: Tensor,
     rows: Range<usize>,
@@ -217,7 +216,7 @@ fn chunk_loss(
     if let Some(shifts) = candidates.shifts(rows.clone(), columns, targets) {
         logits = (logits + Tensor::from_vec(shifts, (n, columns), &device)?)?;
     }
-    // Each row's targets side by side, filled up with targets that weigh nothing.
+    // Each row's targets side by side, padded with targets of weight 0.
     let most = rows.clone().map(|row| targets.row(row).count()).max().unwrap_or(0).max(1);
     let (mut index, mut weights) = (vec![0u32; n * most], vec![0f32; n * most]);
     for (i, row) in rows.enumerate() {
@@ -227,7 +226,7 @@ fn chunk_loss(
     }
     let own = logits.gather(&Tensor::from_vec(index, (n, most), &device)?, 1)?;
     let weights = Tensor::from_vec(weights, (n, most), &device)?;
-    // The shift that keeps exponents in range has no gradient: it cancels out.
+    // The shift that keeps exponents in range needs no gradient: it cancels out.
     let max = logits.detach().max_keepdim(1)?;
     let log_sum = (logits.broadcast_sub(&max)?.exp()?.sum_keepdim(1)?.log()? + max)?;
     let mut expected = (own * (1.0 - label_smoothing))?;

@@ -1,7 +1,7 @@
 //! The attention half of a Transformer layer as one operation: `x + dropout(W_o attention(W_qkv norm(x)))`.
 //!
-//! A run of whole sequences goes through all of it while it is in one core's cache. Between the passes the queries,
-//! keys and values, the output of the attention and its normalisers are kept; the rest is computed again.
+//! A run of whole sequences passes through all steps while it is in one core's cache. The backward pass keeps the queries, keys
+//! and values `[T, 3 d]`, the output of the attention `[T, d]` and its normalisers `[T, H]`; the rest is recomputed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,32 +16,35 @@ use super::packed::{Packed, PackedOp, Parts, apply, rows_a_part, sum};
 use super::ragged::{AttentionLayout, Ragged, Scratch};
 use super::{Dropout, Mat, add_dropped, fused, gemm, layer_norm, linear, reference, vector};
 
-/// Tokens that go through together, at least.
+/// Minimum tokens of a run of sequences.
 const TOKENS: usize = 128;
 
-/// The parameters of [`self_attention`]: `γ` and `β` of the norm `[d]`, `W_qkv` `[d, 3 d]`, `W_o` `[d, d]`, and those
-/// of the attention ([`super::attention`]): biases `[H, P]` or `[H, P + TIME_BUCKETS]`, `log T_h` `[H]`.
+/// Parameters of [`self_attention`], for rows of `d` columns and `H` heads.
 #[derive(Debug, Clone, Copy)]
 pub struct SelfAttentionParameters<'a> {
-    /// `γ`.
+    /// `γ` of the norm, `[d]`.
     pub gamma: &'a Tensor,
-    /// `β`.
+    /// `β` of the norm, `[d]`.
     pub beta: &'a Tensor,
-    /// `W_qkv`.
+    /// `W_qkv`, `[d, 3 d]`.
     pub qkv: &'a Tensor,
-    /// `W_o`.
+    /// `W_o`, `[d, d]`.
     pub out: &'a Tensor,
-    /// `b_pos` and `b_time`.
+    /// `b_pos` and `b_time`, `[H, P + TIME_BUCKETS]`, or `b_pos` alone, `[H, P]`.
     pub bias: &'a Tensor,
-    /// `log T_h`.
+    /// `log T_h`, `[H]`.
     pub log_temperature: &'a Tensor,
-    /// `P`.
+    /// `P`: larger distances share the last column of `b_pos`.
     pub max_distance: usize,
-    /// Numbers that products and attention use on a GPU.
+    /// Number format of products and attention on a GPU.
     pub precision: Precision,
 }
 
-/// `x + dropout(W_o attention(W_qkv norm(x)))` for all tokens: `x` is `[T, d]`.
+/// Returns `x + dropout(W_o attention(W_qkv norm(x)))` for all tokens, `[T, d]` → `[T, d]`.
+///
+/// # Errors
+///
+/// Parameters or a layout that do not fit `x`.
 pub fn self_attention(
     x: &Tensor,
     parameters: SelfAttentionParameters<'_>,
@@ -83,17 +86,17 @@ struct SelfAttention {
     dropout: AddDropped,
 }
 
-/// What the backward pass needs of the forward pass.
+/// Results of the forward pass kept for the backward pass.
 struct Kept {
     /// `[T, 3 d]`.
     qkv: Vec<f32>,
-    /// The output of the attention, `[T, d]`.
+    /// Output of the attention, `[T, d]`.
     attended: Vec<f32>,
     /// `log Σ exp` of the scores, `[T, H]`.
     log_sum: Vec<f32>,
 }
 
-/// One thread's working memory: a run of sequences, `[n, d]` each, and `[n, 3 d]`.
+/// Working memory of one thread for a run of `n` tokens: `dqkv` is `[n, 3 d]`, the other tensors `[n, d]`.
 #[derive(Default)]
 struct Buffers {
     normal: Vec<f32>,
@@ -103,7 +106,7 @@ struct Buffers {
     attention: Scratch,
 }
 
-/// The first `n` elements of a buffer that grows to have them.
+/// Returns the first `n` elements of `buffer`, which grows if it is shorter.
 fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
     if buffer.len() < n {
         buffer.resize(n, 0.0);
@@ -116,13 +119,13 @@ impl SelfAttention {
         0..self.ragged.layout.offsets.len() - 1
     }
 
-    /// Where the rows of sequence `b` are in a piece, `width` wide, that begins and ends with `tokens`.
+    /// Returns the range of sequence `b` in a piece of `width` columns that covers `tokens`.
     fn within(&self, tokens: &Range<usize>, b: usize, width: usize) -> Range<usize> {
         let offsets = &self.ragged.layout.offsets;
         (offsets[b] - tokens.start) * width..(offsets[b + 1] - tokens.start) * width
     }
 
-    /// One run of sequences: fills `dx`, adds to `dflat`.
+    /// Computes the gradients of one run of sequences: fills `dx`, adds to `dflat`.
     fn backward_run(
         &self,
         buffers: &mut Buffers,

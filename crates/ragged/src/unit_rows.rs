@@ -1,4 +1,4 @@
-//! Rows divided by their lengths, for cosines.
+//! Rows scaled to length 1, for cosines.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -8,14 +8,14 @@ use super::{cpu_tensor, f32_slice, fused, reference, vector, with_f32};
 
 const ROWS: usize = 256;
 
-/// Every row of `x` (`[n, d]`) at length 1, so that inner products are cosines.
+/// Returns the rows of `x` (`[n, d]`) scaled to length 1, so that inner products are cosines.
 pub fn unit_rows(x: &Tensor) -> Result<Tensor> {
     if fused(x) { x.contiguous()?.apply_op1(UnitRows) } else { reference::unit_rows(x) }
 }
 
 struct UnitRows;
 
-/// One over a row's length.
+/// Returns one over a row's length.
 #[inline(always)]
 fn reciprocal_length(row: &[f32]) -> f32 {
     1.0 / (vector::dot(row, row) + UNIT_EPSILON).sqrt()
@@ -29,7 +29,7 @@ fn forward(x: &[f32], y: &mut [f32], d: usize) {
     }
 }
 
-/// `dx = (dy − y (y · dy)) / |x|`.
+/// Fills `dx = (dy − y (y · dy)) / |x|`.
 #[inline(always)]
 fn backward(x: &[f32], dy: &[f32], dx: &mut [f32], d: usize) {
     for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {

@@ -1,24 +1,24 @@
-//! Loops over slices that the compiler turns into vector instructions.
+//! Loops over slices that the compiler vectorises.
 
-/// Runs `f` compiled for the widest vectors that the processor has, AVX-512 for example.
+/// Calls `f`, compiled for the widest vectors of the processor, AVX-512 for example.
 ///
-/// Only what is inlined into `f` is: functions and closures that are marked `#[inline(always)]`.
+/// Covers only code inlined into `f`: functions and closures marked `#[inline(always)]`.
 #[inline(always)]
 pub fn widest<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// `e^x` for 32-bit floats, to about 2 units in the last place; −∞ gives 0.
+/// Returns `e^x` to about 2 units in the last place; 0 below −87 (and for −∞), `e^88` above 88.
 ///
-/// `std`'s is a library call, one element at a time; this one is arithmetic only, so that loops over it
-/// vectorise. Range reduction to `[-ln 2 / 2, ln 2 / 2]` in two steps (Cody and Waite), then a polynomial.
+/// Uses arithmetic only, so that loops over it vectorise; `std`'s is a library call for each element. Range reduction to
+/// `[-ln 2 / 2, ln 2 / 2]` in two steps (Cody and Waite), then a polynomial.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Below this the result would be denormal; −∞ ends up here too.
     const LOWEST: f32 = -87.0;
-    // Adding 1.5 · 2²³ rounds to an integer, which is then in the lowest bits of the sum.
+    // Adding 1.5 · 2²³ rounds to an integer, in the lowest bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(LOWEST, 88.0);
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
@@ -35,13 +35,13 @@ pub fn exp(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { y * scale }
 }
 
-/// `1 / (1 + e^−x)`.
+/// Returns `1 / (1 + e^−x)`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The largest element; −∞ for none.
+/// Returns the largest element; −∞ for an empty slice.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     // Lanes, because a single running maximum is one long dependency chain.
@@ -55,7 +55,7 @@ pub fn max(x: &[f32]) -> f32 {
     rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
-/// The sum, in 16 interleaved partial sums.
+/// Returns the sum, from 16 interleaved partial sums.
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
@@ -68,7 +68,7 @@ pub fn sum(x: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
-/// `Σ (x − mean)²`, in 16 interleaved partial sums.
+/// Returns `Σ (x − mean)²`, from 16 interleaved partial sums.
 #[inline(always)]
 pub fn sum_of_squares(x: &[f32], mean: f32) -> f32 {
     let mut lanes = [0f32; 16];
@@ -81,7 +81,7 @@ pub fn sum_of_squares(x: &[f32], mean: f32) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>()
 }
 
-/// The inner product, in 16 interleaved partial sums.
+/// Returns the inner product, from 16 interleaved partial sums.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     debug_assert_eq!(x.len(), y.len());
@@ -95,7 +95,7 @@ pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + x_rest.iter().zip(y_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// `y += a x`.
+/// Computes `y += a x`.
 #[inline(always)]
 pub fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
     debug_assert_eq!(x.len(), y.len());
@@ -104,7 +104,7 @@ pub fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
     }
 }
 
-/// `x *= a`.
+/// Computes `x *= a`.
 #[inline(always)]
 pub fn scale(x: &mut [f32], a: f32) {
     for x in x {
@@ -112,7 +112,7 @@ pub fn scale(x: &mut [f32], a: f32) {
     }
 }
 
-/// Replaces every `x` by `e^(x − shift)`; gives their sum.
+/// Replaces every `x` by `e^(x − shift)` and returns their sum.
 #[inline(always)]
 pub fn exp_shifted(x: &mut [f32], shift: f32) -> f32 {
     let mut lanes = [0f32; 32];

@@ -1,6 +1,6 @@
-//! The items: their attributes, their release, and which of them a listener is offered.
+//! The items: their attributes, their releases, and the choice of items that a listener is offered.
 //!
-//! Genres stand on a ring, neighbours being alike. An item's cell is its first genre and its language; in its
+//! Genres form a ring on which neighbours are similar. An item's cell is its first genre and its language; within its
 //! cell it has a rank, drawn once. Memory: 12 bytes an item.
 
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use schemas::hash::mix64;
 use crate::DAY_MS;
 use crate::random::{Purpose, Random, key};
 
-/// The genres, each beside its like; the last is beside the first.
+/// The genres in the order of the ring: neighbours are similar, and the last is a neighbour of the first.
 pub(crate) const GENRES: [&str; 24] = [
     "pop",
     "dance",
@@ -43,17 +43,17 @@ pub(crate) const GENRES: [&str; 24] = [
 pub(crate) const LANGUAGES: [&str; 8] = ["en", "zh", "es", "ja", "ko", "pt", "hi", "fr"];
 
 const CELLS: usize = GENRES.len() * LANGUAGES.len();
-/// The catalogue reaches this far back before the first day.
+/// Releases begin this many days before the first day.
 const BACK_DAYS: i32 = 720;
-/// Share of the items that are released from [`NEW_DAYS`] before the first day on; the others are spread over
-/// the whole time.
+/// Share of the items released from [`NEW_DAYS`] before the first day on; the others are spread over the whole
+/// time.
 const NEW_SHARE: f64 = 0.25;
 const NEW_DAYS: i32 = 30;
 /// Share of the offers that are recent releases; the others are of any age.
 const RECENT_SHARE: f64 = 0.4;
-/// Mean age of what is offered as a recent release, in days.
+/// Mean age in days of items that are offered as recent releases.
 const RECENT_AGE_DAYS: f64 = 10.0;
-/// How often an item that is not out yet is replaced before the cell's oldest one is taken.
+/// Maximum draws of items that are not released yet, before the cell's oldest item is taken.
 const TRIES_MAX: usize = 8;
 
 /// A first genre and a language.
@@ -74,12 +74,12 @@ pub(crate) fn genre_at(position: f64) -> usize {
     (position.floor() as i64).rem_euclid(GENRES.len() as i64) as usize
 }
 
-/// A position on the ring of genres, as both items and listeners are spread over it.
+/// A random position on the ring of genres; items and listeners have the same distribution.
 pub(crate) fn ring_position(random: &mut Random) -> f64 {
     random.unit().powf(1.3) * GENRES.len() as f64
 }
 
-/// A language, as both items and listeners are spread over them.
+/// A random language; items and listeners have the same distribution.
 pub(crate) fn language(random: &mut Random) -> usize {
     let u = random.unit();
     ((u * u * LANGUAGES.len() as f64) as usize).min(LANGUAGES.len() - 1)
@@ -101,11 +101,11 @@ pub(crate) struct SimulatedCatalogue {
     days: i32,
     /// Day of release, counted from the first day of the log.
     release_day: Vec<i32>,
-    /// Items by cell, inside a cell by rank.
+    /// Items sorted by cell, then by rank.
     by_rank: Vec<u32>,
-    /// Items by cell, inside a cell by release.
+    /// Items sorted by cell, then by release.
     by_release: Vec<u32>,
-    /// Where each cell begins and, as the next entry, ends.
+    /// Cell → begin of its items in the two lists above; the next entry is the end.
     begins: Vec<usize>,
     /// Cell → itself, or the nearest cell that has items.
     resolved: Vec<usize>,
@@ -138,7 +138,7 @@ impl SimulatedCatalogue {
         catalogue.by_rank.sort_unstable_by_key(|&item| (cell(item), mix64(rank, item.into())));
         let release_day = &catalogue.release_day;
         catalogue.by_release.sort_unstable_by_key(|&item| (cell(item), release_day[item as usize], item));
-        // Every cell has something on the first day.
+        // Every cell has a released item on the first day.
         for range in catalogue.begins.windows(2).filter(|range| range[0] < range[1]) {
             let oldest = catalogue.by_release[range[0]] as usize;
             catalogue.release_day[oldest] = catalogue.release_day[oldest].min(-1);
@@ -181,7 +181,7 @@ impl SimulatedCatalogue {
             let wanted = day - age.min(f64::from(BACK_DAYS)) as i32;
             let end = by_release.partition_point(|&item| released(item) <= wanted);
             if end > 0 {
-                // The one with the better rank of two neighbours in time.
+                // Of the two latest candidates, the one with the better rank.
                 let rank = |item: u32| mix64(self.key ^ 1, item.into());
                 let (a, b) = (by_release[end - 1], by_release[end.saturating_sub(2)]);
                 return if rank(a) < rank(b) { a } else { b };

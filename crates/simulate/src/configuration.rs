@@ -1,4 +1,4 @@
-//! `simulated.toml`.
+//! Writes `simulated.toml`, the configuration that reads a log.
 
 use schemas::config::Kafka;
 
@@ -8,7 +8,7 @@ use crate::{MAX_RECORD_BYTES, Settings};
 /// The configuration that reads the log, with the trainer's settings for its size.
 pub(crate) fn text(settings: &Settings, topic: Option<&Kafka>) -> String {
     let extension = extension(settings.format, settings.compression);
-    // Twice what is expected, for logs so small that chance matters.
+    // Twice the expected share, for logs so small that chance matters.
     let dead_letters = (0.01 + 2.0 * settings.rates.bad).min(1.0);
     let shards = (settings.events / 500_000).clamp(8, 256);
     let Settings { seed, items, .. } = settings;
@@ -17,7 +17,7 @@ pub(crate) fn text(settings: &Settings, topic: Option<&Kafka>) -> String {
         None => format!("# Files are named by the day they arrived on.\npaths = [\"{EVENTS}/*{extension}\"]"),
     };
     let kafka = topic.map_or_else(String::new, section);
-    // A full softmax over many items costs more than all the rest.
+    // A full softmax over many items would dominate the cost of training.
     let loss = if *items > 20_000 { "sampled" } else { "full" };
     let negatives = (items / 4).clamp(1, 8_192);
     format!(
@@ -65,7 +65,7 @@ select_by = "hr-as-served"
     )
 }
 
-/// `[kafka]`, with what reaching the brokers takes; secrets are not in it but where they are.
+/// The section `[kafka]` with the settings for reaching the brokers. Secrets are referenced, not copied.
 fn section(kafka: &Kafka) -> String {
     let mut text = format!("\n[kafka]\nbrokers = {:?}\ntopic = {:?}\n", kafka.brokers, kafka.topic);
     if !kafka.properties.is_empty() {

@@ -1,4 +1,4 @@
-//! One day's records in the order in which they arrive.
+//! Generates one day's records in the order in which they arrive.
 //!
 //! ```text
 //!   sessions that begin today ──────────────────┐
@@ -6,8 +6,8 @@
 //!   sessions of the last days, uploaded today ──┴─▶ ────────────▶   play, sort by arrival, hand over
 //! ```
 //!
-//! A session is a function of its user, day and number, so the sessions of other days are played again
-//! rather than carried over, and days need nothing from each other.
+//! A session is a function of its user, day and number, so sessions of other days are computed again
+//! instead of carried over, and days are independent of each other.
 //!
 //! Memory: 8 bytes for each session that arrives on the day, and the records of a quarter of an hour with
 //! the rest of the sessions that began in it.
@@ -23,40 +23,40 @@ use crate::{DAY_MS, HOUR_MS, Rates};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogRecord {
     pub(crate) event: SimulatedEvent,
-    /// What is wrong with it.
+    /// The reason for which it must be rejected, if it is bad.
     pub(crate) flaw: Option<Reason>,
     /// Whether it is the second copy of its event.
     pub(crate) duplicate: bool,
 }
 
-/// An offline device hands its session in after at most so many days.
+/// Maximum days after which an offline device uploads a session.
 const LATE_DAYS_MAX: u32 = 3;
-/// When devices hand in what is late, in milliseconds of the day: after a session that began yesterday is
-/// over, and early enough for its duplicates to fall on the same day.
+/// Time of late uploads, in milliseconds of the day: after sessions that began yesterday are over, and early
+/// enough for duplicates to arrive on the same day.
 const UPLOAD_MS: (i64, i64) = (3 * HOUR_MS, 20 * HOUR_MS);
 /// A duplicate comes after its event by less than this.
 const DUPLICATE_MS_MAX: i64 = HOUR_MS;
 /// Sessions that begin later may reach into the next day with an event or a duplicate.
 const TAIL_FROM_MS: i64 = DAY_MS - SESSION_MS_MAX - DUPLICATE_MS_MAX;
 const SLOT_MS: i64 = HOUR_MS / 4;
-/// Sessions between two looks at the request to stop.
+/// Sessions between two checks for a requested stop.
 const SESSIONS_PER_LOOK: usize = 4_096;
-/// Users between two such looks.
+/// Users between two such checks.
 const USERS_PER_LOOK: u32 = 1 << 16;
 
-/// Why a session is in the plan of a day.
+/// The reason why a session is in the plan of a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arrival {
     /// It begins today.
     Live,
-    /// It began so many days ago and is handed in today.
+    /// It began this many days ago and is uploaded today.
     Late(u32),
-    /// It began yesterday, and some of it may fall on today.
+    /// It began yesterday, and some of its records may arrive today.
     Tail,
 }
 
-/// An entry of the plan. As a number it sorts by the second of the day: 17 bits of that, 32 of the user, 6 of
-/// the session's ordinal, 3 of the arrival.
+/// An entry of the plan as a number that sorts by the second of the day: 17 bits for the second, 32 for the user,
+/// 6 for the session's ordinal, 3 for the arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Planned(u64);
 
@@ -91,14 +91,14 @@ impl Planned {
     }
 }
 
-/// What the records of every day are made of.
+/// Generates the records of any day.
 #[derive(Debug)]
 pub(crate) struct Days<'a> {
     stage: Stage<'a>,
     users: u32,
     start_ms: i64,
     rates: Rates,
-    /// What can be wrong with a record of the chosen format.
+    /// The reasons for which a record of the chosen format can be bad.
     flaws: &'static [Reason],
     late_key: u64,
     bad_key: u64,
@@ -134,8 +134,8 @@ impl<'a> Days<'a> {
         self.stage.listeners
     }
 
-    /// Gives `take` every record that arrives on `day`, with its time of arrival in milliseconds of the day,
-    /// in that order. `stopped` is asked now and then.
+    /// Passes every record that arrives on `day` to `take`, in order of arrival, with its time of arrival in
+    /// milliseconds of the day. Calls `stopped` from time to time.
     pub(crate) fn records<E: From<StoppedEarly>>(
         &self,
         day: u32,
@@ -157,7 +157,7 @@ impl<'a> Days<'a> {
         Ok(())
     }
 
-    /// All sessions with a record that arrives on `day`, by when the first of them can.
+    /// All sessions with a record that arrives on `day`, sorted by the earliest possible arrival.
     fn plan(&self, day: u32, stopped: impl Fn() -> bool) -> Result<Vec<Planned>, StoppedEarly> {
         let mut plan = Vec::new();
         let earliest =
@@ -190,7 +190,7 @@ impl<'a> Days<'a> {
         Ok(plan)
     }
 
-    /// Whether a session is handed in late: after how many days, and when on that day.
+    /// For a session that is uploaded late: after how many days, and the time of that day.
     fn late(&self, id: SessionId) -> Option<(u32, i64)> {
         let mut random = Random::at(self.late_key, id.place(0));
         random.chance(self.rates.late).then(|| {
@@ -199,7 +199,7 @@ impl<'a> Days<'a> {
         })
     }
 
-    /// Puts the records of a session that arrive on `day` into the slot.
+    /// Adds the records of a session that arrive on `day` to the slot.
     fn play(&self, day: u32, planned: Planned, slot: &mut Slot) {
         let (user, ordinal) = (planned.user(), planned.ordinal());
         let began = match planned.arrival() {
@@ -246,20 +246,20 @@ impl<'a> Days<'a> {
     }
 }
 
-/// Records that wait for their turn.
+/// Records that wait for their time of arrival.
 #[derive(Debug, Default)]
 struct Slot {
     /// With their arrivals, in milliseconds of the day.
     records: Vec<(i64, LogRecord)>,
     waiting: Vec<(i64, LogRecord)>,
-    /// Arrival and place in `records` as one number.
+    /// Arrival and index in `records`, as one number.
     order: Vec<u64>,
     /// The current session.
     events: Vec<SimulatedEvent>,
 }
 
 impl Slot {
-    /// Hands over what arrives before `end`, in order.
+    /// Passes on the records that arrive before `end`, in order.
     fn hand_over<E>(
         &mut self,
         end: i64,

@@ -1,16 +1,16 @@
-//! What can stop a run of `pipeline simulate`.
+//! Errors of `pipeline simulate`.
 
 use std::path::{Path, PathBuf};
 
 use schemas::config::ConfigError;
 
-/// A run that stopped. Files that were complete stay; the configuration, which is written last, is not there.
+/// A run that stopped. Complete files stay; the configuration, which is written last, is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
     /// A setting that breaks a rule. (Not transparent: the exit code is decided by finding the cause.)
     #[error("{0}")]
     Setting(#[from] ConfigError),
-    /// The directory has something in it.
+    /// The directory is not empty.
     #[error("{path} is not empty; choose another --out, or replace an earlier simulation with --force")]
     NotEmpty {
         /// The directory.
@@ -29,7 +29,7 @@ pub enum SimulateError {
     Interrupted {
         /// Complete files of events.
         files: u64,
-        /// How many there would be.
+        /// Number of files of a complete run.
         of: u64,
     },
 }

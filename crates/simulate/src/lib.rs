@@ -1,33 +1,33 @@
-//! A synthetic log of listening to music, with structure that is known: as files ([`run`]), or as messages to a
+//! Generates a synthetic log of listening to music with known structure: as files ([`run`]), or as messages to a
 //! [`Destination`] ([`Log::send`]). Knows neither Kafka nor the pipeline that reads the log.
 //!
-//! **The model.** What a trained model can find in such a log, and what not, is this:
+//! **The model.** A log has the following structure, which a trained model can find, and no other:
 //!
-//! - *Users* listen log-normally much (σ = 1.1), more in the evening (UTC) and on weekends. Each has a lasting
+//! - *Users* have a log-normal activity (σ = 1.1), higher in the evening (UTC) and on weekends. Each has a lasting
 //!   taste and a passing one, points on a ring of 24 genres; the passing one wanders by about 0.15 genres a
-//!   day. 30 % change over to their second language one day.
-//! - *Sessions* are up to 2 hours long and hours or days apart. 90 % of what happens in them are *requests*,
+//!   day. 30 % switch to their second language during the log.
+//! - *Sessions* are up to 2 hours long and hours or days apart. 90 % of the visits in them are *requests*,
 //!   3 in 10 of which change the theme (a genre and a language, by taste); 10 % are plays of the user's few
-//!   favourites from the library, without a request, and so repeated.
+//!   favourites from the library, without a request and therefore repeated.
 //! - A *request* exposes 10 items: 70 % of its theme, 20 % of a neighbouring genre, 10 % of the taste at
-//!   large. The user looks at 1 to 10 of them, one after the other, so that plays follow their request by the
-//!   length of what was played before; off the theme more is skipped. 6 % of the plays are liked.
-//! - *Items* have 1 to 3 neighbouring genres and a language. In its genre and language an item has a rank
+//!   large. The user looks at 1 to 10 of them, one after the other, so a play follows its request by the
+//!   length of the plays before it; items off the theme are skipped more often. 6 % of the plays are liked.
+//! - *Items* have 1 to 3 neighbouring genres and a language. Within its genre and language, an item has a rank
 //!   with Zipf's law (exponent 1); 40 % of the offers are recent releases instead, of an age of 10 days on
-//!   average, so that releases become popular and fade. The catalogue reaches back 720 days; a quarter of it
+//!   average, so releases become popular and fade. The catalogue reaches back 720 days; a quarter of it
 //!   is released from 30 days before the log on.
-//! - What one item is followed by depends on user, day, theme and rank only: no item calls for another.
+//! - The next item depends on user, day, theme and rank only: there is no dependence between items.
 //!
-//! **The log.** A file holds what arrived on its day. Some sessions are handed in 1 to 3 days late, some
-//! events stand there twice (within an hour), and some records are bad in the ways of
+//! **The log.** A file holds the records that arrived on its day. Some sessions are uploaded 1 to 3 days late, some
+//! events occur twice (within an hour), and some records are bad for one of the reasons of
 //! [`Reason`](schemas::tables::Reason); [`Report`] counts each kind, and `pipeline ingest` must find the same
-//! numbers. The log ends with its last day: what would arrive later is not there.
+//! numbers. The log ends with its last day: records that would arrive later are left out.
 //!
-//! **Equal runs.** Every number is a function of the seed and of what it is for, so a day's files depend
+//! **Equal runs.** Every number is a function of the seed and of its purpose, so a day's files depend
 //! neither on other days nor on threads: equal settings give equal bytes.
 //!
-//! **Memory.** 12 bytes an item, and for every thread what [`day`] and the writers hold: 8 bytes a session of
-//! one day, a quarter of an hour of records, one buffer or row group. Nothing grows with the length of the
+//! **Memory.** 12 bytes an item, and for every thread the buffers of [`day`] and the writers: 8 bytes a session of
+//! one day, a quarter of an hour of records, one buffer or row group. Memory does not grow with the length of the
 //! log.
 
 mod catalogue;
@@ -68,7 +68,7 @@ pub use stream::{Destination, DestinationLost, Pace, Sent};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
-/// What the written configuration accepts as a record, in bytes.
+/// Maximum bytes of a record in the written configuration.
 const MAX_RECORD_BYTES: usize = 4_096;
 /// The length of an id that is too long.
 const OVER_LONG_BYTES: usize = MAX_RECORD_BYTES + 1;
@@ -81,6 +81,11 @@ fn midnight_ms(day: NaiveDate) -> i64 {
 }
 
 /// Writes a log, its catalogue and a configuration that reads them into `directory`.
+///
+/// # Errors
+///
+/// Any [`SimulateError`]: settings that break a rule, a directory that is not empty (without `force`), a file that cannot
+/// be written, or an interrupt.
 pub fn run(settings: &Settings, directory: &Path, interrupt: &Interrupt) -> Result<Report, SimulateError> {
     let started = Instant::now();
     let log = Log::new(settings)?;
@@ -124,7 +129,7 @@ impl<'a> Log<'a> {
         Ok(Self { settings, catalogue, listeners })
     }
 
-    /// Writes the catalogue, and a configuration that reads the events from `kafka`, into `directory`; the
+    /// Writes the catalogue, and a configuration that reads the events from `kafka`, into `directory`; returns the
     /// configuration's path.
     ///
     /// # Errors
@@ -137,12 +142,12 @@ impl<'a> Log<'a> {
         Ok(directory.join(output::CONFIG))
     }
 
-    /// Writes the catalogue; its size in bytes.
+    /// Writes the catalogue; returns its size in bytes.
     fn write_catalogue(&self, directory: &Path) -> Result<u64, SimulateError> {
         write_whole(directory, output::ITEMS, |out| self.catalogue.write(self.settings.start, out))
     }
 
-    /// Writes the configuration that reads the log, from a topic if one is given; its size in bytes.
+    /// Writes the configuration that reads the log, from a topic if one is given; returns its size in bytes.
     fn write_configuration(&self, directory: &Path, topic: Option<&Kafka>) -> Result<u64, SimulateError> {
         let text = configuration::text(self.settings, topic);
         write_whole(directory, output::CONFIG, |out| out.write_all(text.as_bytes()))
@@ -155,7 +160,7 @@ impl<'a> Log<'a> {
     }
 }
 
-/// Users who begin as many sessions as it takes for the events, as long as sessions are.
+/// The users, with the number of sessions that gives about the wanted events, by the mean length of sampled sessions.
 fn listeners(settings: &Settings, catalogue: &SimulatedCatalogue) -> Result<Listeners, ConfigError> {
     const SAMPLE: u32 = 4_096;
     /// The busiest users have 24 times the mean; a day has no room for more sessions than this.
@@ -182,7 +187,7 @@ fn listeners(settings: &Settings, catalogue: &SimulatedCatalogue) -> Result<List
     Ok(Listeners::new(seed, users, days, weekday, sessions))
 }
 
-/// Writes a whole file; its size in bytes.
+/// Writes a whole file; returns its size in bytes.
 fn write_whole(
     directory: &Path,
     name: &str,

@@ -9,10 +9,10 @@ use schemas::tables::Reason;
 use crate::day::LogRecord;
 use crate::{Compression, OUT_OF_RANGE_MS, OVER_LONG_BYTES};
 
-/// Text is handed to the file in pieces of about this size.
+/// Approximate bytes of a write to the file.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Which text a record becomes.
+/// The text format of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Syntax {
     Csv,
@@ -78,7 +78,7 @@ impl LineWriter {
     }
 }
 
-/// Nothing that is written needs escaping: ids are letters and digits.
+/// Appends a record as JSON. No value needs escaping: ids are letters and digits.
 pub(crate) fn json(line: &mut Vec<u8>, LogRecord { event, flaw, .. }: &LogRecord) {
     line.extend_from_slice(b"{\"event_id\":\"");
     hexadecimal(line, event.id);
@@ -97,7 +97,7 @@ pub(crate) fn json(line: &mut Vec<u8>, LogRecord { event, flaw, .. }: &LogRecord
     }
     item(line, event.item, *flaw);
     if *flaw == Some(Reason::MalformedJson) {
-        // A line that broke off.
+        // A truncated line.
         line.extend_from_slice(b"\",\"ts\n");
         return;
     }
@@ -173,7 +173,7 @@ fn item(line: &mut Vec<u8>, item: u32, flaw: Option<Reason>) {
 }
 
 fn time(line: &mut Vec<u8>, ts: i64, flaw: Option<Reason>) {
-    // Never before 1970: the settings see to that.
+    // Never negative: the settings allow no time before 1970.
     let late = if flaw == Some(Reason::TimeOutOfRange) { OUT_OF_RANGE_MS } else { 0 };
     decimal(line, (ts + late).unsigned_abs());
 }
@@ -198,7 +198,7 @@ fn decimal(line: &mut Vec<u8>, mut number: u64) {
     line.extend_from_slice(&digits[at..]);
 }
 
-/// 16 digits.
+/// Appends a number as 16 hexadecimal digits.
 pub(crate) fn hexadecimal(line: &mut Vec<u8>, number: u64) {
     line.extend((0..16).rev().map(|digit| b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15]));
 }

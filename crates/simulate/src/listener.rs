@@ -1,26 +1,26 @@
-//! The users: how much they listen, when, and what they like, each a function of the user and the day.
+//! The users: their activity, times of listening and tastes, each a function of the user and the day.
 
 use crate::catalogue::{Cell, GENRES, genre_at, language, ring_position};
 use crate::random::{Purpose, Random, key};
 use crate::{DAY_MS, HOUR_MS};
 
-/// Spread of the users' activity: the standard deviation of its logarithm.
+/// Standard deviation of the logarithm of the users' activity.
 const ACTIVITY_SIGMA: f64 = 1.1;
-/// A day has at most so many sessions of one user.
+/// Maximum sessions of a user on one day.
 pub(crate) const SESSIONS_MAX: u32 = 63;
-/// How much of the listening begins in each hour of the day, UTC.
+/// Relative frequency of sessions by the hour of the day (UTC) in which they begin.
 const HOURS: [f64; 24] = [
     1.5, 1.0, 0.6, 0.5, 0.5, 0.8, 1.8, 3.5, 5.0, 4.5, 4.0, 4.0, 4.5, 4.5, 4.2, 4.5, 5.0, 6.0, 7.0, 7.5, 7.0,
     6.0, 4.5, 3.0,
 ];
-/// The first day of the week is a Monday; people listen more on its last two.
+/// Relative activity by weekday, from Monday on; higher at the end of the week.
 const WEEKDAYS: [f64; 7] = [0.92, 0.92, 0.94, 0.96, 1.06, 1.14, 1.06];
 
 /// Standard deviation of a listener's drift, in genres a day.
 const DRIFT_GENRES_A_DAY: f64 = 0.15;
 /// Width of a taste, in genres.
 const TASTE_WIDTH: f64 = 0.8;
-/// Share of the listeners who change over to their second language during the log.
+/// Share of the listeners who switch to their second language during the log.
 const SWITCH_SHARE: f64 = 0.3;
 
 /// All users of a log.
@@ -36,7 +36,7 @@ pub(crate) struct Listeners {
     sessions_a_day: f64,
 }
 
-/// The sessions that begin on one day of one user.
+/// The sessions of one user that begin on one day.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) count: u32,
@@ -44,7 +44,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// When each begins, in milliseconds of the day: spread over the day, with room between them.
+    /// The beginnings of the sessions, in milliseconds of the day: spread over the day, with gaps between them.
     pub(crate) fn starts_ms(mut self) -> impl Iterator<Item = i64> {
         let phase = self.random.unit();
         (0..self.count).map(move |ordinal| {
@@ -83,7 +83,7 @@ impl Listeners {
         listeners
     }
 
-    /// How much the user listens, log-normal.
+    /// The user's activity, log-normally distributed.
     pub(crate) fn activity(&self, user: u32) -> f64 {
         (ACTIVITY_SIGMA * Random::at(self.activity_key, user.into()).bell()).exp()
     }
@@ -99,7 +99,7 @@ impl Listeners {
         Sessions { count, random }
     }
 
-    /// What the user likes on `day`.
+    /// The user's taste on `day`.
     pub(crate) fn taste(&self, user: u32, day: u32) -> Taste {
         let mut random = Random::at(self.taste_key, user.into());
         let lasting = ring_position(&mut random);
@@ -116,7 +116,7 @@ impl Listeners {
 /// The taste of a listener on one day.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Taste {
-    /// Position on the ring of genres that stays.
+    /// Constant position on the ring of genres.
     lasting: f64,
     /// Position that wanders from day to day.
     passing: f64,
@@ -125,7 +125,7 @@ pub(crate) struct Taste {
 }
 
 impl Taste {
-    /// Something to listen to.
+    /// Draws a cell by the taste.
     pub(crate) fn cell(&self, random: &mut Random) -> Cell {
         let which = random.unit();
         let position = if which < 0.45 {

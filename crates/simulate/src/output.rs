@@ -1,4 +1,4 @@
-//! The directory: what is in the way, and files under temporary names.
+//! The output directory: clearing it, and writing files under temporary names.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -22,7 +22,7 @@ pub(crate) const ITEMS: &str = "items.jsonl";
 /// The directory of the files of events in the directory.
 pub(crate) const EVENTS: &str = "events";
 
-/// How the names of files of events end, the dot included.
+/// The ending of the names of files of events, with the dot.
 pub(crate) fn extension(format: LogFormat, compression: Compression) -> &'static str {
     match (format, compression) {
         (LogFormat::Parquet, _) => ".parquet",
@@ -37,11 +37,12 @@ pub(crate) fn extension(format: LogFormat, compression: Compression) -> &'static
 
 /// The endings of all files of events that this program may have written.
 fn extensions() -> impl Iterator<Item = &'static str> {
-    let packed = |&format: &LogFormat| Compression::value_variants().iter().map(move |&how| extension(format, how));
+    let packed =
+        |&format: &LogFormat| Compression::value_variants().iter().map(move |&how| extension(format, how));
     LogFormat::value_variants().iter().flat_map(packed)
 }
 
-/// Makes the directory ready: it must be empty, or, with `force`, is rid of what an earlier simulation wrote.
+/// Prepares the directory, which must be empty; with `force`, deletes the files of an earlier simulation.
 pub(crate) fn prepare(directory: &Path, force: bool) -> Result<(), SimulateError> {
     let events = directory.join(EVENTS);
     fs::create_dir_all(directory).map_err(|e| SimulateError::write(directory, e))?;
@@ -50,7 +51,7 @@ pub(crate) fn prepare(directory: &Path, force: bool) -> Result<(), SimulateError
         return Err(SimulateError::NotEmpty { path: directory.into() });
     }
     if !empty {
-        // The configuration first: where it stands, the log is whole.
+        // Delete the configuration first: if it exists, the log is complete.
         for path in [directory.join(CONFIG), directory.join(ITEMS)] {
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -73,10 +74,10 @@ fn names(directory: &Path) -> Result<Vec<PathBuf>, SimulateError> {
     fs::read_dir(directory).map_err(fail)?.map(|entry| Ok(entry.map_err(fail)?.path())).collect()
 }
 
-/// Whether a file of events has a name that this program gives: `2026-01-31.csv`, `2026-01-31-2.parquet`.
+/// Whether a file has the name of a file of events of this program: `2026-01-31.csv`, `2026-01-31-2.parquet`.
 fn is_ours(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    // A run that was killed leaves names with these ends.
+    // A killed run leaves names with these endings.
     let name = files::NewFile::intended(name).or_else(|| name.strip_suffix(".part")).unwrap_or(name);
     extensions().filter_map(|extension| name.strip_suffix(extension)).any(|stem| {
         let Some((date, rest)) = stem.split_at_checked(10) else { return false };
@@ -104,7 +105,7 @@ impl LogFile {
         SimulateError::write(&self.path, e)
     }
 
-    /// Gives the file its name; its size in bytes.
+    /// Gives the file its name; returns its size in bytes.
     pub(crate) fn complete(self) -> Result<u64, SimulateError> {
         let bytes = fs::metadata(self.file.temporary()).map_err(|e| self.fail(e))?.len();
         let Self { path, file } = self;
@@ -153,7 +154,7 @@ impl EventFile {
         }
     }
 
-    /// Completes the file; its size in bytes.
+    /// Completes the file; returns its size in bytes.
     pub(crate) fn finish(self) -> Result<u64, SimulateError> {
         match self.writer {
             Writer::Lines(lines) => lines.finish().map_err(|e| self.file.fail(e))?,

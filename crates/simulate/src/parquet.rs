@@ -59,7 +59,7 @@ impl ParquetWriter {
         let properties = WriterProperties::builder()
             .set_compression(codec)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            // Every value is another one: a dictionary would only be given up.
+            // All values differ, so the writer would abandon a dictionary.
             .set_column_dictionary_enabled("event_id".into(), false)
             .build();
         let writer = ArrowWriter::try_new(BufWriter::new(file), SCHEMA.clone(), Some(properties))?;

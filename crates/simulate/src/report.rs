@@ -1,4 +1,4 @@
-//! What a run wrote, for people and for programs.
+//! The report of a run, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -9,15 +9,15 @@ use serde::Serialize;
 use crate::DAY_MS;
 use crate::day::LogRecord;
 
-/// What stands in the files, by kind. After `pipeline ingest`: accepted = `events`,
-/// duplicates = `duplicates`, dead letters = `bad`, reason by reason.
+/// Records in the files by kind. After `pipeline ingest`: accepted = `events`,
+/// duplicates = `duplicates`, dead letters = `bad`, for each reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LogCounts {
     /// Records: events + duplicates + bad.
     pub records: u64,
     /// Different usable events.
     pub events: u64,
-    /// Those of them that stand in the file of a later day than they happened on.
+    /// Events in the file of a later day than their own.
     pub late: u64,
     /// Second copies.
     pub duplicates: u64,
@@ -26,7 +26,7 @@ pub struct LogCounts {
 }
 
 impl LogCounts {
-    /// Counts a record of the file of the day that begins at `midnight_ms`; with `i64::MIN`, nothing is late.
+    /// Counts a record in the file of the day that begins at `midnight_ms`; with `i64::MIN`, no record is late.
     pub(crate) fn record(&mut self, record: &LogRecord, midnight_ms: i64) {
         self.records += 1;
         if let Some(reason) = record.flaw {
@@ -57,7 +57,7 @@ impl LogCounts {
 /// One run of `pipeline simulate`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// What the files hold.
+    /// Records in the files by kind.
     #[serde(flatten)]
     pub counts: LogCounts,
     /// Users of the log; the least active may have no event.

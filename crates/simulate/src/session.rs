@@ -1,4 +1,4 @@
-//! What happens in one session: requests and what is consumed of them, and plays from the library.
+//! Generates the events of one session: requests and plays of the exposed items, and plays from the library.
 
 use crate::HOUR_MS;
 use crate::catalogue::{Cell, GENRES, SimulatedCatalogue};
@@ -6,28 +6,28 @@ use crate::listener::{Listeners, SESSIONS_MAX, Taste};
 use crate::random::{Purpose, Random, key};
 use crate::settings::DAYS_MAX;
 
-/// No session is longer, in milliseconds.
+/// Maximum length of a session, in milliseconds.
 pub(crate) const SESSION_MS_MAX: i64 = 2 * HOUR_MS;
-/// Requests and library visits in a session at most.
+/// Maximum requests and library visits in a session.
 const BLOCKS_MAX: usize = 12;
 /// Items that a request exposes.
 const EXPOSED: usize = 10;
-/// A play is one event, a like of it another; the number of an event in its session fits eight bits.
+/// Maximum events of a session: a play is one event, a like of it another. An event's number in its session fits eight bits.
 const EVENTS_MAX: usize = BLOCKS_MAX * EXPOSED * 2;
 const _: () = assert!(EVENTS_MAX <= 1 << 8 && SESSIONS_MAX < 1 << 6 && DAYS_MAX <= 1 << 12);
 
-/// Chance that a session goes on after a request.
+/// Probability that a session continues after a request.
 const GO_ON: f64 = 0.62;
-/// Chance that the next exposed item is still looked at.
+/// Probability that the user looks at the next exposed item, too.
 const LOOK_ON: f64 = 0.75;
-/// Share of the visits that are to the library, without a request.
+/// Share of library visits, which have no request.
 const LIBRARY_SHARE: f64 = 0.1;
-/// Chance that a request is about the same as the one before.
+/// Probability that a request has the theme of the previous one.
 const SAME_THEME: f64 = 0.7;
 /// Favourites of a user, in the library.
 const FAVOURITES: f64 = 24.0;
 
-/// What was done with an item.
+/// The action of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Play,
@@ -36,7 +36,7 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    /// As it is written.
+    /// The action's name in the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Play => "play",
@@ -51,11 +51,11 @@ impl Action {
 pub(crate) struct Request {
     /// Unique in the log; written in hexadecimal.
     pub(crate) id: u64,
-    /// When it was served, in epoch milliseconds.
+    /// Time at which it was served, in epoch milliseconds.
     pub(crate) ts: i64,
 }
 
-/// One thing that happened.
+/// One event of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SimulatedEvent {
     /// Unique in the log; written in hexadecimal.
@@ -79,7 +79,7 @@ pub(crate) struct SessionId {
 }
 
 impl SessionId {
-    /// A number for the `nth` thing in this session, different from that of anything else.
+    /// A number for the `nth` event or request of this session, unique among all sessions.
     pub(crate) fn place(self, nth: usize) -> u64 {
         let Self { user, day, ordinal } = self;
         u64::from(user) << 26 | u64::from(day) << 14 | u64::from(ordinal) << 8 | nth as u64
@@ -141,10 +141,10 @@ struct Session<'a> {
     stage: &'a Stage<'a>,
     id: SessionId,
     random: Random,
-    /// Where the session has got to.
+    /// The current time in the session.
     now: i64,
     end: i64,
-    /// Where its events begin.
+    /// Index of the session's first event in `events`.
     first: usize,
     events: &'a mut Vec<SimulatedEvent>,
 }
@@ -161,7 +161,7 @@ impl Session<'_> {
         if ts >= self.end {
             return;
         }
-        // The finaliser of SplitMix64 is a bijection: different places give different ids.
+        // The finalizer of SplitMix64 is a bijection, so different places give different ids.
         let place = self.id.place(self.events.len() - self.first);
         self.events.push(SimulatedEvent {
             id: schemas::hash::mix64(self.stage.event_key, place),
@@ -174,7 +174,7 @@ impl Session<'_> {
         });
     }
 
-    /// A request about `theme`, and what is consumed of the items it exposes, one after the other.
+    /// A request about `theme`, and the plays of the items that it exposes, one after the other.
     fn request(&mut self, block: usize, theme: Cell, taste: &Taste) {
         let id = schemas::hash::mix64(self.stage.request_key, self.id.place(block));
         let request = Some(Request { id, ts: self.now });
@@ -193,8 +193,8 @@ impl Session<'_> {
         }
     }
 
-    /// An item of the theme, or of something beside it, that is not in the request yet (in a small catalogue
-    /// it may be).
+    /// An item of the theme or of a related cell that is not in the request yet (in a small catalogue, it may
+    /// repeat).
     fn exposed(&mut self, theme: Cell, taste: &Taste, seen: &[u32]) -> (u32, bool) {
         const TRIES_MAX: usize = 3;
         let mut offer = (0, false);
@@ -229,7 +229,7 @@ impl Session<'_> {
         }
     }
 
-    /// A play, most often to the end, and sometimes a like.
+    /// A play, mostly to the end, and sometimes a like.
     fn listen(&mut self, item: u32, request: Option<Request>) {
         let length = self.stage.catalogue.length_ms(item);
         let listened = if self.random.chance(0.7) { length } else { self.random.between(length / 4, length) };

@@ -1,4 +1,4 @@
-//! What to simulate.
+//! The settings of a simulation.
 
 use chrono::{Datelike, NaiveDate};
 use clap::ValueEnum;
@@ -8,10 +8,10 @@ use schemas::tables::Reason;
 /// The longest log, in days.
 pub(crate) const DAYS_MAX: u32 = 4_096;
 
-/// What to simulate.
+/// The settings of a simulated log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Events to expect; the log has about so many.
+    /// Expected number of events; the log has about as many.
     pub events: u64,
     /// Users.
     pub users: u32,
@@ -21,15 +21,15 @@ pub struct Settings {
     pub days: u32,
     /// The first day, UTC.
     pub start: NaiveDate,
-    /// Decides everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Format of the files of events.
     pub format: LogFormat,
-    /// How they are packed; Parquet is packed inside.
+    /// Compression of these files; Parquet files are compressed inside.
     pub compression: Compression,
     /// Files that a day is divided into, by time.
     pub files_per_day: u32,
-    /// What is wrong with the log.
+    /// Shares of late sessions, duplicates and bad records.
     pub rates: Rates,
     /// Threads that write days side by side; 0 takes one for each core.
     pub threads: usize,
@@ -48,10 +48,10 @@ pub enum LogFormat {
     Parquet,
 }
 
-/// How files of events are packed.
+/// Compression of files of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     None,
     /// gzip.
     Gzip,
@@ -59,20 +59,20 @@ pub enum Compression {
     Zstd,
 }
 
-/// Shares of what is wrong with a log, each from 0 to 0.5.
+/// Shares of late, duplicate and bad records, each from 0 to 0.5.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Share of the sessions that are handed in days later.
+    /// Share of the sessions that are uploaded days later.
     pub late: f64,
-    /// Share of the events that stand in the log twice.
+    /// Share of the events that occur in the log twice.
     pub duplicate: f64,
     /// Share of the records that cannot be used.
     pub bad: f64,
 }
 
 impl Settings {
-    /// A log of about `events` events, everything else by default: 105 events a user, 100 an item (but 100 to
-    /// 1,000,000 items), 30 days from 2026-01-01 on, JSON Lines.
+    /// Settings of a log of about `events` events, with defaults for everything else: 105 events a user, 100 an item (within
+    /// 100 to 1,000,000 items), 30 days from 2026-01-01 on, JSON Lines.
     pub fn new(events: u64) -> Self {
         Self {
             events,

@@ -1,8 +1,8 @@
-//! The log as messages, in the order in which the records arrive.
+//! Sends the log as messages, in the order in which the records arrive.
 //!
-//! A message is the JSON line of the record, its key the user's id (also where the record is bad), so that a user's
-//! events are in one partition, in order. Played live, an event happens when it is sent: its times are shifted by
-//! the same amount, nothing is late, and a duplicate repeats the id and not the time, as a client does that asks the
+//! A message is the JSON line of the record; its key is the user's id (also for bad records), so a user's events
+//! are in one partition, in order. When played live, an event happens at the time of sending: its times are shifted by
+//! the same amount, no event is late, and a duplicate repeats the id but not the time, like a client that reads the
 //! clock again.
 
 use std::time::{Duration, Instant};
@@ -17,27 +17,27 @@ const RECORDS_PER_REPORT: u64 = 1_024;
 
 /// Takes the messages of a log.
 pub trait Destination {
-    /// Takes a message; where too many wait, once there is room.
+    /// Takes a message; waits while its queue is full.
     ///
     /// # Errors
     ///
-    /// [`DestinationLost`] where this and all later messages would be lost.
+    /// [`DestinationLost`] if this and all later messages would be lost.
     fn send(&self, key: &[u8], value: &[u8]) -> Result<(), DestinationLost>;
 
-    /// Lets time pass until `due`, but no more than a tenth of a second; whether it is there.
+    /// Waits until `due`, at most a tenth of a second; returns whether `due` is reached.
     fn wait_until(&self, due: Instant) -> bool;
 }
 
-/// No message gets through any more; the destination knows why.
+/// The destination takes no more messages; it knows the reason.
 #[derive(Debug)]
 pub struct DestinationLost;
 
-/// How fast messages are sent.
+/// The pace of sending messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    /// Messages a second; without it, as many as go through.
+    /// Messages a second; `None` sends as fast as possible.
     pub rate: Option<f64>,
-    /// Whether events happen when they are sent.
+    /// Whether events get the time at which they are sent.
     pub now: bool,
 }
 
@@ -74,7 +74,7 @@ impl Log<'_> {
     }
 }
 
-/// Why nothing more is sent.
+/// The reason for the end of sending.
 enum Halt {
     DestinationLost,
     StoppedEarly,
@@ -119,7 +119,7 @@ impl<D: Destination> Sending<'_, D> {
             return Err(Halt::StoppedEarly);
         }
         if let Some(rate) = self.pace.rate {
-            // By the count, so that what is lost to one message is made good by the next ones.
+            // Computed from the count, so that later messages make up for a delay.
             let due = self.started + Duration::from_secs_f64(self.counts.records as f64 / rate);
             while !self.destination.wait_until(due) {
                 if self.interrupt.requested() {
@@ -138,7 +138,7 @@ impl<D: Destination> Sending<'_, D> {
         self.value.pop_if(|end| *end == b'\n');
         self.destination.send(&self.key, &self.value)?;
         self.bytes += (self.key.len() + self.value.len()) as u64;
-        // Played live, everything is in time.
+        // When played live, no event is late.
         self.counts.record(record, if self.pace.now { i64::MIN } else { midnight });
         if self.counts.records.is_multiple_of(RECORDS_PER_REPORT) {
             self.progress.add(RECORDS_PER_REPORT);
@@ -148,7 +148,7 @@ impl<D: Destination> Sending<'_, D> {
 }
 
 impl LogRecord {
-    /// Shifts its times.
+    /// Shifts the event's times so that it happens at `now_ms`.
     fn happens_at(&mut self, now_ms: i64) {
         let later = now_ms - self.event.ts;
         self.event.ts += later;

@@ -1,4 +1,4 @@
-//! Whole simulations, small.
+//! Small whole simulations.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use super::session::Action;
 use super::*;
 
-/// Few users, so that days have few events, and much wrong with them.
+/// Few users, so that days have few events, and high rates of bad records.
 fn settings() -> Settings {
     Settings {
         users: 60,

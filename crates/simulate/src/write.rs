@@ -1,4 +1,4 @@
-//! The files of all days, several days side by side.
+//! Writes the files of all days, several days in parallel.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -73,7 +73,7 @@ pub(crate) fn days(
                 total.0.add(&counts);
                 total.1 += bytes;
             }
-            // Why the others stopped.
+            // The cause; the other threads have only stopped.
             Err(Halt::Failed(error)) => return Err(error),
             Err(Halt::StoppedEarly) => halted = true,
         }
@@ -85,7 +85,7 @@ pub(crate) fn days(
     Ok(total)
 }
 
-/// Why a thread ended early.
+/// The reason why a thread ended early.
 enum Halt {
     Failed(SimulateError),
     StoppedEarly,
@@ -128,7 +128,7 @@ impl DayJob<'_> {
             file.write(record)?;
             counts.record(record, midnight);
             if counts.records.is_multiple_of(RECORDS_PER_REPORT) {
-                // The receiver is gone once another thread has failed.
+                // Fails if another thread has failed and the receiver is dropped.
                 let _ = self.report.send(RECORDS_PER_REPORT);
             }
             Ok(())
@@ -142,7 +142,7 @@ impl DayJob<'_> {
         Ok((counts, bytes))
     }
 
-    /// Begins the file at position `at` of the day's files; they sort by name.
+    /// Creates file number `at` of the day; the names sort in this order.
     fn create(&self, at: i64) -> Result<EventFile, SimulateError> {
         let Settings { start, format, compression, files_per_day, .. } = *self.settings;
         let date = start + chrono::Days::new(self.day.into());

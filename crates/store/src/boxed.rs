@@ -1,10 +1,10 @@
-//! Futures whose code stands in one crate.
+//! Boxed futures for the entry points of crates.
 
 use std::pin::Pin;
 
-/// What a crate's entry points give instead of being `async fn`s. The code of an `async fn` is compiled in every crate that awaits
-/// it, and with it that of all that it awaits: Delta's readers, DataFusion's plans. Behind a pointer it is compiled once.
+/// A boxed future, returned in place of an `async fn`. An `async fn` is compiled again in every crate that awaits it, with all
+/// that it awaits (Delta's readers, DataFusion's plans); behind a pointer it is compiled once.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// [`Boxed`], for one that stays on its thread.
+/// [`Boxed`] for a future that is not `Send`.
 pub type LocalBoxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

@@ -1,14 +1,14 @@
-//! Cleaning up a table's log: entries that no needed version is read from.
+//! Cleanup of a table's log: deletes the entries that no needed version is read from.
 //!
 //! ```text
 //!   0 … 199  │ 200.checkpoint   200 … 257   258   259 … 300      _delta_log
-//!   deleted  │ └─ the newest one at or before it ──┘ the oldest version that is needed
+//!   deleted  │ └─ newest checkpoint ≤ 258   └─ oldest needed version
 //! ```
 //!
-//! A version is read from the newest checkpoint at or before it and the entries behind that. So what lies before the newest
-//! checkpoint at or before the oldest version that is needed can go: that version and all later ones stay readable, and so
-//! does what was appended after it ([`Snapshot::appended_since`](crate::Snapshot::appended_since)). Every version
-//! before it is gone for good. A checkpoint is written every hundred commits, so at most as many entries stay for nothing.
+//! A version is read from the newest checkpoint at or before it and the entries after that checkpoint. Everything before the
+//! newest checkpoint at or before the oldest needed version can therefore be deleted. That version and all later ones stay
+//! readable, as does what was appended since it ([`Snapshot::appended_since`](crate::Snapshot::appended_since)); earlier versions
+//! are lost. With one checkpoint per hundred commits, at most a hundred unneeded entries remain.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,22 +17,22 @@ use serde::Serialize;
 
 use crate::{Root, TableError};
 
-/// What was cleaned up.
+/// Result of a cleanup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Cleaned {
-    /// Files of the log that were deleted.
+    /// Deleted files of the log.
     pub files: usize,
-    /// The first version whose entry is kept.
+    /// First version whose entry remains.
     pub first: u64,
 }
 
 /// Deletes the log of `table` before the newest checkpoint at or before version `oldest`.
 ///
-/// It may be interrupted at any point: the oldest files go first, and no version that is needed is read from one of them.
+/// It may be interrupted at any point: the oldest files go first, and no needed version is read from any of them.
 ///
 /// # Errors
 ///
-/// A log that cannot be listed, or a file that cannot be deleted.
+/// [`TableError::CleanUp`]: the log cannot be listed, or a file not deleted.
 pub fn clean_log(root: &Root, table: &str, oldest: u64) -> Result<Cleaned, TableError> {
     let directory = root.table_path(table).join("_delta_log");
     let mut files = list(&directory)?;
@@ -54,7 +54,7 @@ pub fn clean_log(root: &Root, table: &str, oldest: u64) -> Result<Cleaned, Table
     Ok(cleaned)
 }
 
-/// The files of the log by the version that they belong to.
+/// Returns the files of the log by version.
 fn list(directory: &Path) -> Result<BTreeMap<u64, Vec<PathBuf>>, TableError> {
     let fail = |source| TableError::CleanUp { path: directory.into(), source };
     let mut files: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
@@ -67,8 +67,7 @@ fn list(directory: &Path) -> Result<BTreeMap<u64, Vec<PathBuf>>, TableError> {
     Ok(files)
 }
 
-/// The version that a file of the log belongs to; `None` for what is no part of it. A compacted range of entries belongs to
-/// its first one.
+/// Returns the version that a file of the log belongs to, and for a compacted range its first; `None` for other files.
 fn version_of(name: &str) -> Option<u64> {
     const DIGITS: usize = 20;
     let (version, rest) = name.split_at_checked(DIGITS)?;
@@ -78,7 +77,7 @@ fn version_of(name: &str) -> Option<u64> {
     known.then(|| version.parse().ok()).flatten()
 }
 
-/// The newest version up to `oldest` with a whole checkpoint.
+/// Returns the newest version up to `oldest` with a complete checkpoint.
 fn newest_checkpoint(files: &BTreeMap<u64, Vec<PathBuf>>, oldest: u64) -> Option<u64> {
     let is_whole = |paths: &Vec<PathBuf>| {
         let names = paths.iter().filter_map(|path| path.file_name()?.to_str()?.split_once(".checkpoint."));
@@ -86,9 +85,9 @@ fn newest_checkpoint(files: &BTreeMap<u64, Vec<PathBuf>>, oldest: u64) -> Option
         for (_, rest) in names {
             match rest.split('.').collect::<Vec<_>>().as_slice() {
                 ["parquet"] => return true,
-                // `<part>.<of how many>.parquet`
+                // `<part>.<parts>.parquet`
                 [_, of, "parquet"] => *parts.entry(of).or_default() += 1,
-                // A name of one's own: what else it needs, other files say.
+                // A checkpoint with a UUID (V2) may need sidecar files: it does not count as complete.
                 _ => {}
             }
         }

@@ -1,10 +1,12 @@
-//! Where tables are looked for. A directory that cannot be looked at is an error: what lies in it would be passed over.
+//! Searches directories for tables and shards.
+//!
+//! A directory that cannot be read is an error, never skipped: a table in it would go unnoticed.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::TableError;
 
-/// The directories inside of one, with their names; none where it is not there.
+/// Returns name and path of each directory inside `path`; empty if `path` does not exist.
 pub(crate) fn directories(path: &Path) -> Result<Vec<(String, PathBuf)>, TableError> {
     let fail = |source| TableError::Directory { path: path.into(), source };
     let entries = match std::fs::read_dir(path) {
@@ -21,7 +23,7 @@ pub(crate) fn directories(path: &Path) -> Result<Vec<(String, PathBuf)>, TableEr
     Ok(found)
 }
 
-/// Whether shards lie in a table's directory or in its partitions.
+/// Returns true if the table's directory or one of its partitions holds a shard (`*.parquet`).
 pub(crate) fn has_shards(path: &Path) -> Result<bool, TableError> {
     let mut within = vec![path.to_owned()];
     while let Some(directory) = within.pop() {
@@ -43,16 +45,16 @@ pub(crate) fn has_shards(path: &Path) -> Result<bool, TableError> {
     Ok(false)
 }
 
-/// Whether a table's log lies there, which may be empty.
+/// Returns true if `path` has a log directory, which may be empty.
 pub(crate) fn is_table(path: &Path) -> Result<bool, TableError> {
     is_directory(&path.join("_delta_log"))
 }
 
-/// Whether there is a directory; that it cannot be said is an error.
+/// Returns true if `path` is a directory; an error if that cannot be determined.
 fn is_directory(path: &Path) -> Result<bool, TableError> {
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_dir()),
-        // A link to nothing, or what another program has just deleted.
+        // A dangling link, or a file that another program has just deleted.
         Err(error)
             if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
         {

@@ -1,4 +1,4 @@
-//! Why a table cannot be opened or read.
+//! Errors of opening and reading tables.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,12 @@ use deltalake::DeltaTableError;
 /// A table that cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// The root is not a place for tables.
+    /// The path cannot be a root.
     #[error("{root} cannot be a root: {problem}")]
     Root {
         /// As given.
         root: String,
-        /// Why not.
+        /// Reason.
         problem: String,
     },
     /// The table has never been written.
@@ -30,7 +30,7 @@ pub enum TableError {
     Log {
         /// The table's path.
         table: String,
-        /// Why.
+        /// Cause.
         source: Box<DeltaTableError>,
     },
     /// A shard cannot be read.
@@ -40,20 +40,20 @@ pub enum TableError {
         table: String,
         /// The shard's path inside the table.
         shard: String,
-        /// Why.
+        /// Cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A version that does not exist yet.
+    /// The requested version does not exist yet.
     #[error("table `{table}` has no version {since} yet; its newest is {newest}")]
     Future {
         /// The table.
         table: String,
-        /// As asked for.
+        /// The requested version.
         since: u64,
         /// The newest version.
         newest: u64,
     },
-    /// The log's entry is gone, so what it added is not known any more.
+    /// A log entry after the requested version is gone, so the rows added since are unknown.
     #[error(
         "what table `{table}` got after version {since} is not known any more: the log entry of version \
          {version} was cleaned up; build `sequences` in full instead"
@@ -61,17 +61,17 @@ pub enum TableError {
     Expired {
         /// The table.
         table: String,
-        /// As asked for.
+        /// The requested version.
         since: u64,
         /// The first missing version.
         version: u64,
     },
-    /// The version's log is gone.
+    /// The requested version cannot be read: its log was cleaned up.
     #[error("version {version} of table `{table}` cannot be read any more: the log was cleaned up behind it")]
     Cleaned {
         /// The table.
         table: String,
-        /// As asked for.
+        /// The requested version.
         version: u64,
     },
     /// The log cannot be cleaned up.
@@ -79,34 +79,34 @@ pub enum TableError {
     CleanUp {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// A feature of Delta that another engine gave the table.
+    /// The table uses a feature of Delta that this program does not support.
     #[error(
         "table `{table}` uses Delta's feature {feature}, and this program cannot {doing} such a table; {remedy}"
     )]
     Feature {
         /// The table.
         table: String,
-        /// Its name in the log.
+        /// The feature's name in the log.
         feature: String,
         /// `read` or `write`.
         doing: &'static str,
-        /// What to do.
+        /// Advice to the user.
         remedy: &'static str,
     },
-    /// A shard of another directory, as shallow clones have them.
+    /// A shard lies outside the table's directory, as in a shallow clone.
     #[error(
         "shard {shard} of table `{table}` lies outside of the table's directory; copy the table as a whole instead"
     )]
     Outside {
         /// The table.
         table: String,
-        /// As the log has it.
+        /// The shard's path in the log.
         shard: String,
     },
-    /// Another engine changed the table so that rows do not fit into it.
+    /// Another engine changed the table's columns or partitions so that this program's rows do not fit.
     #[error(
         "another program has made `{table}` a table {problem}; this program cannot write to it: write it again as it was"
     )]
@@ -116,7 +116,7 @@ pub enum TableError {
         /// The difference.
         problem: String,
     },
-    /// A column whose values are not what the contract says.
+    /// A column's values cannot be read as the type in `schemas::tables`.
     #[error(
         "column `{column}` in shard {shard} of table `{table}` is {found}, which cannot be read as {expected}"
     )]
@@ -129,12 +129,12 @@ pub enum TableError {
         column: String,
         /// Its type in the shard.
         found: Box<str>,
-        /// The type of the contract.
+        /// The type in `schemas::tables`.
         expected: Box<str>,
-        /// Why.
+        /// Cause.
         source: Box<arrow::error::ArrowError>,
     },
-    /// A null where every row has a value.
+    /// A column that allows no nulls has one.
     #[error(
         "column `{column}` in shard {shard} of table `{table}` has no value in row {row}, counted from 0"
     )]
@@ -145,18 +145,18 @@ pub enum TableError {
         shard: String,
         /// The column.
         column: String,
-        /// The row of the shard.
+        /// Row within the shard, from 0.
         row: u64,
     },
-    /// A directory in which tables are looked for.
+    /// A directory cannot be searched for tables or shards.
     #[error("cannot look for tables in {path}")]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// A column that every version of the table should have.
+    /// A shard lacks a required column.
     #[error("shard {shard} of table `{table}` has no column `{column}`")]
     Column {
         /// The table.

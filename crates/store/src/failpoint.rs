@@ -1,27 +1,26 @@
-//! Places where a test can stop a program and kill it.
+//! Points at which a test pauses a program and kills it.
 //!
-//! A build with debug assertions sleeps at the point that the environment variable
-//! `CLIMBER_PILOT_PAUSE_AT` names (`name`, or `name@3` for the third time it is reached), once it has printed
-//! `paused at name` to stderr; until the file is there that `CLIMBER_PILOT_RESUME` names. After ten minutes the test is gone, and
-//! so is the program. In other builds [`reach`] is empty.
+//! A build with debug assertions prints `paused at <name>` to stderr at the point that `CLIMBER_PILOT_PAUSE_AT` names (`name`, or
+//! `name@3` for its third pass), and sleeps until the file that `CLIMBER_PILOT_RESUME` names exists. After ten minutes the
+//! program exits with 1, so that it does not outlive its test. In other builds [`reach`] does nothing.
 
 use std::fmt::Display;
 
-/// The environment variable that names what a test takes away from a program: `exchange` of two names, `link` of a file.
+/// Environment variable that names a file system call to simulate as unsupported: `exchange` (of two names) or `link`.
 pub const WITHOUT: &str = "CLIMBER_PILOT_WITHOUT";
 
-/// Whether a test takes `what` away, as some file systems do. Never in builds without debug assertions.
+/// Returns true if a test simulates a file system without `what`; always false in builds without debug assertions.
 pub fn is_without(what: &str) -> bool {
     cfg!(debug_assertions) && std::env::var_os(WITHOUT).is_some_and(|without| without == what)
 }
 
-/// The environment variable that names a point.
+/// Environment variable that names the point to pause at.
 pub const PAUSE_AT: &str = "CLIMBER_PILOT_PAUSE_AT";
 
-/// The environment variable that names a file which ends a pause.
+/// Environment variable that names the file which ends the pause.
 pub const RESUME: &str = "CLIMBER_PILOT_RESUME";
 
-/// Marks a point. Its name is only put together where a pause is asked for.
+/// Marks a point. `name` is formatted only if a pause is requested.
 pub fn reach(name: impl Display) {
     #[cfg(debug_assertions)]
     pause::at(name);
@@ -37,7 +36,7 @@ mod pause {
 
     pub(super) struct Point {
         name: String,
-        /// How often it may still be passed.
+        /// Passes left before the one that pauses.
         left: AtomicU64,
     }
 
@@ -49,7 +48,7 @@ mod pause {
             Self { name: name.into(), left: AtomicU64::new(nth.saturating_sub(1)) }
         }
 
-        /// Whether this is the time to stop.
+        /// Counts a pass of `name`; returns true if this one pauses.
         pub(super) fn stops(&self, name: &str) -> bool {
             let one_less = |left: u64| left.checked_sub(1);
             name == self.name

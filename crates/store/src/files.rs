@@ -1,4 +1,7 @@
-//! Files that are there as a whole or not at all.
+//! Files that appear as a whole or not at all.
+//!
+//! Each is written under a temporary name beside its final one, synced, and then linked or renamed. The parent directory is
+//! synced too, so that the name survives a power cut.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -7,7 +10,12 @@ use std::path::{Path, PathBuf};
 
 use crate::failpoint;
 
-/// Writes a file under a temporary name beside it, flushes it and renames it over `path`. A crash leaves the old file.
+/// Replaces `path` by `bytes` atomically: writes a temporary file beside it, syncs it and renames it. A crash before the rename
+/// leaves the old file.
+///
+/// # Errors
+///
+/// The temporary file cannot be written, synced or renamed, and `path` keeps its old contents; or its directory cannot be synced.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = written_beside(path, bytes, false)?;
     reach(path);
@@ -15,18 +23,25 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Writes a file that must not be there yet: [`io::ErrorKind::AlreadyExists`] where it is, whoever was faster. The file
-/// appears with all of its contents.
+/// Creates `path` with `bytes`, atomically.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::AlreadyExists`] if the file exists, also if another writer created it meanwhile.
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     link(written_beside(path, bytes, false)?, path)
 }
 
-/// [`create`], for a file that only its owner may read.
+/// [`create`], readable and writable by the owner only.
+///
+/// # Errors
+///
+/// Those of [`create`].
 pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     link(written_beside(path, bytes, true)?, path)
 }
 
-/// [`fs::create_dir_all`], for directories that only their owner may enter. Those that are there stay as they are.
+/// [`fs::create_dir_all`] with mode 0700. Existing directories keep their mode.
 pub fn create_private_directories(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
@@ -34,8 +49,8 @@ pub fn create_private_directories(path: &Path) -> io::Result<()> {
     builder.recursive(true).create(path)
 }
 
-/// A file that is written piece by piece, and gets its name when it is whole. Until then it has one of its own beside that, which
-/// no other run shares and no link can redirect. Dropped before it is whole, it is deleted.
+/// A file that is written piece by piece under a random temporary name, and renamed when it is complete. No other run shares the
+/// temporary name, and no symbolic link can redirect it. Deleted if dropped before [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
@@ -43,25 +58,33 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Begins the file that will be `path`.
+    /// Creates the temporary file beside `path`, and returns it for writing.
+    ///
+    /// # Errors
+    ///
+    /// The temporary file cannot be created.
     pub fn create(path: &Path) -> io::Result<(Self, File)> {
         let temporary = temporary(path);
         let file = File::create_new(&temporary)?;
         Ok((Self { path: path.into(), temporary: Some(temporary) }, file))
     }
 
-    /// The name of a file that was to become `name`, if this is the one of an unfinished file.
+    /// Returns the final name if `name` is the temporary name of an unfinished file.
     pub fn intended(name: &str) -> Option<&str> {
         let (name, random) = name.strip_suffix(WRITING)?.rsplit_once('.')?;
         (random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit())).then_some(name)
     }
 
-    /// Where the file is until it is finished.
+    /// Path of the temporary file.
     pub fn temporary(&self) -> &Path {
         self.temporary.as_deref().unwrap_or(&self.path)
     }
 
-    /// Gives the file its name, in place of what has it. Its bytes must have reached the disk.
+    /// Renames the file to its final name, replacing what is there. The caller has synced its bytes.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be renamed, and is deleted; or its directory cannot be synced.
     pub fn finish(mut self) -> io::Result<()> {
         let temporary = self.temporary().to_owned();
         fs::rename(temporary, &self.path)?;
@@ -73,23 +96,23 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // What cannot be deleted has a name that nothing reads.
+            // A leftover is harmless: nothing reads this name.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// Ends the names of unfinished files.
+/// Suffix of unfinished files.
 const WRITING: &str = ".writing";
 
-/// Beside `path`. Random: writers in containers have equal process ids.
+/// Returns a temporary name beside `path`. Random rather than the process id, which containers share.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{:016x}{WRITING}", RandomState::new().build_hasher().finish()));
     name.into()
 }
 
-/// Copies what is in a file, and not who may read it: that is as for any new file.
+/// Copies a file's contents but not its permissions, which are those of a new file. Syncs the copy and returns its bytes.
 pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     let (mut from, mut to) = (File::open(from)?, File::create(to)?);
     let bytes = io::copy(&mut from, &mut to)?;
@@ -100,7 +123,7 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
 fn link(temporary: PathBuf, path: &Path) -> io::Result<()> {
     reach(path);
     let named = match hard_link(&temporary, path) {
-        // SMB, FAT and object stores that are mounted have no links.
+        // SMB, FAT and mounted object stores have no hard links.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => rename_new(&temporary, path, error),
         linked => linked,
     };
@@ -120,7 +143,7 @@ fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to)
 }
 
-/// Gives a file a name that must not be there yet. `linked` is why a link could not.
+/// Renames `from` to `to`, which must not exist. `linked` is the error that [`hard_link`] returned.
 fn rename_new(from: &Path, to: &Path, linked: io::Error) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -137,7 +160,7 @@ fn rename_new(from: &Path, to: &Path, linked: io::Error) -> io::Result<()> {
     Err(io::Error::new(linked.kind(), problem))
 }
 
-/// The file is written, and not yet there.
+/// Failpoint between the writing of the temporary file and its final name.
 fn reach(path: &Path) {
     failpoint::reach(format_args!("file:{}", path.file_name().unwrap_or_default().display()));
 }
@@ -155,14 +178,14 @@ fn written_beside(path: &Path, bytes: &[u8], private: bool) -> io::Result<PathBu
     let mut file = options.open(&temporary)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written {
-        // A full disk: what was written so far is of no use.
+        // The disk is full, for example: delete the partial file.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
     Ok(temporary)
 }
 
-/// The name itself has to reach the disk too.
+/// Syncs the parent directory, which stores the file's name.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()

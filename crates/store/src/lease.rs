@@ -1,7 +1,7 @@
-//! One run of a job at a time.
+//! Leases: one run of a job at a time.
 //!
-//! A lease is the operating system's lock on a file: it ends when its holder does, however that ends, and with nothing else. The
-//! file names the holder, for whoever has to wait.
+//! A lease is an operating-system lock on a file. It is released when it is dropped or its process ends, however it ends; it
+//! never expires. The file names the holder, so that a second run can report it.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -11,20 +11,20 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// Tries before a lease is held: `climber status` holds it for the time of a look.
+/// Retries before the lease counts as held: `climber status` takes the lock for a moment to look.
 const LOOKS: u32 = 4;
 /// Time between two tries.
 pub const LOOK: Duration = Duration::from_millis(100);
 
-/// A lease that cannot be had.
+/// A lease cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Another run has it.
+    /// Another run holds it.
     #[error("{job} is running already: {owner}; it holds {path} until it ends")]
     Held {
         /// The job.
         job: &'static str,
-        /// Who it is.
+        /// Description of the holder.
         owner: String,
         /// The file.
         path: PathBuf,
@@ -34,21 +34,21 @@ pub enum LeaseError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
 }
 
-/// Who holds a lease.
+/// The process that holds a lease, as its file names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseHolder {
-    /// The machine.
+    /// Host name.
     pub host: String,
-    /// The process there.
+    /// Process id on that host.
     pub pid: u32,
-    /// Its arguments, without secrets.
+    /// Command line, without secrets.
     pub command: String,
-    /// When it took the lock.
+    /// Time at which it took the lock.
     pub since: DateTime<Utc>,
 }
 
@@ -71,7 +71,7 @@ impl std::fmt::Display for LeaseHolder {
     }
 }
 
-/// A held lease; dropping it lets go.
+/// A held lease; dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lease {
     _file: File,
@@ -82,7 +82,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// Another run has it, which the error names; or the file cannot be used.
+    /// [`LeaseError::Held`], naming the holder, if another run has it; [`LeaseError::Io`] if the file cannot be used.
     pub fn take(job: &'static str, path: &Path) -> Result<Self, LeaseError> {
         let io = |source| LeaseError::Io { path: path.into(), source };
         if let Some(directory) = path.parent() {
@@ -95,7 +95,7 @@ impl Lease {
             if !matches!(locked, Err(TryLockError::WouldBlock)) {
                 break;
             }
-            // `climber status` holds it for the time of a look.
+            // `climber status` may hold the lock for a moment.
             std::thread::sleep(LOOK);
             locked = file.try_lock();
         }
@@ -109,17 +109,17 @@ impl Lease {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         let text = serde_json::to_string(&LeaseHolder::this_process()).unwrap_or_default();
-        // A full disk: the lock is as good without a name in it.
+        // On a full disk the lock holds, only without a name.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}"));
         Ok(Self { _file: file })
     }
 
-    /// Who holds the lease at `path` now, if anyone does.
+    /// Returns the holder of the lease at `path`; `None` if it is free.
     pub fn holder(path: &Path) -> Option<LeaseHolder> {
         let mut file = File::open(path).ok()?;
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => owner(&mut file),
-            // Taken for this look, and given back with the file.
+            // The shared lock of this look is released when `file` is dropped.
             _ => None,
         }
     }
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(Lease::holder(&path).unwrap().pid, std::process::id());
         drop(first);
         assert_eq!(Lease::holder(&path), None);
-        // A dead holder's name in the file keeps no other run out.
+        // The name of a dead holder in the file blocks no other run.
         Lease::take("climber daily", &path).unwrap();
     }
 }

@@ -1,15 +1,15 @@
-//! The only room that knows storage.
+//! The storage layer: Delta tables, commits, publications, leases and whole files under one root directory.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `root.rs` | the directory of all tables and models; a table at its newest version, or at the one a run began with |
-//! | `snapshot/` | one version of one table: its shards, writers' offsets, what was appended since; tables of other engines |
-//! | `commit/` | shards that are not committed yet, commits, conflicts, and whether a lost answer was ours |
-//! | `publication.rs` | which model is served, and every publication before |
+//! | `root.rs` | the root directory; opens tables at their newest or at a pinned version |
+//! | `snapshot/` | one version of one table: shards, writers' offsets, later appends; checks on tables of other engines |
+//! | `commit/` | uncommitted shards, commits, conflicts, and recovery from a lost answer of the store |
+//! | `publication.rs` | the served model, and every publication before it |
 //! | `lease.rs` | one run of a job at a time |
-//! | `files.rs` | files that are there as a whole or not at all |
-//! | `sealed.rs` | records in JSON that know their own damage |
-//! | `clean.rs`, `vacuum/` | deleting old entries of logs, and files that no version needs, behind publications |
+//! | `files.rs` | files that appear as a whole or not at all |
+//! | `sealed.rs` | JSON records that carry their own hash |
+//! | `clean.rs`, `vacuum/` | deletion of log entries and files that no retained version or publication needs |
 //! | `failpoint.rs` | points where a test kills a program |
 
 // Prints go through `terminal::shown`.

@@ -1,13 +1,13 @@
-//! Which model is served: `models/published.json`, and every publication before it.
+//! Publications: the served model, `models/published.json`, and every publication before it.
 //!
 //! ```text
-//! models/published.json             the newest publication, for whoever serves: replaced by one rename
-//! models/.published/00000001.json   every publication, in its order; written once and never changed
+//! models/published.json             the newest publication, for serving: replaced by one rename
+//! models/.published/00000001.json   every publication, numbered in order; written once and never changed
 //! ```
 //!
-//! A publication is one file that must not be there yet, as a commit of a Delta table is: of two publishers that found the same
-//! parent, one creates the file and the other fails ([`PublicationError::Conflict`]). That file decides; `published.json`
-//! follows it. A publisher that dies between the two leaves the old model to be served, and [`settle`] repeats the second step.
+//! A publication is a file that must not exist yet, like a commit of a Delta table: of two publishers with the same parent, one
+//! creates it and the other fails ([`PublicationError::Conflict`]). This file decides, and `published.json` follows it. If a
+//! publisher dies between the two steps, the old model stays served until [`settle`] repeats the second one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,49 +22,49 @@ use crate::root::Root;
 use crate::sealed::SealedError;
 use crate::{failpoint, files, sealed};
 
-/// One model that was published.
+/// A published model and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Publication {
-    /// From 1, without a gap.
+    /// Counts from 1 without gaps.
     pub number: u64,
-    /// The publication that was there before; none for the first.
+    /// Number of the publication before; `None` for the first.
     pub parent: Option<u64>,
-    /// What published it.
+    /// The job that published it.
     pub kind: Kind,
-    /// The run of that job.
+    /// Run of that job.
     #[serde(deserialize_with = "names::plain")]
     pub run: String,
-    /// When, by the publisher's clock. Publications are ordered by their numbers.
+    /// Time by the publisher's clock. The number, not the time, orders publications.
     pub published_at: DateTime<Utc>,
-    /// The pre-trained model, which a refresh continues.
+    /// The pre-trained model, which the next refresh continues.
     #[serde(deserialize_with = "names::plain")]
     pub base: String,
-    /// Hash of its weights.
+    /// Hash of the base's weights.
     pub base_hash: String,
-    /// The model that retrieval loads: the base after SFT, or the base itself where there are no SFT sets.
+    /// The model that retrieval loads: the base after SFT, or the base itself if there are no SFT sets.
     #[serde(deserialize_with = "names::plain")]
     pub served: String,
-    /// Hash of its weights.
+    /// Hash of the served model's weights.
     pub served_hash: String,
-    /// The last publication of a daily job that this one descends from: itself, for one of a daily job. The next daily job
-    /// continues that one's base.
+    /// Number of the last daily publication that this one descends from; its own number if a daily job published it. The next
+    /// daily job continues the base of that publication.
     pub daily: u64,
-    /// The newest version of `events` that the base has learned of.
+    /// Newest version of `events` that the base was trained on.
     pub learned_events: u64,
-    /// The day of the last full training that the base descends from.
+    /// Day of the last full training that the base descends from.
     pub full_training: NaiveDate,
-    /// Rows of `events` that it was made of.
+    /// Rows of `events` in that full training.
     pub full_events: u64,
-    /// Versions of the tables that it was made from.
+    /// Table → version that the model was made from.
     pub tables: BTreeMap<String, u64>,
-    /// What was measured of the served model before it was published, such as `hr@10`.
+    /// Metrics of the served model before publication, such as `hr@10`.
     pub metrics: BTreeMap<String, f64>,
-    /// The publication that this one brings back.
+    /// Number of the publication that a rollback restores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restores: Option<u64>,
 }
 
-/// What publishes.
+/// The job that publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -77,7 +77,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name in tables.
+    /// Name in printed output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Daily => "daily",
@@ -87,7 +87,7 @@ impl Kind {
     }
 }
 
-/// Publications that cannot be read or made.
+/// A publication that cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum PublicationError {
     /// A file cannot be read or written.
@@ -95,24 +95,24 @@ pub enum PublicationError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// A file does not hold what its name says.
+    /// The file's contents do not match its hash or are no publication.
     #[error("{path} is damaged")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: SealedError,
     },
-    /// Publications have no gaps, and this one is not there.
+    /// The publication's file is missing, although numbers have no gaps.
     #[error("publication {number} is gone")]
     Gone {
         /// Its number.
         number: u64,
     },
-    /// Another publisher was faster.
+    /// Another publisher used the number first.
     #[error("publication {number} was made by another job meanwhile")]
     Conflict {
         /// Its number.
@@ -120,23 +120,31 @@ pub enum PublicationError {
     },
 }
 
-/// The file that names the served model.
+/// Path of the file that names the served model.
 pub fn published_path(root: &Root) -> PathBuf {
     root.model_path("published.json")
 }
 
-/// What `models/published.json` says; `None` where nothing was ever published.
+/// Reads `models/published.json`; `None` if no model was ever published.
+///
+/// # Errors
+///
+/// [`PublicationError::Damaged`] or [`PublicationError::Io`].
 pub fn published(root: &Root) -> Result<Option<Publication>, PublicationError> {
     read(&published_path(root))
 }
 
-/// The newest publication. Where its own file is damaged, `published.json` says the same.
+/// Returns the newest publication, from `published.json` if its own file is damaged; `None` if there is none.
+///
+/// # Errors
+///
+/// [`PublicationError::Damaged`] if both files are damaged.
 pub fn newest(root: &Root) -> Result<Option<Publication>, PublicationError> {
     let published = published(root).ok().flatten();
     Ok(newest_beside(root, published.as_ref())?.map(|(newest, _)| newest))
 }
 
-/// The newest publication, and whether its own file has to be mended by what `published.json` says.
+/// Returns the newest publication, and whether its own file needs repair from `published.json`.
 fn newest_beside(
     root: &Root,
     published: Option<&Publication>,
@@ -150,8 +158,8 @@ fn newest_beside(
     }
 }
 
-/// The newest publication's number. `published.json` follows the files, so only what came after it has to be looked for; the
-/// directory, which grows for ever, is listed only where that file is of no use.
+/// Returns the number of the newest publication. `published.json` is at most a few behind, so the search starts from it; the
+/// directory, which grows forever, is listed only if that file is unusable.
 fn newest_number(root: &Root, published: Option<&Publication>) -> Result<Option<u64>, PublicationError> {
     let there = |number: u64| {
         let path = path(root, number);
@@ -168,12 +176,21 @@ fn newest_number(root: &Root, published: Option<&Publication>) -> Result<Option<
     Ok(Some(number))
 }
 
-/// Publication `number`.
+/// Reads publication `number`; `None` if there is none.
+///
+/// # Errors
+///
+/// [`PublicationError::Damaged`] or [`PublicationError::Io`].
 pub fn at(root: &Root, number: u64) -> Result<Option<Publication>, PublicationError> {
     read(&path(root, number))
 }
 
-/// The newest `limit` publications, the newest first, and those of them that are gone or cannot be read any more. No other file is read.
+/// Returns the newest `limit` publications, newest first, and an error for each of them that is missing or unreadable. Reads no
+/// other publication's file.
+///
+/// # Errors
+///
+/// The number of the newest publication cannot be found.
 pub fn recent(
     root: &Root,
     limit: usize,
@@ -190,9 +207,10 @@ pub fn recent(
     Ok((recent, damaged))
 }
 
-/// The last `limit` publications of daily jobs that `newest` descends from, the newest first. What was rolled back is not among
-/// them. Two files are read for each, however many refreshes lie between. What lies behind one that cannot be read is not known: the
-/// problem is given beside those before it.
+/// Returns the last `limit` daily publications that `newest` descends from, newest first, without those that were rolled back.
+///
+/// Reads two files for each, however many refreshes lie between. An unreadable file hides those before it: the error is returned
+/// with the publications found so far.
 pub fn dailies(
     root: &Root,
     newest: &Publication,
@@ -216,8 +234,12 @@ pub fn dailies(
     (dailies, None)
 }
 
-/// The publications whose models stay, the oldest first: the newest ones, the last daily ones, `others`, and what these descend from
-/// and bring back. One that cannot be read is an error: what it needs is not known.
+/// Returns the publications whose models are retained, oldest first: the newest `publications` ones, as many daily ones,
+/// `others`, and those that these descend from or restore.
+///
+/// # Errors
+///
+/// A publication cannot be read, so that its needs are unknown.
 pub fn kept(
     root: &Root,
     publications: usize,
@@ -241,7 +263,11 @@ pub fn kept(
     Ok(kept.into_values().collect())
 }
 
-/// Publishes: `publication.number` must be the next one.
+/// Publishes a model. `publication.number` must be the next number.
+///
+/// # Errors
+///
+/// [`PublicationError::Conflict`] if another publisher used the number first.
 pub fn publish(root: &Root, publication: &Publication) -> Result<(), PublicationError> {
     let directory = directory(root);
     std::fs::create_dir_all(&directory)
@@ -255,11 +281,11 @@ pub fn publish(root: &Root, publication: &Publication) -> Result<(), Publication
     settle(root).map(drop)
 }
 
-/// Creates the file of a publication.
+/// Creates a publication's file.
 fn enter(root: &Root, publication: &Publication) -> Result<(), PublicationError> {
     let path = path(root, publication.number);
     match files::create(&path, &text(publication)) {
-        // A file system that repeats a request whose answer was lost finds this very file.
+        // A network file system that retries after a lost answer finds its own file.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match at(root, publication.number)? {
             Some(found) if found == *publication => Ok(()),
             _ => Err(PublicationError::Conflict { number: publication.number }),
@@ -268,7 +294,12 @@ fn enter(root: &Root, publication: &Publication) -> Result<(), PublicationError>
     }
 }
 
-/// Lets `models/published.json` say what the newest publication says, which it does unless a publisher died. Gives the newest.
+/// Brings `models/published.json` up to the newest publication, in case a publisher died, and repairs that publication's file if
+/// it is damaged. Returns the newest publication.
+///
+/// # Errors
+///
+/// [`PublicationError::Damaged`] if neither file is readable.
 pub fn settle(root: &Root) -> Result<Option<Publication>, PublicationError> {
     loop {
         let published = published(root).ok().flatten();
@@ -276,11 +307,11 @@ pub fn settle(root: &Root) -> Result<Option<Publication>, PublicationError> {
         let path = match mends {
             true => path(root, newest.number),
             false if published.as_ref() == Some(&newest) => return Ok(Some(newest)),
-            // A damaged file is replaced as a stale one is.
+            // Replaces a damaged file like a stale one.
             false => published_path(root),
         };
         files::replace(&path, &text(&newest)).map_err(|source| PublicationError::Io { path, source })?;
-        // Another job may have published between the reading and the writing: look again.
+        // Another job may have published in between: look again.
     }
 }
 
@@ -296,7 +327,7 @@ fn path(root: &Root, number: u64) -> PathBuf {
     directory(root).join(format!("{number:08}.json"))
 }
 
-/// The numbers that are there, ascending.
+/// Returns the numbers of all publication files, ascending.
 fn numbers(root: &Root) -> Result<Vec<u64>, PublicationError> {
     let directory = directory(root);
     let entries = match std::fs::read_dir(&directory) {
@@ -328,7 +359,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// Files that this thread has read.
+        /// Number of publication files that this thread has read.
         pub(super) static READ: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -431,7 +462,7 @@ mod tests {
         assert_eq!(newest(&root).unwrap().unwrap().served, "tuesday");
         settle(&root).unwrap();
         assert_eq!(at(&root, 2).unwrap().unwrap().served, "tuesday");
-        // With both damaged it is not known what is served.
+        // With both files damaged, the served model is unknown.
         std::fs::write(path(&root, 2), "{").unwrap();
         std::fs::write(published_path(&root), "{").unwrap();
         assert!(matches!(settle(&root), Err(PublicationError::Damaged { .. })));
@@ -459,7 +490,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
         publish(&root, &publication(1, "monday")).unwrap();
-        // As a file system that repeats a request whose answer was lost finds it: the file, and nothing that follows it.
+        // The state after a write whose answer was lost: the file exists, and nothing after it.
         std::fs::write(path(&root, 2), text(&publication(2, "tuesday"))).unwrap();
         let again = files::create(&path(&root, 2), b"");
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -473,7 +504,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
         std::fs::create_dir_all(super::directory(&root)).unwrap();
-        // A daily job, then 999 refreshes, and so on.
+        // Each daily publication is followed by 999 refreshes.
         let number = |n: u64| {
             let daily = (n - 1) / 1_000 * 1_000 + 1;
             let kind = if n == daily { Kind::Daily } else { Kind::Refresh };
@@ -498,9 +529,9 @@ mod tests {
         let ((), read) = reads(|| publish(&root, &number(10_001)).unwrap());
         assert!(read <= 8, "{read}");
         assert_eq!(published(&root).unwrap().unwrap().number, 10_001);
-        // All of them can still be listed.
+        // All of them can be listed.
         assert_eq!(recent(&root, usize::MAX).unwrap().0.len(), 10_001);
-        // Where the file that names the newest is gone, torn, or ahead, the directory says it.
+        // If `published.json` is torn, ahead or missing, the directory is used.
         for contents in [&b"{"[..], &text(&number(20_000))] {
             std::fs::write(published_path(&root), contents).unwrap();
             assert_eq!(super::newest(&root).unwrap().unwrap().number, 10_001);

@@ -1,4 +1,6 @@
-//! The directory that holds all tables and models.
+//! The root: the local directory that holds all tables and models.
+//!
+//! Opens tables as [`Snapshot`]s, at their newest or at a pinned version. Holds no rows in memory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,16 +17,20 @@ use crate::directories::{self, directories, is_table};
 use crate::error::TableError;
 use crate::snapshot::{Snapshot, check_log};
 
-/// The directory that holds all tables and models.
+/// The local directory that holds all tables and models, and the versions that tables are pinned to.
 #[derive(Debug, Clone)]
 pub struct Root {
     path: PathBuf,
-    /// Table → the version that is read instead of the newest one.
+    /// Table → version to read instead of the newest.
     pinned: BTreeMap<String, u64>,
 }
 
 impl Root {
-    /// The root at `root`, which need not exist yet.
+    /// Returns the root at `root`; the directory need not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Root`]: `root` is a URL, or a file.
     pub fn new(root: &str) -> Result<Self, TableError> {
         let fail = |problem: String| TableError::Root { root: root.into(), problem };
         if root.contains("://") {
@@ -37,34 +43,38 @@ impl Root {
         Ok(Self { path, pinned: BTreeMap::new() })
     }
 
-    /// The same root, of which some tables are read at the given versions, whatever other writers commit meanwhile.
+    /// Returns this root with tables pinned to the given versions; later commits of other writers stay invisible.
     pub fn pinned<'a>(&self, versions: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
         let mut root = self.clone();
         root.pinned.extend(versions.into_iter().map(|(table, version)| (table.to_owned(), version)));
         root
     }
 
-    /// The same root, with `table` at its newest version again.
+    /// Returns this root with `table` read at its newest version again.
     pub fn unpinned(&self, table: &str) -> Self {
         let mut root = self.clone();
         root.pinned.remove(table);
         root
     }
 
-    /// The directory.
+    /// Path of the root.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory of one table.
+    /// Path of the table's directory.
     pub fn table_path(&self, table: &str) -> PathBuf {
         self.path.join(table)
     }
 
-    /// What opens one table, or makes it in a directory that is there.
+    /// Returns a builder that opens a table, or creates it in a directory that exists.
     ///
-    /// Delta's libraries see a store that begins at the table's directory: they decode paths that they list twice, and none of
-    /// the directories above it may have a name that decoding changes (`%20`).
+    /// The object store begins at the table's directory: Delta's libraries decode listed paths twice, so they must not see the
+    /// directories above, whose names may contain an escape (`%20`).
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Log`]: the directory does not exist.
     pub fn table_builder(&self, table: &str) -> Result<DeltaTableBuilder, TableError> {
         let directory = self.table_path(table);
         let builder =
@@ -78,7 +88,11 @@ impl Root {
         })
     }
 
-    /// The tables of the root, also those one directory deeper (`sft/genre`), by name.
+    /// Returns the names of all tables, sorted; tables one directory deeper (`sft/genre`) included.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Directory`]: a directory cannot be listed.
     pub fn tables(&self) -> Result<Vec<String>, TableError> {
         let mut tables = Vec::new();
         for (name, path) in directories(&self.path)? {
@@ -96,16 +110,16 @@ impl Root {
         Ok(tables)
     }
 
-    /// Where a shard of a table lies.
+    /// Path of a shard's file.
     pub fn shard_path(&self, table: &str, shard: &str) -> PathBuf {
         self.table_path(table).join(shard)
     }
 
-    /// A shard's file, for readers that stream it.
+    /// Opens a shard's file, for readers that stream it.
     ///
     /// # Errors
     ///
-    /// It cannot be opened.
+    /// [`TableError::Shard`]: the file cannot be opened.
     pub fn open_shard(&self, table: &str, shard: &str) -> Result<File, TableError> {
         File::open(self.shard_path(table, shard)).map_err(|source| TableError::Shard {
             table: table.into(),
@@ -114,11 +128,11 @@ impl Root {
         })
     }
 
-    /// The newest version of a table, by a look at its directory; `None` where it has never been written.
+    /// Returns the newest version of a table from the names in its log directory; `None` if it has never been written.
     ///
     /// # Errors
     ///
-    /// The directory cannot be read.
+    /// [`TableError::Directory`]: the log directory cannot be listed.
     pub fn newest_version(&self, table: &str) -> Result<Option<u64>, TableError> {
         let path = self.table_path(table).join("_delta_log");
         let fail = |source| TableError::Directory { path: path.clone(), source };
@@ -134,13 +148,17 @@ impl Root {
         Ok(newest)
     }
 
-    /// The directory of one model.
+    /// Path of a model's directory.
     pub fn model_path(&self, name: &str) -> PathBuf {
         self.path.join("models").join(name)
     }
 
-    /// The table at its newest version, or the one that it is [`pinned`](Self::pinned) to; `None` where it has never been
-    /// written.
+    /// Opens a table at its newest version, or at the one it is [`pinned`](Self::pinned) to; `None` if it has never been written.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Cleaned`]: the log of the pinned version is gone. Otherwise, the log cannot be read, or the table uses a
+    /// feature of Delta that this program does not support.
     pub async fn snapshot(&self, table: &str) -> Result<Option<Snapshot>, TableError> {
         let pinned = self.pinned.get(table).copied();
         let snapshot = self.load(table, pinned).await?;
@@ -152,8 +170,12 @@ impl Root {
         }
     }
 
-    /// [`snapshot`](Self::snapshot) of a table that a run is going to write to: what makes that impossible is said before the run
-    /// has done anything, and that a log seems to be lost. With `removes`, it takes shards out too.
+    /// Opens a table for a run that will write to it, and checks before any work that it can ([`Snapshot::check_writable`]).
+    /// `removes` says whether the run removes shards. Warns if the directory has shards but no log.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`snapshot`](Self::snapshot) and of the check.
     pub async fn snapshot_to_write(
         &self,
         table: &str,
@@ -176,12 +198,20 @@ impl Root {
         }
     }
 
-    /// The table at `version`; `None` where it has never been written, or that version's log was cleaned up.
+    /// Opens a table at `version`; `None` if it has never been written, or if the log of that version was cleaned up.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read, or the table uses a feature of Delta that this program does not support.
     pub async fn snapshot_at(&self, table: &str, version: u64) -> Result<Option<Snapshot>, TableError> {
         self.load(table, Some(version)).await
     }
 
-    /// [`snapshot`](Self::snapshot), or an error that names the command that writes the table.
+    /// Opens a table like [`snapshot`](Self::snapshot).
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Missing`], naming `command`, if the table has never been written.
     pub async fn require(&self, table: &str, command: &'static str) -> Result<Snapshot, TableError> {
         self.snapshot(table).await?.ok_or_else(|| TableError::Missing {
             root: self.path.clone(),

@@ -1,4 +1,6 @@
-//! Records in JSON that know their own damage: the last member of the object is the hash of all that stands before it.
+//! JSON records that carry a hash of themselves, so that damage is noticed.
+//!
+//! The last member of the object, `hash`, is [`hash128`] of the record without it.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,19 +16,19 @@ const DIGITS: usize = 32;
 /// A record that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
-    /// It is no JSON, or another record.
+    /// Not JSON, or JSON of another shape.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// It is a record, though not the one that was written.
+    /// The contents do not match the hash.
     #[error("its hash is that of other contents than it has")]
     Hash,
 }
 
-/// The record as indented JSON with its hash; what is no object with members has none.
+/// Returns the record as indented JSON with its hash. A record that is not an object with members gets no hash.
 ///
 /// # Errors
 ///
-/// What has no form in JSON.
+/// The record cannot be represented in JSON.
 pub fn write(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = serde_json::to_vec_pretty(record)?;
     let hash = hash_text(hash128(&text));
@@ -36,7 +38,7 @@ pub fn write(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(text)
 }
 
-/// Reads what [`write`] wrote, or a record of an earlier version, which has no hash.
+/// Reads a record that [`write`] wrote, or one of an earlier version without a hash.
 ///
 /// # Errors
 ///
@@ -45,7 +47,7 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, SealedError> {
     if let Some((contents, hash)) = parts(text) {
         let contents = [contents, b"\n}"].concat();
         if hash_text(hash128(&contents)).as_bytes() != hash {
-            // A JSON error names the place of the damage.
+            // A JSON error names the position of the damage.
             serde_json::from_slice::<serde::de::IgnoredAny>(text)?;
             return Err(SealedError::Hash);
         }
@@ -53,7 +55,7 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, SealedError> {
     Ok(serde_json::from_slice(text)?)
 }
 
-/// What stands before the hash, and the hash; `None` where there is none.
+/// Splits a record into the text before its hash and the hash; `None` if it has no hash.
 fn parts(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.trim_ascii_end().strip_suffix(END.as_bytes())?;
     let (text, hash) = text.split_at_checked(text.len().checked_sub(DIGITS)?)?;

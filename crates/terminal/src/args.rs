@@ -38,12 +38,12 @@ impl std::fmt::Debug for CommonArgs {
 }
 
 impl CommonArgs {
-    /// The resolved configuration: the file (or the defaults), then `--set`, then `--root`. From here on, files and directories of
-    /// this process are as `file_access` says, and temporary ones where `scratch` says.
+    /// Resolves the configuration: the file or the defaults, then `--set`, then `--root`. Applies `file_access` and `scratch` to
+    /// this process.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, a key or value is wrong, or `scratch` is no directory.
+    /// [`ConfigError`]: the file cannot be read, a key or value is wrong, or `scratch` is no directory.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let mut config = match &self.config {
             Some(path) => Config::load(path, &self.set)?,
@@ -61,8 +61,8 @@ impl CommonArgs {
     }
 }
 
-/// Takes rights away from all files that this process makes from now on, whichever library makes them. Call it before
-/// anything is written.
+/// Removes permissions from all files that this process creates from now on, through its umask. Call it before anything is
+/// written.
 fn apply(access: FileAccess) {
     #[cfg(unix)]
     {

@@ -1,26 +1,26 @@
-//! Exit codes, and the line that an error ends a program with.
+//! Exit codes, and the line that a program prints for an error.
 
 use schemas::config::ConfigError;
 
-/// Done.
+/// Success.
 pub const EXIT_DONE: u8 = 0;
-/// Failed.
+/// Failure.
 pub const EXIT_FAILED: u8 = 1;
 /// Wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
 /// `inspect --verify` found a violation.
 pub const EXIT_VIOLATION: u8 = 3;
 
-/// A claim of a table that does not hold; exit code 3.
+/// A property of a table that `inspect --verify` found violated; exit code 3.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Violated(pub String);
 
-/// An error with its causes, in one line.
+/// Formats an error and its causes in one line.
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     for cause in causes(error) {
-        // A wrapper that already prints its source would otherwise say everything twice.
+        // Skip a cause whose text a wrapper has already printed.
         let cause = cause.to_string();
         if !text.ends_with(&cause) {
             if !text.is_empty() {
@@ -38,7 +38,7 @@ fn causes<'a>(
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// Prints an error with its causes to stderr, and says which exit code belongs to it.
+/// Prints an error and its causes to stderr, and returns its exit code.
 pub fn report(program: &str, error: &(dyn std::error::Error + 'static)) -> u8 {
     eprintln!("{program}: {}", with_causes(error));
     if causes(error).any(|cause| cause.is::<ConfigError>()) {

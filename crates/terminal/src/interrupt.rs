@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM.
+//! Stops long work on Ctrl-C and SIGTERM.
 
 use std::sync::Arc;
 
@@ -6,15 +6,18 @@ use tokio::sync::watch;
 
 use crate::exit::EXIT_FAILED;
 
-/// A request to stop. Clones are the same request.
+/// A request to stop, shared by its clones.
 ///
-/// Long loops ask [`requested`](Self::requested) between two pieces of work and clean up on the way out.
+/// Long loops check [`requested`](Self::requested) between two pieces of work and clean up before they return.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<watch::Sender<bool>>);
 
 impl Interrupt {
-    /// One that the first Ctrl-C or SIGTERM of the process requests; a second ends the process at once. Must be
-    /// called inside a Tokio runtime with more than one thread.
+    /// Returns a request that the first Ctrl-C or SIGTERM of the process sets; the second ends the process with [`EXIT_FAILED`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime. The runtime needs more than one thread, or a busy loop keeps it from seeing the signal.
     pub fn on_signal() -> Self {
         let interrupt = Self::default();
         let handle = interrupt.clone();
@@ -35,19 +38,19 @@ impl Interrupt {
         self.0.send_replace(true);
     }
 
-    /// Whether the stop was requested.
+    /// Returns true if the stop was requested.
     pub fn requested(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Resolves when the stop is requested: for work that can simply be dropped.
+    /// Resolves when the stop is requested: for work that can be dropped at any point.
     pub async fn wait(&self) {
-        // The sender lives as long as `self`, so this ends by a request only.
+        // The sender lives as long as `self`, so only a request ends this wait.
         let _ = self.0.subscribe().wait_for(|&requested| requested).await;
     }
 }
 
-/// Resolves at the next Ctrl-C, or at the next SIGTERM, as schedulers send it.
+/// Resolves at the next Ctrl-C or SIGTERM, which schedulers send.
 async fn signalled() -> std::io::Result<()> {
     #[cfg(unix)]
     {

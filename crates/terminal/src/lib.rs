@@ -1,7 +1,7 @@
-//! What the three programs share at the terminal: arguments, exit codes, progress, interruption, and text from data that cannot
-//! steer the terminal.
+//! Terminal interface shared by the three programs: arguments, exit codes, progress, interruption, and output in which data
+//! cannot control the terminal.
 
-// First: its `eprintln!` is that of all the others.
+// Declared first: the other modules use its `eprintln!`.
 #[macro_use]
 pub mod shown;
 

@@ -1,18 +1,18 @@
-//! Standard error for people and logs, standard output for JSON.
+//! Output streams: stderr for people and logs, stdout for JSON.
 
 use std::io::Write as _;
 
 use crate::shown;
 
-/// Writes to stderr what the macro [`eprintln`](crate::eprintln) was given; it does not matter whether anything reads it.
+/// Writes the text of [`eprintln`](crate::eprintln) to stderr; write errors are ignored.
 pub fn print_error(text: std::fmt::Arguments<'_>) {
     let _ = std::io::stderr().write_all(shown::lines(&text.to_string()).as_bytes());
 }
 
-/// Stderr for a log: as [`print_error`], but the log's own colours stay, and JSON stays JSON.
+/// Stderr as a log's writer: like [`print_error`], but keeps the log's own colours and valid JSON.
 #[derive(Debug, Clone, Copy)]
 pub enum LogOutput {
-    /// Lines for people, with colours or without.
+    /// Lines for people, coloured or plain.
     Text,
     /// JSON objects.
     Json,
@@ -34,7 +34,11 @@ impl std::io::Write for LogOutput {
     }
 }
 
-/// Writes one JSON object to stdout. A reader that has gone away is no error.
+/// Writes one JSON object to stdout. A closed pipe is no error.
+///
+/// # Errors
+///
+/// `report` cannot be represented in JSON, or stdout cannot be written for another reason than a closed pipe.
 pub fn print_json(report: &impl serde::Serialize) -> std::io::Result<()> {
     let mut text = Vec::new();
     shown::to_json(&mut text, report)?;

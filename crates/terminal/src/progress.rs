@@ -1,4 +1,4 @@
-//! Progress of long work.
+//! Progress display of long work.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::shown;
 
-/// Progress of one long step: a bar on a terminal, a plain line every few seconds elsewhere.
+/// Progress of one long step: a bar on a terminal, elsewhere a plain line every ten seconds.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -25,7 +25,7 @@ struct Plain {
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
-    /// Starts a step of `total` units; a total of 0 is unknown.
+    /// Starts a step of `total` units; 0 means unknown.
     pub fn start(label: &str, total: u64, unit: &'static str) -> Self {
         let label = shown::Shown(label);
         if std::io::stderr().is_terminal() {
@@ -52,7 +52,7 @@ impl Progress {
         }
     }
 
-    /// `n` more units are done.
+    /// Adds `n` finished units.
     pub fn add(&mut self, n: u64) {
         self.bar.inc(n);
         if let Some(plain) = &mut self.plain
@@ -74,7 +74,7 @@ impl Progress {
         }
     }
 
-    /// Shows `message` behind the figures.
+    /// Shows `message` after the figures.
     pub fn message(&self, message: String) {
         self.bar.set_message(shown::Shown(&message).to_string());
     }

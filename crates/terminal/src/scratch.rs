@@ -1,4 +1,4 @@
-//! The directory for temporary files: what does not fit into memory, and packed files on their way.
+//! The directory for temporary files: spilled data, and compressed Parquet inputs while they are unpacked.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -7,24 +7,24 @@ use schemas::config::ConfigError;
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
-/// What an error about such a file says after the directory's name.
+/// Hint that errors about temporary files append to the directory's name.
 pub const HINT: &str = "`scratch` in the configuration, or TMPDIR, names another directory";
 
-/// The directory of this process: the [`configured`] one, or the system's, which TMPDIR names.
+/// Returns the temporary directory of this process: the [`configured`] one, or else the system's (`TMPDIR`).
 pub fn directory() -> PathBuf {
     configured().map_or_else(std::env::temp_dir, Path::to_owned)
 }
 
-/// The scratch directory of the configuration, if it names one.
+/// Returns the configuration's `scratch` directory, if set.
 pub fn configured() -> Option<&'static Path> {
     DIRECTORY.get().map(PathBuf::as_path)
 }
 
-/// From now on, temporary files of this process lie in `directory`. The first call counts.
+/// Sets the temporary directory of this process. Only the first call has an effect.
 ///
 /// # Errors
 ///
-/// There is no such directory.
+/// [`ConfigError::Invalid`] if there is no such directory.
 pub(crate) fn use_directory(directory: &Path) -> Result<(), ConfigError> {
     if !directory.is_dir() {
         let problem = format!("{} is not a directory", directory.display());

@@ -1,9 +1,9 @@
-//! Text from data, as terminals and pages may show it.
+//! Escapes text from data, so that it cannot control a terminal or a page.
 //!
-//! Ids, titles and rejected records hold whatever was sent: escape sequences that rewrite a terminal, controls that turn the
-//! reading direction around. Everything that a program prints for people goes through [`lines`] (the crates' `eprintln!` and
-//! `println!` are the ones below), a single value inside a line through [`Shown`], and JSON for standard output through
-//! [`to_json`], which stays the same JSON.
+//! Ids, titles and rejected records hold whatever was sent, such as escape sequences that rewrite a terminal or controls that
+//! reverse the reading direction. Everything that a program prints for people goes through [`lines`] (the crates' `eprintln!` and
+//! `println!` are the ones below), a single value inside a line through [`Shown`], and JSON on stdout through [`to_json`], which
+//! changes only its spelling.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -12,8 +12,8 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-/// Whether a character steers what shows it instead of being shown: controls (C0, DEL, C1), bidirectional controls, line and
-/// paragraph separators, interlinear marks, tags.
+/// Returns true for a character that controls its display instead of being displayed: controls (C0, DEL, C1), bidirectional
+/// controls, line and paragraph separators, interlinear marks, tags.
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -29,7 +29,7 @@ pub fn steers(c: char) -> bool {
         )
 }
 
-/// One value in a line: characters that steer stand as escapes such as `\u{1b}` and `\n`.
+/// A value inside a line: control characters are displayed as escapes such as `\u{1b}` and `\n`.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a>(pub &'a str);
 
@@ -39,7 +39,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Whole lines: what steers stands as an escape, but for line ends and tabs.
+/// Escapes control characters in whole lines, except line ends and tabs.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| steers(c) && !matches!(c, '\n' | '\t'))
 }
@@ -58,8 +58,8 @@ fn escaped(text: &str, steers: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// What one of the log's writers was given, as a terminal may have it: colours (`ESC [ … m`) stay, which the log sets itself;
-/// those in data are escaped before they come here.
+/// Escapes control characters in a log's output, except its own colours (`ESC [ … m`), line ends and tabs. The log has already
+/// escaped those in data.
 pub fn coloured(text: &str) -> Cow<'_, str> {
     let mut left = text;
     let mut shown = String::new();
@@ -78,7 +78,7 @@ pub fn coloured(text: &str) -> Cow<'_, str> {
     if shown.is_empty() { lines(left) } else { Cow::Owned(shown + &lines(left)) }
 }
 
-/// `\u009b` in JSON, for each character that steers; line ends between two objects stay.
+/// Replaces each control character in JSON by an escape such as `\u009b`; line ends between objects stay.
 pub fn json_lines(text: &str) -> Cow<'_, str> {
     if text.is_ascii() && !text.contains('\u{7f}') {
         return Cow::Borrowed(text);
@@ -96,7 +96,11 @@ pub fn json_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// [`serde_json::to_writer`], for standard output: what steers a terminal stands as `\u009b`, which means the same.
+/// [`serde_json::to_writer`] for stdout: control characters are escaped (`\u009b`), which leaves the same JSON value.
+///
+/// # Errors
+///
+/// Those of [`serde_json::to_writer`].
 pub fn to_json(out: &mut impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     value.serialize(&mut serde_json::Serializer::with_formatter(out, Steerless))
 }
@@ -109,21 +113,20 @@ impl Formatter for Steerless {
     }
 }
 
-/// `eprintln!` of the programs: characters in data cannot steer the terminal, and a standard error that was closed is no reason
-/// to stop.
+/// `eprintln!` of the programs: control characters in data are escaped, and a closed stderr is ignored.
 #[macro_export]
 macro_rules! eprintln {
     () => { $crate::print_error(::std::format_args!("\n")) };
     ($($arg:tt)*) => { $crate::print_error(::std::format_args!("{}\n", ::std::format_args!($($arg)*))) };
 }
 
-/// [`eprintln`] without the line's end.
+/// [`eprintln`] without the line end.
 #[macro_export]
 macro_rules! eprint {
     ($($arg:tt)*) => { $crate::print_error(::std::format_args!($($arg)*)) };
 }
 
-/// `text` in exactly `width` characters.
+/// Returns `text`, escaped, padded or cut to exactly `width` characters.
 pub fn fitted(text: &str, width: usize) -> String {
     let text = Shown(text).to_string();
     if text.chars().count() <= width {

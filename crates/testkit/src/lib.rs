@@ -1,4 +1,4 @@
-//! What tests of several crates share. A program has it only with the emulator of kernels.
+//! Helpers shared by the tests of several crates. Programs link them only with ragged's `emulator` feature.
 
 #![expect(clippy::disallowed_macros, reason = "a test prints to whoever runs it")]
 

@@ -1,25 +1,25 @@
-//! Inputs that are nearly right, for tests of whatever reads bytes from outside.
+//! Nearly valid inputs, for tests of code that reads bytes from outside.
 //!
-//! The same entry points are given to libFuzzer by the workspace in `fuzz/`, which finds its way by what the code does; this one
-//! needs nothing but a stable compiler, and so runs with every test.
+//! libFuzzer gets the same entry points from the workspace in `fuzz/` and is guided by coverage; these inputs need only a stable
+//! compiler, and so run with every test.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::time::Instant;
 
-/// The variable that says how many inputs each parser is given; without it some thousands.
+/// Environment variable with the number of changed inputs for each parser; 3,000 by default.
 pub const INPUTS: &str = "CLIMBER_PILOT_INPUTS";
 
-/// Set in the process that a test's inputs have to themselves.
+/// Environment variable, set in the process that runs a single test.
 const ALONE: &str = "CLIMBER_PILOT_INPUTS_ALONE";
 
 const INPUTS_DEFAULT: u64 = 3_000;
-/// An input is no longer, unless its seed is.
+/// Maximum bytes of an input, unless twice its seed's length is more.
 const BYTES_MAX: usize = 512;
-/// What a process may grow by while it reads: its allocator's pools, and nothing that is kept of an input.
+/// Maximum growth of the process over the inputs, in bytes: room for the allocator's pools, but not for data kept of each input.
 const GROWTH_MAX: u64 = 64 << 20;
 
-/// Changes seeds at random, the same way in every run of one number.
+/// Random changes of seeds, determined by the number of inputs.
 struct Mutator<'a> {
     state: u64,
     seeds: &'a [&'a [u8]],
@@ -28,7 +28,7 @@ struct Mutator<'a> {
 }
 
 impl Mutator<'_> {
-    /// Less than `bound`, which is not 0 (xorshift64*).
+    /// Returns a random number below `bound`, which must not be 0 (xorshift64*).
     fn below(&mut self, bound: usize) -> usize {
         self.state ^= self.state >> 12;
         self.state ^= self.state << 25;
@@ -80,14 +80,15 @@ impl Mutator<'_> {
     }
 }
 
-/// Gives `parse` the seeds, and then changed ones, as many as [`INPUTS`] says. An input that makes it panic is printed. It happens in
-/// a process of its own, which runs just the test that asks for it: other tests grow, too.
+/// Calls `parse` with the seeds and then with changed ones, as many as [`INPUTS`] says; `tokens` are inserted into them. Prints
+/// an input that makes `parse` panic; `name` labels messages. Runs in a process of its own with only the calling test, because
+/// other tests also grow.
 ///
 /// # Panics
 ///
-/// Where `parse` does, and where the process grows.
+/// If `parse` panics, if the process grows by 64 MiB or more after the first tenth of the inputs, or if it cannot be started.
 pub fn drive(name: &str, seeds: &[&[u8]], tokens: &[&[u8]], mut parse: impl FnMut(&[u8])) {
-    // A test's thread has its name.
+    // The thread of a test is named after it.
     let test = std::thread::current().name().filter(|&name| name != "main").map(str::to_owned);
     if let Some(test) = test.filter(|_| std::env::var_os(ALONE).is_none()) {
         let program =
@@ -125,7 +126,7 @@ pub fn drive(name: &str, seeds: &[&[u8]], tokens: &[&[u8]], mut parse: impl FnMu
     assert!(grown.unwrap_or(0) < GROWTH_MAX, "{name} grows: {grown:?} bytes in {inputs} inputs");
 }
 
-/// Bytes of this process in memory, where the system says.
+/// Returns the bytes of this process in memory, if the system reports them.
 fn resident() -> Option<u64> {
     let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
     Some(pages * 4096)

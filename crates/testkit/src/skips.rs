@@ -1,12 +1,12 @@
-//! Tests that cannot run on a machine: each says so, and `.ci/run` lists them at its end.
+//! Reports of tests that cannot run on this machine; `.ci/run` lists them at its end.
 
 use std::fs::File;
 use std::io::Write as _;
 
-/// The variable that names the file to which skips are appended.
+/// Environment variable with the path of the file to which skips are appended, one line each: tool, tab, test.
 pub const SKIPS: &str = "CLIMBER_PILOT_SKIPS";
 
-/// Says that `test` is skipped for want of `tool`.
+/// Reports on stderr and in the file of [`SKIPS`] that `test` is skipped because `tool` is missing.
 pub fn skipped(test: &str, tool: &str) {
     eprintln!("skipped: {test}: there is no {tool} here");
     let file =

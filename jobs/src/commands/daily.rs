@@ -1,4 +1,4 @@
-//! `climber daily`.
+//! `climber daily`: runs the daily job for one day or several, and skips days that keep failing.
 
 use std::collections::BTreeSet;
 
@@ -14,15 +14,16 @@ use super::{EXIT_REFUSED, EXIT_SKIPPED};
 use crate::daily::{self, DayRequest};
 use crate::record::{DayOutcome, DayStep, Kills, Record};
 
-/// One day's job: from the log to a published model, in steps.
+/// Run one day's job in steps, from the log to a published model.
 ///
-/// ingest, compact, sequences, sft-sets, instructions, prequential, train, sft, evaluate, gate, publish, retention, report. Each
-/// step is written down when it is done (jobs/daily/NAME/run.json): a run that failed or was stopped goes on at the step that
-/// it was in, and a second run of a finished day does nothing. The model is refreshed with what is new, or trained from scratch:
-/// the first time, when [model], [pretrain] or [sequences] have changed, and every daily.full_every_days days.
+/// Steps: ingest, compact, sequences, sft-sets, instructions, prequential, train, sft, evaluate, gate, publish, retention,
+/// report. Each finished step is recorded in jobs/daily/NAME/run.json: a failed or stopped run resumes at the step it was in, and
+/// a second run of a finished day does nothing. The model is refreshed with new events, or trained from scratch: the first time,
+/// after a change of [model], [pretrain] or [sequences], every daily.full_every_days days, and once the log has grown by the
+/// factor daily.full_growth.
 ///
-/// It is published only if it passes the gate ([gate] in the configuration): otherwise what is served stays, and the exit code
-/// is 4. models/published.json names what is served, jobs/daily/NAME/report.html shows the day.
+/// The model is published only if it passes the gate ([gate] in the configuration); otherwise the served model stays and the exit
+/// code is 4. models/published.json names the served model, and jobs/daily/NAME/report.html shows the day.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   climber daily --config config/movielens.toml
@@ -33,42 +34,41 @@ use crate::record::{DayOutcome, DayStep, Kills, Record};
   climber daily --config config/shop.toml --date 2026-11-22 --force train     train again, and all that follows
   climber daily --config config/shop.toml --name s2 --set seed=2              an experiment, which is not published")]
 pub(crate) struct DailyArgs {
-    /// The day, such as 2026-11-22, or today, or yesterday (UTC); it stands for {date} in events.paths and items.paths. Default:
-    /// yesterday where a path has {date}, since the log of today is not complete, and else today.
+    /// Day to process: a date such as 2026-11-22, today or yesterday (UTC). Replaces {date} in events.paths and items.paths.
+    /// Default: yesterday where a path contains {date}, since today's log is incomplete; otherwise today.
     #[arg(long, value_name = "DATE", value_parser = day, conflicts_with_all = ["from", "to"])]
     date: Option<NaiveDate>,
-    /// Name of the run and of its model. Default: the date. A run with another name is an experiment: it trains from scratch, and
-    /// its model is kept and not published.
+    /// Name of the run and its model. Default: the date. A run with another name is an experiment: it trains from scratch, and
+    /// its model is kept but not published.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     name: Option<String>,
-    /// Publish the model of a run with a name, as that of a day.
+    /// Publish the model of a named run, like that of a day.
     #[arg(long, requires = "name")]
     publish: bool,
-    /// The first of several days; those that are finished are left alone.
+    /// First of several days; finished days are not run again.
     #[arg(long, value_name = "DATE", value_parser = day, requires = "to")]
     from: Option<NaiveDate>,
-    /// The last of several days. Without --from, they begin with the first that is not finished: for schedules, since no day is
-    /// left out when a run has failed or the machine was off. A day that keeps failing is, after daily.skip_after_tries tries, or
-    /// at once where a later one is finished, and one that is killed after daily.skip_after_kills kills in one step; then the exit
-    /// code is 5.
+    /// Last of several days. Without --from, the first is the earliest unfinished day, so that a schedule makes up for failed
+    /// runs and downtime. A failing day is skipped after daily.skip_after_tries failed tries, or at once if a later day is
+    /// finished; a killed day after daily.skip_after_kills kills in one step. The exit code is then 5.
     #[arg(long, value_name = "DATE", value_parser = day)]
     to: Option<NaiveDate>,
-    /// Leave this day out, unless it is finished; may be repeated. --date runs it after all.
+    /// Skip this day unless it is finished; may be repeated. --date runs it anyway.
     #[arg(long, value_name = "DATE", value_parser = day, requires = "to")]
     skip: Vec<NaiveDate>,
-    /// Train from scratch, whatever the rule says. Decided at the beginning of a run.
+    /// Train from scratch, whatever the rule says. Ignored once the run has trained its base.
     #[arg(long)]
     full: bool,
-    /// Do this step, and all that come after it, again.
+    /// Repeat this step and all later steps.
     #[arg(long, value_name = "STEP", conflicts_with_all = ["from", "to"])]
     force: Option<DayStep>,
 }
 
-/// Several days.
+/// JSON output for several days.
 #[derive(Debug, Serialize)]
 struct Runs {
     runs: Vec<Record>,
-    /// Days that this command has left out.
+    /// Days that this command skipped.
     skipped: Vec<SkippedDate>,
 }
 
@@ -136,10 +136,11 @@ impl DailyArgs {
         Ok(code)
     }
 
-    /// Whether `date` is left out without another try: it was before, --skip names it, or it was tried or killed too often.
+    /// True if `date` is skipped without another try: it was skipped before, --skip names it, or it was tried or killed too
+    /// often.
     fn leave_out(&self, config: &Config, root: &Root, date: NaiveDate, done: &mut Runs) -> Result<bool> {
         let record = match Record::load(root, &date.to_string()) {
-            // A record that cannot be read is no reason to stay where --skip says to go on.
+            // With --skip, an unreadable record does not stop the command.
             Err(_) if self.skip.contains(&date) => None,
             record => record?,
         };
@@ -185,7 +186,7 @@ fn skip(root: &Root, date: NaiveDate, reason: String, done: &mut Runs) -> Result
     Ok(())
 }
 
-/// Why a day is not tried again, where runs of it have failed or were killed often enough.
+/// Returns why a day is not tried again: its runs failed or were killed too often. `None` otherwise.
 fn too_often(daily: &Daily, record: &Record) -> Option<String> {
     let &Daily { skip_after_tries, skip_after_kills, .. } = daily;
     let tries = record.tries;
@@ -200,8 +201,8 @@ fn too_often(daily: &Daily, record: &Record) -> Option<String> {
     Some(format!("it was killed {times} times in step {step} (daily.skip_after_kills = {skip_after_kills})"))
 }
 
-/// Whether to leave out a day that has just failed, in a run since `began`, so that later days can run: a later day is already finished, or the day was
-/// tried often enough.
+/// True if the day that just failed, in a run since `began`, is skipped so that later days can run: a later day is finished, or
+/// the day was tried too often.
 fn gives_up(
     config: &Config,
     root: &Root,
@@ -214,7 +215,7 @@ fn gives_up(
     if interrupt.requested() || of_the_user {
         return Ok(false);
     }
-    // What fails before the day's first step is no fault of the day.
+    // A failure before the day's first step is not the day's fault.
     let failed = |record: &Record| record.failure.as_ref().is_some_and(|failure| failure.at >= began);
     let Some(record) = Record::load(root, &date.to_string())?.filter(failed) else { return Ok(false) };
     let most = config.daily.skip_after_tries;
@@ -230,7 +231,7 @@ fn gives_up(
     Ok(false)
 }
 
-/// The first day without a finished run, from the first day that was ever begun.
+/// Returns the first day without a finished run, counted from the earliest day with a record.
 fn next(records: &[Record]) -> Option<NaiveDate> {
     let days = || records.iter().filter(|record| record.is_of_its_day());
     let finished: BTreeSet<NaiveDate> = days()
@@ -242,7 +243,7 @@ fn next(records: &[Record]) -> Option<NaiveDate> {
         .find(|day| !finished.contains(day))
 }
 
-/// Whether a day after `date` is finished.
+/// True if a day after `date` is finished.
 fn later_is_finished(root: &Root, date: NaiveDate) -> bool {
     let (records, _) = Record::all(root);
     records.iter().any(|record| record.date > date && record.is_of_its_day() && record.is_over())
@@ -252,7 +253,7 @@ fn today() -> NaiveDate {
     Utc::now().date_naive()
 }
 
-/// A date, or a word for one. There is no log of a day that is still to come.
+/// Parses a date, `today` or `yesterday` (UTC). A future day is an error: it has no log yet.
 fn day(text: &str) -> Result<NaiveDate, String> {
     let today = today();
     let day = match text {
@@ -268,7 +269,7 @@ fn day(text: &str) -> Result<NaiveDate, String> {
     Ok(day)
 }
 
-/// How a run ended, in a line.
+/// Returns a run's outcome in one line.
 pub(super) fn summary(record: &Record) -> String {
     let what = match record.outcome() {
         DayOutcome::Published => {

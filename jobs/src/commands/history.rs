@@ -1,4 +1,4 @@
-//! `climber history`.
+//! `climber history`: lists publications and daily runs.
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -11,23 +11,23 @@ use trainer::checkpoint;
 use super::daily::summary;
 use crate::record::Record;
 
-/// List publications and daily runs, the newest first.
+/// List publications and daily runs, newest first.
 ///
-/// The exit code is 1 where the record of one of them cannot be read: it is named, and the others are listed.
+/// The exit code is 1 if a record cannot be read; the others are still listed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  climber history --config config/shop.toml --limit 30")]
 pub(crate) struct HistoryArgs {
-    /// How many of each.
+    /// Maximum of each.
     #[arg(long, value_name = "N", default_value_t = 15)]
     limit: usize,
 }
 
-/// What there was.
+/// JSON output, newest first.
 #[derive(Debug, Serialize)]
 struct History {
     publications: Vec<Publication>,
     runs: Vec<Record>,
-    /// Records that cannot be read.
+    /// Messages about unreadable records.
     problems: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The command line, one command a file.
+//! The command line: one file per command.
 
 pub(crate) mod daily;
 pub(crate) mod history;
@@ -6,7 +6,7 @@ pub(crate) mod refresh;
 pub(crate) mod rollback;
 pub(crate) mod status;
 
-/// A model was made, and the gate refused it.
+/// Exit code: the gate refused the new model.
 pub(crate) const EXIT_REFUSED: u8 = 4;
-/// Days were left out, and the others are done.
+/// Exit code: some days were skipped; the others are done.
 pub(crate) const EXIT_SKIPPED: u8 = 5;

@@ -1,4 +1,4 @@
-//! `climber refresh`.
+//! `climber refresh`: the near-real-time job, once or as a loop.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,24 +8,24 @@ use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
 use super::EXIT_REFUSED;
 use crate::refresh::{self, RefreshOutcome};
 
-/// Refresh the published model whenever new events have come, beside a running `pipeline consume`.
+/// Refresh the published model whenever new events arrive, beside a running `pipeline consume`.
 ///
-/// Looks for new versions of `events` every near_real_time.poll_interval, continues the published base with what is new, repeats
-/// near_real_time.sft_epochs passes of SFT on the last daily job's examples, and publishes what passes the gate. What another job
-/// publishes meanwhile goes first: the refresh starts again from it. Until Ctrl-C; a refresh that fails is tried again, with
-/// growing pauses, ten times.
+/// Checks for new versions of `events` every near_real_time.poll_interval, continues the published base on the new events,
+/// repeats at most near_real_time.sft_epochs epochs of SFT on the last daily job's examples, and publishes a model that passes
+/// the gate. If another job publishes meanwhile, the refresh starts again from that publication. Runs until Ctrl-C; a failed
+/// refresh is tried again after growing pauses, and the tenth failure in a row ends the command.
 ///
-/// The next daily job learns the day again as a whole: a model of this command bridges the time until then.
+/// The next daily job learns the whole day again: models of this command bridge the time until then.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   climber refresh --config config/shop.toml
   climber refresh --config config/shop.toml --once     one refresh; exit code 4 where the gate refuses it")]
 pub(crate) struct RefreshJobArgs {
-    /// Refresh once with what is there now.
+    /// Refresh once with the events at hand.
     #[arg(long)]
     once: bool,
-    /// Go on after a rollback at once, from the model that was brought back. Without, a refresh waits for the next daily job: it
-    /// would soon make again what was taken back.
+    /// Continue at once after a rollback, from the restored model. By default a refresh waits for the next daily job, since it
+    /// would soon recreate the withdrawn model.
     #[arg(long)]
     after_rollback: bool,
 }

@@ -1,4 +1,4 @@
-//! `climber rollback`.
+//! `climber rollback`: serves an earlier publication's model again.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,14 +9,14 @@ use crate::publish;
 
 /// Serve an earlier publication's model again.
 ///
-/// Makes a new publication of the old model, so that history stays as it was; the next daily job continues the model that was
-/// brought back, and learns again what came after it. `climber refresh` waits for that, unless --after-rollback tells it to go on.
+/// Publishes the old model under a new number; the history keeps all earlier publications. The next daily job continues the
+/// restored model and relearns what came after it. `climber refresh` waits for that job, unless --after-rollback is given.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   climber rollback --config config/shop.toml            the one before
   climber rollback --config config/shop.toml --to 41    `climber history` lists them")]
 pub(crate) struct RollbackArgs {
-    /// Number of the publication to bring back. Default: the one before what is served.
+    /// Number of the publication to restore. Default: the one before the served publication.
     #[arg(long, value_name = "NUMBER")]
     to: Option<u64>,
 }

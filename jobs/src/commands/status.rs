@@ -1,4 +1,4 @@
-//! `climber status`.
+//! `climber status`: what is served and what is running.
 
 use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -16,33 +16,33 @@ use crate::record::Record;
 use crate::refresh::{self, Refreshed};
 use crate::retention;
 
-/// Say what is served, how old it is, what runs now, and how the last daily run ended.
+/// Show what is served and how old it is, what is running, and how the last daily run ended.
 ///
-/// The exit code is 0 where a model is served and its files are as they were published, and 1 otherwise: a health check.
+/// The exit code is 0 if a model is served and intact, with the tables it was made from, and 1 otherwise: a health check.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  climber status --config config/shop.toml --json")]
 pub(crate) struct StatusArgs {}
 
-/// How things stand.
+/// JSON output of the command.
 #[derive(Debug, Serialize)]
 struct Status {
     published: Option<Publication>,
-    /// Whether the served model can be read and is the one that was published.
+    /// True if a model is published and `problem` is empty.
     intact: bool,
-    /// The problem.
+    /// What is wrong with the served model, its record or its tables.
     problem: Option<String>,
-    /// Versions of `events` that the served model has not learned of.
+    /// Versions of `events` that the served model has not learned.
     versions_behind: Option<u64>,
     running: Vec<Running>,
-    /// Days that were left out.
+    /// Skipped days.
     skipped: Vec<NaiveDate>,
-    /// Models that no job deletes, because they bear no mark, and that nothing needs.
+    /// Unneeded models without a job's mark, which no job deletes.
     unmarked: Vec<String>,
     last_run: Option<Record>,
     last_refresh: Option<Refreshed>,
 }
 
-/// A job that runs now.
+/// A running job.
 #[derive(Debug, Serialize)]
 struct Running {
     job: &'static str,
@@ -73,7 +73,7 @@ impl StatusArgs {
             problem,
             versions_behind: behind,
             running: running.collect(),
-            // What cannot be read is a problem of what is served, above.
+            // An error only empties this list: problems of the served model are reported above.
             unmarked: retention::unmarked(&config, &root, &runs).unwrap_or_default(),
             last_run: runs.into_iter().next_back(),
             last_refresh: refresh::last(&root),
@@ -87,7 +87,7 @@ impl StatusArgs {
     }
 }
 
-/// Why the served model cannot be read.
+/// Returns what is wrong with the served model or with `models/published.json`.
 fn problem(root: &Root, publication: &Publication) -> Option<String> {
     let names = match publication::published(root) {
         Ok(published) if published.as_ref() == Some(publication) => None,
@@ -97,7 +97,7 @@ fn problem(root: &Root, publication: &Publication) -> Option<String> {
     gate::damage(root, publication).or(names)
 }
 
-/// A table that is older than what is served was made from.
+/// Returns a message if a table is older than the version that the served model was made from.
 async fn older(root: &Root, publication: &Publication) -> Result<Option<String>> {
     for (table, &version) in &publication.tables {
         let newest = root.snapshot(table).await?.map(|table| table.version());

@@ -1,12 +1,12 @@
-//! `climber daily`: each day's log becomes a better published model, or nothing changes and the report says why.
+//! `climber daily`: turns each day's log into a better published model, or changes nothing and reports why.
 //!
 //! ```text
 //! ingest ▶ compact ▶ sequences ▶ sft-sets ▶ instructions ▶ prequential ▶ train ▶ sft ▶ evaluate ▶ gate ▶ publish ▶ retention ▶ report
 //! ```
 //!
-//! Each step can be repeated, and what it came to is written down when it is done ([`Record`]): a run that was stopped, however,
-//! goes on at the step that it was in, and a second run of a finished day does nothing. From `sequences` on, a run reads the
-//! tables at the versions that it began with ([`Root::pinned`]), whatever a consumer or a near-real-time refresh commits meanwhile.
+//! Each step can be repeated, and its output is recorded when it is done ([`Record`]): a stopped or killed run resumes at the
+//! step it was in, and a second run of a finished day does nothing. From `sequences` on, a run reads the tables at the versions
+//! it began with ([`Root::pinned`]), whatever a consumer or a near-real-time refresh commits meanwhile.
 
 mod plan;
 mod recovery;
@@ -33,21 +33,21 @@ use crate::{own, report, retention};
 use recovery::damaged;
 use work::stopped;
 
-/// What to do.
+/// A run of the daily job: its day, name and options.
 #[derive(Debug, Clone)]
 pub(crate) struct DayRequest {
-    /// What the run, and the model, is called.
+    /// Name of the run and its model.
     pub(crate) name: String,
     pub(crate) date: NaiveDate,
-    /// Train from nothing, whatever the rule says.
+    /// Train from scratch, whatever the rule says.
     pub(crate) full: bool,
-    /// Do this step and all that come after it again.
+    /// Repeat this step and all later steps.
     pub(crate) force: Option<DayStep>,
-    /// Keep the model to look at, and do not publish it.
+    /// Keep the model without publishing it.
     pub(crate) experiment: bool,
 }
 
-/// `{date}` in a path is the day: `logs/{date}/*.jsonl.gz`.
+/// Replaces `{date}` in input paths with the day: `logs/{date}/*.jsonl.gz`.
 pub(crate) fn for_date(mut config: Config, date: NaiveDate) -> Config {
     for path in config.events.paths.iter_mut().chain(&mut config.items.paths) {
         *path = path.replace("{date}", &date.to_string());
@@ -55,7 +55,11 @@ pub(crate) fn for_date(mut config: Config, date: NaiveDate) -> Config {
     config
 }
 
-/// Runs the steps that are left. The caller holds the lease: two runs would write the same tables.
+/// Runs the remaining steps under the lease `jobs/daily.lock`, since two runs would write the same tables.
+///
+/// # Errors
+///
+/// If another run holds the lease, the name is that of another day's run, or a step fails or is stopped.
 pub(crate) async fn run(config: &Config, request: &DayRequest, interrupt: &Interrupt) -> Result<Record> {
     checkpoint::check_name(&request.name)?;
     let config = &for_date(config.clone(), request.date);
@@ -72,7 +76,7 @@ pub(crate) async fn run(config: &Config, request: &DayRequest, interrupt: &Inter
         Some(record) => record,
         None => Record::new(&request.name, request.date),
     };
-    // The lock says that no other run is on.
+    // This run holds the lock: an earlier one that has not ended was killed.
     record.kills = record.killed();
     if let Some(step) = request.force {
         record.steps.clear_from(step);
@@ -86,7 +90,7 @@ pub(crate) async fn run(config: &Config, request: &DayRequest, interrupt: &Inter
     if !record.steps.is_done(DayStep::Publish) {
         record.experiment = request.experiment;
     }
-    // A model that was deleted, or replaced by one that the job did not make, has to be trained again.
+    // A model that was deleted, or replaced by one the job did not make, is trained again.
     let gone = |model: Option<&str>| model.is_some_and(|model| own::model_by(&root, model).is_none());
     if !record.steps.is_done(DayStep::Publish) {
         if gone(record.base()) {
@@ -98,27 +102,27 @@ pub(crate) async fn run(config: &Config, request: &DayRequest, interrupt: &Inter
     record.full |= request.full;
     let trained = record.steps.is_done(DayStep::Train);
     if !record.steps.is_done(DayStep::Publish) {
-        // A run that has read its tables is planned by what is in them.
+        // A run that has built its tables is planned by their content.
         let version = record.steps.sequences.as_ref().map(|done| (EVENTS, done.output.events_version));
         let seen = root.pinned(version);
         let plan = DayPlan::new(config, &seen, &record).await?;
-        // A training from scratch that was begun is finished.
+        // A planned full training is not replaced by a refresh.
         let stays = |old: &Training| trained || *old == plan.training || *old == Training::Full;
         let same = |old: &DayPlan| old.follows == plan.follows && stays(&old.training);
         if !record.plan.as_ref().is_some_and(same) {
-            // Another day was published since the run was begun, and it would take back what that one has learned; or the
-            // base that it was to continue is not there any more.
+            // Another day was published since the run began, and this run would undo what that one learned; or the base it was to
+            // continue is gone.
             record.steps.clear_from(DayStep::Sequences);
             record.plan = Some(plan);
         }
         own_names(&root, config, &mut record)?;
         record.save(&root)?;
-        // Room is made before it is needed.
+        // Frees space before training needs it.
         retention::models(config, &root)?;
     }
     record.begun = !record.is_over();
     if record.begun {
-        // A run that is killed cannot say so afterwards.
+        // A killed run cannot record this afterwards.
         record.save(&root)?;
     }
     Daily { config, root, interrupt, record }.run().await
@@ -128,7 +132,7 @@ fn lock(root: &Root) -> Result<Lease> {
     Ok(Lease::take(own::DAILY, &root.path().join("jobs").join("daily.lock"))?)
 }
 
-/// Leaves the day of `date` out, which is not finished: it is written down as skipped, on its page too.
+/// Records the unfinished day `date` as skipped, and writes its page.
 pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Record> {
     let _lock = lock(root)?;
     let name = date.to_string();
@@ -146,11 +150,11 @@ pub(crate) fn skip(root: &Root, date: NaiveDate, reason: String) -> Result<Recor
     Ok(record)
 }
 
-/// Raises the run's generation until the names of its models are free: no other model or training has them, and none that was
-/// published. What is served is never written over.
+/// Raises the run's generation until its model names are free: no other model, training or publication has them. Served models
+/// are never overwritten.
 fn own_names(root: &Root, config: &Config, record: &mut Record) -> Result<()> {
     let kept = match retention::kept(root, config) {
-        // What the run itself has published stands in its record, and the weights of others are still there.
+        // The run's own publications are in its record, and the weights of the others still exist.
         Err(damaged @ PublicationError::Damaged { .. }) => {
             eprintln!("warning: {}", with_causes(&damaged));
             Vec::new()
@@ -205,7 +209,7 @@ impl Daily<'_> {
         Ok(self.record)
     }
 
-    /// Writes down why the run stopped, and tells it on the page. The error itself goes on to the caller, so nothing here may hide it.
+    /// Records the failure, also on the page. A problem here is only printed: the caller returns `error`.
     fn failed(&mut self, step: DayStep, error: &anyhow::Error) {
         let stopped = is_stop(error);
         self.record.begun = false;
@@ -213,7 +217,7 @@ impl Daily<'_> {
         let (error_text, at) = (with_causes(error.as_ref()), Utc::now());
         self.record.failure = Some(Failure { step, error: error_text, at, stopped });
         if let Some((step, shard)) = damaged(&self.root, error) {
-            // The builders see that it is missing.
+            // The builders notice the missing shard.
             let aside = shard.with_extension("damaged.parquet");
             match std::fs::rename(&shard, &aside) {
                 Err(problem) if problem.kind() != std::io::ErrorKind::NotFound => {}

@@ -1,4 +1,4 @@
-//! What a run trains: the published base goes on learning, or a model begins from nothing.
+//! Plans a run's training: continue the published base, or train from scratch.
 
 use anyhow::Result;
 use chrono::{NaiveDate, Utc};
@@ -13,7 +13,7 @@ use crate::publish::followed;
 use crate::record::{DayPlan, Record, Training};
 
 impl DayPlan {
-    /// For the run of `record`, from `events` as they are in `root`.
+    /// Plans the run of `record`, on `events` as `root` shows it.
     pub(crate) async fn new(config: &Config, root: &Root, record: &Record) -> Result<Self> {
         let date = record.date;
         let followed = followed(root, &record.name)?;
@@ -31,7 +31,7 @@ impl DayPlan {
             return Ok(full_for("--full asks for it".into()));
         }
         if record.experiment {
-            // Nothing new would leave nothing to train, and what is compared should differ in the settings alone.
+            // A refresh may find nothing new to train on, and compared runs should differ in their settings alone.
             return Ok(full_for("it is an experiment (--name without --publish)".into()));
         }
         if let Some(reason) = reason_for_full(config, root, publication, date, events) {
@@ -60,7 +60,7 @@ fn reason_for_full(
 ) -> Option<String> {
     let Publication { base, base_hash, full_training, full_events, .. } = publication;
     let directory = root.model_path(base);
-    // A base that cannot be read, or is another one, is no place to go on from.
+    // A base that is unreadable or was replaced cannot be continued.
     match checkpoint::hash(&directory) {
         Ok(hash) if hash != *base_hash => {
             return Some(format!(

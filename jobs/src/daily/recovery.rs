@@ -1,4 +1,4 @@
-//! What goes wrong and can be repaired by doing it again.
+//! Failures that a repetition repairs: commit conflicts, unusable checkpoints, damaged shards.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use trainer::learn::TrainError;
 
 use crate::record::DayStep;
 
-/// So often a table is built that another job writes too.
+/// Attempts to build a table that another job writes too.
 const CONFLICTS: usize = 5;
 
-/// `build`, again where another job has committed to the same table meanwhile: both write `refresh`, and new items.
+/// Repeats `build` while another job's commits conflict with it, up to `CONFLICTS` times: both write `refresh` and new items.
 pub(crate) async fn again_on_conflict<T, F: Future<Output = Result<T, sequences::BuildError>>>(
     build: impl Fn() -> F,
 ) -> Result<T, sequences::BuildError> {
@@ -30,8 +30,8 @@ pub(crate) async fn again_on_conflict<T, F: Future<Output = Result<T, sequences:
     build().await
 }
 
-/// A training, from the beginning where what an earlier run has left cannot be continued: it was begun with other settings, from
-/// other tables, by another version of the code, or is damaged. The names are the jobs' own, so nothing of anybody's is lost.
+/// Continues a training, or begins it anew if an earlier run's checkpoint is unusable: it has other settings, tables or code, or
+/// is damaged. The names are the jobs' own, so no other model is lost.
 pub(crate) async fn anew_if_unusable<T>(
     train: impl AsyncFn(bool) -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
@@ -44,7 +44,7 @@ pub(crate) async fn anew_if_unusable<T>(
     }
 }
 
-/// Whether what came after a version of `events` is not known any more: a log entry is gone, or a shard as it was then.
+/// True if the changes since a version of `events` are no longer known: a log entry is gone, or a shard as it was then.
 pub(crate) fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
     let gone = |error: &TableError| match error {
         TableError::Expired { .. } | TableError::Future { .. } => true,
@@ -54,7 +54,7 @@ pub(crate) fn cannot_tell_what_is_new(error: &sequences::BuildError) -> bool {
     matches!(error, sequences::BuildError::Table(error) if gone(error))
 }
 
-/// The shard that cannot be read and the step that builds its table, if it is one that can be built again.
+/// Returns the step that rebuilds an unreadable shard's table, and the shard's path; `None` if no step does.
 pub(super) fn damaged(root: &Root, error: &anyhow::Error) -> Option<(DayStep, PathBuf)> {
     let data = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(TrainError::Data(data) | TrainError::Evaluate(EvaluateError::Data(data))), _) => data,

@@ -1,4 +1,4 @@
-//! What each step does.
+//! The work of each step of the daily job.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -37,7 +37,7 @@ impl Daily<'_> {
         self.record.save(&self.root)?;
         let limits = ingest::Limits { memory: self.config.memory.of_daily(), ..ingest::Limits::default() };
         let mut report = ingest::run_within(self.config, &self.root, limits, self.interrupt).await?;
-        // A try that was killed could not say what it had committed: it finds those events again, as duplicates.
+        // A killed try could not record the events it committed: this try reads them again, as duplicates.
         let earlier = rows.saturating_sub(before).min(report.events.duplicates);
         report.events.accepted += earlier;
         report.events.duplicates -= earlier;
@@ -81,7 +81,7 @@ impl Daily<'_> {
             hidden_share: all.hidden_share,
             ..Tables::default()
         };
-        // The model that was there before predicts the new events, however the next one is trained.
+        // The previously served model predicts the new events, whichever training follows.
         let since = match &plan.training {
             Training::Refresh { since, .. } => Some(*since),
             Training::Full => self.followed()?.map(|publication| publication.learned_events),
@@ -151,7 +151,7 @@ impl Daily<'_> {
                 }
                 Ok(Prequential { model: Some(served), metrics, targets, problem: None })
             }
-            // A number is lost, not the day.
+            // This costs a number, not the day.
             Err(error) => {
                 let problem = format!("`{served}` cannot be asked: {}", with_causes(&error));
                 eprintln!("warning: {problem}");
@@ -285,7 +285,7 @@ impl Daily<'_> {
         Ok(removed)
     }
 
-    /// The page is written when the record of this step is there, too.
+    /// Collects what the page shows. The page is written after this step is recorded.
     pub(super) async fn report(&self) -> Result<Page> {
         let inspected =
             self.unless_stopped(DayStep::Report, inspect(&self.pinned()?, Some(SEQUENCES))).await??;
@@ -306,18 +306,19 @@ impl Daily<'_> {
         Ok(Page { path: inside.display().to_string(), distributions })
     }
 
-    /// The share of the machine's memory that this job may use.
+    /// Returns the share of the machine's memory that this job may use.
     fn resources(&self) -> Resources {
         Resources::within(self.config.memory.of_daily())
     }
 
-    /// Writes down that the model is the run's, before there is anything of it.
+    /// Records the model as the run's, before any of it exists.
     pub(super) fn begin_model(&mut self, name: &str) -> Result<()> {
         self.record.models.insert(name.into());
         self.record.save(&self.root)
     }
 
-    /// What the served model is to follow; without, and without events that are set aside for it, the base itself is served.
+    /// Returns the conditions that the served model follows. `None` without conditions, or without events set aside for SFT: the
+    /// base itself is served.
     pub(super) fn conditions(&self) -> Option<&[String]> {
         let conditions = self.config.sft.conditions.as_slice();
         if conditions.is_empty() {
@@ -334,7 +335,7 @@ impl Daily<'_> {
         self.record.plan.clone().context("the run has no plan")
     }
 
-    /// The publication that this run follows.
+    /// Returns the publication that this run follows.
     pub(super) fn followed(&self) -> Result<Option<Publication>> {
         match self.plan()?.follows {
             Some(number) => Ok(publication::at(&self.root, number)?),
@@ -347,13 +348,13 @@ impl Daily<'_> {
         done.map(|done| &done.output).context("the step `sequences` is not done")
     }
 
-    /// The tables of instruction examples.
+    /// Returns the tables of instruction examples, with their versions.
     pub(super) fn sets(&self) -> impl Iterator<Item = (String, u64)> {
         let sets = self.record.steps.sft_sets.as_ref();
         sets.map(|done| done.output.versions.clone()).unwrap_or_default().into_iter()
     }
 
-    /// The root as this run sees it.
+    /// Returns the root at the table versions that this run reads.
     pub(super) fn pinned(&self) -> Result<Root> {
         let tables = self.tables()?;
         let pinned = self.root.pinned([

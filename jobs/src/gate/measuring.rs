@@ -1,4 +1,4 @@
-//! [`measure`](super::measure) on small models that are really trained.
+//! Tests of [`measure`](super::measure) on small trained models.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,8 @@ struct Service {
 }
 
 impl Service {
-    /// Users who walk through a catalogue of 20 items, a third of whom are held out, and these models, each of a seed.
+    /// Ingests users who walk through a catalogue of 20 items, holds a third of them out, and trains `models`, each with its
+    /// seed.
     async fn new(models: &[(&str, u64)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut log = String::from("user,item,time\n");
@@ -93,7 +94,7 @@ async fn a_model_is_measured_beside_those_that_are_served() {
     let Service { config, root, directory: _directory } = &service;
     let old = published(root, 1, "old");
     let measured = measure(config, root, "new", vec![&old], Some(&old)).await.unwrap();
-    // The guard's hit rates, counted here from the places of its targets.
+    // The guard's hit rates, recomputed from the stored ranks.
     let rates = |model: &str| {
         let path = root.model_path(model).join("ranks-validation.parquet");
         let rows = judge::stored::read_ranks(&path).unwrap().unwrap();
@@ -121,15 +122,15 @@ async fn a_model_is_measured_beside_those_that_are_served() {
     assert!(names.iter().eq(served.differences.keys()), "{served:?}");
     assert!(names.iter().eq(served.guard.keys()) && names.iter().eq(measured.guard.keys()), "{measured:?}");
     assert!(measured.health.coverage() > 0.0 && served.health.coverage() > 0.0);
-    // The best one is served: it is asked once.
+    // The best model is the served one: it is measured once.
     assert_eq!((&measured.best, &measured.not_compared), (&None, &None));
 
-    // The same weights are no better, and the best of before is asked where it is another one.
+    // Equal weights differ in nothing, and the best model is compared if it is another one.
     let same = measure(config, root, "twin", vec![&old], Some(&published(root, 2, "new"))).await.unwrap();
     assert!(same.published[0].differences.values().all(|d| *d == Difference::default()), "{same:?}");
     assert_eq!(same.best.as_ref().map(|best| (best.number, best.model.as_str())), Some((2, "new")));
 
-    // Other weights than those that were published are not compared with, and a damaged model is not either.
+    // Replaced weights are not compared.
     let other = Publication { served_hash: "0".repeat(32), ..old.clone() };
     let measured = measure(config, root, "new", vec![&other], Some(&other)).await.unwrap();
     assert!(measured.published.is_empty() && measured.best.is_none(), "{measured:?}");

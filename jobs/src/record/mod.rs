@@ -1,6 +1,6 @@
-//! What a run has done, on disk: `jobs/daily/<name>/run.json`. A step that stands there is not done again.
+//! The record of a daily run: `jobs/daily/<name>/run.json`. A recorded step is not done again.
 //!
-//! Jobs, reports, retention and commands read records; a record knows none of them.
+//! Jobs, reports, retention and commands read records; of these, records use only the gate's figures.
 
 mod plan;
 mod step;
@@ -21,59 +21,59 @@ pub(crate) use step::DayStep;
 
 use crate::gate::{Figures, Measured, Verdict};
 
-/// The file of the page of a run, beside its record.
+/// File name of a run's page, beside its record.
 pub(crate) const PAGE: &str = "report.html";
 
 /// One run of the daily job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// What the run is called, and the model unless that was made before.
+    /// Name of the run; its models' names begin with it.
     #[serde(deserialize_with = "names::plain")]
     pub(crate) name: String,
-    /// The day.
+    /// Day whose log is processed.
     pub(crate) date: NaiveDate,
-    /// When it was begun.
+    /// When the run first began.
     pub(crate) started_at: DateTime<Utc>,
-    /// Whether a training from scratch was asked for.
+    /// True if training from scratch was requested.
     #[serde(default)]
     pub(crate) full: bool,
-    /// How often its models were made anew, from 1.
+    /// Generation of its models' names, from 1; raised when they are taken.
     #[serde(default)]
     pub(crate) generation: u32,
-    /// Every model that the run has begun to train.
+    /// Models that the run has begun to train.
     #[serde(default, deserialize_with = "names::plain_each")]
     pub(crate) models: BTreeSet<String>,
-    /// Those of them that were published.
+    /// Models of the run that were published.
     #[serde(default, deserialize_with = "names::plain_each")]
     pub(crate) published: BTreeSet<String>,
-    /// Whether its model is an experiment: kept and not published.
+    /// True if its model is an experiment: kept, not published.
     #[serde(default)]
     pub(crate) experiment: bool,
-    /// Runs that failed.
+    /// Failed tries.
     #[serde(default)]
     pub(crate) tries: u32,
-    /// A run was begun and has not ended: if it is not running, it was killed.
+    /// True if a try has begun and not ended: if none is running, it was killed.
     #[serde(default)]
     pub(crate) begun: bool,
-    /// Runs before it that were killed, the last ones in one step.
+    /// Earlier tries that were killed, in one step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kills: Option<Kills>,
-    /// Why the day was left out, if it was.
+    /// Why the day was skipped, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) skipped: Option<SkippedDay>,
-    /// Rows of `events` before the first try of `ingest`: what a try committed before it was killed is its own.
+    /// Rows of `events` before the first try of `ingest`: what a killed try committed belongs to this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) events_before: Option<u64>,
     /// Which training to run, and from which model.
     pub(crate) plan: Option<DayPlan>,
-    /// What each step did.
+    /// Output of each finished step.
     #[serde(flatten)]
     pub(crate) steps: Steps,
-    /// Why it stopped, if it did.
+    /// Why the last try stopped, if it did.
     pub(crate) failure: Option<Failure>,
 }
 
-/// The outcome of each step that is done.
+/// Outputs of the finished steps.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Steps {
@@ -95,22 +95,22 @@ pub(crate) struct Steps {
 /// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Done<T> {
-    /// When.
+    /// End of the step.
     pub(crate) finished_at: DateTime<Utc>,
-    /// Wall time.
+    /// Wall time in seconds.
     pub(crate) seconds: f64,
-    /// What came of it.
+    /// Output of the step.
     #[serde(flatten)]
     pub(crate) output: T,
 }
 
-/// A step that failed.
+/// A step that failed or was stopped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) step: DayStep,
     pub(crate) error: String,
     pub(crate) at: DateTime<Utc>,
-    /// It was asked to stop, which is no failure.
+    /// True if it was asked to stop, which is no failure.
     #[serde(default)]
     pub(crate) stopped: bool,
 }
@@ -124,21 +124,21 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs that were killed in the same step: from outside, by a power cut, or because they used too much memory.
+/// Tries killed in one step: from outside, by a power cut, or for lack of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kills {
     pub(crate) step: DayStep,
     pub(crate) times: u32,
 }
 
-/// A day that was left out.
+/// A skipped day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SkippedDay {
     pub(crate) at: DateTime<Utc>,
     pub(crate) reason: String,
 }
 
-/// Files to `events`, `items` and `dead_letters`.
+/// Counts of `ingest`: from files to `events`, `items` and `dead_letters`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ingested {
     /// Records of the log: read = accepted + duplicates + dead letters + forgotten.
@@ -148,37 +148,38 @@ pub(crate) struct Ingested {
     pub(crate) dead_letters: u64,
     #[serde(default)]
     pub(crate) forgotten: u64,
-    /// Rejected records, of log and catalogue, by reason.
+    /// Rejected records of log and catalogue, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
-    /// Rows of `events`, and of `items`.
+    /// Rows of `events`.
     pub(crate) events: u64,
+    /// Rows of `items`.
     pub(crate) items: u64,
 }
 
-/// Small shards merged.
+/// Counts of `compact`: small shards merged.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Compacted {
-    /// Dates and tables that were rewritten.
+    /// Number of rewritten dates and unpartitioned tables.
     pub(crate) rewritten: usize,
 }
 
-/// The tables that the run reads, at these versions whatever is committed meanwhile.
+/// Versions of the tables that the run reads, whatever is committed meanwhile, and their counts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tables {
     pub(crate) events_version: u64,
     pub(crate) items_version: u64,
     pub(crate) sequences_version: u64,
-    /// None where nothing is refreshed.
+    /// `None` if nothing is refreshed.
     pub(crate) refresh_version: Option<u64>,
     /// Rows of `events`.
     pub(crate) events: u64,
-    /// Windows, in `sequences`.
+    /// Rows (windows) of `sequences`.
     pub(crate) rows: u64,
     /// Rows of `refresh`.
     pub(crate) fresh_rows: Option<u64>,
-    /// Users, of a build that was made by this run.
+    /// Users in `sequences`, if this run built it.
     pub(crate) users: Option<u64>,
-    /// Share of the earlier events that `Δτ` hides, of a build that was made by this run.
+    /// Share of the earlier events that `Δτ` hides, if this run built `sequences`.
     pub(crate) hidden_share: Option<f64>,
 }
 
@@ -194,33 +195,33 @@ pub(crate) struct SftSets {
 /// The table `instructions`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BuiltInstructions {
-    /// None where no condition is configured.
+    /// `None` if no condition is configured.
     pub(crate) version: Option<u64>,
     pub(crate) users: u64,
 }
 
-/// New events, predicted before they are learned.
+/// Prequential evaluation: new events are predicted before they are learned.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Prequential {
-    /// The model that was served; none where there was none, or nothing is new.
+    /// The served model; `None` if there was none, or nothing is new.
     pub(crate) model: Option<String>,
-    /// As served, seen items filtered.
+    /// Figures as served, seen items filtered.
     pub(crate) metrics: Figures,
-    /// New events that took part.
+    /// New events that were predicted.
     pub(crate) targets: usize,
-    /// Why the model could not be asked.
+    /// Why the model could not be evaluated.
     #[serde(default)]
     pub(crate) problem: Option<String>,
 }
 
-/// The base.
+/// Training of the base.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Trained {
-    /// None where nothing was new: then nothing is published.
+    /// `None` if nothing was new: then nothing is published.
     #[serde(default, deserialize_with = "names::plain_option")]
     pub(crate) model: Option<String>,
     pub(crate) steps: u64,
-    /// Seconds of training alone, over all parts of a step that was resumed.
+    /// Targets learned by the last try, over all epochs and branches.
     pub(crate) targets: u64,
     pub(crate) epochs: Vec<Epoch>,
 }
@@ -233,40 +234,41 @@ pub(crate) struct Epoch {
     pub(crate) validation: Option<f64>,
 }
 
-/// The base after SFT.
+/// SFT of the base.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tuned {
-    /// None where no condition is configured: the base itself is served.
+    /// `None` if no condition is configured: the base itself is served.
     #[serde(default, deserialize_with = "names::plain_option")]
     pub(crate) model: Option<String>,
     pub(crate) steps: u64,
     pub(crate) epochs: Vec<Epoch>,
 }
 
-/// The publication.
+/// Output of `publish`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Published {
-    /// None where nothing was new, or the gate refused.
+    /// Number of the publication; `None` if nothing was new, the gate refused, or the run is an experiment.
     pub(crate) number: Option<u64>,
 }
 
-/// The page for people.
+/// The day's page, with figures that later pages compare with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Page {
-    /// Inside the root.
+    /// Path inside the root.
     pub(crate) path: String,
-    /// By title, name and count of each bin.
+    /// Name and count of each bin, by title.
     #[serde(default)]
     pub(crate) distributions: BTreeMap<String, Vec<(String, u64)>>,
 }
 
-/// What was deleted.
+/// What retention deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removed {
-    /// Models.
+    /// Names of models.
     pub(crate) models: Vec<String>,
-    /// Files of tables, and their bytes.
+    /// Files of tables.
     pub(crate) files: usize,
+    /// Bytes of these files.
     pub(crate) bytes: u64,
     /// How long versions of tables stay readable.
     pub(crate) kept: String,
@@ -276,17 +278,17 @@ pub(crate) struct Removed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum DayOutcome {
-    /// Not all steps are done.
+    /// Some steps are not done.
     Unfinished,
     /// A new model is served.
     Published,
-    /// The gate refused it; the old one is served.
+    /// The gate refused the new model; the old one is served.
     Refused,
     /// There was nothing to learn.
     NothingNew,
-    /// A model was made to look at, and is not served.
+    /// A model was made as an experiment, and is not served.
     Experiment,
-    /// The day was left out.
+    /// The day was skipped.
     Skipped,
 }
 
@@ -312,12 +314,16 @@ impl Record {
         }
     }
 
-    /// The directory of the run called `name`.
+    /// Returns the directory of run `name`.
     pub(crate) fn directory(root: &Root, name: &str) -> PathBuf {
         root.path().join("jobs").join("daily").join(name)
     }
 
-    /// What the run called `name` has done so far; `None` where it was never begun.
+    /// Reads the record of run `name`; `None` if it was never begun.
+    ///
+    /// # Errors
+    ///
+    /// If the record is unreadable, damaged, or of another run.
     pub(crate) fn load(root: &Root, name: &str) -> Result<Option<Self>> {
         Self::read(&Self::directory(root, name).join("run.json"))
     }
@@ -336,7 +342,7 @@ impl Record {
         Ok(Some(record))
     }
 
-    /// Gives a record that cannot be read another name.
+    /// Renames an unreadable record to `run.damaged.json`, and returns its new path.
     pub(crate) fn set_aside(root: &Root, name: &str) -> Result<PathBuf> {
         let path = Self::directory(root, name).join("run.json");
         let aside = path.with_extension("damaged.json");
@@ -344,7 +350,7 @@ impl Record {
         Ok(aside)
     }
 
-    /// All runs, by date and beginning. What cannot be read is left out, with its problem.
+    /// Reads all records, sorted by date and beginning, and returns messages about unreadable ones.
     pub(crate) fn all(root: &Root) -> (Vec<Self>, Vec<String>) {
         let (mut records, mut problems) = (Vec::new(), Vec::new());
         let directory = Self::directory(root, "");
@@ -362,7 +368,7 @@ impl Record {
         for entry in entries {
             let path = entry.path().join("run.json");
             match Self::read(&path) {
-                // A run that is over has a page, and a record.
+                // A finished run has a page and a record.
                 Ok(None) if entry.path().join(PAGE).exists() => problems.push(format!(
                     "{} is gone, and the page of its run is there: run the day again, or remove the directory",
                     path.display()
@@ -375,7 +381,7 @@ impl Record {
         (records, problems)
     }
 
-    /// Writes it down, as a whole or not at all.
+    /// Writes the record atomically.
     pub(crate) fn save(&self, root: &Root) -> Result<()> {
         let path = Self::directory(root, &self.name).join("run.json");
         let text = sealed::write(self)?;
@@ -386,7 +392,7 @@ impl Record {
         write().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The name of the base.
+    /// Returns the name of the base.
     pub(crate) fn base_name(&self) -> String {
         match self.generation {
             0 | 1 => self.name.clone(),
@@ -394,22 +400,22 @@ impl Record {
         }
     }
 
-    /// The name of the base after SFT.
+    /// Returns the name of the base after SFT.
     pub(crate) fn tuned_name(&self) -> String {
         format!("{}-sft", self.base_name())
     }
 
-    /// The base, if there is a new one.
+    /// Returns the new base, if any.
     pub(crate) fn base(&self) -> Option<&str> {
         self.steps.train.as_ref()?.output.model.as_deref()
     }
 
-    /// The model to be served, if there is a new one.
+    /// Returns the new model to be served, if any.
     pub(crate) fn served(&self) -> Option<&str> {
         self.steps.sft.as_ref().and_then(|sft| sft.output.model.as_deref()).or_else(|| self.base())
     }
 
-    /// How it ended.
+    /// Returns how the run ended.
     pub(crate) fn outcome(&self) -> DayOutcome {
         match (&self.steps.publish, &self.steps.gate) {
             _ if self.skipped.is_some() => DayOutcome::Skipped,
@@ -421,36 +427,35 @@ impl Record {
         }
     }
 
-    /// Whether all steps are done.
+    /// True if all steps are done.
     pub(crate) fn is_over(&self) -> bool {
         self.next_step().is_none()
     }
 
-    /// The first step that is not done.
+    /// Returns the first step that is not done.
     pub(crate) fn next_step(&self) -> Option<DayStep> {
         DayStep::ALL.into_iter().find(|&step| !self.steps.is_done(step))
     }
 
-    /// How often runs were killed in the step in which the next one goes on; the last one counts if it was begun and has not
-    /// ended.
+    /// Returns how many tries were killed in the next step; the last try counts if it has begun and not ended.
     pub(crate) fn killed(&self) -> Option<Kills> {
         let step = self.next_step()?;
         let before = self.kills.filter(|kills| kills.step == step).map_or(0, |kills| kills.times);
         Some(Kills { step, times: before + u32::from(self.begun) }).filter(|kills| kills.times > 0)
     }
 
-    /// Whether it is the day's own run, not an experiment with another name.
+    /// True if this is the day's own run, not an experiment with another name.
     pub(crate) fn is_of_its_day(&self) -> bool {
         self.name == self.date.to_string()
     }
 
-    /// Wall time of all steps.
+    /// Returns the wall time of all steps, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         DayStep::ALL.into_iter().filter_map(|step| self.steps.seconds(step)).sum()
     }
 }
 
-/// A step's place, whatever comes of it.
+/// A step's output, whatever its type.
 trait Slot {
     fn seconds(&self) -> Option<f64>;
     fn clear(&mut self);
@@ -467,17 +472,17 @@ impl<T> Slot for Option<Done<T>> {
 }
 
 impl Steps {
-    /// Whether `step` is done.
+    /// True if `step` is done.
     pub(crate) fn is_done(&self, step: DayStep) -> bool {
         self.seconds(step).is_some()
     }
 
-    /// Wall time of `step`, once it is done.
+    /// Returns the wall time of `step` in seconds, once it is done.
     pub(crate) fn seconds(&self, step: DayStep) -> Option<f64> {
         self.slot(step).seconds()
     }
 
-    /// `step` and all that come after it are to be done again.
+    /// Marks `step` and all later steps as not done.
     pub(crate) fn clear_from(&mut self, step: DayStep) {
         DayStep::ALL
             .into_iter()
@@ -551,7 +556,7 @@ mod tests {
         let root = super::Root::new(directory.path().to_str().unwrap()).unwrap();
         assert!(super::Record::all(&root).1.is_empty());
         std::fs::create_dir(directory.path().join("jobs")).unwrap();
-        // A directory that leads nowhere, as one that may not be read.
+        // A directory that cannot be listed: a symbolic link to itself.
         let jobs = directory.path().join("jobs/daily");
         std::os::unix::fs::symlink(&jobs, &jobs).unwrap();
         let (_, problems) = super::Record::all(&root);

@@ -1,33 +1,32 @@
-//! What a run was to train.
+//! What a run trains, as recorded.
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-/// Decided at the beginning of a run, and kept.
+/// Plan of a run, decided when it begins and kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DayPlan {
     pub(crate) training: Training,
-    /// Why.
+    /// Why this training.
     pub(crate) reason: String,
-    /// The publication of a daily job that the run follows: its served model predicts what is new, and a refresh continues its
-    /// base.
+    /// Daily publication that the run follows: its served model predicts the new events, and a refresh continues its base.
     pub(crate) follows: Option<u64>,
-    /// The day of the last full training, this one included, and the rows of `events` that it was made of.
+    /// Day of the last full training, this one included, and the rows of `events` it was trained on.
     pub(crate) full: (NaiveDate, u64),
 }
 
-/// How the base comes about.
+/// How the base is trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum Training {
-    /// From nothing, on all of `sequences`.
+    /// From scratch, on all of `sequences`.
     Full,
-    /// From a published base, on what is new.
+    /// From a published base, on new events.
     Refresh {
-        /// The base.
+        /// The published base.
         #[serde(deserialize_with = "schemas::names::plain")]
         from: String,
-        /// The version of `events` that it has learned up to.
+        /// Version of `events` that it has learned.
         since: u64,
     },
 }

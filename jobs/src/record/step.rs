@@ -1,4 +1,4 @@
-//! The steps of a day, in their order.
+//! The steps of a day, in order.
 
 use std::fmt;
 
@@ -13,32 +13,32 @@ pub(crate) enum DayStep {
     Ingest,
     /// Small shards to large ones.
     Compact,
-    /// Events to windows of histories: all of them, and those with something new.
+    /// Events to windows of histories: all windows, and those with new events.
     Sequences,
     /// Instruction examples.
     SftSets,
     /// Each user's own recall instructions.
     Instructions,
-    /// New events, predicted by the model that was published before them.
+    /// New events, predicted by the previously published model.
     Prequential,
     /// The base: a refresh, or a full training.
     Train,
-    /// The base learns to follow instructions again.
+    /// SFT: the base learns to follow instructions.
     Sft,
-    /// The guard's targets, asked of the new model and of the published one.
+    /// The guard's targets, ranked by the new and the published model.
     Evaluate,
-    /// Whether the new model may be published.
+    /// Judgement whether the new model may be published.
     Gate,
-    /// The new model is served.
+    /// Publication of the new model.
     Publish,
-    /// Models and versions of tables that are no longer needed.
+    /// Deletion of unneeded models and versions of tables.
     Retention,
-    /// The page for people.
+    /// The day's page.
     Report,
 }
 
 impl DayStep {
-    /// All of them.
+    /// All steps, in order.
     pub(crate) const ALL: [Self; 13] = [
         Self::Ingest,
         Self::Compact,
@@ -55,7 +55,7 @@ impl DayStep {
         Self::Report,
     ];
 
-    /// The name on command lines and in records.
+    /// Returns the name on command lines and in records.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
@@ -74,7 +74,7 @@ impl DayStep {
         }
     }
 
-    /// What it does, in a heading.
+    /// Returns a heading that says what the step does.
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Ingest => "log and catalogue to tables",

@@ -1,10 +1,14 @@
-//! Any bytes as a record: one that is read has a page.
+//! Fuzz target for `run.json`: any bytes are an error, or a record with a page.
 
 use store::sealed;
 
 use crate::record::Record;
 
-/// Gives any bytes to the reader of `run.json`, for fuzzers: a record that is read has a page, and is written as it was read.
+/// Reads `bytes` as a `run.json`.
+///
+/// # Panics
+///
+/// If a record that can be read has no page, or is not written back as it was read.
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(
     not(feature = "fuzzing"),

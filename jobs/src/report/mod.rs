@@ -1,4 +1,4 @@
-//! The page of a day: `jobs/daily/<name>/report.html`, one file that needs nothing else.
+//! The page of a day: `jobs/daily/<name>/report.html`, one self-contained file.
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing;
@@ -15,7 +15,7 @@ use store::files;
 
 use crate::record::{PAGE, Record};
 
-/// Writes the page of `record`, with what the runs before it say, and gives its path.
+/// Writes the page of `record`, with figures of the earlier runs, and returns its path.
 pub(crate) fn write(root: &Root, record: &Record) -> Result<PathBuf> {
     let (mut history, problems) = Record::all(root);
     history.retain(|other| other.name != record.name && other.started_at <= record.started_at);

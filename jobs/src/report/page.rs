@@ -1,4 +1,4 @@
-//! The page of a day, from its record alone.
+//! The HTML of a day's page, from records alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::record::{DayOutcome, DayStep, Epoch, Record};
 /// Days in the charts.
 const DAYS: usize = 30;
 
-/// The page of `record`; `history`: the runs before it, the oldest first; `problems`: of records that cannot be read.
+/// Returns the page of `record`. `history`: earlier runs, oldest first; `problems`: messages about unreadable records.
 pub(crate) fn page(record: &Record, history: &[Record], problems: &[String]) -> String {
     let mut body = heading(record);
     for problem in problems {
@@ -56,7 +56,7 @@ fn heading(record: &Record) -> String {
             ("bad", format!("left out: {reason}"))
         }
         (Some(failure), _) => (if failure.stopped { "soft" } else { "bad" }, failure.to_string()),
-        // The report is a step itself, so the run is not over while the page is written.
+        // The page is written in the last step, before the run is over.
         (None, _) if published(record).is_some() => {
             ("good", format!("published, as publication {}", published(record).unwrap_or_default()))
         }
@@ -77,7 +77,7 @@ fn heading(record: &Record) -> String {
     html
 }
 
-/// The days of the last runs that were left out.
+/// Returns the date and reason of each skipped day among the last runs.
 fn skipped(history: &[Record]) -> impl Iterator<Item = (NaiveDate, &str)> {
     let last = history.iter().skip(history.len().saturating_sub(DAYS));
     last.filter_map(|other| Some((other.date, other.skipped.as_ref()?.reason.as_str())))
@@ -128,7 +128,7 @@ fn guard(record: &Record) -> Option<f64> {
     evaluated.guard.get("hr@10").or_else(|| evaluated.test.get("hr@10")).copied()
 }
 
-/// Names on the axis: the day where a run has the name of its day, without the year.
+/// Returns axis labels: month and day for a run named after its day, otherwise its name.
 fn places(shown: &[&Record]) -> Vec<String> {
     let place = |record: &&Record| match record.date.to_string() {
         day if day == record.name => day[5..].to_owned(),
@@ -294,7 +294,7 @@ fn distributions(record: &Record, yesterday: Option<&Record>) -> Vec<String> {
     charts
 }
 
-/// The smallest number of a bin: `1,025–2,048`.
+/// Returns the smallest number of a bin, from its name: `1,025–2,048`.
 fn first_number(name: &str) -> u64 {
     let digits = name.split('–').next().unwrap_or_default().chars().filter(char::is_ascii_digit);
     digits.collect::<String>().parse().unwrap_or(0)

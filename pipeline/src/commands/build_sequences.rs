@@ -1,4 +1,4 @@
-//! `pipeline build-sequences`.
+//! `pipeline build-sequences`: builds `sequences` or `refresh`.
 
 use pipeline::sequences::{build_with, refresh};
 use store::Root;
@@ -8,11 +8,11 @@ use super::resources::ResourceArgs;
 
 /// Build the table sequences from events and items; with --since, the table refresh.
 ///
-/// Running it again on the same versions with the same settings writes nothing.
+/// A second run on the same versions with the same settings writes nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Write refresh instead: the rows that own an event committed after this version of events, in which only
-    /// those events are targets.
+    /// Build refresh instead: the rows that own an event committed after this version of events, with only those events as
+    /// targets.
     #[arg(long, value_name = "VERSION")]
     since: Option<u64>,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
             None => build_with(&config, &root, resources).await,
         }
     };
-    // A build that is dropped deletes the shards it had begun; only its last step, the commit, counts.
+    // An aborted build deletes its unfinished shards; only the final commit takes effect.
     let report = tokio::select! {
         report = work => report?,
         () = interrupt.wait() => anyhow::bail!("stopped; the table is as it was"),

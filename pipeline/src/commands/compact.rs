@@ -1,4 +1,4 @@
-//! `pipeline compact`.
+//! `pipeline compact`: merges small shards.
 
 use pipeline::compact::{TARGET, compact};
 use schemas::memory::MemorySize;
@@ -7,20 +7,20 @@ use terminal::{CommonArgs, Interrupt, print_json};
 
 use super::resources::ResourceArgs;
 
-/// Merge small shards of events and dead_letters, which a consumer leaves many of, into few large ones.
+/// Merge the many small shards that a consumer leaves in events and dead_letters into few large ones.
 ///
-/// The rows stay what they are, sorted by source and position inside each new shard, and no reader that follows the
-/// table's log takes them for new. Runs beside a consumer or an ingest. A date that has nothing to merge is left
-/// alone, so a run may be repeated. The old shards stay for readers of older versions, until pipeline vacuum.
+/// Rows stay the same, sorted by source and position inside each new shard; readers that follow the table's log do not see them
+/// as new. Runs beside a consumer or an ingest. Dates without shards to merge stay as they are, so a run may be repeated. Readers
+/// of older versions keep the old shards until pipeline vacuum.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example, once a day:
   pipeline compact --config config/shop.toml
   pipeline vacuum --config config/shop.toml --keep 7d")]
 pub(crate) struct Args {
-    /// Compact this table only; may be repeated [default: events and dead_letters].
+    /// Compact only this table; may be repeated [default: events and dead_letters].
     #[arg(long = "table", value_name = "TABLE")]
     tables: Vec<String>,
-    /// Shards below this size are merged, until they have about it.
+    /// Merge shards below this size into shards of about this size.
     #[arg(long, value_name = "SIZE", default_value_t = TARGET)]
     target_size: MemorySize,
     #[command(flatten)]

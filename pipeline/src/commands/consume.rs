@@ -1,4 +1,4 @@
-//! `pipeline consume`.
+//! `pipeline consume`: reads a Kafka topic into tables.
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,9 +16,9 @@ use terminal::{CommonArgs, Interrupt, LogOutput, print_json};
 
 /// Read a Kafka topic into the tables events and dead_letters, each message exactly once.
 ///
-/// Where reading goes on is kept in the tables themselves: killed at any moment and started again, it loses nothing and
-/// stores nothing twice. Several consumers of one group share the partitions. Ctrl-C or SIGTERM commits what was read
-/// and leaves the group.
+/// The tables themselves hold the offsets to continue from: a consumer killed at any moment and restarted loses nothing and
+/// stores nothing twice. Consumers of one group share the partitions. Ctrl-C or SIGTERM commits what was read and leaves the
+/// group.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pipeline consume --config c.toml --set kafka.brokers=localhost:9092 --set kafka.topic=clicks
@@ -29,17 +29,17 @@ use terminal::{CommonArgs, Interrupt, LogOutput, print_json};
 is due (batch_rows, batch_bytes, batch_interval), and librdkafka's own settings (properties); secrets there are
 env:NAME or file:PATH. [events] says which field of a message is what.")]
 pub(crate) struct Args {
-    /// Stop at the end that each partition has when reading of it begins.
+    /// Stop at the end that each partition has when its reading begins.
     #[arg(long)]
     once: bool,
-    /// Serve Prometheus metrics at this address, such as 0.0.0.0:9464; a port alone is one of this machine only.
+    /// Serve Prometheus metrics at this address, such as 0.0.0.0:9464; a port alone is reachable from this machine only.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     metrics: Option<SocketAddr>,
-    /// Memory for the ids of stored events, which are looked for within events.dedup_days (some 36 bytes each); with
-    /// less than they need, dates are read again and again. Default: half of the share in [memory].
+    /// Memory for the ids of stored events within events.dedup_days (some 36 bytes each); with less than they need, dates are
+    /// read again and again. Default: half of the share in [memory].
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
-    /// How messages about the run are written to stderr.
+    /// Form of the run's messages on stderr.
     #[arg(long, value_enum, default_value_t = Log::Text)]
     log: Log,
 }
@@ -48,7 +48,7 @@ pub(crate) struct Args {
 enum Log {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -59,7 +59,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write HOST:PORT with a numeric host, or PORT".into())
 }
 
-/// What this program says from `INFO` on, and what its libraries say from `WARN` on.
+/// Starts logging: this program's messages from `INFO` on, its libraries' from `WARN` on.
 fn start_log(form: Log) {
     let ours = Targets::new().with_default(Level::WARN).with_target("pipeline", Level::INFO);
     let output = match form {

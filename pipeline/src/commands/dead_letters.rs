@@ -1,4 +1,4 @@
-//! `pipeline dead-letters`.
+//! `pipeline dead-letters`: sends rejected records again.
 
 use chrono::{DateTime, NaiveDate, NaiveTime};
 use clap::builder::PossibleValuesParser;
@@ -19,12 +19,12 @@ enum Command {
     Replay(ReplayArgs),
 }
 
-/// Send rejected records to a topic: key and value as they came, in the order of source and position.
+/// Send rejected records to a topic: key and value unchanged, in the order of source and position.
 ///
-/// What was sent to a topic is not sent there again: the table replays says which records that are, one by one, so that
-/// the command can be repeated, also with another filter, for what failed or came since. Killed, a run may send up to 100000
-/// records that it could not note down any more a second time. Records stay in dead_letters; one that is rejected again is
-/// there once more, with its new offset. An accepted event is stored once if its producer gave it an id.
+/// A record is sent to a topic only once: the table replays lists each record sent, so the command can be repeated, also with
+/// another filter, for records that failed or came since. A killed run may send up to 100000 records again that it could not
+/// list. Records stay in dead_letters; one that is rejected again appears once more, with its new offset. An accepted event is
+/// stored once if its producer gave it an id.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: a release sent broken JSON for a morning, and the topic's readers can now read it.
@@ -34,39 +34,39 @@ enum Command {
   and then without --dry-run"
 )]
 struct ReplayArgs {
-    /// Records of this reason; may be repeated.
+    /// Records with this reason; may be repeated.
     #[arg(long = "reason", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::code)))]
     reasons: Vec<String>,
-    /// Records that were rejected at this time or later, such as 2026-11-22 or 2026-11-22T08:00:00Z.
+    /// Records rejected at this time or later, such as 2026-11-22 or 2026-11-22T08:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     since: Option<i64>,
-    /// Records that were rejected before this time.
+    /// Records rejected before this time.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     until: Option<i64>,
-    /// Records of sources that this pattern fits; a partition is called TOPIC-NUMBER.
+    /// Records of sources that match this pattern; a partition is called TOPIC-NUMBER.
     #[arg(long, value_name = "PATTERN")]
     source: Option<glob::Pattern>,
-    /// Take records of files too, not only of topics.
+    /// Include records of files, not only of topics.
     #[arg(long)]
     files: bool,
-    /// Without any filter: all records.
+    /// Send all records, without a filter.
     #[arg(long, conflicts_with_all = ["reasons", "since", "until", "source"])]
     all: bool,
-    /// The topic to send to, instead of the configuration's kafka.topic.
+    /// Topic to send to, instead of the configuration's kafka.topic.
     #[arg(long)]
     topic: Option<String>,
-    /// Brokers, host:port with commas between, instead of the configuration's kafka.brokers.
+    /// Brokers as comma-separated host:port, instead of the configuration's kafka.brokers.
     #[arg(long, value_name = "BROKERS")]
     brokers: Option<String>,
-    /// Also what an earlier replay sent to the topic.
+    /// Include records that an earlier replay sent to the topic.
     #[arg(long)]
     again: bool,
-    /// Only count what would be sent.
+    /// Only count the records that would be sent.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A date, or a time of RFC 3339, in epoch milliseconds.
+/// Parses a date, or a time of RFC 3339, into epoch milliseconds.
 fn time_ms(text: &str) -> Result<i64, String> {
     let date = text.parse::<NaiveDate>().ok().map(|date| date.and_time(NaiveTime::MIN).and_utc());
     let time = date.or_else(|| DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc()));

@@ -1,4 +1,4 @@
-//! `pipeline ingest`.
+//! `pipeline ingest`: reads files into tables.
 
 use pipeline::ingest::{self, Limits};
 
@@ -8,7 +8,7 @@ use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Read files into the tables events, items and dead_letters.
 ///
-/// Running it again on the same files adds nothing.
+/// A second run on the same files adds nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Files or glob patterns of interactions, instead of the configuration's events.paths.
@@ -17,12 +17,12 @@ pub(crate) struct Args {
     /// Files or glob patterns of the catalogue, instead of the configuration's items.paths.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     items: Vec<String>,
-    /// Largest share of rejected records with which the run goes through, instead of the configuration's
+    /// Largest share of rejected records at which the run still succeeds, instead of the configuration's
     /// events.max_dead_letter_rate.
     #[arg(long, value_name = "SHARE")]
     max_dead_letter_rate: Option<f64>,
-    /// Memory for events on their way to the table, such as 512MiB or 2GB; what does not fit goes to a
-    /// temporary file (`scratch` or TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
+    /// Memory for events on their way to the table, such as 512MiB or 2GB; the rest spills to a temporary file (in `scratch` or
+    /// TMPDIR). The catalogue needs memory besides. Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
 }

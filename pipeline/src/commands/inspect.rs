@@ -1,4 +1,4 @@
-//! `pipeline inspect`.
+//! `pipeline inspect`: shows and verifies tables.
 
 use std::path::{Path, PathBuf};
 
@@ -11,19 +11,19 @@ use terminal::{CommonArgs, Violated, print_json};
 /// Show what the tables hold, draw one user's history, or prove what the tables claim.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The table; all tables of the root where none is named.
+    /// The table; by default all tables of the root.
     table: Option<String>,
-    /// Prove what the tables claim, by the settings that they keep; exits with 3 and names the first row that breaks a claim, or
-    /// what could not be proven.
+    /// Prove what the tables claim, by the settings that they keep. Exits with 3 and names the first row that breaks a claim, or
+    /// a claim that cannot be proven.
     #[arg(long, conflicts_with_all = ["user", "html"])]
     verify: bool,
     /// Draw this user's history.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// How many of the user's events to draw, the newest where the target is among them.
+    /// Number of events to draw: the newest, or those around the target.
     #[arg(long, value_name = "N", default_value_t = 40, requires = "user")]
     last: usize,
-    /// Mark what is hidden from the event at this position of the history, instead of the newest.
+    /// Show what the event at this position of the history may see, instead of the newest.
     #[arg(long, value_name = "POSITION", requires = "user")]
     target: Option<u64>,
     /// Also write the report to this file, as one HTML page with charts.

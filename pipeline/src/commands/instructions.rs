@@ -1,4 +1,4 @@
-//! `pipeline instructions`.
+//! `pipeline instructions`: builds the table of recall instructions.
 
 use chrono::{DateTime, Utc};
 use pipeline::engine::Resources;
@@ -8,19 +8,18 @@ use schemas::memory::MemorySize;
 use store::Root;
 use terminal::{CommonArgs, Interrupt, print_json};
 
-/// With less, sorts and aggregations cannot even begin to spill.
+/// Minimum of --memory: below it, sorts and aggregations cannot even start to spill.
 const MEMORY_MIN: MemorySize = MemorySize::bytes(16 << 20);
 
-/// Write each user's recall instructions, the conditions met most often in a sliding window, to the table
-/// instructions.
+/// Write each user's recall instructions to the table instructions: the conditions met most often in a sliding window.
 ///
-/// [instructions] in the configuration says how many a user gets (per_user), how long the window is (window), and
-/// how many of them each attribute or derived condition may give ([instructions.quota]; without it, every
-/// attribute may give all). A value counts once for each event whose item carries it, shared among the item's
-/// values; conditions.min_pool leaves out values with too few items to retrieve.
+/// [instructions] in the configuration sets how many a user gets (per_user), the length of the window (window), and how many of
+/// them each attribute or derived condition may give ([instructions.quota]; by default every attribute may give all). A value
+/// counts once for each event whose item carries it, shared among the item's values; conditions.min_pool leaves out values with
+/// too few items to retrieve.
 ///
-/// Running it again computes only the users with new events, or with events that the window has left behind; with
-/// nothing new, it writes nothing.
+/// A second run computes only users with new events, or with events that the window has left; with nothing new, it writes
+/// nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,11 +27,11 @@ Examples:
   pipeline instructions --config config/movielens.toml --at 2018-06-01T00:00:00Z --set instructions.window=365d
   pipeline inspect instructions --config config/movielens.toml")]
 pub(crate) struct Args {
-    /// The end of the window, such as 2026-11-22T00:00:00Z. Default: the time of the newest event.
+    /// End of the window, such as 2026-11-22T00:00:00Z. Default: the time of the newest event.
     #[arg(long, value_name = "RFC3339")]
     at: Option<DateTime<Utc>>,
-    /// Memory for everything that grows with the window, such as 1GiB; what does not fit goes to temporary files
-    /// (`scratch` or TMPDIR says where). The catalogue comes on top. Default: half of the machine's.
+    /// Memory for everything that grows with the window, such as 1GiB; the rest spills to temporary files (in `scratch` or
+    /// TMPDIR). The catalogue needs memory besides. Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
     /// Parallel streams. Default: the machine's cores.
@@ -55,7 +54,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         resources.threads = usize::from(threads);
     }
     let interrupt = Interrupt::on_signal();
-    // A run that is dropped deletes the shards it had begun; only its last step, the commit, counts.
+    // An aborted run deletes its unfinished shards; only the final commit takes effect.
     let report = tokio::select! {
         report = build(&config, &root, args.at, resources) => report?,
         () = interrupt.wait() => anyhow::bail!("stopped; the table is as it was"),

@@ -1,4 +1,4 @@
-//! One file a command: its arguments, and how its report is shown.
+//! The command line: one file per command, with its arguments and the output of its report.
 
 pub(crate) mod build_sequences;
 pub(crate) mod build_sft;

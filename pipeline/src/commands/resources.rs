@@ -1,16 +1,16 @@
-//! What a build may use of the machine.
+//! Arguments for the memory and threads of a build.
 
 use pipeline::engine::Resources;
 use schemas::config::ConfigError;
 use schemas::memory::MemorySize;
 
-/// With less, nearly every event would be written out by itself: surely a forgotten unit.
+/// Minimum of --memory: below it, nearly every event would spill by itself, so a unit was surely forgotten.
 const MEMORY_MIN: MemorySize = MemorySize::bytes(1 << 20);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResourceArgs {
-    /// Memory for everything that grows with the log, such as 1GiB; what does not fit goes to temporary files
-    /// (`scratch` or TMPDIR says where). Default: half of the machine's.
+    /// Memory for everything that grows with the log, such as 1GiB; the rest spills to temporary files (in `scratch` or TMPDIR).
+    /// Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
     /// Parallel streams. Default: the machine's cores.

@@ -1,4 +1,4 @@
-//! `pipeline simulate`.
+//! `pipeline simulate`: writes a synthetic log, or sends it to a topic.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,11 @@ use terminal::{CommonArgs, Interrupt, print_json};
 
 /// Write a synthetic log of listening to music, of any size, with a catalogue and a configuration, or send it to a topic.
 ///
-/// Equal arguments give equal bytes. Counts every kind of event that it writes, so that `pipeline ingest` can
-/// be checked against it.
+/// Equal arguments give equal bytes. The report counts every kind of event written, so that `pipeline ingest` can be checked
+/// against it.
 ///
-/// With --topic, the events become JSON messages in the order in which they arrive, with the user's id as key. The producer
-/// is idempotent and waits for every acknowledgement; Ctrl-C ends the log there. librdkafka's settings are kafka.properties
-/// of --config.
+/// With --topic, the events become JSON messages in order of arrival, with the user's id as key. The producer is idempotent and
+/// waits for every acknowledgement; Ctrl-C ends the log. kafka.properties of --config are librdkafka's settings.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pipeline simulate --out runs/simulated --events 1000000
@@ -27,55 +26,55 @@ pub(crate) struct Args {
     /// Send the events to this topic, which the brokers must have or create, instead of writing files.
     #[arg(long, conflicts_with_all = ["format", "compress", "files_per_day", "threads"])]
     topic: Option<String>,
-    /// Brokers, host:port with commas between, instead of the configuration's kafka.brokers.
+    /// Brokers as comma-separated host:port, instead of the configuration's kafka.brokers.
     #[arg(long, value_name = "BROKERS", requires = "topic")]
     brokers: Option<String>,
-    /// Messages a second, evenly; without it, as many as go through.
+    /// Messages per second, evenly spaced [default: as fast as possible].
     #[arg(long, value_name = "N", requires = "topic", value_parser = rate)]
     rate: Option<f64>,
-    /// Let events happen when they are sent: ts is the present, request_ts as long before as it was.
+    /// Date events by the time of sending: ts is the present, request_ts precedes it as in the log.
     #[arg(long, requires = "topic")]
     now: bool,
-    /// Events; the log has about so many.
+    /// Approximate number of events.
     #[arg(long, value_name = "N")]
     events: u64,
-    /// Users [default: one for 105 events].
+    /// Number of users [default: one per 105 events].
     #[arg(long, value_name = "N")]
     users: Option<u32>,
-    /// Items [default: one for 100 events, but 100 to 1000000].
+    /// Number of items [default: one per 100 events, but 100 to 1000000].
     #[arg(long, value_name = "N")]
     items: Option<u32>,
-    /// Days.
+    /// Number of days.
     #[arg(long, value_name = "N", default_value_t = 30)]
     days: u32,
-    /// The first day.
+    /// First day.
     #[arg(long, value_name = "DATE", default_value = "2026-01-01")]
     start: NaiveDate,
-    /// Decides everything random.
+    /// Seed of all random choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Format of the files of events.
+    /// Format of the event files.
     #[arg(long, value_enum, default_value_t = LogFormat::Jsonl)]
     format: LogFormat,
-    /// How they are packed; Parquet is packed inside.
+    /// Compression of the event files; Parquet compresses inside.
     #[arg(long, value_enum, default_value_t = Compression::None)]
     compress: Compression,
-    /// Files that a day is divided into, by time.
+    /// Files per day, divided by time.
     #[arg(long, value_name = "N", default_value_t = 1)]
     files_per_day: u32,
-    /// Share of the sessions that stand in the file of a later day.
+    /// Share of the sessions that are in the file of a later day.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     late_rate: f64,
-    /// Share of the events that stand in the log twice.
+    /// Share of the events that occur twice in the log.
     #[arg(long, value_name = "SHARE", default_value_t = 0.001)]
     duplicate_rate: f64,
-    /// Share of the records that cannot be used.
+    /// Share of unusable records.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0001)]
     bad_rate: f64,
-    /// Days to write side by side; 0 takes one for each core.
+    /// Days written in parallel; 0 for one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Replace an earlier simulation in the directory; other files stay, and so do tables that were made of it.
+    /// Replace an earlier simulation in the directory; other files stay, also tables built from it.
     #[arg(long)]
     force: bool,
 }
@@ -121,7 +120,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         return show(common, &tokio::task::spawn_blocking(work).await??);
     }
     if common.config.is_some() || !common.set.is_empty() {
-        // It says who may read the files.
+        // The configuration says who may read the files.
         common.load()?;
     }
     let out = args.out.unwrap_or_default();

@@ -1,28 +1,27 @@
-//! `pipeline vacuum`.
+//! `pipeline vacuum`: deletes unneeded files of tables.
 
 use schemas::config::Span;
 use store::Root;
 use store::vacuum::{KEEP, VacuumSettings, vacuum};
 use terminal::{CommonArgs, Interrupt, print_json};
 
-/// Delete files of the tables that no version of the last days needs.
+/// Delete files of the tables that no recent version needs.
 ///
-/// Deleted is what a commit removed longer ago than --keep (by compaction, or because a table was built again), and what
-/// a killed writer left behind and is older than that. The newest version loses nothing, and every version that was
-/// the newest within --keep can still be read. Older ones cannot be read any more afterwards: keep at least the time that the
-/// longest run of any command takes. What table events got since the oldest publication that is kept
-/// (retention.publications) stays, so that refreshes know what is new; except where pipeline forget took rows out longer ago
-/// than --keep: nothing keeps these on the disk.
+/// Deletes files that a commit removed longer ago than --keep (by compaction, or because a table was rebuilt), and older files
+/// that a killed writer left behind. The newest version loses nothing, and every version that was the newest within --keep stays
+/// readable. Older versions become unreadable: keep at least the time of the longest run of any command. Files added to table
+/// events since the oldest kept publication (retention.publications) stay, so that refreshes know what is new; except files whose
+/// rows pipeline forget erased longer ago than --keep, which nothing keeps on disk.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pipeline vacuum --config config/shop.toml --dry-run       what would be deleted
   pipeline vacuum --config config/shop.toml --keep 30d
   pipeline vacuum --config config/shop.toml --table events --table sft/genre")]
 pub(crate) struct Args {
-    /// Vacuum this table only; may be repeated [default: all of the root].
+    /// Vacuum only this table; may be repeated [default: all of the root].
     #[arg(long = "table", value_name = "TABLE")]
     tables: Vec<String>,
-    /// How long versions stay readable after they were replaced, such as 12h or 30d; at least 1h.
+    /// How long replaced versions stay readable, such as 12h or 30d; at least 1h.
     #[arg(long, value_name = "DURATION", default_value_t = KEEP, value_parser = span)]
     keep: Span,
     /// List what would be deleted, and delete nothing.

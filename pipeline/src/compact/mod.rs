@@ -1,4 +1,4 @@
-//! `pipeline compact`: many small shards to few large ones, date by date.
+//! `pipeline compact`: merges many small shards into few large ones, date by date.
 //!
 //! ```text
 //!   the shards of a date ─▶ those below the target, in groups of about the target ─▶ sort by (source, position)
@@ -6,19 +6,19 @@
 //!     one commit: {remove …} the groups' shards, {add …} one shard for each group ◀────┘
 //! ```
 //!
-//! A consumer makes a commit every few seconds, each with a shard for every date that it met. The rows stay what
-//! they are, and so does what the log says of them: no reader that follows it sees an event again
-//! ([`Rewrite`](store::commit::CommitMode::Rewrite)), and the offsets of a consumer stay. Old versions keep their
-//! shards until `pipeline vacuum` deletes them.
+//! A consumer commits every few seconds, each time with a shard for every date in the batch. Compaction keeps the rows,
+//! and the log marks the new shards as rewritten ([`Rewrite`](store::commit::CommitMode::Rewrite)): incremental readers do
+//! not see an event again, and the offsets of a consumer stay. Old versions keep their shards until `pipeline vacuum`
+//! deletes them.
 //!
-//! **Order.** Inside a new shard, rows are in the order (`source`, `position`). There is none between shards: a group
-//! holds what was small, whatever sources it came from.
+//! **Order.** Inside a new shard, rows are in the order (`source`, `position`). Shards have no order among each other: a
+//! group consists of small shards, whatever their sources.
 //!
-//! **Commits.** One for each date, because a writer beside it may be faster at any time: what is at stake is the work of
-//! a date. On top of a commit that appends, the compaction is committed all the same; where another one has removed the
-//! same shards, the new ones are deleted and the date is left as it is.
+//! **Commits.** One for each date, so that a conflict with another writer costs the work of one date only. If the other
+//! commit has appended, the compaction is committed on top of it; if it has removed the same shards, the new ones are
+//! deleted and the date stays as it is.
 //!
-//! **Memory.** Of each group, what the budget holds; the sort keeps the rest in temporary files. A date may be larger.
+//! **Memory.** The budget, for each group; the sort keeps the rest in temporary files, so a date may be larger.
 
 mod plan;
 mod report;
@@ -43,17 +43,17 @@ use plan::{Partition, plan};
 
 pub use report::{CompactReport, CompactedTable};
 
-/// The tables that grow by small shards. The others are written as a whole.
+/// The tables that grow by small shards; all others are written as a whole.
 pub const TABLES: [&str; 2] = [EVENTS, DEAD_LETTERS];
 
-/// What a shard should have, if nothing else is asked for.
+/// Default target size of a shard.
 pub const TARGET: MemorySize = MemorySize::bytes(128 << 20);
 
-/// Decoded rows that pass through the sort at once, in bytes, if they are packed [`PACKED`] times smaller.
+/// Bytes of decoded rows in a batch of the sort, assuming that shards are compressed by a factor of [`PACKED`].
 const BATCH_BYTES: u64 = 8 << 20;
 const PACKED: u64 = 8;
 
-/// A compaction that failed. Dates that were committed before stay so.
+/// A compaction that failed. Dates committed before stay compacted.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
     /// A table that is not compacted. (Not transparent: the exit code is decided by finding the cause.)
@@ -102,7 +102,11 @@ pub enum CompactError {
     },
 }
 
-/// Compacts `tables`, or those of [`TABLES`] that are there.
+/// Compacts `tables`, or all existing ones of [`TABLES`].
+///
+/// # Errors
+///
+/// Any [`CompactError`]. Dates committed before stay compacted.
 pub fn compact<'a>(
     root: &'a Root,
     tables: &'a [String],
@@ -128,7 +132,7 @@ async fn compact_tables(
         );
         return Err(ConfigError::Invalid { key: "--table".into(), problem }.into());
     }
-    // All are looked at before the first is written.
+    // Read all snapshots before the first table is written.
     let mut snapshots = Vec::new();
     for table in TABLES.into_iter().filter(named) {
         if !tables.is_empty() {
@@ -143,7 +147,7 @@ async fn compact_tables(
         report.tables.push(run.table(done).await?);
     }
     if report.tables.is_empty() {
-        // More likely another root was meant than that there is nothing to do.
+        // A root without events is more likely a wrong path than a root with nothing to do.
         root.require(EVENTS, "pipeline ingest").await?;
     }
     Ok(report)
@@ -163,7 +167,7 @@ impl Run<'_> {
         if self.snapshot.name() == EVENTS { &EVENTS_SCHEMA } else { &DEAD_LETTERS_SCHEMA }
     }
 
-    /// `done` dates of other tables were rewritten before.
+    /// Compacts one table; `done` dates of other tables were rewritten before.
     async fn table(&self, done: usize) -> Result<CompactedTable, CompactError> {
         let mut report = CompactedTable::before(&self.snapshot);
         let plan = plan(self.snapshot.shards(), self.target_bytes);
@@ -186,7 +190,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Writes a shard for each group; false if a stop was requested meanwhile.
+    /// Writes a shard for each group; returns false if a stop was requested.
     async fn merge(
         &self,
         partition: &Partition<'_>,
@@ -240,7 +244,7 @@ impl Run<'_> {
         Ok(Some(writer.finish()?))
     }
 
-    /// A session whose batches are small where rows are large.
+    /// A session with batches of fewer rows if rows are large.
     fn session(&self, group: &[&Shard]) -> Result<SessionContext, DataFusionError> {
         let session = self.resources.bounded_session()?;
         let bytes: u64 = group.iter().map(|shard| shard.bytes).sum();

@@ -1,4 +1,4 @@
-//! Which shards are merged with which.
+//! Groups the shards that are merged.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use store::Shard;
 pub(super) struct Partition<'a> {
     /// Partition column → value.
     pub(super) values: Vec<(&'a str, &'a str)>,
-    /// Shards that become one, at least two.
+    /// Groups of at least two shards; each group becomes one shard.
     pub(super) groups: Vec<Vec<&'a Shard>>,
 }
 
@@ -18,20 +18,20 @@ impl<'a> Partition<'a> {
         self.groups.iter().flatten().copied()
     }
 
-    /// The date, or nothing.
+    /// The date; empty for a table without partitions.
     pub(super) fn name(&self) -> &'a str {
         self.values.first().map_or("", |(_, value)| value)
     }
 }
 
-/// The partitions with something to merge. The smallest shards of each are merged first, as many as have no more
-/// than `target` bytes together; so after a run no two shards are left that fit into one, but for what they shrink by.
+/// The partitions with shards to merge. In each, the smallest shards are merged first, in groups of at most `target`
+/// bytes. After a run no two shards fit into one, apart from the bytes by which merged shards shrink.
 pub(super) fn plan<'a>(shards: &'a [Shard], target: u64) -> Vec<Partition<'a>> {
     let mut partitions: BTreeMap<Vec<(&'a str, &'a str)>, Vec<&'a Shard>> = BTreeMap::new();
     for shard in shards.iter().filter(|shard| shard.bytes < target) {
         let value =
             |(column, value): (&'a String, &'a Option<String>)| Some((column.as_str(), value.as_deref()?));
-        // A partition without a value is none that we write.
+        // This program writes no partition without a value.
         if let Some(values) = shard.partition.iter().map(value).collect() {
             partitions.entry(values).or_default().push(shard);
         }
@@ -105,7 +105,7 @@ mod tests {
             for shard in shards.iter().filter(|s| left.contains_key(&s.path)) {
                 sizes.entry(date(shard)).or_default().push(shard.bytes);
             }
-            // Neighbours by size do not fit into one; of three there may be two that do.
+            // At most two shards of up to half the target remain in a date.
             for sizes in sizes.values_mut() {
                 sizes.sort_unstable();
                 let small = sizes.iter().filter(|&&n| 2 * n <= target).count();

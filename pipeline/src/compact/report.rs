@@ -1,4 +1,4 @@
-//! What a compaction did, for people and for programs.
+//! The report of a compaction, as text and as JSON.
 
 use std::fmt::{self, Display};
 
@@ -11,11 +11,11 @@ use super::plan::Partition;
 /// One run of `pipeline compact`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CompactReport {
-    /// The tables that are there.
+    /// The tables that exist.
     pub tables: Vec<CompactedTable>,
 }
 
-/// One table. What other writers did meanwhile is not counted.
+/// One table. Changes by other writers are not counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CompactedTable {
     /// Its name.
@@ -24,7 +24,7 @@ pub struct CompactedTable {
     pub version: u64,
     /// Shards of the version that was read.
     pub shards_before: usize,
-    /// With their new ones in the place of those that were merged.
+    /// The same after merging.
     pub shards_after: usize,
     /// Bytes of the version that was read.
     pub bytes_before: u64,
@@ -34,7 +34,7 @@ pub struct CompactedTable {
     pub rows_rewritten: u64,
     /// The dates that were rewritten; one empty text for a table without partitions.
     pub rewritten: Vec<String>,
-    /// Those that another writer rewrote meanwhile, so that this run left them.
+    /// Dates that another writer rewrote at the same time; this run left them unchanged.
     pub lost: Vec<String>,
 }
 

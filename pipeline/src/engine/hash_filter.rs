@@ -17,7 +17,7 @@ use schemas::hash::hash64;
 /// Whether rows with this [`hash64`] of the column are wanted.
 pub(crate) type HashPredicate = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 
-/// `wanted(hash64(column))`. The column is a text, as a view.
+/// The expression `wanted(hash64(column))`; the column has text views.
 #[derive(Clone)]
 pub(crate) struct HashFilter {
     column: Arc<dyn PhysicalExpr>,
@@ -25,7 +25,7 @@ pub(crate) struct HashFilter {
 }
 
 impl HashFilter {
-    /// A filter of the rows with a wanted value of `column`.
+    /// A filter that keeps the rows with a wanted value of `column`.
     pub(crate) fn new(column: Arc<dyn PhysicalExpr>, wanted: HashPredicate) -> Self {
         Self { column, wanted }
     }

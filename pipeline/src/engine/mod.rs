@@ -1,4 +1,4 @@
-//! The operators that move events: ours where DataFusion's do not do what a build of histories needs.
+//! Operators that move events, where DataFusion's do not suit a build of histories.
 //!
 //! ```text
 //!   stage 1, as many streams as threads          stage 2, one stream for each bucket
@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Stage 1 hashes rows into buckets, stage 2 works on each bucket by itself: a bucket is the unit of
-//! parallelism, of memory and of a retry. `Scatter` and `BucketExec` are the two ends of a local shuffle. A
-//! distributed engine has its own shuffle, which can take their place: what lies before needs nothing but
-//! batches, what lies behind nothing but the batches of one bucket.
+//! parallelism, of memory and of a retry. `Scatter` and `BucketExec` are the two ends of a local shuffle. The
+//! shuffle of a distributed engine can replace them: the operators before it need batches only, the operators after
+//! it only the batches of one bucket.
 
 mod hash_filter;
 mod pass;

@@ -1,7 +1,7 @@
-//! One DataFusion operator for every pass of ours.
+//! One DataFusion operator that runs every pass of this program.
 //!
 //! A [`Pass`] is a state machine over the batches of one partition. [`PassExec`] runs one for each partition
-//! of its input, whatever lies beneath: a local sort today, the shuffle of a distributed engine just as well.
+//! of its input, whatever operator produces it: a local sort, or the shuffle of a distributed engine.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,14 +20,22 @@ use futures::{StreamExt, stream};
 
 /// Work over the batches of one partition, in their order.
 pub trait Pass: Send {
-    /// Takes one batch and gives what is finished.
+    /// Takes one batch; returns the finished output batches.
+    ///
+    /// # Errors
+    ///
+    /// A batch that the pass cannot process.
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>>;
 
-    /// Gives the rest after the last batch.
+    /// Returns the remaining output after the last batch.
+    ///
+    /// # Errors
+    ///
+    /// Rows that the pass cannot process.
     fn finish(&mut self) -> Result<Vec<RecordBatch>>;
 }
 
-/// What [`PassExec`] must know of a pass before it runs.
+/// Name, schema and constructor of a pass, for [`PassExec`].
 pub trait PassSpec: fmt::Debug + Send + Sync + 'static {
     /// Name in plans.
     fn name(&self) -> &'static str;
@@ -39,7 +47,7 @@ pub trait PassSpec: fmt::Debug + Send + Sync + 'static {
     fn start(&self) -> Box<dyn Pass>;
 }
 
-/// Runs a pass over every partition of `input`, each by itself.
+/// Runs a separate pass over every partition of `input`.
 #[derive(Debug)]
 pub struct PassExec<S> {
     spec: Arc<S>,

@@ -1,8 +1,8 @@
-//! Reading the shards of a snapshot with DataFusion.
+//! Reads the shards of a snapshot with DataFusion.
 //!
-//! A plain Parquet scan over exactly the shards that the table's log names at one version, never over a
-//! directory: what a later commit adds, or an unfinished one left behind, is not seen. The plan is made of
-//! DataFusion's own operators, so it can be sent to another process.
+//! The scan reads exactly the shards that the table's log names at one version, never a directory, so it does not
+//! see files of later commits or leftovers of unfinished ones. The plan consists of DataFusion's own operators, so it
+//! can be sent to another process.
 
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ use store::{Shard, Snapshot};
 
 use super::hash_filter::{HashFilter, HashPredicate};
 
-/// What one run may use.
+/// Threads and memory of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Resources {
     /// Parallel streams.
     pub threads: usize,
-    /// The budget for everything that grows with the input. What does not fit is kept in files in
+    /// Bytes for everything that grows with the input. Data that does not fit is kept in files in
     /// [`terminal::scratch::directory`]. The program, readers and writers come on top: some 100 MiB.
     pub memory_bytes: usize,
 }
@@ -49,22 +49,22 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// Every core, and so much memory.
+    /// Every core, and this much memory.
     pub fn within(memory: MemorySize) -> Self {
         Self { memory_bytes: usize::try_from(memory.bytes).unwrap_or(usize::MAX), ..Self::default() }
     }
 
-    /// For rows that wait to be sorted. More is not faster: the system's cache holds what was written last.
+    /// Bytes for rows that wait to be sorted. More would not be faster: the system's page cache holds the latest writes.
     pub fn scatter_bytes(self) -> usize {
         (self.memory_bytes / 8).min(256 << 20)
     }
 
-    /// For the search for duplicates.
+    /// Bytes for the search for duplicates.
     pub fn suspects_bytes(self) -> usize {
         (self.memory_bytes / 16).min(256 << 20)
     }
 
-    /// For each of the buckets that are sorted at the same time.
+    /// Bytes for each of the buckets that are sorted at the same time.
     pub fn bucket_bytes(self) -> usize {
         self.memory_bytes / 8 * 3 / self.threads.max(1)
     }
@@ -74,20 +74,24 @@ impl Resources {
         SessionContext::new_with_config(self.session_config())
     }
 
-    /// A session whose aggregations and sorts share the budget, and keep the rest in temporary files.
+    /// A session whose aggregations and sorts share the budget, and spill to temporary files beyond it.
+    ///
+    /// # Errors
+    ///
+    /// The directory for temporary files cannot be used.
     pub fn bounded_session(self) -> Result<SessionContext> {
         let pool = Arc::new(FairSpillPool::new(self.memory_bytes));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool);
-        // DataFusion makes a directory of its own in it, at once; in the system's only when it is needed.
+        // In a configured directory, DataFusion creates a subdirectory at once; in the system's, only when it spills.
         let runtime = match terminal::scratch::configured() {
             Some(directory) => runtime.with_temp_file_path(directory),
             None => runtime,
         };
         let runtime = runtime.build_arc()?;
-        // What a sort sets aside for merging what it has spilled.
+        // Memory that a sort reserves for merging its spilled runs.
         let reserved = (self.memory_bytes / 16 / self.threads.max(1)).min(10 << 20);
         let config = self.session_config().with_sort_spill_reservation_bytes(reserved);
-        // Rows in memory while spilled runs are merged: one batch of each.
+        // Merging keeps one batch of each spilled run in memory, so batches are smaller.
         Ok(SessionContext::new_with_config_rt(config.with_batch_size(BATCH_ROWS / 4), runtime))
     }
 
@@ -96,10 +100,10 @@ impl Resources {
     }
 }
 
-/// Rows of a scanned batch: enough that each of many buckets gets a fair slice of it.
+/// Rows of a scanned batch; large, so that each of many buckets gets several rows of it.
 const BATCH_ROWS: usize = 1 << 15;
 
-/// Rows whose text in `column` has a hash that is wanted. The type of the column in the scan is that of views.
+/// Selects the rows whose text in `column` has a wanted hash. The scan must read the column as views.
 pub(crate) struct RowsWith {
     pub(crate) column: &'static str,
     pub(crate) wanted: HashPredicate,
@@ -114,7 +118,7 @@ pub struct SnapshotTable {
 }
 
 impl SnapshotTable {
-    /// The shards of `snapshot`, read as `schema`; partition columns come last, whatever their place there.
+    /// The shards of `snapshot`, read as `schema`; partition columns come last, whatever their position in `schema`.
     pub fn new(snapshot: Snapshot, schema: &Schema) -> Self {
         let partitions = snapshot.partition_columns();
         let (partition_fields, file_fields): (Vec<FieldRef>, Vec<FieldRef>) =
@@ -124,7 +128,7 @@ impl SnapshotTable {
         Self { shards: snapshot.shards().to_vec(), snapshot, files }
     }
 
-    /// Only the shards that `keep` keeps, where the table is read by a query.
+    /// Restricts queries of the table to the shards that `keep` selects.
     pub fn only(mut self, keep: impl Fn(&Shard) -> bool) -> Self {
         self.shards.retain(keep);
         self
@@ -135,8 +139,8 @@ impl SnapshotTable {
         &self.snapshot
     }
 
-    /// A scan of `columns`, one output partition for each of `groups`; one that has finished takes shards over
-    /// from the others. Of rows that `only` leaves out, no column but its own is decoded; some may come all the same.
+    /// A scan of `columns`, with one output partition for each of `groups`; a partition that has finished takes over shards
+    /// from the others. Rows that `only` excludes are not decoded beyond its column; the scan may still return some of them.
     pub(crate) fn plan<'a>(
         &self,
         runtime: &RuntimeEnv,
@@ -158,7 +162,7 @@ impl SnapshotTable {
         only: Option<&RowsWith>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let store = self.snapshot.delta().object_store();
-        // The store is rooted at the table, so its name must tell tables apart.
+        // The store is rooted at the table's directory, so its URL must be unique for each table.
         let location = hash64(self.snapshot.directory().as_os_str().as_encoded_bytes());
         let url = ObjectStoreUrl::parse(format!("shards://{location:016x}"))?;
         runtime.register_object_store(url.as_ref(), store);
@@ -167,8 +171,8 @@ impl SnapshotTable {
             let files = group.into_iter().map(|shard| self.file(shard)).collect::<Result<Vec<_>>>()?;
             file_groups.push(FileGroup::new(files));
         }
-        // Columns of other types are cast to those of the schema (`crates/store/src/snapshot/shard.rs` does the same). Times of 96 bits
-        // are in milliseconds from the beginning: nanoseconds would end in the year 2262.
+        // Columns of other types are cast to those of the schema (`crates/store/src/snapshot/shard.rs` does the same). 96-bit times
+        // are read as milliseconds: nanoseconds overflow in the year 2262.
         let mut options = TableParquetOptions::default();
         options.global.coerce_int96 = Some("ms".into());
         options.global.coerce_int96_tz = Some("UTC".into());
@@ -178,7 +182,7 @@ impl SnapshotTable {
             let filter = HashFilter::new(Arc::new(column), Arc::clone(wanted));
             source = source.with_predicate(Arc::new(filter)).with_pushdown_filters(true);
         }
-        // Statistics say nothing about hashes, so page indexes would be read for nothing.
+        // A filter by hash cannot use statistics, so page indexes would be read in vain.
         let source = Arc::new(source.with_enable_page_index(false));
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(file_groups)
@@ -225,7 +229,7 @@ impl TableProvider for SnapshotTable {
     }
 }
 
-/// Deals shards into at most `count` runs of about equal bytes, keeping their order.
+/// Divides shards into at most `count` runs of about equal bytes, in their order.
 pub fn balanced<'a>(shards: impl Iterator<Item = &'a Shard> + Clone, count: usize) -> Vec<Vec<&'a Shard>> {
     let total: u64 = shards.clone().map(|shard| shard.bytes).sum();
     let share = total.div_ceil(count.max(1) as u64).max(1);

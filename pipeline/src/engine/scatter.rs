@@ -1,11 +1,10 @@
-//! A local shuffle: rows to buckets, in memory while they fit and in scratch files beyond.
+//! A local shuffle: distributes rows to buckets, in memory while they fit and in scratch files beyond.
 //!
-//! A row is a key text and a packed record of fixed size, so that dealing it touches one place, what lies in
-//! the file lies in memory just so, and reading it back copies nothing.
+//! A row is a key text and a packed record of fixed size: scattering it is one write, and the layout in the file is that
+//! in memory, so reading back copies nothing.
 //!
-//! **Memory.** Rows that wait in memory are at most the limit given to [`Buckets::new`]: at most half of it in
-//! what the streams are filling, the rest in the buckets. What comes when a bucket holds its share goes to
-//! scratch files.
+//! **Memory.** Waiting rows take at most the limit given to [`Buckets::new`]: at most half of it in the batches that the
+//! streams are filling, the rest in the buckets. Rows for a bucket that already holds its share go to scratch files.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,19 +25,19 @@ use futures::stream;
 
 use super::scratch::{Scratch, ScratchChunk};
 
-/// The most rows of a batch.
+/// Maximum rows of a batch.
 const BATCH_ROWS: usize = 8_192;
-/// A batch is made of at least so many rows, however little memory there is.
+/// Minimum rows of a full batch, however little memory there is.
 const BATCH_ROWS_MIN: usize = 16;
-/// What a row has besides its record: an offset, and a text of a usual length.
+/// Typical bytes of a row besides its record: an offset and the text.
 const ROW_BYTES: usize = 16;
 
-/// The columns of what is scattered: the bucket, a key text, a record of `record_bytes`.
+/// The columns of scattered rows: the bucket, a key text as a view, a record of `record_bytes` bytes.
 pub(crate) fn scattered_schema(key: &str, record: &str, record_bytes: usize) -> SchemaRef {
     row_schema(key, DataType::Utf8View, record, record_bytes)
 }
 
-/// The columns of what a bucket gives back.
+/// The columns of rows read back from a bucket.
 pub(crate) fn bucket_schema(key: &str, record: &str, record_bytes: usize) -> SchemaRef {
     row_schema(key, DataType::Utf8, record, record_bytes)
 }
@@ -51,7 +50,7 @@ fn row_schema(key: &str, text: DataType, record: &str, record_bytes: usize) -> S
     ]))
 }
 
-/// The column that every batch of a shuffle begins with.
+/// The first column of every batch of a shuffle.
 pub(crate) fn bucket_field() -> Field {
     Field::new("bucket", DataType::UInt32, false)
 }
@@ -59,12 +58,12 @@ pub(crate) fn bucket_field() -> Field {
 /// Rows by bucket.
 #[derive(Debug)]
 pub(crate) struct Buckets {
-    /// The schema of the batches that a bucket gives back.
+    /// The schema of the batches read back from a bucket.
     schema: SchemaRef,
     record_bytes: usize,
     /// Bytes that a bucket may hold in memory.
     share: usize,
-    /// About the rows of a full batch.
+    /// Approximate rows of a full batch.
     batch_rows: usize,
     scratch: Scratch,
     buckets: Vec<Mutex<Bucket>>,
@@ -78,7 +77,7 @@ struct Bucket {
     rows: u64,
 }
 
-/// Rows side by side: their records, and their texts behind one another with `i32` offsets.
+/// Rows in columns: their records, and their concatenated texts with `i32` offsets.
 #[derive(Debug, Clone)]
 struct Rows {
     records: Buffer,
@@ -95,8 +94,8 @@ struct Spilled {
 }
 
 impl Buckets {
-    /// `count` empty buckets, which give rows of [`bucket_schema`] back. `streams` scatter into them at once, and
-    /// together with them hold about `memory_bytes`.
+    /// `count` empty buckets, which return rows of [`bucket_schema`]. `streams` streams scatter into them at once; streams
+    /// and buckets together hold about `memory_bytes`.
     pub(crate) fn new(
         schema: SchemaRef,
         record_bytes: usize,
@@ -107,7 +106,7 @@ impl Buckets {
         let row_bytes = record_bytes + ROW_BYTES;
         let (count, streams) = (count.max(1), streams.max(1));
         let batch_rows = (memory_bytes / 2 / (count * streams * row_bytes)).clamp(BATCH_ROWS_MIN, BATCH_ROWS);
-        // Records lie before the offsets, which must be aligned.
+        // Records precede the offsets, which must be aligned.
         assert!(record_bytes > 0 && record_bytes.is_multiple_of(align_of::<i32>()));
         Self {
             schema,
@@ -138,7 +137,7 @@ impl Buckets {
         self.buckets[bucket].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what `filling` has, and leaves it empty.
+    /// Moves the rows of `filling` into the bucket, or into the scratch file if the bucket holds its share.
     fn add(&self, bucket: usize, filling: &mut Filling) -> Result<()> {
         let bytes = filling.bytes();
         let mut to = self.lock(bucket);
@@ -183,11 +182,11 @@ impl Buckets {
     }
 }
 
-/// A batch of one stream for one bucket in the making.
+/// The rows that one stream collects for one bucket.
 #[derive(Debug, Default)]
 struct Filling {
     records: Vec<u8>,
-    /// Where each text ends, behind a 0.
+    /// 0, then the end of each text.
     offsets: Vec<i32>,
     texts: Vec<u8>,
 }
@@ -230,7 +229,7 @@ impl Filling {
     }
 }
 
-/// One stream's way into the buckets.
+/// Scatters one stream's rows into the buckets.
 #[derive(Debug)]
 pub(crate) struct Scatter {
     buckets: Arc<Buckets>,
@@ -238,13 +237,13 @@ pub(crate) struct Scatter {
 }
 
 impl Scatter {
-    /// Into `buckets`.
+    /// A scatter into `buckets`.
     pub(crate) fn new(buckets: Arc<Buckets>) -> Self {
         let filling = (0..buckets.count()).map(|_| Filling::default()).collect();
         Self { buckets, filling }
     }
 
-    /// Deals the rows of a batch of [`scattered_schema`].
+    /// Distributes the rows of a batch of [`scattered_schema`].
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let bucket = as_uint32_array(batch.column(0))?.values();
         let texts = as_string_view_array(batch.column(1))?;
@@ -264,7 +263,7 @@ impl Scatter {
         Ok(())
     }
 
-    /// Hands over what is left.
+    /// Moves the remaining rows into the buckets.
     pub(crate) fn finish(mut self) -> Result<()> {
         for (bucket, filling) in self.filling.iter_mut().enumerate() {
             if filling.rows() > 0 {
@@ -275,7 +274,7 @@ impl Scatter {
     }
 }
 
-/// Reads the buckets: a leaf with one partition for each. It can be run again.
+/// A leaf operator that reads the buckets, one partition a bucket. It can run several times.
 #[derive(Debug)]
 pub(crate) struct BucketExec {
     buckets: Arc<Buckets>,
@@ -283,7 +282,7 @@ pub(crate) struct BucketExec {
 }
 
 impl BucketExec {
-    /// All of `buckets`, which are complete.
+    /// Reads `buckets`, which must be complete.
     pub(crate) fn new(buckets: Arc<Buckets>) -> Self {
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&buckets.schema)),

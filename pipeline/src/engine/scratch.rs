@@ -26,7 +26,7 @@ impl From<ScratchError> for DataFusionError {
     }
 }
 
-/// Where a piece of the file lies.
+/// The position of a piece of data in a scratch file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ScratchChunk {
     lane: usize,
@@ -34,10 +34,10 @@ pub(crate) struct ScratchChunk {
     len: usize,
 }
 
-/// Files without a name in the [`directory`] for temporary files, written by many threads at once.
+/// Unlinked files in the [`directory`] for temporary files, written by many threads at once.
 ///
-/// There are several, because a file system lets one thread at a time write to a file. Each is made when it is
-/// first needed, and gone when this is dropped or the process ends, however it ends.
+/// There are several files, because a file system lets one thread at a time write to a file. Each is created when it is
+/// first needed, and disappears when this is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     lanes: Vec<Lane>,
@@ -47,17 +47,17 @@ pub(crate) struct Scratch {
 #[derive(Debug, Default)]
 struct Lane {
     file: OnceLock<File>,
-    /// Where the file ends; locked while a thread writes.
+    /// The end of the file; locked while a thread writes.
     end: Mutex<u64>,
 }
 
 impl Scratch {
-    /// Nothing yet, to be written by `threads` at once.
+    /// Empty; for `threads` writers at once.
     pub(crate) fn new(threads: usize) -> Self {
         Self { lanes: (0..threads.max(1)).map(|_| Lane::default()).collect(), bytes: AtomicU64::new(0) }
     }
 
-    /// A file that no thread writes to, and its end. With more threads than files, some wait for the first.
+    /// A file that no thread is writing to, and its end. If all are in use, waits for the first.
     fn free_lane(&self) -> (usize, MutexGuard<'_, u64>) {
         for (n, lane) in self.lanes.iter().enumerate() {
             match lane.end.try_lock() {
@@ -69,7 +69,7 @@ impl Scratch {
         (0, self.lanes[0].end.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes `parts`, one after the other, behind what is there.
+    /// Appends the concatenated `parts`.
     pub(crate) fn append(&self, parts: &[&[u8]]) -> Result<ScratchChunk, ScratchError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let fail = |source| error("write", len, source);

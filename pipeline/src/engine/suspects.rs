@@ -1,8 +1,8 @@
-//! Ids that occur more than once within a window of days, among any number of them in bounded memory.
+//! Finds ids that occur more than once within a window of days, among any number of ids in bounded memory.
 //!
-//! 8 bytes an event are collected: its date and 48 bits of the hash of its id. They are dealt by hash to partitions that
-//! are looked through one by one, and that go to a scratch file beyond their share of the memory. Two events with one hash
-//! and dates that lie near enough are suspects; whoever asks compares their ids themselves. Nearly always there are none.
+//! 8 bytes an event are collected: its date and 48 bits of the hash of its id. They are partitioned by hash; partitions
+//! are searched one by one, and spill to a scratch file beyond their share of the memory. Two events with one hash and
+//! dates within the window are suspects; the caller compares the ids themselves. Nearly always there are none.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -12,13 +12,13 @@ use datafusion::common::{DataFusionError, Result};
 
 use super::scratch::{Scratch, ScratchChunk};
 
-/// The fewest partitions. More where there are so many events that a partition would outgrow a core's cache.
+/// Minimum partitions; more if a partition would otherwise outgrow a core's cache.
 const PARTITIONS_MIN: usize = 256;
 const PARTITION_EVENTS: u64 = 1 << 17;
-/// What a stream collects for all partitions before it hands some over: 1 MiB of numbers.
+/// Numbers that a stream buffers for all partitions together: 1 MiB.
 const BUFFERED: usize = 1 << 17;
 
-/// The bits of a suspect that are the hash's.
+/// The bits of a suspect that hold the hash.
 const HASH: u64 = (1 << 48) - 1;
 
 /// An event's date and id in 64 bits: the date's low 16 bits and 48 of the hash.
@@ -36,12 +36,12 @@ pub(crate) fn date_in(suspect: u64) -> u16 {
     (suspect >> 48) as u16
 }
 
-/// All events' dates and ids, to find the equal ones.
+/// Collects the dates and ids of all events, and finds equal ids.
 #[derive(Debug)]
 pub(crate) struct Suspects {
-    /// How many days the dates of two suspects may lie apart.
+    /// The allowed distances, in days, between the dates of two suspects.
     apart: RangeInclusive<u16>,
-    /// Numbers that a partition may hold in memory.
+    /// Maximum numbers of a partition in memory.
     share: usize,
     scratch: Scratch,
     partitions: Vec<Mutex<Partition>>,
@@ -54,8 +54,8 @@ struct Partition {
 }
 
 impl Suspects {
-    /// None yet, of `events` that are to come; about `memory_bytes` of them are held. Two of one id are suspects if their
-    /// dates lie so many days apart.
+    /// Empty; for about `events` events, in about `memory_bytes` of memory. Two events of one id are suspects if the distance
+    /// of their dates, in days, lies in `apart`.
     pub(crate) fn new(events: u64, memory_bytes: usize, apart: RangeInclusive<u32>) -> Self {
         let count = usize::try_from((events / PARTITION_EVENTS).next_power_of_two()).unwrap_or(usize::MAX);
         let count = count.clamp(PARTITIONS_MIN, 1 << 14);
@@ -115,8 +115,8 @@ impl Suspects {
     }
 }
 
-/// The numbers whose hash occurs again on a date near enough. They go into a table with open places, where equal ones
-/// meet: a partition's fits into a core's cache, and takes a fraction of the time of a sort.
+/// The numbers whose hash occurs again at an allowed distance of dates. Equal hashes meet in an open-addressing hash table:
+/// a partition's table fits into a core's cache, and takes a fraction of the time of a sort.
 fn repeats(numbers: &[u64], apart: &RangeInclusive<u16>) -> Vec<u64> {
     const FREE: u64 = 0;
     let size = (numbers.len() * 2).next_power_of_two();
@@ -126,10 +126,10 @@ fn repeats(numbers: &[u64], apart: &RangeInclusive<u16>) -> Vec<u64> {
         let ahead = date_in(one).wrapping_sub(date_in(other));
         apart.contains(&ahead.min(ahead.wrapping_neg()))
     };
-    // The one number that looks like a free place.
+    // Whether the number equal to `FREE` has occurred.
     let mut free_met = false;
     for &number in numbers {
-        // The low bits are the partition's, the high ones the date's.
+        // The low bits select the partition, and the high bits are the date.
         let mut place = (number >> 16) as usize & (u32::MAX as usize) & (size - 1);
         let mut again = number == FREE && std::mem::replace(&mut free_met, true);
         if free_met && number != FREE && hash_in(number) == hash_in(FREE) && near(number, FREE) {
@@ -157,17 +157,17 @@ fn repeats(numbers: &[u64], apart: &RangeInclusive<u16>) -> Vec<u64> {
     repeats
 }
 
-/// One stream's way into [`Suspects`]: a buffer for each partition.
+/// One stream's buffers for [`Suspects`], one a partition.
 #[derive(Debug)]
 pub(crate) struct PartitionBuffers {
     all: Arc<Suspects>,
     buffers: Vec<Vec<u64>>,
-    /// Numbers that are handed over together.
+    /// Numbers in a full buffer.
     full: usize,
 }
 
 impl PartitionBuffers {
-    /// An empty stream's.
+    /// Empty buffers of a stream.
     pub(crate) fn new(all: Arc<Suspects>) -> Self {
         let count = all.partitions.len();
         Self { all, buffers: vec![Vec::new(); count], full: BUFFERED / count }
@@ -176,14 +176,14 @@ impl PartitionBuffers {
     /// Adds an event of `date` with the hash of its id.
     pub(crate) fn push(&mut self, date: i32, event: u64) -> Result<()> {
         let suspect = suspect(date, event);
-        // As many as a power of two.
+        // The number of partitions is a power of two.
         let partition = suspect as usize & (self.buffers.len() - 1);
         let buffer = &mut self.buffers[partition];
         buffer.push(suspect);
         if buffer.len() < self.full { Ok(()) } else { self.all.add(partition, buffer) }
     }
 
-    /// Hands over what is left.
+    /// Moves the remaining numbers to the partitions.
     pub(crate) fn finish(&mut self) -> Result<()> {
         for (partition, buffer) in self.buffers.iter_mut().enumerate() {
             self.all.add(partition, buffer)?;

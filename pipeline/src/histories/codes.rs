@@ -1,9 +1,9 @@
-//! Numbers instead of texts, given out while the log is read.
+//! Dictionary codes for sources and items, assigned while the log is read.
 //!
-//! The scan moves a 32-bit code for every source and every item. Items of the catalogue have their index. A
-//! source, and an item that the catalogue lacks, get a code when a stream first meets them; which one depends
-//! on the threads, so codes never decide anything: when the scan is over, [`Codes::ranks`] says what each
-//! stands for in the text order of all, which depends on the log alone.
+//! The scan carries a 32-bit code for every source and every item. An item of the catalogue has its index as its code. A
+//! source, or an item that the catalogue lacks, gets a code when a stream first meets it. These codes depend on the
+//! threads, so they never decide an order: after the scan, [`Codes::ranks`] maps each code to the rank of its text
+//! among all texts, which depends on the log alone.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +34,7 @@ impl Codes {
         self.codes.read().unwrap_or_else(PoisonError::into_inner).get(text).copied()
     }
 
-    /// All texts in their order, and for each code the place of its text among them.
+    /// All texts in ascending order, and the rank of each code's text among them.
     pub(super) fn ranks(&self) -> (BTreeSet<String>, Vec<u32>) {
         let codes = self.codes.read().unwrap_or_else(PoisonError::into_inner);
         let texts: BTreeSet<String> = codes.keys().cloned().collect();
@@ -46,18 +46,18 @@ impl Codes {
     }
 }
 
-/// The items of the catalogue by the hash of their id: one probe an event, in a table of 16 bytes an item, and
-/// without touching a text. Two items are taken for one if 96 bits of their hashes agree.
+/// The items of the catalogue by the hash of their id. A lookup is one probe into a table of 16 bytes an item and
+/// compares no text. Two items are taken for one if 96 bits of their hashes agree.
 #[derive(Debug, Default)]
 pub(super) struct ItemIndexes {
-    /// 64 bits of the hash → 32 others, and the index.
+    /// The first 64 bits of the hash → 32 other bits of it, and the index.
     table: HashMap<u64, (u32, u32), foldhash::fast::FixedState>,
-    /// Items whose 64 bits another item had first.
+    /// Items whose first 64 bits collide with those of an item in `table`.
     rest: HashMap<u128, u32>,
 }
 
 impl ItemIndexes {
-    /// Adds an item; false where it is there already.
+    /// Adds an item; returns false if it is already present.
     pub(super) fn insert(&mut self, item: &str, index: u32) -> bool {
         let hash = hash128(item.as_bytes());
         match self.table.entry(hash as u64) {
@@ -93,7 +93,7 @@ pub(super) struct ItemCodes {
 }
 
 impl ItemCodes {
-    /// Codes on top of a catalogue's indexes, of which `last` is the greatest.
+    /// Codes for the items that are not in `indexes`, a catalogue whose greatest index is `last`.
     pub(super) fn new(indexes: ItemIndexes, last: u32) -> Self {
         Self { indexes, last, unknown: Codes::default() }
     }
@@ -103,8 +103,8 @@ impl ItemCodes {
         self.indexes.get(hash128(item.as_bytes())).unwrap_or_else(|| self.unknown_code(item))
     }
 
-    /// The indexes or codes of a column. Hashes first, some at a time, so that the probes do not wait for one
-    /// another.
+    /// The indexes or codes of a column. Hashes are computed in small groups before the lookups, so that the cache misses
+    /// of a group overlap.
     pub(super) fn codes(&self, items: &StringViewArray) -> Vec<u32> {
         let mut codes = Vec::with_capacity(items.len());
         let mut hashes = [0; 256];
@@ -124,12 +124,12 @@ impl ItemCodes {
         u32::MAX - self.unknown.code(item)
     }
 
-    /// The items that had no index, in text order, and for the code of each its place among them.
+    /// The items without an index in text order, and the rank of each code's item among them.
     pub(super) fn missing(&self) -> (BTreeSet<String>, Vec<u32>) {
         self.unknown.ranks()
     }
 
-    /// What turns codes into indexes, once the missing items have got theirs from `first` on, in text order.
+    /// The map from codes to indexes, after the missing items have been given indexes from `first` on in text order.
     pub(super) fn resolve(&self, ranks: Vec<u32>, first: u32) -> ResolvedItems {
         ResolvedItems { last: self.last, indexes: ranks.into_iter().map(|rank| first + rank).collect() }
     }

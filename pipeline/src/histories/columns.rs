@@ -1,4 +1,4 @@
-//! The columns of histories: what the sort gives, and every sink reads.
+//! The columns of histories, which the sort writes and the history pass reads.
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -14,8 +14,8 @@ use datafusion::common::cast::{
 use super::event::NO_TIME;
 use crate::engine::bucket_field;
 
-/// The columns of an event of a history. A user's events stand together, in their order and each once; users
-/// come in text order.
+/// Schema of sorted events, one row an event. The rows of a user are consecutive, in history order and without
+/// duplicates; users are in text order.
 pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         bucket_field(),
@@ -29,12 +29,12 @@ pub static HISTORY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The bit of `marks` of a fresh event.
+/// The bit of `marks` that a fresh event has.
 pub(super) const FRESH_MARK: u8 = 1;
-/// The bit of `marks` of an event that is fit to be learned under a condition.
+/// The bit of `marks` that an event has which is fit to be learned under a condition.
 pub(super) const FIT_MARK: u8 = 2;
 
-/// A run for each user.
+/// Run-end encoded texts: one run a user.
 fn users_type() -> DataType {
     let run_ends = Field::new("run_ends", DataType::Int32, false);
     DataType::RunEndEncoded(Arc::new(run_ends), Arc::new(Field::new("values", DataType::Utf8, true)))
@@ -74,7 +74,7 @@ impl<'a> HistoryColumns<'a> {
         let (users, ends, len) = (self.users, self.runs.run_ends(), self.runs.len());
         let mut start = 0;
         (self.runs.get_start_physical_index()..).map_while(move |run| {
-            // A slice of a batch keeps the ends that its runs had before.
+            // A slice of a batch keeps the run ends of the whole batch.
             let end = (*ends.values().get(run)? as usize - ends.offset()).min(len);
             (start < len).then(|| (users.value(run), std::mem::replace(&mut start, end)..end))
         })

@@ -1,8 +1,9 @@
-//! What an earlier build knows about ids that stand in the histories of several users.
+//! Event ids shared by the histories of several users, as an earlier build noted them.
 //!
-//! Copies of an event within one user's history meet in what a refresh reads anyway. Those in other users' histories could lie
-//! anywhere: a refresh would have to compare its ids with all ids of the log. So each build notes which ids several users share, of
-//! all events up to its version ([`SHARED_EVENT_IDS`], nearly always none), and the next refresh compares only what came later:
+//! A refresh reads the whole history of a user, so it meets all copies of an event within that history. Copies in other users'
+//! histories could lie anywhere: to find them, a refresh would have to compare its ids with all ids of the log. Each build
+//! therefore notes the ids that several users share, among all events up to its version ([`SHARED_EVENT_IDS`], nearly always
+//! none), and the next refresh compares only the events appended since:
 //!
 //! ```text
 //!   events up to the version of the newest note │ appended since
@@ -10,7 +11,7 @@
 //!   shared ids: those of the note               │ their ids, on dates within `events.dedup_days` of theirs
 //! ```
 //!
-//! A refresh that looked so at everything new leaves a note of its own, which the next one goes on from.
+//! A refresh that has compared all new events in this way leaves a note of its own, from which the next one continues.
 //!
 //! Memory: a hash for each event appended since the note.
 
@@ -27,10 +28,10 @@ use store::{Root, Shard, Snapshot, TableError};
 use crate::engine::HashPredicate;
 use crate::records::{date_of, dates_around, shard_date};
 
-/// More shared ids than this are not noted.
+/// Maximum shared ids in a note; a build with more of them leaves no note.
 const NOTED_MAX: usize = 1_000;
 
-/// The newest note, and the ids of what came later.
+/// The newest note, and the ids of the events appended after its version.
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
     /// The suspects of the note.
@@ -42,8 +43,8 @@ pub(crate) struct Compared {
 }
 
 impl Compared {
-    /// By the newest of the notes that hold for `events` and a window of `days` days; `None` where there is none, or what came later
-    /// cannot be told.
+    /// Reads the newest note that holds for `events` and a window of `days` days. `None` if there is none, or if the events
+    /// appended after it cannot be determined or read.
     pub(crate) async fn find(root: &Root, events: &Snapshot, days: u32) -> Option<Self> {
         let mut newest = None;
         for table in [SEQUENCES, REFRESH] {
@@ -79,14 +80,15 @@ impl Compared {
         shard_date(shard).map_or(!self.dates.is_empty(), near)
     }
 
-    /// Which hashes of ids are those of events that were appended since.
+    /// Selects the hashes of ids of events that were appended since.
     pub(super) fn ids(&self) -> HashPredicate {
         let ids = Arc::clone(&self.ids);
         Arc::new(move |id| ids.contains(&id))
     }
 }
 
-/// The version of `events` that a table's note is of, and its suspects, if there is one for `days` days.
+/// The version of `events` that a table's note covers, and the suspects of the note; `None` if the note does not cover
+/// `days` days.
 fn note(properties: &HashMap<String, String>, days: u32) -> Option<(u64, Vec<u64>)> {
     let looked: u32 = properties.get(DEDUP_DAYS)?.parse().ok()?;
     let version = properties.get(EVENTS_VERSION)?.parse().ok().filter(|_| looked >= days)?;
@@ -94,7 +96,7 @@ fn note(properties: &HashMap<String, String>, days: u32) -> Option<(u64, Vec<u64
     Some((version, shared.map(|id| u64::from_str_radix(id, 16)).collect::<Result<_, _>>().ok()?))
 }
 
-/// The note on `shared` suspects, where it is not too long.
+/// The note on `shared` suspects; `None` if there are more than [`NOTED_MAX`].
 pub(super) fn noted(shared: &BTreeSet<u64>) -> Option<String> {
     let ids = shared.iter().map(|id| format!("{id:016x}"));
     (shared.len() <= NOTED_MAX).then(|| ids.collect::<Vec<_>>().join(" "))

@@ -1,20 +1,20 @@
-//! What a build counts on its way from events to rows.
+//! Counters of a build, from events to rows.
 
 use schemas::history::{Role, Window};
 use serde::Serialize;
 
-/// What was counted on the way from events to rows.
+/// Numbers of events, users, rows and positions of one build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Rows of `events`.
     pub events: u64,
-    /// Events that stand in the table once more.
+    /// Further copies of events, dropped.
     pub duplicates: u64,
     /// Events whose action `sequences.actions` leaves out.
     pub filtered: u64,
     /// Events of users who have no fresh one, passed over by a refresh.
     pub other_users: u64,
-    /// Items that only events knew and that were given an index.
+    /// Items that only events name; the build has given them an index.
     pub new_items: u64,
     /// Users with at least one row.
     pub users: u64,

@@ -1,18 +1,18 @@
-//! Events that stand in the table more than once, and which of their copies counts.
+//! Events that are stored more than once, and which of their copies counts.
 //!
-//! Ingestion stores an event once within `events.dedup_days`; what it let through, and what was stored before that window
-//! was looked at, is found here, in two steps:
+//! Ingestion stores an event once within `events.dedup_days`. Duplicates that it let through, or that were stored before
+//! ingestion checked this window, are found here in two steps:
 //!
 //! 1. While the log is read, [`Suspects`](crate::engine::Suspects) collects 8 bytes an event. Equal ids of dates within
-//!    the window are suspects. A refresh reads the histories of some users; which ids of others it collects, [`OtherIds`], is
-//!    decided in `compared.rs`.
-//! 2. The dates that have suspects are read once more, one after the other: their ids, and the suspects as a whole, which are compared
-//!    by their ids themselves ([`RepeatedEvents`]). Nearly always there are none, and nothing is read. Memory: the repeated
-//!    events of the dates that one window spans (some 350 bytes each), and 64 bytes for every copy that does not count.
+//!    the window are suspects. A refresh reads the histories of some users only; [`OtherIds`] collects ids of the others'
+//!    events, and `compared.rs` limits which.
+//! 2. The dates with suspects are read again, one after the other: the ids of all rows, and the whole rows of the suspects,
+//!    whose ids are compared as texts ([`RepeatedEvents`]). Nearly always there are no suspects, and nothing is read. Memory: the
+//!    repeated events of the dates that one window spans (some 350 bytes each), and 64 bytes for every copy that does not count.
 //!
 //! A copy counts unless a smaller one, by source, position and content, lies within the window. Copies that a bucket cannot
-//! tell apart (they may differ in their action or their request's time) lie side by side there, and the sort keeps one of
-//! them. An event is fresh (`build-sequences --since`) only if all of its copies are: then it was never a target before.
+//! distinguish (they may differ in action or request time) are neighbours after its sort, which keeps one of them. An event
+//! is fresh (`build-sequences --since`) only if all of its copies are: then it was never a target before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,15 +34,15 @@ use super::learned::Learned;
 use crate::engine::{PartitionBuffers, Pass, PassSpec, date_in, hash_in, suspect};
 use crate::records::{date_of, dates_around, shard_date};
 
-/// The dates of the `suspects`, by their low bits, and the shards that can hold copies of them: those of one date are to
-/// be looked through together.
+/// The dates of the `suspects` (low 16 bits of the date), each with the shards that can hold copies from that date.
+/// [`Search::look_through`] takes the shards of one date together.
 pub(super) fn by_date<'a>(shards: &'a [Shard], suspects: &HashSet<u64>) -> BTreeMap<u16, Vec<&'a Shard>> {
     let dates: BTreeSet<u16> = suspects.iter().map(|&suspect| date_in(suspect)).collect();
     let of = |shard: &Shard, date| shard_date(shard).is_none_or(|d| d as u16 == date);
     dates.into_iter().map(|date| (date, shards.iter().filter(|shard| of(shard, date)).collect())).collect()
 }
 
-/// An event as the table has it. The first of equal ids is the smallest.
+/// An event as it is stored. Among copies with one id, the smallest counts first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Record {
     source: String,
@@ -68,7 +68,7 @@ impl Record {
     }
 }
 
-/// What tells a copy of an event from the others in a bucket.
+/// Identifies a copy of an event in a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CopyKey {
     pub event: u64,
@@ -80,16 +80,17 @@ pub(super) struct CopyKey {
     pub user: u64,
 }
 
-/// The pass over the ids of events whose histories are not read: they are collected as suspects, and no row comes out.
+/// The pass over the events of users whose histories are not read: it collects their ids for [`Suspects`](crate::engine::Suspects)
+/// and returns no rows.
 #[derive(Debug)]
 pub(super) struct OtherIds {
     pub learned: Arc<Learned>,
-    /// Whose histories are read: their ids are collected there.
+    /// Users whose histories are read; [`Keys`](super::keys::Keys) collects their ids.
     pub fresh: Arc<Fresh>,
 }
 
 impl OtherIds {
-    /// The columns it reads.
+    /// The columns that the pass reads.
     pub(super) const COLUMNS: [&str; 3] = ["event_id", "user_id", "ts"];
 }
 
@@ -139,9 +140,9 @@ impl Pass for OtherIdsPass {
 pub(super) struct RepeatedEvents {
     /// Every copy but the first, by its codes.
     later: HashSet<CopyKey>,
-    /// The ids (and dates) of events of which a copy is not fresh.
+    /// The ids (and dates) of events that have a copy which is not fresh.
     stale: HashSet<u64>,
-    /// The ids (and dates) of copies that stand in the histories of several users.
+    /// The ids (and dates) of copies in the histories of several users.
     pub shared: BTreeSet<u64>,
 }
 
@@ -152,7 +153,7 @@ pub(super) struct ScanFacts<'a> {
     pub actions: &'a [String],
     /// `build-sequences --since`: what is fresh.
     pub fresh: Option<&'a Fresh>,
-    /// Whether all histories were read, or those of users with a fresh event.
+    /// Whether all histories were read; otherwise only those of users with a fresh event.
     pub all_users: bool,
     /// `events.dedup_days`.
     pub days: u32,
@@ -163,7 +164,7 @@ impl ScanFacts<'_> {
         self.actions.is_empty() || self.actions.iter().any(|a| a == action)
     }
 
-    /// Where the buckets have the copy; `None` where its user's history was not read.
+    /// The key of the copy in the buckets; `None` if its user's history was not read.
     fn place(&self, event: u64, record: &Record) -> Result<Option<CopyKey>> {
         let user = hash64(record.user.as_bytes());
         if !self.all_users && self.fresh.is_some_and(|fresh| !fresh.has_user(user)) {
@@ -186,12 +187,12 @@ impl ScanFacts<'_> {
 #[derive(Debug, Default)]
 struct Copies {
     records: Vec<Record>,
-    /// How many of them lie in shards that are not fresh, by date.
+    /// Date → number of copies in shards that are not fresh.
     elsewhere: BTreeMap<i32, u64>,
 }
 
 impl Copies {
-    /// How many copies within the window around `date` are not fresh.
+    /// Number of copies within the window around `date` that are not fresh.
     fn stale(&self, event: u64, date: i32, known: &ScanFacts<'_>) -> u64 {
         let near = self.elsewhere.range(dates_around(date, known.days));
         let moved = |date| known.fresh.map_or(0, |fresh| fresh.moved(date, event));
@@ -203,9 +204,9 @@ impl Copies {
 pub(super) struct Search<'a> {
     known: &'a ScanFacts<'a>,
     suspects: &'a HashSet<u64>,
-    /// Hash → the last date, in the order of the search, that has suspects with it.
+    /// Hash → the last date, in the order of the search, with a suspect of this hash.
     last: HashMap<u64, u16>,
-    /// Ids of which a later date may have copies.
+    /// Copies found so far of ids that may recur on a later date.
     open: HashMap<String, Copies>,
     repeated: RepeatedEvents,
 }
@@ -220,8 +221,8 @@ impl<'a> Search<'a> {
         Self { known, suspects, last, open: HashMap::new(), repeated: RepeatedEvents::default() }
     }
 
-    /// Looks through the rows of the scans. They have all events of the date
-    /// with these low bits; dates come in ascending order of them.
+    /// Searches the rows of the scans for copies. The scans must hold all events of the `date` (its low 16 bits), and calls must
+    /// come in ascending order of `date`.
     pub(super) async fn look_through(
         &mut self,
         date: u16,
@@ -262,16 +263,16 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// What was found.
+    /// The repeated events of all dates.
     pub(super) fn finish(self) -> RepeatedEvents {
         self.repeated
     }
 }
 
 impl RepeatedEvents {
-    /// Which of the copies of an id count.
+    /// Decides which copies of an id count.
     fn settle(&mut self, id: &str, mut copies: Copies, known: &ScanFacts<'_>) -> Result<()> {
-        // An event that only shares its hash with another.
+        // A single event: only its hash equals that of another id.
         if copies.records.len() < 2 {
             return Ok(());
         }
@@ -280,7 +281,7 @@ impl RepeatedEvents {
         if records.iter().map(|record| &record.user).collect::<BTreeSet<_>>().len() > 1 {
             self.shared.extend(records.iter().map(|record| suspect(date_of(record.ts), event)));
         }
-        // The dates of smaller copies; and the places of those that count, with whether they take part.
+        // The dates of smaller copies; and the keys of the copies that count, with whether `sequences.actions` wants them.
         let (mut dates, mut counting) = (BTreeSet::new(), HashMap::new());
         for record in records {
             let date = date_of(record.ts);
@@ -292,7 +293,7 @@ impl RepeatedEvents {
                 if copies.stale(event, date, known) > 0 {
                     self.stale.insert(suspect(date, event));
                 }
-            // The sort keeps one of two in one place, if the first takes part at all.
+            // The sort keeps one of two copies with equal keys, provided that the first is wanted at all.
             } else if counting.get(&place) != Some(&true) {
                 self.later.insert(place);
             }
@@ -300,7 +301,7 @@ impl RepeatedEvents {
         Ok(())
     }
 
-    /// Whether there are none.
+    /// Whether no event is repeated.
     pub(super) fn is_empty(&self) -> bool {
         self.later.is_empty() && self.stale.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What can stop a build of histories.
+//! Errors of a build of histories.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub enum BuildError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// What does not fit into memory cannot be kept elsewhere.
+    /// Rows that do not fit into memory cannot be written to a scratch file.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
     /// A table cannot be written.
@@ -50,7 +50,7 @@ pub enum BuildError {
         /// Why.
         source: WindowError,
     },
-    /// `delta_tau = "auto"` without enough to measure.
+    /// `delta_tau = "auto"`, but the log has too few request intervals.
     #[error(
         "sequences.delta_tau is `auto`, but the log has only {count} intervals between requests of one session, \
          and at least {INTERVALS_MIN} are needed; give a duration such as \"15m\", or log request_ts"
@@ -59,7 +59,7 @@ pub enum BuildError {
         /// How many were found.
         count: u64,
     },
-    /// What was written is not what was counted: an error of this program, or of the disk.
+    /// The written rows differ from the counted ones: a defect of this program or of the disk.
     #[error(
         "the shards hold {rows} rows that own {owned} events, which does not fit what was counted ({counts:?}); \
          nothing was committed"
@@ -69,7 +69,7 @@ pub enum BuildError {
         rows: u64,
         /// Events that they own.
         owned: u64,
-        /// What was counted.
+        /// The counters of the build.
         counts: Box<Counts>,
     },
     /// More items than an index can tell apart.
@@ -98,7 +98,7 @@ pub enum BuildError {
 }
 
 impl From<DataFusionError> for BuildError {
-    /// Takes an error of ours back out of what DataFusion wrapped around it.
+    /// Unwraps an error of this program that DataFusion has wrapped.
     fn from(error: DataFusionError) -> Self {
         match error {
             DataFusionError::External(inner) => match inner.downcast::<Self>() {

@@ -1,4 +1,4 @@
-//! An event as it travels from the scan to its history: packed, so that moving it is one copy.
+//! The packed form of an event between the scan and its history: moving it is one copy.
 
 use schemas::hash::hash64;
 
@@ -20,19 +20,19 @@ pub(super) struct PackedEvent {
     pub marked_source: u32,
 }
 
-/// "No request time", an instant that no log may have.
+/// Stands for "no request time"; no log may contain this instant.
 pub(super) const NO_TIME: i64 = i64::MIN;
 
-/// "No request id".
+/// Stands for "no request id".
 pub(super) const NO_REQUEST: u64 = 0;
 
-/// The bit of a fresh event: there are never so many sources.
+/// The bit of `marked_source` that a fresh event has; there are always fewer sources than this.
 const FRESH: u32 = 1 << 31;
 
-/// The bit of an event that is fit to be learned under a condition.
+/// The bit of `marked_source` that an event has which is fit to be learned under a condition.
 const FIT: u32 = 1 << 30;
 
-/// A request's id as a number. Two requests of one user have the same with a probability of 2⁻⁶⁴.
+/// The hash of a request's id. The hashes of two requests collide with a probability of 2⁻⁶⁴.
 pub(super) fn request_hash(id: Option<&str>) -> u64 {
     id.map_or(NO_REQUEST, |id| hash64(id.as_bytes()).max(1))
 }
@@ -41,13 +41,13 @@ impl PackedEvent {
     /// Bytes of a packed event.
     pub(super) const BYTES: usize = 48;
 
-    /// With the code or rank of its source, and marked where it is fresh; whether it is fit stays.
+    /// Sets the code or rank of the source and the fresh mark; keeps the fit mark.
     pub(super) fn sourced(self, source: u32, fresh: bool) -> Self {
         let fit = self.marked_source & FIT;
         Self { marked_source: source | fit | if fresh { FRESH } else { 0 }, ..self }
     }
 
-    /// Marked as fit to be learned under a condition, or as not.
+    /// Sets or clears the mark "fit to be learned under a condition".
     pub(super) fn fit(self, fit: bool) -> Self {
         Self { marked_source: self.marked_source & !FIT | if fit { FIT } else { 0 }, ..self }
     }
@@ -57,7 +57,7 @@ impl PackedEvent {
         self.marked_source & !(FRESH | FIT)
     }
 
-    /// Whether it came after the version that a refresh starts from.
+    /// Whether the event was appended after the version that a refresh starts from.
     pub(super) fn is_fresh(&self) -> bool {
         self.marked_source & FRESH != 0
     }
@@ -93,7 +93,7 @@ impl PackedEvent {
     }
 }
 
-/// An event with nothing but zeros, to be filled.
+/// All fields zero, to be overwritten.
 impl Default for PackedEvent {
     fn default() -> Self {
         Self::unpacked(&[0; Self::BYTES])

@@ -1,4 +1,4 @@
-//! The columns of events: as they are scanned, and packed on their way to a bucket.
+//! The columns of scanned events, and of packed events on their way to a bucket.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,10 +17,10 @@ use crate::records::date_of;
 pub(super) const INPUT_COLUMNS: [&str; 9] =
     ["event_id", "source", "position", "ts", "user_id", "item_id", "action", "request_id", "request_ts"];
 
-/// The column that comes after them where a smallest value is asked for.
+/// The column after [`INPUT_COLUMNS`], read only if a smallest value is configured.
 pub(super) const VALUE_COLUMN: &str = "value";
 
-/// `events` as it is scanned: texts as views, which costs no copy.
+/// The schema of a scan of `events`: texts are views into the pages, not copies.
 pub(crate) fn scan_schema() -> Schema {
     let view = |field: &FieldRef| match field.data_type() {
         DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
@@ -59,25 +59,24 @@ impl<'a> ScannedEvents<'a> {
         })
     }
 
-    /// The event's date, in days: that of its time. (Reading the column would take longer.)
+    /// The event's date in days, computed from its time, which is faster than reading the column.
     pub(super) fn date(&self, row: usize) -> i32 {
         date_of(self.ts.value(row))
     }
 
-    /// The event's value, where it has one and the column was read.
+    /// The event's value; `None` if it has none or the column was not read.
     pub(super) fn value(&self, row: usize) -> Option<f64> {
         self.value.filter(|values| values.is_valid(row)).map(|values| values.value(row))
     }
 
-    /// Whether a row's source is that of the row before. It nearly always is, and then the two views point to
-    /// one text.
+    /// Whether a row has the source of the row before. It nearly always has, and then the two views are mostly equal.
     pub(super) fn same_source(&self, row: usize) -> bool {
         let views = self.source.views();
         row > 0 && (views[row] == views[row - 1] || self.source.value(row) == self.source.value(row - 1))
     }
 }
 
-/// A keyed event on its way to a bucket: the user and the packed [`PackedEvent`], `source` and `item` being codes.
+/// A keyed event on its way to a bucket: the user and the [`PackedEvent`] as bytes, with codes for `source` and `item`.
 pub(super) static KEYED_SCHEMA: LazyLock<SchemaRef> =
     LazyLock::new(|| scattered_schema("user_id", "event", PackedEvent::BYTES));
 

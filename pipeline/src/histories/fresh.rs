@@ -1,9 +1,9 @@
-//! Which events are new to a model, and whose they are: `build-sequences --since V`.
+//! Events that are new to a model, and their users: `build-sequences --since V`.
 //!
-//! What came after a version is what the log says was appended since. The shards themselves mark nearly all of
-//! it: an event is fresh if its shard is. Where a later commit has rewritten such a shard (a compaction), its
-//! events now lie among older ones, and are known by their ids from the shard as it was, which stays on disk
-//! until it is vacuumed.
+//! Fresh events are those appended after version `V`, according to the table's log. For nearly all of them the shard
+//! decides: an event is fresh if its shard is. If a later commit (a compaction) has rewritten such a shard, its events
+//! now lie among older ones; they are recognized by their ids, read from the original shard, which stays on disk until
+//! it is vacuumed.
 //!
 //! Memory: a hash for each user with a fresh event, and for each event of a rewritten shard.
 
@@ -19,7 +19,7 @@ use store::{Shard, Snapshot, TableError};
 use super::error::BuildError;
 use crate::records::date_days;
 
-/// A scan of shards whose events are all fresh, or are not known to be.
+/// A scan of shards: either all of their events are fresh, or the shards are not.
 pub(super) struct Scan {
     pub plan: Arc<dyn ExecutionPlan>,
     pub is_fresh: bool,
@@ -30,12 +30,12 @@ pub(super) struct Scan {
 pub(crate) struct Fresh {
     paths: BTreeSet<String>,
     users: HashSet<u64, foldhash::fast::FixedState>,
-    /// Dates and ids of fresh events in shards that are not fresh, and how many of each.
+    /// Date and hash of the id → number of fresh events in shards that are not fresh.
     moved: HashMap<(i32, u64), u64, foldhash::fast::FixedState>,
 }
 
 impl Fresh {
-    /// What `events` got after version `since`.
+    /// The events appended to `events` after version `since`.
     pub(crate) async fn since(events: &Snapshot, since: u64) -> Result<Self, BuildError> {
         let paths = events.appended_since(since).await?;
         let mut fresh = Self { paths: paths.clone(), ..Self::default() };
@@ -72,13 +72,13 @@ impl Fresh {
         self.paths.contains(&shard.path)
     }
 
-    /// Whether the user with this hash has a fresh event. Another user may share the hash: that one's history
-    /// is looked at for nothing.
+    /// Whether the user with this hash has a fresh event. Another user may share the hash; reading that history as well
+    /// costs time and changes no result.
     pub(super) fn has_user(&self, user: u64) -> bool {
         self.users.contains(&user)
     }
 
-    /// How many fresh copies of an event lie in shards that are not fresh.
+    /// Number of fresh copies of an event in shards that are not fresh.
     pub(super) fn moved(&self, date: i32, event: u64) -> u64 {
         if self.moved.is_empty() { 0 } else { self.moved.get(&(date, event)).copied().unwrap_or_default() }
     }

@@ -1,4 +1,4 @@
-//! Measuring the request intervals of a log, from which `Δτ` is chosen (§3.2.2).
+//! Measures the request intervals of a log, from which `Δτ` is chosen (§3.2.2).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,12 +13,12 @@ use serde::Serialize;
 use super::columns::{HISTORY_SCHEMA, HistoryColumns};
 use crate::engine::{Pass, PassSpec};
 
-/// Fewer intervals than this say too little for `delta_tau = "auto"`.
+/// Minimum number of intervals that `delta_tau = "auto"` needs.
 pub const INTERVALS_MIN: u64 = 1_000;
 
-/// The distribution of the request intervals, exact. A session ends after minutes, so nearly all intervals are
-/// short: those have a counter for every millisecond (16 MiB once there are some), the few others one for each
-/// that occurs.
+/// The exact distribution of the request intervals. A session ends after minutes of silence, so nearly all intervals are
+/// short: each millisecond below [`SHORT`] has a counter (16 MiB, allocated with the first interval); longer intervals have
+/// a counter for each length that occurs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Intervals {
     short: Vec<u64>,
@@ -42,12 +42,12 @@ impl Intervals {
         }
     }
 
-    /// What they say, where there are any.
+    /// Count, mean and quantiles; `None` without intervals.
     pub(super) fn summary(&self) -> Option<RequestIntervals> {
         let short = (0..).zip(&self.short).filter(|(_, n)| **n > 0).map(|(ms, &n)| (ms, n));
         let intervals: Vec<(i64, u64)> = short.chain(self.long.iter().map(|(&ms, &n)| (ms, n))).collect();
         let count: u64 = intervals.iter().map(|(_, n)| n).sum();
-        // The smallest interval that at least this share of them does not exceed.
+        // The smallest interval that at least this share of the intervals does not exceed.
         let quantile = |share: f64| {
             let rank = ((share * count as f64).ceil() as u64).max(1);
             let mut below = 0;
@@ -66,14 +66,14 @@ impl Intervals {
     }
 }
 
-/// The intervals that one pass meets, handed over to those of all now and then.
+/// The intervals of one pass, added to the shared distribution in batches of [`NEW_MAX`].
 #[derive(Debug)]
 pub(super) struct Measured {
     new: Vec<i64>,
     all: Arc<Mutex<Intervals>>,
 }
 
-/// Intervals that are handed over together.
+/// Intervals that a pass collects before it adds them to the shared distribution.
 const NEW_MAX: usize = 1 << 16;
 
 impl Measured {
@@ -81,7 +81,7 @@ impl Measured {
         Self { new: Vec::new(), all }
     }
 
-    /// Adds those of one user's history.
+    /// Adds the intervals of one user's history.
     pub(super) fn add_history(&mut self, session: &[u32], request_ts: &[Option<i64>]) {
         request_intervals(session, request_ts, &mut self.new);
         if self.new.len() >= NEW_MAX {
@@ -89,7 +89,7 @@ impl Measured {
         }
     }
 
-    /// Hands over what is left.
+    /// Adds the remaining intervals to the shared distribution.
     pub(super) fn hand_over(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).count(&mut self.new);
     }
@@ -98,18 +98,18 @@ impl Measured {
 /// The gaps between consecutive requests of one user inside a session.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RequestIntervals {
-    /// How many.
+    /// Number of intervals.
     pub count: u64,
-    /// Their mean, the `Δτ` that they suggest.
+    /// Mean in milliseconds; rounded, it is the `Δτ` of `delta_tau = "auto"`.
     pub mean_ms: f64,
-    /// Their median.
+    /// Median in milliseconds.
     pub median_ms: i64,
-    /// Their 90th percentile.
+    /// 90th percentile in milliseconds.
     pub p90_ms: i64,
 }
 
 impl RequestIntervals {
-    /// `Δτ` in milliseconds.
+    /// `Δτ` in milliseconds: the rounded mean.
     pub fn delta_tau_ms(&self) -> i64 {
         self.mean_ms.round() as i64
     }
@@ -128,7 +128,7 @@ impl fmt::Display for RequestIntervals {
     }
 }
 
-/// `14m 59s`, `1.250s`.
+/// A duration for people: `14m 59s`, `1.250s`.
 fn duration(ms: i64) -> String {
     match ms {
         ..60_000 => format!("{}.{:03}s", ms / 1_000, ms % 1_000),
@@ -137,7 +137,7 @@ fn duration(ms: i64) -> String {
     }
 }
 
-/// The pass that measures and gives no rows: `delta_tau = "auto"` needs its answer before the first row.
+/// The pass that measures intervals and returns no rows: `delta_tau = "auto"` needs them before the first row is built.
 #[derive(Debug)]
 pub(super) struct Measure {
     pub session_gap_ms: i64,

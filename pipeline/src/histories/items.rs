@@ -1,4 +1,4 @@
-//! The index of every item: the catalogue's, and new ones for items that only events know.
+//! The index of every item: stored in the catalogue, or newly assigned to an item that only events name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) struct StoredCatalogue {
 }
 
 impl StoredCatalogue {
-    /// Reads the indexes; an absent table is an empty one.
+    /// Reads the indexes; an absent table counts as an empty one.
     pub(super) async fn read(snapshot: Option<Snapshot>) -> Result<(Self, ItemCodes), BuildError> {
         let mut catalogue = Self { snapshot: None, last: NO_ITEM };
         let mut known = ItemIndexes::default();
@@ -56,9 +56,9 @@ impl StoredCatalogue {
         self.snapshot
     }
 
-    /// Gives the `missing` items the next indexes, in the text order of their ids, with empty attributes, in
-    /// one commit; gives the first of these indexes. The order in which they first occurred would need a sort of all events; this one needs
-    /// none and is as reproducible.
+    /// Appends the `missing` items in one commit, with empty attributes and the next indexes, in the text order of their ids;
+    /// returns the first of these indexes. The order of first occurrence would need a sort of all events; text order needs none
+    /// and is as reproducible.
     pub(super) async fn assign(
         &mut self,
         config: &Config,
@@ -107,7 +107,7 @@ impl StoredCatalogue {
     }
 }
 
-/// Rows that say nothing but the index.
+/// Rows of `items` with id and index only.
 fn unknown_items(
     schema: &SchemaRef,
     missing: &BTreeSet<String>,

@@ -1,6 +1,6 @@
-//! From an event to what is sorted: integers wherever a text is not the answer itself.
+//! Turns scanned events into sort keys: integers, except for the user's id.
 //!
-//! The order of a history is *total*, so that two builds are equal whatever the threads or the memory:
+//! The order of a history is *total*, so two builds are equal whatever the threads or the memory:
 //!
 //! | key | | |
 //! |---|---|---|
@@ -12,9 +12,9 @@
 //! | `position` | number | place in the source |
 //! | `event` | `hash64(event_id)` | a file that was replaced under its own name has other events at its places |
 //!
-//! [`Keys`] goes with the scan, and writes codes for what only the whole log can tell (`codes.rs`). A bucket's
-//! sort puts ranks and indexes in their place, and drops the copies that the end of the scan has brought to
-//! light (`resolve.rs`).
+//! [`Keys`] runs within the scan. Ranks of sources and indexes of new items are known only after the whole log has been
+//! read, so it writes codes for them (`codes.rs`). A bucket's sort replaces the codes by ranks and indexes, and drops the
+//! copies that were found at the end of the scan (`resolve.rs`).
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -42,7 +42,7 @@ pub(crate) struct Quality {
 }
 
 impl Quality {
-    /// An event without a value has none that is large enough.
+    /// Whether an event is fit; one without a value does not reach a configured smallest value.
     fn fits(&self, action: &str, value: Option<f64>) -> bool {
         let wanted = self.actions.is_empty() || self.actions.iter().any(|a| a == action);
         wanted && self.min_value.is_none_or(|min| value.is_some_and(|value| value >= min))
@@ -56,7 +56,7 @@ pub(super) struct Keys {
     pub learned: Arc<Learned>,
     pub actions: Vec<String>,
     pub shards: u64,
-    /// `build-sequences --since`: what is fresh.
+    /// `build-sequences --since`: the fresh events.
     pub since: Option<Arc<Fresh>>,
     /// Whether the histories of users without fresh events are wanted too.
     pub all_users: bool,
@@ -103,7 +103,7 @@ struct KeyPass {
 }
 
 impl KeyPass {
-    /// Whether an event of the user with this hash is wanted; counts it where it is not.
+    /// Whether an event of the user with this hash is wanted; counts the event if it is not.
     fn is_wanted(&mut self, action: &str, user: u64) -> bool {
         if !self.actions.is_empty() && !self.actions.iter().any(|a| a == action) {
             self.counts.filtered += 1;
@@ -127,7 +127,7 @@ impl Pass for KeyPass {
         let mut source = 0;
         let mut buckets = Vec::with_capacity(rows);
         let mut events = Vec::with_capacity(rows * PackedEvent::BYTES);
-        // The rows that are wanted, once one is not.
+        // The wanted rows; `None` as long as all rows are wanted.
         let mut wanted: Option<Vec<u32>> = None;
         for (row, item) in items.into_iter().enumerate() {
             let event = hash64(records.event.value(row).as_bytes());

@@ -1,6 +1,6 @@
-//! What the scan learns about the whole log: the part of a build that its streams share.
+//! State that the streams of a scan share: facts about the whole log.
 //!
-//! Memory: the codes of sources and of items that the catalogue lacks, and the suspected duplicates within their share.
+//! Memory: the codes of sources and of items that the catalogue lacks, and the suspected duplicates within their budget.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use super::codes::{Codes, ItemCodes};
 use super::counts::Counts;
 use crate::engine::Suspects;
 
-/// What the scan learns about the whole log, shared by its streams.
+/// Codes, suspected duplicates and counters of the whole log, filled by all streams of the scan.
 #[derive(Debug)]
 pub(super) struct Learned {
     pub sources: Codes,
@@ -20,7 +20,7 @@ pub(super) struct Learned {
     pub counts: Mutex<Counts>,
     /// The time of the newest event, in epoch milliseconds.
     pub newest: AtomicI64,
-    /// Events of which more was decoded than what a filter asks.
+    /// Events for which the scan decoded more columns than its row filter reads.
     pub decoded: AtomicU64,
     pub progress: Mutex<Progress>,
 }

@@ -1,5 +1,5 @@
-//! From the log to histories: the events of each user in order, once each, with what a model may see. The sinks are
-//! [`crate::sequences`], [`crate::sft`].
+//! Builds histories from the log: the events of each user in order, without duplicates, with the range that a model may see.
+//! The sinks are [`crate::sequences`] and [`crate::sft`].
 //!
 //! ```text
 //!  stage 1, one stream a thread
@@ -14,13 +14,13 @@
 //! Two builds of the same versions under the same settings give equal histories, whatever the threads and the memory,
 //! because the sort key is total (`keys.rs`) and nothing else decides an order.
 //!
-//! **Memory.** [`Resources`](crate::engine::Resources) divides a budget among what grows: rows waiting in buckets, the
-//! buckets being sorted, the suspected duplicates; the rest of the budget is for a row group in each reader and writer,
-//! and for the catalogue's indexes (about 32 bytes an item). What does not fit goes to disk. Two things must fit: the
+//! **Memory.** [`Resources`](crate::engine::Resources) divides a budget among the parts that grow: rows waiting in buckets,
+//! the buckets being sorted, the suspected duplicates. The rest of the budget is for a row group in each reader and writer,
+//! and for the catalogue's indexes (about 32 bytes an item). Rows that do not fit go to disk. Two things must fit: the
 //! catalogue, and the longest single history (about 110 bytes an event).
 //!
-//! **A distributed engine** replaces `Scatter` and the buckets by its shuffle. What it must add is what the
-//! scan learns for all streams at once (`Learned`): codes for sources and new items, and the suspects.
+//! **A distributed engine** replaces `Scatter` and the buckets by its shuffle. It must add the state that the streams of the
+//! scan share (`Learned`): codes for sources and new items, and the suspects.
 
 mod codes;
 mod columns;

@@ -1,14 +1,14 @@
-//! A bucket's events in the order of their histories.
+//! Sorts a bucket's events into histories.
 //!
-//! Most of what a sort does is known before: events come in almost the order in which they happened, and a
-//! bucket has few users. So the rows are dealt to their users (a counting sort by the rank of the user's
-//! text), whole, and each user's rows are put in order by their keys where they are not already.
+//! The sort uses that events arrive almost in order of time and that a bucket has few users: a counting sort by the rank of
+//! the user's text distributes whole rows to their users, and each user's rows are sorted by key only if they are out of
+//! order.
 //!
-//! **Memory.** The bucket as it comes and once more in order, the names of its users, and one batch. A bucket
-//! that does not fit into its share is read several times instead: a sample of its rows cuts the users, in text
-//! order, into ranges that fit, and each range is sorted by itself, one after the other. Only the longest single
-//! history has to fit. (A bucket of more than some hundred times its share gets fewer ranges than it needs,
-//! because a sample cannot cut so finely: such a log wants more `sequences.shards`.)
+//! **Memory.** The bucket twice (as it comes, and in order), the names of its users, and one batch. A bucket that does not
+//! fit into its share is read several times instead: a sample of its rows cuts the users, in text order, into ranges that
+//! fit, and the ranges are sorted one after the other. Only the longest single history has to fit. (A bucket of more than
+//! some hundred times its share gets fewer ranges than it needs, because the sample is too coarse: such a log needs more
+//! `sequences.shards`.)
 
 use std::collections::HashMap;
 use std::fmt;
@@ -36,14 +36,14 @@ use super::columns::{FIT_MARK, FRESH_MARK, HISTORY_SCHEMA};
 use super::event::{NO_TIME, PackedEvent};
 use super::resolve::{Resolution, SortKey};
 
-/// Rows of a batch in order.
+/// Rows of an output batch.
 const BATCH_ROWS: usize = 8_192;
 
-/// From every partition of `input`, each one bucket of keyed events, the histories ([`HISTORY_SCHEMA`]).
+/// Sorts every partition of `input`, which is one bucket of keyed events, into histories ([`HISTORY_SCHEMA`]).
 #[derive(Debug)]
 pub(super) struct BucketSortExec {
     input: Arc<dyn ExecutionPlan>,
-    /// Bytes that a bucket may have in memory.
+    /// Maximum bytes of a bucket in memory.
     memory_bytes: usize,
     resolution: Arc<Resolution>,
     /// Copies that were dropped, in all partitions.
@@ -144,7 +144,7 @@ impl ExecutionPlan for BucketSortExec {
     }
 }
 
-/// A range of users in text order: from the first on, up to but without the second.
+/// A range of users in text order: `from` included, `to` excluded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Range {
     from: Option<String>,
@@ -161,9 +161,9 @@ impl Range {
     }
 }
 
-/// Users in a sample.
+/// Maximum users in a sample.
 const SAMPLE_MAX: usize = 1 << 14;
-/// Users of the sample in a range: enough that its size is near the others'.
+/// Minimum sampled users in a range, so that ranges have similar sizes.
 const RANGE_SAMPLE_MIN: usize = 64;
 
 /// One partition of the input, which can be read again and again.
@@ -177,7 +177,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The rows of the users in `range`, or nothing where they have more than `bytes_max`.
+    /// The rows of the users in `range`; `None` if they take more than `bytes_max`.
     async fn read(&self, range: &Range, bytes_max: usize) -> Result<Option<Vec<RecordBatch>>> {
         let mut rows = self.input.execute(self.partition, Arc::clone(&self.context))?;
         let (mut batches, mut bytes) = (Vec::new(), 0);
@@ -210,7 +210,7 @@ impl Bucket {
                 }
                 at += 1;
                 if sample.len() == SAMPLE_MAX {
-                    // Every second one stays, so that all parts of the bucket weigh the same.
+                    // Keep every second user, so that all parts of the bucket have the same weight.
                     let mut keep = false;
                     sample.retain(|_| {
                         keep = !keep;
@@ -221,7 +221,7 @@ impl Bucket {
             }
         }
         sample.sort_unstable();
-        // Room for what a sample can be wrong by.
+        // A quarter on top allows for the error of the sample.
         let count = (bytes as f64 * 1.25 / self.memory_bytes.max(1) as f64).ceil() as usize;
         let count = count.clamp(1, (sample.len() / RANGE_SAMPLE_MIN).max(1));
         let mut ends: Vec<String> = (1..count).map(|n| sample[n * sample.len() / count].clone()).collect();
@@ -238,8 +238,8 @@ impl Bucket {
     }
 }
 
-/// What a batch takes while its bucket is sorted. Its columns share buffers with their neighbours, so their
-/// capacities would count those again and again.
+/// Bytes of a batch while its bucket is sorted, computed from lengths: batches share buffers, so summing the buffers'
+/// capacities would count them several times.
 fn memory_bytes(batch: &RecordBatch) -> Result<usize> {
     let mut bytes = ORDER_ROW_BYTES * batch.num_rows();
     for column in batch.columns() {
@@ -248,10 +248,10 @@ fn memory_bytes(batch: &RecordBatch) -> Result<usize> {
     Ok(bytes)
 }
 
-/// What a row in order costs, with the number of its user.
+/// Bytes of a sorted row and the number of its user.
 const ORDER_ROW_BYTES: usize = size_of::<PackedEvent>() + size_of::<u32>();
 
-/// Users in text order, and where each one's events end.
+/// Users in text order, each with the end of the range of its events.
 type Users = Vec<(String, usize)>;
 
 /// A bucket's events in order.
@@ -259,7 +259,7 @@ struct Sorted {
     bucket: u32,
     events: Vec<PackedEvent>,
     users: Users,
-    /// Events that stood there once more, and are dropped.
+    /// Duplicate events that were dropped.
     copies: u64,
     given: usize,
     given_users: usize,
@@ -294,7 +294,7 @@ impl Sorted {
         stream::try_unfold(self, |mut sorted| async move { Ok(sorted.next()?.map(|batch| (batch, sorted))) })
     }
 
-    /// The next rows, or nothing at the end.
+    /// The next batch; `None` at the end.
     fn next(&mut self) -> Result<Option<RecordBatch>> {
         let end = (self.given + BATCH_ROWS).min(self.events.len());
         let events = &self.events[self.given..end];
@@ -328,8 +328,8 @@ fn marks(event: &PackedEvent) -> u8 {
     u8::from(event.is_fresh()) * FRESH_MARK + u8::from(event.is_fit()) * FIT_MARK
 }
 
-/// Leaves one of each user's equal neighbours: the one with the earliest request, because that depends on nothing but the
-/// log; one without a request's time only where none has any. It is fit where all of them are.
+/// Keeps one of each user's neighbours with equal keys: the one with the earliest request time, a choice that depends on
+/// the log alone; one without a request time only if none has any. The kept event is fit if all of them are.
 fn drop_copies(
     events: &mut Vec<PackedEvent>,
     users: &mut [(String, usize)],
@@ -349,10 +349,10 @@ fn drop_copies(
     *events = kept;
 }
 
-/// A row that is a copy of another, and so has no user.
+/// Stands for the user's number of a row that is dropped as a copy.
 const COPY: u32 = u32::MAX;
 
-/// The rows dealt to their users, users in text order, with where each user's rows end.
+/// Groups the rows by user, users in text order; returns them with the end of each user's rows.
 fn by_user(batches: &[RecordBatch], resolution: &Resolution) -> Result<(Vec<PackedEvent>, Users)> {
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
     let mut numbers: HashMap<&str, u32, foldhash::fast::FixedState> = HashMap::default();
@@ -397,7 +397,7 @@ fn by_user(batches: &[RecordBatch], resolution: &Resolution) -> Result<(Vec<Pack
     Ok((events, users))
 }
 
-/// The events of a batch of a bucket.
+/// The packed events of a bucket's batch.
 fn packed(batch: &RecordBatch) -> Result<impl Iterator<Item = &[u8; PackedEvent::BYTES]>> {
     Ok(as_fixed_size_binary_array(batch.column(2))?.value_data().as_chunks().0.iter())
 }

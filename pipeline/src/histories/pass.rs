@@ -1,4 +1,4 @@
-//! The history pass: sorted events in; rows of `sequences`, or what else is made of histories, out.
+//! The history pass: turns sorted events into histories, and histories into the rows of a sink.
 //!
 //! ```text
 //!  sorted batches   │ a a a b b │ b b b b b │ b c d d d │          bucket, user, in order of time …
@@ -6,18 +6,18 @@
 //!  close `a`: sessions, request batches, v_t, roles, windows ──▶ Sink ──▶ batches of rows
 //! ```
 //!
-//! A user's events arrive side by side, so one user is open at a time and is carried over the ends of
-//! batches. When the next user begins, the open one's history is complete: the functions of
-//! [`schemas::history`] compute its lists and windows, and a [`Sink`] makes rows of them: those of `sequences`
-//! (`pipeline/src/sequences/rows.rs`), or instruction examples (`pipeline/src/sft/`).
+//! A user's events are consecutive, so one user is open at a time, also across the ends of batches. When the next
+//! user begins, the open history is complete: the functions of [`schemas::history`] compute its lists and windows, and
+//! a [`Sink`] makes rows of them: rows of `sequences` (`pipeline/src/sequences/rows.rs`) or instruction examples
+//! (`pipeline/src/sft/`).
 //!
 //! **Memory.** One input batch, the open user's history (about 90 bytes an event with its lists and windows),
 //! and a batch of rows. Nothing grows with the number of users; a user with a million events costs about
 //! 100 MB while it is open.
 //!
-//! **What lies beneath is free.** The pass needs a partition of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA) that
-//! has all events of the users it has: one sorted stream, one sorted bucket, or a shuffled partition of a
-//! distributed engine. It gives batches of one bucket each, buckets in the order in which they came.
+//! **Input.** The pass accepts any partition of [`HISTORY_SCHEMA`](super::HISTORY_SCHEMA) that has all events of its
+//! users: one sorted stream, one sorted bucket, or a shuffled partition of a distributed engine. It returns batches of one
+//! bucket each, in the order in which the buckets came.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +39,7 @@ use super::event::NO_REQUEST;
 use super::intervals::{Intervals, Measured};
 use crate::engine::{Pass, PassSpec};
 
-/// The settings that decide a user's rows.
+/// The settings that determine a user's rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HistorySettings {
     session_gap_ms: i64,
@@ -51,7 +51,11 @@ pub struct HistorySettings {
 }
 
 impl HistorySettings {
-    /// The configured settings, with `Δτ` as it was configured or measured.
+    /// The configured settings, with the configured or measured `Δτ`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the configured split is incomplete.
     pub fn new(config: &Sequences, delta_tau: DeltaTau) -> std::result::Result<Self, ConfigError> {
         Ok(Self {
             session_gap_ms: config.session_gap.ms,
@@ -140,7 +144,7 @@ struct HistoryPass {
     progress: Arc<Mutex<Progress>>,
 }
 
-/// The history of the user whose end has not been seen.
+/// The history of the current user, whose end has not been reached.
 #[derive(Debug, Default)]
 struct OpenUser {
     bucket: u32,
@@ -206,7 +210,7 @@ impl Pass for HistoryPass {
 }
 
 impl HistoryPass {
-    /// The open user's history is complete.
+    /// Passes the complete history of the open user to the sink.
     fn close_user(&mut self, done: &mut Vec<RecordBatch>) -> Result<()> {
         let OpenUser { bucket, user, ts, item, event, request, request_ts, fresh, fit } = &self.open;
         if ts.is_empty() {

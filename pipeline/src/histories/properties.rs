@@ -1,4 +1,4 @@
-//! The table properties that say how the lists of a table were computed, and from what.
+//! Table properties that record the settings and the versions from which a table's lists were computed.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use store::Snapshot;
 
 use super::intervals::RequestIntervals;
 
-/// `900000`, or `off`.
+/// `Δτ` as a property: milliseconds such as `900000`, or `off`.
 pub(crate) fn delta_tau_ms(delta_tau: DeltaTau) -> String {
     match delta_tau {
         DeltaTau::Off => "off".to_owned(),
@@ -17,7 +17,7 @@ pub(crate) fn delta_tau_ms(delta_tau: DeltaTau) -> String {
     }
 }
 
-/// The table properties that say what the rows are, as far as they are known before the log is read.
+/// The table properties that describe the rows, as far as they are known before the log is read.
 pub(crate) fn described(
     config: &Config,
     events: &Snapshot,
@@ -59,7 +59,7 @@ pub(crate) fn measured(intervals: Option<&RequestIntervals>) -> BTreeMap<String,
     measured
 }
 
-/// The measured request intervals that a table's properties keep.
+/// The measured request intervals in a table's properties.
 pub(crate) fn stored_intervals(table: &Snapshot) -> Option<RequestIntervals> {
     fn number<T: std::str::FromStr>(table: &Snapshot, key: &str) -> Option<T> {
         table.properties().get(key)?.parse().ok()

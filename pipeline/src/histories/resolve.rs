@@ -1,4 +1,4 @@
-//! What only the end of the scan can tell of an event.
+//! Facts about an event that are known only after the scan: ranks, indexes, copies.
 
 use schemas::config::{Sequences, Ties};
 use schemas::hash::{hash64, mix64};
@@ -18,7 +18,7 @@ pub(super) struct Resolution {
     pub shuffle: Option<u64>,
 }
 
-/// What orders the events of a user (`keys.rs`).
+/// Key by which a user's events are ordered (`keys.rs`): time, tie, source's rank, position, id's hash.
 pub(super) type SortKey = (i64, u64, u32, i64, u64);
 
 impl Resolution {
@@ -27,7 +27,7 @@ impl Resolution {
         (config.ties == Ties::Shuffled).then_some(config.tie_seed)
     }
 
-    /// Whether the event is another copy of one that counts elsewhere.
+    /// Whether the event is a copy that does not count, because another copy does.
     pub(super) fn is_later_copy(&self, user: &str, event: &PackedEvent) -> bool {
         if self.repeated.is_empty() {
             return false;
@@ -43,7 +43,7 @@ impl Resolution {
         })
     }
 
-    /// The event with a rank and an index in the place of codes.
+    /// The event with its codes replaced by rank and index.
     pub(super) fn resolved(&self, event: PackedEvent) -> PackedEvent {
         // The scan gave these codes, so each has a rank and an index.
         let rank = self.ranks[event.source() as usize];
@@ -51,7 +51,7 @@ impl Resolution {
         PackedEvent { item: self.items.index(event.item), ..event }.sourced(rank, fresh)
     }
 
-    /// The place of a resolved event in its user's history.
+    /// The sort key of a resolved event.
     pub(super) fn key(&self, event: &PackedEvent) -> SortKey {
         let tie = self.shuffle.map_or(0, |seed| mix64(seed, event.event));
         (event.ts, tie, event.source(), event.position, event.event)

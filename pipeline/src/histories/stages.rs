@@ -1,5 +1,5 @@
-//! The stages of a build, drawn in `mod.rs`. The first reads the log once; its result ([`ReadLog`]) can be turned
-//! into rows as often as there are tables to make.
+//! The stages of a build, drawn in `mod.rs`. Stage 1 reads the log once; stage 2 can turn its result ([`ReadLog`]) into
+//! the rows of several tables.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -38,25 +38,25 @@ use crate::engine::{
     hash_in, suspect,
 };
 
-/// The stages of a build.
+/// Runs the stages of a build.
 pub(crate) struct Builder<'a> {
     config: &'a Config,
     root: &'a Root,
     resources: Resources,
     context: SessionContext,
-    /// `build-sequences --since`: what is fresh.
+    /// `build-sequences --since`: the fresh events.
     pub(crate) fresh: Option<Arc<Fresh>>,
-    /// What an earlier build compared, where that is known.
+    /// The newest note of an earlier build on shared ids, if one holds.
     pub(crate) compared: Option<Compared>,
     /// `build-sft`: which events are fit to be learned.
     pub(crate) quality: Option<Quality>,
 }
 
-/// The log in buckets, and what was learned about it on the way.
+/// The log in buckets, and the facts that the scan has collected about it.
 pub(crate) struct ReadLog {
     buckets: Arc<Buckets>,
     resolution: Arc<Resolution>,
-    /// What the scan counted, and the new items.
+    /// The scan's counters, and the number of new items.
     pub counts: Counts,
     /// The catalogue, in which every item of the log has an index.
     pub items: Option<Snapshot>,
@@ -64,14 +64,14 @@ pub(crate) struct ReadLog {
     pub newest: i64,
     /// `Δτ` as configured or measured.
     pub delta_tau: DeltaTau,
-    /// Events that were decoded: those of users with nothing new are not all, in a refresh.
+    /// Events that were decoded; a refresh does not decode all events of users without a fresh one.
     pub decoded: u64,
     /// Wall time until all events were in their buckets.
     pub seconds_reading: f64,
 }
 
 impl ReadLog {
-    /// Which event ids the histories of several users share, as a table notes it.
+    /// The note on event ids that the histories of several users share; `None` if there are too many.
     pub(crate) fn shared_ids(&self) -> Option<String> {
         noted(&self.resolution.repeated.shared)
     }
@@ -87,9 +87,9 @@ impl ReadLog {
     }
 }
 
-/// What came of the histories in stage 2.
+/// The result of stage 2.
 pub(crate) struct Passed {
-    /// What the last pass gave.
+    /// The batches of the last pass.
     pub batches: Vec<RecordBatch>,
     /// Copies of events that were dropped.
     pub copies: u64,
@@ -111,7 +111,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Stage 1 and what comes between the stages.
+    /// Stage 1 and the steps between the stages.
     pub(crate) async fn read(
         &self,
         events: &Snapshot,
@@ -213,12 +213,14 @@ impl<'a> Builder<'a> {
         Ok((buckets, learned))
     }
 
-    /// Whose histories are read, where that is not everybody's: the mean of the intervals is that of all users.
+    /// The users whose histories are read; `None` for all users. `delta_tau = "auto"` reads all, because its mean is over the
+    /// intervals of all users.
     pub(crate) fn fresh_users(&self) -> Option<&Arc<Fresh>> {
         self.fresh.as_ref().filter(|_| self.config.sequences.delta_tau != DeltaTauSetting::Auto)
     }
 
-    /// A scan of the events of others whose ids are to be compared: with what earlier builds compared, those near what came since.
+    /// A scan of other users' events whose ids are to be compared: all of them, or, with the note of an earlier build, the events
+    /// with ids appended since, in shards near their dates.
     fn other_ids(&self, log: &SnapshotTable) -> Result<Arc<dyn ExecutionPlan>, BuildError> {
         let days = self.config.events.dedup_days;
         let near =
@@ -230,7 +232,7 @@ impl<'a> Builder<'a> {
         Ok(log.plan(&self.context.runtime_env(), &OtherIds::COLUMNS, groups, only.as_ref())?)
     }
 
-    /// Scans of the shards, the fresh ones apart from the others.
+    /// Scans of the shards; fresh shards and others are separate scans.
     fn scans(
         &self,
         log: &SnapshotTable,
@@ -253,7 +255,7 @@ impl<'a> Builder<'a> {
         Ok(plans)
     }
 
-    /// Which events have copies.
+    /// Searches the dates of the suspects for events with copies.
     async fn repeated(&self, log: &SnapshotTable, learned: &Learned) -> Result<RepeatedEvents, BuildError> {
         let mut suspects = learned.suspects.find(self.resources.threads)?;
         suspects.extend(self.compared.iter().flat_map(|compared| &compared.shared));
@@ -272,7 +274,7 @@ impl<'a> Builder<'a> {
         Ok(search.finish())
     }
 
-    /// Every bucket's events in the order of their histories.
+    /// The operator that sorts every bucket's events into histories.
     fn histories(&self, buckets: &Arc<Buckets>, resolution: &Arc<Resolution>) -> Arc<BucketSortExec> {
         let leaf = Arc::new(BucketExec::new(Arc::clone(buckets)));
         Arc::new(BucketSortExec::new(leaf, self.resources.bucket_bytes(), Arc::clone(resolution)))
@@ -318,8 +320,8 @@ impl<'a> Builder<'a> {
         Ok(Passed { batches, copies: histories.copies(), intervals })
     }
 
-    /// Runs every partition of the plans, as many at a time as there are threads, and collects what `consume`
-    /// makes of them.
+    /// Runs every partition of the plans, as many at a time as there are threads, and collects the batches that `consume`
+    /// returns for them.
     async fn each_partition<F, R>(
         &self,
         plans: &[Arc<dyn ExecutionPlan>],
@@ -333,7 +335,7 @@ impl<'a> Builder<'a> {
         let work: Vec<(Arc<dyn ExecutionPlan>, usize)> =
             plans.iter().flat_map(|plan| (0..count(plan)).map(|p| (Arc::clone(plan), p))).collect();
         let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
-        // Dropped, the set stops its tasks.
+        // Dropping the set aborts its tasks.
         let mut tasks = JoinSet::new();
         for _ in 0..self.resources.threads.max(1) {
             let (work, next, consume) = (Arc::clone(&work), Arc::clone(&next), consume.clone());

@@ -1,4 +1,4 @@
-//! Bar charts: upright for distributions and time, lying for named values.
+//! Bar charts: vertical for distributions and time, horizontal for named values.
 
 use std::fmt::Write as _;
 
@@ -10,15 +10,15 @@ const RIGHT: f64 = 10.0;
 const TOP: f64 = 28.0;
 const PLOT_HEIGHT: f64 = 180.0;
 
-/// What stands around a chart.
+/// Title, note and axis names of a chart.
 pub struct Frame<'a> {
-    /// Above it.
+    /// Title above the chart.
     pub title: &'a str,
     /// A line below the title.
     pub note: String,
-    /// What the two axes count; the unit belongs in here.
+    /// Name of the horizontal axis, with its unit.
     pub x: &'a str,
-    /// The upright one.
+    /// Name of the vertical axis, with its unit.
     pub y: &'a str,
     /// Whether the chart takes the whole width of the page.
     pub wide: bool,
@@ -46,7 +46,7 @@ impl Bar {
 }
 
 impl Frame<'_> {
-    /// The names of both axes: the lying one's in the middle at `x` and `y`, the upright one's above it.
+    /// The names of both axes: the horizontal one's centred at `x` and `y`, the vertical one's above the axis.
     pub(super) fn axes(&self, x: f64, y: f64) -> String {
         format!(
             "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text><text x=\"0\" y=\"11\">{}</text>",
@@ -76,12 +76,12 @@ fn ticks(most: f64) -> Vec<u64> {
     (0..=most.div_ceil(step).max(1)).map(|n| n * step).collect()
 }
 
-/// Upright bars.
+/// A chart of vertical bars.
 pub fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
     let width = if frame.wide { 2.0 * WIDTH + 50.0 } else { WIDTH };
     let slot = (width - LEFT - RIGHT) / bars.len().max(1) as f64;
     let longest = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0) as f64;
-    // Labels of time axes stand at some bars only and have the room of their neighbours.
+    // Time axes have labels at some bars only; these may extend over neighbouring bars.
     let sparse = bars.iter().any(|bar| bar.label.is_empty());
     let slanted = !sparse && longest * 6.2 > slot - 4.0;
     let below = if slanted { (longest * 4.4).max(16.0) + 8.0 } else { 18.0 };
@@ -138,7 +138,7 @@ pub fn upright(frame: &Frame<'_>, bars: &[Bar]) -> String {
     frame.figure(width, height, &svg)
 }
 
-/// Lying bars with their names in front and their counts behind.
+/// A chart of horizontal bars, with names on the left and counts on the right.
 pub fn lying(frame: &Frame<'_>, bars: &[Bar]) -> String {
     const STEP: f64 = 24.0;
     let most = bars.iter().map(|bar| bar.height).fold(1.0, f64::max);

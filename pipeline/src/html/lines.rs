@@ -10,20 +10,20 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 28.0;
 const HEIGHT: f64 = 180.0;
-/// Labels on the lying axis, at most.
+/// Maximum labels on the horizontal axis.
 const LABELS: usize = 8;
 
-/// One line; where a place has no value it is broken.
+/// One line; it is interrupted at positions without a value.
 pub struct Line<'a> {
     /// Its name.
     pub name: &'a str,
-    /// By place on the lying axis.
+    /// Values by position on the horizontal axis.
     pub values: Vec<Option<f64>>,
 }
 
 /// About four round numbers from at most `least` to at least `most`.
 fn ticks(least: f64, most: f64) -> Vec<f64> {
-    // Equal values have no span of their own.
+    // Equal values span nothing, so use a minimum step.
     let smallest = least.abs().max(most.abs()).max(1e-6) * 1e-3;
     let rough = ((most - least) / 4.0).max(smallest);
     let decade = 10f64.powf(rough.log10().floor());
@@ -33,8 +33,8 @@ fn ticks(least: f64, most: f64) -> Vec<f64> {
     (first..=last.max(first + 1)).map(|n| n as f64 * step).collect()
 }
 
-/// Lines over named places; `show` prints a value. The axis begins at 0 where `from_zero`, and else near the smallest value.
-/// Nothing where no line has a value.
+/// A chart of lines over named positions; `show` formats a value. With `from_zero`, the axis begins at 0, otherwise near the
+/// smallest value. Empty if no line has a value.
 pub fn lines(
     frame: &Frame<'_>,
     places: &[String],

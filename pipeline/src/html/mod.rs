@@ -1,4 +1,4 @@
-//! Pages for people: one file each, that needs no script, no network and no other file.
+//! HTML reports: each is one file that needs no script, no network and no other file.
 //!
 //! Charts are SVG inside the page, with the exact numbers as tooltips; colours follow the reader's light or dark
 //! setting. Everything that comes from a table (ids, titles, attribute values, rejected bytes) is escaped.
@@ -24,7 +24,7 @@ impl fmt::Display for Escaped<'_> {
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
             '\n' | '\t' => f.write_char(' '),
-            // Controls are not allowed in HTML text, and bidirectional ones work unseen.
+            // Control characters are not allowed in HTML text, and bidirectional ones take effect unseen.
             c if steers(c) => write!(f, "{}", c.escape_default()),
             c => f.write_char(c),
         })

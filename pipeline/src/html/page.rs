@@ -1,8 +1,8 @@
-//! What stands around the charts: the whole page, its style, tables, named figures.
+//! The page around the charts: its style, tables, named figures.
 
 use super::Escaped;
 
-/// The page needs its own styles and nothing else: what slipped in could load nothing and run nothing.
+/// Content security policy: only the page's own styles, so injected content could load and run nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 /// A whole page around `body`.

@@ -1,4 +1,4 @@
-//! Ids that stand on several dates within `events.dedup_days`, and which of their events is stored.
+//! Ids that occur on several dates within `events.dedup_days`, and which of their events is stored.
 //!
 //! ```text
 //!   stored ids of the dates around ─┐
@@ -7,8 +7,8 @@
 //!                                              of none that is stored or accepted is accepted
 //! ```
 //!
-//! Dates are written by themselves ([`super::dates`]); what decides across them is found here before, so that it depends
-//! neither on threads nor on the order in which dates are written.
+//! Dates are written independently of one another ([`super::dates`]). Duplicates across dates are decided here, before any
+//! date is written, so the decision depends neither on threads nor on the order in which dates are written.
 //!
 //! Memory: 8 bytes a staged or stored id up to the limit, the rest in a scratch file; and the events with suspected ids.
 
@@ -27,14 +27,14 @@ use super::stored::read_stored_ids;
 use crate::engine::{PartitionBuffers, Suspects, date_in, suspect};
 use crate::records::{EventBatch, KeyMap, StagedRows, date_days, dates_around, id_key, key_hash};
 
-/// The given ids of staged events, on their way to [`Across`].
+/// Collects the given ids of staged events for [`AcrossSearch`].
 pub(super) struct GivenIds {
     all: Arc<Suspects>,
     buffers: PartitionBuffers,
 }
 
 impl GivenIds {
-    /// None yet, of about `events`. Ids take up to `bytes_max` in memory.
+    /// Empty; room for about `events` ids, which take up to `bytes_max` in memory.
     pub(super) fn new(events: u64, bytes_max: usize, days: u32) -> Self {
         let all = Arc::new(Suspects::new(events, bytes_max, 1..=days));
         Self { buffers: PartitionBuffers::new(Arc::clone(&all)), all }
@@ -52,7 +52,7 @@ impl GivenIds {
         Ok(())
     }
 
-    /// All of them.
+    /// All collected ids.
     pub(super) fn finish(mut self) -> Result<Arc<Suspects>, IngestError> {
         self.buffers.finish().map_err(scratch)?;
         Ok(self.all)
@@ -63,31 +63,31 @@ fn scratch(error: DataFusionError) -> IngestError {
     IngestError::scratch(error)
 }
 
-/// Where an id stands.
+/// The dates on which an id is stored, and its staged events.
 #[derive(Default)]
 struct Stands {
     stored: BTreeSet<i32>,
     staged: Vec<(FilePosition, i32)>,
 }
 
-/// A staged event whose id stands on several dates.
+/// The decision on a staged event whose id occurs on several dates.
 struct Decided {
     date: i32,
     accepted: bool,
-    /// It is not accepted because of one that was stored before the run.
+    /// Whether an event stored before the run makes it a duplicate.
     is_stored: bool,
 }
 
-/// By id that stands on several dates: the places of its staged events there, and whether they are accepted.
+/// Ids that occur on several dates → the positions of their staged events, and whether each is accepted.
 #[derive(Default)]
 pub(super) struct Across {
     decided: KeyMap<u128, HashMap<FilePosition, Decided>>,
 }
 
-/// By id, the dates of staged events that are no events because of a staged one of the same id on another date.
+/// Id → the dates of staged events that are duplicates of a staged event with the same id on another date.
 pub(super) type Dropped = KeyMap<u128, BTreeSet<i32>>;
 
-/// The search for ids that stand on several dates.
+/// The search for ids that occur on several dates.
 pub(super) struct AcrossSearch<'a> {
     pub(super) root: &'a Root,
     pub(super) staged: &'a Staged,
@@ -102,7 +102,7 @@ pub(super) struct AcrossSearch<'a> {
 }
 
 impl AcrossSearch<'_> {
-    /// Looks for them among the staged and the stored events.
+    /// Searches the staged and the stored events.
     pub(super) fn find(&self) -> Result<Across, IngestError> {
         let staged: BTreeSet<i32> = self.staged.dates().into_iter().collect();
         let by_date = self.stored.iter().filter_map(|(text, shards)| Some((date_days(text)?, shards)));
@@ -186,7 +186,7 @@ impl AcrossSearch<'_> {
 }
 
 impl Across {
-    /// Whether a staged event is stored, if that is decided here.
+    /// Whether a staged event is accepted; `None` if its id does not occur on several dates.
     pub(super) fn decides(&self, key: u128, place: FilePosition) -> Option<bool> {
         if self.decided.is_empty() {
             return None;
@@ -204,7 +204,7 @@ impl Across {
 }
 
 impl Stands {
-    /// Whether the event at each place is stored: those that are have no other one within the days.
+    /// Decides the staged events: one is accepted if no stored or accepted one lies within `days`.
     fn decided(mut self, days: u32) -> HashMap<FilePosition, Decided> {
         self.staged.sort_unstable();
         let (mut dates, mut decided) = (self.stored.clone(), HashMap::new());

@@ -1,4 +1,4 @@
-//! From a catalogue's record to an item.
+//! Maps a catalogue's record to an item.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::items::Item;
 
 use crate::records::{Fields, Need, Rejection, Value, Wanted, identity, missing, time};
 
-/// `[items]` as slots and rules.
+/// The configuration `[items]` as slots of a record and rules for its values.
 pub(super) struct ItemMapping<'a> {
     pub(super) wanted: Vec<Wanted>,
     items: &'a config::Items,
@@ -49,9 +49,9 @@ impl<'a> ItemMapping<'a> {
         Self { wanted, items, max_record_bytes }
     }
 
-    /// The item in the current record. `stored` finds what is known of an item: a title, release time or
-    /// activity that the catalogue has no column for stays as it is, and so do attributes that are not
-    /// configured any more.
+    /// The item in the current record. `stored` finds the stored item: a title, release time or activity that
+    /// the catalogue has no column for keeps its stored value, and so do attributes that are no longer
+    /// configured.
     pub(super) fn item<'r>(
         &self,
         record: &'r impl Fields,
@@ -81,7 +81,7 @@ impl<'a> ItemMapping<'a> {
                 item.attributes.insert(attribute.clone(), values);
             }
         }
-        // A line's length is limited while it is read; a row of a Parquet file has no line.
+        // The length of a line is limited while it is read; a row of a Parquet file needs a limit of its own.
         let values = item.attributes.values().flatten().map(String::len).sum::<usize>();
         if id.len() + item.title.as_ref().map_or(0, String::len) + values > self.max_record_bytes {
             let message = format!("the record is longer than {} bytes", self.max_record_bytes);
@@ -91,7 +91,7 @@ impl<'a> ItemMapping<'a> {
     }
 }
 
-/// The values of an attribute: trimmed, each once, in their order, without those that mean none.
+/// The values of an attribute: trimmed, without duplicates, in their order, without values that mean "none".
 fn values(value: Value<'_>, rules: &config::Attribute, name: &str) -> Result<Vec<String>, Rejection> {
     let texts: Vec<Cow<'_, str>> = match value {
         Value::Absent | Value::Null => Vec::new(),

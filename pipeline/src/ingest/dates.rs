@@ -1,4 +1,4 @@
-//! Staged events to shards, date by date, several dates at a time.
+//! Writes staged events to shards, one shard a date, several dates at a time.
 //!
 //! ```text
 //!   stored ids of the date ──▶ keys ─┐
@@ -8,15 +8,15 @@
 //!          how often before in its file)
 //! ```
 //!
-//! Ids that stand on several dates are decided on before ([`super::across`]).
+//! [`super::across`] has already decided on ids that occur on several dates.
 //!
-//! A date is one walk over its rows for each of the three steps. Where the keys of a date do not fit, the
-//! first two steps walk once for each slice of the keys; where its rows do not fit, they are read again from
-//! the temporary file.
+//! Each of the three steps walks once over the rows of a date. If the keys of a date do not fit into memory, the
+//! first two steps walk once for each slice of the keys; if its rows do not fit, they are read again from the
+//! temporary file.
 //!
-//! Memory, for each date at work: its share of the limit for rows and keys, one row group of the shard, and
-//! besides the share one bit for each row, or four bytes where content repeats in the date. Over all dates:
-//! the items that are not in the table yet.
+//! Memory, for each date at work: its share of the limit for rows and keys; besides the share, one row group of the
+//! shard, and one bit for each row, or four bytes if content repeats in the date. Over all dates: the items that are
+//! not in the table yet.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -38,10 +38,10 @@ use super::stored::{read_stored_ids, shards_by_date};
 use crate::engine::Suspects;
 use crate::records::{Content, KeyMap, KeySet, StagedRows, date_text, id_key, id_of, slice_of};
 
-/// What one key takes in a set of them, roughly.
+/// Approximate bytes of a key in a set.
 const KEY_BYTES: u64 = 40;
 
-/// What the dates are written from, and within which limits.
+/// The inputs and limits of writing the dates.
 pub(super) struct Dates<'a> {
     pub(super) root: &'a Root,
     pub(super) staged: &'a Staged,
@@ -51,22 +51,22 @@ pub(super) struct Dates<'a> {
     pub(super) stored: Option<&'a Snapshot>,
     /// The files by their numbers.
     pub(super) sources: &'a [String],
-    /// Dates at work at a time.
+    /// Dates that are written at a time.
     pub(super) threads: usize,
-    /// For the rows and keys of all dates at work.
+    /// Maximum bytes of the rows and keys of all dates at work.
     pub(super) bytes_max: u64,
     pub(super) interrupt: &'a Interrupt,
 }
 
-/// What was written.
+/// The written shards, with counts of duplicates and new items.
 pub(super) struct WrittenDates {
     /// One for each date with new events.
     pub(super) shards: Uncommitted,
-    /// File → how many of its events were duplicates.
+    /// File → number of its events that were duplicates.
     pub(super) duplicates: Vec<u64>,
     /// Items of the new events → file and position of the first.
     pub(super) items: KeyMap<String, FilePosition>,
-    /// Events that an event of another date stands for.
+    /// Staged events dropped for an event with the same id on another date.
     pub(super) dropped: Dropped,
 }
 
@@ -89,8 +89,8 @@ impl WrittenDates {
 }
 
 impl Dates<'_> {
-    /// Writes one shard for each date, without the events that are stored or came before. `is_item` says
-    /// which items need not be remembered.
+    /// Writes one shard for each date, without events that are stored already or came earlier. Items for which
+    /// `is_item` is true are not collected.
     pub(super) fn write(
         &self,
         is_item: &(dyn Fn(&str) -> bool + Sync),
@@ -115,7 +115,7 @@ impl Dates<'_> {
         };
         let dates = self.staged.dates();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        // Most items of a date are known from the table or from an earlier date: only the others are kept.
+        // Most items of a date are known from the table or from an earlier date; only the others are collected.
         let items = RwLock::new(std::mem::take(&mut written.items));
         let is_known = |id: &str, place: FilePosition| {
             let items = items.read().unwrap_or_else(PoisonError::into_inner);
@@ -168,11 +168,11 @@ struct Date<'a> {
     text: &'a str,
     stored: &'a [&'a Shard],
     across: &'a Across,
-    /// Whether an item needs no index, or is known to have an event that comes no later.
+    /// Whether an item is in the table, or an event of it that comes no later is known.
     is_known: &'a (dyn Fn(&str, FilePosition) -> bool + Sync),
 }
 
-/// What became of a date.
+/// The result of writing a date.
 #[derive(Default)]
 struct Done {
     shard: Option<NewShard>,
@@ -209,7 +209,7 @@ impl Rows<'_> {
     }
 }
 
-/// How often the same content stood before a row in its file: mostly never, and then nothing is stored.
+/// Row → number of earlier rows of its file with the same content. Empty if no content repeats, which is the usual case.
 struct Repeats {
     rows: usize,
     before: Vec<u32>,
@@ -395,7 +395,7 @@ impl Date<'_> {
     }
 }
 
-/// The ids of the rows that are `kept`; `first` is the place of the first row in its date.
+/// The ids of the `kept` rows; `first` is the number, within the date, of the first row.
 fn event_ids(
     staged: &StagedRows<'_>,
     kept: &[bool],

@@ -1,7 +1,7 @@
 //! Rejected records on their way to `dead_letters`.
 //!
-//! They are written to a shard as they come, so that memory holds one batch of them however many there are.
-//! Records that an earlier run stored (the same source, position and bytes) are counted and not stored again.
+//! They are written to a shard as they come, so memory holds one batch of them, however many there are.
+//! Records that an earlier run has stored (same source, position and bytes) are counted, but not stored again.
 //! Memory: 16 bytes for each stored record of this run's files, and the records of one stored shard at a time.
 
 use std::collections::{BTreeMap, HashSet};
@@ -47,7 +47,7 @@ impl<'a> DeadLetters<'a> {
         let mut stored = KeySet::default();
         for shard in snapshot.map(Snapshot::shards).unwrap_or_default() {
             let Some(snapshot) = snapshot else { break };
-            // Most shards have none of these files, and then their records need not be read.
+            // Most shards have no record of these files, and then their records are not read.
             let named = |batch: &RecordBatch| {
                 batch.column(0).as_string::<i32>().iter().flatten().any(|source| sources.contains(source))
             };
@@ -136,14 +136,14 @@ impl<'a> DeadLetters<'a> {
         Ok(writer.write(&batch)?)
     }
 
-    /// The shard of the new ones, where there are any.
+    /// The shard with the new records; `None` if there are none.
     pub(super) fn finish(&mut self) -> Result<Option<NewShard>, IngestError> {
         self.flush()?;
         self.writer.take().map(ShardWriter::finish).transpose().map_err(Into::into)
     }
 }
 
-/// How many records were rejected for which reasons, and the first of each.
+/// Reason → number of rejected records, and the first of them as an example.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     reasons: BTreeMap<Reason, (u64, String)>,
@@ -155,7 +155,7 @@ impl Tally {
         entry.or_insert_with(|| (0, format!("{source} row {position}: {}", rejection.message))).0 += 1;
     }
 
-    /// Adds what another part of the run rejected.
+    /// Adds the tally of another part of the run.
     pub(super) fn merge(&mut self, other: Tally) {
         for (reason, (n, example)) in other.reasons {
             self.reasons.entry(reason).or_insert((0, example)).0 += n;

@@ -1,4 +1,4 @@
-//! What can stop a run of `pipeline ingest`.
+//! Errors of `pipeline ingest`.
 
 use schemas::config::ConfigError;
 use schemas::tables::EVENTS;
@@ -15,13 +15,13 @@ pub enum IngestError {
     /// Nothing to read. (Not transparent: the exit code is decided by finding the cause.)
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// It is not known who was forgotten.
+    /// The list of forgotten users cannot be read.
     #[error(transparent)]
     Forgotten(#[from] ForgetError),
     /// A file that cannot be read, or the temporary file of the run.
     #[error(transparent)]
     Source(SourceError),
-    /// Numbers that do not add up: a defect of this program, which commits nothing then.
+    /// The counts of records do not add up: a defect of this program; nothing is committed.
     #[error(
         "{what}: {} records were read, and {} accepted + {} duplicates + {} dead letters + {} forgotten is another \
          number; this is a defect of the program, and no table was changed",
@@ -33,7 +33,7 @@ pub enum IngestError {
         /// The numbers.
         counts: RecordCounts,
     },
-    /// Shards with another number of events than were accepted: a defect of this program.
+    /// The new shards do not have as many events as were accepted: a defect of this program.
     #[error(
         "{rows} events were written and {accepted} accepted; this is a defect of the program, and no table was changed"
     )]
@@ -49,7 +49,7 @@ pub enum IngestError {
         /// The files.
         paths: Vec<String>,
     },
-    /// Mostly garbage.
+    /// The share of rejected records exceeds `events.max_dead_letter_rate`.
     #[error(
         "{rejected} of {read} {what} records ({:.2} %) cannot be used, more than the allowed {:.2} % \
          (events.max_dead_letter_rate); nothing was committed{reasons}",
@@ -78,12 +78,12 @@ pub enum IngestError {
         /// What is wrong.
         problem: String,
     },
-    /// Records of people who were forgotten since may be among those that were read.
+    /// A user was forgotten during the run, so records of that user may be among those that were read.
     #[error(
         "somebody was forgotten while this run read its files; no event of this run was stored; run the command again"
     )]
     ForgottenMeanwhile,
-    /// Another writer has stored an id on a date that changes which events of this id are stored on others.
+    /// Another writer has stored an id on one date, which changes the decision on this id's events of other dates.
     #[error(
         "another writer has stored events meanwhile which change what is a duplicate across dates; no event of this run was \
          stored; run the command again"
@@ -98,7 +98,7 @@ pub enum IngestError {
     /// A table that cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// Columns that do not fit together: a defect of this program.
+    /// Columns of unequal lengths or types: a defect of this program.
     #[error("rows of table `{table}` cannot be built")]
     Build {
         /// The table.
@@ -123,17 +123,17 @@ impl IngestError {
     }
 }
 
-/// Events that do not fit their columns.
+/// Wraps an error of building `events` columns.
 pub(super) fn build(source: arrow::error::ArrowError) -> IngestError {
     IngestError::Build { table: EVENTS, source }
 }
 
-/// Stops a run that has lost count of the records of `what`: nothing may be dropped silently.
+/// Fails if the counts of the records of `what` do not add up: no record may be dropped silently.
 pub(super) fn check_counts(counts: RecordCounts, what: &str) -> Result<(), IngestError> {
     if counts.is_complete() { Ok(()) } else { Err(IngestError::LostCount { what: what.into(), counts }) }
 }
 
-/// Stops an interrupted run.
+/// Fails after Ctrl-C.
 pub(super) fn check_interrupt(interrupt: &Interrupt) -> Result<(), IngestError> {
     if interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The `items` table as a run sees it: loaded, changed, written back whole if anything changed.
+//! The `items` table during a run: loaded, changed, and written back whole if anything changed.
 //!
 //! Memory: the whole catalogue.
 
@@ -18,13 +18,13 @@ use super::error::IngestError;
 
 const BATCH_ROWS: usize = 1 << 14;
 
-/// One item; its index is its place in [`Items`] plus one.
+/// One item; its index is its position in [`Items`] plus one.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
     pub(super) title: Option<String>,
     pub(super) release_ts: Option<i64>,
     pub(super) active: bool,
-    /// Attribute → values; an attribute without values is not there.
+    /// Attribute → values; attributes without values are absent.
     pub(super) attributes: BTreeMap<String, Vec<String>>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Items {
 }
 
 impl Items {
-    /// The stored items, with a column for each of `attributes` besides those that are stored.
+    /// Loads the stored items, and adds a column for each of `attributes` that is not stored.
     pub(super) async fn load<'a>(
         snapshot: Option<&Snapshot>,
         attributes: impl Iterator<Item = &'a String>,
@@ -94,7 +94,7 @@ impl Items {
         self.by_id.get(id).map(|&at| &self.items[at])
     }
 
-    /// Puts `item` in the place of the item `id`, or behind the last where there is none.
+    /// Replaces the item `id` by `item`, or appends it if there is none.
     pub(super) fn put(&mut self, id: &str, item: Item) -> Result<(), IngestError> {
         match self.by_id.get(id) {
             Some(&at) => self.items[at] = item,
@@ -110,8 +110,8 @@ impl Items {
         Ok(())
     }
 
-    /// Puts what this run made of the items upon the table as it is `now`: the items of its catalogue, and behind the
-    /// last one those that only events know.
+    /// Applies the changes of this run to the table as it is `now`: puts the items of its catalogue, and appends those that
+    /// only events name.
     pub(super) async fn rebase(
         &mut self,
         now: Option<&Snapshot>,
@@ -131,7 +131,7 @@ impl Items {
         items_schema(self.attributes.iter().map(String::as_str))
     }
 
-    /// Writes all items, by index.
+    /// Writes all items in order of their indexes.
     pub(super) fn write(&self, root: &Root) -> Result<NewShard, IngestError> {
         let schema = self.schema();
         let mut writer = ShardWriter::create(root, ITEMS, "part", &schema, &[])?;
@@ -203,15 +203,15 @@ fn read_rows(batch: &RecordBatch, attributes: &BTreeSet<String>, rows: &mut Vec<
     }
 }
 
-/// What a run's catalogue did to the table.
+/// The items that a run's catalogue names, as they were before the run.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    /// Item → how it was before the run; `None` for a new one.
+    /// Item → its state before the run; `None` if it is new.
     before: BTreeMap<String, Option<Item>>,
 }
 
 impl Touched {
-    /// Remembers the item before it is changed; false where this run has changed it already.
+    /// Records the item before its first change; returns false if this run has changed it already.
     pub(super) fn first(&mut self, id: &str, before: Option<&Item>) -> bool {
         if self.before.contains_key(id) {
             return false;
@@ -225,7 +225,7 @@ impl Touched {
         self.before.contains_key(id)
     }
 
-    /// Items that were added, changed, and left as they were.
+    /// The numbers of added, changed and unchanged items.
     pub(super) fn counts<'i>(&self, now: impl Fn(&str) -> Option<&'i Item>) -> (u64, u64, u64) {
         let (mut added, mut updated, mut unchanged) = (0, 0, 0);
         for (id, before) in &self.before {

@@ -1,4 +1,4 @@
-//! `pipeline ingest`: files to `events`, `items` and `dead_letters`.
+//! `pipeline ingest`: reads files into `events`, `items` and `dead_letters`.
 //!
 //! ```text
 //!   catalogue files ─▶ record ─▶ item ─────────────▶ Items ────────┐
@@ -9,28 +9,27 @@
 //!                                  commits, in this order: dead_letters, items, events
 //! ```
 //!
-//! **Counting.** Of every file, records read = accepted + duplicates + dead letters + forgotten, and the program stops
-//! rather than report anything else.
+//! **Counting.** For every file, records read = accepted + duplicates + dead letters + forgotten; if they do not add up, the
+//! run fails.
 //!
-//! **Order.** Event files are read in the order of their paths, so that records come by (source, position):
+//! **Order.** Event files are read in the order of their paths, so records come by (source, position):
 //! the first of equal events wins, and new items get their indexes in that order. Both depend on the files
 //! and the tables only.
 //!
-//! **Other writers.** What they commit while a run reads and writes, the run takes in before its own commits ([`publish`]).
+//! **Other writers.** Before its own commits, a run takes account of all commits made since it began ([`publish`]).
 //!
 //! **Crashes.** All shards are written before the first commit, and each table is one commit. A run that
-//! dies between two commits has stored dead letters, perhaps items, and no event; running it again finds
-//! those dead letters and items stored and commits the rest. The other order would not repair itself: events
-//! whose items have no index would be duplicates in the second run. Nothing that is committed is ever
-//! half-done, and what was read is checked again against the tables as they are now, so a run can always be
-//! repeated.
+//! dies between two commits has stored dead letters, perhaps items, and no event; a second run finds these dead
+//! letters and items stored, and commits the rest. With events first, a second run would not repair the tables: it would
+//! drop the events as duplicates, and their items would stay without an index. A commit is complete or absent, and each
+//! run checks its records against the current tables, so a run can always be repeated.
 //!
-//! **Threads.** One reads, several parse records ([`crate::source`]), several write ([`dates`]); what is stored does
-//! not depend on how many.
+//! **Threads.** One thread reads, several parse records ([`crate::source`]), several write ([`dates`]); the tables do not
+//! depend on their number.
 //!
-//! **Memory.** The raw files are streamed. [`stage`] keeps accepted events up to half of the limit and the
-//! rest in a temporary file, [`across`] a sixteenth of it in ids, and [`dates`] writes them within a quarter of it. [`items`], the catalogue with
-//! the items seen in events, stays in memory whatever the limit.
+//! **Memory.** The raw files are streamed. [`stage`] keeps accepted events up to half of the limit and the rest in a
+//! temporary file; [`across`] takes a sixteenth of the limit for ids, and [`dates`] a quarter of it for writing.
+//! [`items`], the catalogue with the items seen in events, stays in memory whatever the limit.
 
 mod across;
 mod catalogue;
@@ -80,18 +79,22 @@ pub use report::{CatalogueReport, FileReport, IngestReport, Versions};
 
 /// Reads the configured catalogue and interaction log into the tables of `root`.
 ///
-/// `config.events.paths` or `config.items.paths` may be empty: then only the other is read. On an error no
-/// table was changed, except that a failed commit may come after an earlier table's; the run can be repeated in any case.
+/// `config.events.paths` or `config.items.paths` may be empty: then only the other is read.
+///
+/// # Errors
+///
+/// Any [`IngestError`]. No table was changed, except that commits of earlier tables stay when a later one fails; the run
+/// can be repeated in any case.
 pub async fn run(config: &Config, root: &Root, interrupt: &Interrupt) -> Result<IngestReport, IngestError> {
     run_within(config, root, Limits::default(), interrupt).await
 }
 
-/// What one run may use. Limits change the time, never the tables.
+/// Limits on the resources of a run. They change its duration, never the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For events between reading and writing. The catalogue and some 10 MiB a thread come on top.
+    /// Memory for events between reading and writing. The catalogue and some 10 MiB a thread come on top.
     pub memory: MemorySize,
-    /// Threads that parse records, and dates that are written at a time.
+    /// Number of threads that parse records, and of dates that are written at a time.
     pub threads: usize,
     /// Bytes of a text file that one thread parses at a time.
     pub block_bytes: usize,
@@ -124,7 +127,7 @@ async fn ingest(
     Run::begin(config, root, limits, interrupt).await?.finish().await
 }
 
-/// What an event takes in a file, at least: for a guess of how many come.
+/// Minimum bytes of an event in a file, to estimate the number of events.
 const EVENT_BYTES_MIN: u64 = 16;
 
 struct Run<'a> {
@@ -278,7 +281,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Refuses a Parquet file with a column that cannot be read before anything is.
+    /// Refuses Parquet files with unreadable columns before any file is read.
     fn check_columns(&self) -> Result<(), IngestError> {
         let reading = self.reading();
         let items = ItemMapping::new(&self.config.items, self.config.events.max_record_bytes);
@@ -396,8 +399,8 @@ impl<'a> Run<'a> {
         if self.interrupt.requested() { Err(IngestError::Interrupted) } else { Ok(()) }
     }
 
-    /// Reads rejected rows again with all their columns: those of row groups that have been read to the end, or,
-    /// where the file has `ended`, all that are left.
+    /// Reads rejected rows again with all their columns: the rows of row groups that have been read to the end, or, if
+    /// the file has `ended`, all remaining ones.
     fn read_again(
         &mut self,
         file: &InputFile,
@@ -444,7 +447,7 @@ impl<'a> Run<'a> {
         Ok(counts)
     }
 
-    /// Asks about times that cannot be meant, before anything is committed.
+    /// Fails on implausible times before anything is committed, unless `events.check_times` is off.
     fn check_times(&mut self, file: &InputFile, times: &Times) -> Result<(), IngestError> {
         if !self.config.events.check_times {
             return Ok(());
@@ -513,13 +516,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A file that is being read.
+/// The state of a file that is being read.
 #[derive(Default)]
 struct FileState {
     counts: RecordCounts,
     seen: SeenFields,
     times: Times,
-    /// Rejected rows that are read again, why they were rejected, and whether they do not say whose they are.
+    /// Rejected rows to read again; for each, why it was rejected and whether its user is unreadable.
     again_rows: Vec<u64>,
     again: VecDeque<(Rejection, bool)>,
     whole: Option<Arc<WholeRows>>,

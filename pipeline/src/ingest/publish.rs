@@ -1,19 +1,19 @@
-//! The end of a run: the commits.
+//! The commits at the end of a run.
 //!
 //! ```text
 //!   dead_letters ─▶ items ─▶ events         the order that a second run can complete
 //! ```
 //!
-//! Another writer may commit at any time: a consumer does every few seconds, and a run takes minutes. What this run read
-//! and wrote is then brought up to the table as it is now, and committed on top of that:
+//! Another writer may commit at any time: a consumer commits every few seconds, and a run takes minutes. This run then
+//! adapts its shards to the newest version of the table, and commits on top of it:
 //!
 //! | table | after another one's commit |
 //! |---|---|
-//! | `dead_letters` | records that stand in the shards it added are left out |
+//! | `dead_letters` | records that are in the shards it added are left out |
 //! | `items` | the table is loaded again, and this run's items are put into it |
-//! | `events` | events whose ids stand in the shards it added, of dates within the window, are left out: they are duplicates |
+//! | `events` | events whose ids are in the shards it added, of dates within the window, are left out: they are duplicates |
 //!
-//! Memory: the ids of the shards that were added meanwhile, and the catalogue once more.
+//! Memory: the ids of the shards that other writers added, and a second copy of the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -34,10 +34,10 @@ use super::report::Versions;
 use crate::privacy::Forgotten;
 use crate::records::{KeySet, date_days, dates_around, dead_letter_key, dedup_property, id_key};
 
-/// So often a table is tried again that others have changed meanwhile.
+/// Maximum attempts to commit a table that other writers keep changing.
 const ATTEMPTS: u32 = 100;
 
-/// Shards that no commit has named yet.
+/// Written shards, not committed yet.
 pub(super) struct Pending {
     pub(super) events: Uncommitted,
     pub(super) items: Uncommitted,
@@ -51,12 +51,12 @@ impl Pending {
     }
 }
 
-/// The tables before the run, or as they were at the last look.
+/// The snapshots of the tables at the start of the run, or at the latest comparison.
 pub(super) struct Before {
     pub(super) events: Option<Snapshot>,
     pub(super) items: Option<Snapshot>,
     pub(super) dead_letters: Option<Snapshot>,
-    /// The version of the table of those who were forgotten.
+    /// The version of the list of forgotten users.
     pub(super) forgotten: Option<u64>,
 }
 
@@ -70,12 +70,12 @@ pub(super) struct Publish<'a> {
     pub(super) touched: &'a Touched,
     /// All files, as the tables name them.
     pub(super) sources: &'a HashSet<String>,
-    /// The files of events, by their numbers; none where no events are read.
+    /// The event files by their numbers; empty if no events are read.
     pub(super) event_sources: &'a [String],
     pub(super) dedup_days: u32,
-    /// File → how many of its events are duplicates.
+    /// File → number of its events that are duplicates.
     pub(super) duplicates: Vec<u64>,
-    /// Events that an event of another date stands for.
+    /// Staged events dropped for an event with the same id on another date.
     pub(super) dropped: &'a Dropped,
 }
 
@@ -84,7 +84,7 @@ fn version(snapshot: Option<&Snapshot>) -> Option<u64> {
 }
 
 impl Publish<'_> {
-    /// The commits, in the order that a second run can complete.
+    /// Commits the tables in the order that a second run can complete.
     pub(super) async fn commit_all(&mut self) -> Result<Versions, IngestError> {
         self.check_forgotten()?;
         let dead_letters = self.dead_letters().await?;
@@ -96,7 +96,7 @@ impl Publish<'_> {
         Ok(Versions { events, items, dead_letters })
     }
 
-    /// Records of people who were forgotten while this run read them must not be stored.
+    /// Fails if a user was forgotten since the run began: the user's records must not be stored.
     fn check_forgotten(&self) -> Result<(), IngestError> {
         match Forgotten::version(self.root)? == self.before.forgotten {
             true => Ok(()),
@@ -126,7 +126,7 @@ impl Publish<'_> {
         .await
     }
 
-    /// Leaves out the records that others have stored since the last look: another run on the same files.
+    /// Leaves out the records that another run on the same files has stored since the latest comparison.
     async fn leave_out_letters(&mut self) -> Result<(), IngestError> {
         self.check_forgotten()?;
         let now = self.root.snapshot(DEAD_LETTERS).await?;
@@ -224,7 +224,7 @@ impl Publish<'_> {
         .await
     }
 
-    /// Leaves out the events that others have stored since the last look, and counts them as duplicates.
+    /// Leaves out the events that others have stored since the latest comparison, and counts them as duplicates.
     async fn leave_out_events(&mut self) -> Result<(), IngestError> {
         self.check_forgotten()?;
         let now = self.root.snapshot(EVENTS).await?;
@@ -265,7 +265,7 @@ impl Publish<'_> {
                         if let Some(&file) = source.and_then(|source| files.get(source)) {
                             duplicates[file] += 1;
                         }
-                        // What it stood for may be further than the days from what is stored instead.
+                        // An event that was dropped for this one may lie outside the window of the one now stored instead.
                         let stands = |date: &i32| near(*date).any(|ids| ids.contains(&key));
                         stand_alone |= dropped.get(&key).is_some_and(|dates| !dates.iter().all(stands));
                     }
@@ -290,7 +290,7 @@ impl Publish<'_> {
     }
 }
 
-/// The shards that `now` has and `before` had not.
+/// The shards of `now` that are not in `before`.
 fn added<'a>(before: Option<&Snapshot>, now: &'a Snapshot) -> impl Iterator<Item = &'a Shard> {
     let known: HashSet<String> =
         before.into_iter().flat_map(Snapshot::shards).map(|shard| shard.path.clone()).collect();
@@ -301,8 +301,8 @@ fn new_date(shard: &NewShard) -> Option<i32> {
     date_days(shard.partition.get(EVENT_DATE)?)
 }
 
-/// Writes the shard at this place again with the rows that `is_new` keeps, where there are others; whether there is
-/// still a shard.
+/// Rewrites the shard at this position with the rows that `is_new` keeps, unless it keeps all; returns whether a shard
+/// remains.
 fn leave_out(
     root: &Root,
     table: &str,
@@ -327,7 +327,7 @@ fn leave_out(
         let kept = filter_record_batch(&batch, &is_new(&batch)).map_err(|e| fail(e.into()))?;
         writer.write(&kept)?;
     }
-    // A writer that is dropped deletes its file.
+    // Dropping the writer deletes its file.
     match writer.rows() {
         rows if rows == shard.rows => Ok(true),
         0 => {
@@ -341,7 +341,7 @@ fn leave_out(
     }
 }
 
-/// The properties that a replacement would lose.
+/// The table's properties, to be kept by a commit that replaces its content.
 fn own_properties(snapshot: &Snapshot) -> BTreeMap<String, String> {
     snapshot.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
 }

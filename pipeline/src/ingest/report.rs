@@ -1,4 +1,4 @@
-//! What a run did, for people and for programs.
+//! The report of a run, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -7,14 +7,14 @@ use serde::Serialize;
 
 use crate::source::RecordCounts;
 
-/// One input file.
+/// The counts of one input file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileReport {
     /// `events` or `items`.
     pub table: &'static str,
     /// The file, as the tables name it.
     pub source: String,
-    /// What became of its records.
+    /// Its records by outcome.
     #[serde(flatten)]
     pub counts: RecordCounts,
 }
@@ -26,9 +26,9 @@ pub struct CatalogueReport {
     pub added: u64,
     /// Items of this run's catalogue whose title, release, activity or attributes changed.
     pub updated: u64,
-    /// Items of this run's catalogue that were as stored.
+    /// Items of this run's catalogue that equal the stored ones.
     pub unchanged: u64,
-    /// Items that events name and no catalogue has: stored with empty attributes by this run.
+    /// Items that events name and no catalogue has; this run stored them with empty attributes.
     pub from_events: u64,
     /// All items.
     pub total: u64,
@@ -59,13 +59,13 @@ pub struct IngestReport {
     /// The first rejected record of each reason, in words.
     #[serde(skip)]
     pub examples: String,
-    /// What happened to `items`.
+    /// The changes to `items`.
     pub catalogue: CatalogueReport,
     /// Rows of `events` after the run.
     pub events_stored: u64,
     /// The tables after the run.
     pub versions: Versions,
-    /// What should be looked at, and did not stop the run.
+    /// Warnings; they did not stop the run.
     pub warnings: Vec<String>,
     /// Wall time.
     pub seconds: f64,
@@ -115,7 +115,7 @@ impl Display for IngestReport {
     }
 }
 
-/// The end of a long path.
+/// The path, or its end if it is long.
 fn shown(source: &str) -> String {
     const CHARS_MAX: usize = 48;
     let chars = source.chars().count();

@@ -1,4 +1,4 @@
-//! Rows that do not fit into memory, in one temporary file.
+//! The temporary file for rows that do not fit into memory.
 //!
 //! ```text
 //!   ┌─ flush 1 ───────────────────────────┐┌─ flush 2 ──────────────┐
@@ -6,8 +6,8 @@
 //!   └────────────────────────────────────┘└────────────────────────┘
 //! ```
 //!
-//! The file has no name any more once it is open, so it goes with the process, however that ends. It is the
-//! only one, and where each segment lies is in memory: 24 bytes for each date of each flush.
+//! The file is unlinked as soon as it is open, so it disappears with the process, however that ends. A run has one such
+//! file. The position of each segment is kept in memory: 24 bytes for each date of each flush.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
@@ -24,7 +24,7 @@ use crate::records::STAGED_SCHEMA;
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
-/// Rows of one date, in order.
+/// The position of the rows of one date and one flush.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
     offset: u64,
@@ -81,7 +81,7 @@ impl SpillFile {
     }
 }
 
-/// A part of a file, read without moving the file's own position.
+/// Reads a part of a file without moving the file's own position.
 struct Part<'a> {
     file: &'a File,
     at: u64,

@@ -1,4 +1,4 @@
-//! Accepted events between reading and writing: kept in the order they came, given back date by date.
+//! Keeps accepted events between reading and writing; takes them in order, and returns them date by date.
 //!
 //! ```text
 //!   batches in order of (source, position) ─▶ memory, up to a limit
@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Batches come in order of (source, position), and so do the rows of each segment and the segments of each
-//! date: a date's rows have that order wherever they were kept.
+//! date: the rows of a date have this order in memory and on disk.
 //!
-//! Memory: the limit, 12 bytes a row of it for the index by date, and one batch more.
+//! Memory: the limit, of which the index by date takes 12 bytes a row, and one batch more.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,10 +24,10 @@ use super::error::{IngestError, build};
 use super::spill::{Segment, SpillFile};
 use crate::records::EventBatch;
 
-/// Rows of a batch that is given back or written.
+/// Maximum rows of a batch that is returned or written.
 pub(super) const BATCH_ROWS: usize = 1 << 14;
 
-/// Bytes a row that the index by date takes: one place, and the date.
+/// Bytes a row in the index by date: a [`BatchRow`] and a date.
 const INDEX_BYTES: usize = 12;
 
 /// Where an event was read: the number of its file, and its position there.
@@ -51,13 +51,13 @@ pub(super) struct Spilled {
 }
 
 impl EventStage {
-    /// One that keeps up to `bytes_max` in memory, and the rest in the directory for temporary files.
+    /// An empty stage, which keeps up to `bytes_max` in memory and the rest in the directory for temporary files.
     pub(super) fn new(bytes_max: usize) -> Self {
         let directory = terminal::scratch::directory();
         Self { bytes_max, bytes: 0, batches: Vec::new(), directory, spilled: None }
     }
 
-    /// Adds events that come after all those before in order of source and position.
+    /// Appends events; in order of (source, position) they must come after all earlier ones.
     pub(super) fn push(&mut self, batch: EventBatch) -> Result<(), IngestError> {
         if batch.dates.is_empty() {
             return Ok(());
@@ -85,7 +85,7 @@ impl EventStage {
         Ok(())
     }
 
-    /// All that was pushed.
+    /// All events that were pushed.
     pub(super) fn finish(mut self) -> Result<Staged, IngestError> {
         if self.spilled.is_some() && !self.batches.is_empty() {
             self.spill()?;
@@ -97,7 +97,7 @@ impl EventStage {
     }
 }
 
-/// Batches in memory, and the places of the rows of each date.
+/// Batches in memory, and the index of their rows by date.
 pub(super) struct InMemory {
     batches: Vec<RecordBatch>,
     by_date: BTreeMap<i32, Vec<BatchRow>>,
@@ -108,7 +108,7 @@ impl InMemory {
         let mut by_date: BTreeMap<i32, Vec<BatchRow>> = BTreeMap::new();
         for (at, batch) in (0..).zip(&batches) {
             let mut row = 0;
-            // Neighbours mostly have one date.
+            // Consecutive rows mostly have the same date.
             for run in batch.dates.chunk_by(|a, b| a == b) {
                 let places = by_date.entry(run[0]).or_default();
                 let end = row + run.len() as u32;
@@ -130,7 +130,7 @@ impl InMemory {
         {
             return Ok(self.batches[batch as usize].slice(row as usize, places.len()));
         }
-        // Only the batches that are needed: there may be thousands.
+        // `interleave` gets only the batches that it needs: there may be thousands.
         let mut batches: Vec<&RecordBatch> = Vec::new();
         let mut last = None;
         let mut indexes = Vec::with_capacity(places.len());
@@ -145,14 +145,14 @@ impl InMemory {
     }
 }
 
-/// How many of the first places are neighbours in one batch.
+/// The number of leading rows that are consecutive in one batch.
 fn run_len(places: &[BatchRow]) -> usize {
     places.windows(2).take_while(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1).count()
         + usize::from(!places.is_empty())
 }
 
-/// Cuts places into chunks of at most [`BATCH_ROWS`]. Neighbours that are many, as in a log in the order of
-/// time, are a chunk of their own, which need not be copied.
+/// Cuts rows into chunks of at most [`BATCH_ROWS`]. A long run of consecutive rows, as in a log in order of
+/// time, becomes a chunk of its own, which is sliced instead of copied.
 fn chunks(mut places: &[BatchRow]) -> impl Iterator<Item = &[BatchRow]> {
     const SLICE_ROWS: usize = 1 << 10;
     std::iter::from_fn(move || {
@@ -180,7 +180,7 @@ pub(super) enum Staged {
 }
 
 impl Staged {
-    /// In order.
+    /// The dates in ascending order, in days.
     pub(super) fn dates(&self) -> Vec<i32> {
         match self {
             Self::InMemory(kept) => kept.by_date.keys().copied().collect(),
@@ -188,9 +188,9 @@ impl Staged {
         }
     }
 
-    /// Rows of a date, and about how many bytes they take in memory.
+    /// The number of rows of a date, and their approximate bytes in memory.
     pub(super) fn size(&self, date: i32) -> (u64, u64) {
-        /// An event without its source, roughly.
+        /// Approximate bytes of an event without its source.
         const ROW_BYTES: u64 = 160;
         match self {
             Self::InMemory(kept) => {

@@ -1,4 +1,4 @@
-//! What a run reads of the stored events: their shards by date, and the ids in them.
+//! Reads the stored events: their shards by date, and the ids in the shards.
 
 use std::collections::BTreeMap;
 

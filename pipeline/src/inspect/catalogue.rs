@@ -1,4 +1,4 @@
-//! The catalogue: `items`.
+//! Contents of `items`. Memory: the distinct values of all attributes.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::log::Count;
 /// Values shown for each attribute.
 const TOP: usize = 10;
 
-/// What the catalogue holds.
+/// Contents of the catalogue.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ItemsContents {
     /// Rows.
@@ -36,7 +36,7 @@ pub struct AttributeValues {
     pub attribute: String,
     /// Distinct values.
     pub values: u64,
-    /// Items that have none.
+    /// Items without a value.
     pub items_without: u64,
     /// The most frequent values.
     pub top: Vec<Count>,

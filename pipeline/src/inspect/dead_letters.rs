@@ -13,7 +13,7 @@ use super::error::InspectError;
 /// Characters shown of a rejected record.
 const SHOWN: usize = 100;
 
-/// What was rejected, by reason.
+/// Rejected records by reason.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeadLettersContents {
     /// The most frequent first.
@@ -25,13 +25,13 @@ pub struct DeadLettersContents {
 pub struct ReasonCount {
     /// The code.
     pub reason: String,
-    /// How many.
+    /// Number of rejected records.
     pub count: u64,
-    /// Where the first of them (by source and position) came from.
+    /// The source of the first of them, in order of source and position.
     pub source: String,
     /// Its position there.
     pub position: i64,
-    /// What was wrong with it.
+    /// The message of its rejection.
     pub message: String,
     /// The beginning of its bytes, as text.
     pub value: String,

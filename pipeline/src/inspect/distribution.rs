@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::html::number;
 
-/// How often each whole number occurred: its quantiles, and bins that double in width.
+/// The distribution of whole numbers: quantiles, and bins that double in width.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Distribution {
     /// Numbers counted.
@@ -34,7 +34,7 @@ pub struct Bin {
     pub from: u64,
     /// Largest number of the bin.
     pub to: u64,
-    /// How many there were.
+    /// Number of values in the bin.
     pub count: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What can stop a look into tables.
+//! Errors of inspecting and verifying tables.
 
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
@@ -7,13 +7,13 @@ use store::{Root, TableError};
 
 use crate::privacy::ForgetError;
 
-/// Tables that cannot be looked into.
+/// Tables that cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// It is not known who was forgotten.
+    /// The list of forgotten users cannot be read.
     #[error(transparent)]
     Forgotten(#[from] ForgetError),
     /// The configuration's split is incomplete.
@@ -32,7 +32,7 @@ pub enum InspectError {
         table: String,
         /// The root.
         root: String,
-        /// What there is.
+        /// The existing tables.
         known: Vec<String>,
     },
     /// The user has no history in the table.
@@ -55,7 +55,7 @@ pub enum InspectError {
         /// Events of the history.
         events: u64,
     },
-    /// A user was asked for of a table whose rows are not histories.
+    /// A user's history was asked for from a table whose rows are not histories.
     #[error("table `{table}` holds no histories; --user draws those of `{SEQUENCES}`")]
     NoHistories {
         /// The table.
@@ -75,7 +75,7 @@ pub(super) fn query(table: &str) -> impl Fn(DataFusionError) -> InspectError {
     move |source| InspectError::Query { table: table.into(), source: Box::new(source) }
 }
 
-/// The name of a table that is there.
+/// The name of an existing table; fails for an unknown one.
 pub(crate) fn known_table(root: &Root, name: &str) -> Result<String, InspectError> {
     let known = root.tables()?;
     let place = root.path().display().to_string();

@@ -14,14 +14,14 @@ use super::distribution::{Collector, Distribution};
 use super::error::InspectError;
 use crate::sft::{ByRole, MatchRate, Matched, POOL, ValuePool};
 
-/// Values that are named.
+/// Number of values that the report names.
 const TOP: usize = 10;
 /// Examples that are shown, by role.
 const SHOWN: [usize; 3] = [3, 1, 1];
-/// Places of a history that are shown.
+/// Maximum positions of a history that are shown.
 const SHOWN_PLACES: usize = 40;
 
-/// What the examples look like.
+/// Contents of a table of instruction examples.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SftContents {
     /// Users.
@@ -30,17 +30,17 @@ pub struct SftContents {
     pub examples: ByRole,
     /// Values that have examples.
     pub values: u64,
-    /// Values that have examples, the most frequent ones; their pools where the catalogue is there.
+    /// The most frequent values that have examples; with their pools if the catalogue exists.
     pub top: Vec<ValuePool>,
     /// Positions of the histories.
     pub history_length: Distribution,
-    /// Those of them that the target may see.
+    /// Positions of the histories that the target may see.
     pub visible_length: Distribution,
-    /// How many of these carry the value.
+    /// Visible positions that carry the value.
     pub matching_length: Distribution,
-    /// How well the visible histories fit.
+    /// How well the visible histories fit their conditions.
     pub match_rate: MatchRate,
-    /// Some examples: the first of each role that see something.
+    /// The first examples of each role that see something.
     pub shown: Vec<Example>,
 }
 
@@ -61,7 +61,7 @@ pub struct Example {
     pub weight: f32,
     /// Positions of the history.
     pub history: u64,
-    /// The newest places of the history, oldest first: `+` carries the value, `-` does not, and behind a `|` is hidden.
+    /// The newest positions of the history, oldest first: `+` carries the value, `-` does not; positions after `|` are hidden.
     pub places: String,
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn read(root: &Root, snapshot: &Snapshot) -> Result<SftContents
     Ok(contents)
 }
 
-/// For each value, how many active items carry it, by the catalogue or, for a derived condition, by the table.
+/// Value → number of active items that carry it, from the catalogue or, for a derived condition, from the table.
 async fn pools(root: &Root, snapshot: &Snapshot) -> Result<HashMap<String, u64>, InspectError> {
     let property = |key: &str| snapshot.properties().get(key);
     let number = |key: &str| property(key).and_then(|text| text.parse::<u64>().ok());
@@ -178,7 +178,7 @@ impl Reader {
                 Role::Test => (2, "test"),
                 Role::Pretrain | Role::Context => continue,
             };
-            // Those that see something say more.
+            // Examples that see something are more informative.
             if self.shown[place].len() < SHOWN[place] && visible > 0 {
                 self.shown[place].push(Example {
                     user: user.into(),
@@ -195,7 +195,7 @@ impl Reader {
     }
 }
 
-/// The newest places of a history, hidden ones behind a bar.
+/// The newest positions of a history, hidden ones after a bar.
 fn places(matches: &[bool], visible: usize) -> String {
     let start = matches.len().saturating_sub(SHOWN_PLACES);
     let mut drawn = String::new();

@@ -15,8 +15,8 @@ use super::error::InspectError;
 use super::spans::{SpanCollector, SpanDistribution};
 use crate::histories::TargetCounts;
 
-/// What the histories look like. Sessions, request batches and targets are counted over owned positions, so
-/// that an event in two rows counts once.
+/// Contents of a table of histories. Sessions, request batches and targets are counted over owned positions, so
+/// an event in two rows counts once.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SequencesContents {
     /// Users.
@@ -33,23 +33,23 @@ pub struct SequencesContents {
     pub request_size: Distribution,
     /// Time from one event of a user to the next.
     pub inter_event: SpanDistribution,
-    /// Events at the same time as another one of their user, whose order is the tie policy's.
+    /// Events at the same time as another one of their user; the tie policy decides their order.
     pub tied: u64,
     /// The policy.
     pub tie_policy: String,
     /// Share of a target's earlier positions in its row that it may not see.
     pub hidden_share: f64,
-    /// TargetCounts by how much is hidden from them: nothing, up to a quarter, half, three quarters, less than all,
-    /// all; targets that stand first in their row are not among them.
+    /// Targets by the share of earlier positions that is hidden from them: none, up to a quarter, half, three quarters,
+    /// less than all, all. Targets at the first position of their row are not counted.
     pub hidden: [u64; 6],
-    /// TargetCounts that see nothing.
+    /// Targets that see nothing.
     pub nothing_visible: u64,
 }
 
 const COLUMNS: [&str; 7] = ["user_id", "session", "request", "visible_len", "role", "target_from", "ts"];
 
 pub(super) async fn read(snapshot: &Snapshot) -> Result<SequencesContents, InspectError> {
-    // Rows of `refresh` do not follow each other without a gap.
+    // Rows of `refresh` may have gaps between them.
     let mut reader = Reader { whole: snapshot.name() == SEQUENCES, ..Reader::default() };
     for shard in snapshot.shards() {
         for batch in snapshot.read_shard(shard, &COLUMNS).await? {
@@ -85,7 +85,7 @@ struct Reader {
     events: u64,
     /// The user's newest event so far, in epoch milliseconds.
     newest: Option<i64>,
-    /// How many of the user's events are at that time.
+    /// Number of the user's events at that time.
     at_newest: u64,
     sessions: HashMap<u32, u64>,
     requests: HashMap<u32, u64>,
@@ -126,7 +126,7 @@ impl Reader {
         }
     }
 
-    /// Counts an event that is at the time of the one before it, or not.
+    /// Counts an event; `same`: whether it has the time of the previous one.
     fn tie(&mut self, same: bool) {
         self.at_newest = if same { self.at_newest.max(1) + 1 } else { 1 };
         self.contents.tied += match self.at_newest {

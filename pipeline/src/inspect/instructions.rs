@@ -20,7 +20,7 @@ const TOP: usize = 20;
 
 const COLUMNS: [&str; 5] = ["user_id", "attributes", "conditions", "weights", "as_of"];
 
-/// What users are instructed by.
+/// Contents of `instructions`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct InstructionsContents {
     /// Users.
@@ -31,7 +31,7 @@ pub struct InstructionsContents {
     pub per_user: Distribution,
     /// Instructions by attribute or derived condition.
     pub attributes: Vec<Count>,
-    /// The most frequent conditions, by the users who have them.
+    /// The most frequent conditions, with the number of users who have them.
     pub top: Vec<Count>,
 }
 
@@ -76,7 +76,7 @@ pub struct Instruction {
     /// The condition.
     #[serde(flatten)]
     pub condition: Condition,
-    /// Its share of what the user met in the window.
+    /// Its share of the user's events in the window.
     pub weight: f32,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Instruction {
     }
 }
 
-/// The instructions of one user; `None` where the root has none for that user.
+/// The instructions of one user; `None` if the root has none for that user.
 pub(super) async fn of_user(root: &Root, user: &str) -> Result<Option<Vec<Instruction>>, InspectError> {
     let Some(snapshot) = root.snapshot(INSTRUCTIONS).await? else { return Ok(None) };
     for shard in snapshot.shards() {
@@ -104,7 +104,7 @@ pub(super) async fn of_user(root: &Root, user: &str) -> Result<Option<Vec<Instru
     Ok(None)
 }
 
-/// Those of a row, of lists that have equal lengths in every table that verifies.
+/// The instructions of a row; its lists have equal lengths in every table that verifies.
 fn instructions(batch: &RecordBatch, row: usize) -> Vec<Instruction> {
     let list = |column: usize| batch.column(column).as_list::<i32>().value(row);
     let (attributes, conditions, weights) = (list(1), list(2), list(3));

@@ -16,7 +16,7 @@ use super::error::{InspectError, query};
 use super::popularity::{Popularity, popularity};
 use crate::engine::{Resources, SnapshotTable};
 
-/// What the log holds.
+/// Contents of `events`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EventsContents {
     /// Rows.
@@ -39,7 +39,7 @@ pub struct EventsContents {
     pub periods: Vec<Period>,
     /// The most frequent actions.
     pub actions: Vec<Count>,
-    /// How the items share the events.
+    /// The distribution of the events over the items.
     pub popularity: Popularity,
 }
 
@@ -48,7 +48,7 @@ pub struct EventsContents {
 pub struct Period {
     /// The first day.
     pub from: NaiveDate,
-    /// How many days.
+    /// Number of days.
     pub days: u32,
     /// Events on these days.
     pub events: u64,
@@ -59,7 +59,7 @@ pub struct Period {
 pub struct Count {
     /// The value.
     pub value: String,
-    /// How often.
+    /// Number of occurrences.
     pub count: u64,
 }
 
@@ -117,7 +117,7 @@ fn date(days: i64) -> Option<NaiveDate> {
     DateTime::UNIX_EPOCH.date_naive().checked_add_signed(TimeDelta::try_days(days)?)
 }
 
-/// Sums days (since the epoch, ascending) to periods; days without events are part of them.
+/// Sums days (since the epoch, ascending) to periods, which include days without events.
 fn periods(by_day: &[(i64, u64)]) -> Vec<Period> {
     let (Some(&(first, _)), Some(&(last, _))) = (by_day.first(), by_day.last()) else { return Vec::new() };
     let span = last - first + 1;

@@ -1,8 +1,8 @@
-//! What the tables of a root hold, for people and as JSON.
+//! Reports the contents of a root's tables, as text, HTML and JSON.
 //!
-//! Every table: version, rows, shards, bytes, columns and properties. The tables of the contract also say what
-//! is in them: the shape of the log, the catalogue's attributes, the distributions of the histories, the
-//! reasons of rejected records. Shards are streamed; what is kept grows with distinct values, not with rows.
+//! For every table: version, rows, shards, bytes, columns and properties. For the tables of the contract also their
+//! contents: the shape of the log, the catalogue's attributes, the distributions of the histories, the reasons of
+//! rejected records. Shards are streamed; memory grows with distinct values, not with rows.
 
 mod catalogue;
 mod dead_letters;
@@ -67,7 +67,7 @@ pub struct TableReport {
     pub columns: Vec<ColumnReport>,
     /// The table's properties.
     pub properties: BTreeMap<String, String>,
-    /// What is in it, where the contract says what that is.
+    /// Its contents, if it is a table of the contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contents: Option<Contents>,
 }
@@ -80,11 +80,11 @@ pub struct ColumnReport {
     /// The Arrow type.
     #[serde(rename = "type")]
     pub data_type: String,
-    /// Whether a row may have none.
+    /// Whether a row may lack a value.
     pub nullable: bool,
 }
 
-/// What a table of the contract holds.
+/// Contents of a table of the contract.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Contents {
@@ -102,7 +102,11 @@ pub enum Contents {
     Sft(Box<SftContents>),
 }
 
-/// Looks into one table, or into all of them.
+/// Inspects one table, or all of them.
+///
+/// # Errors
+///
+/// [`InspectError`] if the root has no such table, or a table cannot be read.
 pub fn inspect<'a>(root: &'a Root, table: Option<&'a str>) -> Boxed<'a, Result<Inspection, InspectError>> {
     Box::pin(look_into(root, table))
 }
@@ -118,7 +122,7 @@ async fn look_into(root: &Root, table: Option<&str>) -> Result<Inspection, Inspe
     }
     let mut reports = Vec::new();
     for name in names {
-        // A table whose log is still empty has nothing to show.
+        // A table with an empty log has no contents.
         if let Some(snapshot) = root.snapshot(&name).await? {
             reports.push(report(root, snapshot).await?);
         }

@@ -1,4 +1,4 @@
-//! How the events are spread over the items.
+//! The distribution of the events over the items.
 
 use serde::Serialize;
 
@@ -7,12 +7,12 @@ const TOP: [f64; 4] = [0.001, 0.01, 0.1, 0.5];
 /// Points of the curve for each factor of ten in rank.
 const POINTS_A_DECADE: i32 = 12;
 
-/// How unequally the items share the events.
+/// The inequality of the items' shares of the events.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Popularity {
     /// Items with at least one event.
     pub items: u64,
-    /// What the most popular items take.
+    /// The shares of the most popular items.
     pub top: Vec<TopShare>,
     /// Events of the items at some ranks, evenly spaced on a logarithmic scale, from the first to the last.
     pub curve: Vec<Rank>,
@@ -23,7 +23,7 @@ pub struct Popularity {
 pub struct TopShare {
     /// Share of the items, 0 to 1.
     pub of_items: f64,
-    /// How many items that are, at least one.
+    /// Number of these items, at least one.
     pub items: u64,
     /// Their events.
     pub events: u64,
@@ -40,7 +40,7 @@ pub struct Rank {
     pub events: u64,
 }
 
-/// From (events an item, number of such items), the largest first.
+/// Computes the popularity from (events an item, number of such items), the largest first.
 pub(super) fn popularity(counts: &[(u64, u64)]) -> Popularity {
     let items: u64 = counts.iter().map(|(_, items)| items).sum();
     let events: u64 = counts.iter().map(|(events, items)| events * items).sum();

@@ -246,7 +246,7 @@ fn bars(f: &mut fmt::Formatter<'_>, values: &[(&str, u64)]) -> fmt::Result {
     values.iter().try_for_each(|(label, count)| bar(f, label, *count, most, total))
 }
 
-/// One bar, as long as `count` is of `most`, with its share of `total`.
+/// One bar whose length is `count` relative to `most`, with its share of `total`.
 fn bar(f: &mut fmt::Formatter<'_>, label: &str, count: u64, most: u64, total: u64) -> fmt::Result {
     let eighths = (count as u128 * (BAR * 8) as u128).checked_div(most.into()).unwrap_or(0) as usize;
     let mut drawn = "█".repeat(eighths / 8);

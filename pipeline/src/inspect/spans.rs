@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Where the bins begin, in milliseconds, and what they are called: about logarithmic, at units people use.
+/// The lower ends of the bins in milliseconds, and their names: roughly logarithmic, at common units.
 const EDGES: [(u64, &str); 12] = [
     (0, "same instant"),
     (1, "below 1 s"),
@@ -20,7 +20,7 @@ const EDGES: [(u64, &str); 12] = [
     (31_536_000_000, "365 d or more"),
 ];
 
-/// How long spans of time are. Quantiles are rounded down by at most 4 %.
+/// The distribution of spans of time. Quantiles are rounded down by at most 4 %.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SpanDistribution {
     /// Spans counted.
@@ -46,13 +46,13 @@ pub struct SpanDistribution {
 pub struct SpanBin {
     /// Shortest span of the bin, in milliseconds.
     pub from_ms: u64,
-    /// What the bin is called.
+    /// The bin's name.
     pub label: String,
-    /// How many there were.
+    /// Number of spans in the bin.
     pub count: u64,
 }
 
-/// Collects spans; keeps six significant bits of each, so a few thousand counters whatever comes.
+/// Collects spans; keeps six significant bits of each, so there are at most a few thousand counters.
 #[derive(Debug, Default)]
 pub(super) struct SpanCollector {
     rounded: BTreeMap<u64, u64>,

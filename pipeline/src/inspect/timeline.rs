@@ -1,4 +1,4 @@
-//! A user's history as a time line: which events a target may see, and why not the others.
+//! A user's history as a time line: the events that a target may see, and why it may not see the others.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,11 +28,11 @@ pub struct Timeline {
     pub sessions: u64,
     /// `Δτ` of the table in milliseconds; none where it is off.
     pub delta_tau_ms: Option<i64>,
-    /// Position of the event that looks back.
+    /// Position of the target, the event that looks back.
     pub target: u64,
     /// Some consecutive events, the target among them, oldest first.
     pub entries: Vec<Entry>,
-    /// The user's recall instructions, the first to be followed first; absent where the root has none.
+    /// The user's recall instructions in order of priority; absent if the root has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<Vec<Instruction>>,
 }
@@ -40,9 +40,9 @@ pub struct Timeline {
 /// One event, in the row that owns it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Entry {
-    /// Place in the history, from 0.
+    /// Position in the history, from 0.
     pub position: u64,
-    /// When.
+    /// The event's time.
     pub ts: DateTime<Utc>,
     /// The item's index.
     pub item_index: u32,
@@ -56,19 +56,19 @@ pub struct Entry {
     pub session: u32,
     /// Request-batch ordinal.
     pub request: u32,
-    /// Which of the user's rows owns the event, from 0.
+    /// Number of the user's row that owns the event, from 0.
     pub row: u64,
-    /// Place in that row.
+    /// Position in that row.
     pub row_position: u32,
-    /// How many positions of that row it may see as a target.
+    /// Number of positions of that row that it may see as a target.
     pub visible_len: u32,
     /// Role number.
     pub role: u8,
-    /// What the event is to the target of the time line.
+    /// The event's relation to the target of the time line.
     pub mark: Mark,
 }
 
-/// What an event is to a target.
+/// The relation of an event to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mark {
@@ -87,7 +87,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// One character for it.
+    /// The mark as one character.
     pub fn glyph(self) -> char {
         match self {
             Self::Visible => '·',
@@ -97,7 +97,7 @@ impl Mark {
         }
     }
 
-    /// It in words; nothing for what needs none.
+    /// The mark in words; empty if none are needed.
     pub fn words(self) -> &'static str {
         match self {
             Self::Visible => "visible",
@@ -112,14 +112,14 @@ impl Mark {
 
 /// The row that owns the target.
 pub(super) struct TargetRow {
-    /// What the row shows before its own events: item, time, session, request batch.
+    /// The row's context before its own events: item, time, session, request batch.
     pub context: Vec<(u32, DateTime<Utc>, u32, u32)>,
     /// Its place among the user's rows.
     pub row: u64,
 }
 
 impl Timeline {
-    /// Marks all entries, which are the whole history up to the target at least.
+    /// Marks all entries; they must include the whole history up to the target.
     pub(super) fn mark(&mut self, row: &TargetRow) {
         let target = self.target as usize;
         let Some(&Entry { ts, visible_len, .. }) = self.entries.get(target) else { return };
@@ -141,8 +141,8 @@ impl Timeline {
         }
     }
 
-    /// Positions in the history of the row's positions. Of events that are equal in all lists the newest is
-    /// taken: nothing tells them apart.
+    /// The positions in the history of the row's positions. Among events that are equal in all lists, and so
+    /// indistinguishable, takes the newest.
     fn place_row(&self, row: &TargetRow) -> Vec<usize> {
         let owned: Vec<usize> = (0..self.entries.len()).filter(|&e| self.entries[e].row == row.row).collect();
         let mut end = owned.first().copied().unwrap_or(0);
@@ -166,7 +166,7 @@ impl Timeline {
         positions
     }
 
-    /// Keeps `last` events: the newest, or those around a target that is not among them.
+    /// Keeps `last` events: the newest, or those around the target if it is not among the newest.
     pub(super) fn keep(&mut self, last: usize) {
         let last = last.max(1);
         let newest = self.entries.len().saturating_sub(last);
@@ -177,7 +177,7 @@ impl Timeline {
 }
 
 impl Entry {
-    /// The item's id, or its index where the catalogue does not know it.
+    /// The item's id, or its index if the catalogue lacks it.
     pub(super) fn item(&self) -> String {
         self.item_id.clone().unwrap_or_else(|| format!("#{}", self.item_index))
     }

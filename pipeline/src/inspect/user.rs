@@ -1,4 +1,4 @@
-//! Reading one user's history.
+//! Reads one user's history.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,8 +17,12 @@ use super::timeline::{Entry, Mark, TargetRow, Timeline};
 const COLUMNS: [&str; 8] =
     ["user_id", "item_index", "ts", "session", "request", "visible_len", "role", "target_from"];
 
-/// Events of `user` in `table` (`sequences` where none is named) as the event at position `target` sees them
-/// (the newest where none is given): the `last` newest, or so many around the target.
+/// Events of `user` in `table` (by default `sequences`) as seen by the event at position `target` (by default the
+/// newest): the `last` newest events, or as many around the target.
+///
+/// # Errors
+///
+/// [`InspectError`] if the table has no histories, the user has none in it, or the target does not exist.
 pub fn draw_user<'a>(
     root: &'a Root,
     table: Option<&'a str>,

@@ -1,7 +1,7 @@
-//! What every item carries, and which conditions have enough items to be instructions.
+//! The conditions that every item carries, and those with enough items to be instructions.
 //!
-//! Events are grouped by what their item carries rather than by item: of millions of items, many carry the same
-//! values. A set of values is a *class*; a class and a bit for each derived condition make the code of an event.
+//! Events are grouped by the conditions that their item carries rather than by item: among millions of items, many carry
+//! the same values. A set of values is a *class*; a class and a bit for each derived condition form the code of an event.
 //!
 //! Memory: some 40 bytes for each item that carries anything, and the distinct values and classes.
 
@@ -18,20 +18,20 @@ use store::Snapshot;
 use super::InstructionsError;
 use super::rules::Rules;
 
-/// A condition, by its number, and how many values of its attribute the item has.
+/// The number of a condition, and how many values of its attribute the item has.
 type Share = (u32, u32);
 
 /// A condition that some item carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KnownCondition {
     pub condition: Condition,
-    /// Active items that carry it; a derived one, at the end of the window.
+    /// Active items that carry the condition; for a derived one, at the end of the window.
     pub pool: u64,
     /// Whether the pool is large enough.
     pub is_retrievable: bool,
 }
 
-/// The catalogue as events are counted by it.
+/// The catalogue, reduced to what counting events needs.
 #[derive(Debug)]
 pub(super) struct Catalogue {
     items: HashMap<u128, Item, foldhash::fast::FixedState>,
@@ -90,19 +90,19 @@ impl Catalogue {
         (u64::from(item.class) << 32) | bits.sum::<u64>()
     }
 
-    /// What events of the code carry.
+    /// The conditions that events of the code carry.
     pub(super) fn shares(&self, code: u64) -> impl Iterator<Item = Share> {
         let class = self.classes.get((code >> 32) as usize).into_iter().flatten().copied();
         let carried = self.derived.iter().enumerate().filter(move |(bit, _)| code >> bit & 1 == 1);
         class.chain(carried.map(|(_, &(number, _))| (number, 1)))
     }
 
-    /// The condition of a number.
+    /// The condition with this number.
     pub(super) fn known(&self, number: u32) -> &KnownCondition {
         &self.conditions[number as usize]
     }
 
-    /// Hash of all that decides rows: what items carry, and which conditions are retrievable.
+    /// Hash of everything in the catalogue that decides rows: the items' conditions, and which of these are retrievable.
     pub(super) fn fingerprint(&self) -> String {
         format!("{:016x}", self.fingerprint)
     }
@@ -160,7 +160,7 @@ impl Reader {
         if class.is_empty() && release_ts.is_none() {
             return;
         }
-        // A sum, because the order of the rows says nothing.
+        // A sum does not depend on the order of the rows.
         self.catalogue.fingerprint = self.catalogue.fingerprint.wrapping_add(hash64(text.as_bytes()));
         let class = *self.classes.entry(class).or_insert_with_key(|class| {
             self.catalogue.classes.push(class.clone());
@@ -233,7 +233,7 @@ pub(super) mod tests {
         assert_eq!(carried("a", 109), [&[("fresh".to_owned(), 1)][..], &both].concat());
         assert_eq!(carried("a", 110), both);
         assert_eq!(carried("d", 0), carried("nobody", 0));
-        // Delisted items are counted by, but are in no pool.
+        // Events of delisted items count, but delisted items are in no pool.
         assert_eq!(carried("b", 0), [("genre=Rock".to_owned(), 1)]);
         let pools: Vec<_> =
             catalogue.conditions.iter().map(|known| (known.pool, known.is_retrievable)).collect();
@@ -246,7 +246,7 @@ pub(super) mod tests {
         let read = |items: &[(&str, bool, &str)]| {
             let mut reader = Reader::new(&rules);
             items.iter().for_each(|&(id, active, value)| reader.item(id, active, None, genre(&[value]), 0));
-            // An item that carries nothing decides nothing.
+            // An item that carries nothing does not change the hash.
             reader.item("new", true, Some(5), genre(&[]), 0);
             reader.finish(rules.min_pool).fingerprint()
         };

@@ -1,4 +1,4 @@
-//! What can stop `pipeline instructions`.
+//! Errors of `pipeline instructions`.
 
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
@@ -9,7 +9,7 @@ use store::commit::CommitError;
 /// Instructions that could not be computed. Nothing was committed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstructionsError {
-    /// There is nothing that instructions could be made of.
+    /// The configuration asks for no attribute or derived condition.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A table cannot be opened or read.
@@ -18,13 +18,13 @@ pub enum InstructionsError {
     /// The table cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// There is no newest event.
+    /// The log has no event.
     #[error("table `events` is empty at version {version}; `pipeline ingest` fills it")]
     NoEvents {
         /// The version.
         version: u64,
     },
-    /// The catalogue was stored without an attribute that is asked for.
+    /// The stored catalogue lacks an attribute that the configuration asks for.
     #[error(
         "table `items` has no column for the attribute `{attribute}` (it has {}); \
          `pipeline ingest --items PATH` with the present configuration stores it",
@@ -33,7 +33,7 @@ pub enum InstructionsError {
     Attribute {
         /// The attribute.
         attribute: String,
-        /// What is stored.
+        /// The stored attributes.
         known: Vec<String>,
     },
     /// The table was deleted while this ran.

@@ -1,8 +1,8 @@
 //! The queries on `events`.
 //!
-//! An event that stands in the table more than once counts once, as in `sequences`: a copy counts unless a smaller one, by
-//! source, position and content, lies within `events.dedup_days`. So the dates that the window touches and those around
-//! them hold all that decides on its events. Which ids occur twice is found first, from their hashes; nearly always there
+//! An event that is stored more than once counts once, as in `sequences`: a copy counts unless a smaller one, by
+//! source, position and content, lies within `events.dedup_days`. The dates that the window touches and those around
+//! them therefore suffice to decide on its events. Repeated ids are found first, by their hashes; nearly always there
 //! are none, and then no copies are compared.
 //!
 //! Memory: DataFusion's aggregations and sorts share the session's budget and spill; besides, 16 bytes for each
@@ -34,13 +34,13 @@ use crate::records::{date_days, dates_around};
 /// More days than any log has.
 const DAYS_MAX: u32 = 1_000_000;
 
-/// Hashes of users. Another user may share one: that one is computed again for nothing.
+/// Hashes of users. Another user may share a hash; computing that user's row again changes nothing.
 pub(super) type UserHashes = HashSet<u64, foldhash::fast::FixedState>;
 
 /// Hashes of the ids that occur more than once.
 pub(super) type RepeatedIds = HashSet<u64, foldhash::fast::FixedState>;
 
-/// `events` at one version, as queries see it.
+/// Queries on `events` at one version.
 pub(super) struct LogQueries<'a> {
     context: &'a SessionContext,
     events: &'a Snapshot,
@@ -62,7 +62,7 @@ impl<'a> LogQueries<'a> {
         self.events
     }
 
-    /// The time of the newest event, from the newest date; `None` where there is no event.
+    /// The time of the newest event, from the newest date; `None` without events.
     pub(super) async fn newest(&self) -> Result<Option<i64>> {
         if self.events.shards().is_empty() {
             return Ok(None);
@@ -101,8 +101,8 @@ impl<'a> LogQueries<'a> {
     }
 
     /// Users whose instructions may differ from those of the window `before`, given the shards that were added
-    /// since: those with a new event in the window, with a copy of an event where one was added (another copy
-    /// may count now), and with an event in only one of the windows.
+    /// since: users with a new event in the window, with an event of which a copy was added (another copy may
+    /// count now), or with an event in only one of the windows.
     pub(super) async fn affected(
         &self,
         added: &HashSet<&str>,
@@ -151,8 +151,8 @@ impl<'a> LogQueries<'a> {
         Ok(())
     }
 
-    /// `(user_id, code, events)` of the window, sorted by user: how often which code of the catalogue was met.
-    /// Restricted to the `affected` users, where they are given.
+    /// `(user_id, code, events)` of the window, sorted by user: the number of a user's events with each code of the
+    /// catalogue. Restricted to the `affected` users, if given.
     pub(super) async fn counts(
         &self,
         window: CountWindow,
@@ -161,11 +161,11 @@ impl<'a> LogQueries<'a> {
         affected: Option<&Arc<UserHashes>>,
         progress: &Arc<Mutex<Progress>>,
     ) -> Result<DataFrame> {
-        // Copies outside of the window decide whether those inside count.
+        // Copies outside the window decide whether those inside count.
         let days = if repeated.is_empty() { 0 } else { self.rules.dedup_days };
         self.register("log", |shard| window.widened(days).touches(shard))?;
         let columns = "user_id, item_id, ts, action";
-        // Copies are told apart before anything else is looked at: the first one counts or none.
+        // Copies are resolved before any other condition is applied: the first copy counts, or none.
         let once = if repeated.is_empty() {
             format!("SELECT {columns} FROM log")
         } else {
@@ -212,7 +212,7 @@ impl<'a> LogQueries<'a> {
             .await
     }
 
-    /// Makes the shards that `keep` keeps the table `name`; says whether there are any.
+    /// Registers the shards that `keep` selects as the table `name`; returns whether there are any.
     fn register(&self, name: &str, keep: impl Fn(&Shard) -> bool) -> Result<bool> {
         let table = SnapshotTable::new(self.events.clone(), &events_scan_schema()).only(&keep);
         self.context.deregister_table(name)?;
@@ -239,7 +239,7 @@ impl<'a> LogQueries<'a> {
     }
 }
 
-/// Makes `is_affected(user_id)` say whether the user is among `users`.
+/// Registers the function `is_affected(user_id)`: whether the user is among `users`.
 pub(super) fn is_affected(context: &SessionContext, users: Arc<UserHashes>) {
     register(context, "is_affected", &[DataType::Utf8View], DataType::Boolean, move |columns| {
         let names = as_string_view_array(&columns[0])?.iter();
@@ -262,7 +262,7 @@ fn within(table: &str, CountWindow { from, to }: CountWindow) -> String {
     format!("CAST({table}.ts AS BIGINT) > {from} AND CAST({table}.ts AS BIGINT) <= {to}")
 }
 
-/// Gives queries a function of columns, in the place of an earlier one of its name.
+/// Registers a function of columns for queries; replaces an earlier one of the same name.
 fn register(
     context: &SessionContext,
     name: &str,

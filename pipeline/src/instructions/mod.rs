@@ -1,5 +1,5 @@
-//! `events` and `items` → `instructions`: each user's recall instructions (§3.4.1), the conditions met most often
-//! in a sliding window.
+//! Computes `instructions` from `events` and `items`: each user's recall instructions (§3.4.1), which are the conditions met
+//! most often in a sliding window.
 //!
 //! ```text
 //!   events of the window's dates ─▶ each once ─▶ (user, code, count) ─▶ sort by user ─▶ Rank ─┐
@@ -8,17 +8,17 @@
 //! ```
 //!
 //! **Weights.** An event whose item has `v` values of an attribute counts `1/v` for each; a derived condition
-//! counts 1 where the item carries it at the event's own time. A weight is that sum over the number of the user's
-//! events in the window. They are added up in integers, by `v`, so that the order of events cannot change them.
+//! counts 1 if the item carries it at the event's own time. A weight is this sum, divided by the number of the user's
+//! events in the window. Events are counted in integers, by `v`, so their order cannot change a weight.
 //!
-//! **Incremental.** A row depends on the user's events in the window, the catalogue and the settings. Where the
-//! catalogue and the settings are those of the table, and `events` lost no shard since, a row can only differ if
-//! the user has an event in a new shard, a copy of one, or an event in one of the two strips by which the window
-//! then and the window now differ. All other rows are taken over, with the new `as_of`. The result is what a
-//! full computation gives, row by row.
+//! **Incremental.** A row depends on the user's events in the window, the catalogue and the settings. If the
+//! catalogue and the settings are those of the table, and `events` has lost no shard since, a row can only differ if
+//! the user has an event in a new shard, a copy of one, or an event in one of the two strips by which the earlier and
+//! the present window differ. All other rows are kept, with the new `as_of`. The result equals that of a full
+//! computation, row by row.
 //!
 //! Memory: the catalogue, 16 bytes for each affected user, and the budget of [`Resources`], in which DataFusion's
-//! operators sort and count; what does not fit is spilled.
+//! operators sort and count, and beyond which they spill.
 
 mod catalogue;
 mod error;
@@ -66,11 +66,15 @@ use write::{InstructionTotals, WrittenInstructions};
 pub const AS_OF_MS: &str = "as_of_ms";
 /// Table property: the length of the window in milliseconds.
 pub const WINDOW_MS: &str = "window_ms";
-/// Table property: hash of what the items carried.
+/// Table property: hash of the conditions that the items carried.
 pub const CATALOGUE_HASH: &str = "catalogue_hash";
 
-/// Computes `instructions` for the window that ends `at` (with the newest event where no time is given), from the
-/// newest versions of `events` and `items`. Where the table describes them already, nothing is written.
+/// Computes `instructions` for the window that ends `at` (by default, with the newest event), from the newest versions
+/// of `events` and `items`. If the table describes them already, nothing is written.
+///
+/// # Errors
+///
+/// Any [`InstructionsError`]; nothing was committed.
 pub fn build<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -113,7 +117,7 @@ async fn build_table(
     let reach = Reach::find(root, &log, present.as_ref(), &properties, window, &repeated).await?;
     let mut written = WrittenInstructions::new(root);
     let (mode, done) = match (&present, &reach) {
-        // The rows stay as they are, in their shards.
+        // No row changes, so the shards stay.
         (Some(present), Reach::Users(users))
             if users.is_empty() && present.properties().get(AS_OF_MS) == properties.get(AS_OF_MS) =>
         {
@@ -139,7 +143,7 @@ async fn build_table(
     Ok(report(committed.version, done))
 }
 
-/// The table properties that say what the rows are, as far as they are known before the catalogue is read.
+/// The table properties that describe the rows, as far as they are known before the catalogue is read.
 fn described(rules: &Rules, as_of: i64, events_version: u64, items_version: u64) -> BTreeMap<String, String> {
     [
         (properties::EVENTS_VERSION, events_version.to_string()),
@@ -153,7 +157,7 @@ fn described(rules: &Rules, as_of: i64, events_version: u64, items_version: u64)
     .into()
 }
 
-/// What the rows are computed from.
+/// The inputs of the rows.
 struct Run<'a> {
     log: &'a LogQueries<'a>,
     context: &'a SessionContext,
@@ -163,7 +167,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Writes all rows, those of users that are out of reach as they are in `present`.
+    /// Writes all rows; those of unaffected users are copied from `present`.
     async fn write(
         &self,
         catalogue: Arc<Catalogue>,
@@ -203,7 +207,7 @@ impl Run<'_> {
     }
 }
 
-/// The rows of `present` that no affected user has, by user.
+/// The rows of `present` of unaffected users, sorted by user.
 async fn kept(
     context: &SessionContext,
     present: &Snapshot,
@@ -216,7 +220,7 @@ async fn kept(
     Ok(rows.create_physical_plan().await?)
 }
 
-/// Two plans that are sorted by user as one.
+/// Merges two plans that are sorted by user.
 fn merged(
     one: Arc<dyn ExecutionPlan>,
     other: Arc<dyn ExecutionPlan>,
@@ -227,7 +231,7 @@ fn merged(
     Ok(Arc::new(SortPreservingMergeExec::new(order, both)))
 }
 
-/// What a run came to.
+/// The result of a run.
 struct Done {
     unchanged: bool,
     full: Option<String>,
@@ -239,7 +243,7 @@ struct Done {
 }
 
 impl Done {
-    /// The rows are those of `present`.
+    /// The result of a run that keeps the rows of `present`.
     fn keeping(present: &Snapshot) -> Self {
         Self {
             unchanged: false,

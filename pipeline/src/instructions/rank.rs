@@ -1,4 +1,4 @@
-//! From a user's counts to the user's instructions.
+//! Computes a user's instructions from the user's counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use super::catalogue::{Catalogue, KnownCondition};
 use super::rules::Rules;
 use crate::engine::{Pass, PassSpec};
 
-/// The columns of `instructions` but the last, `as_of`, which is the same for all.
+/// The columns of `instructions` without the last, `as_of`, which is the same for all rows.
 pub(super) static RANKED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let fields = INSTRUCTIONS_SCHEMA.fields();
     Arc::new(Schema::new(fields[..fields.len() - 1].to_vec()))
@@ -23,11 +23,11 @@ pub(super) static RANKED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 /// Rows of a batch.
 const ROWS: usize = 4096;
 
-/// A user's events, counted by what they carry.
+/// A user's events, counted by the conditions that they carry.
 #[derive(Debug, Default)]
 struct Counts {
     events: u64,
-    /// Events by condition and number of values; ordered, so that sums do not depend on how the counts came.
+    /// (condition, number of values) → events; ordered, so that sums do not depend on the order of the input.
     carrying: BTreeMap<(u32, u32), u64>,
 }
 
@@ -50,8 +50,8 @@ impl Counts {
     }
 }
 
-/// The best `per_user` of `weights`, of each attribute at most its quota; equal ones by attribute, then value.
-/// They are compared as they are stored, so that the order can be checked from the table alone.
+/// The best `per_user` of `weights`, with at most its quota from each attribute; equal weights in the order of attribute,
+/// then value. Weights are compared as stored (`f32`), so the order can be verified from the table alone.
 fn best<'a>(
     rules: &Rules,
     weights: &BTreeMap<u32, f32>,
@@ -71,7 +71,7 @@ fn best<'a>(
     ranked
 }
 
-/// The pass over (user, code, events), sorted by user, that gives a row for each user. Memory: one user's counts.
+/// The pass over (user, code, events), sorted by user, that returns a row for each user. Memory: one user's counts.
 #[derive(Debug)]
 pub(super) struct RankSpec {
     pub catalogue: Arc<Catalogue>,
@@ -208,7 +208,7 @@ mod tests {
         // Four events: two with one value, one with two, one with none.
         let counts = Counts { events: 4, carrying: [((0, 1), 2), ((0, 2), 1), ((1, 2), 1)].into() };
         assert_eq!(counts.weights(), [(0, 0.625), (1, 0.125)].into());
-        // Thirds sum up to what they are.
+        // Three thirds sum to 1 exactly.
         let thirds = Counts { events: 1, carrying: [((0, 2), 0), ((0, 3), 3)].into() };
         assert_eq!(thirds.weights()[&0], 1.0);
     }

@@ -1,4 +1,4 @@
-//! Which users have to be computed again.
+//! Determines the users whose rows must be computed again.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use super::log::{LogQueries, RepeatedIds, UserHashes};
 use super::window::CountWindow;
 use super::{AS_OF_MS, CATALOGUE_HASH, InstructionsError};
 
-/// What a run computes.
+/// The users that a run computes.
 pub(super) enum Reach {
     /// Every user.
     All {
         /// Why.
         why: String,
     },
-    /// Those whose row may differ from the table's.
+    /// Users whose row may differ from the table's.
     Users(Arc<UserHashes>),
 }
 
 impl Reach {
-    /// Compares what the rows are to be, which is `described`, with what the table says they are.
+    /// Compares the wanted rows, given by their properties `described`, with the properties of the table.
     pub(super) async fn find(
         root: &Root,
         log: &LogQueries<'_>,
@@ -47,7 +47,7 @@ impl Reach {
         let (Some(version), Some(as_of)) = (number(properties::EVENTS_VERSION), number(AS_OF_MS)) else {
             return all("the table does not say what it was made of".into());
         };
-        // A version that is not there any more, or never was: the shards that it had are not known.
+        // The version no longer exists, or never did, so its shards are unknown.
         let Ok(Some(then)) = root.snapshot_at(EVENTS, version.unsigned_abs()).await else {
             return all(format!("events version {version} cannot be read any more"));
         };

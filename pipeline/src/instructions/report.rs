@@ -1,4 +1,4 @@
-//! What a run says about itself.
+//! The report of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,12 +30,12 @@ pub struct InstructionsReport {
     pub users: u64,
     /// Rows that were computed by this run.
     pub users_recomputed: u64,
-    /// Rows that are as they were before.
+    /// Rows that were kept from the previous version.
     pub users_kept: u64,
-    /// Users that were looked at and have no event in the window, hence no row: in a full computation those of
-    /// the whole log, otherwise those who were among the users to be computed again.
+    /// Users without an event in the window, hence without a row: in a full computation among all users of the log,
+    /// otherwise among the users to be computed again.
     pub users_outside: u64,
-    /// Rows without an instruction: nothing that these users met is retrievable. Absent where nothing was
+    /// Rows without an instruction: no condition that these users met is retrievable. Absent if nothing was
     /// written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users_without: Option<u64>,

@@ -1,4 +1,4 @@
-//! What decides the rows for given tables and a given time.
+//! The settings that determine the rows, for given tables and a given time.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use schemas::config::{Age, Config, ConfigError};
 use schemas::hash::hash64;
 use serde::{Deserialize, Serialize};
 
-/// Derived conditions of one event are told by the bits of a [`u32`].
+/// Maximum derived conditions: those of an event are the bits of a [`u32`].
 const DERIVED_MAX: usize = 32;
 
 /// The settings, with the quota of each attribute and derived condition resolved.
@@ -15,7 +15,7 @@ pub(crate) struct Rules {
     /// `P`.
     pub per_user: usize,
     pub window_ms: i64,
-    /// By attribute or derived condition: how many instructions of a user it may give.
+    /// Attribute or derived condition → maximum instructions of a user from it.
     pub quota: BTreeMap<String, usize>,
     /// Those of `quota` that follow from an item's age.
     pub derived: BTreeMap<String, Age>,
@@ -27,7 +27,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Those of a configuration. It must ask for at least one attribute or derived condition.
+    /// The rules of a configuration, which must ask for at least one attribute or derived condition.
     pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
         let (instructions, conditions) = (&config.instructions, &config.conditions);
         let mut quota = instructions.quota.clone();
@@ -76,12 +76,12 @@ impl Rules {
         self.actions.is_empty() || self.actions.iter().any(|wanted| wanted == action)
     }
 
-    /// Hash of all of it.
+    /// Hash of all rules.
     pub(crate) fn hash(&self) -> String {
         format!("{:016x}", hash64(self.settings().as_bytes()))
     }
 
-    /// All of it as JSON: what the table keeps.
+    /// All rules as JSON, for the table's properties.
     pub(crate) fn settings(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|e| unreachable!("rules are plain data: {e}"))
     }

@@ -1,4 +1,4 @@
-//! The sliding window, and what two of its positions do not share.
+//! The sliding window, and the difference of two of its positions.
 
 use chrono::{DateTime, NaiveDate};
 use schemas::tables::EVENT_DATE;
@@ -23,14 +23,14 @@ impl CountWindow {
         self.from < ts && ts <= self.to
     }
 
-    /// Where this window and one of equal length differ: the strip at their beginnings and that at their ends.
-    /// Windows that do not meet at all lie between the two; then the strips hold both of them.
+    /// The two strips in which this window and one of equal length differ: between their beginnings, and between their
+    /// ends. For windows that do not overlap, the strips cover both windows and the gap between them.
     pub(crate) fn strips(self, other: Self) -> [Self; 2] {
         let between = |a: i64, b: i64| Self { from: a.min(b), to: a.max(b) };
         [between(self.from, other.from), between(self.to, other.to)]
     }
 
-    /// The window and so many days before and after it.
+    /// The window, extended by `days` days before and after it.
     pub(crate) fn widened(self, days: u32) -> Self {
         let margin = i64::from(days) * MS_PER_DAY;
         Self { from: self.from.saturating_sub(margin), to: self.to.saturating_add(margin) }
@@ -40,7 +40,7 @@ impl CountWindow {
         self.from >= self.to
     }
 
-    /// Whether a shard of `events` may have events of the window. One that does not say its date may.
+    /// Whether a shard of `events` may have events of the window; a shard without a date may.
     pub(crate) fn touches(self, shard: &Shard) -> bool {
         let date = shard.partition.get(EVENT_DATE).and_then(Option::as_deref);
         let Some(date) = date.and_then(|date| date.parse::<NaiveDate>().ok()) else { return true };

@@ -1,4 +1,4 @@
-//! Rows → shards.
+//! Writes rows to shards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use terminal::Progress;
 
 use super::InstructionsError;
 
-/// A shard is finished at so many users.
+/// Users of a full shard.
 const SHARD_ROWS: u64 = 1 << 20;
 
-/// What was written.
+/// Counts of the written rows.
 #[derive(Debug, Default)]
 pub(super) struct InstructionTotals {
     pub users: u64,
-    /// Users whose events carry nothing retrievable.
+    /// Users whose events carry no retrievable condition.
     pub users_without: u64,
     /// Instructions by attribute.
     pub by_attribute: BTreeMap<String, u64>,

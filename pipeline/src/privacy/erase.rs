@@ -1,4 +1,4 @@
-//! Shards and files, written again without a user's rows.
+//! Rewrites shards and files without a user's rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -26,19 +26,19 @@ use super::look_alikes::LookAlikes;
 use super::named::{UserColumn, cells, names};
 use super::report::{ErasedFile, ErasedTable};
 
-/// So often a table is tried again that another writer has replaced meanwhile.
+/// Maximum attempts for a table that other writers keep replacing.
 const TRIES: usize = 10;
 
-/// Whose rows go.
+/// The users whose rows are erased.
 pub(super) enum Erased<'a> {
-    /// By their ids; others that look like them are remembered.
+    /// Given by their ids; look-alikes found on the way are collected.
     Users(HashSet<&'a str>, LookAlikes),
-    /// By the hashes of their ids.
+    /// Given by the hashes of their ids.
     Forgotten(&'a Forgotten),
 }
 
 impl Erased<'_> {
-    /// Whether these bytes are the id of one.
+    /// Whether these bytes are the id of a user to erase.
     fn is_one(&self, id: &[u8]) -> bool {
         match self {
             Self::Users(..) => std::str::from_utf8(id).is_ok_and(|id| self.has(id)),
@@ -46,7 +46,7 @@ impl Erased<'_> {
         }
     }
 
-    /// Whether this user is one.
+    /// Whether this user is to be erased.
     fn has(&self, user: &str) -> bool {
         match self {
             Self::Users(users, alike) => {
@@ -61,7 +61,7 @@ impl Erased<'_> {
     }
 }
 
-/// Takes the rows of `who` out of the newest version of `table`; `None` where the table's rows name no user.
+/// Removes the rows of `who` from the newest version of `table`; `None` if the table has no rows of users.
 pub(super) async fn from_table(
     config: &Config,
     root: &Root,
@@ -105,7 +105,7 @@ pub(super) async fn from_table(
             transactions: BTreeMap::new(),
         };
         match written.commit(change).await {
-            // The table was compacted, or built again: its rows lie elsewhere now.
+            // The table was compacted or rebuilt, so its rows are in other shards now.
             Err(CommitError::Superseded { .. } | CommitError::Conflict { .. }) => {}
             committed => {
                 let version = committed?.version;
@@ -116,11 +116,11 @@ pub(super) async fn from_table(
     Err(ForgetError::Busy { table: table.into() })
 }
 
-/// Which rows are a user's.
+/// How a table's rows name their user.
 enum Owned {
-    /// Those with the user in `user_id`.
+    /// By the column `user_id`.
     ByColumn,
-    /// Rejected records: known by their key, or by what the record says ([`names`]).
+    /// Rejected records: by their key, or by the content of the record ([`names`]).
     DeadLetters { user_field: String, columns: Mutex<HashMap<String, UserColumn>> },
 }
 
@@ -132,7 +132,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The shards with rows of the users, what stands for them, and how many rows were left out; `None` without any.
+    /// The shards with rows of the users, their replacements, and the number of removed rows; `None` if there are none.
     async fn rewrite(&self) -> Result<Option<(Vec<Shard>, Uncommitted, u64)>, ForgetError> {
         let mut written = Uncommitted::new(self.root, self.snapshot.name());
         let (mut replaced, mut rows) = (Vec::new(), 0);
@@ -161,7 +161,7 @@ impl Run<'_> {
         Ok(false)
     }
 
-    /// By row, whether it is one of the users'.
+    /// For each row, whether it belongs to one of the users.
     fn owners(&self, batch: &RecordBatch) -> Result<BooleanArray, ForgetError> {
         let rows = |source| ForgetError::Rows { table: self.snapshot.name().into(), source };
         match &self.owned {
@@ -194,7 +194,7 @@ impl Run<'_> {
         }
     }
 
-    /// The shard without the users' rows, unless nothing is left, and how many these were.
+    /// Rewrites the shard without the users' rows; returns it, unless it would be empty, and the number of removed rows.
     async fn without(&self, shard: &Shard) -> Result<(Option<NewShard>, u64), ForgetError> {
         let (table, schema) = (self.snapshot.name(), self.snapshot.stored_schema()?);
         let partition: Vec<(&str, &str)> = shard
@@ -219,18 +219,18 @@ impl Run<'_> {
             left_out += owners.true_count() as u64;
             writer.write(&others)?;
         }
-        // A writer that is dropped deletes its file.
+        // Dropping the writer deletes its file.
         let new = if kept > 0 { Some(writer.finish()?.in_place_of(shard)) } else { None };
         Ok((new, left_out))
     }
 }
 
-/// A cast in which every value keeps its meaning, or it is an error.
+/// A cast that fails if a value does not fit the type.
 fn cast(column: &dyn Array, to: &DataType) -> Result<ArrayRef, ArrowError> {
     cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })
 }
 
-/// By row, whether column `user_id` names one of the users, whatever type of text or number the column has.
+/// For each row, whether column `user_id`, of any text or number type, names one of the users.
 fn of_users(batch: &RecordBatch, who: &Erased<'_>) -> Result<BooleanArray, ArrowError> {
     let column = batch
         .column_by_name("user_id")
@@ -239,7 +239,7 @@ fn of_users(batch: &RecordBatch, who: &Erased<'_>) -> Result<BooleanArray, Arrow
     Ok(users.as_string::<i32>().iter().map(|user| Some(user.is_some_and(|user| who.has(user)))).collect())
 }
 
-/// The batch in the types of the table, of which no contract may know.
+/// The batch cast to the types of the table, which need not be a table of the contract.
 fn typed(batch: &RecordBatch, schema: &Schema) -> Result<RecordBatch, ArrowError> {
     let names = batch.schema_ref().fields().iter();
     let columns = names.zip(batch.columns()).map(|(field, column)| {
@@ -251,7 +251,7 @@ fn typed(batch: &RecordBatch, schema: &Schema) -> Result<RecordBatch, ArrowError
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-/// Where a source's lines name the user, if it is a CSV file, packed or not, that is still there; its first line says so.
+/// The column of the user in a source's lines, from its header, if the source is an existing CSV file, packed or not.
 fn user_column(source: &str, user_field: &str) -> UserColumn {
     const HEADER_BYTES_MAX: u64 = 1 << 20;
     let header = || -> io::Result<Vec<u8>> {
@@ -266,8 +266,8 @@ fn user_column(source: &str, user_field: &str) -> UserColumn {
     at.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: fields.len() })
 }
 
-/// Whether a CSV file still has this record, as lines of its own: then it is the file that the record was read from, with that
-/// file's header, whatever was appended since.
+/// Whether a CSV file still has this record as whole lines. If so, it is the file that the record was read from, so its header
+/// is the record's, even if lines were appended since.
 fn has_record(source: &str, record: &[u8]) -> io::Result<bool> {
     const READ_BYTES: u64 = 1 << 20;
     let mut file = csv_file(Path::new(source))?;
@@ -290,12 +290,12 @@ fn has_record(source: &str, record: &[u8]) -> io::Result<bool> {
         if is_end {
             return Ok(false);
         }
-        // What may be the beginning of it, and what stands before that.
+        // Keep the bytes that may begin the record, and the one before them.
         held.drain(..held.len().saturating_sub(record.len() + 1));
     }
 }
 
-/// The text of a CSV file; an error for another one.
+/// The text of a CSV file; an error for any other file.
 fn csv_file(path: &Path) -> io::Result<Box<dyn io::Read>> {
     let ends_in =
         |path: &Path, ending: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending));
@@ -323,16 +323,16 @@ fn prefix(path: &str) -> &str {
         .unwrap_or("part")
 }
 
-/// What was found beside the models.
+/// The files and links found beside the models.
 #[derive(Default)]
 pub(super) struct BesideModels {
     pub(super) files: Vec<ErasedFile>,
-    /// Links that lead elsewhere: nothing was looked at behind them.
+    /// Links to targets outside; these were not followed.
     pub(super) links: Vec<PathBuf>,
 }
 
-/// Takes the users out of the Parquet files beside the models, which say how well each event was predicted. What cannot be
-/// looked at is an error; what a program has just deleted is not.
+/// Removes the users from the Parquet files beside the models, which hold the rank of each predicted event. An unreadable file is
+/// an error; a file that another program has just deleted is not.
 pub(super) fn from_models(root: &Root, who: &Erased<'_>) -> Result<BesideModels, ForgetError> {
     let mut found = BesideModels::default();
     let models = root.path().join("models");
@@ -348,7 +348,7 @@ pub(super) fn from_models(root: &Root, who: &Erased<'_>) -> Result<BesideModels,
             let entry = entry.map_err(fail)?;
             let (path, kind) = (entry.path(), entry.file_type().map_err(fail)?);
             if kind.is_symlink() {
-                // What it leads to inside of `models` is met there.
+                // Targets inside of `models` are visited there.
                 let outside = path.canonicalize().is_ok_and(|target| !target.starts_with(&home));
                 found.links.extend(outside.then(|| inside(root, &path)));
             } else if kind.is_dir() {
@@ -371,7 +371,7 @@ fn inside(root: &Root, path: &Path) -> PathBuf {
     path.strip_prefix(root.path()).unwrap_or(path).to_owned()
 }
 
-/// Writes the file again without the users' rows, if it has any; how many these were.
+/// Rewrites the file without the users' rows, if it has any; returns their number.
 fn from_file(path: &Path, who: &Erased<'_>) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?;
     let schema: Arc<Schema> = reader.schema().clone();
@@ -427,7 +427,7 @@ mod tests {
             assert!(!has(b"7,i1,never") && !has(b"u7,i1,neve") && !has(b"i1"), "{name}");
         }
         assert_eq!(user_column("/nowhere/a.csv", "user"), UserColumn::Unknown);
-        // A record that lies across what is read at a time.
+        // A record that spans two reads.
         let (long, mut many) = (vec![b'x'; 3_000], vec![b'y'; (1 << 20) - 1_500]);
         many.push(b'\n');
         many.extend(&long);

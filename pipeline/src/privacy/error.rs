@@ -1,4 +1,4 @@
-//! What can stop an erasure, and whatever must know who was forgotten.
+//! Errors of an erasure, and of reading the list of forgotten users.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use schemas::config::ConfigError;
 use store::TableError;
 use store::commit::CommitError;
 
-/// An erasure that could not be finished. What was done stays done; the same command does the rest.
+/// An erasure that could not be finished. Its changes stay; running the same command again does the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgetError {
     /// Wrong usage.
@@ -18,7 +18,7 @@ pub enum ForgetError {
     /// A table cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The key cannot be used: without it, it is not known who was forgotten.
+    /// The key cannot be used; without it, the list of forgotten users cannot be read.
     #[error(
         "the key {path} of table `forgotten` cannot be used; without it nobody knows who was forgotten, and their records \
          would come back. Copy it from the machine that made it, or say where it is by forget.key_file"
@@ -29,7 +29,7 @@ pub enum ForgetError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file beside a model.
+    /// A file beside a model cannot be read or rewritten.
     #[error("cannot take the user out of {path}")]
     File {
         /// The file.
@@ -37,7 +37,7 @@ pub enum ForgetError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Rows that cannot be put together.
+    /// Rows that cannot be filtered or cast.
     #[error("rows of table `{table}`")]
     Rows {
         /// The table.
@@ -45,7 +45,7 @@ pub enum ForgetError {
         /// Why.
         source: arrow::error::ArrowError,
     },
-    /// Other writers were always faster.
+    /// Other writers replaced the table at every attempt.
     #[error("table `{table}` was changed by other writers again and again; run the same command again")]
     Busy {
         /// The table.

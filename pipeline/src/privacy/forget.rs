@@ -7,8 +7,8 @@
 //!   4. vacuum           later: the old shards
 //! ```
 //!
-//! The first step comes first, so that no reader of the log can bring back what the second has taken out. Each step may be
-//! repeated: a run that was stopped is run again, and a run that finds nothing says so.
+//! The hash is stored first, so that no reader of the log can bring back rows that the second step has removed. Each step may
+//! be repeated: a stopped run is run again, and a run that finds nothing reports this.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -28,7 +28,11 @@ use super::keys::{self, Key};
 use super::look_alikes::LookAlikes;
 use super::report::ErasureReport;
 
-/// Takes `users` out of everything below `root`, and keeps a keyed hash of each.
+/// Removes the rows of `users` from everything below `root`, and keeps a keyed hash of each user.
+///
+/// # Errors
+///
+/// Any [`ForgetError`]. Changes made before it stay; the same call does the rest.
 pub fn forget<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -48,7 +52,7 @@ async fn erase_all(
         let problem = "is empty; give the id as the log has it".into();
         return Err(ConfigError::Invalid { key: "--user".into(), problem }.into());
     }
-    // Another root was meant, more likely than that there is nothing to forget.
+    // A root without events is more likely a wrong path than a root with nothing to forget.
     root.require(EVENTS, "pipeline ingest").await?;
     let tables = tables_to_change(root).await?;
     let known = remember(root, &config.forget, users).await?;
@@ -68,8 +72,12 @@ async fn erase_all(
     Ok(report)
 }
 
-/// Takes out again what writers that had begun before have still brought of forgotten users: a build or an evaluation
-/// of older versions, a file that was being read. `None` where no user was ever forgotten.
+/// Removes rows of forgotten users that were written by runs which had begun before the erasure: a build or an evaluation
+/// of older versions, an ingestion of a file. `None` if no user was ever forgotten.
+///
+/// # Errors
+///
+/// Any [`ForgetError`]. Changes made before it stay; the same call does the rest.
 pub fn sweep<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -98,7 +106,7 @@ async fn sweep_all(
     Ok(Some(report))
 }
 
-/// The tables of the root. One that cannot be read or written is an error before any of them is changed.
+/// The tables of the root. Fails, before any table is changed, if one cannot be read or written.
 async fn tables_to_change(root: &Root) -> Result<Vec<String>, ForgetError> {
     let tables = root.tables()?;
     for table in &tables {
@@ -107,7 +115,11 @@ async fn tables_to_change(root: &Root) -> Result<Vec<String>, ForgetError> {
     Ok(tables)
 }
 
-/// [`sweep`] over what stands beside the models alone.
+/// [`sweep`] for the files beside the models only.
+///
+/// # Errors
+///
+/// Any [`ForgetError`]. Changes made before it stay; the same call does the rest.
 pub async fn sweep_models(config: &Config, root: &Root) -> Result<(), ForgetError> {
     match Forgotten::load(root, &config.forget).await? {
         Some(forgotten) => erase::from_models(root, &Erased::Forgotten(&forgotten)).map(drop),
@@ -115,7 +127,7 @@ pub async fn sweep_models(config: &Config, root: &Root) -> Result<(), ForgetErro
     }
 }
 
-/// Adds the hashes of `users` to table `forgotten`; how many of them were there before.
+/// Adds the hashes of `users` to table `forgotten`; returns how many of them were there before.
 async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<usize, ForgetError> {
     loop {
         let present = root.snapshot(FORGOTTEN).await?;
@@ -154,7 +166,7 @@ async fn remember(root: &Root, settings: &Forget, users: &[String]) -> Result<us
             transactions: BTreeMap::new(),
         };
         match shards.commit(change).await {
-            // Another run forgets another user.
+            // Another run has forgotten other users at the same time.
             Err(CommitError::Conflict { .. }) => {}
             committed => {
                 committed?;

@@ -1,8 +1,8 @@
-//! Who was forgotten, without saying who: keyed hashes of users.
+//! The list of forgotten users: keyed hashes instead of ids.
 //!
-//! Records of a forgotten user may come again (a file that is read once more, a topic that is read from its beginning), so
-//! something of the user has to be kept. It is a hash under a secret key that lies apart from the root ([`super::keys`]): without
-//! the key, the hash cannot be tried out. Whoever has both can ask about a user whom he knows already, as ingestion does.
+//! Records of a forgotten user may arrive again (a file is read again, a topic is read from its beginning), so they must
+//! be recognized. The list keeps a hash under a secret key that is stored apart from the root ([`super::keys`]): without
+//! the key, ids cannot be tested against the hashes. With both, one can only test a known id, as ingestion does.
 //!
 //! Memory: a hash of 16 bytes for each forgotten user.
 
@@ -17,7 +17,7 @@ use super::error::ForgetError;
 use super::keys::{Key, known_key};
 use super::named::{UserColumn, names};
 
-/// The users that were forgotten.
+/// The key and the hashes of forgotten users.
 #[derive(Debug, Clone)]
 pub(crate) struct Forgotten {
     key: Key,
@@ -25,19 +25,19 @@ pub(crate) struct Forgotten {
 }
 
 impl Forgotten {
-    /// The newest version of table `forgotten`, by a look at its directory; `None` where no user was forgotten.
+    /// The newest version of table `forgotten`, from the names in its directory; `None` if no user was forgotten.
     pub(crate) fn version(root: &Root) -> Result<Option<u64>, ForgetError> {
         Ok(root.newest_version(FORGOTTEN)?)
     }
 
-    /// The users of the newest version of table `forgotten`; `None` where no user was forgotten.
+    /// Reads the newest version of table `forgotten`; `None` if no user was forgotten.
     pub(crate) async fn load(root: &Root, settings: &Forget) -> Result<Option<Self>, ForgetError> {
         let Some(snapshot) = root.snapshot(FORGOTTEN).await? else { return Ok(None) };
         let key = known_key(&snapshot, root, settings)?;
         Ok(Some(Self { key, hashes: stored(&snapshot).await? }))
     }
 
-    /// How many they are.
+    /// Number of forgotten users.
     pub(super) fn len(&self) -> usize {
         self.hashes.len()
     }
@@ -52,7 +52,7 @@ impl Forgotten {
         self.hashes.contains(&self.key.hash(word))
     }
 
-    /// Whether a record that is no event names a forgotten user, as far as it names any.
+    /// Whether a rejected record names a forgotten user.
     pub(crate) fn is_named_in(
         &self,
         user_field: &str,
@@ -64,7 +64,7 @@ impl Forgotten {
     }
 }
 
-/// The hashes that the table holds.
+/// The hashes in the table.
 pub(super) async fn stored(snapshot: &Snapshot) -> Result<HashSet<u128>, ForgetError> {
     let mut hashes = HashSet::new();
     for batch in snapshot.read(&["user_hash"]).await? {

@@ -1,7 +1,8 @@
-//! The secret key of the hashes by which forgotten users are known, and where it lies.
+//! The secret key of forgotten users' hashes, and its file.
 //!
-//! Without `forget.key_file`, the key is in the owner's state directory (`$XDG_STATE_HOME`, or `~/.local/state`), in a file named by
-//! [`Key::check`], so that a root may be moved. Earlier versions kept it in the root; it is still read there, with a warning.
+//! Without `forget.key_file`, the key is in the owner's state directory (`$XDG_STATE_HOME`, or `~/.local/state`), in a file named
+//! after [`Key::check`], so the root can be moved. Earlier versions kept the key in the root, where it is still read, with a
+//! warning.
 
 use std::fs;
 use std::hash::Hasher as _;
@@ -29,19 +30,19 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// The directory of keys that no `forget.key_file` names; `None` for a user without a home.
+/// The default directory of keys; `None` for a user without a home directory.
 fn apart() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
     Some(state.join("climber-pilot/erasure-keys"))
 }
 
-/// Where earlier versions kept the key.
+/// The path at which earlier versions kept the key.
 fn beside(root: &Root) -> PathBuf {
     root.path().join("forgotten.key")
 }
 
-/// Where the key with this check is.
+/// The path of the key with this check.
 fn key_path(root: &Root, settings: &Forget, check: Option<&str>) -> PathBuf {
     if let Some(path) = &settings.key_file {
         return path.into();
@@ -56,7 +57,7 @@ fn key_path(root: &Root, settings: &Forget, check: Option<&str>) -> PathBuf {
     }
 }
 
-/// Whoever copies the root gets the key with it.
+/// Warns that the key lies in the root, so a copy of the root includes it.
 fn warn_of_beside(root: &Root, apart: Option<&Path>) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
@@ -81,7 +82,7 @@ impl Key {
         )
     }
 
-    /// The key of a root without forgotten users: the one of a run that died before its first commit, or a new one.
+    /// The key of a root without forgotten users: that of a run that died before its first commit, or a new one.
     pub(super) fn first(root: &Root, settings: &Forget) -> Result<Self, ForgetError> {
         let path = settings.key_file.as_ref().map_or_else(|| beside(root), PathBuf::from);
         if path.exists() {
@@ -110,12 +111,12 @@ impl Key {
 
     fn random() -> Self {
         let bytes = uuid::Uuid::new_v4().into_bytes();
-        // A UUID has 122 random bits; two of them leave none that is known.
+        // A UUID has 122 random bits; combining two shifted ones makes all 128 bits random.
         let other = uuid::Uuid::new_v4().into_bytes();
         Self(std::array::from_fn(|i| bytes[i] ^ other[(i + 7) % 16]))
     }
 
-    /// Writes the key to `path`, that only its owner can read; there as a whole or not at all.
+    /// Writes the key to `path`, readable by its owner only; atomically.
     fn store(&self, path: &Path) -> Result<(), ForgetError> {
         let text: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let directory = path.parent().map_or(Ok(()), files::create_private_directories);
@@ -124,7 +125,7 @@ impl Key {
             .map_err(|source| ForgetError::Key { path: path.into(), source })
     }
 
-    /// What tells this key from another, and nothing about it: a property of the table.
+    /// A table property that identifies this key and reveals nothing about it.
     pub(super) fn check(&self) -> String {
         format!("{:032x}", self.hash(b"the key of table `forgotten`"))
     }
@@ -137,7 +138,7 @@ impl Key {
     }
 }
 
-/// The key of a table that is there: no other key gives the hashes that are stored.
+/// The key of an existing table; a key with another check is refused, because its hashes would differ.
 pub(super) fn known_key(snapshot: &Snapshot, root: &Root, settings: &Forget) -> Result<Key, ForgetError> {
     let check = snapshot.properties().get(KEY_CHECK).cloned();
     let path = key_path(root, settings, check.as_deref());

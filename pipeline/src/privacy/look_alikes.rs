@@ -1,7 +1,7 @@
-//! Ids that look like one that is to be forgotten, and are another: whoever asks must say whether they are the same person.
+//! Other ids that look like one to be forgotten; the caller must decide whether they are the same person.
 //!
-//! `é` is one character or two (NFC and NFD), a blank stands before or after an id or does not, and some characters have no
-//! width at all. The tables keep ids as the log has them, and an id is forgotten just as it is given.
+//! `é` may be one character or two (NFC and NFD), an id may have a blank before or after it, and some characters have no
+//! width. The tables keep ids as they are in the log, and only the id exactly as given is forgotten.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
@@ -9,10 +9,10 @@ use std::sync::{Mutex, PoisonError};
 
 use icu_normalizer::ComposingNormalizer;
 
-/// Named at most so many.
+/// Maximum look-alikes that are reported.
 const NAMED_MAX: usize = 20;
 
-/// The ids that are looked for, and the look-alikes that were found.
+/// The appearances of the given ids, and the look-alikes found.
 pub(super) struct LookAlikes {
     looks: HashSet<String>,
     found: Mutex<BTreeSet<String>>,
@@ -23,7 +23,7 @@ impl LookAlikes {
         Self { looks: users.map(|user| look(user).into_owned()).collect(), found: Mutex::default() }
     }
 
-    /// Takes note of a user who is not one of those given.
+    /// Checks a user who is not one of the given ones.
     pub(super) fn see(&self, user: &str) {
         if self.looks.contains(&*look(user)) {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ impl LookAlikes {
     }
 }
 
-/// What a reader sees of an id.
+/// The appearance of an id.
 fn look(user: &str) -> Cow<'_, str> {
     if user.is_ascii() {
         return Cow::Borrowed(user.trim());
@@ -48,7 +48,7 @@ fn look(user: &str) -> Cow<'_, str> {
     Cow::Owned(ComposingNormalizer::new_nfc().normalize(&visible).trim().to_owned())
 }
 
-/// An id as it is printed: so that two that look alike do not.
+/// An id as it is printed, escaped so that look-alikes differ.
 pub(super) fn shown(user: &str) -> String {
     format!("\"{}\"", user.escape_default())
 }

@@ -1,41 +1,42 @@
-//! Whom a record names that is no event: one that is torn, binary, or of the wrong shape.
+//! Finds the user that a rejected record names; the record may be torn, binary, or of the wrong shape.
 //!
 //! ```text
 //!   the message's key                                      is the user's id: theirs
-//!   "user_id": "…" (JSON, torn or whole, with its escapes) says whose it is: theirs, or somebody else's
+//!   "user_id": "…" (JSON, torn or whole, with its escapes) names the user: theirs, or another user's
 //!   the n-th field of a CSV line with as many as the header says so too
-//!   otherwise: any run of words, field, quoted text, or text behind its length (Avro, Protobuf) that is the id
+//!   otherwise: any run of words, field, quoted text, or text after its length (Avro, Protobuf) that is the id
 //! ```
 //!
-//! An id is compared as a whole, never as a part of a longer word or number. Where a record does not say whose it is, an id
-//! as short as `1` is found in records that only happen to have it.
+//! An id is compared as a whole, never as a part of a longer word or number. In a record that does not name its user, an
+//! id as short as `1` also matches by chance.
 
 use std::borrow::Cow;
 
-/// What lies between words. An id may hold any of them.
+/// Separators of words. An id may contain any of them.
 const MARKS: &[u8] = b"\",;:|'{}[]()<>=\\";
-/// So many words may make up an id.
+/// Maximum words of an id.
 const WORDS_MAX: usize = 8;
-/// The longest id that is looked for where nothing says where it begins and ends.
+/// Maximum bytes of an id in a record that does not delimit it.
 const ID_BYTES_MAX: usize = 512;
-/// Numbers of fewer bytes stand in binary records by chance.
+/// Minimum bytes of a number that counts as an id in a binary record; shorter numbers occur by chance.
 const NUMBER_BYTES_MIN: usize = 4;
 
-/// Where records say whose they are.
+/// The position of the user in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UserColumn {
     /// A field of a CSV line.
     At {
-        /// Its place, counted from 0.
+        /// Index of the field, from 0.
         column: usize,
-        /// Fields of the header. A line with more or fewer may have lost some: it does not say whose it is.
+        /// Number of fields of the header. A line with another number may have lost fields, so its user is unknown.
         of: usize,
     },
     /// Not known.
     Unknown,
 }
 
-/// Whether the record with this key is of one of the users, or names one where it does not say whose it is.
+/// Whether the record belongs to one of the users, by its key or its user field; without these, whether it contains an id of
+/// one.
 pub(crate) fn names(
     user_field: &str,
     column: UserColumn,
@@ -75,7 +76,7 @@ pub(crate) fn names(
     anywhere(value, &is_one)
 }
 
-/// Whether the id stands anywhere in the record, as a whole.
+/// Whether the record contains an id anywhere, as a whole.
 fn anywhere(value: &[u8], is_one: &impl Fn(&[u8]) -> bool) -> bool {
     let unescaped = unescaped(value);
     spans(value).any(&is_one)
@@ -89,7 +90,7 @@ fn anywhere(value: &[u8], is_one: &impl Fn(&[u8]) -> bool) -> bool {
         || (is_binary(value) && framed(value, is_one))
 }
 
-/// Every run of words with what lies between them.
+/// Every run of words, including the separators between them.
 fn spans(record: &[u8]) -> impl Iterator<Item = &[u8]> {
     let is_mark = |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control() || MARKS.contains(&byte);
     let mut words: Vec<(usize, usize)> = Vec::new();
@@ -151,7 +152,7 @@ fn unquoted(cell: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The texts between quotes, wherever a quote may open one: as JSON has them, and as CSV has them.
+/// The texts that any quote may open, read as in JSON and as in CSV.
 fn literals(record: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let opened = memchr::memchr_iter(b'"', record).map(|at| &record[at + 1..]);
     opened.flat_map(|rest| {
@@ -161,7 +162,7 @@ fn literals(record: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
     })
 }
 
-/// The text of a CSV field that a quote has opened before, if there are doubled quotes in it.
+/// The text of a CSV field after its opening quote, if it has doubled quotes.
 fn doubled(rest: &[u8]) -> Option<Vec<u8>> {
     let (mut text, mut at, mut any) = (Vec::new(), 0, false);
     while let Some(&byte) = rest.get(at) {
@@ -179,7 +180,7 @@ fn doubled(rest: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// Where the text ends that a quote has opened before.
+/// The end of a JSON text after its opening quote.
 fn closed(text: &[u8]) -> Option<usize> {
     let mut escaped = false;
     text.iter().position(|&byte| {
@@ -212,7 +213,7 @@ fn json_fields<'a>(record: &'a [u8], field: &str) -> Vec<Cow<'a, [u8]>> {
                 continue;
             };
             found.push(Cow::Borrowed(number));
-            // A data frame's `7.0` is user `7`.
+            // Data frames write user `7` as `7.0`.
             let whole = text.parse().ok().filter(|number: &f64| number.fract() == 0.0);
             found.extend(whole.map(|whole| Cow::Owned((whole as i64).to_string().into_bytes())));
         }
@@ -220,7 +221,7 @@ fn json_fields<'a>(record: &'a [u8], field: &str) -> Vec<Cow<'a, [u8]>> {
     found
 }
 
-/// The text with the escapes of JSON resolved; one that is none stays as it is.
+/// The text with JSON escapes resolved; invalid escapes stay unchanged.
 fn unescaped(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'\\') {
         return Cow::Borrowed(text);
@@ -274,10 +275,10 @@ fn is_binary(record: &[u8]) -> bool {
         || std::str::from_utf8(record).is_err()
 }
 
-/// Whether a binary record has the id behind its length, as Avro and Protobuf write texts, or as a number.
+/// Whether a binary record has the id after its length, as Avro and Protobuf write texts, or as a number.
 fn framed(record: &[u8], is_one: &impl Fn(&[u8]) -> bool) -> bool {
     (0..record.len()).any(|at| {
-        // A number that has begun before is not read from its middle.
+        // Do not read a number from its middle.
         if at > 0 && record[at - 1] >= 0x80 {
             return false;
         }
@@ -295,7 +296,7 @@ fn framed(record: &[u8], is_one: &impl Fn(&[u8]) -> bool) -> bool {
     })
 }
 
-/// A number in groups of seven bits, and how many bytes it takes.
+/// A number in groups of seven bits (LEB128), and the bytes that it takes.
 fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut number = 0;
     for (n, &byte) in bytes.iter().take(10).enumerate() {
@@ -375,7 +376,7 @@ mod tests {
             assert!(!named("123456", UserColumn::Unknown, record), "{record}");
         }
         assert!(!named("123456", AT_0, "u9,123456,never"));
-        // A field is missing, and it may be the user's.
+        // A field is missing, perhaps the user's.
         assert!(named("123456", AT_0, "u9,123456"));
         assert!(named("123456", UserColumn::Unknown, "u9,123456,never"));
         assert!(named("123456", UserColumn::Unknown, "{\"user_id\":123456.0,\"ts\":"));

@@ -1,4 +1,4 @@
-//! The report of an erasure. It names no user but look-alikes of those who were to be forgotten.
+//! The report of an erasure. It names no users except look-alikes of the given ones.
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use super::look_alikes::shown;
 pub struct ErasureReport {
     /// Users that were asked for.
     pub users: usize,
-    /// How many of them had been forgotten before.
+    /// Number of them that had been forgotten before.
     pub known: usize,
     /// Every table with rows of users.
     pub tables: Vec<ErasedTable>,
     /// Files beside the models.
     pub files: Vec<ErasedFile>,
-    /// Links beside the models that lead elsewhere, where nothing was looked at; paths inside the root.
+    /// Links beside the models to targets outside, which were not followed; paths inside the root.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<PathBuf>,
-    /// Users in the tables who look like one that was given and are another: blanks around, other characters for the same
+    /// Other users in the tables who look like a given one: with blanks around, or with other characters for the same
     /// letters. They were not forgotten.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub look_alikes: Vec<String>,
@@ -32,9 +32,9 @@ pub struct ErasureReport {
 pub struct ErasedTable {
     /// Its name.
     pub table: String,
-    /// Rows that were taken out.
+    /// Rows that were removed.
     pub rows: u64,
-    /// Shards that were written again.
+    /// Shards that were rewritten.
     pub shards: usize,
     /// The version without them.
     pub version: u64,

@@ -30,7 +30,7 @@ const POSITION: usize = 8;
 const FILE: usize = 9;
 const KEY: usize = 10;
 
-/// The columns of `events` without source and date, `event_id` null where the producer gave none; then the
+/// The columns of `events` without source and date (`event_id` is null if the producer gave none), then the
 /// file's number and the key of the id ([`super::identity`]).
 pub(crate) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let fields = EVENTS_SCHEMA.fields().iter().filter(|f| f.name() != "source" && f.name() != EVENT_DATE);
@@ -49,7 +49,7 @@ pub(crate) struct EventBatch {
 }
 
 impl EventBatch {
-    /// The same events `records` further back in their file.
+    /// The same events, with positions increased by `records`.
     pub(crate) fn moved_by(self, records: u64) -> Result<Self, ArrowError> {
         let records = i64::try_from(records).unwrap_or(i64::MAX);
         let positions = StagedRows(&self.rows).positions().iter().map(|at| at.saturating_add(records));
@@ -82,7 +82,7 @@ impl Columns {
         Self::with_capacity(0, [0; 5])
     }
 
-    /// Room for so many rows, and for the texts of the five columns that hold text.
+    /// Empty builders with capacity for `rows` rows and, in `bytes`, for the texts of the five text columns.
     fn with_capacity(rows: usize, bytes: [usize; 5]) -> Self {
         let [event_id, user_id, item_id, request_id, action] =
             bytes.map(|bytes| StringBuilder::with_capacity(rows, bytes));
@@ -103,8 +103,7 @@ impl Columns {
         }
     }
 
-    /// An empty builder with room for a batch like this one, so that columns neither grow often nor keep much
-    /// that they do not use.
+    /// An empty builder with capacity for a batch like this one, so that columns rarely grow and waste little memory.
     fn like_this(&self) -> Self {
         let texts = [&self.event_id, &self.user_id, &self.item_id, &self.request_id, &self.action];
         let room = |used: usize| used + used / 32;
@@ -204,7 +203,7 @@ impl<'a> StagedRows<'a> {
         }
     }
 
-    /// The rows as the shards have them, `sources` by the file's number.
+    /// The rows in the schema of shards; `sources` are the files' names by number.
     pub(crate) fn shard_rows(
         &self,
         event_ids: ArrayRef,
@@ -214,7 +213,7 @@ impl<'a> StagedRows<'a> {
         self.with_source(event_ids, Arc::new(StringArray::from_iter_values(source)))
     }
 
-    /// The rows as the shards have them, all of one `source`.
+    /// The rows in the schema of shards, all with one `source`.
     pub(crate) fn shard_rows_of(&self, event_ids: ArrayRef, source: &str) -> Result<RecordBatch, ArrowError> {
         let sources = std::iter::repeat_n(source, self.0.num_rows());
         self.with_source(event_ids, Arc::new(StringArray::from_iter_values(sources)))

@@ -1,4 +1,4 @@
-//! Dates as `event_date` has them.
+//! Converts times and dates, as in the column `event_date`.
 
 use schemas::tables::EVENT_DATE;
 use store::Shard;
@@ -11,23 +11,23 @@ pub(crate) fn date_of(ts: i64) -> i32 {
     ts.div_euclid(MS_PER_DAY) as i32
 }
 
-/// The date of a shard's events, in days; `None` where it may hold several.
+/// The date of a shard's events, in days since 1970; `None` if it may hold several dates.
 pub(crate) fn shard_date(shard: &Shard) -> Option<i32> {
     date_days(shard.partition.get(EVENT_DATE).and_then(Option::as_deref)?)
 }
 
-/// `2026-11-22`, of days since 1970.
+/// Formats days since 1970 as `2026-11-22`.
 pub(crate) fn date_text(days: i32) -> String {
     chrono::NaiveDate::from_epoch_days(days).map_or_else(|| days.to_string(), |date| date.to_string())
 }
 
-/// Days since 1970, of `2026-11-22`.
+/// Parses `2026-11-22` to days since 1970.
 pub(crate) fn date_days(text: &str) -> Option<i32> {
     let date: chrono::NaiveDate = text.parse().ok()?;
     i32::try_from(date.signed_duration_since(chrono::DateTime::UNIX_EPOCH.date_naive()).num_days()).ok()
 }
 
-/// The dates within so many days of `date`, itself included.
+/// The dates within `days` days of `date`, `date` included.
 pub(crate) fn dates_around(date: i32, days: u32) -> std::ops::RangeInclusive<i32> {
     let days = i32::try_from(days).unwrap_or(i32::MAX);
     date.saturating_sub(days)..=date.saturating_add(days)

@@ -2,8 +2,8 @@
 
 use schemas::hash::hash128;
 
-/// One number for a rejected record: its source, its position there, and its bytes. A file may be replaced under its
-/// name, and then another record stands at a position.
+/// Hash of a rejected record's source, position and bytes. The bytes are included because a file may be replaced under
+/// its name, and then has another record at the position.
 pub(crate) fn dead_letter_key(source: &str, position: i64, key: Option<&[u8]>, value: &[u8]) -> u128 {
     let mut bytes = Vec::with_capacity(source.len() + value.len() + key.map_or(0, <[u8]>::len) + 32);
     for part in [Some(source.as_bytes()), key] {

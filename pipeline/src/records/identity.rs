@@ -1,9 +1,9 @@
-//! The identity of events: ids of 128 bits for those whose producer gives none, and a key of 128 bits for
+//! The identity of events: an id of 128 bits for an event whose producer gives none, and a key of 128 bits for
 //! every id, so that ids of any length are compared in little memory.
 //!
-//! An id that this program gives is the hash of the content and of how often the same content stood before
-//! it in its file: reading a file twice finds the same ids, and two equal purchases in one file have two.
-//! Equal content has an equal time, and so one date: the counting is done date by date.
+//! An id assigned by this program is the hash of the content and of the number of earlier records in the file with
+//! the same content: reading a file twice assigns the same ids, and two equal purchases in one file get two ids.
+//! Equal content has an equal time and therefore one date, so repeats are counted date by date.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,12 +14,12 @@ use store::Snapshot;
 
 use super::mapping::Event;
 
-/// Puts the content of events into bytes, and these into keys.
+/// Computes keys from the content of events; keeps the buffer for the encoded content.
 #[derive(Default)]
 pub(crate) struct Content(Vec<u8>);
 
 impl Content {
-    /// The key of an event without a producer's id, when the same content stood `before` times before it.
+    /// The key of an event without a producer's id, with `before` earlier records of the same content.
     pub(crate) fn key(&mut self, event: &Event<'_>, before: u64) -> u128 {
         self.0.clear();
         event.encode(&mut self.0);
@@ -28,7 +28,7 @@ impl Content {
     }
 }
 
-/// The number of hexadecimal digits of an id that this program gives.
+/// The number of hexadecimal digits of an id that this program assigns.
 const DIGITS: usize = 32;
 
 /// The id of an event whose producer gave none.
@@ -36,16 +36,16 @@ pub(crate) fn id_of(key: u128) -> impl std::fmt::Display {
     std::fmt::from_fn(move |f| write!(f, "{key:0DIGITS$x}"))
 }
 
-/// The key of an id: the number where it is one that this program could have given, otherwise its hash.
-/// Two ids with one key are not expected in any log.
+/// The key of an id: the number itself if this program could have assigned the id, otherwise its hash.
+/// With 128 bits, two ids of one log are not expected to share a key.
 pub(crate) fn id_key(id: &str) -> u128 {
     let given = id.len() == DIGITS && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let number = if given { u128::from_str_radix(id, 16).ok() } else { None };
     number.unwrap_or_else(|| hash128(id.as_bytes()))
 }
 
-/// The property by which `events` keeps within how many days an id stands once, where a writer that looks at `days` changes it: in
-/// a new table, and in one whose writers have looked at more days.
+/// The property of `events` that records the window of days within which ids are unique, if a writer that checks `days` must set
+/// it: for a new table, and for one whose earlier writers have checked more days.
 pub(crate) fn dedup_property(events: Option<&Snapshot>, days: u32) -> Option<(String, String)> {
     let changes = match events {
         None => true,
@@ -79,7 +79,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// A hash of a key: an id may look like one of ours and be any number.
+/// A hash of a key, because keys need not be random: an id that looks like an assigned one may be any number.
 pub(crate) fn key_hash(key: u128) -> u64 {
     mixed(key)
 }
@@ -91,9 +91,9 @@ fn mixed(key: u128) -> u64 {
 pub(crate) type KeySet = HashSet<u128, BuildHasherDefault<KeyHasher>>;
 pub(crate) type KeyMap<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
-/// Which of `slices` equal parts of all keys this one is in.
+/// The slice of a key, when all keys are divided into `slices` equal parts.
 pub(crate) fn slice_of(key: u128, slices: u64) -> u64 {
-    // Other bits than those that a set of the keys of one slice uses.
+    // Mixed again, so that the bits differ from those that a hash set of one slice's keys uses.
     mix64(slices, mixed(key)) % slices
 }
 

@@ -1,4 +1,4 @@
-//! From a source's record to the fields of an event.
+//! Maps a source's record to the fields of an event.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub(crate) const DEFAULT_ACTION: &str = "event";
 /// An accepted record.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Event<'a> {
-    /// The producer's, if it has one.
+    /// The producer's id, if it gives one.
     pub(crate) event_id: Option<Cow<'a, str>>,
     pub(crate) user_id: Cow<'a, str>,
     pub(crate) item_id: Cow<'a, str>,
@@ -27,7 +27,7 @@ pub(crate) struct Event<'a> {
     pub(crate) value: Option<f64>,
 }
 
-/// `[events]` as slots and rules.
+/// The configuration `[events]` as slots of a record and rules for its values.
 pub(crate) struct Mapping {
     pub(crate) wanted: Vec<Wanted>,
     action_named: bool,
@@ -96,7 +96,7 @@ impl Mapping {
         !matches!(identity(record.value(USER_ID), ""), Ok(Some(_)))
     }
 
-    /// Whether a record that is no event names a forgotten user.
+    /// Whether a rejected record names a forgotten user.
     pub(crate) fn is_forgotten(&self, column: UserColumn, key: Option<&[u8]>, value: &[u8]) -> bool {
         let user_field = &self.wanted[USER_ID].column;
         self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(user_field, column, key, value))
@@ -126,7 +126,7 @@ impl Mapping {
         };
         let value = number(record.value(VALUE), name(VALUE))?.or(self.value);
         let event = Event { event_id, user_id, item_id, ts, request_id, request_ts, action, value };
-        // A line's length is limited while it is read; a row of a Parquet file has no line.
+        // The length of a line is limited while it is read; a row of a Parquet file needs a limit of its own.
         let length = event.texts().iter().flatten().map(|text| text.len()).sum::<usize>();
         if length > self.max_record_bytes {
             let message = format!("the record is longer than {} bytes", self.max_record_bytes);
@@ -161,9 +161,9 @@ impl Event<'_> {
         ]
     }
 
-    /// Appends everything but `event_id` to `bytes`, so that different events never give equal bytes.
+    /// Appends all fields but `event_id` to `bytes`; different events give different bytes.
     ///
-    /// The events of one log keep their identity for ever: this encoding must not change.
+    /// Ids are derived from this encoding and must stay the same for ever, so it must not change.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let text = |bytes: &mut Vec<u8>, text: &str| {
             bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
@@ -197,9 +197,9 @@ pub(crate) fn missing(name: &str) -> Rejection {
     Rejection::new(Reason::MissingField, format!("{name} is missing"))
 }
 
-/// Text that identifies something: kept as it is; a whole number is written in decimal.
+/// An id as text: text is kept unchanged, a whole number is written in decimal.
 pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
-    /// From here on a `f64`, and a `f32`, cannot tell neighbouring whole numbers apart.
+    /// From here on, an `f64` (or an `f32`) cannot represent every whole number.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     const SINGLE_MAX: f32 = 16_777_216.0;
     match value {
@@ -207,7 +207,7 @@ pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a
         Value::Text(text) if text.trim().is_empty() => Ok(None),
         Value::Text(text) => Ok(Some(text)),
         Value::Int(number) => Ok(Some(Cow::Owned(number.to_string()))),
-        // Data frames turn whole numbers with gaps into floats.
+        // Data frames store whole numbers with missing values as floats.
         Value::Float(number) if number.is_nan() => Ok(None),
         Value::Float(number) if number.fract() == 0.0 && number.abs() < EXACT_MAX => {
             Ok(Some(Cow::Owned((number as i64).to_string())))
@@ -233,7 +233,7 @@ fn not_whole(name: &str, number: &dyn std::fmt::Display) -> Rejection {
     Rejection::new(Reason::WrongType, message)
 }
 
-/// The nearest `f64`; a whole number must be that number.
+/// The nearest `f64`; a whole number must be represented exactly.
 fn number(value: Value<'_>, name: &str) -> Result<Option<f64>, Rejection> {
     let wrong =
         |what: &str| Err(Rejection::new(Reason::WrongType, format!("{name}: {what} is not a number")));
@@ -249,7 +249,7 @@ fn number(value: Value<'_>, name: &str) -> Result<Option<f64>, Rejection> {
         }
         Value::Text(text) => match text.trim() {
             "" => return Ok(None),
-            // As many digits as every whole number may have.
+            // Every whole number of up to 15 digits is exact; longer ones are checked.
             text if text.len() > 15 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
                 return exact(text, name);
             }
@@ -269,7 +269,7 @@ fn number(value: Value<'_>, name: &str) -> Result<Option<f64>, Rejection> {
     }
 }
 
-/// The number in `digits`: the nearest one for a fraction, and an error for a whole number that is not there.
+/// The number in `digits`: the nearest `f64` for a fraction; an error for a whole number without an exact `f64`.
 fn exact(digits: &str, name: &str) -> Result<Option<f64>, Rejection> {
     let wrong = |problem: &str| {
         let message = format!("{name}: {} {problem}", shortened(digits));

@@ -1,4 +1,4 @@
-//! From a source's record, of a file or of a topic, to an event with an identity, or to the reason why it is none.
+//! Turns a record of a file or of a topic into an event with an identity, or into the reason for its rejection.
 
 mod columns;
 mod date;

@@ -7,17 +7,17 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use super::value::Value;
 
-/// Takes the wanted fields out of an object and passes over the others.
+/// Reads the wanted fields of an object and skips the others.
 pub(crate) struct Object<'o, 'a> {
     pub(crate) fields: &'o [String],
     pub(crate) values: &'o mut [Value<'a>],
-    /// What stood at each place of the last object: the next one mostly has the same order.
+    /// The keys of the previous object in order; the next object mostly has the same order.
     pub(crate) order: &'o mut Vec<JsonKey>,
-    /// Filled with the object's keys, where there is a list.
+    /// Collects the object's keys, if there is a list.
     pub(crate) keys: &'o mut Option<Vec<String>>,
 }
 
-/// What a key was.
+/// A key of the previous object.
 pub(crate) enum JsonKey {
     /// The key of a wanted field.
     Field(usize),
@@ -25,7 +25,7 @@ pub(crate) enum JsonKey {
     Other(String),
 }
 
-/// Longer keys are not kept.
+/// Maximum bytes of a remembered key.
 const KEPT_KEY_BYTES: usize = 64;
 
 impl<'a> DeserializeSeed<'a> for Object<'_, 'a> {
@@ -59,7 +59,7 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
     }
 }
 
-/// A key, as the field that it names.
+/// Deserializes a key to the field that it names.
 struct Key<'o> {
     fields: &'o [String],
     order: &'o mut Vec<JsonKey>,
@@ -105,7 +105,7 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// Any JSON value, as far as a field can be read from it.
+/// Deserializes any JSON value to a [`Value`].
 struct AnyValue;
 
 impl<'a> DeserializeSeed<'a> for AnyValue {

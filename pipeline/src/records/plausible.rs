@@ -1,20 +1,20 @@
-//! Whether the times of a log can be meant.
+//! Checks whether the times of a log are plausible.
 //!
-//! A wrong unit gives times that parse: seconds read as milliseconds lie in January 1970. So do times that passed
-//! through a float of 32 bits, which are 128 s apart.
+//! Times in a wrong unit parse without an error: seconds read as milliseconds lie in January 1970. So do times that
+//! passed through a 32-bit float, which rounds them to multiples of 128 s.
 
 use chrono::{DateTime, Utc};
 use schemas::config::TimeUnit;
 
 /// 1 January 2000.
 const FIRST_MS: i64 = 946_684_800_000;
-/// How far apart neighbouring 32-bit floats are at today's time in seconds, and in milliseconds.
+/// Distance of neighbouring 32-bit floats at today's time, for times in seconds and in milliseconds.
 const STEPS_MS: [i64; 2] = [128_000, 131_072];
-/// Whole days and thirds of days are multiples of 128 s, too.
+/// A third of a day. Whole days and thirds of days are multiples of 128 s, too, and plausible.
 const THIRD_OF_DAY_MS: i64 = 28_800_000;
-/// So many different times, all of them such multiples, do not come by chance.
+/// This many different times are not all multiples of a step by chance.
 const DIFFERENT_TIMES: usize = 8;
-/// How many events make a short span remarkable, and how short it is.
+/// At least this many events within at most this span are remarkable.
 const DENSE_EVENTS: u64 = 1_000;
 const DENSE_MS: i64 = 10_000;
 
@@ -28,7 +28,7 @@ pub(crate) struct Times {
     /// Whether all times are the first one plus a multiple of each step.
     stepped: [bool; 2],
     in_thirds_of_days: bool,
-    /// Some that differ from each other.
+    /// Up to [`DIFFERENT_TIMES`] different times.
     different: Vec<i64>,
 }
 
@@ -63,7 +63,7 @@ impl Times {
         self.count
     }
 
-    /// A question that must be answered before these times are stored.
+    /// The suspicion, as a question, that keeps these times from being stored; `None` if they are plausible.
     pub(crate) fn question(&self, unit: TimeUnit) -> Option<String> {
         let Self { count, min, max, .. } = *self;
         if count == 0 {
@@ -94,7 +94,7 @@ impl Times {
         })
     }
 
-    /// What should be looked at.
+    /// A warning about remarkable times that do not stop the run.
     pub(crate) fn remark(&self) -> Option<String> {
         let span_ms = self.max.saturating_sub(self.min);
         (self.count >= DENSE_EVENTS && span_ms < DENSE_MS).then(|| {
@@ -108,7 +108,7 @@ impl Times {
     }
 }
 
-/// By which power of a thousand the times lie between 2000 and a year from now.
+/// The power of a thousand that moves the times between 2000 and a year from now.
 fn intended(min: i64, max: i64) -> Option<(i64, u32)> {
     let latest = Utc::now().timestamp_millis().saturating_add(366 * 86_400_000);
     let fits = |factor: i64| {
@@ -146,7 +146,7 @@ mod tests {
         }
         assert!(question([0, 5]).unwrap().contains("before the year 2000"));
         assert!(question([-5]).is_some());
-        // One that is later suffices.
+        // One plausible later time suffices.
         assert_eq!(question([S, S * 1_000]), None);
         assert_eq!(question([]), None);
         let mut micros = Times::default();
@@ -161,7 +161,7 @@ mod tests {
         assert!(question((0..100).map(single)).unwrap().contains("32-bit floats"));
         let single_ms = |n: i64| ((S * 1_000 + 61_000 * n) as f32) as i64;
         assert!(question((0..100).map(single_ms)).unwrap().contains("32-bit floats"));
-        // Too few, days, and what is not such a step.
+        // Too few times, whole days, and other steps.
         assert_eq!(question(every(128, 7)), None);
         assert_eq!(question(every(86_400, 100)), None);
         assert_eq!(question(every(28_800, 100)), None);

@@ -1,4 +1,4 @@
-//! From what is wanted to the fields of a record: two slots may be read from one field.
+//! Maps slots to the fields of a record: two slots may be read from one field.
 
 use super::value::{Value, Wanted};
 

@@ -1,4 +1,4 @@
-//! Times of any unit to epoch milliseconds, rounded down.
+//! Converts times of any unit to epoch milliseconds, rounded down.
 
 use chrono::DateTime;
 use schemas::config::TimeUnit;
@@ -6,12 +6,12 @@ use schemas::tables::Reason;
 
 use super::value::{Rejection, Value};
 
-/// The instant in `value`, or `None` where there is no value. `what` names the field in messages.
+/// The instant in `value`; `None` if there is no value. `what` names the field in messages.
 pub(crate) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Option<i64>, Rejection> {
     let invalid = |problem: String| Err(Rejection::new(Reason::InvalidTime, format!("{what}: {problem}")));
     let ticks = match (value, unit) {
         (Value::Absent | Value::Null, _) => return Ok(None),
-        // A typed column says its own unit.
+        // A typed column has a unit of its own.
         (Value::Instant(ms), _) => return Ok(Some(*ms)),
         (Value::OutOfRange, _) => {
             let message = format!("{what}: further from 1970 than 64-bit milliseconds reach");
@@ -51,7 +51,7 @@ pub(crate) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Opt
             return Err(Rejection::new(Reason::WrongType, message));
         }
     };
-    // A data frame's way to write "missing" in a column of numbers.
+    // Data frames write a missing number as NaN.
     if ticks.is_nan() {
         return Ok(None);
     }
@@ -61,7 +61,7 @@ pub(crate) fn parse(value: &Value<'_>, unit: TimeUnit, what: &str) -> Result<Opt
         TimeUnit::Us => ticks / 1e3,
         TimeUnit::Ns => ticks / 1e6,
     };
-    // A fraction such as 0.29 s is 289.99… ms in binary: that much is given back before rounding down.
+    // A fraction such as 0.29 s is 289.99… ms in binary; a small addition before rounding down corrects this.
     let ms = (ms + 1e-3).floor();
     if ms.abs() < 9e18 {
         Ok(Some(ms as i64))
@@ -80,7 +80,7 @@ fn scaled(ticks: i64, unit: TimeUnit, what: &str) -> Result<i64, Rejection> {
     ms.ok_or_else(|| Rejection::new(Reason::TimeOutOfRange, format!("{what}: {ticks} is out of range")))
 }
 
-/// The time in a decimal, of any number of digits.
+/// The time in a decimal number of any length.
 fn decimal(digits: &str, unit: TimeUnit, what: &str) -> Result<i64, Rejection> {
     let out_of_range = || {
         let message = format!("{what}: {} is out of range", shortened(digits));
@@ -99,7 +99,7 @@ fn decimal(digits: &str, unit: TimeUnit, what: &str) -> Result<i64, Rejection> {
     let ms = match power {
         Some(power) if behind >= 0 => ticks.checked_mul(power),
         Some(power) => Some(ticks.div_euclid(power)),
-        // More digits behind the point than 128 bits have.
+        // More digits after the point than 128 bits can hold.
         None => Some(if ticks < 0 { -1 } else { 0 }),
     };
     ms.and_then(|ms| i64::try_from(ms).ok()).ok_or_else(out_of_range)
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(decimal(&format!("0.{:0>60}", 1), TimeUnit::S), Ok(Some(0)));
         assert_eq!(decimal(&"9".repeat(60), TimeUnit::Ns), Err(Reason::TimeOutOfRange));
         assert_eq!(decimal("99999999999999999999", TimeUnit::S), Err(Reason::TimeOutOfRange));
-        // A number of 64 bits without a sign.
+        // A number that needs all 64 bits, unsigned.
         assert_eq!(text("10000000000000999999", TimeUnit::Ns), Ok(Some(10_000_000_000_000)));
         assert_eq!(parse(&Value::OutOfRange, TimeUnit::S, "ts").unwrap_err().reason, Reason::TimeOutOfRange);
     }

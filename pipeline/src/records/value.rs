@@ -1,10 +1,10 @@
-//! The values of a record of any format, which of them are wanted, and why it cannot be used.
+//! The values of a record of any format, the wanted columns, and the reason for a rejection.
 
 use std::borrow::Cow;
 
 use schemas::tables::Reason;
 
-/// A value as a source has it.
+/// A value as it was read from a source.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value<'a> {
     /// The source has no such column, or the JSON object no such key.
@@ -14,19 +14,19 @@ pub(crate) enum Value<'a> {
     Text(Cow<'a, str>),
     Int(i64),
     Float(f64),
-    /// A number of 32 bits or fewer, whose whole numbers are exact to 2^24 only.
+    /// A number of 32 bits or fewer; whole numbers are exact up to 2^24 only.
     Single(f32),
-    /// A decimal, all its digits, without zeros at the end of its fraction.
+    /// All digits of a decimal, without trailing zeros in its fraction.
     Decimal(Cow<'a, str>),
     Bool(bool),
     /// An instant in epoch milliseconds, from a typed column.
     Instant(i64),
-    /// An instant, from a typed column, that milliseconds of 64 bits do not reach.
+    /// An instant from a typed column that does not fit into 64-bit milliseconds.
     OutOfRange,
     List(Vec<Cow<'a, str>>),
     /// Text that is not UTF-8.
     NotUtf8,
-    /// Something else, in words.
+    /// Any other value; the text describes it.
     Other(&'static str),
 }
 
@@ -40,7 +40,7 @@ impl Value<'_> {
         }
     }
 
-    /// What it is, for messages.
+    /// The kind of the value, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Absent | Self::Null => "nothing",
@@ -72,11 +72,11 @@ impl Rejection {
 /// Whether a file without a wanted column is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Nothing can be read without it.
+    /// A missing column is an error.
     Required,
-    /// The configuration names it.
+    /// The configuration names the column.
     Named,
-    /// Read where there is one.
+    /// Read if present.
     IfPresent,
 }
 

@@ -1,12 +1,12 @@
-//! `events` and `items` → `sequences` and `refresh`: the whole history at one version, cut into rows.
+//! Builds `sequences` and `refresh` from `events` and `items`: whole histories at one version, cut into rows.
 //!
 //! ```text
 //!   log ─▶ histories ([`crate::histories`]) ─▶ WindowRows ─▶ one shard a bucket ─▶ (bucket, path, bytes, rows, owned)
 //!   at the end: the driver checks the sums and makes one commit
 //! ```
 //!
-//! Two builds of the same versions under the same settings have equal rows in equal shards. Such a second build is
-//! not made at all: the table's properties say what it describes. Memory: that of [`crate::histories`], and a batch of
+//! Two builds of the same versions under the same settings have equal rows in equal shards. A second build is therefore
+//! skipped: the table's properties record its versions and settings. Memory: that of [`crate::histories`], and a batch of
 //! rows and a row group in each stream.
 
 mod report;
@@ -38,11 +38,19 @@ pub(crate) use shards::{WrittenShards, write};
 use rows::{WindowRows, owned};
 
 /// Builds `sequences` from the newest versions of `events` and `items`, with the default resources.
+///
+/// # Errors
+///
+/// Any [`BuildError`]; nothing was committed to `sequences`.
 pub async fn build(config: &Config, root: &Root) -> Result<BuildReport, BuildError> {
     build_with(config, root, Resources::default()).await
 }
 
-/// [`build`] within given resources; they change the time, never the rows.
+/// [`build`] within given resources, which change its duration, never the rows.
+///
+/// # Errors
+///
+/// Any [`BuildError`]; nothing was committed to `sequences`.
 pub fn build_with<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -56,7 +64,11 @@ async fn build_all(config: &Config, root: &Root, resources: Resources) -> Result
 }
 
 /// Builds `refresh`: the rows of [`build_with`] that own an event committed after version `since` of
-/// `events`, in which only those events are targets.
+/// `events`; only those events are targets.
+///
+/// # Errors
+///
+/// Any [`BuildError`]; nothing was committed to `refresh`.
 pub fn refresh<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -148,7 +160,7 @@ async fn run(
     Ok(reporter.report(items_version, &written, Some(built)))
 }
 
-/// Figures of a build that was made now.
+/// Figures of a build by this run.
 struct Built {
     counts: Counts,
     decoded: u64,
@@ -164,7 +176,7 @@ struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
-    /// The report on `table`, which was built now or before.
+    /// The report on `table`; `built` is `None` if an earlier run built it.
     fn report(&self, items_version: u64, table: &Snapshot, built: Option<Built>) -> BuildReport {
         let seconds = self.started.elapsed().as_secs_f64();
         let sequences = &self.config.sequences;

@@ -1,4 +1,4 @@
-//! What a build says about itself.
+//! The report of a build.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ pub struct BuildReport {
     pub delta_tau: String,
     /// `Δτ` in milliseconds; absent where it is off.
     pub delta_tau_ms: Option<i64>,
-    /// The request intervals of the log, where it has any. A refresh measures those of the users it reads.
+    /// The request intervals of the log, if it has any. A refresh measures only those of the users that it reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_intervals: Option<RequestIntervals>,
     /// Rows of the table.
@@ -39,14 +39,14 @@ pub struct BuildReport {
     pub shards: u64,
     /// Bytes of the shards.
     pub bytes: u64,
-    /// What was counted; absent where nothing was built.
+    /// The counters of the build; absent if nothing was built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
     /// Share of a target's earlier positions in its row that `Δτ` and its request hide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden_share: Option<f64>,
-    /// Events that were decoded: all, or those that a refresh needs. Of the others it looks at their users alone, and of those of
-    /// dates near the new events at their ids.
+    /// Events that were decoded: all, or those that a refresh needs. For the others, a refresh reads only the users and, on dates
+    /// near the new events, the ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_decoded: Option<u64>,
     /// Bytes that the build wrote to its scratch file.

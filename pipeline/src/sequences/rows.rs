@@ -1,5 +1,5 @@
-//! Histories → rows of `sequences`, and of `refresh`: the rows that own a fresh event, as they are but for the
-//! role of every other position, which is context: what was learned before is not a target again.
+//! Turns histories into rows of `sequences` and `refresh`. The rows of `refresh` are those of `sequences` that own a
+//! fresh event; all other positions have the role of context, so earlier targets are not targets again.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -15,14 +15,14 @@ use schemas::tables::SEQUENCES_SCHEMA;
 
 use crate::histories::{Counts, History, Output, Sink};
 
-/// The rows of `sequences` behind the `bucket` whose shard they belong to.
+/// The columns of `sequences`, after the column `bucket`, which selects the shard.
 pub static ROWS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let mut fields: Vec<FieldRef> = vec![Arc::new(Field::new("bucket", DataType::UInt32, false))];
     fields.extend(SEQUENCES_SCHEMA.fields().iter().cloned());
     Arc::new(Schema::new(fields))
 });
 
-/// A batch is given out at this many positions, so that it stays about this size whatever the row length.
+/// Positions of a full batch, so that batches have similar sizes for every row length.
 const BATCH_POSITIONS: usize = 1 << 16;
 
 /// The windows of histories as rows.
@@ -30,7 +30,7 @@ const BATCH_POSITIONS: usize = 1 << 16;
 pub(super) struct WindowRows {
     /// Whether only rows with fresh events are wanted.
     pub refresh: bool,
-    /// What each partition counted is added here when it ends.
+    /// Sums of the counters; each partition adds its own at its end.
     pub counts: Mutex<Counts>,
 }
 
@@ -106,7 +106,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// No rows yet, all to come of `bucket`.
+    /// Empty; for rows of `bucket`.
     fn of_bucket(bucket: u32) -> Self {
         Self { bucket, offsets: vec![0], ..Self::default() }
     }
@@ -130,7 +130,7 @@ impl Rows {
         self.offsets.push(self.item.len() as i32);
     }
 
-    /// The rows so far, or nothing; starts afresh in the same bucket.
+    /// Takes the rows so far, if any, and continues with an empty batch of the same bucket.
     fn take(&mut self) -> Result<Option<RecordBatch>> {
         if self.target_from.is_empty() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Batches of rows → one shard for each bucket.
+//! Writes batches of rows to shards, one a bucket.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use store::commit::{ShardWriter, Uncommitted};
 use crate::engine::{Pass, PassSpec, bucket_field};
 use crate::histories::{BuildError, Builder, Output, Passed, ReadLog, RequestIntervals};
 
-/// One row describes one finished shard: what a driver needs for the commit and for its sums.
+/// One row for each finished shard, with the facts that a driver needs for the commit and its checks.
 pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         bucket_field(),
@@ -27,7 +27,7 @@ pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 #[derive(Debug)]
 struct WriteShards {
     written: Arc<WrittenShards>,
-    /// How many events, or examples, rows account for.
+    /// Number of events, or examples, that a batch of rows accounts for.
     owned: fn(&RecordBatch) -> u64,
 }
 
@@ -43,8 +43,8 @@ pub(crate) struct Wrote {
     pub intervals: Option<RequestIntervals>,
 }
 
-/// Makes rows of the histories of a log, and writes their shards. `owned` says how many events, or examples, a
-/// batch of rows accounts for.
+/// Makes rows of the histories of a log, and writes their shards. `owned` returns the number of events, or examples,
+/// that a batch of rows accounts for.
 pub(crate) async fn write<O: Output>(
     builder: &Builder<'_>,
     log: &ReadLog,
@@ -71,7 +71,7 @@ pub(crate) struct WrittenShards {
 }
 
 impl WrittenShards {
-    /// None yet, of a table with these columns.
+    /// Empty; for shards of a table with these columns.
     pub(crate) fn new(table: &str, schema: &SchemaRef, root: &Root) -> Self {
         let shards = Mutex::new(Uncommitted::new(root, table));
         Self { table: table.to_owned(), schema: Arc::clone(schema), root: root.clone(), shards }
@@ -130,7 +130,7 @@ impl Pass for WritePass {
 }
 
 impl WritePass {
-    /// Appends rows of one bucket; describes the shard before, if this is another bucket's first.
+    /// Appends rows of one bucket. If they are the first of another bucket, finishes the previous shard and describes it.
     fn write(&mut self, bucket: u32, rows: &RecordBatch) -> Result<Option<RecordBatch>, DataFusionError> {
         let done = match &self.open {
             Some(open) if open.bucket != bucket => self.close()?,

@@ -1,4 +1,4 @@
-//! Which items carry a condition: `C(item)` of Eq. 5.
+//! The conditions that items carry: `C(item)` of Eq. 5.
 //!
 //! Memory: 4 bytes for each item and each of its values; a derived condition 16 bytes an item.
 
@@ -11,12 +11,12 @@ use store::Snapshot;
 
 use super::SftError;
 
-/// The values of one condition and the items that carry them. Values go by their place in text order.
+/// The values of one condition and the items that carry them. A value is numbered by its rank in text order.
 #[derive(Debug)]
 pub(super) struct Carriers {
     /// The values in text order; of a derived condition, its own name.
     pub names: Vec<String>,
-    /// For each value, how many active items carry it; of a derived condition, at the newest event's time.
+    /// Value → number of active items that carry it; for a derived condition, at the newest event's time.
     pub pools: Vec<u64>,
     of: Of,
 }
@@ -30,7 +30,7 @@ enum Of {
 }
 
 impl Carriers {
-    /// Reads those of an attribute or derived condition from the catalogue; `newest` is the time of the log's
+    /// Reads the carriers of an attribute or derived condition from the catalogue; `newest` is the time of the log's
     /// newest event, in epoch milliseconds.
     pub(super) async fn read(
         items: &Snapshot,
@@ -114,7 +114,7 @@ impl Carriers {
         }
     }
 
-    /// An error where no value has `min_pool` items.
+    /// Fails if no value has `min_pool` items.
     pub(super) fn check_pools(&self, condition: &str, min_pool: usize) -> Result<(), SftError> {
         if self.pools.iter().any(|&pool| pool >= min_pool as u64) {
             return Ok(());
@@ -130,7 +130,7 @@ impl Carriers {
         Err(SftError::Pools { condition: condition.into(), min_pool, sizes })
     }
 
-    /// The values with the largest pools: name, pool and place.
+    /// The values with the largest pools: name, pool and number.
     pub(super) fn largest(&self, count: usize) -> impl Iterator<Item = (&str, u64, usize)> {
         let mut places: Vec<usize> = (0..self.names.len()).collect();
         places.sort_by_key(|&place| std::cmp::Reverse(self.pools[place]));

@@ -1,5 +1,5 @@
-//! Counts on the way from histories to examples. All numbers are whole, so that the order in which
-//! threads add theirs cannot show.
+//! Counters of a build of examples. All numbers are integers, so sums do not depend on the order in which
+//! threads add to them.
 
 use schemas::history::Role;
 use serde::Serialize;
@@ -16,7 +16,7 @@ pub struct ByRole {
 }
 
 impl ByRole {
-    /// Adds `n` for a role; pre-training targets and context have no place here.
+    /// Adds `n` for a role; ignores pre-training targets and context.
     pub(crate) fn add(&mut self, role: Role, n: u64) {
         match role {
             Role::Sft => self.sft += n,
@@ -26,7 +26,7 @@ impl ByRole {
         }
     }
 
-    /// All of them.
+    /// The sum over the roles.
     pub fn total(&self) -> u64 {
         self.sft + self.validation + self.test
     }
@@ -38,7 +38,7 @@ impl ByRole {
     }
 }
 
-/// Examples of role 1 that `[conditions]` leaves out, each by the first reason that holds.
+/// Examples of role 1 that `[conditions]` leaves out, each counted under the first reason that applies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// The event's action is not of `conditions.actions`, or its value is below `conditions.min_value`.
@@ -50,13 +50,13 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// All of them.
+    /// The sum over the reasons.
     pub fn total(&self) -> u64 {
         self.by_event + self.by_pool + self.by_history
     }
 }
 
-/// A share in units of 2⁻³².
+/// Shares are stored in units of 2⁻³²; this is a share of 1.
 const SHARE_UNIT: u64 = 1 << 32;
 
 /// How well the visible history fits the condition.
@@ -87,7 +87,7 @@ impl Matched {
         self.shares += other.shares;
     }
 
-    /// The two numbers that are shown.
+    /// The means for the report.
     pub(crate) fn summary(&self) -> MatchRate {
         let share = |part: f64, of: u64| if of == 0 { 0.0 } else { part / of as f64 };
         MatchRate {
@@ -106,13 +106,13 @@ pub struct MatchRate {
     pub without: f64,
 }
 
-/// All that is counted.
+/// All counters of one condition's examples.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ExampleTally {
     pub users: u64,
     /// Events with a role that an example may have.
     pub targets: ByRole,
-    /// Those of them that carry no value.
+    /// Those of `targets` whose item carries no value.
     pub without_value: ByRole,
     pub examples: ByRole,
     pub left_out: LeftOut,

@@ -1,4 +1,4 @@
-//! What can stop `pipeline build-sft`.
+//! Errors of `pipeline build-sft`.
 
 use schemas::config::ConfigError;
 use store::TableError;
@@ -6,11 +6,11 @@ use store::commit::CommitError;
 
 use crate::histories::BuildError;
 
-/// Examples that could not be built. Of the tables asked for, those before this one were committed.
+/// Examples that could not be built. Tables of conditions before the failed one were committed.
 #[derive(Debug, thiserror::Error)]
 pub enum SftError {
-    /// A condition that there is not, or a configuration with nothing to train on. It is its own cause, so that a
-    /// program can tell whose mistake it is.
+    /// An unknown condition, or a configuration with nothing to train on. The source is [`ConfigError`], so that a program
+    /// can recognize a mistake of the user.
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The histories cannot be built.
@@ -33,7 +33,7 @@ pub enum SftError {
         /// The version of `items`.
         version: u64,
     },
-    /// No value that is worth learning.
+    /// No value has at least `conditions.min_pool` active items.
     #[error(
         "no value of `{condition}` is carried by conditions.min_pool = {min_pool} active items or more: {sizes}; \
          lower conditions.min_pool, or give the items values"
@@ -46,7 +46,7 @@ pub enum SftError {
         /// The largest pools.
         sizes: String,
     },
-    /// A share so small, or a log so short, that no event is an instruction-tuning target.
+    /// The share is so small, or the log so short, that no event is an instruction-tuning target.
     #[error(
         "none of the {targets} events is an instruction-tuning target at sequences.sft_share = {sft_share}, so \
          there is nothing to train on; raise it, and run `pipeline build-sequences` with it too"
@@ -57,7 +57,7 @@ pub enum SftError {
         /// The configured share.
         sft_share: f64,
     },
-    /// What was written is not what was counted: an error of this program, or of the disk.
+    /// The written rows differ from the counted ones: a defect of this program or of the disk.
     #[error(
         "the shards of `{table}` hold {rows} examples, but {counted} were counted; nothing was committed"
     )]
@@ -66,7 +66,7 @@ pub enum SftError {
         table: String,
         /// Rows of the shards.
         rows: u64,
-        /// What was counted.
+        /// Examples that were counted.
         counted: u64,
     },
 }

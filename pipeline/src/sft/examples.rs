@@ -1,4 +1,4 @@
-//! Histories → instruction examples (§3.3.1): one for each target and value that it carries.
+//! Turns histories into instruction examples (§3.3.1): one for each target and each value that its item carries.
 //!
 //! ```text
 //!   a row of `sequences`   │ i_1 i_2 i_3 i_4 i_5 │   roles 4 0 1 0 3, target_from 1
@@ -23,14 +23,14 @@ use super::counts::ExampleTally;
 use crate::engine::bucket_field;
 use crate::histories::{History, Output, Sink};
 
-/// The examples behind the `bucket` whose shard they belong to.
+/// The columns of examples, after the column `bucket`, which selects the shard.
 static EXAMPLES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let mut fields: Vec<FieldRef> = vec![Arc::new(bucket_field())];
     fields.extend(SFT_SCHEMA.fields().iter().cloned());
     Arc::new(Schema::new(fields))
 });
 
-/// A batch is given out at this many positions or examples.
+/// A batch is full at this many positions or examples.
 const BATCH_POSITIONS: usize = 1 << 16;
 const BATCH_EXAMPLES: usize = 1 << 13;
 
@@ -42,7 +42,7 @@ pub(super) struct Examples {
     pub min_pool: usize,
     /// `conditions.min_matching_history`.
     pub min_matching_history: usize,
-    /// What each partition counted is added here when it ends.
+    /// Sums of the counters; each partition adds its own at its end.
     pub counts: Mutex<ExampleTally>,
 }
 
@@ -61,7 +61,7 @@ struct ExampleSink {
     of: Arc<Examples>,
     counts: ExampleTally,
     rows: Rows,
-    /// The window that is being looked at.
+    /// The current window.
     window: Lists,
 }
 
@@ -94,7 +94,7 @@ impl Sink for ExampleSink {
 }
 
 impl ExampleSink {
-    /// The examples of the target at place `k` of the window.
+    /// Appends the examples of the target at position `k` of the window.
     fn target(&mut self, history: &History<'_>, window: &Window, k: usize) {
         let t = window.positions[k] as usize;
         let role = history.roles[t];
@@ -106,7 +106,7 @@ impl ExampleSink {
         let values = carriers.values(history.item[t], history.ts[t]);
         counts.targets.add(role, 1);
         counts.without_value.add(role, u64::from(values.is_empty()));
-        // Limits of quality choose what is learned, not what is evaluated.
+        // Limits of quality apply to learning only, not to evaluation.
         let chosen = role == Role::Sft;
         if chosen && !history.fit[t] {
             counts.left_out.by_event += values.len() as u64;
@@ -141,7 +141,7 @@ impl ExampleSink {
     }
 }
 
-/// The lists of one window, and which of its positions before a target carry a value.
+/// The lists of one window, and the positions before a target that carry a value.
 #[derive(Debug, Default)]
 struct Lists {
     item: Vec<u32>,
@@ -186,7 +186,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// No examples yet, all to come of `bucket`.
+    /// Empty; for examples of `bucket`.
     fn of_bucket(bucket: u32) -> Self {
         Self { bucket, offsets: vec![0], ..Self::default() }
     }
@@ -195,7 +195,7 @@ impl Rows {
         self.item.len() >= BATCH_POSITIONS || self.role.len() >= BATCH_EXAMPLES
     }
 
-    /// Appends what comes before place `k` of the window.
+    /// Appends the positions of the window before `k`.
     fn push_history(&mut self, user: &str, window: &Lists, k: usize) {
         self.user.append_value(user);
         self.item.extend_from_slice(&window.item[..k]);
@@ -207,7 +207,7 @@ impl Rows {
         self.offsets.push(self.item.len() as i32);
     }
 
-    /// The examples so far, or nothing; starts afresh in the same bucket.
+    /// Takes the examples so far, if any, and continues with an empty batch of the same bucket.
     fn take(&mut self) -> Result<Option<RecordBatch>> {
         if self.role.is_empty() {
             return Ok(None);

@@ -1,5 +1,5 @@
-//! `events` and `items` → `sft/<condition>`: instruction examples (§3.3), one for each target of role 1, 2 or 3
-//! and value of the condition that it carries.
+//! Builds `sft/<condition>` from `events` and `items`: instruction examples (§3.3), one for each target of role 1, 2 or 3
+//! and each value of the condition that its item carries.
 //!
 //! ```text
 //!  stage 1 of `build-sequences` (`pipeline/src/histories/`), once, with one bit more an event: fit to be learned?
@@ -8,9 +8,9 @@
 //!    buckets ─▶ BucketSort ─▶ Histories ─▶ Examples ─▶ WriteShards ─▶ one commit to sft/<condition>
 //! ```
 //!
-//! An example's history is that of the row of `sequences` that owns its target. Limits of quality hold for role 1;
+//! An example's history is that of the row of `sequences` that owns its target. Limits of quality apply to role 1;
 //! evaluation keeps every target that carries a value. Two builds of the same versions and settings have equal rows,
-//! and one of what a table already describes is not made.
+//! so a table that already describes these versions and settings is not built again.
 //!
 //! **Memory.** That of `build-sequences`, the catalogue's values of one condition (`carriers.rs`), and a batch of
 //! examples in each stream.
@@ -56,16 +56,20 @@ pub const CONDITIONS_SETTINGS: &str = "conditions_settings";
 pub const POOL: &str = "pool";
 
 /// Builds the tables of `conditions` from the newest versions of `events` and `items`, with the default resources.
+///
+/// # Errors
+///
+/// Those of [`build_with`].
 pub async fn build(config: &Config, root: &Root, conditions: &[String]) -> Result<SftReport, SftError> {
     build_with(config, root, conditions, Resources::default()).await
 }
 
-/// [`build`] within given resources; they change the time, never the rows.
+/// [`build`] within given resources, which change its duration, never the rows.
 ///
 /// # Errors
 ///
-/// An unknown condition, and a `sequences.sft_share` of 0, are errors of the configuration. No table is written
-/// where some condition has no value that enough items carry.
+/// An unknown condition, and a `sequences.sft_share` of 0, are errors of the configuration. If any condition has no
+/// value that enough items carry, no table is written.
 pub fn build_with<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -105,7 +109,7 @@ async fn build_sets(
         builder.quality = Some(Quality { actions: limits.actions.clone(), min_value: limits.min_value });
         let log = builder.read(&events, items).await?;
         let build = Build { config, root, events: &events, builder, log };
-        // All of them are looked at before the first is written.
+        // Check all conditions before the first table is written.
         let mut carriers = Vec::new();
         for (name, _) in &to_build {
             carriers.push(build.carriers(name).await?);
@@ -117,7 +121,7 @@ async fn build_sets(
     Ok(SftReport { tables, seconds: started.elapsed().as_secs_f64() })
 }
 
-/// The conditions, each once; an error for one that there is not, and where nothing may be learned.
+/// The conditions without repetitions; fails for an unknown one, and if nothing may be learned.
 fn known<'a>(config: &Config, conditions: &'a [String]) -> Result<Vec<&'a str>, ConfigError> {
     let mut names: Vec<&str> = Vec::new();
     for name in conditions {
@@ -171,7 +175,7 @@ fn conditions_settings(config: &Config, condition: &str) -> String {
     text.unwrap_or_else(|e| unreachable!("every section is a JSON document: {e}"))
 }
 
-/// What the tables of one run have in common.
+/// State shared by the tables of one run.
 struct Build<'a> {
     config: &'a Config,
     root: &'a Root,
@@ -181,7 +185,7 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    /// Who carries the condition, if it is worth building.
+    /// Reads the carriers of the condition; fails if no value has enough items.
     async fn carriers(&self, condition: &str) -> Result<Carriers, SftError> {
         let items = match &self.log.items {
             Some(items) => items.clone(),

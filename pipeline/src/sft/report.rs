@@ -1,4 +1,4 @@
-//! What a build says about itself.
+//! The report of a build.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use store::Snapshot;
 use super::carriers::Carriers;
 use super::counts::{ByRole, ExampleTally, LeftOut, MatchRate};
 
-/// Values that are named.
+/// Number of values that the report names.
 const TOP: usize = 10;
 
 /// The outcome of a build.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SftReport {
-    /// One entry for each condition: first those that were there already.
+    /// One entry for each condition; tables that existed already come first.
     pub tables: Vec<SftTable>,
     /// Wall time.
     pub seconds: f64,
 }
 
-/// One table `sft/<condition>`. What is `None` is known only where the table was built now.
+/// One table `sft/<condition>`. Fields are `None` if they are known only to the run that built the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SftTable {
     /// The table.
@@ -40,22 +40,22 @@ pub struct SftTable {
     pub shards: u64,
     /// Bytes of the shards.
     pub bytes: u64,
-    /// What was counted.
+    /// The counters of the build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<ExampleCounts>,
     /// Rows of `events`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_read: Option<u64>,
-    /// Events that stand in the table once more.
+    /// Further copies of events, dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicates: Option<u64>,
-    /// Items that only events knew and that were given an index.
+    /// Items that only events name; the build has given them an index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_items: Option<u64>,
     /// Bytes that the run wrote to scratch files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spilled_bytes: Option<u64>,
-    /// Wall time of the one reading for all tables.
+    /// Wall time of reading the log, once for all tables.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_reading: Option<f64>,
     /// Wall time of this table after the reading.
@@ -63,14 +63,14 @@ pub struct SftTable {
     pub seconds: Option<f64>,
 }
 
-/// What was counted on the way from histories to examples.
+/// Counts of users, targets, examples and values of one condition.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExampleCounts {
     /// Users with at least one example.
     pub users: u64,
     /// Events of role 1, 2 and 3.
     pub targets: ByRole,
-    /// Those of them that carry no value of the condition, and so give no example.
+    /// Those of `targets` that carry no value of the condition, and so give no example.
     pub without_value: ByRole,
     /// Examples: one for each value of a target.
     pub examples: ByRole,
@@ -91,8 +91,8 @@ pub struct ExampleCounts {
 pub struct ValuePool {
     /// The value.
     pub value: String,
-    /// Active items that carry it; of a derived condition, at the newest event's time. Absent where the catalogue
-    /// that the table was built with is not known any more.
+    /// Active items that carry it; for a derived condition, at the newest event's time. Absent if the catalogue version
+    /// that the table was built from no longer exists.
     pub pool: Option<u64>,
     /// Its examples.
     pub examples: u64,
@@ -122,7 +122,7 @@ impl ExampleCounts {
 }
 
 impl SftTable {
-    /// What the stored table says of itself.
+    /// The report of a stored table, from its properties.
     pub(super) fn of(condition: &str, table: &Snapshot) -> Self {
         Self {
             table: table.name().into(),

@@ -1,8 +1,8 @@
-//! A stream of text in blocks that several threads can parse.
+//! Cuts a stream of text into blocks that several threads can parse.
 //!
-//! A block ends at the end of a line, so that a record mostly begins where a block does; where it does not (a
-//! quoted CSV field may hold line ends), the block before says so once it is parsed. A line that is longer
-//! than any record may be is cut short, so that memory holds no more of it than is kept.
+//! A block ends at the end of a line, so a block mostly begins with a record. Where it does not (a quoted CSV
+//! field may hold line ends), parsing the previous block shows it. A line longer than the longest allowed record
+//! is truncated while it is read, so memory holds only the part that is kept.
 
 use std::io::Read;
 
@@ -18,12 +18,12 @@ pub(crate) struct TextBlock {
     pub(crate) last: bool,
 }
 
-/// What ends a line.
+/// The line end of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineEnd {
     /// `\n`, with or without `\r` before it.
     LineFeed,
-    /// Either of the two.
+    /// `\n` or `\r`.
     Any,
 }
 
@@ -48,9 +48,9 @@ pub(crate) struct TextBlocks {
     stream: Box<dyn Read + Send>,
     line_end: LineEnd,
     block_bytes: usize,
-    /// Bytes of a line that are kept, more than a record may have.
+    /// Maximum bytes of a line that are kept; more than the longest allowed record.
     line_bytes_max: usize,
-    /// What was read and belongs to the next block.
+    /// Bytes that were read and belong to the next block.
     held: Vec<u8>,
     started: bool,
     ended: bool,
@@ -64,7 +64,7 @@ impl TextBlocks {
         block_bytes: usize,
         record_bytes_max: usize,
     ) -> Self {
-        // A line end has two bytes, and one more tells a long line from one that just fits.
+        // Two bytes for the line end, and one more to distinguish a line that is too long from one that just fits.
         let line_bytes_max = record_bytes_max.saturating_add(3);
         let block_bytes = block_bytes.max(BOM.len());
         Self { stream, line_end, block_bytes, line_bytes_max, held: Vec::new(), started: false, ended: false }
@@ -77,7 +77,7 @@ impl TextBlocks {
         }
         let mut bytes = std::mem::take(&mut self.held);
         loop {
-            // Whole blocks only, so that they do not depend on how the stream comes.
+            // Read whole blocks, so that their boundaries do not depend on the sizes of the stream's reads.
             let wanted = (bytes.len() + 1).next_multiple_of(self.block_bytes);
             self.ended = self.fill(&mut bytes, wanted)?;
             if !self.started {
@@ -104,7 +104,7 @@ impl TextBlocks {
         }
     }
 
-    /// Reads until there are `wanted` bytes; true where the stream ends before.
+    /// Reads until there are `wanted` bytes; returns true if the stream ends before.
     fn fill(&mut self, bytes: &mut Vec<u8>, wanted: usize) -> std::io::Result<bool> {
         let held = bytes.len();
         let missing = wanted.saturating_sub(held);
@@ -113,7 +113,7 @@ impl TextBlocks {
         Ok(read < missing)
     }
 
-    /// Drops what is left of the line; what comes after its end is held.
+    /// Drops the rest of the line; bytes after its end are held for the next block.
     fn skip_line(&mut self) -> std::io::Result<()> {
         loop {
             self.held.clear();
@@ -122,7 +122,7 @@ impl TextBlocks {
             match self.line_end.first_in(&chunk) {
                 Some(at) => {
                     self.held = chunk.split_off(at + 1);
-                    // The end of the stream is found again, behind what is held.
+                    // The next read finds the end of the stream again, after the held bytes.
                     self.ended = false;
                     return Ok(());
                 }

@@ -1,16 +1,16 @@
-//! What became of records, in numbers.
+//! Counts of records by outcome.
 
 use serde::Serialize;
 
-/// What became of the records of a file or of all files. Always
+/// Records of a file or of all files, by outcome. Always
 /// `read = accepted + duplicates + dead_letters + forgotten`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RecordCounts {
-    /// Records in the file; a CSV header and empty lines are none.
+    /// Records in the file; a CSV header and empty lines do not count.
     pub read: u64,
     /// Events stored by this run, or different items in the catalogue.
     pub accepted: u64,
-    /// Events that were stored before or stand earlier, or items that stand in the catalogue again.
+    /// Events that were stored before or occur earlier in the files, or repeated items of the catalogue.
     pub duplicates: u64,
     /// Rejected records, whether this run or an earlier one stored them.
     pub dead_letters: u64,
@@ -27,7 +27,7 @@ impl RecordCounts {
         self.forgotten += other.forgotten;
     }
 
-    /// Whether every record that was read is counted as something.
+    /// Whether every record that was read has an outcome.
     pub(crate) fn is_complete(&self) -> bool {
         self.read == self.accepted + self.duplicates + self.dead_letters + self.forgotten
     }

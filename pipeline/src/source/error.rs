@@ -1,4 +1,4 @@
-//! What can stop the reading of files.
+//! Errors of reading files.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub enum SourceError {
     NotTheFormat {
         /// The file.
         path: String,
-        /// What it is instead.
+        /// What the file is instead.
         problem: String,
     },
     /// A column that the configuration names and the file does not have.
@@ -63,7 +63,7 @@ pub enum SourceError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Times that cannot be meant.
+    /// The times of the file's events are implausible.
     #[error(
         "{path}: {problem} nothing was committed; set events.ts_unit to the file's unit (or, where the file's own type \
          says it, write the file anew), or go on as it is with events.check_times = false"
@@ -71,7 +71,7 @@ pub enum SourceError {
     Times {
         /// The file.
         path: String,
-        /// What is odd about them, as a question.
+        /// The suspicion, as a question.
         problem: String,
     },
     /// A packed Parquet file that would fill the disk.
@@ -97,7 +97,7 @@ pub enum SourceError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Records that do not fit their columns: a defect of this program.
+    /// Columns of unequal lengths or types: a defect of this program.
     #[error("the records cannot be put into columns")]
     Columns(#[source] ArrowError),
 }

@@ -1,4 +1,4 @@
-//! From paths and patterns to files, and from a file to its decompressed bytes.
+//! Resolves paths and patterns to files, and opens a file's decompressed bytes.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -23,8 +23,8 @@ pub(crate) enum Packing {
 /// One input file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InputFile {
-    /// The absolute path with symbolic links resolved: `source` of every record of the file. It names the
-    /// same file in every run, wherever the run was started and however the path was written.
+    /// The absolute path with symbolic links resolved: `source` of every record of the file. The name is the
+    /// same in every run, wherever the run was started and however the path was written.
     pub(crate) source: String,
     pub(crate) format: Format,
     pub(crate) packing: Packing,
@@ -61,7 +61,7 @@ pub(crate) fn resolve(paths: &[String], format: Option<Format>) -> Result<Vec<In
 }
 
 fn expand(path: &str) -> Result<Vec<String>, SourceError> {
-    // A file whose name has brackets in it is that file, not a pattern.
+    // An existing file whose name contains brackets is a file, not a pattern.
     if Path::new(path).exists() {
         return Ok(vec![path.into()]);
     }
@@ -86,7 +86,7 @@ fn expand(path: &str) -> Result<Vec<String>, SourceError> {
     Ok(found)
 }
 
-/// The endings of all formats, as a sentence has them.
+/// The endings of all formats, as a list for a message.
 fn endings() -> String {
     let all: Vec<String> =
         Format::ALL.iter().flat_map(|format| format.endings()).map(|ending| format!(".{ending}")).collect();
@@ -149,7 +149,7 @@ impl Read for Counted {
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// The decompressed bytes of `file`, once its first bytes are what its name says. An empty file has none.
+/// The decompressed bytes of `file`, after checking that its first bytes match its name's ending.
 pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read + Send>, SourceError> {
     let path = &file.source;
     let fail = |e: std::io::Error| SourceError::read(path, e);
@@ -194,7 +194,7 @@ pub(crate) struct ReadOptions {
     /// Bytes that one thread parses at a time.
     pub(crate) block_bytes: usize,
     pub(crate) unpacking: Unpacking,
-    /// Whether times that cannot be meant stop the run.
+    /// Whether implausible times stop the run.
     pub(crate) check_times: bool,
 }
 
@@ -207,7 +207,7 @@ pub(crate) struct Unpacking {
 }
 
 impl Unpacking {
-    /// Unpacks `file` to a temporary file that has no name any more when this returns, and so goes with the process.
+    /// Unpacks `file` to a temporary file that is already unlinked when this returns, so it disappears with the process.
     fn unpack(&self, file: &InputFile, count: &ByteCount) -> Result<File, SourceError> {
         let mut packed = open(file, count)?;
         let mut unpacked = tempfile::tempfile_in(&self.directory).map_err(SourceError::scratch)?;

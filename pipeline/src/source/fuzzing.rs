@@ -1,4 +1,4 @@
-//! A file of any bytes: every record is accounted for, wherever the file is cut into blocks.
+//! Reads files of any bytes and checks that every record is accounted for, whatever the block boundaries.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -12,15 +12,15 @@ use tempfile::NamedTempFile;
 use super::counts::RecordCounts;
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, Packing, ReadOptions, Unpacking};
-use super::record::{Accepted, Raw, Records};
 use super::formats::Source;
+use super::record::{Accepted, Raw, Records};
 use super::walk::{Carry, Visit};
 use crate::records::{Mapping, Rejection};
 
 const RECORD_BYTES_MAX: usize = 64;
 
 thread_local! {
-    /// In memory where the system has such a directory: it is written for each input.
+    /// Written for each input; lies in a memory-backed directory if the system has one.
     static FILE: RefCell<Option<NamedTempFile>> = const { RefCell::new(None) };
     static MAPPING: Mapping = Mapping::new(&Events::default());
 }
@@ -60,7 +60,7 @@ pub(crate) fn file(format: Format, bytes: &[u8]) {
         match (whole, cut) {
             (Ok(whole), Ok(cut)) => assert_eq!(whole, cut, "the blocks decide"),
             (Err(_), Err(_)) => {}
-            // Whether the file is one JSON array, its first block says.
+            // A JSON array is recognized by the first block alone, so the block size decides.
             (Err(error), Ok(_)) | (Ok(_), Err(error)) if error.contains("JSON array") => {}
             (whole, cut) => panic!("the blocks decide: {whole:?}, {cut:?}"),
         }

@@ -1,12 +1,12 @@
-//! From files to events as columns. Knows formats and records; knows no table.
+//! Reads files into columns of events. Knows formats and records; knows no table.
 //!
 //! ```text
 //!   paths ─▶ files ─▶ blocks ─▶ records ([`formats`]) ─▶ [`walk`] ─▶ columns, rejected records
 //!                     └── in order again, whatever the threads ([`read`]) ──┘
 //! ```
 //!
-//! Depends on [`crate::records`] (what an event is) and on [`crate::privacy`] (whose a rejected record is). Memory: two
-//! blocks a thread and two more.
+//! Depends on [`crate::records`] (the definition of an event) and on [`crate::privacy`] (the user of a rejected record).
+//! Memory: two blocks a thread and two more.
 
 mod blocks;
 mod counts;

@@ -1,13 +1,13 @@
-//! The interaction log, read by several threads and delivered in order.
+//! Reads the interaction log with several threads and delivers it in order.
 //!
 //! ```text
 //!   files in order ─▶ blocks 0, 1, 2, … ─▶ threads: records ─▶ events as columns ─▶ in order again
 //!    one thread reads       └──── no more on their way than permits ────┘        positions, the stage
 //! ```
 //!
-//! Each block is parsed as if a record began at its first byte. Where the block before shows that none does, its rest
-//! is put before the block and both are parsed again: the result is that of reading the file from its beginning,
-//! whatever the blocks and the threads.
+//! Each block is parsed as if a record began at its first byte. If the previous block ends inside a record, the beginning
+//! of that record is put before the block and the block is parsed again: the result equals that of reading the file from
+//! its beginning, whatever the blocks and the threads.
 //!
 //! Memory: two blocks a thread and two more, as bytes and as columns.
 
@@ -17,13 +17,13 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
-use super::record::{Accepted, Records};
 use super::formats::{Block, Source};
+use super::record::{Accepted, Records};
 use super::walk::{Carry, Visit, Walked};
 use crate::privacy::UserColumn;
 use crate::records::{Columns, EventBatch, Mapping, Rejection};
 
-/// What comes of reading, in the order of the files and their records.
+/// Results of reading, in the order of the files and their records.
 pub(crate) enum Delivered {
     /// Records of a file. Positions of the batch count from the first record of the block.
     Block { file: usize, walked: Walked, batch: EventBatch },
@@ -60,10 +60,10 @@ enum Reply {
     End { file: usize },
 }
 
-/// With its number in the order of all blocks and ends; nothing where a thread has died.
+/// A reply with its number in the order of all blocks and ends; `None` if a thread has panicked.
 type NumberedReply = Option<(u64, Result<Reply, SourceError>)>;
 
-/// A thread's sender of replies. Tells the receiver when its thread panics: the others would wait for ever.
+/// A thread's sender of replies. If its thread panics, it tells the receiver, which would otherwise wait forever.
 struct ReplySender(Sender<NumberedReply>);
 
 impl Drop for ReplySender {
@@ -75,7 +75,8 @@ impl Drop for ReplySender {
 }
 
 impl LogReader<'_> {
-    /// Reads all files. The first error in their order, or of `take`, ends it.
+    /// Reads all files and passes their blocks and ends to `take`. Stops at the first error, in the order of the files, of
+    /// reading or of `take`.
     pub(crate) fn read<E: From<SourceError>>(
         &self,
         mut take: impl FnMut(Delivered) -> Result<(), E>,
@@ -96,12 +97,12 @@ impl LogReader<'_> {
             }
             let replies = ReplySender(replies);
             scope.spawn(move || self.read_blocks(&permitted, jobs, replies));
-            // With the permits and the receiver gone at its end, the threads end too.
+            // `deliver` drops the permits and the receiver at its end, which ends the threads.
             self.deliver(permits, delivered, &mut take)
         })
     }
 
-    /// The thread that reads the files.
+    /// Reads the files, on a thread of its own.
     fn read_blocks(&self, permitted: &Receiver<()>, jobs: Sender<Job>, replies: ReplySender) {
         let mut at = 0;
         for (file, input) in self.files.iter().enumerate() {
@@ -133,7 +134,7 @@ impl LogReader<'_> {
         }
     }
 
-    /// The threads that parse blocks.
+    /// Parses blocks, on several threads.
     fn parse_blocks(&self, queue: &Mutex<Receiver<Job>>, replies: ReplySender) {
         let mut columns = Columns::new();
         loop {
@@ -181,7 +182,7 @@ impl LogReader<'_> {
                     }
                     Reply::End { file } => Delivered::End { file },
                 })?;
-                // The reader is gone where the last file has been read.
+                // Fails after the last file has been read: the reading thread has ended.
                 let _ = permits.send(());
             }
         }
@@ -189,7 +190,7 @@ impl LogReader<'_> {
     }
 }
 
-/// Puts events into columns.
+/// Appends events to columns.
 struct EventVisitor<'a> {
     mapping: &'a Mapping,
     columns: &'a mut Columns,

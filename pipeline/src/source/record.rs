@@ -5,7 +5,7 @@ use super::files::InputFile;
 use crate::privacy::UserColumn;
 use crate::records::{Fields, Need, Rejection, Wanted};
 
-/// What [`Records::advance`] came to.
+/// The result of [`Records::advance`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A record; its fields have values.
@@ -16,36 +16,36 @@ pub(crate) enum Step {
     End,
 }
 
-/// The records of a block, one after the other; its fields are those of the current one.
+/// A cursor over the records of a block; its fields are those of the current record.
 pub(crate) trait Records: Fields {
     /// Moves to the next record.
     fn advance(&mut self) -> Step;
-    /// The bytes of the current record, no more of them than the configured limit.
+    /// The bytes of the current record, truncated to the configured limit.
     fn raw(&mut self) -> Raw;
-    /// Where a record that cannot be parsed still names its user.
+    /// The column of the user, to be searched in a record that cannot be parsed.
     fn user_column(&self) -> UserColumn {
         UserColumn::Unknown
     }
-    /// After the end: the bytes of the block that have been read. What lies behind them is the beginning of
-    /// a record that the next block ends.
+    /// After the end: the number of bytes of the block that were read. The bytes after them begin a record that
+    /// ends in the next block.
     fn done(&self) -> usize;
 }
 
 /// A rejected record as it came.
 pub(crate) enum Raw {
     Bytes(Vec<u8>),
-    /// A row with columns that were not read; it is read again.
+    /// A row of which some columns were not read; it is read again.
     Again,
 }
 
-/// How a record counts that was not rejected.
+/// The outcome of a record that was not rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accepted {
     New,
     Duplicate,
 }
 
-/// Where each wanted column is among `present`; an error where a needed one is not.
+/// The position of each wanted column among `present`; an error if a required one is missing.
 pub(crate) fn locate(
     file: &InputFile,
     wanted: &[Wanted],
@@ -83,7 +83,7 @@ pub(crate) fn no_such_column(
     }
 }
 
-/// The record without its line end: one, since more of the kind are content, and count for the length.
+/// The record without its line end. Only one line end is removed: further ones are content and count for the length.
 pub(crate) fn trim_line_end(record: &[u8]) -> &[u8] {
     let record = record.strip_suffix(b"\n").unwrap_or(record);
     record.strip_suffix(b"\r").unwrap_or(record)

@@ -1,5 +1,5 @@
-//! A block, record by record, whatever its format: each record is accepted, a duplicate, a dead letter or forgotten, and counted as
-//! one of the four. Memory: the block that is walked, and the beginning of a record that the next block ends.
+//! Walks a block record by record, whatever its format. Each record is accepted, a duplicate, a dead letter or forgotten, and
+//! counted as one of the four. Memory: the block that is walked, and the beginning of a record that ends in the next block.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::records::Rejection;
 
 /// Takes the records of any format.
 pub(crate) trait Visit {
-    /// What can stop the walk.
+    /// Errors that stop the walk.
     type Error: From<SourceError>;
 
-    /// Takes a record, or says why not.
+    /// Accepts or rejects a record; `at` is its number in the block.
     fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Accepted, Rejection>, Self::Error>;
 
     /// Whether the user of a rejected record cannot be read.
@@ -41,15 +41,15 @@ pub(crate) struct Rejected {
     pub(crate) user_unreadable: bool,
 }
 
-/// What was in a block.
+/// The counts and the rejected records of a block.
 #[derive(Default)]
 pub(crate) struct Walked {
     pub(crate) counts: RecordCounts,
     pub(crate) rejected: Vec<Rejected>,
     pub(crate) seen: SeenFields,
-    /// Where rows are read again.
+    /// Reads rejected rows again; only for Parquet.
     pub(crate) whole: Option<Arc<WholeRows>>,
-    /// The bytes of the block that were read.
+    /// Bytes of the block that were read.
     pub(super) done: usize,
 }
 
@@ -95,17 +95,17 @@ pub(super) fn walk<R: Records, V: Visit>(records: &mut R, visit: &mut V) -> Resu
     Ok(walked)
 }
 
-/// The end of a block that a record began in and did not end in.
+/// The end of a block that holds the beginning of an unfinished record.
 #[derive(Default)]
 pub(crate) struct Carry(Vec<u8>);
 
 impl Carry {
-    /// Whether the next block begins where a record does.
+    /// Whether the next block begins with a record.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The block with what was carried before it.
+    /// The block with the carried bytes before it.
     pub(crate) fn join(&mut self, mut block: Block) -> Block {
         if let Some(text) = block.text_mut().filter(|_| !self.is_empty()) {
             text.bytes.splice(..0, std::mem::take(&mut self.0));
@@ -113,7 +113,7 @@ impl Carry {
         block
     }
 
-    /// Keeps what was not read of the block.
+    /// Keeps the bytes of the block that were not read.
     pub(crate) fn keep(&mut self, block: &Block, walked: &Walked) {
         if let Some(text) = block.text() {
             self.0.extend_from_slice(&text.bytes[walked.done..]);

@@ -1,4 +1,4 @@
-//! Whether shards and log entries are as they were written, by the hashes that the log has of them.
+//! Checks that shards and log entries are unchanged, by their hashes in the log.
 
 use store::{EntryState, Snapshot};
 
@@ -10,7 +10,7 @@ const ENTRIES: &str = "an entry of the log has the actions that were written";
 
 const NO_HASH: &str = "another program, or an earlier version of this one, wrote them without a hash";
 
-/// Reads each shard once, and each entry of the log that is still there.
+/// Reads each shard, and each entry of the log that still exists.
 pub(super) async fn verify(snapshot: &Snapshot, proof: &mut TableProof) -> Result<(), Stop> {
     let mut sound = 0;
     for version in (0..=snapshot.version()).rev() {
@@ -21,7 +21,7 @@ pub(super) async fn verify(snapshot: &Snapshot, proof: &mut TableProof) -> Resul
                 return Err(Violation::new(snapshot, ENTRIES, found, "what its hash says").into());
             }
             Some(EntryState::Unknown) => {}
-            // The log was cleaned up behind here.
+            // Older entries were cleaned up.
             None => break,
         }
     }

@@ -1,4 +1,4 @@
-//! Which items carry a condition, once more from the catalogue.
+//! The items that carry a condition, recomputed from the catalogue.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -72,7 +72,7 @@ impl Carried {
         }
     }
 
-    /// How many active items carry a value at the newest event's time; `None` where there is no such value.
+    /// Number of active items that carry a value at the newest event's time; `None` for an unknown value.
     pub(super) fn pool(&self, value: &str, newest: i64) -> Option<u64> {
         match self {
             Self::Attribute { pools, .. } => pools.get(value).copied(),

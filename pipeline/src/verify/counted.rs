@@ -1,5 +1,5 @@
-//! A second count of what users met in the window: maps in memory, event by event, for one slice of the users at a
-//! time. It shares the settings and the window's edges with the builder, and nothing else.
+//! An independent count of the conditions that users met in the window: maps in memory, event by event, for one slice
+//! of the users at a time. It shares only the settings and the window's edges with the builder.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,10 +20,10 @@ const COLUMNS: [&str; 7] = ["event_id", "source", "position", "ts", "user_id", "
 /// A user's conditions with their weights.
 pub(super) type Weighted = Vec<(Condition, f32)>;
 
-/// What the items carry.
+/// The conditions that the items carry.
 pub(super) struct CarriedConditions {
     items: HashMap<String, Item>,
-    /// How many active items carry each condition; those of derived ones at the end of the window.
+    /// Condition → number of active items that carry it; for a derived one, at the end of the window.
     pub pools: BTreeMap<Condition, u64>,
 }
 
@@ -70,7 +70,7 @@ impl CarriedConditions {
 }
 
 impl Item {
-    /// The conditions carried at `ts`, each with the number of values that it shares an event with.
+    /// The conditions carried at `ts`, each with the number of values that share an event.
     fn carries(&self, rules: &Rules, ts: i64) -> Vec<(Condition, u32)> {
         let shared = |values: &Vec<Condition>| values.len() as u32;
         let mut carries: Vec<(Condition, u32)> = Vec::new();
@@ -86,13 +86,13 @@ impl Item {
     }
 }
 
-/// A copy of an event: what decides which one counts, in this order.
+/// A copy of an event: the fields that decide which copy counts, in this order.
 type Copy = (String, i64, i64, String, String, String);
 
-/// By date and id of events that stand in the table more than once, the copy that counts, if one of that date does.
+/// (date, id) of events that are stored more than once → the copy that counts, if one of this date does.
 pub(super) type FirstCopies = HashMap<(i64, u128), Option<Copy>>;
 
-/// Events by condition and the number of values that share them.
+/// (condition, number of values that share an event) → events.
 type Carrying = BTreeMap<(Condition, u32), u64>;
 
 /// The window to be counted.
@@ -101,11 +101,11 @@ pub(super) struct Recount<'a> {
     pub rules: &'a Rules,
     pub carried: &'a CarriedConditions,
     pub window: CountWindow,
-    /// Their rows are gone from the tables, and stay in older versions of `events` for a while.
+    /// Forgotten users: their rows are erased from the tables, but remain for a while in older versions of `events`.
     pub forgotten: Option<Forgotten>,
 }
 
-/// Which of the slices a user belongs to.
+/// The slice that a user belongs to.
 pub(super) fn slice_of(user: &str, slices: u64) -> u64 {
     hash64(user.as_bytes()) % slices
 }
@@ -120,7 +120,7 @@ impl Recount<'_> {
         self.shards().filter_map(|shard| shard.rows).sum()
     }
 
-    /// Looks for copies. Memory: the ids of the dates that one window of days spans, and the repeated events.
+    /// Finds copies. Memory: the ids of the dates that one window of days spans, and the repeated events.
     pub(super) async fn first_copies(&self) -> Result<FirstCopies, Stop> {
         let days = self.rules.dedup_days;
         let widened = self.window.widened(days);
@@ -217,7 +217,7 @@ impl Recount<'_> {
         Ok(ranked.collect())
     }
 
-    /// The definition, condition by condition: takes the best that is left while there is a place for it.
+    /// Ranks by the definition: repeatedly takes the best remaining condition that its quota allows.
     fn ranked(&self, events: u64, carrying: Carrying) -> Weighted {
         let mut sums: BTreeMap<Condition, f64> = BTreeMap::new();
         for ((condition, of), count) in carrying {
@@ -231,7 +231,7 @@ impl Recount<'_> {
             .filter(|(condition, _)| is_large(condition))
             .map(|(condition, sum)| (condition, (sum / events as f64) as f32))
             .collect();
-        // Stable, and they come by attribute and value.
+        // The sort is stable, and conditions come in the order of attribute and value.
         left.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let mut places = self.rules.quota.clone();
         left.retain(|(condition, _)| match places.get_mut(&condition.attribute) {

@@ -1,9 +1,9 @@
-//! `events`, date by date, with the dates before it within which an id stands once.
+//! Verifies `events`, date by date, together with the earlier dates within which an id must be unique.
 //!
-//! Files are never stored over an id that is there. A message is not looked for where it was sent more days after its time than the
-//! window has, and no table says when a message was sent: so of two events with one id, one may be a message of another place.
-//! Builds count them once, and here they are counted and not claimed. Nor are copies further apart than the window under which the
-//! table was written, which the table keeps (`dedup_days`).
+//! Ingestion of files never stores an id twice. A consumer does not search for the id of a message that was sent more days after
+//! its time than the window has, and no table records when a message was sent. Two events with one id are therefore allowed if one
+//! is a message from another position; builds count them once, and here they are counted, not claimed. Copies further apart than
+//! the window under which the table was written (`dedup_days`, in its properties) are not claimed either.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,7 +27,7 @@ const UNIQUE: &str = "event_id is unique within its event_date";
 const AGAIN: &str = "a message that is sent again is stored once, however late it comes";
 const WIDER: &str = "event_id is unique within events.dedup_days";
 
-/// Where an id was met.
+/// The first occurrence of an id.
 #[derive(Clone, Copy)]
 struct Met<'a> {
     shard: &'a Shard,
@@ -44,14 +44,14 @@ type Place = (u64, i64);
 #[derive(Default)]
 struct Seen<'a> {
     first: HashMap<u128, Met<'a>>,
-    /// Those that were met again, with each place of that.
+    /// Ids that occurred again, with the position of each such occurrence.
     again: HashSet<(u128, Place)>,
 }
 
-/// The copies that are no violation.
+/// Numbers of copies that are not a violation.
 #[derive(Default)]
 struct Copies {
-    /// Events with the id of another one within the window, of which one is a message.
+    /// Events with the id of another one within the window, where one of them is a message.
     messages: u64,
     /// Events with the id of another one on a date beyond the table's window, and within the configuration's.
     beyond: u64,

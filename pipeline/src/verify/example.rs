@@ -1,4 +1,4 @@
-//! What an instruction example must be: by itself, by the catalogue, and by its user's history.
+//! The claims on an instruction example: by itself, against the catalogue, and against its user's history.
 
 use std::collections::HashMap;
 
@@ -126,7 +126,7 @@ impl ExampleRow<'_> {
         }
     }
 
-    /// The first claim that the example breaks by the catalogue.
+    /// The first claim that the example breaks according to the catalogue.
     pub(super) fn check_condition(&self, carried: &Carried) -> Result<(), Broken> {
         let values = carried.values(self.target_item, self.target_ts);
         if !values.contains(&self.condition) {
@@ -147,18 +147,18 @@ impl ExampleRow<'_> {
     }
 }
 
-/// What decides which examples a history gives.
+/// The rules by which a history gives examples.
 pub(super) struct ExampleRules<'a> {
     pub rules: &'a HistoryRules,
     pub carried: &'a Carried,
     pub limits: &'a Conditions,
-    /// How many active items carry each value that was met so far.
+    /// Value met so far → number of active items that carry it.
     pub pools: HashMap<String, u64>,
     /// The time of the newest event.
     pub newest: i64,
 }
 
-/// The examples that a user's history gives, in their order, and how many of them were seen.
+/// The examples that a user's history gives, in order, and the number of them seen so far.
 pub(super) struct Expected {
     history: ProvenHistory,
     windows: Vec<Window>,
@@ -170,7 +170,7 @@ pub(super) struct Expected {
 impl ExampleRules<'_> {
     /// All examples of a history.
     pub(super) fn examples(&mut self, history: ProvenHistory) -> Expected {
-        // A history that cannot be cut was no table's.
+        // A history that cannot be cut gives no rows, so no table has it.
         let windows =
             windows(&history.visible, self.rules.max_len, history.first_held_out).unwrap_or_default();
         let mut examples = Vec::new();
@@ -190,7 +190,7 @@ impl ExampleRules<'_> {
         Expected { history, windows, examples, next: 0 }
     }
 
-    /// Whether the target at place `k` of the window passes the limits of quality.
+    /// Whether the target at position `k` of the window passes the limits of quality.
     fn is_learned(&mut self, history: &ProvenHistory, window: &Window, k: usize, value: &str) -> bool {
         let t = window.positions[k] as usize;
         let (carried, newest) = (self.carried, self.newest);
@@ -209,7 +209,7 @@ impl ExampleRules<'_> {
 }
 
 impl Expected {
-    /// Holds the user's next example against the history.
+    /// Compares the user's next example with the history.
     pub(super) fn check(&mut self, example: &ExampleRow<'_>) -> Result<(), Broken> {
         let shown = format!("item {} at {} ms", example.target_item, example.target_ts);
         let is_target =

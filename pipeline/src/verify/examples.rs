@@ -1,5 +1,5 @@
-//! `sft/<condition>`: slice by slice, each example by itself, by the catalogue, against the recomputed history, and
-//! against the pre-training targets that `sequences` holds.
+//! Verifies `sft/<condition>` slice by slice: each example by itself, against the catalogue, against the recomputed history,
+//! and against the pre-training targets in `sequences`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +26,7 @@ use crate::sft::{CONDITIONS_HASH, CONDITIONS_SETTINGS, conditions_hash};
 
 const STORED: &str = "no target of an example is a pre-training target of `sequences`";
 
-/// The claims that only the recomputed histories prove.
+/// The claims that need the recomputed histories.
 const RECOMPUTED: [&str; 6] =
     [example::TARGET, example::DISJOINT, example::ROLE, example::HISTORY, example::VISIBLE, example::ONCE];
 
@@ -60,14 +60,14 @@ pub(super) async fn verify(
             }
         }
     };
-    // Everything below is proven by the settings of the build.
+    // Everything below uses the settings of the build.
     let mut of_build = config.clone();
     if let Ok(conditions) = &kept_conditions {
         of_build.conditions = conditions.clone();
     }
     let config = &of_build;
 
-    // What an attribute's values are, the catalogue says; what is old or new, only the settings. A derived condition has an age.
+    // An attribute's values are in the catalogue; the age of a derived condition is in the settings only.
     let derived = snapshot.properties().contains_key(properties::AGE);
     let carried = match (&items, &kept_conditions) {
         (Err(reason), _) => Err(reason.clone()),
@@ -99,7 +99,7 @@ pub(super) async fn verify(
         max_len,
         last_item,
         carried: carried.as_ref().ok(),
-        // A later table may rightly learn what was held out before, but never what is set apart for instructions.
+        // A later table may learn events that were held out before, but never those reserved for instructions.
         same_log: pretraining.as_ref().is_some_and(|sequences| {
             let of = |table: &Snapshot| table.properties().get(properties::EVENTS_VERSION).cloned();
             of(sequences) == of(snapshot)
@@ -124,7 +124,7 @@ pub(super) async fn verify(
     Ok(())
 }
 
-/// The condition that the table is of.
+/// The condition of the table.
 fn condition(snapshot: &Snapshot) -> Result<String, Stop> {
     let condition = snapshot.properties().get(properties::CONDITION).cloned().unwrap_or_default();
     if sft_table(&condition) == snapshot.name() {
@@ -147,7 +147,7 @@ async fn newest(events: &Snapshot) -> Result<i64, Stop> {
     Ok(newest)
 }
 
-/// An event as both tables show it.
+/// Hash of an event's fields that both tables have.
 fn identity(user: &str, ts: i64, item: u32) -> u128 {
     let mut bytes = user.as_bytes().to_vec();
     bytes.extend(ts.to_le_bytes());
@@ -187,18 +187,18 @@ struct Of<'a, 'b> {
     pretrained: Option<HashSet<u128>>,
 }
 
-/// One reading of the table for each slice of the users.
+/// Reads the table once for each slice of the users.
 struct Pass<'a> {
     snapshot: &'a Snapshot,
     max_len: usize,
     last_item: Option<u32>,
     carried: Option<&'a Carried>,
-    /// Whether `sequences` is of the same version of `events`.
+    /// Whether `sequences` was built from the same version of `events`.
     same_log: bool,
     counts: Counts,
 }
 
-/// The user whose examples are being read, and the newest one's place.
+/// The user whose examples are being read, and the position of the latest one.
 struct Open {
     user: String,
     expected: Option<Expected>,
@@ -246,7 +246,7 @@ impl Pass<'_> {
         self.left(of)
     }
 
-    /// The first example of a user.
+    /// Begins a user at the first example.
     fn open(
         &mut self,
         of: &mut Of<'_, '_>,
@@ -287,7 +287,7 @@ impl Pass<'_> {
             let compared = self.same_log || example.role == Role::Sft as u8;
             if let Some(pretrained) = pretrained.filter(|_| compared) {
                 let identity = identity(example.user, example.target_ts, example.target_item);
-                // Events that are equal in item and time are told apart by their ids alone, which no row has.
+                // Events with equal item and time differ only in their ids, which no row has.
                 if pretrained.contains(&identity) && expected.is_alone(example) {
                     let found =
                         format!("item {} at {} ms, of role 0 there", example.target_item, example.target_ts);
@@ -306,7 +306,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// All examples of a user have been seen.
+    /// Ends a user; fails if an example is missing.
     fn close(&self, open: Option<Open>) -> Result<(), Stop> {
         let Some(Open { user, expected: Some(expected), place: (shard, row) }) = open else { return Ok(()) };
         if expected.is_done() {
@@ -317,7 +317,7 @@ impl Pass<'_> {
         Err(violation.shard(&self.snapshot.shards()[shard]).row(row).user(&user).into())
     }
 
-    /// The users of the slice that have no example at all.
+    /// Checks the users of the slice that have no example at all.
     fn left(&self, of: Of<'_, '_>) -> Result<(), Stop> {
         let Some((mut slice, wanted)) = of.log else { return Ok(()) };
         for user in slice.users_left() {
@@ -332,7 +332,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Every example was looked at and none was wrong: what that proves.
+    /// Records the claims that are proven after all examples were checked.
     fn conclude(
         &self,
         no_catalogue: Option<&String>,

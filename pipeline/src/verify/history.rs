@@ -1,7 +1,7 @@
-//! A history once more: what the lists of a user's rows must be.
+//! Recomputes a history, and compares the lists of a user's rows with it.
 //!
-//! From the sorted events on, the functions of [`schemas::history`] decide. A row is then laid over the history:
-//! its targets must be the next events without a gap, its context some events before them.
+//! The functions of [`schemas::history`] compute the lists from the sorted events. A row is then matched with the history:
+//! its targets must be the next events without a gap, its context events before them.
 
 use schemas::config::Conditions;
 use schemas::hash::hash64;
@@ -23,12 +23,12 @@ pub(super) const HELD_OUT: &str = "a user's held-out events are targets of one r
 
 pub(super) const SINCE: &str = "the new targets are the events committed after the version given to --since";
 
-/// What decides a history besides the events.
+/// The settings that determine a history, given the events.
 #[derive(Debug, Clone)]
 pub(super) struct HistoryRules {
     /// Actions that become positions; all where there are none.
     pub actions: Vec<String>,
-    /// Within how many days equal ids are one event.
+    /// `events.dedup_days`: equal ids within this many days are one event.
     pub dedup_days: u32,
     /// The seed of the `shuffled` order.
     pub shuffle: Option<u64>,
@@ -38,7 +38,7 @@ pub(super) struct HistoryRules {
     pub max_len: usize,
     pub split: Split,
     pub sft_share: f64,
-    /// `sft/<condition>`: which events are fit to be learned.
+    /// `sft/<condition>`: the settings that decide which events are fit to be learned.
     pub learned: Option<Conditions>,
 }
 
@@ -49,7 +49,7 @@ impl HistoryRules {
     }
 }
 
-/// A user's history, and how far the rows seen so far own it.
+/// A user's history, and the number of its events that the rows seen so far own.
 pub(super) struct ProvenHistory {
     pub ts: Vec<i64>,
     pub item: Vec<u32>,
@@ -58,7 +58,7 @@ pub(super) struct ProvenHistory {
     pub visible: Vec<u32>,
     pub roles: Vec<Role>,
     pub first_held_out: Option<usize>,
-    /// Whether each event is fit to be learned under a condition; empty where that is not asked.
+    /// For each event, whether it is fit to be learned under a condition; empty if that is not verified.
     pub fit: Vec<bool>,
     /// `refresh`: whether each event is new.
     pub new: Vec<bool>,
@@ -98,25 +98,25 @@ impl ProvenHistory {
         }
     }
 
-    /// New events of the history, and how many of them were targets of rows so far.
+    /// The number of new events of the history, and of those that were targets so far.
     pub(super) fn new_targets(&self) -> (usize, usize) {
         (self.new.iter().filter(|&&new| new).count(), self.new_seen)
     }
 
-    /// Events of the history, and how many of them rows have owned so far.
+    /// The number of events of the history, and of those that rows have owned so far.
     pub(super) fn owned(&self) -> (usize, usize) {
         (self.ts.len(), self.next)
     }
 
-    /// Holds the user's next row against the history. With `gaps`, rows in between may be missing and the
-    /// events that are not new have role 4, as in `refresh`.
+    /// Compares the user's next row with the history. With `gaps`, rows in between may be missing, and events
+    /// that are not new have role 4, as in `refresh`.
     pub(super) fn check(&mut self, row: &Row<'_>, max_len: usize, gaps: bool) -> Result<(), Broken> {
         let start = self.place_targets(row, gaps)?;
         self.next = start + row.item.len() - row.target_from;
         self.new_seen +=
             self.new.get(start..self.next).map_or(0, |new| new.iter().filter(|&&new| new).count());
-        // Context events that are equal in everything that a row holds can be told apart by nothing; either
-        // choice may make the row right.
+        // Context events that are equal in all columns of a row cannot be distinguished; the row is right if any
+        // choice of them makes it right.
         let mut result = Err(Broken::new(
             CONTEXT,
             "item_index",
@@ -145,7 +145,7 @@ impl ProvenHistory {
         self.ts[t] == row.ts[k] && self.item[t] == row.item[k]
     }
 
-    /// Where in the history the row's targets begin.
+    /// The event of the history at which the row's targets begin.
     fn place_targets(&self, row: &Row<'_>, gaps: bool) -> Result<usize, Broken> {
         let from = row.target_from;
         let owned = row.item.len() - from;
@@ -156,7 +156,7 @@ impl ProvenHistory {
             let first = self.next.max(self.ts.partition_point(|&ts| ts < row.ts[from]));
             let starts = (first..self.ts.len()).take_while(|&t| self.ts[t] == row.ts[from]);
             let starts: Vec<usize> = starts.filter(|&start| fits(start)).collect();
-            // Where a row cannot tell events apart, it means those that are as new as it says.
+            // Among events that a row cannot distinguish, choose those whose newness matches its roles.
             let as_new = |&&start: &&usize| {
                 (0..owned).all(|i| self.is_new(start + i) == (row.role[from + i] != Role::Context as u8))
             };
@@ -183,7 +183,7 @@ impl ProvenHistory {
         format!("item {} at {} ms", row.item[k], row.ts[k])
     }
 
-    /// The events that stand before the targets, which begin at event `start`.
+    /// Possible context events before the targets, which begin at event `start`.
     fn place_context(
         &self,
         row: &Row<'_>,
@@ -214,7 +214,7 @@ impl ProvenHistory {
         Some(places)
     }
 
-    /// Compares the lists, now that it is known which events the row shows.
+    /// Compares the lists of the row with those of the matched events.
     fn compare(&self, row: &Row<'_>, window: &Window, max_len: usize, gaps: bool) -> Result<(), Broken> {
         let held_out_row = self.first_held_out.is_some_and(|first| first < self.next);
         for (k, &t) in window.positions.iter().enumerate() {
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn equal_events_are_told_apart_by_nothing() {
-        // Only one of the two equal events is context; either will do.
+        // Only one of the two equal events is context; either is right.
         let row = Row {
             item: &[7, 8, 9],
             ts: &[0, 10, 100],
@@ -315,7 +315,7 @@ mod tests {
         let mut history = history();
         history.next = 2;
         assert_eq!(history.check(&row, 2, false), Ok(()));
-        // But at this length both have to be there.
+        // At this length, both must be context.
         history.next = 2;
         assert_eq!(history.check(&row, 4, false).unwrap_err().claim, ENOUGH);
     }

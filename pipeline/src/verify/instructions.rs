@@ -1,4 +1,4 @@
-//! `instructions`: each row by itself, and all of them against a second count of the window.
+//! Verifies `instructions`: each row by itself, and all rows against an independent count of the window.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -120,7 +120,7 @@ pub(super) async fn verify(
     recounted(snapshot, &recount, events_held_max, proof).await
 }
 
-/// Every row against the second count, slice of users by slice.
+/// Compares every row with the independent count, one slice of users at a time.
 async fn recounted(
     snapshot: &Snapshot,
     recount: &Recount<'_>,
@@ -162,7 +162,7 @@ async fn recounted(
     Ok(())
 }
 
-/// A row of [`COLUMNS`], or the lengths of its lists where they differ.
+/// A row of [`COLUMNS`]; an error holds the lengths of its lists if they differ.
 fn row(batch: &RecordBatch, row: usize) -> Result<Weighted, [usize; 3]> {
     let list = |column: usize| batch.column(column).as_list::<i32>().value(row);
     let (attributes, values, weights) = (list(1), list(2), list(3));
@@ -177,7 +177,7 @@ fn row(batch: &RecordBatch, row: usize) -> Result<Weighted, [usize; 3]> {
 
 type Broken = (&'static str, &'static str, String, String);
 
-/// What a row claims by itself; without `rules` and `carried`, as far as that can be said.
+/// Checks the claims of a row by itself; without `rules` or `carried`, only those that need neither.
 fn claims(
     list: &[(Condition, f32)],
     rules: Option<&Rules>,

@@ -33,7 +33,7 @@ pub(super) async fn verify(snapshot: &Snapshot, proof: &mut TableProof) -> Resul
                         Violation::new(snapshot, UNIQUE, format!("`{id}` again"), "an id of its own");
                     return Err(violation.shard(shard).row(row).column("item_id").into());
                 }
-                // As many different numbers as rows, none above their count: that is all of them.
+                // As many different indexes as rows, all between 1 and their number, are dense.
                 if index == NO_ITEM || u64::from(index) > items || !indexes.insert(index) {
                     let expected = format!("a number from 1 to {items} of its own");
                     let violation = Violation::new(snapshot, DENSE, index, expected);

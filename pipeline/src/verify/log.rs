@@ -1,8 +1,8 @@
-//! The users' events once more, slice by slice, in the order of a history.
+//! Rereads the users' events, slice by slice, in the order of a history.
 //!
 //! Events are sorted in memory by (time, tie, source, position, hash of the event id), where the tie is 0 for
-//! `file-order` and `mix64(tie_seed, hash64(event_id))` for `shuffled`. Of equal event ids a record counts unless a smaller
-//! one, whoever its user is, lies within the days that the table's property names; which ids those are is found first.
+//! `file-order` and `mix64(tie_seed, hash64(event_id))` for `shuffled`. Among records with one event id, a record counts
+//! unless a smaller one, of any user, lies within the days in the table's property; repeated ids are found first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -20,19 +20,19 @@ use super::history::{HistoryRules, ProvenHistory};
 use super::reader;
 use super::violation::{Stop, Violation};
 
-/// The log that the rows were made from.
+/// The log from which the rows were built.
 pub(super) struct EventLog {
     pub events: Snapshot,
     /// Item → index.
     pub indexes: HashMap<String, u32>,
     pub rules: HistoryRules,
     repeated: RepeatedIds,
-    /// Their rows are gone from the tables, and stay in older versions of `events` for a while.
+    /// Forgotten users: their rows are erased from the tables, but remain for a while in older versions of `events`.
     forgotten: Option<Forgotten>,
     new: New,
 }
 
-/// The events that were appended after a version: how many copies of each were, and how many the table has.
+/// The events that were appended after a version: the number of copies appended, and in the table.
 #[derive(Default)]
 struct New(HashMap<u128, BTreeMap<i32, (u64, u64)>>);
 
@@ -54,11 +54,11 @@ impl New {
 const COLUMNS: [&str; 9] =
     ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position", "value"];
 
-/// The events that stand there several times within the window of days.
+/// The events that are stored several times within the window of days.
 #[derive(Default)]
 struct RepeatedIds {
     ids: HashSet<u128>,
-    /// By date and id, the record that counts, and whether it is fit to be learned: where all records in its place are.
+    /// (date, id) → the record that counts, and whether it is fit to be learned: it is if all records with its key are.
     first: HashMap<(String, String), (Record, bool)>,
 }
 
@@ -165,8 +165,8 @@ impl RepeatedIds {
         repeats.then(|| (date.to_owned(), id.to_owned()))
     }
 
-    /// Whether the row counts, and then whether its event is fit; of records that are equal in everything, the first
-    /// that is asked about counts.
+    /// Whether the row counts, and then whether its event is fit. Of records that are equal in all fields, the first
+    /// queried counts.
     fn counts(
         &self,
         date: &str,
@@ -185,7 +185,7 @@ fn day_of(ts: i64) -> i32 {
     i32::try_from(ts.div_euclid(86_400_000)).unwrap_or(i32::MAX)
 }
 
-/// What tells the records of an event apart besides their action.
+/// The fields that distinguish the records of an event, without their action.
 fn place(record: &Record) -> (&str, i64, i64, &str, &str, Option<&str>) {
     let (source, position, ts, user, item, _, request) = record;
     (source, *position, *ts, user, item, request.as_deref())
@@ -201,7 +201,7 @@ struct Event {
     item: u32,
     fit: bool,
     new: bool,
-    /// Place in [`Slice::requests`].
+    /// The id's range in [`Slice::requests`].
     request: Option<Range<usize>>,
 }
 
@@ -237,7 +237,7 @@ impl EventLog {
         Ok(Self { events, indexes, rules, repeated, forgotten, new: New::default() })
     }
 
-    /// Looks which events were appended after version `since`; the reason why that cannot be said any more, if it cannot.
+    /// Reads which events were appended after version `since`; the inner error is the reason why that is no longer known.
     pub(super) async fn since(&mut self, since: u64) -> Result<Result<(), String>, Stop> {
         let gone = |error: TableError| {
             Ok(Err(format!("what came after version {since} of `events` is not known any more: {error}")))
@@ -367,7 +367,7 @@ impl Slice {
         self.events += 1;
     }
 
-    /// Takes a user's history out; `None` where the user has no events, or was taken before.
+    /// Removes and returns a user's history; `None` if the user has no events or was taken before.
     pub(super) fn take(&mut self, user: &str, rules: &HistoryRules) -> Option<ProvenHistory> {
         let mut events = self.users.remove(user)?;
         let sources = &self.sources;

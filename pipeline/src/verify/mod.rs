@@ -2,22 +2,22 @@
 //!
 //! | table | proven |
 //! |---|---|
-//! | all | each shard has the bytes, and each entry of the log the actions, that were written, by the hashes in the log (`bytes.rs`) |
+//! | all | the bytes of each shard and the actions of each log entry are those that were written, by the hashes in the log (`bytes.rs`) |
 //! | all of the contract | columns and their types, required columns filled, as many rows as the log counts |
 //! | `events` | `event_date` is the UTC date of `ts`; `event_id` is unique within it and within the days (`events.dedup_days`) that the table was written under, but for messages that were sent again later than that |
 //! | `items` | indexes are dense from 1, ids unique |
-//! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list once more from `events` (`log.rs`, `history.rs`) |
-//! | `instructions` | each row by itself (`instructions.rs`), and all of them once more from `events` (`counted.rs`) |
+//! | `sequences`, `refresh` | each row by itself (`row.rs`), and every list recomputed from `events` (`log.rs`, `history.rs`) |
+//! | `instructions` | each row by itself (`instructions.rs`), and all rows recomputed from `events` (`counted.rs`) |
 //! | `sft/<condition>` | each example by itself and the catalogue (`example.rs`), every example once more from `events`, and that none is a pre-training target of `sequences` (`examples.rs`) |
 //! | `dead_letters` | reasons are of the list, (`source`, `position`, key, bytes) is unique |
 //!
-//! The second opinion on the histories shares only the pure functions of [`schemas::history`] with the builder:
-//! no sort, no cutting into windows. Tables are proven by the settings that they keep, whatever the configuration says now.
-//! What cannot be proven (say, because a version that a table was built from is gone) is no success.
+//! The recomputation of histories shares only the pure functions of [`schemas::history`] with the builder: no sort, no
+//! cutting into windows. Tables are verified by the settings in their properties, whatever the present configuration is.
+//! A claim that cannot be proven (for example, because a version that a table was built from is gone) is not a success.
 //!
-//! **Memory.** `events`: the ids of one date and of `events.dedup_days` dates before it, some 80 bytes each. `items`: the catalogue. `dead_letters`: 24 bytes a
-//! row. Histories: the users are dealt to as many slices as keep about [`EVENTS_HELD_MAX`] events in memory
-//! (some 100 bytes each), and the tables are read once for each slice; a single user with more is held whole.
+//! **Memory.** `events`: the ids of one date and of `events.dedup_days` dates before it, some 80 bytes each. `items`: the
+//! catalogue. `dead_letters`: 24 bytes a row. Histories: the users are divided into slices of about [`EVENTS_HELD_MAX`]
+//! events (some 100 bytes each), and the tables are read once for each slice; a single user with more events is held whole.
 
 mod bytes;
 mod carried;
@@ -48,19 +48,19 @@ use crate::inspect::{InspectError, known_table};
 use violation::Stop;
 pub use violation::Violation;
 
-/// Events held at a time while histories are computed again.
+/// Events held in memory at a time while histories are recomputed.
 pub const EVENTS_HELD_MAX: u64 = 2_000_000;
 
-/// What was proven, and what was not.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verification {
-    /// The tables in the order in which they were looked at.
+    /// The tables in the order in which they were verified.
     pub tables: Vec<TableProof>,
-    /// The first claim that does not hold; nothing after it was looked at.
+    /// The first claim that does not hold; nothing after it was verified.
     pub violation: Option<Violation>,
 }
 
-/// What was proven of one table.
+/// The result for one table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableProof {
     /// The table.
@@ -71,7 +71,7 @@ pub struct TableProof {
     pub checks: Vec<Check>,
     /// The claims that could not be proven.
     pub skipped: Vec<Skipped>,
-    /// What this table does not claim, though others do.
+    /// Claims that other tables make and this one does not.
     pub not_claimed: Vec<Skipped>,
 }
 
@@ -80,9 +80,9 @@ pub struct TableProof {
 pub struct Check {
     /// The claim.
     pub claim: String,
-    /// How many rows, positions, users or events were checked.
+    /// Number of rows, positions, users or events that were checked.
     pub checked: u64,
-    /// What was counted.
+    /// The unit of `checked`.
     pub unit: String,
 }
 
@@ -110,7 +110,7 @@ impl TableProof {
 }
 
 impl Verification {
-    /// Why this is no success: what is wrong, or what could not be proven. `None` where all claims hold.
+    /// Why this is not a success: the violation, or the claims that could not be proven. `None` if all claims hold.
     pub fn doubt(&self) -> Option<String> {
         if let Some(violation) = &self.violation {
             return Some(violation.to_string());
@@ -130,11 +130,19 @@ impl Verification {
 }
 
 /// Verifies one table, or all of them; stops at the first violation.
+///
+/// # Errors
+///
+/// [`InspectError`] if a table cannot be read. A violation is not an error, but part of the [`Verification`].
 pub async fn verify(config: &Config, root: &Root, table: Option<&str>) -> Result<Verification, InspectError> {
     verify_within(config, root, table, EVENTS_HELD_MAX).await
 }
 
 /// [`verify`] with another bound on the events that are held at a time.
+///
+/// # Errors
+///
+/// Those of [`verify`].
 pub fn verify_within<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -157,7 +165,7 @@ async fn verify_all(
     if names.is_empty() {
         return Err(InspectError::NoTables { root: root.path().display().to_string() });
     }
-    // What the other tables are made from comes first: the first violation is then nearest to its cause.
+    // Verify source tables first, so that the first violation is near its cause.
     names.sort_by_key(|name| [EVENTS, ITEMS].iter().position(|first| first == name).unwrap_or(2));
     let mut verification = Verification { tables: Vec::new(), violation: None };
     for name in names {
@@ -191,7 +199,7 @@ async fn verify_all(
     Ok(verification)
 }
 
-/// Proves what the table claims of its rows.
+/// Verifies the claims on the table's rows.
 async fn rows_of(
     config: &Config,
     root: &Root,

@@ -1,4 +1,4 @@
-//! What the properties of `sequences` and `refresh` say, held against the tables and the configuration.
+//! Compares the properties of `sequences` and `refresh` with the tables and the configuration.
 
 use schemas::config::{Config, Sequences, Ties};
 use schemas::history::DeltaTau;
@@ -11,7 +11,7 @@ use crate::sft::settings_hash;
 
 pub(super) const PROPERTIES: &str = "the properties say how the lists were computed";
 
-/// The table at the version that a property names, or why it cannot be read any more.
+/// The table at the version that a property names; the inner error is the reason why it can no longer be read.
 pub(super) async fn version_of(
     root: &Root,
     snapshot: &Snapshot,
@@ -43,8 +43,8 @@ pub(super) async fn version_of(
     }
 }
 
-/// The settings that the table keeps, if their hash is that of property `hash`; `None` where it keeps none, as tables of earlier
-/// versions of this program.
+/// The settings in the table's properties, if their hash is that of property `hash`; `None` if it has none, as tables of
+/// earlier versions of this program.
 pub(super) fn kept<'a>(snapshot: &'a Snapshot, settings: &str, hash: &str) -> Result<Option<&'a str>, Stop> {
     let Some(text) = snapshot.properties().get(settings) else { return Ok(None) };
     let (found, expected) = (settings_hash(text), property(snapshot, hash)?);
@@ -72,7 +72,7 @@ pub(super) fn number(snapshot: &Snapshot, key: &str) -> Result<u64, Stop> {
     Ok(text.parse().map_err(wrong)?)
 }
 
-/// Within how many days the table's writers took equal ids for one event.
+/// The number of days within which the table's writers took equal ids for one event.
 pub(super) fn dedup_days(snapshot: &Snapshot) -> Result<u32, Stop> {
     match snapshot.properties().contains_key(properties::DEDUP_DAYS) {
         true => Ok(u32::try_from(number(snapshot, properties::DEDUP_DAYS)?).unwrap_or(u32::MAX)),
@@ -80,7 +80,7 @@ pub(super) fn dedup_days(snapshot: &Snapshot) -> Result<u32, Stop> {
     }
 }
 
-/// The settings of `[sequences]` that the table was built with, or why they are not known.
+/// The settings of `[sequences]` that the table was built with; the inner error is the reason why they are unknown.
 pub(super) fn sequences(config: &Config, snapshot: &Snapshot) -> Result<Result<Sequences, String>, Stop> {
     if let Some(text) = kept(snapshot, properties::SETTINGS, properties::CONFIG_HASH)? {
         return Ok(Sequences::from_toml(text).map_err(unknown_settings));
@@ -96,7 +96,7 @@ pub(super) fn sequences(config: &Config, snapshot: &Snapshot) -> Result<Result<S
     })
 }
 
-/// How the histories were computed.
+/// The rules by which the histories were computed.
 pub(super) fn rules(sequences: &Sequences, snapshot: &Snapshot) -> Result<HistoryRules, Stop> {
     // The properties must be the settings; `auto` is resolved by the build.
     let settings = [

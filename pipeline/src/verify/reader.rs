@@ -1,4 +1,4 @@
-//! Reading a shard, with the claims that every table makes.
+//! Reads a shard and verifies the claims that every table makes.
 
 use arrow::array::RecordBatch;
 use store::{Shard, Snapshot, TableError};
@@ -10,7 +10,7 @@ const COLUMNS: &str = "the columns have the contract's types";
 const FILLED: &str = "required columns are filled";
 const COUNTED: &str = "a shard has as many rows as the log counts";
 
-/// Reads `columns` of a shard; afterwards their types are certain, and that every value is there that must be.
+/// Reads `columns` of a shard; verifies their types, and that required columns have no nulls.
 pub(super) async fn read(
     snapshot: &Snapshot,
     shard: &Shard,

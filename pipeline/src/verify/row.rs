@@ -1,4 +1,4 @@
-//! What a row of histories must be by itself, whatever the events were.
+//! The claims on a row of histories by itself, whatever the events.
 
 use arrow::array::{ArrowPrimitiveType, AsArray, ListArray, RecordBatch};
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
@@ -72,7 +72,7 @@ impl Broken {
     }
 }
 
-/// What the rows of a table are held against.
+/// Limits that the rows of a table are checked against.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Longest row.

@@ -1,4 +1,4 @@
-//! `sequences` and `refresh`: slice by slice, each row by itself and against the recomputed history.
+//! Verifies `sequences` and `refresh` slice by slice: each row by itself and against the recomputed history.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub(super) const SORTED: &str = "a shard is sorted by user";
 pub(super) const ONE_SHARD: &str = "a user's rows lie in one shard";
 const NEW: &str = "a row of refresh has a target that is new";
 
-/// The claims that only the recomputed histories prove.
+/// The claims that need the recomputed histories.
 const RECOMPUTED: [&str; 8] = [
     history::ONCE,
     history::CONTEXT,
@@ -80,7 +80,7 @@ struct Counts {
     events: u64,
 }
 
-/// One reading of the table for each slice of the users.
+/// Reads the table once for each slice of the users.
 struct Pass<'a> {
     snapshot: &'a Snapshot,
     bounds: Bounds,
@@ -93,7 +93,7 @@ struct Pass<'a> {
 struct Open {
     user: String,
     history: Option<ProvenHistory>,
-    /// Where its newest row stands.
+    /// Shard and row of the user's latest row.
     place: (usize, u64),
 }
 
@@ -159,7 +159,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The first row of a user.
+    /// Begins a user at the first row.
     fn open(
         &mut self,
         log: Option<&EventLog>,
@@ -196,7 +196,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// All rows of a user have been seen.
+    /// Ends a user; fails if events are missing.
     fn close(&self, open: Option<Open>) -> Result<(), Stop> {
         let Some(Open { user, history: Some(history), place: (shard, row) }) = open else { return Ok(()) };
         let (events, owned) = history.owned();
@@ -215,7 +215,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Every row was looked at and none was wrong: what that proves.
+    /// Records the claims that are proven after all rows were checked.
     fn conclude(&self, no_items: Option<String>, no_log: Option<String>, proof: &mut TableProof) {
         let Counts { rows, positions, users, events } = self.counts;
         reader::proven(self.snapshot, rows, proof);

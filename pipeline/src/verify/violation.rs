@@ -1,4 +1,4 @@
-//! The first claim that does not hold, and where.
+//! The first claim that does not hold, with its position.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use terminal::shown::Shown;
 use crate::inspect::InspectError;
 use crate::privacy::ForgetError;
 
-/// A claim that does not hold: where, what is, and what should be. Rows and positions count from 0.
+/// A claim that does not hold: its position, the value found, and the expected one. Rows and positions count from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// The claim.
     pub claim: String,
     /// The table.
     pub table: String,
-    /// The shard's path inside the table, where one row or shard is at fault.
+    /// The shard's path inside the table, if one row or shard breaks the claim.
     pub shard: Option<String>,
     /// The row of the shard.
     pub row: Option<u64>,
@@ -27,9 +27,9 @@ pub struct Violation {
     pub column: Option<String>,
     /// The position in the row's list.
     pub position: Option<u64>,
-    /// What is.
+    /// The value found.
     pub found: String,
-    /// What should be.
+    /// The expected value.
     pub expected: String,
 }
 
@@ -107,7 +107,7 @@ impl fmt::Display for Violation {
 pub(super) enum Stop {
     /// A claim does not hold.
     Violated(Box<Violation>),
-    /// It could not be found out.
+    /// The verification itself failed.
     Failed(InspectError),
 }
 

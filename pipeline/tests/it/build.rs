@@ -1,4 +1,4 @@
-//! `build-sequences` as a whole: what does not change its rows, what it refuses, and what it leaves behind.
+//! `build-sequences` as a whole: reproducibility of its rows, refusals, and leftovers.
 
 use schemas::config::{Config, SplitKind, Ties};
 use schemas::hash::{hash64, mix64};
@@ -42,7 +42,7 @@ fn log(n: u64) -> Vec<Event> {
             event.source = format!("file{}", i % 3);
             event.request = (i % 4 == 0).then(|| format!("request{}", i / 16));
             if i % 50 == 49 {
-                // The same record once more, elsewhere.
+                // A copy of the previous record at another position.
                 event.event_id = format!("e{}", i - 1);
             }
             event
@@ -220,7 +220,7 @@ async fn auto_takes_the_mean_request_interval_of_all_users() {
     let measured = report.request_intervals.unwrap();
     assert_eq!((measured.count, measured.median_ms, measured.p90_ms), (1_000, 180_000, 300_000));
     assert_eq!(report.delta_tau_ms, Some(180_000));
-    // The second request sees the first one only if it is more than the mean later.
+    // The second request sees the first one only if it is later by more than the mean interval.
     let seen: usize = rows(&root).await.values().flatten().filter(|row| row.visible[1] == 1).count();
     assert_eq!(seen, 400);
     assert!(build(&config, &root).await.unwrap().unchanged);

@@ -1,4 +1,4 @@
-//! `pipeline compact`: the same rows in fewer shards, whoever writes beside it.
+//! `pipeline compact`: the same rows in fewer shards, also beside other writers.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ fn event(n: usize, user: u8, day: i64, source: u8) -> Event {
         action: "play".into(),
         value: n.is_multiple_of(2).then_some(n as f64),
         source: format!("clicks-{source}"),
-        // Places are not in the order of arrival.
+        // Positions are not in the order of arrival.
         position: (n as i64 * 7_919) % 1_000,
     }
 }
@@ -95,7 +95,7 @@ async fn check(commits: Vec<Vec<(u8, i64, u8)>>, target: u64, memory_bytes: usiz
         };
         assert!(shards(&after) < shards(&before));
     }
-    // Nothing is new, nothing is lost.
+    // Incremental readers see no new rows, and none are lost.
     assert_eq!(after.appended_since(0).await.unwrap(), before.appended_since(0).await.unwrap());
     assert!(after.appended_since(before.version()).await.unwrap().is_empty());
     assert_eq!(rows(&root.snapshot_at(EVENTS, before.version()).await.unwrap().unwrap()).await.0, old);
@@ -134,7 +134,7 @@ async fn nothing_to_do_makes_no_commit() {
     }
 }
 
-/// Appends one event, again and again until no other writer is faster; what came meanwhile is no reason not to.
+/// Appends one event; retries after each conflict with another writer.
 async fn append_beside(root: &Root, event: &Event) {
     loop {
         let read_version = root.snapshot(EVENTS).await.unwrap().map(|snapshot| snapshot.version());
@@ -175,7 +175,7 @@ async fn a_consumer_may_run_beside_it() {
     };
     let (mut rewritten, mut lost) = (0, 0);
     while !consumer.is_finished() {
-        // Two at once get in each other's way, and one of them gives up.
+        // Two compactions at once conflict, and one of them gives up.
         let stop = Interrupt::default();
         let (one, two) = tokio::join!(
             compact(&root, &[], TARGET, RESOURCES, &stop),
@@ -193,7 +193,7 @@ async fn a_consumer_may_run_beside_it() {
     assert_eq!(rows.len(), 40);
     assert_eq!(after.transaction("clicks/0").await.unwrap(), Some(events[39].position));
     assert!(verify(&Config::default(), &root, Some(EVENTS)).await.unwrap().violation.is_none());
-    // What was given up was deleted: every file of the directory is one that a version named.
+    // Abandoned shards were deleted: a version names every file of the directory.
     let named: std::collections::BTreeSet<String> = after.appended_since(0).await.unwrap();
     let first = root.snapshot_at(EVENTS, 0).await.unwrap().unwrap();
     let files = std::fs::read_dir(root.table_path(EVENTS).join("event_date=2024-10-04")).unwrap().count();

@@ -1,4 +1,4 @@
-//! Tables that another engine has written to: read right, or refused by the feature's name before anything else happens.
+//! Tables that another engine has written to: they are read correctly, or refused first of all, by the feature's name.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ struct Place {
     root: Root,
 }
 
-/// A root whose `events` are of two commits.
+/// A root whose `events` have two commits.
 async fn place() -> Place {
     let directory = tempfile::tempdir().unwrap();
     let root = Root::new(directory.path().to_str().unwrap()).unwrap();
@@ -107,7 +107,7 @@ fn config(root: &Root) -> Config {
     Config { root: root.path().display().to_string(), forget, ..Config::default() }
 }
 
-/// Every command that opens `events` refuses it, names the feature and leaves the log as it is.
+/// Asserts that every command that opens `events` refuses it, names the feature and leaves the log unchanged.
 async fn refused(root: &Root, feature: &str, reads: bool) {
     let log = |root: &Root| std::fs::read_dir(root.table_path(EVENTS).join("_delta_log")).unwrap().count();
     let before = log(root);
@@ -178,7 +178,7 @@ async fn features_that_ask_something_of_writers_are_read_and_refused_by_name() {
         commit(&root, EVENTS, 2, &[protocol, json!({ "metaData": metadata })]);
         refused(&root, feature, true).await;
     }
-    // Features that are there and change nothing.
+    // Features that have no effect are accepted.
     let Place { _directory, root } = place().await;
     let mut metadata = action(&root, EVENTS, "metaData");
     metadata["configuration"] = json!({ "delta.enableDeletionVectors": "true" });
@@ -198,7 +198,7 @@ async fn other_columns_and_partitions_are_read_and_not_written_to() {
     commit(&root, EVENTS, 2, &[json!({ "metaData": metadata })]);
     refused(&root, "`device`", true).await;
 
-    // Comments and columns that may be null are no reason.
+    // Comments and nullable columns are no reason to refuse.
     let Place { _directory, root } = place().await;
     let mut metadata = action(&root, EVENTS, "metaData");
     let mut schema: Value = serde_json::from_str(metadata["schemaString"].as_str().unwrap()).unwrap();
@@ -461,7 +461,7 @@ async fn what_cannot_be_read_as_the_contract_has_it_names_shard_and_column() {
     }
 }
 
-/// Makes a table's log one of a program that writes no hashes.
+/// Removes the hashes from a table's log, like a program that writes none.
 fn without_hashes(root: &Root, table: &str) {
     for entry in std::fs::read_dir(root.table_path(table).join("_delta_log")).unwrap() {
         let path = entry.unwrap().path();
@@ -555,7 +555,7 @@ async fn a_name_that_could_not_be_taken_out_again_is_refused_before_a_rewrite() 
     let Place { _directory, root } = place().await;
     let shard = newest(&root, EVENTS).await.shards()[0].clone();
     let mut actions = removals(&root, EVENTS).await;
-    // The log names it with an escape that nobody needs.
+    // The log names the shard with an unnecessary escape.
     let path = shard.path.replace('=', "%3D");
     actions.push(added(&root, EVENTS, &shard.path, &path, json!(shard.partition)));
     commit(&root, EVENTS, 2, &actions);

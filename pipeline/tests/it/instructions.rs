@@ -1,4 +1,4 @@
-//! `instructions`: what the definition says, and an incremental run gives what a full one does.
+//! `instructions`: equal to the definition, and the same in an incremental run as in a full one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn item(id: &str, genre: &[&'static str]) -> Item {
     Item { id: id.into(), genre: genre.to_vec(), mood: Vec::new(), release: None, active: true }
 }
 
-/// Makes these items the catalogue.
+/// Replaces the catalogue by these items.
 async fn catalogue(root: &Root, items: &[Item]) {
     let schema = items_schema(["genre", "mood"]);
     let lists = |column: usize, of: fn(&Item) -> &Vec<&'static str>| -> ArrayRef {
@@ -84,7 +84,7 @@ async fn replace(
     commit(root, change).await.unwrap();
 }
 
-/// Compacts `events`: all of a date in one new shard.
+/// Compacts `events`: one new shard for each date.
 async fn compact(root: &Root) {
     let snapshot = root.require(EVENTS, "").await.unwrap();
     let columns = EVENTS_SCHEMA.fields().iter().map(|field| field.name().as_str());
@@ -168,7 +168,7 @@ fn named(row: &Row) -> Vec<(&str, f32)> {
 
 type Sums = BTreeMap<(String, String), f64>;
 
-/// The definition, over everything at once.
+/// The definition, computed over the whole log at once.
 fn expected(events: &[Event], items: &[Item], config: &Config, as_of: i64) -> Vec<Row> {
     let mut sorted: Vec<&Event> = events.iter().collect();
     sorted.sort_by_key(|e| {
@@ -273,7 +273,7 @@ async fn a_small_log_counted_by_hand() {
     // Rock 1 + 1/2, Pop 1/2, Jazz 1, loud 1, of four events: nothing is fresh three seconds after its release,
     // and nothing of the catalogue is now.
     assert_eq!(named(&rows[0]), [("Rock", 0.375), ("Jazz", 0.25), ("loud", 0.25)]);
-    // What nobody can retrieve is no instruction.
+    // A condition that is not retrievable is no instruction.
     assert_eq!(named(&rows[1]), []);
     assert_eq!(named(&rows[2]), [("Jazz", 1.0)]);
     assert_eq!((report.users, report.users_outside, report.users_without), (3, 2, Some(1)));
@@ -326,7 +326,7 @@ async fn only_what_changed_is_computed_again() {
     let inside = run(&root, &config, Some(at)).await;
     assert_eq!((inside.users, inside.users_recomputed, inside.users_kept), (2, 1, 1));
 
-    // Items that carry nothing are nothing new; another value is.
+    // New items that carry nothing change no row; another value does.
     catalogue(&root, &[item("rock", &["Rock"]), item("pop", &["Pop"]), item("new", &[])]).await;
     let unmoved = run(&root, &config, Some(at)).await;
     assert_eq!((unmoved.unchanged, unmoved.full, unmoved.users_recomputed), (false, None, 0));
@@ -435,13 +435,13 @@ async fn what_was_tampered_with_does_not_verify() {
         "{text}"
     );
     assert!(shown.to_html().contains("Instructions a user"));
-    // The table is proven by the settings that it keeps, not by others.
+    // The table is verified by the settings in its properties, not by others.
     let other = self::config(&["instructions.per_user=1"]);
     let found = verify_within(&other, &root, Some(INSTRUCTIONS), 2).await.unwrap();
     assert_eq!(found.doubt(), None, "{found}");
 }
 
-/// What happens to a root between two runs.
+/// A change to a root between two runs.
 #[derive(Debug, Clone)]
 enum Step {
     Append(Vec<Event>),
@@ -451,7 +451,7 @@ enum Step {
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
-    // Few ids, so that some stand in the log several times, also for another user or in another commit.
+    // Few ids, so that some occur several times, also for another user or in another commit.
     let one = (0usize..60, 0usize..8, 0usize..7, 0i64..6 * 24, 0usize..3, 0usize..4);
     prop::collection::vec(one, 0..25).prop_map(|events| {
         let event =

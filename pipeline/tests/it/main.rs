@@ -1,4 +1,4 @@
-//! The pipeline as a library, against tables: one program, because each links all of DataFusion.
+//! Tests of the pipeline as a library, with tables on disk. One program, because each test program links all of DataFusion.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 

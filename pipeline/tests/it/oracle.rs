@@ -1,5 +1,5 @@
-//! SQL as the oracle of `build-sequences`: random logs, written as tables, built, read back, and compared
-//! with what plain SQL says (`oracle.sql`).
+//! SQL as the oracle of `build-sequences`: random logs are written as tables, built, read back, and compared
+//! with the result of plain SQL (`oracle.sql`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use pipeline::engine::Resources;
 use pipeline::sequences::{BuildError, BuildReport, build_with};
 use proptest::prelude::*;
 
-/// What SQL says about one event.
+/// The result of SQL for one event.
 #[derive(Debug, Clone, PartialEq)]
 struct Expected {
     item: String,
@@ -94,7 +94,7 @@ async fn oracle(log: &[Event], config: &Sequences) -> BTreeMap<String, Vec<Expec
     histories
 }
 
-/// The log with what SQL has no function for.
+/// The log, with columns for values that SQL has no function for.
 fn with_keys(log: &[Event], config: &Sequences) -> RecordBatch {
     let batch = batch(log);
     let shuffled = config.ties == Ties::Shuffled;
@@ -229,7 +229,7 @@ fn compare_counts(log: &[Event], histories: &BTreeMap<String, Vec<Expected>>, re
 }
 
 fn logs() -> impl Strategy<Value = Vec<Event>> {
-    // Around midnight, and around the epoch: an event's identity is of its date.
+    // Around midnight, and around the epoch, because an event's identity includes its date.
     let start = prop_oneof![Just(1_577_923_190_000i64), Just(-10_000)];
     let event = (
         0usize..5,                                                     // user
@@ -272,7 +272,7 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
             log.push(event);
             order.push(disorder);
         }
-        // Files are read in another order than the events happened in.
+        // The order of the files differs from the order of the events' times.
         let mut indexes: Vec<usize> = (0..log.len()).collect();
         indexes.sort_by_key(|&i| order[i]);
         indexes.into_iter().map(|i| log[i].clone()).collect()
@@ -354,7 +354,7 @@ proptest! {
     fn sequences_are_what_sql_says(
         log in logs(),
         commits in 1usize..4,
-        // With little of it, buckets go to the scratch file and are read range by range.
+        // With little memory, buckets go to the scratch file and are read range by range.
         memory_bytes in prop_oneof![Just(64 << 20), Just(4 << 10)],
         config in configs(),
     ) {

@@ -1,4 +1,4 @@
-//! `build-sequences --since`: whatever the commits, each new event is a target of one refresh, in the row that
+//! `build-sequences --since`: for any commits, each new event is a target of one refresh, in the row that
 //! a full build has.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ async fn rewrite(root: &Root) {
     compact(root, &[], TARGET, RESOURCES, &Interrupt::default()).await.unwrap();
 }
 
-/// An event's user, item and time: these logs have no two events with the same.
+/// An event's user, item and time, which are unique in these logs.
 type Target = (String, String, i64);
 
 fn owned(row: &Row, items: &std::collections::HashMap<u32, String>, roles: fn(u8) -> bool) -> Vec<Target> {
@@ -31,7 +31,7 @@ fn owned(row: &Row, items: &std::collections::HashMap<u32, String>, roles: fn(u8
         .collect()
 }
 
-/// The refresh after `since` against the full build of the same version; gives its targets.
+/// Compares the refresh after `since` with the full build of the same version; returns its targets.
 async fn check(root: &Root, config: &Config, since: u64) -> Vec<Target> {
     build_with(config, root, RESOURCES).await.unwrap();
     let report = refresh(config, root, since, RESOURCES).await.unwrap();
@@ -82,7 +82,7 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
                 position: i as i64,
             };
             if copy && of % 5 == 0 && !log.is_empty() {
-                // What a consumer's window let through.
+                // A duplicate that a consumer's window let through.
                 event = log[of % log.len()].clone();
                 event.source = format!("late-{}", i % 2);
             }
@@ -109,7 +109,7 @@ async fn check_cuts(log: Vec<Event>, cuts: BTreeSet<usize>, config: Config, comp
         }
         let version = root.require(EVENTS, "").await.unwrap().version();
         if n == 0 {
-            // What a first full training learned.
+            // The targets that a first full training learned.
             build_with(&config, &root, RESOURCES).await.unwrap();
             let items = item_ids(&root).await;
             for row in rows(&root).await.values().flatten() {
@@ -151,7 +151,7 @@ proptest! {
     }
 }
 
-/// Logs of a few days in which times tie, and ids come again: later, on other dates, for other users.
+/// Logs of a few days with equal times and repeated ids: later, on other dates, for other users.
 fn entangled() -> impl Strategy<Value = Vec<Event>> {
     let event = (0usize..5, 0i64..5, 0i64..4, prop::option::weighted(0.3, 0u8..3), prop::bool::weighted(0.8));
     let copy = prop::option::weighted(
@@ -187,8 +187,8 @@ fn entangled() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// User, time and item of the events that count and are fresh, by the definition: `fresh` says of each event of the log whether it
-/// came after the refresh's version.
+/// User, time and item of the events that count and are fresh, by the definition; `fresh` returns for each event of the log
+/// whether it was appended after the refresh's version.
 fn fresh_targets(log: &[Event], fresh: impl Fn(usize) -> bool, config: &Config) -> Vec<Target> {
     let days = i64::from(config.events.dedup_days);
     let key = |e: &Event| {
@@ -227,7 +227,7 @@ enum After {
 async fn check_entangled(log: Vec<Event>, cuts: Vec<(usize, After)>, since: usize, config: Config) {
     let directory = tempfile::tempdir().unwrap();
     let root = Root::new(directory.path().to_str().unwrap()).unwrap();
-    // The version after each commit, and where in the log it ends.
+    // The version after each commit, and its end in the log.
     let mut versions = Vec::new();
     let mut start = 0;
     for (end, after) in cuts.into_iter().chain([(log.len(), After::Nothing)]) {
@@ -359,7 +359,7 @@ async fn nothing_new_is_an_empty_table_that_says_since_when() {
     assert!(mapped.is_empty());
 }
 
-/// A refresh decodes the histories of users with new events: what other users did costs no more than a look at their ids.
+/// A refresh decodes only the histories of users with new events; of other users' events it reads the ids at most.
 #[tokio::test]
 async fn the_events_of_others_are_not_decoded() {
     let of = |users: std::ops::Range<i64>, per_user: i64| -> Vec<Event> {

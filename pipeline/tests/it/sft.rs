@@ -1,5 +1,4 @@
-//! `build-sft` as a whole: SQL as its oracle, what does not change an example, what it refuses, and what it leaves
-//! behind.
+//! `build-sft` as a whole: SQL as its oracle, reproducibility of its examples, refusals, and leftovers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,10 +42,10 @@ fn config() -> Config {
     config
 }
 
-/// What SQL says: user, value, target, role, visible, weight's denominator, matches, and the history's places.
+/// The result of SQL: user, value, target, role, visible, weight's denominator, matches, and the history's positions.
 type Line = (String, String, String, i64, u8, u32, u32, Vec<bool>);
 
-/// A place of a row of `sequences`: user, row, place, item, time, visible length, role, whether the row owns it.
+/// A position of a row of `sequences`: user, row, position, item, time, visible length, role, whether the row owns it.
 type Place = (String, i64, i64, String, i64, u32, u8, bool);
 
 async fn oracle(root: &Root, log: &[Event], items: &[Item], config: &Config, condition: &str) -> Vec<Line> {
@@ -182,7 +181,7 @@ async fn check(log: &[Event], items: &[Item], config: &Config, condition: &str) 
         assert!(examples.is_sorted_by_key(|e| (&e.user, e.target_ts)), "{shard}");
         for e in examples {
             let of_user = sequences[&shard].iter().filter(|row| row.user == e.user);
-            // These logs name every event by its item.
+            // In these logs, the item identifies the event.
             let mut owner = of_user
                 .filter(|row| row.item[row.target_from..].contains(&e.target_item))
                 .collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! `inspect --verify` of instruction examples: what is built keeps every claim, and whatever is changed breaks one.
+//! `inspect --verify` of instruction examples: a built table keeps every claim, and each change to it breaks one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ async fn what_is_built_verifies() {
             assert!(found.tables[0].skipped.is_empty() && found.tables[0].checks[0].checked > 0, "{found}");
             assert_eq!(found, verify(&config, &root, Some(table)).await.unwrap());
         }
-        // The tables are proven by the settings that they keep, not by others.
+        // The tables are verified by the settings in their properties, not by others.
         let other = Config::default();
         let found = verify(&other, &root, Some("sft/recent")).await.unwrap();
         assert_eq!(found.doubt(), None, "{found}");
@@ -136,7 +136,7 @@ const TAMPERED: [(&str, Option<&str>, Tamper); 20] = [
         shards[s][e].role = 1;
     }),
     ("history is that", Some("item_index"), |shards| {
-        // The whole of the oldest place is left out.
+        // The oldest position is left out of all lists.
         let (s, e) = find(shards, long);
         let e = &mut shards[s][e];
         e.item.remove(0);
@@ -276,7 +276,7 @@ async fn an_example_of_a_pre_training_target_is_found() {
     let found = verify(&config, &root, Some(TABLE)).await.unwrap();
     violated(&found, "no target of pre-training is an example", Some("target_item"));
 
-    // A `sequences` that was built without the share learns what the examples ask for.
+    // `sequences`, built without the share, learns targets of the examples.
     write(&root, &untouched).await;
     let mut other = config.clone();
     other.sequences.sft_share = 0.0;

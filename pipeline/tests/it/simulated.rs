@@ -7,13 +7,13 @@ use simulate::{Compression, LogCounts, LogFormat, Rates, Settings, flaws, run};
 use store::Root;
 use terminal::Interrupt;
 
-/// Few users, so that days have few events, and much wrong with them.
+/// Few users, so that days have few events, and high rates of bad records.
 fn settings() -> Settings {
     let rates = Rates { late: 0.1, duplicate: 0.05, bad: 0.05 };
     Settings { users: 60, days: 6, items: 300, rates, ..Settings::new(12_000) }
 }
 
-/// Simulates and ingests; what was written must be what is found.
+/// Simulates and ingests; asserts that ingestion finds the written numbers.
 async fn ingest(settings: &Settings) {
     let dir = tempfile::tempdir().unwrap();
     let report = run(settings, dir.path(), &Interrupt::default()).unwrap();

@@ -1,4 +1,4 @@
-//! `pipeline vacuum` beside publications and erasures: what refreshes need stays, and no erased row does.
+//! `pipeline vacuum` after publications and erasures: shards that refreshes need stay, and no erased row does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -81,7 +81,7 @@ async fn merge(root: &Root) {
     compact(root, &[], TARGET, RESOURCES, &Interrupt::default()).await.unwrap();
 }
 
-/// A vacuum so many days later, which keeps seven.
+/// Runs a vacuum `days` days later that keeps seven days.
 async fn later(root: &Root, days: i64) -> VacuumReport {
     let now_ms = chrono::Utc::now().timestamp_millis() + days * DAY_MS;
     let settings =
@@ -89,7 +89,7 @@ async fn later(root: &Root, days: i64) -> VacuumReport {
     vacuum(root, &[], settings, &Interrupt::default()).await.unwrap()
 }
 
-/// The shards below a directory, whatever version has them.
+/// The shards below a directory, of all versions.
 fn shards(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -101,7 +101,7 @@ fn shards(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-/// Every user whose rows lie anywhere on the disk.
+/// Every user with rows in any shard on the disk.
 fn users_on_disk(root: &Root) -> BTreeSet<String> {
     let (mut files, mut users) = (Vec::new(), BTreeSet::new());
     shards(root.path(), &mut files);
@@ -143,12 +143,12 @@ async fn what_a_published_model_has_not_learned_stays_and_nothing_else() {
     let deleted = |table: &str| report.tables.iter().find(|t| t.table == table).unwrap().files.len();
     assert_eq!((deleted(EVENTS), deleted(SEQUENCES) > 0), (1, true), "{report}");
     assert_eq!(new_targets(&root).await, of(&["anna", "bert", "carla"]));
-    // Publications that cannot be read need who knows what.
+    // An unreadable publication may need any shard.
     fs::write(root.path().join("models/.published/00000002.json"), "{").unwrap();
     assert!(later(&root, 200).await.tables.iter().find(|t| t.table == EVENTS).unwrap().files.is_empty());
 }
 
-/// Nothing says what the model of a damaged publication has learned, and the log no longer has the first versions.
+/// The version that the model of a damaged publication has learned is unknown, and the log no longer has the first versions.
 #[tokio::test]
 async fn a_damaged_publication_keeps_whatever_the_log_still_tells_of() {
     let (_directory, root) = published().await;

@@ -1,5 +1,4 @@
-//! `[conditions]` and `[instructions]`: what users may be recommended items by, and what each user's own recall
-//! instructions are.
+//! `[conditions]` and `[instructions]`: the conditions of recommendations, and each user's own recall instructions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,21 +8,21 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Items, Span, invalid};
 use crate::condition::nearest;
 
-/// `[conditions]`: conditions besides the values of attributes, and which examples of a condition are worth learning.
-/// The limits of quality hold for what is learned; evaluation keeps every target.
+/// `[conditions]`: derived conditions, and the examples of a condition worth training on. Quality limits apply to training only;
+/// evaluation keeps every target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Conditions {
-    /// Actions whose events are examples; all that are sequence items where the list is empty.
+    /// Actions whose events are examples; if empty, all that are sequence items.
     pub actions: Vec<String>,
-    /// Smallest value (rating, seconds listened, …) of an event that is an example. An event without a value is none.
+    /// Smallest value (rating, seconds listened, …) of an example; an event without a value is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_value: Option<f64>,
-    /// How many visible items of the history carry the condition, at least.
+    /// Fewest visible items in the history that carry the condition.
     pub min_matching_history: usize,
-    /// How many active items carry the condition, at least; what serves a condition refuses smaller pools too.
+    /// Fewest active items that carry the condition; serving refuses smaller pools too.
     pub min_pool: usize,
-    /// Conditions that follow from the age of an item at the time of an event.
+    /// Conditions derived from an item's age at the time of an event.
     pub derived: BTreeMap<String, Age>,
 }
 
@@ -43,20 +42,20 @@ impl Default for Conditions {
     }
 }
 
-/// `[conditions.derived.NAME]`: a range of ages, counted from an item's `release_ts`.
+/// `[conditions.derived.NAME]`: a half-open range of ages since an item's `release_ts`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Age {
-    /// The youngest item that carries the condition.
+    /// Youngest age that carries the condition.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_age: Option<Span>,
-    /// The first age at which an item does not carry it any more.
+    /// Age from which on an item no longer carries it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
 }
 
 impl fmt::Display for Age {
-    /// As a half-open range, such as `0s..30d`.
+    /// Formats the half-open range, such as `0s..30d`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..", self.min_age.unwrap_or(Span { ms: 0 }))?;
         self.max_age.map_or(Ok(()), |max| write!(f, "{max}"))
@@ -64,8 +63,8 @@ impl fmt::Display for Age {
 }
 
 impl Age {
-    /// Whether an item released at `release_ts` carries the condition at `at` (epoch milliseconds). An item without a
-    /// known release never does; one that is yet to be released is younger than any age.
+    /// Returns true if an item released at `release_ts` carries the condition at `at` (both epoch milliseconds). An item of
+    /// unknown release never does; one not released yet has a negative age.
     pub fn carried(self, release_ts: Option<i64>, at: i64) -> bool {
         release_ts.is_some_and(|release| {
             let age = at.saturating_sub(release);
@@ -101,7 +100,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
-/// Refuses what is neither an attribute of the catalogue nor a derived condition.
+/// Refuses a name that is neither a catalogue attribute nor a derived condition.
 pub(super) fn check(
     key: &str,
     name: &str,
@@ -126,11 +125,11 @@ pub(super) fn check(
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Instructions {
-    /// `P`: instructions of a user, at most.
+    /// `P`: most instructions per user.
     pub per_user: usize,
-    /// How far back events count, from the newest event of the table or the time asked for.
+    /// Length of the window, back from the table's newest event or the requested time.
     pub window: Span,
-    /// By attribute or derived condition, how many of a user's instructions it may give.
+    /// Attribute or derived condition → most instructions of a user that it may provide.
     pub quota: BTreeMap<String, usize>,
 }
 

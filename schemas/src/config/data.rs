@@ -1,4 +1,4 @@
-//! `[events]`, `[items]` and `[sequences]`: what the pipeline reads and how it cuts histories.
+//! `[events]`, `[items]` and `[sequences]`: the pipeline's inputs, and how it cuts histories into rows.
 
 use std::collections::BTreeMap;
 
@@ -16,36 +16,35 @@ use crate::tables::ITEM_COLUMNS;
 pub struct Events {
     /// Files or glob patterns; `.csv`, `.jsonl`/`.ndjson`, `.parquet`, each also with `.gz` or `.zst`.
     pub paths: Vec<String>,
-    /// The files' format, where their names do not say it.
+    /// Format of the files; needed if their names do not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// Which column of the source holds what. Defaults to the names of the `events` table.
+    /// Column of the source for each field; defaults to the names of the `events` table.
     pub columns: EventColumns,
-    /// Values for fields that the source has no column for (or no value in a record), such as
-    /// `action = "rating"`. Where there is neither a column nor a constant, every action is `event`.
+    /// Values for fields that the source or a record lacks, such as `action = "rating"`. An action with neither column nor
+    /// constant is `event`.
     pub constants: BTreeMap<String, String>,
     /// Unit of numeric times, or `rfc3339` for text.
     pub ts_unit: TimeUnit,
-    /// The first instant that is believable; an earlier event is a dead letter.
+    /// First plausible instant; earlier events are dead letters.
     pub earliest: DateTime<Utc>,
-    /// The first instant that is not believable any more; that and every later event is a dead letter.
+    /// First instant that is too late; events from then on are dead letters.
     pub latest: DateTime<Utc>,
-    /// Whether times that cannot be meant stop the run with a question, before anything is committed: all times of a
-    /// file lie before 2000 (seconds read as milliseconds), or in steps of 128 s (times that were 32-bit floats). Set it
-    /// to `false` for a log that is meant so. `pipeline consume` looks at the first events after its start.
+    /// Whether implausible times stop the run with a question before anything is committed: all times of a file lie before 2000
+    /// (seconds read as milliseconds), or in steps of 128 s (times that were 32-bit floats). Set to `false` for a log that
+    /// is meant so. `pipeline consume` checks the first events after its start.
     pub check_times: bool,
-    /// Longest record accepted, in bytes; a longer one is a dead letter with its first so many bytes. Also
-    /// that of the catalogue.
+    /// Longest record in bytes, of events and catalogue. A longer one is a dead letter, cut to this length.
     pub max_record_bytes: usize,
-    /// Largest size to which a packed Parquet file (`.parquet.gz`, `.parquet.zst`) is unpacked, in the directory for
-    /// temporary files; a larger one stops the run. Also that of the catalogue's files.
+    /// Largest size to which a compressed Parquet file (`.parquet.gz`, `.parquet.zst`) of events or catalogue is unpacked in the
+    /// directory for temporary files; a larger one stops the run.
     pub max_unpacked_bytes: MemorySize,
-    /// Events with one `event_id` whose dates lie at most so many days apart are one event: the first of a run by file and
-    /// row, or offset, is stored, if none is stored yet; a later one is a duplicate. What got past it (a message that was
-    /// sent again more than so many days after its time is not looked for), builds count once by the same rule. 0: on one date only.
+    /// Events with equal `event_id` whose dates are at most this many days apart are one event; 0: on the same date only. The
+    /// first in a run, by file and row or by offset, is stored if none is stored yet; later ones are duplicates. A message resent
+    /// more than this many days after its time is stored again, but builds count it once by the same rule.
     pub dedup_days: u32,
-    /// A run in which a larger share of the log's records are dead letters, or of the catalogue's, stops and
-    /// commits nothing.
+    /// Largest share of dead letters among a run's records of the log, or of the catalogue; above it the run stops and commits
+    /// nothing.
     pub max_dead_letter_rate: f64,
 }
 
@@ -74,7 +73,7 @@ impl Default for Events {
 pub enum Format {
     /// Comma-separated values with a header.
     Csv,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
     /// Parquet.
     Parquet,
@@ -84,7 +83,7 @@ impl Format {
     /// Every format.
     pub const ALL: [Self; 3] = [Self::Csv, Self::Jsonl, Self::Parquet];
 
-    /// What names of its files end with.
+    /// Returns the extensions of its files.
     pub fn endings(self) -> &'static [&'static str] {
         match self {
             Self::Csv => &["csv"],
@@ -93,7 +92,7 @@ impl Format {
         }
     }
 
-    /// The bytes that every one of its files begins with; `None` where there are none such.
+    /// Returns the first bytes of every file of the format, if they are fixed.
     pub fn magic(self) -> Option<&'static [u8]> {
         match self {
             Self::Csv | Self::Jsonl => None,
@@ -111,7 +110,7 @@ impl Format {
     }
 }
 
-/// Units of times in a source.
+/// Unit of times in a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeUnit {
@@ -127,32 +126,32 @@ pub enum TimeUnit {
     Rfc3339,
 }
 
-/// `[events.columns]`: the source's name for each field of the `events` table.
+/// `[events.columns]`: the source's column for each field of the `events` table.
 ///
-/// Required fields default to the table's own names. An optional field that is not set is read from the
-/// column of its own name where the source has one.
+/// Required fields default to the table's names. An optional field that is not set is read from the column of its own name, if
+/// the source has one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventColumns {
-    /// Who.
+    /// User.
     pub user_id: String,
-    /// What.
+    /// Item.
     pub item_id: String,
-    /// When, in `ts_unit`.
+    /// Time of the event, in `ts_unit`.
     pub ts: String,
-    /// The producer's identity of the event.
+    /// Producer's id of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
-    /// The retrieval request that exposed the item.
+    /// Id of the retrieval request that exposed the item.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// When that request was served, in `ts_unit`.
+    /// Time at which that request was served, in `ts_unit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_ts: Option<String>,
-    /// `play`, `click`, …
+    /// Action: `play`, `click`, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// Rating, seconds listened, …
+    /// Value: a rating, seconds listened, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
 }
@@ -173,7 +172,7 @@ impl Default for EventColumns {
 }
 
 impl Events {
-    /// Fields that `constants` may give.
+    /// Fields that `constants` may set.
     const CONSTANT_FIELDS: [&str; 2] = ["action", "value"];
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -207,14 +206,14 @@ impl Events {
 pub struct Items {
     /// Files or glob patterns, as for events.
     pub paths: Vec<String>,
-    /// The files' format, where their names do not say it.
+    /// Format of the files; needed if their names do not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// Which column of the source holds what.
+    /// Column of the source for each field.
     pub columns: ItemColumns,
     /// Unit of `release_ts`, or `rfc3339` for text.
     pub ts_unit: TimeUnit,
-    /// The categorical attributes: each becomes a list column of the `items` table.
+    /// Categorical attributes: each becomes a list column of the `items` table.
     pub attributes: BTreeMap<String, Attribute>,
 }
 
@@ -230,19 +229,19 @@ impl Default for Items {
     }
 }
 
-/// `[items.columns]`: the source's name for each field of the `items` table.
+/// `[items.columns]`: the source's column for each field of the `items` table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ItemColumns {
-    /// Which item.
+    /// Item id.
     pub item_id: String,
-    /// Its name for people.
+    /// Name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// When it was released, in `items.ts_unit`.
+    /// Release time, in `items.ts_unit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_ts: Option<String>,
-    /// `false` for a delisted item.
+    /// `false` for delisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
 }
@@ -257,10 +256,10 @@ impl Default for ItemColumns {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Attribute {
-    /// The source's column; the attribute's own name where it is not set.
+    /// Column of the source; defaults to the attribute's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// What separates several values inside one text, such as `|`.
+    /// Separator between several values in one text, such as `|`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub separator: Option<String>,
     /// Values that mean "none", such as `(no genres listed)`.
@@ -289,24 +288,23 @@ impl Items {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sequences {
-    /// Actions that become sequence items; all of them where the list is empty.
+    /// Actions that become sequence items; all if empty.
     pub actions: Vec<String>,
-    /// A longer gap between two events starts a new session.
+    /// Gap between two events beyond which a new session starts.
     pub session_gap: Span,
-    /// Where no request is logged, events no further apart than this form one request batch.
+    /// Largest gap between events of one request batch, where no request is logged.
     pub batch_gap: Span,
-    /// The safe margin of the time-aware mask: a duration, `"off"`, or `"auto"`: the mean of the logged
-    /// request intervals.
+    /// Safe margin `Δτ` of the time-aware mask: a duration, `"off"`, or `"auto"` for the mean logged request interval.
     pub delta_tau: DeltaTauSetting,
     /// Longest row, in positions.
     pub max_len: usize,
-    /// The order of events at the same time.
+    /// Order of events at the same time.
     pub ties: Ties,
     /// Seed of the `shuffled` order.
     pub tie_seed: u64,
-    /// Which events are held out.
+    /// Rule that holds out events.
     pub split: SplitKind,
-    /// `last-n`: how many events are the test.
+    /// `last-n`: number of test events per user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_n: Option<usize>,
     /// `temporal`: first instant of the validation period.
@@ -315,12 +313,12 @@ pub struct Sequences {
     /// `temporal`: first instant of the test period.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_from: Option<DateTime<Utc>>,
-    /// `none`: share of the users whose events are never learned and guard the published model.
+    /// `none`: share of users whose events are never trained on and guard the published model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard_share: Option<f64>,
-    /// Share of the events that are instruction-tuning targets and never pre-training ones.
+    /// Share of events that are targets of instruction tuning and never of pre-training.
     pub sft_share: f64,
-    /// Number of shards; users are assigned by hash.
+    /// Number of shards; a hash assigns users.
     pub shards: usize,
 }
 
@@ -345,18 +343,18 @@ impl Default for Sequences {
     }
 }
 
-/// The order of events at the same time; it is printed with every result.
+/// Order of events at the same time; printed with every result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ties {
-    /// As they stand in their source.
+    /// As in their source.
     FileOrder,
     /// By a seeded hash of the event id.
     Shuffled,
 }
 
 impl Ties {
-    /// The name as configured and printed.
+    /// Returns the name as configured and printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::FileOrder => "file-order",
@@ -365,7 +363,7 @@ impl Ties {
     }
 }
 
-/// Names of the splits; [`Sequences::split`] gives the split with its numbers.
+/// Name of a split; [`Sequences::split`] returns the split with its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SplitKind {
@@ -383,14 +381,14 @@ pub enum SplitKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeltaTauSetting {
-    /// The mean of the logged request intervals, measured by every build. An error where the log has too few.
+    /// The mean logged request interval, measured by every build; an error if the log has too few.
     Auto,
-    /// As given.
+    /// A configured margin, or off.
     Fixed(DeltaTau),
 }
 
 impl DeltaTauSetting {
-    /// The margin that needs no measuring.
+    /// Returns the margin unless it has to be measured.
     pub fn fixed(self) -> Option<DeltaTau> {
         match self {
             Self::Auto => None,
@@ -425,9 +423,11 @@ impl From<DeltaTauSetting> for String {
 }
 
 impl Sequences {
-    /// The configured split with its numbers.
+    /// Returns the configured split with its numbers.
     ///
-    /// Validated configurations have them all; a missing one is an error naming the key.
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] names a missing number; a validated configuration has them all.
     pub fn split(&self) -> Result<Split, ConfigError> {
         let missing = |key: &str| ConfigError::Invalid {
             key: format!("sequences.{key}"),

@@ -1,17 +1,17 @@
-//! `device` and `precision`: where the trainer computes, and with which numbers.
+//! `device` and `precision`: where the trainer computes, and with which number format.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the trainer computes, written `cpu` or `cuda:N`. Whether the device is there, only the trainer can say.
+/// Device of the trainer, written `cpu` or `cuda:N`. Only the trainer can tell whether it exists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceSetting {
-    /// The processor, all cores.
+    /// The CPU, all cores.
     #[default]
     Cpu,
-    /// The NVIDIA GPU of this number, from 0, in the order of `nvidia-smi -L` where `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    /// The NVIDIA GPU with this index from 0, in the order of `nvidia-smi -L` if `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
     Cuda(usize),
 }
 
@@ -44,17 +44,17 @@ impl From<DeviceSetting> for String {
     }
 }
 
-/// The numbers that matrix products and self-attention work with on a GPU: what they multiply, and what of it is kept between the
-/// products (a norm's output, queries, keys and values, what attention gives, the feed-forward half's inside, the logits' gradients).
-/// Parameters and their gradients, moments, what is added from layer to layer, logits, softmax, the loss and all sums are 32-bit floats
-/// always, and so is the attention of single rows (CGSA) but for its projections.
+/// Number format on a GPU of matrix products and self-attention: of their operands, and of the values kept between products (norm
+/// outputs, queries, keys and values, attention outputs, feed-forward activations, logit gradients). Always 32-bit floats:
+/// parameters and their gradients, moments, the residual stream, logits, softmax, loss, all sums, and the attention of single
+/// rows (CGSA) except its projections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats with the exponents of 32-bit ones: for GPUs alone.
+    /// 16-bit floats with 8 exponent bits, like 32-bit ones; GPUs only.
     Bf16,
 }
 

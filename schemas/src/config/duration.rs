@@ -1,4 +1,4 @@
-//! Spans of time as the configuration writes them: `15m`, `7d`.
+//! Time spans as the configuration writes them: `15m`, `7d`.
 
 use std::fmt;
 
@@ -12,16 +12,16 @@ pub struct Span {
     pub ms: i64,
 }
 
-/// Largest unit first; a span prints in the largest that divides it.
+/// Largest unit first; a span prints in the largest unit that divides it.
 const UNITS: [(&str, i64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl Span {
-    /// A span of `minutes`.
+    /// Returns a span of `minutes`.
     pub const fn minutes(minutes: i64) -> Self {
         Self { ms: minutes * 60_000 }
     }
 
-    /// A span of `seconds`.
+    /// Returns a span of `seconds`.
     pub const fn seconds(seconds: i64) -> Self {
         Self { ms: seconds * 1_000 }
     }

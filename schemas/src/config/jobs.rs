@@ -1,4 +1,4 @@
-//! `[daily]`, `[near_real_time]`, `[gate]` and `[retention]`: how the jobs run, and what may be published.
+//! `[daily]`, `[near_real_time]`, `[gate]` and `[retention]`: how the jobs run, and which models may be published.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,20 +8,19 @@ use super::{ConfigError, Span, invalid};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Daily {
-    /// Days after which a model is trained from scratch again, instead of a refresh; 1 trains so every day. What people asked to
-    /// forget is out of the models by then.
+    /// Days between two trainings from scratch, with refreshes in between; 1 trains from scratch every day. Bounds the time for
+    /// which new models still contain what people asked to forget.
     pub full_every_days: u32,
-    /// A model is also trained from scratch when the log has grown by this factor since the last time: a young model has seen too
-    /// little for refreshes to make up for. Together such trainings cost about as much as the last one of them.
+    /// Growth factor of the log since the last training from scratch that triggers another: a young model has seen too little for
+    /// refreshes to make up for it. With a factor of 2, all earlier such trainings together cost about as much as the last one.
     pub full_growth: f64,
-    /// Runs of a day that fail before `climber daily --to` leaves the day out and goes on with the next; 0 never does. A day that
-    /// was left out is named by the exit code, on the pages and by `climber status`; `--date` runs it after all. Schedules that
-    /// try several times a night need a larger number than they try.
+    /// Failed runs of a day after which `climber daily --to` skips it and continues with the next; 0 never skips. The exit code,
+    /// the pages and `climber status` name a skipped day; `--date` still runs it. Set it higher than the number of tries that a
+    /// scheduler makes per night.
     pub skip_after_tries: u32,
-    /// Runs of a day that are killed in the same step, one after the other, before the day is left out; 0 never does. Power cuts,
-    /// restarts and `kill -9` say nothing about the day, so there may be many of them; but a day that needs more memory than the
-    /// machine has is killed each time, and must not keep all later days waiting. A run that is asked to stop (SIGTERM) counts
-    /// nowhere.
+    /// Consecutive runs of a day killed in the same step after which the day is skipped; 0 never skips. Power cuts, restarts and
+    /// `kill -9` say nothing about the day, so many are allowed; but a day that needs more memory than the machine has is killed
+    /// each time and must not block all later days. A run that is asked to stop (SIGTERM) does not count.
     pub skip_after_kills: u32,
 }
 
@@ -35,14 +34,14 @@ impl Default for Daily {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NearRealTime {
-    /// How often the loop looks for new versions of `events`.
+    /// Interval at which the loop checks for new versions of `events`.
     pub poll_interval: Span,
-    /// New events that are worth a refresh.
+    /// Fewest new events that start a refresh.
     pub min_events: u64,
-    /// Passes over the last daily job's instruction examples after each refresh, at most `sft.epochs`.
+    /// Passes over the last daily job's instruction examples after each refresh; at most `sft.epochs`.
     pub sft_epochs: usize,
-    /// Examples of these passes, about, drawn anew for each refresh as `sft.examples` says; 0 learns as many as `sft.examples` says. The
-    /// conditions begin with the last daily job's parameters, so some are enough.
+    /// Approximate number of examples of these passes, drawn anew for each refresh as in `sft.examples`; 0 uses `sft.examples`.
+    /// The condition parameters start from the last daily job's, so a sample suffices.
     pub sft_examples: usize,
 }
 
@@ -52,27 +51,27 @@ impl Default for NearRealTime {
     }
 }
 
-/// `[gate]`: what a model must fulfil to be published in place of another.
+/// `[gate]`: conditions under which a model may replace the published one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gate {
-    /// K of the hit rate that decides: 10, 20 or 50. It is taken as served, seen items filtered.
+    /// K of the deciding hit rate: 10, 20 or 50; measured as served, with seen items filtered.
     pub k: usize,
-    /// The share of the published model's hit rate that may be lost. A fall counts where its 95 % interval lies below zero.
+    /// Largest share of the published model's hit rate that may be lost. A fall counts only if its 95 % interval lies below zero.
     pub max_fall: f64,
-    /// The smallest coverage, as a share of the published model's: how many different items the guard's lists hold.
+    /// Smallest coverage (number of different items in the guard users' lists), as a share of the published model's.
     pub min_coverage: f64,
-    /// How far the distribution of the best scores may move after a refresh: the largest difference of the two cumulative
-    /// distributions (Kolmogorov–Smirnov), from 0 to 1. A full training may give another scale, so there it decides nothing.
+    /// Largest shift of the distribution of best scores after a refresh: the Kolmogorov–Smirnov distance of the two cumulative
+    /// distributions, in `[0, 1]`. Not applied after a full training, whose scores may have another scale.
     pub max_score_shift: f64,
-    /// Resamples of the bootstrap over users.
+    /// Bootstrap resamples over users.
     pub resamples: usize,
-    /// Guard targets that a hit rate must be the mean of; with fewer it is not measured.
+    /// Fewest guard targets with which a hit rate is measured.
     pub min_targets: usize,
-    /// Publications of daily jobs, the newest ones, whose best model a daily model is compared with as well: a slow fall is seen
-    /// that no two models in a row show. 0 compares with what is served alone.
+    /// Number of newest daily publications whose best model a daily model is also compared with; reveals a slow decline that
+    /// consecutive models do not show. 0 compares with the served model only.
     pub best_of: usize,
-    /// What happens to a model whose hit rate was not measured: nothing is held out, there are fewer than `min_targets` targets, no
+    /// Decision on a model whose hit rate was not measured: nothing is held out, there are fewer than `min_targets` targets, no
     /// target is hit, or a difference is missing.
     pub unmeasured: Unmeasured,
 }
@@ -92,26 +91,26 @@ impl Default for Gate {
     }
 }
 
-/// `gate.unmeasured`: what happens to a model of which nothing is known.
+/// `gate.unmeasured`: decision on a model without a measured hit rate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unmeasured {
-    /// It is not published.
+    /// Do not publish it.
     #[default]
     Refuse,
-    /// It is published, if nothing else speaks against it.
+    /// Publish it if all other checks pass.
     Publish,
 }
 
-/// `[retention]`: what the daily job deletes. Never what the newest publications need, whatever their age, but for rows of people
-/// who were forgotten.
+/// `[retention]`: what the daily job deletes. It keeps what the newest publications need, whatever its age, except rows of
+/// forgotten users.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Publications whose models are kept, so that `climber rollback` can bring them back.
+    /// Number of publications whose models are kept, for `climber rollback`.
     pub publications: usize,
-    /// How long a table's version stays readable after it was replaced, and at most how long rows of people who were forgotten stay
-    /// on the disk. Of `events`, what was appended since the oldest kept publication stays longer, unless a user was forgotten since.
+    /// Time for which a replaced version of a table stays readable, and the longest that rows of forgotten users stay on disk.
+    /// Shards appended to `events` since the oldest kept publication stay longer, unless a user was forgotten since.
     pub tables: Span,
 }
 

@@ -1,4 +1,4 @@
-//! `[kafka]`: the topic of interactions, and how it is read.
+//! `[kafka]`: the topic of interactions, and how to read it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,52 +9,52 @@ use super::{ConfigError, Span, invalid};
 use crate::memory::MemorySize;
 use crate::secret::{Secret, is_secret};
 
-/// `[kafka]`: the topic that `pipeline consume` reads. Which field of a message is what, `[events]` says, as for files.
+/// `[kafka]`: the topic that `pipeline consume` reads. `[events]` maps a message's fields, as for files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kafka {
-    /// Brokers to ask for the others, `host:port` with commas between.
+    /// Bootstrap brokers, `host:port` separated by commas.
     pub brokers: String,
-    /// The topic.
+    /// Name of the topic; no pattern.
     pub topic: String,
-    /// The consumer group; all that fill one root belong to one group.
+    /// Consumer group; all consumers that fill one root share it.
     pub group: String,
-    /// Keeps this consumer's partitions over a restart (`group.instance.id`): a name that no other one has.
+    /// Unique name of this consumer (`group.instance.id`), which keeps its partitions over a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// How the group divides the partitions.
+    /// Protocol by which the group divides partitions.
     pub protocol: GroupProtocol,
-    /// Where reading begins in a partition that the table knows nothing of.
+    /// Where to start in a partition without stored offset.
     pub start: Start,
-    /// How to treat a topic of this name that is not the one read before: it was deleted and made again,
-    /// or lies in another cluster. The tables keep the ids that the brokers give to topics and clusters.
+    /// What to do if the topic of this name is not the one read before: it was deleted and recreated, or lies in another cluster.
+    /// The tables keep the brokers' ids of topics and clusters.
     pub recreated: Recreated,
-    /// What a message's value is.
+    /// Format of a message's value.
     pub format: MessageFormat,
-    /// The schema registry's address, that of Confluent's API; Avro and Protobuf values then begin with a schema's id.
+    /// Address of a schema registry with Confluent's API; Avro and Protobuf values then begin with a schema id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_registry: Option<String>,
-    /// `user:password` for the registry, as `env:NAME` or `file:PATH`.
+    /// Credentials `user:password` for the registry, as `env:NAME` or `file:PATH`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_registry_auth: Option<String>,
-    /// A schema of one's own (`.avsc`, `.proto`), where there is no registry: values are then nothing but the record.
+    /// Local schema (`.avsc`, `.proto`) if there is no registry; values are then the bare record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_file: Option<String>,
-    /// The Protobuf message in `schema_file`, such as `shop.Event`; the file's only one may be left out.
+    /// Protobuf message in `schema_file`, such as `shop.Event`; may be omitted if the file has only one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// A commit is due after so many messages,
+    /// Messages after which a commit is due.
     pub batch_rows: usize,
-    /// after so many bytes of them,
+    /// Bytes of messages after which a commit is due.
     pub batch_bytes: MemorySize,
-    /// or this long after the first.
+    /// Time after the first message at which a commit is due.
     pub batch_interval: Span,
-    /// Earlier name of `events.dedup_days`: where it is given, `pipeline consume` uses it instead.
+    /// Former name of `events.dedup_days`; if set, `pipeline consume` uses it instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedup_days: Option<u32>,
-    /// How long a broker, a topic or a registry may be away before the program gives up.
+    /// Time for which a broker, topic or registry may be unavailable before the program gives up.
     pub patience: Span,
-    /// librdkafka's own settings, such as `"security.protocol" = "SASL_SSL"`. Secrets are `env:NAME` or `file:PATH`.
+    /// Properties of librdkafka, such as `"security.protocol" = "SASL_SSL"`. Secrets are `env:NAME` or `file:PATH`.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -83,37 +83,37 @@ impl Default for Kafka {
     }
 }
 
-/// The protocols by which a group divides partitions.
+/// Protocol by which a group divides partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GroupProtocol {
-    /// The one that every broker knows, with the assignor `cooperative-sticky`.
+    /// The classic protocol, supported by every broker, with the assignor `cooperative-sticky`.
     Classic,
-    /// KIP-848's, of Kafka 4: the broker assigns.
+    /// KIP-848 of Kafka 4: the broker assigns.
     Consumer,
 }
 
-/// Where reading begins.
+/// Start of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// With the oldest message that the broker has.
+    /// From the oldest message that the broker has.
     Earliest,
-    /// With what comes from now on.
+    /// From new messages only.
     Latest,
 }
 
-/// How to treat another topic of the same name.
+/// What to do with another topic of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recreated {
-    /// An error, which names both.
+    /// Fail with an error that names both.
     Refuse,
-    /// It is read from its beginning, and its offsets take the place of the other one's.
+    /// Read it from its beginning; its offsets replace those of the other one.
     FromStart,
 }
 
-/// What a message's value is.
+/// Format of a message's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MessageFormat {
@@ -125,7 +125,7 @@ pub enum MessageFormat {
     Protobuf,
 }
 
-/// librdkafka's settings that keys of this section decide, or that must stay as they are.
+/// Properties of librdkafka that keys of this section set, or that must keep their values.
 const MANAGED: [(&str, &str); 10] = [
     ("bootstrap.servers", "kafka.brokers"),
     ("metadata.broker.list", "kafka.brokers"),
@@ -139,7 +139,7 @@ const MANAGED: [(&str, &str); 10] = [
     ("isolation.level", "no key: messages of aborted transactions are never read"),
 ];
 
-/// The rule that no address of a registry breaks.
+/// Error for a registry address that holds a user or password.
 pub(super) fn refuse_registry_userinfo() -> Result<(), ConfigError> {
     invalid(
         "kafka.schema_registry",
@@ -148,7 +148,7 @@ pub(super) fn refuse_registry_userinfo() -> Result<(), ConfigError> {
     )
 }
 
-/// A setting's value, read from where it says: `env:NAME` or `file:PATH`.
+/// Reads a secret from `env:NAME` or `file:PATH`, without the file's trailing line end.
 fn read_secret(key: &str, value: &str) -> Result<Secret, ConfigError> {
     if let Some(name) = value.strip_prefix("env:") {
         return std::env::var(name)
@@ -165,7 +165,12 @@ fn read_secret(key: &str, value: &str) -> Result<Secret, ConfigError> {
 }
 
 impl Kafka {
-    /// librdkafka's settings of [`Self::properties`] and their values, each as if it were a secret.
+    /// Returns librdkafka's [`Self::properties`] with their values, secrets read from `env:NAME` or `file:PATH`. Every value is
+    /// treated as a secret.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`]: a variable or file cannot be read.
     pub fn client_properties(&self) -> Result<Vec<(String, Secret)>, ConfigError> {
         let read = |(key, value): (&String, &String)| {
             let named = format!("kafka.properties.\"{key}\"");
@@ -179,7 +184,11 @@ impl Kafka {
         self.properties.iter().map(read).collect()
     }
 
-    /// `user:password` for the registry.
+    /// Returns `user:password` for the registry.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`]: the variable or file cannot be read.
     pub fn registry_auth(&self) -> Result<Option<Secret>, ConfigError> {
         let auth = self.schema_registry_auth.as_deref();
         auth.map(|auth| read_secret("kafka.schema_registry_auth", auth)).transpose()

@@ -5,23 +5,23 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Kafka, invalid};
 use crate::memory::MemorySize;
 
-/// Batches of messages that a consumer holds at most: one fills, one waits, one is written, and what is made of it. They have
-/// half of its share; the ids of stored events have the other half.
+/// Most batches of messages that a consumer holds: one filling, one waiting, one being written, and its output. They get half of
+/// its share; the ids of stored events get the other half.
 const BATCHES: u64 = 4;
 
-/// `[memory]`: what grows with the log is bounded by these budgets, and the rest goes to temporary files; programs, models and
-/// catalogues come on top. `--memory` of a command that is run by hand overrides its own.
+/// `[memory]`: budgets for everything that grows with the log; the rest goes to temporary files. Programs, models and catalogues
+/// come on top. `--memory` of a command run by hand overrides its budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
-    /// For all jobs together. Default: half of the machine's, or of the control group's limit where that is lower.
+    /// Budget of all jobs together. Default: half of the machine's memory, or of the control group's limit if lower.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<MemorySize>,
-    /// The share of `climber daily`, from 0 to 1.
+    /// Share of `climber daily`, in `(0, 1]`.
     pub daily: f64,
-    /// The share of `climber refresh`.
+    /// Share of `climber refresh`, in `(0, 1]`.
     pub refresh: f64,
-    /// The share of `pipeline consume`, whose batches are no larger than an eighth of it; half of it holds the ids of stored events.
+    /// Share of `pipeline consume`, in `(0, 1]`: half holds the ids of stored events, and a batch takes at most an eighth.
     pub consume: f64,
 }
 
@@ -32,23 +32,23 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// The budget of `climber daily`.
+    /// Returns the budget of `climber daily`.
     pub fn of_daily(&self) -> MemorySize {
         self.share(self.daily)
     }
 
-    /// The budget of `climber refresh`.
+    /// Returns the budget of `climber refresh`.
     pub fn of_refresh(&self) -> MemorySize {
         self.share(self.refresh)
     }
 
-    /// `kafka`, with batches that fit into the consumer's share.
+    /// Returns `kafka` with `batch_bytes` limited to the consumer's share.
     pub fn for_consumer(&self, kafka: &Kafka) -> Kafka {
         let batch = MemorySize::bytes(self.share(self.consume).bytes / 2 / BATCHES);
         Kafka { batch_bytes: kafka.batch_bytes.min(batch), ..kafka.clone() }
     }
 
-    /// What a consumer may hold in ids of stored events.
+    /// Returns the consumer's budget for ids of stored events.
     pub fn ids_of_consumer(&self) -> MemorySize {
         MemorySize::bytes(self.share(self.consume).bytes / 2)
     }
@@ -90,7 +90,7 @@ mod tests {
         let of_consumer = BATCHES * consumer.batch_bytes.bytes + memory.ids_of_consumer().bytes;
         let together = memory.of_daily().bytes + memory.of_refresh().bytes + of_consumer;
         assert!(together <= 1_000 << 20);
-        // A smaller batch stays as it is.
+        // A smaller batch is kept.
         let small = Kafka { batch_bytes: MemorySize::bytes(1 << 20), ..Kafka::default() };
         assert_eq!(memory.for_consumer(&small), small);
         let whole = Memory::default();

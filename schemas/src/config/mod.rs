@@ -1,7 +1,7 @@
 //! The configuration: one TOML file that all three programs read.
 //!
-//! Unknown keys are errors, every cross-field rule is checked once, here, and the resolved configuration can
-//! be printed back ([`Config::to_toml`]); each checkpoint keeps it.
+//! Unknown keys are errors, and every rule across fields is checked here. The resolved configuration can be printed
+//! ([`Config::to_toml`]); each checkpoint keeps it.
 
 mod conditions;
 mod data;
@@ -39,59 +39,57 @@ pub use sft::{Paradigm, Sft};
 use crate::hash::hash64;
 use crate::secret::{self, HIDDEN, shown_setting};
 
-/// Everything a run depends on but its data.
+/// All inputs of a run except its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The directory of the tables and models. Relative paths in the file are relative to the file.
+    /// Directory of tables and models. Relative paths in the file are relative to the file.
     pub root: String,
-    /// Where the trainer computes: `cpu`, or `cuda:N` in a build with CUDA. A model trained on one can be used and
-    /// trained further on the other.
+    /// Device of the trainer: `cpu`, or `cuda:N` in a build with CUDA. A model can be used and trained further on either.
     pub device: DeviceSetting,
-    /// The numbers of matrix products and attention: `f32` or, on a GPU, `bf16`.
+    /// Number format of matrix products and attention: `f32` or, on a GPU, `bf16`.
     pub precision: Precision,
-    /// Seed of everything random in training and of the order of equal scores.
+    /// Seed of all randomness in training, and of the order of equal scores.
     pub seed: u64,
-    /// Who may read the files and directories that the programs make.
+    /// Permissions of the files and directories that the programs create.
     pub file_access: FileAccess,
-    /// The directory for temporary files: what does not fit into memory, and packed Parquet files on their way. It must be there
-    /// and should lie on a disk with room for the log; what a killed command leaves in it may be deleted. Default: the system's,
-    /// which TMPDIR names.
+    /// Existing directory for temporary files: spilled data, and compressed Parquet files while they are unpacked. It should have
+    /// room for the log; leftovers of a killed command may be deleted. Default: the system's (TMPDIR).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scratch: Option<String>,
-    /// How the jobs of one machine share its memory.
+    /// Memory budgets of the jobs.
     pub memory: Memory,
-    /// The interaction log.
+    /// Interaction log.
     pub events: Events,
-    /// The topic that brings more of it.
+    /// Topic with more of the log.
     pub kafka: Kafka,
-    /// Who was forgotten.
+    /// Erasure of users.
     pub forget: Forget,
-    /// The catalogue.
+    /// Item catalogue.
     pub items: Items,
     /// How events become rows.
     pub sequences: Sequences,
-    /// What recommendations may be conditioned on, and which examples of it are worth learning.
+    /// Conditions of recommendations, and their examples for training.
     pub conditions: Conditions,
-    /// Each user's own recall instructions.
+    /// Recall instructions of each user.
     pub instructions: Instructions,
-    /// The architecture.
+    /// Architecture of the model.
     pub model: Model,
     /// Pre-training.
     pub pretrain: Pretrain,
-    /// Going on learning, from new events.
+    /// Further training on new events.
     pub refresh: Refresh,
-    /// Learning to follow instructions.
+    /// Fine-tuning on instructions.
     pub sft: Sft,
     /// Evaluation.
     pub evaluate: Evaluate,
-    /// The scheduled job.
+    /// The daily job.
     pub daily: Daily,
-    /// Its sister, which follows the log.
+    /// The near-real-time job, which follows the log.
     pub near_real_time: NearRealTime,
-    /// What may be published.
+    /// Conditions for publishing.
     pub gate: Gate,
-    /// What `climber daily` deletes.
+    /// What the daily job deletes.
     pub retention: Retention,
 }
 
@@ -125,7 +123,7 @@ impl Default for Config {
     }
 }
 
-/// A configuration that cannot be used. The user's to mend; exit code 2.
+/// A configuration that cannot be used; exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -133,31 +131,31 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The file is not TOML, or has an unknown key or a value of another type.
+    /// The file is not TOML, or has an unknown key or a value of the wrong type.
     #[error("{path}: {problem}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and what; without the line itself where it may hold a secret.
+        /// Position and mistake, without the line's text if it may hold a secret.
         problem: String,
     },
-    /// A `--set` that does not fit.
+    /// A `--set` argument is invalid.
     #[error("--set {setting}: {problem}")]
     Override {
-        /// The argument.
+        /// The argument, without secrets.
         setting: String,
-        /// The mistake.
+        /// The mistake, without secrets.
         problem: String,
     },
-    /// A value that breaks a rule.
+    /// A value breaks a rule.
     #[error("{key}: {problem}")]
     Invalid {
-        /// The dotted key.
+        /// Dotted key.
         key: String,
-        /// The rule.
+        /// The rule that it breaks.
         problem: String,
     },
 }
@@ -167,24 +165,31 @@ fn invalid<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, C
 }
 
 impl Config {
-    /// Within how many days of its time a message that is sent again is looked for: `events.dedup_days`, or its earlier
-    /// name in `[kafka]`.
+    /// Returns the days within which `pipeline consume` deduplicates events: `kafka.dedup_days`, the former name, if set, else
+    /// `events.dedup_days`.
     pub fn consumer_dedup_days(&self) -> u32 {
         self.kafka.dedup_days.unwrap_or(self.events.dedup_days)
     }
 
-    /// Reads `path`, applies `overrides` (each `key=value`, the value in TOML or a bare word) in order, and
-    /// checks the result.
+    /// Reads `path`, applies `overrides` in order (each `key=value`, the value in TOML or a bare word), and validates the result.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]: the file cannot be read or parsed, or an override or value is invalid.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Self::parse(&text, path, overrides)
     }
 
-    /// [`load`](Self::load) of a text that stands in `path`.
+    /// Like [`load`](Self::load), of a text read from `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], except [`ConfigError::Read`].
     pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let parse = |error| ConfigError::Parse { path: path.into(), problem: parse_problem(text, &error) };
-        // Once for an error with line and column, once as the table that overrides are applied to.
+        // Parse twice: into the configuration for errors with line and column, and into the table that overrides change.
         let config = toml::from_str::<Self>(text).map_err(parse)?;
         let mut table: toml::Table = toml::from_str(text).map_err(parse)?;
         check_sections(&table, &config)
@@ -193,7 +198,11 @@ impl Config {
         Self::resolve(table, overrides)
     }
 
-    /// The defaults with `overrides` applied, for commands that are run without a file.
+    /// Returns the defaults with `overrides` applied, for commands without a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]: an override or value is invalid.
     pub fn from_overrides(overrides: &[String]) -> Result<Self, ConfigError> {
         Self::resolve(toml::Table::new(), overrides)
     }
@@ -204,7 +213,7 @@ impl Config {
         for setting in overrides {
             let fail = |problem: String| {
                 let shown = shown_setting(setting);
-                // The problem quotes what was given.
+                // The problem quotes the argument, so hide it too.
                 let problem = if shown == *setting { problem } else { unquoted(problem) };
                 ConfigError::Override { setting: shown, problem }
             };
@@ -216,6 +225,10 @@ impl Config {
     }
 
     /// Checks the rules that types cannot express.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] names the first key that breaks a rule.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.root.is_empty() {
             return invalid("root", "must name a directory");
@@ -246,12 +259,16 @@ impl Config {
         self.evaluate.validate()
     }
 
-    /// Refuses what is neither an attribute of the catalogue nor a derived condition; `key` is where it was asked for.
+    /// Refuses a name that is neither a catalogue attribute nor a derived condition; `key` names where it was given.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`], with the closest known name.
     pub fn check_condition(&self, key: &str, name: &str) -> Result<(), ConfigError> {
         conditions::check(key, name, &self.items, &self.conditions)
     }
 
-    /// Refuses addresses with a password inside, wherever they stand: each model keeps its configuration.
+    /// Refuses addresses with a user or password anywhere, since each model keeps its configuration.
     fn refuse_userinfo(&self) -> Result<(), ConfigError> {
         fn find(key: &str, value: &toml::Value) -> Option<String> {
             match value {
@@ -279,30 +296,34 @@ impl Config {
         }
     }
 
-    /// The resolved configuration as TOML, defaults included.
+    /// Returns the resolved configuration as TOML, defaults included.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_else(|e| unreachable!("every configuration is a TOML document: {e}"))
     }
 }
 
 impl Sequences {
-    /// Whether a table with settings of this hash holds out the same events for ever: by date or by user, not each user's newest
-    /// ones. False where these are other settings, whose split is not known.
+    /// Returns true if a table whose settings have this hash holds out the same events permanently: by date or by user, not each
+    /// user's newest. False if its settings differ, since their split is unknown.
     pub fn holds_out_for_ever(&self, hash: &str) -> bool {
         matches!(self.split, SplitKind::Temporal | SplitKind::None) && self.hash() == hash
     }
 
-    /// Hash of the settings that decide the rows of `sequences` for given events.
+    /// Returns the hash of the settings that determine the rows of `sequences` for given events: 16 hexadecimal digits.
     pub fn hash(&self) -> String {
         format!("{:016x}", hash64(self.to_toml().as_bytes()))
     }
 
-    /// The resolved section as TOML, defaults included: what a table keeps of it.
+    /// Returns the resolved section as TOML, defaults included, as a table's property stores it.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_else(|e| unreachable!("every section is a TOML document: {e}"))
     }
 
-    /// A section that a table kept.
+    /// Reads and validates a section that a table's property stores.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`]: the text does not parse, or a value breaks a rule.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let section: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
             key: "sequences".into(),
@@ -313,14 +334,13 @@ impl Sequences {
     }
 }
 
-/// A mistake in TOML, in its parser's words, unless the place may hold a secret. Then neither the line nor its
-/// value is quoted.
+/// Formats a TOML error in the parser's words, or without line and value if the place may hold a secret.
 fn parse_problem(text: &str, error: &toml::de::Error) -> String {
     let Some(span) = error.span() else { return unquoted(error.message().trim().to_owned()) };
     let at = (0..=span.start.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     let (before, after) = text.split_at(at);
     let end = after.find('\n').map_or(text.len(), |end| at + end);
-    // A value may be of several lines: all from the section's head on.
+    // A value may span lines: check everything from the section's head on.
     let section = before.rfind("\n[").map_or(0, |head| head + 1);
     if !text[section..end.max(span.end.min(text.len()))].lines().any(secret::may_hold) {
         return error.to_string();
@@ -331,7 +351,7 @@ fn parse_problem(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}, column {column}: {problem} (the line is not shown: it may hold a secret)")
 }
 
-/// A problem without the value that it quotes.
+/// Returns the problem without the value that it quotes.
 fn unquoted(problem: String) -> String {
     let quotes = ["invalid type", "invalid value", "unknown variant", "unknown field", "duplicate"];
     match quotes.into_iter().find(|begin| problem.starts_with(begin)) {
@@ -355,7 +375,7 @@ fn deserialize(table: &toml::Table) -> Result<Config, String> {
     Ok(config)
 }
 
-/// Refuses a list in place of a section: its values would be taken for those of the section's keys, in their order.
+/// Refuses a list in place of a section: serde would assign its values to the section's keys by position.
 fn check_sections(given: &toml::Table, config: &Config) -> Result<(), String> {
     fn check(path: &str, given: &toml::Table, resolved: &toml::Table) -> Result<(), String> {
         for (name, given) in given {
@@ -377,7 +397,7 @@ fn check_sections(given: &toml::Table, config: &Config) -> Result<(), String> {
     check("", given, &resolved)
 }
 
-/// Makes the file's relative paths relative to the file.
+/// Makes relative paths in the file relative to the file's directory.
 fn rebase(table: &mut toml::Table, directory: &Path) {
     let rebased = |path: &str| {
         if path.contains("://") || Path::new(path).is_absolute() {
@@ -408,20 +428,20 @@ fn rebase(table: &mut toml::Table, directory: &Path) {
     }
 }
 
-/// Sets one dotted key.
+/// Sets one dotted key from a `key=value` argument.
 fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     let (key, text) = setting.split_once('=').ok_or("write it as key=value, such as pretrain.epochs=5")?;
     let key = key.trim();
     if let Some(property) = key.strip_prefix("kafka.properties.") {
-        // librdkafka's names have dots, and its values are all text.
+        // Names of librdkafka's properties contain dots, and all values are text.
         let text = toml::Value::String(unquote(text).to_owned());
         return insert(table, &["kafka", "properties"], unquote(property), text);
     }
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
     let value = match parsed.and_then(|mut t| t.remove("value")) {
-        // Dates are text in the configuration, as they are in JSON.
+        // Dates are text in the configuration, as in JSON.
         Some(toml::Value::Datetime(date)) => toml::Value::String(date.to_string()),
-        // A secret is text, so that no error about its type quotes it.
+        // A secret is always text, so that no type error quotes it.
         Some(other) if !secret::is_secret(key) => other,
         _ => toml::Value::String(unquote(text).to_owned()),
     };
@@ -430,14 +450,14 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     insert(table, &path, last, value)
 }
 
-/// Text without the quotes around it, if there are any.
+/// Returns the text without enclosing quotes.
 fn unquote(text: &str) -> &str {
     let text = text.trim();
     let inside = |quote| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
     inside('"').or_else(|| inside('\'')).unwrap_or(text)
 }
 
-/// Sets `name` in the section that `path` leads to.
+/// Sets `name` in the section at `path`, creating sections as needed.
 fn insert(table: &mut toml::Table, path: &[&str], name: &str, value: toml::Value) -> Result<(), String> {
     let mut table = table;
     for &name in path {
@@ -451,7 +471,11 @@ fn insert(table: &mut toml::Table, path: &[&str], name: &str, value: toml::Value
     Ok(())
 }
 
-/// Gives any bytes to the parser: a file, and behind a zero byte `--set` arguments.
+/// Parses arbitrary bytes: a file, then `--set` arguments, separated by zero bytes.
+///
+/// # Panics
+///
+/// If a valid configuration does not survive a round trip through TOML.
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
     let mut texts = bytes.split(|&byte| byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
@@ -467,14 +491,14 @@ pub fn fuzz(bytes: &[u8]) {
     }
 }
 
-/// What [`fuzz`] begins with.
+/// Seed inputs of [`fuzz`].
 #[doc(hidden)]
 pub const FUZZ_SEEDS: [&[u8]; 3] = [
     b"root = \"here\"\n[events]\npaths = [\"x.csv\"]\n[kafka.properties]\n\"sasl.password\" = \"env:A\"\n\0seed=2\0model.d=128",
     b"[sequences]\nsplit = \"temporal\"\nvalidation_from = \"2019-01-01T00:00:00Z\"\ntest_from = \"2019-02-01T00:00:00Z\"\n",
     b"[items.attributes.genre]\nseparator = \"|\"\n[conditions]\nmin_pool = 5\n[pretrain]\nlearning_rate = 1e-2\n\0kafka={a=1}",
 ];
-/// Pieces of configurations.
+/// Fragments that [`fuzz`] inputs are built from.
 #[doc(hidden)]
 pub const FUZZ_TOKENS: [&[u8]; 16] = [
     b"\n[",

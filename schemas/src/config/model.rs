@@ -1,17 +1,17 @@
-//! `[model]`, `[pretrain]` and `[evaluate]`: what the trainer builds, how it learns, how it is judged.
+//! `[model]`, `[pretrain]` and `[evaluate]`: the model that the trainer builds, its training, and its evaluation.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, invalid};
 
-/// `[model]`: the architecture. Field names are the paper's symbols where it has them.
+/// `[model]`: the architecture. Fields are named by the paper's symbols where it has them.
 ///
-/// Only `climber-pilot` has more than one branch. `sasrec` reads `max_positions`, and neither `max_distance` nor
-/// `time_bias`; `hstu` has no feed-forward layers. At least `sequences.max_len` positions make a `sasrec`.
+/// Only `climber-pilot` has more than one branch. `sasrec` uses `max_positions`, at least `sequences.max_len`, and ignores
+/// `max_distance` and `time_bias`; `hstu` has no feed-forward layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// Its kind.
+    /// Kind of the model.
     pub architecture: Architecture,
     /// Embedding width `d`.
     pub d: usize,
@@ -23,24 +23,24 @@ pub struct Model {
     pub branches: usize,
     /// Width of the feed-forward layers as a multiple of `d`.
     pub feed_forward: usize,
-    /// Which reading of Eq. 1 the training uses.
+    /// Reading of the time-aware mask (Eq. 1) in training.
     pub mask: MaskMode,
-    /// Attributes of the catalogue that are part of an item's representation.
+    /// Catalogue attributes that are part of an item's representation.
     pub attributes: Vec<String>,
-    /// Distances from this one on share one position bias.
+    /// Distance in positions from which on all share one position bias.
     pub max_distance: usize,
-    /// `sasrec`: rows of the table of learned positions.
+    /// `sasrec`: rows of the table of position embeddings.
     pub max_positions: usize,
-    /// Whether attention is biased by the time between two events (`b_time`).
+    /// Whether attention has a bias by the time between two events (`b_time`).
     pub time_bias: bool,
-    /// What scores are: with 0, the inner products of hidden states and item vectors (`φ(h, e) = hᵀe`); with any
-    /// larger number, their cosines divided by it.
+    /// Temperature of scores. 0: inner products of hidden states and item vectors (`φ(h, e) = hᵀe`); above 0: their cosines
+    /// divided by it.
     pub score_temperature: f64,
     /// Dropout on embeddings and on each residual branch.
     pub dropout: f64,
-    /// Items with fewer training events share hashed rows.
+    /// Training events below which an item is rare and shares hashed rows.
     pub min_count: u32,
-    /// Rows that the rare items share.
+    /// Number of rows that rare items share.
     pub hash_buckets: usize,
 }
 
@@ -66,17 +66,17 @@ impl Default for Model {
     }
 }
 
-/// The kind of the model, by its name. Those for comparison leave data, validation and evaluation as they are.
+/// Kind of the model, by name. Kinds for comparison share data, validation and evaluation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Architecture {
-    /// The paper's (§3.2): a Transformer with temperatures, position and time bias, and TAMIP branches.
+    /// The paper's model (§3.2): a Transformer with temperatures, position and time bias, and TAMIP branches.
     ClimberPilot,
     /// Self-attentive sequential recommendation (Kang and McAuley 2018), as a pre-norm Transformer.
     Sasrec,
     /// Hierarchical sequential transduction units (Zhai et al. 2024): gated pointwise attention.
     Hstu,
-    /// Another kind, which the trainer knows by this name; what it does not know it refuses before it trains.
+    /// Another kind that the trainer knows by this name; it refuses unknown ones before training.
     Other(String),
 }
 
@@ -94,7 +94,7 @@ impl From<Architecture> for String {
 }
 
 impl Architecture {
-    /// The name as configured and printed.
+    /// Returns the name as configured and printed.
     pub fn name(&self) -> &str {
         match self {
             Self::ClimberPilot => "climber-pilot",
@@ -105,21 +105,21 @@ impl Architecture {
     }
 }
 
-/// The readings of the time-aware mask when every position is trained at once.
+/// Readings of the time-aware mask (Eq. 1) when all positions are trained at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MaskMode {
-    /// A plain causal pass; target `t` reads row `v_t`. Equal to re-encoding its visible prefix.
+    /// Plain causal pass; target `t` reads row `v_t`. Equals re-encoding its visible prefix.
     Gather,
-    /// Per-row mask `j ≤ i ∧ j ≤ v_{i+1}` inside attention, read at the row before the target's own (row `t` behind the start
-    /// token): the paper's picture taken literally. That row's item may be hidden and still leaks through the residual stream.
+    /// Mask `j ≤ i ∧ j ≤ v_{i+1}` per row in attention; a target reads the row before its own (row `t` after the start token):
+    /// the paper's figure taken literally. The item of that row may be hidden, and still leaks through the residual stream.
     Row,
-    /// A plain causal pass read at the row before the target's own: the ablation without the mask.
+    /// Plain causal pass; a target reads the row before its own: the ablation without the mask.
     None,
 }
 
 impl MaskMode {
-    /// The name as configured and printed.
+    /// Returns the name as configured and printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gather => "gather",
@@ -130,7 +130,7 @@ impl MaskMode {
 }
 
 impl Model {
-    /// `max_len` is the length of the longest row.
+    /// Checks the section; `max_len` is the length of the longest row.
     pub(super) fn validate(&self, known_attributes: &[&str], max_len: usize) -> Result<(), ConfigError> {
         for (key, value) in [
             ("d", self.d),
@@ -193,42 +193,42 @@ impl Model {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pretrain {
-    /// Passes over the pre-training targets, at most.
+    /// Most passes over the pre-training targets.
     pub epochs: usize,
-    /// Rows of `sequences` in one step.
+    /// Rows of `sequences` per step.
     pub batch_size: usize,
-    /// Adam's step size.
+    /// Adam's learning rate.
     pub learning_rate: f64,
-    /// Steps over which the learning rate rises from 0.
+    /// Steps over which the learning rate rises linearly from 0.
     pub warmup_steps: usize,
-    /// What becomes of the learning rate after the warm-up.
+    /// Course of the learning rate after the warm-up.
     pub schedule: Schedule,
     /// L2 penalty added to the gradient, as in Adam's paper.
     pub weight_decay: f64,
-    /// Largest norm of a step's whole gradient; larger ones are scaled down.
+    /// Largest norm of a step's total gradient; larger gradients are scaled down.
     pub clip_norm: f64,
-    /// The softmax of Eq. 3.
+    /// Softmax of the loss (Eq. 3).
     pub loss: Loss,
-    /// Smoothing of the targets by the uniform distribution; only with `loss = "full"`.
+    /// Label smoothing towards the uniform distribution; only with `loss = "full"`.
     pub label_smoothing: f64,
-    /// `sampled`: whether the items of the batch are negatives.
+    /// `sampled`: whether the batch's items serve as negatives.
     pub in_batch_negatives: bool,
-    /// `sampled`: uniformly drawn negatives a step.
+    /// `sampled`: uniformly drawn negatives per step.
     pub uniform_negatives: usize,
-    /// `sampled`: whether negatives are corrected by `−log Q`.
+    /// `sampled`: whether negatives' logits are corrected by `−log Q`.
     pub sampling_correction: bool,
-    /// Whether targets with nothing visible carry loss (they train the start-of-sequence row).
+    /// Whether targets without visible history carry loss (they train the start-of-sequence row).
     pub loss_without_history: bool,
-    /// How much less each event of a heavy user weighs: a user with `n` targets gives each the weight `n^−α`.
-    /// 0 counts events alike, 1 counts users alike, as the evaluation does.
+    /// Exponent `α` that balances users: each target of a user with `n` targets weighs `n^−α`. 0 weighs events equally, 1 weighs
+    /// users equally, as the evaluation does.
     pub user_balance: f64,
-    /// Epochs between two looks at the validation targets.
+    /// Epochs between two validations.
     pub validate_every: usize,
-    /// Looks at the validation targets without improvement before training stops.
+    /// Validations without improvement after which training stops.
     pub patience: usize,
-    /// The number that selects the model, on the validation targets.
+    /// Validation metric that selects the model.
     pub select_by: Selection,
-    /// Steps between two checkpoints from which an interrupted run resumes; 0 leaves only one an epoch.
+    /// Steps between two checkpoints from which an interrupted run resumes; 0 writes one per epoch only.
     pub checkpoint_steps: usize,
 }
 
@@ -257,37 +257,37 @@ impl Default for Pretrain {
     }
 }
 
-/// The course of the learning rate after the warm-up.
+/// Course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// It stays.
+    /// Constant.
     Constant,
-    /// It falls in a straight line, to nothing at the end of the last epoch.
+    /// Linear decay to 0 at the end of the last epoch.
     Linear,
 }
 
-/// The softmax over which a target is scored.
+/// Softmax over which a target is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
     /// Over the whole catalogue.
     Full,
-    /// Over one set of negatives shared by all targets and branches of a step (Eq. 3).
+    /// Over one set of negatives that all targets and branches of a step share (Eq. 3).
     Sampled,
 }
 
-/// What selects a model: HR@10 or NDCG@10 with seen items filtered, under one of the two protocols.
+/// Metric that selects a model: HR@10 or NDCG@10 with seen items filtered, under one of the two protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
-    /// HR@10, all earlier items as context.
+    /// HR@10 with all earlier items as context.
     HrStandard,
-    /// HR@10, the last `Δτ` hidden.
+    /// HR@10 with the last `Δτ` hidden.
     HrAsServed,
-    /// NDCG@10, all earlier items as context.
+    /// NDCG@10 with all earlier items as context.
     NdcgStandard,
-    /// NDCG@10, the last `Δτ` hidden.
+    /// NDCG@10 with the last `Δτ` hidden.
     NdcgAsServed,
 }
 
@@ -334,12 +334,12 @@ impl Pretrain {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluate {
-    /// Targets scored at once.
+    /// Targets scored per batch.
     pub batch_size: usize,
-    /// Whether the popularity and co-occurrence baselines stand in the same table.
+    /// Whether to evaluate the popularity and co-occurrence baselines too.
     pub baselines: bool,
-    /// Held-out targets to ask, about: whole users are drawn by lot until they hold out so many, so that asking does not cost the
-    /// log. Of a sample there are no baselines. 0 asks all; `climber refresh` asks `refresh.validation_targets` instead.
+    /// Approximate number of held-out targets to evaluate, drawn as whole users at random, so that the cost does not grow with
+    /// the log. A sample has no baselines. 0 evaluates all; `climber refresh` uses `refresh.validation_targets` instead.
     pub sample: usize,
 }
 

@@ -1,28 +1,28 @@
-//! `[refresh]`: how a pre-trained model goes on learning.
+//! `[refresh]`: further training of a pre-trained model.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Pretrain, Schedule, invalid};
 
-/// `[refresh]`: what a model learns from new events. What is not here (architecture, loss, negatives, weight decay, clipping,
-/// selection) is as the model was pre-trained, whatever `[model]` and `[pretrain]` say now.
+/// `[refresh]`: training on new events. Everything else (architecture, loss, negatives, weight decay, clipping, selection) is as
+/// in the model's pre-training, whatever `[model]` and `[pretrain]` say now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Refresh {
-    /// Passes over the new targets and those that are repeated, at most.
+    /// Most passes over the new and the replayed targets.
     pub epochs: usize,
-    /// Rows in one step.
+    /// Rows per step.
     pub batch_size: usize,
-    /// Adam's step size; its moments are those of the model.
+    /// Adam's learning rate; its moments continue from the model's.
     pub learning_rate: f64,
-    /// Old targets that are repeated, against forgetting, for each new one.
+    /// Replayed old targets per new one, against forgetting.
     pub replay: f64,
-    /// Held-out targets that validation asks, about: whole users of `sequences` are drawn by lot until they hold out so many. A small
-    /// table is asked as a whole.
+    /// Approximate number of held-out targets for validation, drawn as whole users of `sequences` at random. A small table is
+    /// used whole.
     pub validation_targets: usize,
-    /// Epochs between two looks at the validation targets.
+    /// Epochs between two validations.
     pub validate_every: usize,
-    /// Looks at the validation targets without improvement before training stops.
+    /// Validations without improvement after which training stops.
     pub patience: usize,
 }
 
@@ -41,13 +41,13 @@ impl Default for Refresh {
 }
 
 impl Refresh {
-    /// `pretrain` with what this section replaces.
+    /// Returns `pretrain` with the settings that this section replaces.
     pub fn training(&self, pretrain: &Pretrain) -> Pretrain {
         Pretrain {
             epochs: self.epochs,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
-            // The moments are there, and the course of the rate is not to depend on how many events came.
+            // Moments exist already, and the rate must not depend on the number of new events.
             warmup_steps: 0,
             schedule: Schedule::Constant,
             validate_every: self.validate_every,

@@ -1,4 +1,4 @@
-//! `[sft]`: how a pre-trained model learns to follow instructions.
+//! `[sft]`: fine-tuning of a pre-trained model to follow instructions.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,41 +6,41 @@ use super::{
     Architecture, Conditions, ConfigError, Items, MaskMode, Model, Pretrain, Schedule, conditions, invalid,
 };
 
-/// `[sft]`: supervised fine-tuning (§3.3). What is not here (architecture, loss, negatives, weight decay, clipping,
-/// selection) is as the model was pre-trained, whatever `[model]` and `[pretrain]` say now.
+/// `[sft]`: supervised fine-tuning (§3.3). Everything else (architecture, loss, negatives, weight decay, clipping, selection) is
+/// as in the model's pre-training, whatever `[model]` and `[pretrain]` say now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sft {
-    /// The conditions to follow: attributes of the catalogue and derived ones, each with a table `sft/<condition>`.
+    /// Conditions to follow: catalogue attributes and derived conditions, each with a table `sft/<condition>`.
     pub conditions: Vec<String>,
     /// How an instruction enters the model.
     pub paradigm: Paradigm,
-    /// `cgsa`: whether a learned embedding of the condition is added to the query of a branch. Without one, only the
-    /// mask carries the condition, and a user with no matching history is given no sign of it.
+    /// `cgsa`: whether a learned embedding of the condition is added to a branch's query. Without it only the mask carries the
+    /// condition, and a user without matching history gets no sign of it.
     pub condition_embedding: bool,
-    /// Passes over the examples, at most.
+    /// Most passes over the examples.
     pub epochs: usize,
-    /// Examples that are learned, about: whole users of the tables are drawn by lot until they have so many, others for each parent;
-    /// 0 learns all of them. Small tables are learned as a whole.
+    /// Approximate number of examples to train on, drawn as whole users at random, differently for each parent model; 0 uses all.
+    /// Small tables are used whole.
     pub examples: usize,
-    /// Histories in one step, each with all its examples.
+    /// Histories per step, each with all its examples.
     pub batch_size: usize,
-    /// Adam's step size for what was pre-trained.
+    /// Adam's learning rate of the pre-trained parameters.
     pub learning_rate: f64,
-    /// Adam's step size for what is new: the parameters of the conditions. They begin at zero, so it is the larger one.
+    /// Adam's learning rate of the condition parameters. Larger, because they start at zero.
     pub condition_learning_rate: f64,
-    /// Steps over which the learning rates rise from 0.
+    /// Steps over which the learning rates rise linearly from 0.
     pub warmup_steps: usize,
-    /// What becomes of the learning rates after the warm-up.
+    /// Course of the learning rates after the warm-up.
     pub schedule: Schedule,
-    /// Smoothing of the targets by the uniform distribution; only with `loss = "full"`. It works against compliance: what
-    /// does not carry the condition keeps a share.
+    /// Label smoothing towards the uniform distribution; only with `loss = "full"`. Works against compliance: items without the
+    /// condition keep a share.
     pub label_smoothing: f64,
-    /// Weight of the loss of the same examples without their conditions, beside the loss with them: against forgetting.
+    /// Weight of an additional loss on the same examples without their conditions, against forgetting.
     pub unconditional_weight: f64,
-    /// Epochs between two looks at the validation targets.
+    /// Epochs between two validations.
     pub validate_every: usize,
-    /// Looks at the validation targets without improvement before training stops.
+    /// Validations without improvement after which training stops.
     pub patience: usize,
 }
 
@@ -65,27 +65,27 @@ impl Default for Sft {
     }
 }
 
-/// The ways of conditional generation that the paper compares (Table 3).
+/// Paradigms of conditional generation that the paper compares (Table 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Paradigm {
-    /// Condition-guided sparse attention (§3.3.2): the branches look at matching items only (Eq. 5).
+    /// Condition-guided sparse attention (§3.3.2): branches attend to matching items only (Eq. 5).
     Cgsa,
-    /// An embedding of the condition is added to the query of a branch, which looks at everything (as PinRec does).
+    /// An embedding of the condition is added to the query of a branch, which attends to everything (as in PinRec).
     Pinrec,
-    /// The condition is a token behind the visible history, and what is read (as in LUM).
+    /// The condition is a token after the visible history, and its output is read (as in LUM).
     Lum,
-    /// The condition shifts, scales and gates the branch layers (AdaLN-Zero, of diffusion transformers).
+    /// The condition shifts, scales and gates the branch layers (AdaLN-Zero, from diffusion transformers).
     AdalnZero,
-    /// None: the same examples without their conditions, for comparison.
+    /// No condition: the same examples, for comparison.
     Unconditional,
 }
 
 impl Paradigm {
-    /// Every paradigm, in the order of the tables.
+    /// Every paradigm, in the order of the printed tables.
     pub const ALL: [Self; 5] = [Self::Unconditional, Self::Pinrec, Self::Lum, Self::AdalnZero, Self::Cgsa];
 
-    /// The name as configured and printed.
+    /// Returns the name as configured and printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cgsa => "cgsa",
@@ -98,7 +98,11 @@ impl Paradigm {
 }
 
 impl Sft {
-    /// `pretrain` with what this section replaces; an error where the two do not go together.
+    /// Returns `pretrain` with the settings that this section replaces.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if the two do not go together.
     pub fn training(&self, pretrain: &Pretrain) -> Result<Pretrain, ConfigError> {
         let training = Pretrain {
             epochs: self.epochs,
@@ -114,7 +118,11 @@ impl Sft {
         training.validate().map(|()| training)
     }
 
-    /// Refuses a pre-trained model that could not follow instructions.
+    /// Refuses a pre-trained model that cannot follow instructions.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`]: the architecture has no branches, or the mask is `row`.
     pub fn check_parent(&self, model: &Model) -> Result<(), ConfigError> {
         if model.architecture != Architecture::ClimberPilot {
             let name = model.architecture.name();

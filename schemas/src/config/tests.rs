@@ -1,4 +1,4 @@
-//! What configurations say, and what is refused.
+//! Tests of valid and refused configurations.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn any_text_is_a_configuration_or_an_error() {
 #[test]
 fn the_shipped_configurations_are_valid() {
     let mut loaded = 0;
-    // Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
+    // Tests run in their crate's directory; a path fixed at build time would be wrong for a clone that shares the build.
     for entry in std::fs::read_dir("../config").unwrap() {
         let path = entry.unwrap().path();
         Config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));

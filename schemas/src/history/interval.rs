@@ -1,11 +1,10 @@
-//! `Δτ` from the intervals between logged requests.
+//! Request intervals, from which `Δτ` is estimated.
 
-/// The gaps between consecutive distinct request times of one user inside a session, in milliseconds: the
-/// request intervals whose average the paper takes for `Δτ` (§3.2.2).
+/// Appends to `intervals` the gaps in milliseconds between consecutive distinct request times of one user within a session: the
+/// request intervals whose mean the paper takes as `Δτ` (§3.2.2).
 ///
-/// `session` and `request_ts` are parallel, in event-time order; events without a logged request are passed
-/// over. A session's requests are taken in the order of their own times, which need not be that of the events.
-/// The gaps are appended to `intervals`.
+/// `session` and `request_ts` are parallel, `[events]`, in event-time order. Events without a logged request are skipped. Within
+/// a session, requests are ordered by their own times, which may differ from event order.
 pub fn request_intervals(session: &[u32], request_ts: &[Option<i64>], intervals: &mut Vec<i64>) {
     debug_assert_eq!(session.len(), request_ts.len());
     let mut times: Vec<i64> = Vec::new();

@@ -1,6 +1,6 @@
-//! What one user's history means: the invariants every part of the system agrees on, as pure functions.
+//! The meaning of one user's history: the invariants that every part of the system shares, as pure functions.
 //!
-//! A history is the user's interactions in event-time order. From it follow, in this order:
+//! A history is a user's interactions in event-time order. It determines, in this order:
 //!
 //! ```text
 //! times, request ids ──► sessions        session.rs   a gap longer than `session_gap` starts a new one
@@ -11,9 +11,9 @@
 //!                   └──► windows         window.rs    rows of at most `max_len`, each event owned once
 //! ```
 //!
-//! Nothing here reads a file, allocates more than its result, or depends on anything but its arguments, so
-//! that the pipeline, the trainer, `inspect --verify` and the tests can all call the same functions.
-//! Positions, ordinals and lengths count from zero; times are epoch milliseconds.
+//! These functions read no file, allocate little more than their result, and depend only on their arguments, so that the
+//! pipeline, the trainer, `inspect --verify` and the tests call the same ones. Positions, ordinals and lengths count from zero;
+//! times are epoch milliseconds.
 
 mod interval;
 mod request;

@@ -1,25 +1,23 @@
-//! Which events one request exposed together.
+//! Request batches: the events whose items one request exposed together.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// The request batches of one history.
+/// Request batches of one history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestBatches {
-    /// The batch ordinal of each event, numbered by first appearance from 0.
+    /// Batch ordinal of each event, `[events]`, numbered from 0 by first appearance.
     pub ordinal: Vec<u32>,
-    /// For an event of a *logged* request, the position of that request's first event; for any other event
-    /// its own position. Items of one request have no causal order among them (§3.2.2), so a target sees
-    /// nothing from here on.
+    /// For an event of a *logged* request, the position of that request's first event; for any other event its own position;
+    /// `[events]`. Items of one request have no causal order (§3.2.2), so a target sees nothing from this position on.
     pub start: Vec<u32>,
 }
 
 /// Groups a history into the batches in which its items were exposed.
 ///
-/// Events with equal request ids form one batch, wherever they stand. Events without one form runs: such an
-/// event joins the event before it when that one has no request id either and is at most `batch_gap_ms`
-/// older. `ts` is sorted, in epoch milliseconds, and as long as `request_ids`, which may be anything that tells
-/// requests of one user apart.
+/// Events with equal request ids form one batch, wherever they are. An event without an id joins the event before it if that one
+/// has no id either and is at most `batch_gap_ms` older. `ts` is sorted, in epoch milliseconds, and parallel to `request_ids`; an
+/// id only needs to distinguish the requests of one user.
 pub fn request_batches<Id: Eq + Hash>(
     ts: &[i64],
     request_ids: &[Option<Id>],
@@ -33,7 +31,7 @@ pub fn request_batches<Id: Eq + Hash>(
     for (t, id) in request_ids.iter().enumerate() {
         let position = t as u32;
         let (ordinal, start) = match id {
-            // The items of a request mostly stand together.
+            // Fast path: items of a request are mostly adjacent.
             Some(_) if t > 0 && request_ids[t - 1] == *id => (batches.ordinal[t - 1], batches.start[t - 1]),
             Some(id) => *logged.entry(id).or_insert_with(|| {
                 next += 1;

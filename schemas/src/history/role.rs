@@ -1,63 +1,63 @@
-//! Which events are learned, held out, or context alone.
+//! Roles of events: trained on, held out, or context only.
 
-/// What a position is as a target; the numbers are those of the `role` column.
+/// Role of a position as a target; the discriminants are the values of the `role` column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Role {
     /// Trained on by `trainer pretrain`.
     Pretrain = 0,
-    /// Trained on by `trainer sft`; never by pre-training.
+    /// Trained on by `trainer sft`, never by pre-training.
     Sft = 1,
-    /// Selects the model.
+    /// Used to select the model.
     Validation = 2,
-    /// Read once.
+    /// Used once, for the final evaluation.
     Test = 3,
-    /// Never a target of this row.
+    /// Context only: not a target of this row.
     Context = 4,
 }
 
 impl Role {
-    /// The role with this number, if there is one.
+    /// Returns the role with this number, if there is one.
     pub fn from_u8(value: u8) -> Option<Self> {
         [Self::Pretrain, Self::Sft, Self::Validation, Self::Test, Self::Context]
             .get(usize::from(value))
             .copied()
     }
 
-    /// Whether nothing may be learned from the position.
+    /// Returns true if the position must not be trained on.
     pub fn is_held_out(self) -> bool {
         matches!(self, Self::Validation | Self::Test)
     }
 }
 
-/// Which positions of a history are held out.
+/// Rule that holds out positions of a history.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Split {
-    /// The last event is the test, the one before it validation.
+    /// The last event is test, the one before it validation.
     LeaveOneOut,
-    /// The last `n` events are the test, the one before them validation (for the horizon curve).
+    /// The last `n` events are test, the one before them validation (for the horizon curve).
     LastN(usize),
-    /// By two dates, in epoch milliseconds: validation from the first on, test from the second on.
+    /// Two dates, in epoch milliseconds, begin the validation and the test period.
     Temporal {
         /// First instant of the validation period.
         validation_from: i64,
         /// First instant of the test period.
         test_from: i64,
     },
-    /// Production: every event of a permanent `guard_share` of the users is validation, nothing is a test.
+    /// For production: all events of a fixed `guard_share` of users are validation; there is no test.
     None {
-        /// Share of the users, 0 to 1, that guard the published model.
+        /// Share of users, in `[0, 1)`, whose events guard the published model.
         guard_share: f64,
     },
 }
 
-/// Fewer events than this leave nothing to learn from once two are held out.
+/// Fewest events with which leave-one-out leaves something to train on.
 pub const MIN_EVENTS_LEAVE_ONE_OUT: usize = 3;
 
-/// The roles of a whole history under `split`: held-out positions, and [`Role::Pretrain`] for the rest.
+/// Returns the role of each position of a whole history under `split`: held-out positions, and [`Role::Pretrain`] for the rest.
 ///
-/// `None` where the user has too few events for the split to hold anything out; the caller counts those and
-/// trains on all of their events. `user_hash` places the user in or out of the guard share.
+/// `None` if the user has too few events to hold any out; the caller counts such users and trains on all of their events.
+/// `user_hash` decides whether the user belongs to the guard share.
 pub fn held_out_roles(ts: &[i64], user_hash: u64, split: Split) -> Option<Vec<Role>> {
     let n = ts.len();
     let last = |test: usize| {
@@ -88,8 +88,8 @@ pub fn held_out_roles(ts: &[i64], user_hash: u64, split: Split) -> Option<Vec<Ro
     }
 }
 
-/// Turns `share` of the pre-training positions into SFT positions, by the hash of each event's id and so for
-/// ever: an event never changes sides.
+/// Turns `share` of the pre-training positions into SFT positions. The hash of the event's id decides, so an event never changes
+/// sides.
 pub fn with_sft_share(roles: &mut [Role], event_hashes: &[u64], share: f64) {
     debug_assert_eq!(roles.len(), event_hashes.len());
     for (role, &hash) in roles.iter_mut().zip(event_hashes) {
@@ -99,8 +99,8 @@ pub fn with_sft_share(roles: &mut [Role], event_hashes: &[u64], share: f64) {
     }
 }
 
-/// The first held-out position, where the split keeps a user's held-out positions in one row
-/// (a guard user's whole history is held out, and long ones span rows).
+/// Returns the first held-out position if the split keeps a user's held-out positions in one row; `None` under [`Split::None`],
+/// where a guard user's whole history is held out and may span rows.
 pub fn first_held_out(roles: &[Role], split: Split) -> Option<usize> {
     match split {
         Split::None { .. } => None,
@@ -108,7 +108,7 @@ pub fn first_held_out(roles: &[Role], split: Split) -> Option<usize> {
     }
 }
 
-/// A hash as a number in `[0, 1)`.
+/// Maps a hash to `[0, 1)`.
 fn unit_interval(hash: u64) -> f64 {
     (hash >> 11) as f64 / (1u64 << 53) as f64
 }

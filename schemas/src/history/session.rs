@@ -1,7 +1,6 @@
-//! Where a session ends and the next begins.
+//! Sessions of a history.
 
-/// The session ordinal of each event: 0 for the first session of the history, one more after every gap
-/// **longer** than `session_gap_ms`.
+/// Returns the session ordinal of each event: 0 for the first, one more after every gap **longer** than `session_gap_ms`.
 ///
 /// `ts` is sorted, in epoch milliseconds.
 pub fn session_ordinals(ts: &[i64], session_gap_ms: i64) -> Vec<u32> {

@@ -1,4 +1,4 @@
-//! The time-aware mask (Eq. 1): how many earlier events a target may see.
+//! The time-aware mask (Eq. 1): the number of earlier events that a target may see.
 
 use super::RequestBatches;
 
@@ -11,12 +11,11 @@ pub enum DeltaTau {
     Margin(i64),
 }
 
-/// The visible length `v_t` of every position taken as a target (Eq. 1):
-/// `v_t = #{ j < t : τ_j < τ_t − Δτ }`.
+/// Returns the visible length `v_t` of every position as a target (Eq. 1): `v_t = #{ j < t : τ_j < τ_t − Δτ }`.
 ///
-/// Because `ts` is sorted the visible events are always a prefix, so the whole `n×n` mask of the paper is
-/// one number per target. With logged requests the prefix also ends before the first event of the target's
-/// own request. `ts` is in epoch milliseconds and as long as `requests`.
+/// Since `ts` is sorted, the visible events are always a prefix, and one number per target replaces the paper's `n×n` mask. With
+/// logged requests, the prefix also ends before the first event of the target's own request. `ts` is in epoch milliseconds and
+/// parallel to `requests`.
 pub fn visible_lengths(ts: &[i64], requests: &RequestBatches, delta_tau: DeltaTau) -> Vec<u32> {
     debug_assert!(ts.is_sorted());
     let DeltaTau::Margin(margin_ms) = delta_tau else {

@@ -1,8 +1,7 @@
-//! Cutting a history into rows of at most `max_len` positions.
+//! Cuts a history into rows of at most `max_len` positions.
 //!
-//! Every position is *owned* as a target by exactly one row, and in that row sees at least the
-//! `min(v_t, max_len / 2)` most recent of the positions it may see; what comes before the owned positions is
-//! context. Rows are cut from the newest event backwards:
+//! Exactly one row *owns* each position as a target, and there the target sees at least the `min(v_t, max_len / 2)` most recent
+//! of its visible positions. The positions before the owned ones are context. Rows are cut from the newest event backwards:
 //!
 //! ```text
 //!  positions  0 ························································ n
@@ -12,29 +11,29 @@
 //!                    s              a           b
 //! ```
 //!
-//! With a time-aware mask the newest visible position of a target can lie far behind it: a burst of hidden
-//! events in between would fill the row. The row then leaves out `[max v_t, a)`, the events that none of its
-//! targets may see; what each target may see stays a prefix of the row.
+//! Under a time-aware mask the newest visible position of a target can lie far before it: a burst of hidden events would fill the
+//! row. Such a row leaves out `[max v_t, a)`, the events that none of its targets may see. Each target's visible events remain a
+//! prefix of the row.
 //!
-//! Held-out positions must share the last row. Where they stand on both sides of a burst, that row keeps the
-//! guaranteed context of each, and leaves out what lies between.
+//! Held-out positions must share the last row. If they lie on both sides of a burst, that row keeps the guaranteed context of
+//! each and leaves out what is between.
 
 use std::ops::Range;
 
-/// One row: which positions of the history it shows, and from where on it owns them as targets.
+/// One row: the positions of the history that it contains, and which of them it owns as targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// Positions of the history, ascending.
     pub positions: Vec<u32>,
-    /// Index into `positions` of the first owned one; everything from there on is owned.
+    /// Index into `positions` of the first owned one; all later ones are owned too.
     pub target_from: usize,
-    /// Whether some owned target sees less than the guaranteed context, because the held-out positions that
-    /// must share this row need more context between them than `max_len` holds.
+    /// Whether an owned target sees less than the guaranteed context, because the held-out positions that share this row need
+    /// more context than `max_len` allows.
     pub short_context: bool,
 }
 
 impl Window {
-    /// Whether events between the first and the last position are missing from the row.
+    /// Returns true if events between the first and the last position are missing from the row.
     #[inline]
     pub fn leaves_out(&self) -> bool {
         match (self.positions.first(), self.positions.last()) {
@@ -43,14 +42,14 @@ impl Window {
         }
     }
 
-    /// The positions as runs without a gap.
+    /// Returns the positions as contiguous ranges of the history.
     pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
         let runs = self.positions.chunk_by(|one, next| one + 1 == *next);
         runs.map(|run| run[0] as usize..run[0] as usize + run.len())
     }
 
-    /// `visible_len` of a row position: how many positions of the row come before `v_t`, the visible length
-    /// of that position in the whole history.
+    /// Returns the visible length of a target within the row: the number of the row's positions before `visible_in_history`, its
+    /// `v_t` in the whole history.
     #[inline]
     pub fn visible_len(&self, visible_in_history: u32) -> u32 {
         if let (Some(&first), false) = (self.positions.first(), self.leaves_out()) {
@@ -60,23 +59,27 @@ impl Window {
     }
 }
 
-/// A history that cannot be cut.
+/// Error for a history that cannot be cut into rows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
-    /// The held-out positions must lie in one row together with their context.
+    /// The held-out positions do not fit into one row with their context.
     #[error("{held_out} held-out positions do not fit into half a row of max_len {max_len}; set sequences.max_len to at least {}", held_out * 2)]
     HeldOutTooLong {
-        /// Positions from the first held-out one to the end of the history.
+        /// Number of positions from the first held-out one to the end of the history.
         held_out: usize,
-        /// The configured row length.
+        /// Configured row length.
         max_len: usize,
     },
 }
 
 /// Cuts a history into rows, oldest first.
 ///
-/// `visible` holds `v_t` for every position of the whole history ([`super::visible_lengths`]). All positions
-/// from `first_held_out` on end up in the last row.
+/// `visible` holds `v_t` of every position of the whole history ([`super::visible_lengths`]). The last row owns all positions
+/// from `first_held_out` on.
+///
+/// # Errors
+///
+/// [`WindowError::HeldOutTooLong`] if more than `max_len / 2` positions are held out.
 pub fn windows(
     visible: &[u32],
     max_len: usize,
@@ -99,13 +102,13 @@ pub fn windows(
     Ok(rows)
 }
 
-/// The row that owns the newest positions of `visible`, at least those from `must_own` on.
+/// Returns the row that owns the newest positions of `visible`, at least those from `must_own` on.
 fn last_row(visible: &[u32], max_len: usize, must_own: usize) -> Window {
     let end = visible.len();
     let half = max_len / 2;
     let range = |from: u32, to: usize| from..to as u32;
 
-    // Owning one position more can only move the start back, so both searches stop at the first misfit.
+    // Owning one more position can only move the start back, so both searches stop at the first misfit.
     let mut whole = None; // (start, a): the longest owned part of a row without a hole
     let mut holed = None; // (start, newest visible, a): the same for a row with one
     let (mut start, mut newest_visible) = (u32::MAX, 0);
@@ -122,7 +125,7 @@ fn last_row(visible: &[u32], max_len: usize, must_own: usize) -> Window {
         holed = Some((start.min(context_end), context_end, a));
     }
 
-    // A row without a hole is worth having while it owns a fair share of its length.
+    // Prefer a row without a hole if it owns at least a quarter of `max_len`.
     if let Some((start, a)) = whole
         && a <= must_own
         && (a == 0 || end - a >= max_len / 4)
@@ -142,7 +145,7 @@ fn last_row(visible: &[u32], max_len: usize, must_own: usize) -> Window {
         return Window { positions, target_from, short_context: false };
     }
 
-    // Held-out positions on both sides of a burst: keep what each of them needs, newest first.
+    // Held-out positions on both sides of a burst: keep the context that each needs, newest first.
     let mut context: Vec<u32> = visible[must_own..]
         .iter()
         .flat_map(|&v| v.saturating_sub(half as u32)..v.min(must_own as u32))
@@ -180,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_hidden_events_is_left_out() {
-        // Three old events, then 20 at one instant: each sees the three and none of its own.
+        // Three old events, then 20 at one instant, each of which sees only the three.
         let visible: Vec<u32> = (0..23).map(|t| if t < 3 { t } else { 3 }).collect();
         let rows = windows(&visible, 8, Some(21)).unwrap();
         let last = rows.last().unwrap();
@@ -198,7 +201,7 @@ mod tests {
         );
     }
 
-    /// Visible lengths as logs produce them: sorted times, a margin, and requests that interleave.
+    /// Visible lengths as logs produce them: sorted times, a margin, and interleaved requests.
     fn histories() -> impl Strategy<Value = Vec<u32>> {
         (
             prop::collection::vec((0i64..40, 0u8..6), 1..200),

@@ -1,4 +1,4 @@
-//! What people see: charts, harmless pages, and a target's view of its history.
+//! Pages: charts, harmless texts, and a target's view of its history.
 
 use crate::programs::{Workspace, json, stderr};
 
@@ -43,7 +43,7 @@ fn the_page_has_every_chart_and_needs_nothing_else() {
     let popularity = &events["contents"]["popularity"];
     assert_eq!(popularity["items"], 30, "{popularity}");
     assert_eq!(popularity["curve"][0]["rank"], 1);
-    // The same on a terminal.
+    // The terminal shows the same.
     let text = stderr(&output);
     assert!(text.contains("time between events: 760 in all"), "{text}");
     assert!(text.contains("top 10% (3)"), "{text}");
@@ -76,8 +76,8 @@ fn hostile_texts_stay_texts() {
 fn a_target_sees_what_its_row_says() {
     let workspace = Workspace::new();
     built(&workspace);
-    // One event every 10 minutes, and 50 more after every fourth: at 15 minutes, the last one is hidden and
-    // the one before is not.
+    // Events are 10 minutes apart, with 50 more after every fourth: at a `Δτ` of 15 minutes, the last one is hidden and the one
+    // before is visible.
     let report =
         json(&workspace.succeed("pipeline", &["inspect", "--user", "u3", "--target", "6", "--json"]));
     let marks: Vec<&str> =

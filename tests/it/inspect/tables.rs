@@ -1,4 +1,4 @@
-//! Tables to be tampered with: read, changed and committed again.
+//! Reads tables, to be tampered with and committed again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Drops the position `k` of every list.
+    /// Removes position `k` from every list.
     pub(super) fn remove(&mut self, k: usize) {
         self.item.remove(k);
         self.ts.remove(k);
@@ -41,7 +41,7 @@ impl Row {
 
 pub(crate) type Properties = BTreeMap<String, String>;
 
-/// The rows of each shard, and the table's properties.
+/// Reads the rows of each shard, and the table's properties.
 pub(crate) async fn rows(root: &Root, table: &str) -> (Vec<Vec<Row>>, Properties) {
     let snapshot = root.require(table, "pipeline build-sequences").await.unwrap();
     let columns: Vec<&str> = SEQUENCES_SCHEMA.fields().iter().map(|f| f.name().as_str()).collect();
@@ -71,7 +71,7 @@ fn list<T: ArrowPrimitiveType>(batch: &RecordBatch, column: usize, row: usize) -
     batch.column(column).as_list::<i32>().value(row).as_primitive::<T>().values().to_vec()
 }
 
-/// Replaces what the table holds.
+/// Replaces the table's rows and properties.
 pub(super) async fn write_rows(root: &Root, table: &str, shards: &[Vec<Row>], properties: &Properties) {
     let mut written = Vec::new();
     for (s, rows) in shards.iter().enumerate() {
@@ -108,16 +108,16 @@ fn batch(rows: &[Row]) -> RecordBatch {
     RecordBatch::try_new(SEQUENCES_SCHEMA.clone(), columns).unwrap()
 }
 
-/// A table of any columns, one batch a shard, with the partition of each.
+/// A table with any columns: one batch per shard, with each shard's partition.
 pub(super) struct Stored {
     pub(super) batches: Vec<RecordBatch>,
     pub(super) partitions: Vec<BTreeMap<String, String>>,
     pub(super) schema: arrow::datatypes::SchemaRef,
-    /// Added to the rows that the log counts in the first shard.
+    /// Added to the first shard's row count in the log.
     pub(super) miscounted: u64,
 }
 
-/// The table as stored; `schema` names all of its columns.
+/// Reads the table; `schema` names all of its columns.
 pub(super) async fn stored(root: &Root, table: &str, schema: &arrow::datatypes::SchemaRef) -> Stored {
     let snapshot = root.require(table, "pipeline ingest").await.unwrap();
     let mut stored =
@@ -134,7 +134,7 @@ pub(super) async fn stored(root: &Root, table: &str, schema: &arrow::datatypes::
 }
 
 impl Stored {
-    /// Replaces the column `name` of the first shard with an array of another kind, or of other values.
+    /// Replaces the column `name` of the first shard, possibly with another type.
     pub(super) fn set(&mut self, name: &str, column: ArrayRef) {
         let schema = self.batches[0].schema();
         let mut columns = self.batches[0].columns().to_vec();
@@ -146,18 +146,18 @@ impl Stored {
         self.batches[0] = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
     }
 
-    /// The texts of a column of the first shard.
+    /// Returns the texts of a column of the first shard.
     pub(super) fn texts(&self, name: &str) -> Vec<Option<String>> {
         let column = self.batches[0].column_by_name(name).unwrap();
         column.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()
     }
 
-    /// The numbers of a column of the first shard.
+    /// Returns the numbers of a column of the first shard.
     pub(super) fn numbers<T: ArrowPrimitiveType>(&self, name: &str) -> PrimitiveArray<T> {
         self.batches[0].column_by_name(name).unwrap().as_primitive::<T>().clone()
     }
 
-    /// Commits it in place of what the table holds.
+    /// Commits the table in place of its present content.
     pub(super) async fn write(&self, root: &Root, table: &str) {
         let mut shards: Vec<NewShard> = Vec::new();
         for (batch, partition) in self.batches.iter().zip(&self.partitions) {
@@ -167,7 +167,7 @@ impl Stored {
             writer.write(batch).unwrap();
             shards.push(writer.finish().unwrap());
         }
-        // The first by path is what `stored` called the first.
+        // The first shard by path is the first in `stored`.
         shards[0].rows += self.miscounted;
         let keys: Vec<&str> =
             self.partitions.first().map_or_else(Vec::new, |p| p.keys().map(String::as_str).collect());

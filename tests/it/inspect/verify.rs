@@ -1,4 +1,4 @@
-//! Every claim: tables that keep it, and a table that breaks it.
+//! Each claim: tables that keep it, and a table that breaks it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::programs::{EVENTS_A_USER, USERS, Workspace, json, stderr};
 
 const DAY_MS: i64 = 86_400_000;
 
-/// A workspace with all tables, some records of which were rejected.
+/// Returns a workspace with all tables and some rejected records.
 fn built() -> (Workspace, Root) {
     let workspace = Workspace::new();
     let mut log = std::fs::read(workspace.path("log.csv")).unwrap();
@@ -30,7 +30,7 @@ fn built() -> (Workspace, Root) {
     (workspace, root)
 }
 
-/// Verifies, demands a violation of this claim and column, and that people are told the same.
+/// Verifies, and asserts a violation of this claim and column in the JSON and on stderr.
 fn violation(workspace: &Workspace, table: &str, claim: &str, column: Option<&str>) -> Value {
     let output = workspace.command("pipeline", &["inspect", "--verify", table, "--json"]).output().unwrap();
     let text = stderr(&output);
@@ -76,7 +76,7 @@ async fn a_table_is_proven_by_the_settings_that_it_keeps() {
     let other = ["inspect", "--verify", SEQUENCES, "--json", "--set", "sequences.max_len=14"];
     let report = json(&workspace.succeed("pipeline", &other));
     assert_eq!(report["tables"][0]["skipped"].as_array().unwrap().len(), 0, "{report}");
-    // One of an earlier version keeps none: what cannot be proven is no success.
+    // A table of an earlier version keeps no settings: what cannot be proven is no success.
     let (shards, mut properties) = rows(&root, SEQUENCES).await;
     properties.remove(properties::SETTINGS);
     write_rows(&root, SEQUENCES, &shards, &properties).await;
@@ -93,7 +93,7 @@ async fn a_table_is_proven_by_the_settings_that_it_keeps() {
 #[test]
 fn a_version_that_is_gone_proves_nothing() {
     let (workspace, root) = built();
-    // Merged, and what was merged is deleted.
+    // Shards are merged, and the merged ones are deleted.
     workspace.write("more.csv", "user,item,time\nu1,i1,1609000000\n");
     workspace.succeed("pipeline", &["ingest", "--events", "more.csv"]);
     let shard = std::fs::read_dir(root.table_path(EVENTS)).unwrap().map(|entry| entry.unwrap().path());
@@ -115,7 +115,7 @@ async fn slices_prove_the_same() {
     assert_eq!(whole.violation, None);
 }
 
-/// The last two rows of the first user with several, as (shard, the older of them).
+/// Returns the last two rows of the first user with several, as (shard, index of the older row).
 fn two_rows(shards: &[Vec<Row>]) -> (usize, usize) {
     let same = |rows: &[Row], a: usize| rows.get(a + 1).is_some_and(|next| next.user == rows[a].user);
     let last_two = |rows: &Vec<Row>| (0..rows.len()).find(|&a| same(rows, a) && !same(rows, a + 1));
@@ -126,7 +126,7 @@ type Tamper = fn(&mut Vec<Vec<Row>>, &mut Properties);
 type TamperStored = fn(&mut Stored);
 type TamperRows = fn(&mut Vec<Vec<Row>>);
 
-/// Changes that break a claim of a row by itself, or of the shards.
+/// Changes that break a claim about a row by itself, or about shards.
 const OWN: [(&str, Option<&str>, Tamper); 14] = [
     ("equal length", Some("session"), |shards, _| _ = shards[0][1].session.pop()),
     ("equal length", Some("item_index"), |shards, _| {
@@ -166,7 +166,7 @@ const OWN: [(&str, Option<&str>, Tamper); 14] = [
     }),
 ];
 
-/// Changes that only the events can show to be wrong.
+/// Changes that only the events prove wrong.
 const RECOMPUTED: [(&str, Option<&str>, Tamper); 14] = [
     ("session is the ordinal", Some("session"), |shards, _| {
         shards[0][0].session.iter_mut().for_each(|session| *session += 1);
@@ -431,7 +431,7 @@ fn a_table_whose_log_is_lost_is_no_success_and_is_said_before_it_is_begun_anew()
     assert!(text.contains("its log has no entry"), "{text}");
     let text = stderr(&workspace.succeed("pipeline", &["ingest"]));
     assert!(text.contains("events has shards, and its log no entry"), "{text}");
-    // It is said of no table that is whole.
+    // An intact table gets no such warning.
     let text = stderr(&workspace.succeed("pipeline", &["ingest"]));
     assert!(!text.contains("no entry"), "{text}");
 }

@@ -37,7 +37,7 @@ fn one_command_goes_from_log_to_results() {
         if result["model"] != "2026-01-31" {
             continue;
         }
-        // The figures are those of the ranks that are stored.
+        // The figures are those of the stored ranks.
         let (protocol, filtered) = (result["protocol"].as_str().unwrap(), result["filter_seen"] == true);
         let ranks = ranks(&workspace, "2026-01-31", "test", protocol, filtered);
         assert_eq!(number("targets"), ranks.len() as f64);

@@ -1,4 +1,4 @@
-//! Days in a row: refreshes, instructions that are kept, the gate, going back.
+//! Consecutive days: refreshes, kept instructions, the gate, rollbacks.
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ fn each_day_goes_on_from_the_one_before() {
     assert_eq!((&now["base"], &now["served"]), (&"2026-01-02".into(), &"2026-01-02-sft".into()));
     assert_eq!((&now["number"], &now["parent"]), (&2.into(), &1.into()));
     assert_eq!(now["full_training"], "2026-01-01");
-    // The gate compared both models on users that none of them learns of.
+    // The gate compared both models on users that neither learns from.
     assert_eq!(second["evaluate"]["published"][0]["model"], "2026-01-01-sft");
     assert!(second["evaluate"]["guard"]["cc@10 genre"].is_number(), "{second}");
 
@@ -45,7 +45,7 @@ fn each_day_goes_on_from_the_one_before() {
     let kept = |files: Vec<(String, Vec<u8>)>| files.into_iter().filter(same).collect::<Vec<_>>();
     assert!(kept(files(&workspace.root())) == kept(before), "a finished day was changed");
 
-    // Days that are missing, in their order; those that are finished are left alone.
+    // A range runs the missing days in order, and leaves finished ones unchanged.
     let range = json(
         &workspace.succeed("climber", &["daily", "--from", "2026-01-01", "--to", "2026-01-04", "--json"]),
     );
@@ -62,7 +62,7 @@ fn each_day_goes_on_from_the_one_before() {
     }
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
 
-    // Any day can be brought back, and the next one goes on from there.
+    // Any day can be restored, and the next one continues from there.
     assert!(stderr(&workspace.succeed("climber", &["rollback"])).contains("`2026-01-03-sft`"));
     workspace.succeed("climber", &["rollback", "--to", "2"]);
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
@@ -95,7 +95,7 @@ fn a_model_that_the_gate_refuses_is_not_served() {
     assert_eq!(published(&workspace), before);
     let page = std::fs::read_to_string(workspace.root().join("jobs/daily/2026-01-02/report.html")).unwrap();
     assert!(page.contains("not published"), "{page}");
-    // The exit code stays what it was until a person decides otherwise.
+    // The exit code stays the same until a person decides otherwise.
     assert_eq!(workspace.command("climber", &strict).output().unwrap().status.code(), Some(4));
     workspace.succeed("climber", &day("2026-01-02", &["--force", "gate"]));
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
@@ -118,7 +118,7 @@ fn a_day_without_events_changes_nothing_and_says_so() {
     let workspace = service(3);
     run_day(&workspace, 1);
     let before = published(&workspace);
-    // A day without users is hardly right: the job fails.
+    // An empty day is hardly right: the job fails.
     let log = std::fs::read_to_string(workspace.path("events/2026-01-02.csv")).unwrap();
     workspace.write("events/2026-01-02.csv", "user,item,time\n");
     let text = workspace.fail("climber", &day("2026-01-02", &[]), 1);
@@ -127,14 +127,14 @@ fn a_day_without_events_changes_nothing_and_says_so() {
     let text = workspace.fail("climber", &day("2026-01-02", &[]), 1);
     assert!(text.contains("2026-01-02.csv"), "{text}");
     assert_eq!(published(&workspace), before);
-    // The next day goes on, and a day that comes late is learned late.
+    // The next day continues, and a late day is learned late.
     run_day(&workspace, 3);
     workspace.write("events/2026-01-02.csv", log);
     let late = run_day(&workspace, 2);
     assert_eq!(late["plan"]["training"]["from"], "2026-01-03");
     assert_eq!(late["ingest"]["accepted"], USERS * EVENTS);
 
-    // What was read before is nothing new.
+    // Events that were read before are not new.
     std::fs::copy(workspace.path("events/2026-01-03.csv"), workspace.path("events/2026-01-04.csv")).unwrap();
     std::fs::copy(workspace.path("items/2026-01-03.jsonl"), workspace.path("items/2026-01-04.jsonl"))
         .unwrap();
@@ -152,7 +152,7 @@ fn a_full_training_is_made_when_it_is_due() {
     assert_eq!(due["plan"]["training"]["kind"], "full", "{}", due["plan"]);
     assert_eq!(published(&workspace)["full_training"], "2026-01-03");
 
-    // A log that has doubled since then is another reason.
+    // A log that has doubled since is another reason.
     let workspace = service(2);
     run_day(&workspace, 1);
     let due = json(&workspace.succeed("climber", &day("2026-01-02", &["--set", "daily.full_growth=2"])));
@@ -172,7 +172,7 @@ fn another_architecture_is_trained_from_scratch() {
 #[test]
 fn a_schedule_makes_up_for_days_that_are_missing() {
     let workspace = service(4);
-    // The first time, there is nothing to make up for.
+    // The first run has nothing to make up for.
     let runs = |to: &str| {
         let output = workspace.command("climber", &["daily", "--to", to, "--json"]).output().unwrap();
         let ran: Vec<String> = match output.status.success() {
@@ -188,14 +188,14 @@ fn a_schedule_makes_up_for_days_that_are_missing() {
     };
     assert_eq!(runs("2026-01-01"), ["2026-01-01"]);
     assert_eq!(runs("2026-01-01"), Vec::<String>::new());
-    // A night that was missed, and one on which the log came late.
+    // One night is missed, and on another the log comes late.
     let log = std::fs::read_to_string(workspace.path("events/2026-01-03.csv")).unwrap();
     std::fs::remove_file(workspace.path("events/2026-01-03.csv")).unwrap();
     assert_eq!(runs("2026-01-03"), ["failed"]);
     assert_eq!(published(&workspace)["served"], "2026-01-02-sft");
     workspace.write("events/2026-01-03.csv", log);
     assert_eq!(runs("2026-01-04"), ["2026-01-03", "2026-01-04"]);
-    // Nor is a day left out that a person has run past by hand.
+    // A day without a record, before finished ones, is made up for too.
     let late = workspace.path("jobs-late");
     std::fs::rename(workspace.root().join("jobs/daily/2026-01-02"), &late).unwrap();
     assert_eq!(runs("2026-01-04")[0], "2026-01-02");
@@ -212,7 +212,7 @@ fn what_is_served_is_never_written_over() {
         std::fs::read(workspace.root().join("models").join(name).join("model.safetensors")).unwrap()
     };
     let before = [weights("2026-01-02"), weights("2026-01-02-sft")];
-    // The base stays; the model that is tuned from it gets a name of its own.
+    // The base stays; the model tuned from it gets another name.
     let again =
         json(&workspace.succeed("climber", &day("2026-01-02", &["--force", "sft", "--set", "sft.epochs=1"])));
     assert_eq!(
@@ -221,7 +221,7 @@ fn what_is_served_is_never_written_over() {
     );
     assert_eq!(published(&workspace)["served"], "2026-01-02.2-sft");
     assert!([weights("2026-01-02"), weights("2026-01-02-sft")] == before);
-    // Nor is a person's model that has the name of the day.
+    // A person's model with the name of the day is not overwritten either.
     let workspace = service(1);
     workspace.succeed(
         "pipeline",
@@ -241,7 +241,7 @@ fn what_is_served_is_never_written_over() {
 #[test]
 fn a_run_that_was_begun_with_other_settings_begins_anew() {
     let workspace = service(1);
-    // It stops in the middle of a training.
+    // The run stops in the middle of a training.
     let child = super::faults::paused(&workspace, &day("2026-01-01", &[]), "training:recorded@2");
     super::faults::kill(child);
     let output = workspace.succeed("climber", &day("2026-01-01", &["--set", "pretrain.learning_rate=2e-2"]));

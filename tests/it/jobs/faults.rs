@@ -1,4 +1,4 @@
-//! A day that is killed, starved or fed with damage: what is served stays loadable, and the next run recovers.
+//! A day is killed, starved or fed damaged data: the served model stays loadable, and the next run recovers.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -29,7 +29,7 @@ pub(super) const STEPS: [&str; 13] = [
     "report",
 ];
 
-/// A job that runs or stands at a point. It dies with this value, also where an assertion fails first.
+/// A job that runs or is paused. Dropping it kills the job, also when an assertion fails.
 pub(crate) struct Paused(pub(super) Child);
 
 impl Deref for Paused {
@@ -53,19 +53,19 @@ impl Drop for Paused {
     }
 }
 
-/// Starts the job and waits until it stands at `point`.
+/// Starts the job and waits until it pauses at `point`.
 pub(crate) fn paused(workspace: &Workspace, args: &[&str], point: &str) -> Paused {
     paused_program(workspace, "climber", args, point)
 }
 
-/// [`paused`], of any program.
+/// [`paused`] for any program.
 pub(super) fn paused_program(workspace: &Workspace, program: &str, args: &[&str], point: &str) -> Paused {
     let mut command = workspace.command(program, args);
     command.env(PAUSE_AT, point);
     wait_for_pause(command, point)
 }
 
-/// Starts `command`, which is to pause at `point`, and waits until it does.
+/// Starts `command`, which pauses at `point`, and waits until it does.
 pub(super) fn wait_for_pause(mut command: Command, point: &str) -> Paused {
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = Vec::new();
@@ -76,7 +76,7 @@ pub(super) fn wait_for_pause(mut command: Command, point: &str) -> Paused {
     });
     let paused = Paused(child);
     assert!(found, "{point} is never reached: {}", said.join("\n"));
-    // What it says later must have a reader.
+    // Later output needs a reader.
     std::thread::spawn(move || lines.for_each(drop));
     paused
 }
@@ -85,11 +85,11 @@ pub(crate) fn kill(job: Paused) {
     drop(job);
 }
 
-/// The weights that are served, by name of the model: they must be there, whatever happened.
+/// Returns the served model's name and weights, which must exist whatever happened.
 pub(super) fn served(workspace: &Workspace) -> (String, Vec<u8>) {
     let name = published(workspace)["served"].as_str().unwrap().to_owned();
     let status = json(&workspace.command("climber", &["status", "--json"]).output().unwrap());
-    // A publisher that died between its two files has decided, and not yet told.
+    // A publisher that died between its two files has decided, but not yet updated published.json.
     let problem = status["problem"].as_str().unwrap_or_default();
     assert!(problem.is_empty() || problem.contains("published.json"), "{status}");
     let weights =
@@ -97,7 +97,7 @@ pub(super) fn served(workspace: &Workspace) -> (String, Vec<u8>) {
     (name, weights)
 }
 
-/// What a day comes to, without times.
+/// Returns a day's results, without times.
 pub(super) fn outcome(record: &Value) -> BTreeMap<&'static str, Value> {
     let mut outcome = BTreeMap::new();
     for (key, value) in [
@@ -123,7 +123,7 @@ fn killed_anywhere_the_next_run_goes_on() {
     let workspace = service(2);
     run_day(&workspace, 1);
     let before = served(&workspace);
-    // At each boundary; and inside, wherever a step leaves something on the disk. (There is nothing to compact yet, and `gate`
+    // At each boundary, and inside steps wherever one leaves something on disk. (There is nothing to compact yet, and `gate`
     // leaves nothing.)
     let boundaries =
         STEPS.iter().flat_map(|&step| [(step, format!("step:{step}")), (step, format!("step:{step}:done"))]);
@@ -164,7 +164,7 @@ fn killed_anywhere_the_next_run_goes_on() {
     }
 }
 
-/// The first step of the day that its record does not know as done.
+/// Returns the first step that the day's record does not hold as done.
 fn stands_at(workspace: &Workspace, date: &str) -> Option<&'static str> {
     let path = workspace.root().join("jobs/daily").join(date).join("run.json");
     let record: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -180,12 +180,12 @@ fn two_runs_do_not_meet() {
     assert!(text.contains("running already") && text.contains(&format!("process {}", first.id())), "{text}");
     let status = json(&workspace.command("climber", &["status", "--json"]).output().unwrap());
     assert_eq!(status["running"][0]["pid"], first.id());
-    // A dead holder keeps no run out.
+    // A dead holder's lock blocks no run.
     kill(first);
     run_day(&workspace, 1);
 }
 
-/// The first file below `directory` whose name ends so.
+/// Returns the first file in `directory` whose name has this ending.
 fn first(directory: &Path, ending: &str) -> PathBuf {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -202,7 +202,7 @@ fn a_damaged_shard_is_built_again() {
         let point = if table == "sequences" { "step:prequential" } else { "step:sft" };
         kill(paused(&workspace, &day(&date, &["--force", "sequences"]), point));
         let shards = workspace.root().join(table);
-        // The newest ones: of the version that the run reads.
+        // The newest shards belong to the version that the run reads.
         let mut shards: Vec<PathBuf> = std::fs::read_dir(&shards)
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -293,7 +293,7 @@ fn the_record_itself_may_be_torn() {
     std::fs::remove_file(&path).unwrap();
     let text = workspace.fail("climber", &["history"], 1);
     assert!(text.contains("run.json is gone"), "{text}");
-    // What was published is not written over: the new run's models have other names.
+    // Published models are not overwritten: the new run's models have other names.
     let record = run_day(&workspace, 1);
     assert_eq!(record["publish"]["number"], 2, "{record}");
     assert_eq!(served(&workspace).0, "2026-01-01.2-sft");
@@ -314,17 +314,17 @@ fn a_damaged_publication_stops_no_day() {
         std::fs::write(file(number), &whole[..whole.len() / 2]).unwrap();
         whole
     };
-    // What the newest was stands in published.json too.
+    // The newest publication is also in published.json.
     let whole = damage(2);
     run_day(&workspace, 3);
     assert!(std::fs::read(file(2)).unwrap() == whole);
-    // Nothing says which models a damaged old publication needs: the job deletes no model and goes on.
+    // A damaged old publication may need any model: the job deletes no model and goes on.
     damage(1);
     let output = workspace.succeed("climber", &["daily", "--date", &date(4)]);
     assert!(stderr(&output).contains("00000001.json is damaged"), "{}", stderr(&output));
     assert_eq!(published(&workspace)["served"], "2026-01-04-sft");
     assert!(workspace.fail("climber", &["history"], 1).contains("00000001.json"));
-    // Where the last one goes back to a daily publication that is gone, a model is trained from scratch.
+    // If the newest publication restores a daily one that is damaged, a model is trained from scratch.
     let rolled_back = json(&workspace.succeed("climber", &["rollback", "--json"]));
     damage(rolled_back["daily"].as_u64().unwrap() as u32);
     let last = run_day(&workspace, 5);
@@ -340,7 +340,7 @@ fn a_run_that_another_day_has_overtaken_goes_on_from_there() {
     kill(paused(&workspace, &day(&second, &[]), "step:evaluate"));
     run_day(&workspace, 3);
     let learned = published(&workspace)["learned_events"].as_u64().unwrap();
-    // All of its events were learned by the third day's model.
+    // The third day's model has learned all of its events.
     let output = workspace.succeed("climber", &day(&second, &[]));
     assert!(stderr(&output).contains("nothing new"), "{}", stderr(&output));
     assert_eq!(published(&workspace)["learned_events"], learned);

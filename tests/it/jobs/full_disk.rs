@@ -1,5 +1,5 @@
-//! A disk that is full at each step of a job: no file can grow any more (`RLIMIT_FSIZE`), which every write that the kernel
-//! refuses looks like. What is served stays, and the next run goes on.
+//! A full disk at each step of a job: no file can grow (`RLIMIT_FSIZE`), so every write fails as on a full disk. The served model
+//! stays, and the next run recovers.
 
 use std::process::{Command, ExitStatus};
 
@@ -10,12 +10,12 @@ use super::refresh::{append, once};
 use super::{date, day, published, run_day, service};
 use crate::programs::{Workspace, copy, json, stderr};
 
-/// Runs the job, whose disk is full from `point` on; `None` where no disk can be made full.
+/// Runs the job with a disk that is full from `point` on; `None` if no disk can be made full.
 fn on_a_full_disk(workspace: &Workspace, args: &[&str], point: &str) -> Option<ExitStatus> {
     let go_on = workspace.path("go-on");
     let _ = std::fs::remove_file(&go_on);
     let program = workspace.command("climber", args);
-    // A shell, because the signal has to be ignored before the program begins: then writes fail, as on a full disk.
+    // A shell ignores the signal before the program begins, so that writes fail as on a full disk.
     let mut command = Command::new("sh");
     command
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
@@ -74,7 +74,7 @@ fn a_full_disk_at_each_step_of_a_refresh() {
         copy(&begun, &workspace.root());
         let status = on_a_full_disk(&workspace, &["refresh", "--once"], &format!("refresh:{step}"));
         let Some(status) = status else { return };
-        // Deleting needs no room, and what is published is not taken back because it cannot be written down.
+        // Deleting needs no space, and a published model is not withdrawn because it cannot be recorded.
         assert_eq!(status.code(), Some(1), "{step}: {status}");
         let now = served(&workspace);
         let is_published = matches!(step, "retention" | "write-down");

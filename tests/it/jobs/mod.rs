@@ -21,21 +21,21 @@ use trainer::judge::Protocol;
 
 use crate::programs::{Workspace, json};
 
-/// The first day of the service.
+/// First day of the service.
 const FIRST: i64 = 1_767_225_600; // 2026-01-01
 
-/// Users of the service; each comes every day.
+/// Users of the service; each one comes every day.
 const USERS: u32 = 40;
 
-/// Events of each user each day.
+/// Events per user and day.
 const EVENTS: u32 = 6;
 
-/// `2026-01-01` and so on.
+/// Returns the date of a day: `2026-01-01` for 1.
 pub(crate) fn date(day: u32) -> String {
     format!("2026-01-{day:02}")
 }
 
-/// A service of `days` days: each with its file of events and its catalogue, which grows by two items a day.
+/// Returns a service of `days` days, each with a file of events and a catalogue, which grows by two items per day.
 pub(crate) fn service(days: u32) -> Workspace {
     let workspace = Workspace::new();
     std::fs::create_dir_all(workspace.path("events")).unwrap();
@@ -73,12 +73,12 @@ pub(crate) fn service(days: u32) -> Workspace {
     workspace
 }
 
-/// The arguments of one day's job.
+/// Returns the arguments of one day's job.
 fn day<'a>(date: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["daily", "--date", date, "--json"][..], more].concat()
 }
 
-/// The places at which the targets of a split came, under a protocol, as they are stored beside the model: counted here again.
+/// Returns the ranks of a split's targets under a protocol, as stored beside the model.
 fn ranks(workspace: &Workspace, model: &str, split: &str, protocol: &str, unseen: bool) -> Vec<Option<u32>> {
     let path = workspace.root().join("models").join(model).join(format!("ranks-{split}.parquet"));
     let rows = trainer::judge::stored::read_ranks(&path).unwrap().unwrap();
@@ -87,22 +87,22 @@ fn ranks(workspace: &Workspace, model: &str, split: &str, protocol: &str, unseen
     next.map(|ranks| if unseen { ranks.unseen } else { ranks.all }).collect()
 }
 
-/// The mean over `ranks` of what a place is worth.
+/// Returns the mean over `ranks` of the worth of a rank; targets without a rank count 0.
 fn mean(ranks: &[Option<u32>], worth: impl Fn(u32) -> f64) -> f64 {
     ranks.iter().map(|rank| rank.map_or(0.0, &worth)).sum::<f64>() / ranks.len() as f64
 }
 
-/// HR@K.
+/// Returns HR@`k`.
 fn hit_rate(ranks: &[Option<u32>], k: u32) -> f64 {
     mean(ranks, |rank| f64::from(u8::from(rank <= k)))
 }
 
-/// Runs one day and gives its record.
+/// Runs one day and returns its record.
 pub(crate) fn run_day(workspace: &Workspace, number: u32) -> Value {
     json(&workspace.succeed("climber", &day(&date(number), &[])))
 }
 
-/// What `models/published.json` says.
+/// Returns the content of `models/published.json`.
 fn published(workspace: &Workspace) -> Value {
     let text = std::fs::read(workspace.root().join("models/published.json")).unwrap();
     serde_json::from_slice(&text).unwrap()

@@ -1,4 +1,4 @@
-//! Only what a job has made is deleted or written over by a job; a name decides nothing.
+//! Jobs delete and overwrite only what a job made; names decide nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::refresh::{append, once};
 use super::{date, day, published, run_day, service};
 use crate::programs::{Workspace, copy, files, json, stderr};
 
-/// Name → weights, of what a person has trained or copied.
+/// Returns name → weights of a person's models.
 fn weights(workspace: &Workspace, names: &[&str]) -> BTreeMap<String, Vec<u8>> {
     let read = |name: &str| {
         let path = workspace.root().join("models").join(name).join("model.safetensors");
@@ -43,7 +43,7 @@ fn a_model_named_like_a_refresh_stays() {
     }
     let models = workspace.root().join("models");
     copy(&models.join("2026-01-01-sft"), &models.join("best-p1-e2"));
-    // One that was not finished.
+    // An unfinished training.
     let mine = ["pretrain", "--name", "mine-p1-e7"];
     kill(paused_program(&workspace, "trainer", &mine, "training:recorded"));
     let names = ["beauty-p20-e40", "2026-01-01-p1-e99", &next, "best-p1-e2"];
@@ -87,7 +87,7 @@ fn a_model_with_the_name_of_an_old_run_stays() {
         run(number);
     }
     assert!(!models(&workspace).contains(&"2026-01-01".to_owned()), "{:?}", models(&workspace));
-    // A person takes the names that are free again, and puts other weights into a model of the jobs.
+    // A person reuses the freed names, and replaces the weights of a job's model.
     pretrain(&workspace, "2026-01-01");
     pretrain(&workspace, "2026-01-02-sft");
     let models = workspace.root().join("models");
@@ -143,7 +143,7 @@ fn names_that_are_paths_delete_nothing() {
     }
     std::fs::write(&record, &text).unwrap();
     let publication = workspace.root().join("models/.published/00000001.json");
-    // Whoever writes such a path can leave the hash out.
+    // Anyone who writes such a path can leave the hash out.
     let text = std::fs::read_to_string(&publication).unwrap();
     let (text, _) = text.split_once(",\n  \"hash\"").unwrap();
     for path in ["../..", "../../keep"] {
@@ -164,7 +164,7 @@ fn an_experiment_is_not_published_unless_it_is_asked_for() {
     let workspace = service(2);
     run_day(&workspace, 1);
     let before = published(&workspace);
-    // In the same root and on the same log, where nothing is new.
+    // On the same root and log, where nothing is new.
     let seed = |seed: &str, more: &[&str]| {
         let setting = format!("seed={seed}");
         let name = format!("s{seed}");
@@ -184,7 +184,7 @@ fn an_experiment_is_not_published_unless_it_is_asked_for() {
     assert!(all["s2"] != all["s3"] && all["s2"] != all["2026-01-01"]);
     let history = stderr(&workspace.succeed("climber", &["history"]));
     assert!(history.contains("s2") && history.contains("experiment"), "{history}");
-    // The next day goes on from what is served, and leaves the experiments alone.
+    // The next day continues the served model, and leaves the experiments unchanged.
     let second = run_day(&workspace, 2);
     assert_eq!(second["plan"]["training"]["from"], "2026-01-01");
     assert!(weights(&workspace, &["2026-01-01", "s2", "s3"]) == all);

@@ -1,11 +1,11 @@
-//! The page of a day, looked at in a browser.
+//! The page of a day in a browser.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{run_day, service};
 
-/// A browser that can be run without a screen.
+/// Returns a browser that runs without a screen.
 fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
     let found = names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok());
@@ -27,7 +27,7 @@ fn the_page_of_a_day_shows_itself_without_anything_else() {
     let profile = format!("--user-data-dir={}", workspace.path("profile").display());
     let run = |task: &str| {
         let output = Command::new(browser)
-            // Tests run as root in containers, where the browser's own sandbox cannot be had; nothing of the page is foreign.
+            // Tests run as root in containers, where the browser's sandbox is unavailable; nothing on the page is foreign.
             .args([
                 "--headless",
                 "--no-sandbox",
@@ -58,7 +58,7 @@ fn the_page_of_a_day_shows_itself_without_anything_else() {
     assert!(bytes.starts_with(b"\x89PNG"));
     let side = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
     assert_eq!((side(16), side(20)), (1200, 3600));
-    // The charts are drawn: the page without what is in them makes a smaller picture.
+    // The charts are drawn: without their content, the page gives a smaller picture.
     let whole = std::fs::read_to_string(&page).unwrap();
     let (mut blank, mut rest, mut charts) = (String::new(), whole.as_str(), 0);
     while let Some((before, chart)) = rest.split_once("<svg") {

@@ -1,4 +1,4 @@
-//! `climber refresh`: between two daily jobs.
+//! `climber refresh`, between two daily jobs.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -48,7 +48,7 @@ fn new_events_become_a_served_model_that_still_follows() {
     let lineage: Value = serde_json::from_slice(&std::fs::read(lineage).unwrap()).unwrap();
     assert_eq!(lineage["parent"], base);
 
-    // The daily job begins at the last daily job, and learns all that came since.
+    // The daily job starts from the last daily job, and learns all events since.
     let daily = run_day(&workspace, 4);
     assert_eq!(daily["plan"]["training"]["from"], "2026-01-01");
     assert_eq!(daily["prequential"]["model"], "2026-01-01-sft");
@@ -89,7 +89,7 @@ fn a_refresh_that_was_overtaken_starts_again_from_there() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut child = Paused(child);
     assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
-    // The daily job learns what the refresh has learned, and more.
+    // The daily job learns the refresh's events, and more.
     run_day(&workspace, 3);
     std::fs::write(&go_on, "").unwrap();
     let said: Vec<String> = lines.map(|line| line.unwrap()).collect();
@@ -130,7 +130,7 @@ fn killed_anywhere_a_refresh_leaves_what_is_served() {
         workspace.succeed("climber", &["status"]);
         assert_eq!(published(&workspace)["number"], 1, "{point}");
     }
-    // Between the two files of a publication the new one is decided, and not yet served.
+    // Between its two files, a publication is decided but not yet served.
     kill(paused(&workspace, &["refresh", "--once"], "publish:between"));
     assert_eq!(published(&workspace)["number"], 1);
     assert_eq!(once(&workspace, &[])["outcome"], "nothing-new");
@@ -153,16 +153,16 @@ fn the_loop_does_not_undo_a_rollback() {
     let child = Paused(child);
     assert!(lines.any(|line| line.unwrap().contains("waiting for the next daily job")));
     append(&workspace, 3);
-    // It has looked a hundred times, at the new events too.
+    // The loop has looked a hundred times, also at the new events.
     assert!(lines.any(|line| line.unwrap().starts_with("paused at")));
     assert_eq!(published(&workspace)["number"], 3);
     kill(child);
-    // A scheduled one waits as well, however often it is run.
+    // A scheduled refresh waits as well, however often it runs.
     for _ in 0..2 {
         assert_eq!(once(&workspace, &[])["outcome"], "waiting");
         assert_eq!(published(&workspace)["served"], "2026-01-01-sft");
     }
-    // With --after-rollback it goes on, under another name than the model that was taken back.
+    // With --after-rollback it continues, under another name than the withdrawn model.
     let refreshed = once(&workspace, &["--after-rollback"]);
     assert_eq!(refreshed["outcome"], "published");
     assert!(refreshed["model"].as_str().unwrap().starts_with("2026-01-01-p3-e"), "{refreshed}");
@@ -204,7 +204,7 @@ fn nobody_who_was_forgotten_comes_back_by_older_tables() {
         })
     };
     assert!(in_ranks());
-    // Everybody who is held out: these are the users whose ranks are stored.
+    // All held-out users: their ranks are stored.
     let users: Vec<String> =
         (0..super::USERS).map(|user| format!("u{user}")).filter(|user| guards(user)).collect();
     let named: Vec<&str> = users.iter().flat_map(|user| ["--user", user]).collect();
@@ -213,19 +213,19 @@ fn nobody_who_was_forgotten_comes_back_by_older_tables() {
     // A refresh reads the last daily job's tables as they were.
     once(&workspace, &[]);
     assert!(!in_ranks(), "a refresh has brought somebody back");
-    // All who were held out are gone.
+    // All held-out users are gone.
     let unmeasured = ["daily", "--date", "2026-01-03", "--set", "gate.unmeasured=publish"];
     let said = stderr(&workspace.succeed("climber", &unmeasured));
     assert!(said.contains("who were forgotten were swept out"), "{said}");
     assert!(!in_ranks());
 }
 
-/// Some of the users, guards among them.
+/// True for some of the users, guards among them.
 fn guards(user: &str) -> bool {
     ["u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9"].iter().any(|begin| user.starts_with(begin))
 }
 
-/// Another engine, or a vacuum that knew nothing of the publication, has cleaned the log of `events`.
+/// Another engine, or a vacuum that ignored the publication, has cleaned the log of `events`.
 #[tokio::test]
 async fn where_the_log_tells_nothing_new_a_refresh_waits_for_the_next_day() {
     let workspace = service(4);

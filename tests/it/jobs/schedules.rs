@@ -1,4 +1,4 @@
-//! The schedules that the project gives: each is checked by what will read it, where that is there.
+//! The project's schedules: each one is checked by the tool that reads it, if that is installed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use super::service;
 use crate::programs::program;
 
-/// The repository: tests run in their crate, and a path fixed at build time would be wrong for a clone that shares the build.
+/// Returns the repository. Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
 fn repository() -> PathBuf {
     std::env::current_dir().unwrap().parent().unwrap().to_owned()
 }
@@ -24,12 +24,12 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Prints what is not tested here.
+/// Prints that `what` is not tested here.
 fn skipped(what: &str) {
     testkit::skipped(what, "such tool");
 }
 
-/// Whether `tool` can be started.
+/// True if `tool` can be started; otherwise prints a notice.
 fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").output().is_ok();
     if !found {
@@ -38,11 +38,11 @@ fn has(tool: &str) -> bool {
     found
 }
 
-/// A command of a schedule, with `--help` instead of work: its arguments must be known to the program.
+/// Runs a schedule's command with `--help` instead of work: the program must know its arguments.
 fn check_command(text: &str) {
     let at = ["climber ", "pipeline "].into_iter().find_map(|name| Some((name, text.find(name)?)));
     let (name, at) = at.unwrap_or_else(|| panic!("no command in {text}"));
-    // The day is Airflow's to fill in, and behind the command stands what a shell does with what it says.
+    // Airflow fills in the day, and shell redirections follow the command.
     let words = text[at + name.len()..].split_whitespace();
     let words = words.take_while(|word| !word.starts_with("2>") && !word.contains('{'));
     let mut words: Vec<&str> = words.collect();
@@ -61,7 +61,7 @@ const UNITS: [&str; 5] = [
     "climber-pilot-failed@.service",
 ];
 
-/// The value of a setting, which stands in a unit once.
+/// Returns the value of a setting, which occurs once in the unit.
 fn setting<'a>(unit: &'a str, key: &str) -> &'a str {
     let found: Vec<&str> =
         unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect();
@@ -83,7 +83,7 @@ fn units_pass_systemd_analyze() {
         let text = read(&format!("systemd/{name}"));
         let commands = text.lines().filter(|line| line.starts_with("ExecStart=/usr/local/bin"));
         commands.for_each(check_command);
-        // The programs and the user are not installed where this is tested.
+        // The programs and the user are not installed on the test machine.
         let text = text
             .replace("/usr/local/bin/climber", &built("climber"))
             .replace("/usr/local/bin/pipeline", &built("pipeline"))
@@ -92,12 +92,12 @@ fn units_pass_systemd_analyze() {
     }
     for name in UNITS.into_iter().filter(|name| name.ends_with(".service") && !name.contains('@')) {
         let unit = read(&format!("systemd/{name}"));
-        // A unit that restarts is `failed`, and raises an alarm, only when it has started too often: that has to be reached.
+        // A restarting unit becomes `failed`, and raises an alarm, only after too many starts, so that limit must be reachable.
         let (interval, burst) = (setting(&unit, "StartLimitIntervalSec"), setting(&unit, "StartLimitBurst"));
         let starts = burst.parse::<u64>().unwrap() * seconds(setting(&unit, "RestartSec"));
         assert!(starts < seconds(interval), "{name}: {burst} starts in {interval} never happen");
         assert_eq!(setting(&unit, "OnFailure"), "climber-pilot-failed@%n.service", "{name}");
-        // Files that stand for memory lie on a disk.
+        // Spilled files go to a disk, not to memory.
         assert_eq!(setting(&unit, "Environment"), "TMPDIR=%S/climber-pilot/tmp", "{name}");
         assert!(setting(&unit, "StateDirectory").contains("climber-pilot/tmp"), "{name}");
     }
@@ -121,7 +121,7 @@ fn units_pass_systemd_analyze() {
     assert!(parsed.status.success(), "{calendar}: {}", String::from_utf8_lossy(&parsed.stderr));
 }
 
-/// A systemd of its own, in a namespace of its own, runs the unit of the day: with a log that is not there it fails each time.
+/// Runs the daily unit in a systemd of its own, in a namespace of its own; without a log, the unit fails each time.
 #[test]
 fn onfailure_fires() {
     let systemd = "/usr/lib/systemd/systemd";
@@ -139,7 +139,7 @@ fn onfailure_fires() {
         std::fs::create_dir_all(&units).unwrap();
         let (told, counted) = (workspace.path("told"), workspace.path("counted"));
         let climber = program("climber");
-        // What needs a machine of its own is left out; the pauses are shorter, and the day is the one that there is.
+        // Settings that need a whole machine are removed, pauses are shorter, and the day is the existing one.
         let unit = read("systemd/climber-pilot-daily.service")
             .lines()
             .filter(|line| {
@@ -194,12 +194,12 @@ fn onfailure_fires() {
     }
 }
 
-/// What the manifests of all three jobs have in common.
+/// Checks what the manifests of all three jobs have in common.
 fn check_pod(pod: &PodSpec, name: &str) {
     let [container] = &pod.containers[..] else { panic!("{name}") };
     let words = [container.command.clone().unwrap(), container.args.clone().unwrap()].concat();
     check_command(&words.join(" "));
-    // What does not fit into memory goes to a disk.
+    // Spilled files go to a disk.
     let variables = container.env.as_ref().unwrap();
     let tmpdir = variables.iter().find(|variable| variable.name == "TMPDIR").unwrap().value.clone().unwrap();
     let mounts = container.volume_mounts.as_ref().unwrap();
@@ -208,7 +208,7 @@ fn check_pod(pod: &PodSpec, name: &str) {
     let empty =
         volumes.iter().find(|volume| volume.name == scratch.name).unwrap().empty_dir.as_ref().unwrap();
     assert_eq!(empty.medium, None, "{name}: scratch files in memory");
-    // The image that the Dockerfile makes.
+    // The image that the Dockerfile builds.
     let dockerfile = std::fs::read_to_string(repository().join("Dockerfile")).unwrap();
     assert!(dockerfile.contains(container.image.as_ref().unwrap()), "{name}");
     let user = pod.security_context.as_ref().unwrap().run_as_user.unwrap();
@@ -218,7 +218,7 @@ fn check_pod(pod: &PodSpec, name: &str) {
     assert_eq!(claim.claim_name, "climber-pilot", "{name}");
 }
 
-/// Parses a manifest. The types are generated from Kubernetes' own schema: what they do not know is lost on the way.
+/// Parses a manifest. Its types are generated from Kubernetes' schema: unknown fields are lost and so detected.
 fn manifest<T: serde::de::DeserializeOwned + serde::Serialize>(name: &str) -> T {
     let given: serde_json::Value = serde_yaml_ng::from_str(&read(name)).unwrap();
     let known: T = serde_json::from_value(given.clone()).unwrap();
@@ -232,7 +232,7 @@ fn the_manifests_hold_nothing_that_kubernetes_does_not_know() {
     assert_eq!(job.concurrency_policy.as_deref(), Some("Forbid"));
     let job = job.job_template.spec.unwrap();
     let rules = job.pod_failure_policy.unwrap().rules;
-    // A pod that is evicted is tried again; what another try does not mend is not.
+    // An evicted pod is tried again; a failure that another try cannot mend is not.
     let disrupted = rules[0].on_pod_conditions.as_ref().unwrap();
     assert_eq!((rules[0].action.as_str(), disrupted[0].type_.as_str()), ("Ignore", "DisruptionTarget"));
     assert_eq!(rules[1].on_exit_codes.as_ref().unwrap().values, [2, 4, 5]);
@@ -289,11 +289,11 @@ fn the_line_of_the_crontab_has_five_times_and_a_command() {
     let [line] = lines[..] else { panic!("{lines:?}") };
     let times: Vec<&str> = line.split_whitespace().take(5).collect();
     assert!(times.iter().all(|time| *time == "*" || time.parse::<u8>().is_ok()), "{times:?}");
-    // cron takes a bare per cent sign for the end of the line.
+    // cron takes a bare per cent sign as the end of the line.
     assert!(line.match_indices('%').all(|(at, _)| line[..at].ends_with('\\')), "{line}");
     check_command(line);
-    // As cron runs it: by a shell, with the variables above. It says what the job said where that does not end well, and nothing
-    // where it does.
+    // Runs it as cron does: in a shell, with the variables above. It prints the job's output if the job fails, and nothing
+    // otherwise.
     for (code, says) in [(0, ""), (5, "a day was left out\n")] {
         let directory = tempfile::tempdir().unwrap();
         let climber = directory.path().join("climber");
@@ -312,7 +312,7 @@ fn the_line_of_the_crontab_has_five_times_and_a_command() {
     }
 }
 
-/// A Python with Airflow: `CLIMBER_PILOT_AIRFLOW`, or the one on the path.
+/// Returns a Python with Airflow: `CLIMBER_PILOT_AIRFLOW`, or the one on the path.
 fn python_with_airflow() -> Option<String> {
     let named = std::env::var("CLIMBER_PILOT_AIRFLOW").ok();
     [named, Some("python3".to_owned())].into_iter().flatten().find(|python| {
@@ -336,7 +336,7 @@ fn the_dag_reads_the_log_of_yesterday() {
             "there is no airflow here (pip install apache-airflow; CLIMBER_PILOT_AIRFLOW names a Python that has it)",
         );
     };
-    // The run of one night, as the scheduler plans it, and the command that it gives to the shell.
+    // The run of one night, as the scheduler plans it, and the command that it passes to the shell.
     let load = r#"
 import sys, warnings
 warnings.filterwarnings("error", category=DeprecationWarning, module="climber_pilot")

@@ -1,11 +1,11 @@
-//! Days that cannot succeed, days that are still to come, and what is not measured.
+//! Days that cannot succeed, future days, and unmeasured models.
 
 use serde_json::Value;
 
 use super::{date, day, published, run_day, service};
 use crate::programs::{Workspace, json, stderr};
 
-/// Runs a schedule's command: the exit code, and what it wrote down.
+/// Runs a schedule's command; returns the exit code, the JSON output and stderr.
 fn night(workspace: &Workspace, to: &str, more: &[&str]) -> (Option<i32>, Value, String) {
     let args = [&["daily", "--to", to, "--json"][..], more].concat();
     let output = workspace.command("climber", &args).output().unwrap();
@@ -24,7 +24,7 @@ fn a_lost_day_does_not_stop_the_next() {
     let lost = workspace.path("events/2026-01-02.csv");
     let log = std::fs::read_to_string(&lost).unwrap();
     std::fs::remove_file(&lost).unwrap();
-    // Each night tries again, until it is enough.
+    // Each night tries again, up to the limit.
     let twice = ["--set", "daily.skip_after_tries=2"];
     let (code, _, text) = night(&workspace, "2026-01-03", &twice);
     assert_eq!(code, Some(1), "{text}");
@@ -41,11 +41,11 @@ fn a_lost_day_does_not_stop_the_next() {
     }
     let status = stderr(&workspace.succeed("climber", &["status"]));
     assert!(status.contains("left out: 2026-01-02"), "{status}");
-    // It is said once; the nights after it are good ones.
+    // It is reported once; the later nights succeed.
     let (code, said, text) = night(&workspace, "2026-01-04", &twice);
     assert_eq!((code, said["skipped"].as_array().map(Vec::len)), (Some(0), Some(0)), "{text}");
     assert_eq!(published(&workspace)["served"], "2026-01-04-sft");
-    // The log comes late: by hand it is learned after all.
+    // The log comes late: run by hand, the day is learned.
     std::fs::write(&lost, log).unwrap();
     let late = run_day(&workspace, 2);
     assert_eq!(late["publish"]["number"], 4, "{late}");
@@ -63,13 +63,13 @@ fn a_day_may_be_left_out_by_name() {
     assert_eq!(code, Some(5), "{text}");
     assert_eq!(said["skipped"][0]["date"], "2026-01-02", "{said}");
     assert_eq!(published(&workspace)["served"], "2026-01-03-sft");
-    // Nor does a record that cannot be read keep the days after it.
+    // An unreadable record does not stop the later days either.
     let record = workspace.root().join("jobs/daily/2026-01-02/run.json");
     std::fs::write(&record, "{").unwrap();
     assert_eq!(night(&workspace, "2026-01-03", &[]).0, Some(1));
     let (code, said, text) = night(&workspace, "2026-01-03", &skip);
     assert_eq!((code, said["skipped"][0]["date"].as_str()), (Some(5), Some("2026-01-02")), "{text}");
-    // A schedule that goes on saying so is no failure, and a day that is finished is not taken back.
+    // A schedule that keeps --skip does not fail, and a finished day is not withdrawn.
     assert_eq!(night(&workspace, "2026-01-03", &skip).0, Some(0));
     assert_eq!(night(&workspace, "2026-01-03", &["--skip", "2026-01-03"]).0, Some(0));
     let text = workspace.fail("climber", &["daily", "--skip", "2026-01-02"], 2);
@@ -110,13 +110,13 @@ fn a_day_that_is_killed_each_time_is_left_out_too() {
     assert!(learned > u64::from(super::USERS * super::EVENTS), "{learned}");
 }
 
-/// Power cuts, restarts, `kill -9`: they say nothing about the day.
+/// Power cuts, restarts and `kill -9` say nothing about the day.
 #[test]
 #[cfg(unix)]
 fn kills_from_outside_leave_no_sound_day_out() {
     let workspace = service(2);
     run_day(&workspace, 1);
-    // Some in one step, and more of them in others.
+    // Some kills in one step, and more in others.
     for point in
         ["step:ingest", "step:ingest", "step:sequences", "step:train", "step:evaluate", "step:publish"]
     {
@@ -135,7 +135,7 @@ fn kills_from_outside_leave_no_sound_day_out() {
 fn a_stop_that_was_asked_for_is_no_try() {
     let workspace = service(2);
     run_day(&workspace, 1);
-    // Ingest and retention stop where they choose, others are dropped.
+    // Ingest and retention stop at a point of their choice, other steps are dropped.
     workspace.succeed("pipeline", &["forget", "--user", "u7"]);
     for point in ["step:ingest", "step:sequences", "step:retention"] {
         let go_on = workspace.path(&format!("go-on-{}", point.replace(':', "-")));
@@ -169,7 +169,7 @@ fn days_that_are_still_to_come_are_refused() {
         let text = workspace.fail("climber", &[&["daily"][..], args].concat(), 2);
         assert!(text.contains("still to come"), "{text}");
     }
-    // Nor may an experiment take the name of another day, whose run it would be in the way of.
+    // An experiment may not take the name of another day either: it would block that day's run.
     let args = ["daily", "--date", "2026-01-01", "--name", "2026-01-02"];
     assert!(workspace.fail("climber", &args, 2).contains("another name"));
     assert!(!workspace.root().join("jobs").exists());
@@ -211,7 +211,7 @@ fn what_was_taken_back_is_not_published_by_a_run_that_goes_on() {
     let workspace = service(2);
     run_day(&workspace, 1);
     let second = date(2);
-    // The publication is there, and its run could not write it down.
+    // The publication exists, but its run could not record it.
     kill(paused(&workspace, &day(&second, &[]), "publish:between"));
     workspace.succeed("climber", &["rollback"]);
     assert_eq!(published(&workspace)["served"], "2026-01-01-sft");

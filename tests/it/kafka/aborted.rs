@@ -4,7 +4,7 @@ use super::shop::{Shop, event, fates};
 use super::tally::{Fate, Sent};
 use super::{Broker, End, Message, Producer, tables};
 
-/// Events `from..from + count` and what becomes of them, over three partitions.
+/// Returns events `from..from + count` and their fates, over three partitions.
 fn slice(from: i64, count: i64) -> (Vec<Message>, Vec<Fate>) {
     let event = |n: i64| {
         let value = event(n);
@@ -28,13 +28,13 @@ fn aborted_transactions_are_never_stored_whatever_the_groups_protocol() {
         });
         shop.consume_once(&["--root", protocol, "--set", &settings[0], "--set", &settings[1]])
     };
-    // The topic ends with an aborted transaction first, then with one that is committed.
+    // First the topic ends with an aborted transaction, then with a committed one.
     for (aborted, committed) in [(1_000, 0), (2_000, 60)] {
         let (messages, fates_of) = slice(committed, 60);
         let (mut thrown_away, _) = slice(aborted, 30);
         thrown_away.push(Message::tombstone(0, "key"));
         thrown_away.push(Message::new(1, "key", "no JSON"));
-        // The event of a committed transaction, too: it must not be taken for its duplicate.
+        // It also holds an event of a committed transaction, which must not be taken for a duplicate.
         thrown_away.push(messages[0].clone());
         if committed == 60 {
             producer.transaction(&shop.topic, &thrown_away, End::Abort);

@@ -1,4 +1,4 @@
-//! Brokers and topics that are not there.
+//! Unreachable brokers and missing topics.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn a_broker_that_is_away_at_the_start_is_waited_for_no_longer_than_said() {
 fn a_broker_that_goes_away_meanwhile_is_waited_for() {
     let Some(mut broker) = Broker::start() else { return };
     let shop = Shop::new(&broker, "away", 2);
-    // What it waits at the start says nothing of later.
+    // The patience at the start does not apply later.
     let mut consumer = shop.start(&["--set", "kafka.patience=2s"]);
     let stored = || tables::events(&shop.workspace.root()).len();
     shop.send(&events(0, 0..50));

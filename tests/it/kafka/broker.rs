@@ -15,7 +15,7 @@ use super::{client, unique};
 
 type Admin = AdminClient<DefaultClientContext>;
 
-/// So that a killed consumer's partitions are free after seconds.
+/// Session settings that free a killed consumer's partitions within seconds.
 const SETTINGS: [&str; 5] = [
     "group.min.session.timeout.ms=1000",
     "group.consumer.min.session.timeout.ms=1000",
@@ -33,7 +33,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// A broker of one's own, to kill; `None` where there is no Java or Maven (see [`available`]).
+    /// Starts a broker for one test, to be killed; `None` without Java or Maven (see [`available`]).
     pub(crate) fn start() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         if !*AVAILABLE.get_or_init(|| available(&[])) {
@@ -49,13 +49,13 @@ impl Broker {
         Some(broker)
     }
 
-    /// The broker that tests share. Never dropped: it ends with the process, and takes its data along.
+    /// Returns the broker that tests share. It is never dropped: it ends with the process, and its data with it.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Broker>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// `host:port`, for `kafka.brokers`.
+    /// Returns `host:port`, for `kafka.brokers`.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -71,18 +71,18 @@ impl Broker {
         });
     }
 
-    /// SIGKILL.
+    /// Kills the broker (SIGKILL).
     pub(crate) fn kill(&mut self) {
         self.service.kill();
     }
 
-    /// Starts it again after [`Self::kill`], at the same address, with what it had written.
+    /// Restarts the broker after [`Self::kill`], at the same address, with its data.
     pub(crate) fn restart(&mut self) {
         self.service = Service::launch("broker", self.data.path(), "run", &self.args);
         self.wait();
     }
 
-    /// A topic that no other test has: its name is `name` and a number.
+    /// Creates a topic for this test alone, called `name` and a number.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> String {
         let topic = unique(name);
         assert_eq!(self.create(&topic, partitions), Ok(topic.clone()));
@@ -106,7 +106,7 @@ impl Broker {
         }
     }
 
-    /// Deletes what lies in a partition before `offset`, as retention does.
+    /// Deletes a partition's messages before `offset`, as retention does.
     pub(crate) fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
@@ -117,7 +117,7 @@ impl Broker {
     fn ask<T: Send>(&self, question: impl AsyncFnOnce(&Admin, &AdminOptions) -> KafkaResult<T> + Send) -> T {
         let admin: Admin = client(&self.address()).create().unwrap();
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-        // On a thread of its own: the test itself may run inside a runtime.
+        // On another thread: the test itself may run inside a runtime.
         std::thread::scope(|scope| {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             scope.spawn(move || runtime.block_on(question(&admin, &options)).unwrap()).join().unwrap()

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// It dies with this value.
+/// A running consumer. Dropping it kills the process.
 pub(crate) struct Consumer {
     child: Child,
-    /// What it and those that wrote there before have said to stderr.
+    /// Stderr of this process and of earlier ones with the same log.
     log: PathBuf,
 }
 
 impl Consumer {
-    /// Its stderr is added to the file `log`; its stdout goes to the same name with `.out`.
+    /// Starts the consumer. Stderr is appended to the file `log`; stdout goes to the same name with `.out`.
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
         let stdout = File::create(log.with_extension("out")).unwrap();
@@ -33,7 +33,7 @@ impl Consumer {
         assert!(status.is_none(), "a consumer ended by itself, {status:?}: {}", self.said());
     }
 
-    /// Waits, while it runs, until there is something.
+    /// Waits, while it runs, until `found` returns a value.
     pub(crate) fn wait_for<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         let begin = Instant::now();
         loop {
@@ -46,7 +46,7 @@ impl Consumer {
         }
     }
 
-    /// What it said, once it has ended with an error.
+    /// Waits until it has failed with exit code 1; returns its stderr.
     pub(crate) fn wait_for_failure(&mut self) -> String {
         let begin = Instant::now();
         loop {
@@ -59,19 +59,19 @@ impl Consumer {
         }
     }
 
-    /// SIGKILL.
+    /// Kills the consumer (SIGKILL).
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// `kill -NAME`.
+    /// Sends the signal `name`.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// SIGTERM, upon which it commits what it has, and exits with 0; its report, if it was started with `--json`.
+    /// Stops the consumer with SIGTERM: it commits what it has and exits with 0. Returns its report, if started with `--json`.
     pub(crate) fn stop(mut self) -> Value {
         self.check();
         self.signal("TERM");
@@ -91,7 +91,7 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

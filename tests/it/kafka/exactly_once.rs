@@ -1,9 +1,9 @@
-//! Every message of a topic is in the tables exactly once, whoever is killed while they are written.
+//! Every message of a topic is in the tables exactly once, whichever process is killed meanwhile.
 //!
-//! Two consumers of one group read what is being sent; every second or so one of them gets SIGKILL, wherever it stands,
-//! and is started again; once the broker does. Afterwards every position that was sent is in `events` or in
-//! `dead_letters`, once, except for events that were sent again under their id, which are stored once, where they lay
-//! first; and nothing else is there: no message of an aborted transaction.
+//! Two consumers of one group read while messages are sent. Every second or so, one of them is killed (SIGKILL) at any point and
+//! restarted; the broker is killed once. Afterwards every sent position is in `events` or in `dead_letters` once, except for
+//! events sent again under their id, which are stored once, at their first position. Nothing else is stored, in particular no
+//! message of an aborted transaction.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ use crate::programs::{Workspace, stderr};
 enum Group {
     /// The broker waits for a killed member until its session times out.
     Classic,
-    /// A member that comes back under its name has its partitions at once.
+    /// A member that returns under its name gets its partitions at once.
     Static,
-    /// KIP-848.
+    /// The broker assigns partitions (KIP-848).
     Broker,
 }
 
@@ -37,7 +37,7 @@ impl Scene {
     fn new(broker: &Broker, group: Group, batch_rows: u32) -> Self {
         let (workspace, topic) = (Workspace::new(), broker.create_topic("interactions", PARTITIONS));
         let protocol = if group == Group::Broker { "consumer" } else { "classic" };
-        // The broker decides it for its own protocol.
+        // With its own protocol, the broker decides the session.
         let session =
             "properties = { \"session.timeout.ms\" = \"2000\", \"heartbeat.interval.ms\" = \"500\" }";
         let session = if group == Group::Broker { "" } else { session };
@@ -65,7 +65,7 @@ batch_interval = "300ms"
         Self { workspace, topic, group }
     }
 
-    /// `pipeline consume` as the group's member `name`.
+    /// Returns `pipeline consume` as the group's member `name`.
     fn command(&self, name: &str) -> Command {
         let mut command = self.workspace.command("pipeline", &["consume"]);
         if self.group == Group::Static {
@@ -79,7 +79,7 @@ batch_interval = "300ms"
         assert!(output.status.success(), "consume --once: {}", stderr(&output));
     }
 
-    /// Rows that are in `events`.
+    /// Returns the number of rows in `events`.
     fn stored(&self) -> usize {
         tables::events(&self.workspace.root()).len()
     }
@@ -89,7 +89,7 @@ batch_interval = "300ms"
     }
 }
 
-/// A running consumer, with a name that those have who take its place.
+/// A running consumer, and the name that it passes on to its replacement.
 struct Member<'a> {
     scene: &'a Scene,
     name: &'static str,
@@ -107,7 +107,7 @@ impl<'a> Member<'a> {
         self.consumer.check();
     }
 
-    /// SIGKILL, and another one in its place.
+    /// Kills the consumer and starts another one in its place.
     fn replace(&mut self) {
         self.check();
         self.consumer.kill();
@@ -119,7 +119,7 @@ fn note(sent: &mut Vec<Sent>, positions: Vec<Position>, fates: Vec<Fate>) {
     sent.extend(positions.into_iter().zip(fates).map(|(position, fate)| Sent { position, fate }));
 }
 
-/// Sends `slices` times `slice` events while consumers are killed; then `consume --once` reads what is left.
+/// Sends `slices` times `slice` events while consumers are killed; then `consume --once` reads the rest.
 fn kill_and_count(group: Group, slices: u64, slice: u64) {
     let Some(mut broker) = Broker::start() else { return };
     let scene = Scene::new(&broker, group, (slice * 2) as u32);
@@ -149,7 +149,7 @@ fn kill_and_count(group: Group, slices: u64, slice: u64) {
         }
         consumers.iter_mut().for_each(Member::check);
     }
-    // They wrote while they were killed, or nothing was tried here.
+    // Unless something was stored during the kills, nothing was tested.
     let begin = Instant::now();
     while scene.stored() == 0 {
         consumers.iter_mut().for_each(Member::check);
@@ -184,7 +184,7 @@ fn consumers_that_the_broker_assigns_to_are_killed() {
     kill_and_count(Group::Broker, 15, 500);
 }
 
-/// `cargo test --workspace -- --ignored a_million`: some minutes.
+/// Run with `cargo test --workspace -- --ignored a_million`; takes some minutes.
 #[test]
 #[ignore = "a million messages take minutes"]
 fn a_million_messages_while_consumers_are_killed() {

@@ -1,4 +1,4 @@
-//! What becomes of a message: a row of `events`, a duplicate of one, or a dead letter that says why.
+//! Fates of messages: a row of `events`, a duplicate of one, or a dead letter with its reason.
 
 use serde_json::json;
 
@@ -61,7 +61,7 @@ fn each_message_is_an_event_a_duplicate_or_a_dead_letter_with_its_reason() {
         .collect();
     assert_eq!(tables::letters(&shop.workspace.root()), expected);
 
-    // Sent again later, an event is still the one that is stored; nothing of before is read again.
+    // An event sent again later is still the stored one; nothing earlier is read again.
     shop.send(&events(0, [2, 4, 1]));
     assert_eq!(fates(&shop.consume_once(&[])), [3, 1, 2, 0]);
     assert_eq!(fates(&shop.consume_once(&[])), [0; 4]);
@@ -96,7 +96,7 @@ fn messages_that_were_rejected_for_a_wrong_configuration_come_back() {
     ids.sort();
     expected.sort();
     assert_eq!(ids, expected);
-    // What came back is not sent once more.
+    // Messages that came back are not sent once more.
     let report = replay();
     assert_eq!(
         (&report["selected"], &report["sent_before"], &report["sent"]),

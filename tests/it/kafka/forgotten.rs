@@ -7,7 +7,7 @@ use super::{Broker, Message, tables};
 
 const USER: &str = "person-77";
 
-/// An event of the person.
+/// Returns event `n` of the person.
 fn of_person(n: i64) -> Message {
     let mut value = event(n);
     value["user"] = json!(USER);
@@ -29,7 +29,7 @@ fn nobody_who_was_forgotten_comes_back_by_a_topic() {
 
     shop.send(&[of_person(3), broken(), Message::tombstone(0, USER), other(4)]);
     assert_eq!(counts(&shop.consume_once(&[]), all), [4, 1, 0, 0, 3]);
-    // The consumer's offset moves past what is left out.
+    // The consumer's offset moves past the omitted messages.
     assert_eq!(counts(&shop.consume_once(&[]), all), [0; 5]);
     shop.send(&[of_person(5)]);
     assert_eq!(counts(&shop.consume_once(&[]), all), [1, 0, 0, 0, 1]);
@@ -47,7 +47,7 @@ fn a_running_consumer_learns_who_was_forgotten() {
     consumer.wait_for("the first event", |_| has(1));
     shop.workspace.succeed("pipeline", &["forget", "--user", USER]);
     assert_eq!(tables::events(&shop.workspace.root()).len(), 0);
-    // It looks again after each micro-batch, and where none comes, after as long.
+    // The consumer checks after each micro-batch, or after as long without one.
     std::thread::sleep(std::time::Duration::from_secs(3));
     shop.send(&[of_person(2), Message::json(0, "key", &event(3))]);
     consumer.wait_for("the other's event", |_| has(1));

@@ -1,4 +1,4 @@
-//! A topic that is not what the tables remember: deleted beginnings, and one that was made anew.
+//! A topic that differs from what the tables remember: deleted messages, and a recreated topic.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ fn gone(shop: &Shop, from: i64, to: i64) -> Value {
     json!([{ "topic": shop.topic, "partition": 0, "from": from, "to": to }])
 }
 
-/// The offsets of partition 0 that are stored.
+/// Returns the stored offsets of partition 0.
 fn stored(shop: &Shop) -> Vec<i64> {
     stored_of(shop, "")
 }
 
-/// The same of a topic that was made anew, whose sources end so.
+/// [`stored`] for a recreated topic, whose sources have this ending.
 fn stored_of(shop: &Shop, ending: &str) -> Vec<i64> {
     let source = shop.source(0) + ending;
     let rows = tables::events(&shop.workspace.root());
@@ -42,7 +42,7 @@ fn what_retention_deleted_is_named_and_the_rest_is_stored() {
     assert!(output.status.success() && said.contains(&words), "{said}");
     assert_eq!((fates(&report), &report["gone"]), ([60, 60, 0, 0], &gone(&shop, 100, 150)));
     assert_eq!(stored(&shop), (0..100).chain(150..200).collect::<Vec<_>>());
-    // It is said once.
+    // It is reported once.
     let report = shop.consume_once(&[]);
     assert_eq!((fates(&report), &report["gone"]), ([0; 4], &json!([])));
 
@@ -66,7 +66,7 @@ fn what_is_deleted_before_a_running_consumer_reads_it_is_named_too() {
     let mut consumer = shop.start(&[]);
     let has = |count: usize| (tables::events(&shop.workspace.root()).len() == count).then_some(());
     consumer.wait_for("the first events", |_| has(20));
-    // Until the broker has answered what it was asked, which takes half a second where it has nothing to say.
+    // Until the broker has answered the pending request, which takes half a second without messages.
     consumer.signal("STOP");
     std::thread::sleep(Duration::from_millis(1_500));
     shop.send(&events(0, 10..100));
@@ -98,13 +98,13 @@ fn a_topic_that_was_made_anew_and_is_longer_is_refused_or_read_from_its_beginnin
     assert_eq!(fates(&shop.consume_once(&anew)), [500, 500, 0, 0]);
     assert_eq!(stored(&shop), (0..100).collect::<Vec<_>>());
     assert_eq!(stored_of(&shop, "#1"), (0..500).collect::<Vec<_>>());
-    // From now on it is this one.
+    // From now on this is the topic.
     shop.send(&events(0, 1_500..1_510));
     assert_eq!(fates(&shop.consume_once(&[])), [10, 10, 0, 0]);
     assert_eq!(fates(&shop.consume_once(&anew)), [0, 0, 0, 0]);
 }
 
-/// The client sees nothing of it: it goes on at the old offset of the new topic.
+/// The client does not notice: it continues at the old offset of the new topic.
 #[test]
 fn a_topic_that_is_made_anew_while_a_consumer_is_suspended_is_refused_or_read_from_its_beginning() {
     let Some(broker) = Broker::shared() else { return };
@@ -136,7 +136,7 @@ fn a_topic_that_is_made_anew_while_a_consumer_is_suspended_is_refused_or_read_fr
     }
 }
 
-/// Bad bytes at the offset at which the other topic had the same bad bytes are another record.
+/// The same bad bytes at the same offset of the recreated topic are another record.
 #[test]
 fn dead_letters_of_a_topic_that_was_made_anew_are_its_own() {
     let Some(broker) = Broker::shared() else { return };
@@ -150,7 +150,7 @@ fn dead_letters_of_a_topic_that_was_made_anew_are_its_own() {
     assert_eq!(fates(&shop.consume_once(&["--set", "kafka.recreated=from-start"])), [2, 0, 0, 2]);
     let verified = shop.workspace.command("pipeline", &["inspect", "--verify"]).output().unwrap();
     assert!(verified.status.success(), "{}", stderr(&verified));
-    // Each is sent back once.
+    // Each one is sent back once.
     let target = broker.create_topic("mended", 1);
     let replay = ["dead-letters", "replay", "--all", "--topic", &target, "--json"];
     for sent in [3, 0] {
@@ -158,7 +158,7 @@ fn dead_letters_of_a_topic_that_was_made_anew_are_its_own() {
     }
 }
 
-/// Seconds that are read as milliseconds: nothing is stored before the question is answered.
+/// Seconds read as milliseconds: nothing is stored before the question is answered.
 #[test]
 fn times_that_cannot_be_meant_stop_a_consumer_with_a_question() {
     let Some(broker) = Broker::shared() else { return };
@@ -177,7 +177,7 @@ fn times_that_cannot_be_meant_stop_a_consumer_with_a_question() {
     }
     assert!(stored(&shop).is_empty());
     assert_eq!(fates(&shop.consume_once(&["--set", "events.ts_unit=s"])), [20, 20, 0, 0]);
-    // As it is, into another root.
+    // With the times as they are, into another root.
     let meant = ["--set", "events.check_times=false", "--root", "another"];
     assert_eq!(fates(&shop.consume_once(&meant)), [20, 20, 0, 0]);
 }
@@ -195,6 +195,6 @@ fn a_topic_that_was_made_anew_and_is_shorter_is_refused() {
         assert!(said.contains(words), "`{words}`: {said}");
     }
     assert_eq!(stored(&shop), (0..20).collect::<Vec<_>>());
-    // As the message says.
+    // As the message suggests.
     assert_eq!(fates(&shop.consume_once(&["--root", "another"])), [5, 5, 0, 0]);
 }

@@ -1,4 +1,4 @@
-//! Checks that these tests' Kafka behaves as one.
+//! Checks that the tests' Kafka behaves like one.
 
 use serde_json::json;
 
@@ -28,7 +28,7 @@ fn reads_back_what_was_sent(cluster: &Cluster) {
     for ((sent_at, sent), (read_at, read)) in sent.iter().zip(&read) {
         assert_eq!((sent_at, &sent.key, &sent.value), (read_at, &read.key, &read.value));
     }
-    // Partitions that the test chose are filled without gaps from 0.
+    // Partitions that the test chose are filled from offset 0 without gaps.
     assert!((0..333).all(|offset| sent.iter().any(|&(position, _)| position == (2, offset))));
 }
 
@@ -55,7 +55,7 @@ fn a_killed_broker_has_everything_when_it_is_back() {
     assert_eq!(broker.address(), address);
     assert_ne!(broker.process(), process);
     assert_eq!(read_topic(&address, &topic, 3, Isolation::ReadCommitted), sent);
-    // A producer from before goes on.
+    // A producer from before the kill goes on.
     sent.extend(sorted(producer.send(&topic, &second), &second));
     sent.sort_by_key(|&(position, _)| position);
     assert_eq!(read_topic(&address, &topic, 3, Isolation::ReadCommitted), sent);

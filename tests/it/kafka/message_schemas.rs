@@ -1,4 +1,4 @@
-//! Avro and Protobuf: with the schemas of a registry, and with one in a file.
+//! Avro and Protobuf, with schemas of a registry and with a schema in a file.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ const AVRO: &str = r#"{ "type": "record", "name": "Click", "namespace": "shop", 
     { "name": "time", "type": { "type": "long", "logicalType": "timestamp-millis" } },
     { "name": "id", "type": "string" } ] }"#;
 
-/// The same in another order, with optional fields and an unexpected one.
+/// The same record in another order, with optional fields and an unknown one.
 const LATER_AVRO: &str = r#"{ "type": "record", "name": "Click", "namespace": "shop", "fields": [
     { "name": "page", "type": { "type": "enum", "name": "Page", "symbols": ["HOME", "SEARCH"] } },
     { "name": "time", "type": { "type": "long", "logicalType": "timestamp-micros" } },
@@ -25,7 +25,7 @@ message Page { string path = 1; }
 message Click { string user = 1; string item = 2; int64 time = 3; string id = 4; Page page = 9; }
 "#;
 
-/// Numbers in groups of seven bits, the lowest first.
+/// Encodes a number in groups of seven bits, the lowest first.
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
@@ -36,12 +36,12 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// A `long` of Avro.
+/// Encodes a `long` of Avro.
 fn long(number: i64) -> Vec<u8> {
     varint(((number << 1) ^ (number >> 63)) as u64)
 }
 
-/// A `string` of Avro.
+/// Encodes a `string` of Avro.
 fn string(text: &str) -> Vec<u8> {
     [long(text.len() as i64), text.into()].concat()
 }
@@ -58,7 +58,7 @@ fn later_avro(n: i64, item: Option<&str>) -> Vec<u8> {
     fields.concat()
 }
 
-/// A field of Protobuf with bytes.
+/// Encodes a length-delimited field of Protobuf.
 fn bytes(field: u64, bytes: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
 }
@@ -70,7 +70,7 @@ fn protobuf(n: i64) -> Vec<u8> {
     [page, text(4, format!("e{n}")), time, text(2, "i1".into()), text(1, format!("u{n}"))].concat()
 }
 
-/// What Confluent's clients put before a record.
+/// Prepends the header of Confluent's clients: 0 and the schema's id.
 fn framed(schema: u32, body: &[u8]) -> Vec<u8> {
     [&[0], &schema.to_be_bytes()[..], body].concat()
 }
@@ -80,7 +80,7 @@ fn send(shop: &Shop, values: Vec<Vec<u8>>) {
     shop.send(&messages);
 }
 
-/// Stores what was sent, and demands of the table these events, by their numbers, and of the run these reasons.
+/// Consumes what was sent, and asserts these event numbers in the table and these reasons in the report.
 fn check(shop: &Shop, accepted: &[i64], reasons: &Value) {
     let report = shop.consume_once(&[]);
     fates(&report);
@@ -116,8 +116,8 @@ fn avro_by_the_schemas_of_a_registry() {
         b"{\"user\": \"u10\"}".into(),
         avro(9),
     ];
-    // A registry that is away stops the program before a message is lost. It leaves the group, too: the next one would else
-    // wait for its session to time out, which takes longer than this one's patience.
+    // An unreachable registry stops the program before a message is lost. The program also leaves the group: otherwise the next
+    // one would wait for its session to time out, longer than its own patience.
     shop.configure(&registry_settings("http://127.0.0.1:1", "avro").replace("30s", "500ms"));
     send(&shop, vec![framed(first, &avro(8))]);
     let said = stderr(&shop.consume_in_vain(&[]));
@@ -140,7 +140,7 @@ fn protobuf_by_the_schemas_of_a_registry() {
     let (Some(broker), Some(registry)) = (Broker::shared(), Registry::shared()) else { return };
     let shop = Shop::new(broker, "protobuf", 1);
     let id = registry.register(&format!("{}-value", shop.topic), "PROTOBUF", PROTOBUF);
-    // Which message of the schema it is: one number, 1, as zigzag. A lone 0 is the first, which is no click.
+    // The index of the message in the schema: one number, 1, as zigzag. A lone 0 is the first message, which is no click.
     let place = |place: &[u8], body: Vec<u8>| framed(id, &[place, &body].concat());
     let values = vec![
         place(&[2, 2], protobuf(1)),

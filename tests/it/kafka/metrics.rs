@@ -9,14 +9,14 @@ use super::shop::{Shop, events, fates};
 use super::{Broker, End, Message, Producer};
 use crate::programs::stderr;
 
-/// The address that a consumer says it serves its metrics at.
+/// Returns the address that a consumer reports for its metrics.
 fn address(consumer: &Consumer) -> Option<String> {
     let said = consumer.said();
     let url = said.split("metrics at http://").nth(1)?;
     Some(url.split("/metrics").next()?.to_owned())
 }
 
-/// Status and body.
+/// Returns the status and body of a response.
 fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
@@ -26,7 +26,7 @@ fn get(address: &str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Each number, by its name without the prefix of the program.
+/// Returns each number by its name, without the program's prefix.
 fn numbers(address: &str) -> BTreeMap<String, f64> {
     let (status, text) = get(address, "/metrics");
     assert!(status == 200 && text.ends_with("# EOF\n"), "{status}: {text}");
@@ -38,7 +38,7 @@ fn numbers(address: &str) -> BTreeMap<String, f64> {
     samples.map(number).collect()
 }
 
-/// Whether nothing of the partitions is left to be read or stored.
+/// True if no message of the partitions is left to be read or stored.
 fn has_caught_up(numbers: &BTreeMap<String, f64>) -> bool {
     let lag = |kind: &str, partition: i32| numbers.get(&format!("{kind}{{partition=\"{partition}\"}}"));
     (0..2).all(|p| ["lag_messages", "committed_lag_messages"].iter().all(|kind| lag(kind, p) == Some(&0.0)))
@@ -56,7 +56,7 @@ fn metrics_are_served_and_no_lag_is_left_in_the_end() {
         Message::new(1, "key", "{"),
     ]);
     producer.transaction(&shop.topic, &messages, End::Commit);
-    // Behind the last message lie an aborted one and the marks of both transactions.
+    // An aborted message and the marks of both transactions follow the last message.
     producer.transaction(&shop.topic, &events(0, 500..520), End::Abort);
 
     let mut consumer = shop.start(&["--metrics", "127.0.0.1:0"]);
@@ -79,14 +79,14 @@ fn metrics_are_served_and_no_lag_is_left_in_the_end() {
     ] {
         assert_eq!(numbers.get(name), Some(&number), "{name}: {numbers:?}");
     }
-    // Some commits only say where reading begins.
+    // Some commits only record where reading begins.
     assert!((1.0..=numbers["commits_total"]).contains(&numbers["visible_seconds_count"]), "{numbers:?}");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((0.0..600.0).contains(&(now - numbers["last_commit_timestamp_seconds"])), "{numbers:?}");
     assert_eq!(get(&address, "/").0, 404);
     assert_eq!(fates(&consumer.stop()), [154, 150, 1, 3]);
 
-    // One that finds nothing new says so.
+    // A consumer that finds nothing new reports no lag.
     let log = shop.workspace.path("consumer.log");
     std::fs::remove_file(&log).unwrap();
     let mut consumer = shop.start(&["--metrics", "0"]);

@@ -33,15 +33,14 @@ pub(crate) use produce::{End, Message, Position, Producer};
 pub(crate) use read::{Isolation, read_topic};
 pub(crate) use registry::Registry;
 
-/// What a test reads from where any broker will do. The imitation takes at most 5 MiB a partition and has no
-/// transactions to speak of.
+/// A broker for tests that accept any. The imitation holds at most 5 MiB per partition and hardly supports transactions.
 pub(crate) enum Cluster {
     Real(&'static Broker),
     Mock(MockCluster<'static, DefaultProducerContext>),
 }
 
 impl Cluster {
-    /// The broker that the tests share, or the imitation where there is no Java or Maven.
+    /// Returns the shared broker, or the imitation without Java or Maven.
     pub(crate) fn start() -> Self {
         Broker::shared().map_or_else(Self::mock, Self::Real)
     }
@@ -57,7 +56,7 @@ impl Cluster {
         }
     }
 
-    /// A topic that no other test has: its name is `name` and a number.
+    /// Creates a topic for this test alone, called `name` and a number.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> String {
         match self {
             Self::Real(broker) => broker.create_topic(name, partitions),
@@ -70,17 +69,17 @@ impl Cluster {
     }
 }
 
-/// `name` and a number, another one each time.
+/// Returns `name` and a number, a new one each time.
 fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A client's configuration for the broker at `address`.
+/// Returns a client's configuration for the broker at `address`.
 fn client(address: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address);
-    // A broker that was killed is back within seconds; the default waits up to 10.
+    // A killed broker is back within seconds; the default waits up to 10 s.
     config.set("reconnect.backoff.max.ms", "500");
     config
 }

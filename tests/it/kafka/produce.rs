@@ -1,4 +1,4 @@
-//! Messages into topics.
+//! Sends messages to topics.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -14,16 +14,16 @@ use super::client;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Partition and offset.
+/// (partition, offset)
 pub(crate) type Position = (i32, i64);
 
 /// A message to send.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Message {
-    /// Where to; `None` leaves it to the key.
+    /// Target partition; `None` leaves it to the key.
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<Vec<u8>>,
-    /// `None` is a tombstone.
+    /// `None` for a tombstone.
     pub(crate) value: Option<Vec<u8>>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) enum End {
     Abort,
 }
 
-/// Where each message of [`Producer::send`] came to lie, or why it did not.
+/// Position of each message of [`Producer::send`], or why it was not stored.
 struct Deliveries(Mutex<Vec<Option<Result<Position, KafkaError>>>>);
 
 impl ClientContext for Deliveries {}
@@ -59,15 +59,15 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         let lies = |stored: &BorrowedMessage<'_>| (stored.partition(), stored.offset());
         let result = result.as_ref().map(lies).map_err(|(error, _)| error.clone());
-        // Nothing may panic here: librdkafka calls it, and dropping a producer does, during a test's panic too.
+        // Must not panic: librdkafka calls it, also while a producer is dropped during a test's panic.
         if let Some(slot) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
             *slot = Some(result);
         }
     }
 }
 
-/// Sends messages; each is stored once, also over a restart of the broker. One without a thread of its own: after
-/// [`Self::send`] every delivery has been reported, not just taken from the queue.
+/// Sends messages; each one is stored once, also over a broker's restart. It has no thread of its own, so that every delivery is
+/// reported when [`Self::send`] returns, not just dequeued.
 pub(crate) struct Producer(BaseProducer<Deliveries>);
 
 impl Producer {
@@ -75,7 +75,7 @@ impl Producer {
         Self::with(address, &[])
     }
 
-    /// One whose messages belong to transactions of the name `id`: use [`Self::transaction`].
+    /// Returns a producer whose messages belong to transactions called `id`: use [`Self::transaction`].
     pub(crate) fn transactional(address: &str, id: &str) -> Self {
         let producer = Self::with(address, &[("transactional.id", id)]);
         producer.0.init_transactions(PATIENCE).unwrap();
@@ -92,7 +92,7 @@ impl Producer {
         Self(config.create_with_context::<_, BaseProducer<_, NoCustomPartitioner>>(context).unwrap())
     }
 
-    /// Sends them in this order and waits until the broker has them all; where each lies.
+    /// Sends `messages` in order and waits until the broker has them all; returns their positions.
     pub(crate) fn send(&self, topic: &str, messages: &[Message]) -> Vec<Position> {
         let deliveries = self.0.context();
         *deliveries.0.lock().unwrap() = vec![None; messages.len()];
@@ -113,7 +113,7 @@ impl Producer {
         positions.into_iter().map(|position| position.unwrap().unwrap()).collect()
     }
 
-    /// Sends them in one transaction. Those of an aborted one lie in the topic as well; readers must pass them over.
+    /// Sends `messages` in one transaction. An aborted one leaves them in the topic; readers must skip them.
     pub(crate) fn transaction(&self, topic: &str, messages: &[Message], end: End) -> Vec<Position> {
         self.0.begin_transaction().unwrap();
         let positions = self.send(topic, messages);
@@ -125,7 +125,7 @@ impl Producer {
     }
 }
 
-/// xorshift64: good enough to choose whom to kill.
+/// Random numbers by xorshift64: good enough to choose what to kill.
 pub(crate) struct Random(u64);
 
 impl Random {

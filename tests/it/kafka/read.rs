@@ -1,4 +1,4 @@
-//! What a topic holds.
+//! Reads a whole topic.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ pub(crate) enum Isolation {
     ReadUncommitted,
 }
 
-/// Everything in a topic, by position.
+/// Returns all messages of a topic, by position.
 pub(crate) fn read_topic(
     address: &str,
     topic: &str,
@@ -48,7 +48,7 @@ pub(crate) fn read_topic(
                 messages.push((position, Message { partition: Some(partition), key, value }));
             }
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
-            // What librdkafka tells of a lost connection; it goes on by itself.
+            // librdkafka reports a lost connection and recovers by itself.
             Some(Err(_)) | None => {}
         }
     }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::service::{Service, available, free_ports};
 
-/// Where Apicurio's registry has Confluent's API.
+/// Path of Confluent's API in Apicurio's registry.
 const API: &str = "/apis/ccompat/v7";
 
 pub(crate) struct Registry {
@@ -19,7 +19,7 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// `None` where there is no Java or Maven (see [`available`]).
+    /// Starts a registry; `None` without Java or Maven (see [`available`]).
     pub(crate) fn start() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         if !*AVAILABLE.get_or_init(|| available(&["--registry"])) {
@@ -36,25 +36,25 @@ impl Registry {
         Some(registry)
     }
 
-    /// The registry that tests share; subjects must have names of their own.
+    /// Returns the registry that tests share; each test needs its own subject names.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Registry>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// For `kafka.schema_registry`.
+    /// Returns the address for `kafka.schema_registry`.
     pub(crate) fn address(&self) -> String {
         format!("http://127.0.0.1:{}{API}", self.port)
     }
 
-    /// Registers a schema of type `AVRO`, `PROTOBUF` or `JSON`; its id, which a message's value begins with.
+    /// Registers a schema of type `AVRO`, `PROTOBUF` or `JSON`; returns the id that messages' values begin with.
     pub(crate) fn register(&self, subject: &str, kind: &str, schema: &str) -> u32 {
         let body = json!({ "schemaType": kind, "schema": schema });
         let id = self.ask("POST", &format!("/subjects/{subject}/versions"), &body.to_string())["id"].as_u64();
         u32::try_from(id.unwrap()).unwrap()
     }
 
-    /// The schema with this id.
+    /// Returns the schema with this id.
     pub(crate) fn schema(&self, id: u32) -> String {
         self.ask("GET", &format!("/schemas/ids/{id}"), "")["schema"].as_str().unwrap().to_owned()
     }
@@ -66,7 +66,7 @@ impl Registry {
     }
 }
 
-/// One request below [`API`]; the answer's status and body. HTTP/1.0: the body ends with the connection.
+/// Makes one request below [`API`]; returns the response's status and body. HTTP/1.0: the body ends with the connection.
 fn request(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     let kind = "application/vnd.schemaregistry.v1+json";

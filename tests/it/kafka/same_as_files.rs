@@ -1,4 +1,4 @@
-//! Streaming and then building gives what ingesting the same events from files and then building gives.
+//! Streaming and building gives the same tables as ingesting the same events from files and building.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,8 +15,8 @@ const PARTITIONS: i64 = 3;
 const USERS: i64 = 20;
 const HOUR: i64 = 3_600_000;
 
-/// Events as they arrive, each with its partition: out of order, some hours late and over midnight, some at equal times,
-/// some of items that the catalogue does not have, and some twice, soon after or much later.
+/// Returns events in order of arrival, each with its partition: some out of order, some hours late and past midnight, some at
+/// equal times, some of items that the catalogue lacks, and some twice, soon or much later.
 fn arriving() -> Vec<(i64, Value)> {
     let mut arriving: Vec<(i64, i64, Value)> = Vec::new();
     for n in 0..600 {
@@ -31,7 +31,7 @@ fn arriving() -> Vec<(i64, Value)> {
             "id": format!("e{n}"), "user": format!("u{user}"), "item": format!("i{}", n * 7 % 33), "time": time,
             "request_id": format!("r{user}-{}", step / 3), "action": if n % 5 == 0 { "play" } else { "click" },
         });
-        // When it arrives: some later than what was sent after it.
+        // Arrival: some events arrive after later ones.
         let arrival = n + n * 11 % 17 + if n % 31 == 0 { 150 } else { 0 };
         arriving.push((arrival, user % PARTITIONS, event.clone()));
         if n % 23 == 4 {
@@ -43,7 +43,7 @@ fn arriving() -> Vec<(i64, Value)> {
     arriving.into_iter().map(|(_, partition, event)| (partition, event)).collect()
 }
 
-/// The rows of `sequences` by user and first time, with items by name.
+/// Returns the rows of `sequences` by user and first time, with items by name.
 fn sequences(root: &Path) -> Vec<(String, Vec<Option<String>>, String)> {
     let items: BTreeMap<u32, String> = tables::rows_as_text(root, "items", &["item_index", "item_id"])
         .into_iter()
@@ -63,7 +63,7 @@ fn sequences(root: &Path) -> Vec<(String, Vec<Option<String>>, String)> {
     sequences
 }
 
-/// The events of a root, without where they came from.
+/// Returns the events of a root, without their sources.
 fn events(root: &Path) -> Vec<Vec<String>> {
     let columns = ["event_id", "user_id", "item_id", "ts", "request_id", "action", "value"];
     let mut events = tables::rows_as_text(root, "events", &columns);

@@ -1,4 +1,4 @@
-//! Secrets stay where they are: whatever happens, the program never writes them.
+//! Whatever happens, the program never prints a secret.
 
 use std::process::Output;
 
@@ -8,7 +8,7 @@ use crate::programs::{json, stderr};
 
 const SECRET: &str = "correct-horse-battery";
 
-/// Runs it with the secret in its environment, and demands that nothing of what it writes has it.
+/// Runs the consumer with the secret in its environment, and asserts that its output does not contain it.
 fn consume(shop: &Shop, kafka: &str, args: &[&str]) -> Output {
     shop.configure(kafka);
     let output = shop.consume(args).arg("--once").env("TOPIC_SECRET", SECRET).output().unwrap();
@@ -33,7 +33,7 @@ fn secrets_that_work_are_not_told() {
     let Some(broker) = Broker::shared() else { return };
     let shop = Shop::new(broker, "secrets", 1);
     shop.send(&[Message::json(0, "key", &event(1))]);
-    // A broker without passwords does not ask for one.
+    // A broker without passwords asks for none.
     let output = consume(&shop, r#"properties = { "sasl.password" = "env:TOPIC_SECRET" }"#, &[]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fates(&json(&output)), [1, 1, 0, 0]);

@@ -13,8 +13,8 @@ fn script() -> Command {
     Command::new(crate::programs::sources().join("kafka/broker.sh"))
 }
 
-/// Whether the jars are there, fetched now if need be. Where they cannot be: continuous integration (`CI=true`) fails,
-/// elsewhere the reason is printed, and the test goes on without.
+/// True if the jars are available; fetches them if necessary. If they cannot be fetched, continuous integration (`CI=true`)
+/// fails; elsewhere the reason is printed and the test is skipped.
 pub(crate) fn available(what: &[&str]) -> bool {
     let output = script().arg("fetch").args(what).stderr(Stdio::inherit()).output().unwrap();
     if output.status.success() {
@@ -30,8 +30,8 @@ pub(crate) fn available(what: &[&str]) -> bool {
     false
 }
 
-/// Takes a port for as long as this process lives, by a lock that other runs of the tests ask for too: between the look for a free
-/// port and the service that listens there, no other process gets it.
+/// Claims a port while this process lives, by a lock that other test runs also ask for: no other process gets it between the
+/// search for a free port and the service's start.
 fn claimed(port: u16) -> bool {
     static CLAIMED: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let path = std::env::temp_dir().join(format!("climber-pilot-port-{port}"));
@@ -43,8 +43,8 @@ fn claimed(port: u16) -> bool {
     free
 }
 
-/// Two neighbouring free ports, below those that the system gives to clients: a client that tries
-/// to reach a killed broker must not be given the broker's own port.
+/// Returns two neighbouring free ports, below those that the system gives to clients: a client that tries to reach a killed
+/// broker must not get the broker's own port.
 pub(crate) fn free_ports() -> (u16, u16) {
     let mut random = super::produce::Random::new();
     (0..1000)
@@ -55,8 +55,8 @@ pub(crate) fn free_ports() -> (u16, u16) {
         .expect("no free port between 20000 and 31000")
 }
 
-/// A running process. It dies with this value, with its data; if the tests themselves are killed, its standard input
-/// ends, and so does it.
+/// A running process. Dropping it kills the process; if the tests themselves are killed, its standard input ends, and so does the
+/// process.
 pub(crate) struct Service {
     name: &'static str,
     data: PathBuf,
@@ -65,7 +65,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// `broker.sh COMMAND ARGS --data DATA`. Its log is `DATA/NAME.log`.
+    /// Starts `broker.sh COMMAND ARGS --data DATA`, with the log `DATA/NAME.log`.
     pub(crate) fn launch(name: &'static str, data: &Path, command: &str, args: &[String]) -> Self {
         let log = File::create(data.join(format!("{name}.log"))).unwrap();
         let mut script = script();
@@ -92,7 +92,7 @@ impl Service {
         }
     }
 
-    /// SIGKILL. The data stay.
+    /// Kills the process (SIGKILL). The data stay.
     pub(crate) fn kill(&mut self) {
         if let Some(mut tie) = self.tie.take() {
             // A dead service reads nothing.
@@ -101,7 +101,7 @@ impl Service {
         self.child.wait().unwrap();
     }
 
-    /// The end of its log.
+    /// Returns the end of its log.
     pub(crate) fn log(&self) -> String {
         let log = std::fs::read(self.data.join(format!("{}.log", self.name))).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(4_000)..]).into_owned()

@@ -8,7 +8,7 @@ use super::consumer::Consumer;
 use super::{Broker, Message, Position, Producer};
 use crate::programs::{Workspace, json, stderr};
 
-/// 2020-09-13T12:26:40Z, epoch milliseconds: the time of event 0.
+/// Time of event 0, in epoch milliseconds: 2020-09-13T12:26:40Z.
 pub(crate) const START: i64 = 1_600_000_000_000;
 
 pub(crate) struct Shop {
@@ -19,14 +19,14 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// A new topic of this broker.
+    /// Creates a topic of this broker.
     pub(crate) fn new(broker: &Broker, name: &str, partitions: i32) -> Self {
         let topic = broker.create_topic(name, partitions);
         let producer = Some(Producer::new(&broker.address()));
         Self { producer, ..Self::at(&broker.address(), &topic) }
     }
 
-    /// One that reads `topic` of the brokers at `address`, whoever is there.
+    /// Returns a shop for `topic` of the brokers at `address`, which may not exist.
     pub(crate) fn at(address: &str, topic: &str) -> Self {
         let workspace = Workspace::new();
         let shop = Self { workspace, topic: topic.into(), address: address.into(), producer: None };
@@ -69,7 +69,7 @@ dedup_days = 100000
         self.workspace.write("config.toml", config);
     }
 
-    /// Where each came to lie.
+    /// Sends `messages`; returns their positions.
     pub(crate) fn send(&self, messages: &[Message]) -> Vec<Position> {
         self.producer.as_ref().unwrap().send(&self.topic, messages)
     }
@@ -78,14 +78,14 @@ dedup_days = 100000
         self.workspace.command("pipeline", &[&["consume", "--json"], args].concat())
     }
 
-    /// `pipeline consume --once`, which succeeds; its report.
+    /// Runs `pipeline consume --once`, which must succeed; returns its report.
     pub(crate) fn consume_once(&self, args: &[&str]) -> Value {
         let output = self.consume(args).arg("--once").output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         json(&output)
     }
 
-    /// `pipeline consume --once`, which fails with the exit code 1.
+    /// Runs `pipeline consume --once`, which must fail with exit code 1.
     pub(crate) fn consume_in_vain(&self, args: &[&str]) -> Output {
         let output = self.consume(args).arg("--once").output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -93,33 +93,33 @@ dedup_days = 100000
         output
     }
 
-    /// `pipeline consume`, which runs until it is stopped.
+    /// Starts `pipeline consume`, which runs until it is stopped.
     pub(crate) fn start(&self, args: &[&str]) -> Consumer {
         Consumer::start(self.consume(args), self.workspace.path("consumer.log"))
     }
 
-    /// `source` of a partition.
+    /// Returns the `source` of a partition.
     pub(crate) fn source(&self, partition: i32) -> String {
         format!("{}-{partition}", self.topic)
     }
 }
 
-/// Event `n`, as its producer writes it.
+/// Returns event `n`, as its producer writes it.
 pub(crate) fn event(n: i64) -> Value {
     json!({ "id": format!("e{n}"), "user": format!("u{}", n % 7), "item": format!("i{}", n % 30), "time": START + n })
 }
 
-/// Events of these numbers, into one partition.
+/// Returns the events of these numbers, for one partition.
 pub(crate) fn events(partition: i32, numbers: impl IntoIterator<Item = i64>) -> Vec<Message> {
     numbers.into_iter().map(|n| Message::json(partition, "key", &event(n))).collect()
 }
 
-/// Numbers of a report, by their keys.
+/// Returns numbers of a report, by their keys.
 pub(crate) fn counts<const N: usize>(report: &Value, keys: [&str; N]) -> [u64; N] {
     keys.map(|key| report[key].as_u64().unwrap_or_else(|| panic!("{key}: {report}")))
 }
 
-/// Messages, accepted, duplicates and dead letters of a report.
+/// Returns the messages, accepted events, duplicates and dead letters of a report.
 pub(crate) fn fates(report: &Value) -> [u64; 4] {
     let fates = counts(report, ["messages", "accepted", "duplicates", "dead_letters"]);
     assert_eq!(fates[0], fates[1..].iter().sum::<u64>(), "{report}");

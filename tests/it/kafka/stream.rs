@@ -10,9 +10,9 @@ use super::{Broker, End, Isolation, Message, Position, Producer, read_topic};
 pub(crate) const PARTITIONS: i32 = 8;
 const USERS: u64 = 1_000;
 
-/// Message `n` of the stream and what becomes of it: of 97 messages one is rejected, for five reasons in turn.
+/// Returns message `n` of the stream and its fate: one message in 97 is rejected, for five reasons in turn.
 fn message(n: u64, now_ms: u64) -> (Message, Fate) {
-    // A user's messages, and so those with the same id, lie in one partition.
+    // A user's messages, and so those with one id, are in one partition.
     let user = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     let (user, partition) = (format!("u{}", user % USERS), (user % USERS % PARTITIONS as u64) as i32);
     let (id, item, time) = (format!("e{n}"), format!("i{}", n % 5_000), now_ms - 3_600_000 + n);
@@ -33,7 +33,7 @@ fn message(n: u64, now_ms: u64) -> (Message, Fate) {
     (rejected, Fate::DeadLetter(user))
 }
 
-/// The stream of messages, some of them again: 2 % soon after the first, 2 % some commits later.
+/// The stream of messages. Some are sent again: 2 % soon after the first time, 2 % some commits later.
 pub(crate) struct Stream {
     next: u64,
     now_ms: u64,
@@ -45,12 +45,12 @@ impl Stream {
         Self { next: 1, now_ms: now.as_millis() as u64 }
     }
 
-    /// The same stream from message `next` on.
+    /// Returns the same stream from message `next` on.
     pub(crate) fn at(&self, next: u64) -> Self {
         Self { next, now_ms: self.now_ms }
     }
 
-    /// The next `count` messages, besides those that are sent again among them, and what becomes of each.
+    /// Returns the next `count` messages, with repetitions in between, and the fate of each.
     pub(crate) fn take(&mut self, count: u64) -> (Vec<Message>, Vec<Fate>) {
         let mut numbers = Vec::new();
         for n in self.next..self.next + count {
@@ -66,7 +66,7 @@ impl Stream {
     }
 }
 
-/// The tables of a consumer that makes no mistake.
+/// Returns the tables of a consumer that makes no mistake.
 fn ideal(topic: &str, messages: Vec<(Position, Message)>) -> Stored {
     let (mut stored, mut ids) = (Stored::new(), HashSet::new());
     for ((partition, offset), message) in messages {
@@ -100,11 +100,11 @@ fn a_consumer_that_makes_no_mistake_passes() {
     let stored = ideal(&topic, read_topic(&broker.address(), &topic, PARTITIONS, Isolation::ReadCommitted));
     let fates = || stored.values().flatten();
     let dead = fates().filter(|fate| matches!(fate, Fate::DeadLetter(_))).count();
-    // 10,000 events, of which one in 97 is none; those that are sent again may be one of these, too.
+    // 10,000 messages, of which one in 97 is no event; repeated ones may be among these too.
     assert!((9_890..9_900).contains(&(fates().count() - dead)), "{dead} of {}", fates().count());
     assert!((100..120).contains(&dead) && sent.len() == 10_000 + 200 + 120, "{dead}, {}", sent.len());
     assert_eq!(tally::differences(&topic, &sent, stored.clone()), Vec::<String>::new());
-    // One that also reads what was aborted does not.
+    // A consumer that also reads aborted messages fails.
     let messages = read_topic(&broker.address(), &topic, PARTITIONS, Isolation::ReadUncommitted);
     assert!(tally::differences(&topic, &sent, ideal(&topic, messages)).len() >= 1_000);
 }

@@ -1,4 +1,4 @@
-//! The rows of the tables that came from a topic.
+//! Rows of the tables that came from a topic.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ fn read(root: &Path, table: &str, columns: &[&str]) -> Vec<RecordBatch> {
     tokio::runtime::Runtime::new().unwrap().block_on(read)
 }
 
-/// Rows of batches whose first two columns are `source` and `position`.
+/// Returns the rows of batches whose first two columns are `source` and `position`.
 fn rows(batches: &[RecordBatch], fate: impl Fn(&RecordBatch, usize) -> Fate) -> Vec<(Place, Fate)> {
     let mut rows = Vec::new();
     for batch in batches {
@@ -34,7 +34,7 @@ fn rows(batches: &[RecordBatch], fate: impl Fn(&RecordBatch, usize) -> Fate) -> 
     rows
 }
 
-/// The rows of `events`.
+/// Returns the rows of `events`.
 pub(crate) fn events(root: &Path) -> Vec<(Place, Fate)> {
     let text = |batch: &RecordBatch, column, row| array_value_to_string(batch.column(column), row).unwrap();
     rows(&read(root, EVENTS, &["source", "position", "event_id", "user_id"]), |batch, row| {
@@ -42,7 +42,7 @@ pub(crate) fn events(root: &Path) -> Vec<(Place, Fate)> {
     })
 }
 
-/// The rows of `dead_letters`.
+/// Returns the rows of `dead_letters`.
 pub(crate) fn dead_letters(root: &Path) -> Vec<(Place, Fate)> {
     rows(&read(root, DEAD_LETTERS, &["source", "position", "key"]), |batch, row| {
         let keys = batch.column(2).as_binary::<i32>();
@@ -51,7 +51,7 @@ pub(crate) fn dead_letters(root: &Path) -> Vec<(Place, Fate)> {
     })
 }
 
-/// Demands that the tables hold what [`differences`] says.
+/// Asserts that the tables hold what [`differences`] requires.
 pub(crate) fn check(root: &Path, topic: &str, sent: &[Sent]) {
     let mut stored = Stored::new();
     for (at, fate) in events(root).into_iter().chain(dead_letters(root)) {
@@ -62,7 +62,7 @@ pub(crate) fn check(root: &Path, topic: &str, sent: &[Sent]) {
     assert!(wrong.is_empty(), "{} of {} messages, such as\n{some}", wrong.len(), sent.len());
 }
 
-/// A row of `dead_letters`, without the text for people.
+/// A row of `dead_letters`, without the message for people.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DeadLetter {
     pub(crate) source: String,
@@ -72,7 +72,7 @@ pub(crate) struct DeadLetter {
     pub(crate) reason: String,
 }
 
-/// All rows of `dead_letters`, by source and position.
+/// Returns all rows of `dead_letters`, by source and position.
 pub(crate) fn letters(root: &Path) -> Vec<DeadLetter> {
     let mut letters = Vec::new();
     for batch in read(root, DEAD_LETTERS, &["source", "position", "key", "value", "reason"]) {
@@ -92,7 +92,7 @@ pub(crate) fn letters(root: &Path) -> Vec<DeadLetter> {
     letters
 }
 
-/// These columns of all rows of a table, as text.
+/// Returns these columns of all rows of a table, as text.
 pub(crate) fn rows_as_text(root: &Path, table: &str, columns: &[&str]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for batch in read(root, table, columns) {

@@ -1,34 +1,34 @@
-//! What the tables must hold of a topic, against what was sent to it.
+//! Compares the tables with what was sent to a topic.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::Position;
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
-    /// It is the event of this id and user.
+    /// It becomes the event with this id and user.
     Event(String, String),
-    /// It is rejected, and its key kept.
+    /// It is rejected; the key is kept.
     DeadLetter(String),
 }
 
-/// A message that was sent.
+/// A sent message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) position: Position,
     pub(crate) fate: Fate,
 }
 
-/// `source` and `position` of a row.
+/// (`source`, `position`) of a row.
 pub(crate) type Place = (String, i64);
-/// The rows of a place, and what the message has become in each.
+/// Place → the fates of its rows.
 pub(crate) type Stored = BTreeMap<Place, Vec<Fate>>;
 
-/// The first mistake where both tables together hold `stored`: they must hold each message of `sent` exactly once, of those
+/// Returns all mistakes of tables that together hold `stored`: they must hold each message of `sent` exactly once, of messages
 /// with one id the first, and nothing else.
 pub(crate) fn differences(topic: &str, sent: &[Sent], mut stored: Stored) -> Vec<String> {
-    // Messages with one id lie in one partition.
+    // Messages with one id are in one partition.
     let mut first: HashMap<&str, Position> = HashMap::new();
     for Sent { position, fate } in sent {
         if let Fate::Event(id, _) = fate {

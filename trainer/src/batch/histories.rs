@@ -1,9 +1,8 @@
-//! The one way from histories to tokens: whatever the model reads, in training, in evaluation or for a request, is put together
-//! here.
+//! From histories to tokens: builds everything that models read, in training, in evaluation and for requests.
 //!
 //! ```text
 //! history          i_1      i_2      …  i_n
-//! tokens  [start]  i_1      i_2      …  i_n           row p of H stands for the first p items, row 0 for none
+//! tokens  [start]  i_1      i_2      …  i_n           row p of H represents the first p items, row 0 none
 //! keys    1        1+v_2    1+v_3    …                mode `row` only: what each token may attend to, at most itself
 //! ```
 
@@ -16,8 +15,8 @@ use schemas::tables::NO_ITEM;
 use crate::data::{Id, Token, VectorRow};
 use crate::models::Tokens;
 
-/// How many of a row's positions the prediction at anchor `t` of the row may build on: the row of `H` that it
-/// reads. `visible` is `v_t` inside the row.
+/// Returns how many of a row's positions the prediction at anchor `t` may use, which is also the row of `H` that it reads.
+/// `visible` is `v_t` inside the row.
 pub fn context_length(mask: MaskMode, t: usize, visible: u32) -> usize {
     match mask {
         MaskMode::Gather => visible as usize,
@@ -25,8 +24,8 @@ pub fn context_length(mask: MaskMode, t: usize, visible: u32) -> usize {
     }
 }
 
-/// Histories as one ragged batch, of items as the catalogue ([`ItemIndex`](crate::data::ItemIndex)) or a step ([`VectorRow`]) numbers
-/// them: in both, 0 is the start.
+/// Histories as one ragged batch. Items are numbered by the catalogue ([`ItemIndex`](crate::data::ItemIndex)) or by a step
+/// ([`VectorRow`]); in both, 0 is the start.
 #[derive(Debug)]
 pub struct HistoryBatch<T> {
     items: Vec<T>,
@@ -34,18 +33,18 @@ pub struct HistoryBatch<T> {
 }
 
 impl<T: Id> HistoryBatch<T> {
-    /// Empty, for a model with this mask.
+    /// Creates an empty batch for models with this mask.
     pub fn new(mask: MaskMode) -> Self {
         let keys = (mask == MaskMode::Row).then(Vec::new);
         Self { items: Vec::new(), layout: AttentionLayout { offsets: vec![0], times: Vec::new(), keys } }
     }
 
-    /// Appends a history of `items` at times `ts` (epoch milliseconds, ascending) and gives its first token, that of its start:
-    /// the token of item `i`, from 1, is `i` behind it ([`Token::behind`]).
+    /// Appends a history of `items` at times `ts` (epoch milliseconds, ascending) and returns its first token, the start. Item
+    /// `i`, from 1, is the `i`-th token after it ([`Token::behind`]).
     ///
-    /// `visible` holds `v_t` of the items, counted inside the history, and of the event behind the last one where there is
-    /// one. Only mode `row` reads it: the token of item `i` attends to the start and to `min(i, v_{i+1})` items, and to all `i`
-    /// where `v_{i+1}` is not given.
+    /// `visible` holds `v_t` of each item, counted inside the history, and optionally that of the event after the last. Only mode
+    /// `row` reads it: the token of item `i` attends to the start and to `min(i, v_{i+1})` items, or to all `i` if `v_{i+1}` is
+    /// absent.
     pub fn push(&mut self, items: impl IntoIterator<Item = T>, ts: &[i64], visible: &[u32]) -> Token {
         let first = self.items.len();
         self.items.push(T::from(NO_ITEM));
@@ -62,14 +61,14 @@ impl<T: Id> HistoryBatch<T> {
         Token::new(first as u32)
     }
 
-    /// The items of the tokens, 0 for a start, and the layout.
+    /// Returns the item of each token, 0 for a start, and the layout.
     pub fn finish(self) -> (Vec<T>, Arc<AttentionLayout>) {
         (self.items, Arc::new(self.layout))
     }
 }
 
 impl HistoryBatch<VectorRow> {
-    /// The same as a model's input.
+    /// Returns the batch as a model's input.
     pub fn into_tokens(self) -> Tokens {
         let (embedding, layout) = self.finish();
         Tokens { embedding, layout }
@@ -100,7 +99,7 @@ mod tests {
     fn a_token_attends_to_what_its_next_event_saw() {
         let mut batch = HistoryBatch::new(MaskMode::Row);
         batch.push(ids::<ItemIndex>(&[5, 6, 7]), &[1, 2, 3], &[0, 0, 1, 2]);
-        // The last one is asked from: it sees all.
+        // The last token, without a next event, sees all.
         batch.push(ids(&[5, 6, 7]), &[1, 2, 3], &[0, 0, 1]);
         assert_eq!(batch.finish().1.keys.as_deref(), Some(&[1, 1, 2, 3, 1, 1, 2, 4][..]));
     }

@@ -1,4 +1,4 @@
-//! The fine-tuning batch (Eq. 6): under an example's condition, every branch predicts its one target.
+//! Fine-tuning batches (Eq. 6): under an example's condition, every branch predicts the example's one target.
 
 use schemas::config::MaskMode;
 
@@ -7,9 +7,9 @@ use crate::data::{Examples, ItemIndex};
 use crate::models::Reads;
 
 impl TrainingBatch {
-    /// The fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts the
-    /// one target from the visible history without its last `k − 1` items. Each history is one sequence, whatever the number
-    /// of its examples.
+    /// Builds the fine-tuning batch of the examples of `histories` (Eq. 6): under the example's condition, branch `k` predicts
+    /// its target from the visible history without its last `k − 1` items. Each history is one sequence, however many examples
+    /// share it.
     pub fn instructed(
         examples: &Examples,
         histories: &[u32],
@@ -28,10 +28,10 @@ impl TrainingBatch {
             let all = anchors.len();
             anchors.retain(|&(context, _)| context > 0 || loss_without_history);
             batch.without_history += branches * (all - anchors.len());
-            // Stable: examples of one context keep their order.
+            // The sort is stable: examples of one context keep their order.
             anchors.sort_by_key(|&(context, _)| context);
             let Some(&(length, _)) = anchors.last() else { continue };
-            // Mode `row` is refused before: examples do not know what each of their events saw.
+            // The configuration excludes mode `row`: examples lack the visible length of each event.
             let first = tokens.push(history.items[..length].iter().copied(), &history.ts[..length], &[]);
             for (k, branch) in batch.branches.iter_mut().enumerate() {
                 for &(context, example) in &anchors {
@@ -44,7 +44,7 @@ impl TrainingBatch {
                     if let Some(reads) = &mut branch.reads {
                         reads.tokens.push(first.behind(row));
                         reads.conditions.push(examples.conditions[e]);
-                        // The start-of-sequence token is no item: as in `Carriers::push_matches`.
+                        // The start token matches every condition, as in `Carriers::push_matches`.
                         reads.matches.push(true);
                         reads.matches.extend_from_slice(&examples.matches[examples.flags(e)][..row]);
                     }
@@ -55,7 +55,7 @@ impl TrainingBatch {
         batch
     }
 
-    /// The items that [`instructed`](Self::instructed) has `history` predict in each branch.
+    /// Iterates over the items that each branch predicts in [`instructed`](Self::instructed) for `history`.
     pub fn instructed_items(
         examples: &Examples,
         history: u32,
@@ -68,7 +68,7 @@ impl TrainingBatch {
     }
 }
 
-/// The context and number of every example of `history`.
+/// Iterates over the context and number of every example of `history`.
 fn of_history(examples: &Examples, history: usize, mask: MaskMode) -> impl Iterator<Item = (usize, u32)> {
     examples.histories[history].examples.iter().map(move |&example| {
         let before = examples.flags(example as usize).len();
@@ -81,8 +81,8 @@ mod tests {
     use super::*;
     use crate::data::{ExampleHistory, Token, ids};
 
-    /// A history of four items with two examples, of which the first, whose target has two values, sees three and the second
-    /// nothing but the start; and an example without history.
+    /// Examples 0 and 3, one target with two conditions, see three of a history's four items; example 2 sees only the start;
+    /// example 1 has no history.
     fn examples() -> Examples {
         Examples {
             histories: vec![

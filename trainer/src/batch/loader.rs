@@ -1,28 +1,29 @@
-//! The batches of an epoch, prepared in the background: while the model learns from one, the next ones are made.
+//! Prepares the batches of an epoch on background threads while the model trains. Memory: at most three prepared batches per
+//! thread.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Scope, available_parallelism};
 
-/// Batches of one thread that wait for their step, at most.
+/// Maximum batches that one thread queues.
 const AHEAD: usize = 2;
-/// Threads that prepare batches, at most: a GPU takes a step in less time than one of them needs for it.
+/// Maximum preparing threads: a GPU takes a step in less time than one thread needs to prepare it.
 const THREADS: usize = 4;
-/// Of how many processors one does that.
+/// One preparing thread per this many cores.
 const PROCESSORS: usize = 4;
 
-/// Which batches of an epoch are made.
+/// First batch and batch size of the rest of an epoch.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchesFrom {
-    /// Number of the first.
+    /// Number of the first batch.
     pub first: usize,
-    /// Rows (or histories) of each.
+    /// Rows (or histories) per batch.
     pub size: usize,
 }
 
-/// Batches in the order of their numbers.
+/// Iterator over batches in the order of their numbers.
 pub struct Ahead<B> {
-    /// One for each thread, which prepares every so-many-th batch.
+    /// One queue per thread; with `n` threads, each prepares every `n`-th batch.
     threads: Vec<Receiver<B>>,
     next: usize,
 }
@@ -37,8 +38,8 @@ impl<B> Iterator for Ahead<B> {
     }
 }
 
-/// The batches of an epoch that visits rows (or histories) in `order`. They come in that order, made by `prepare` from their
-/// number and rows on threads of `scope`, which end when the result is dropped.
+/// Starts to prepare the batches of an epoch that visits rows (or histories) in `order`, and returns them in that order.
+/// `prepare` makes a batch from its number and rows, on threads of `scope` that end when the result is dropped.
 pub fn ahead<'scope, B: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     order: Vec<u32>,
@@ -49,7 +50,7 @@ pub fn ahead<'scope, B: Send + 'scope>(
     ahead_by(count, scope, order, BatchesFrom { first, size }, prepare)
 }
 
-/// The same on `count` threads.
+/// Prepares the batches on `count` threads.
 fn ahead_by<'scope, B: Send + 'scope>(
     count: usize,
     scope: &'scope Scope<'scope, '_>,
@@ -90,7 +91,7 @@ mod tests {
             });
             assert_eq!(found, expected, "{threads} threads from batch {first}");
         }
-        // Whoever stops early does not wait for the rest.
+        // Dropping the iterator early does not wait for the remaining batches.
         std::thread::scope(|scope| {
             drop(ahead_by(2, scope, vec![0; 1_000], BatchesFrom { first: 0, size: 3 }, prepare))
         });

@@ -1,7 +1,7 @@
-//! From rows of tables to what a training step computes: ragged batches, and what each branch is to predict from where.
+//! Ragged batches for training steps: the tokens, and what each branch predicts from which token.
 //!
-//! `histories.rs` is the only way from histories to tokens, for training, evaluation and requests. `pretrain.rs` and `instructed.rs` say
-//! what each branch predicts from where (Eq. 4, Eq. 6); `loader.rs` prepares batches in the background.
+//! `histories.rs` turns histories into tokens, for training, evaluation and requests. `pretrain.rs` (Eq. 4) and `instructed.rs`
+//! (Eq. 6) choose the targets of each branch; `loader.rs` prepares batches in the background.
 
 mod histories;
 mod instructed;
@@ -17,49 +17,49 @@ use ragged::AttentionLayout;
 use crate::data::{ItemIndex, Token};
 use crate::models::Reads;
 
-/// What one branch is to predict: `items[i]` from the hidden state at token `tokens[i]`.
+/// Targets of one branch: it predicts `items[i]` from the hidden state at token `tokens[i]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Anchors {
-    /// Where each target is predicted, ascending.
+    /// Token from which each target is predicted, ascending.
     pub tokens: Vec<Token>,
-    /// The targets.
+    /// Target items.
     pub items: Vec<ItemIndex>,
-    /// Anchor position in the flat lists of [`SequencesTable`](crate::data::SequencesTable), or the number of the example; all
-    /// branches share anchors.
+    /// Anchor of each target: its position in the flat lists of [`SequencesTable`](crate::data::SequencesTable), or its example's
+    /// number. All branches share anchors.
     pub positions: Vec<u32>,
-    /// Weight of each target's loss; 1 on average over all rows.
+    /// Weight of each target's loss; the mean over all training targets is 1.
     pub weights: Vec<f32>,
-    /// Under which conditions the tokens are read, where they are (Eq. 6).
+    /// Conditions under which the tokens are read (Eq. 6); `None` in pre-training.
     pub reads: Option<Reads>,
 }
 
 impl Anchors {
-    /// The share of target `i` in the branch's mean loss.
+    /// Returns the share of target `i` in the branch's mean loss.
     pub fn share(&self, i: usize) -> f32 {
         self.weights[i] / self.items.len() as f32
     }
 }
 
-/// Rows of `sequences` as a ragged batch. Every row's tokens begin with the start-of-sequence token.
+/// Rows of `sequences`, or histories of examples, as a ragged batch; each begins with the start-of-sequence token.
 #[derive(Debug, Clone, Default)]
 pub struct TrainingBatch {
     /// Item of each token; [`ItemIndex::NO_ITEM`] is the start-of-sequence token.
     pub items: Vec<ItemIndex>,
-    /// Boundaries, times and visible keys.
+    /// Sequence boundaries, times and visible keys.
     pub layout: Arc<AttentionLayout>,
-    /// For each branch, its targets.
+    /// Targets of each branch.
     pub branches: Vec<Anchors>,
-    /// Targets with nothing visible that carry no loss, over all branches.
+    /// Number of targets without visible history that carry no loss, over all branches.
     pub without_history: usize,
 }
 
 impl TrainingBatch {
-    /// Rows of the batch.
+    /// Returns the number of sequences.
     pub fn sequences(&self) -> usize {
         self.layout.offsets.len() - 1
     }
 
-    /// Targets of all branches.
+    /// Returns the number of targets in all branches.
     pub fn targets(&self) -> usize {
         self.branches.iter().map(|b| b.items.len()).sum()
     }

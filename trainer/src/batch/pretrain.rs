@@ -1,4 +1,4 @@
-//! The pre-training batch: every branch predicts from the context of the row's owned anchors.
+//! Pre-training batches (Eq. 4): at each anchor that a row owns, every branch predicts one item from the anchor's context.
 
 use schemas::config::MaskMode;
 use schemas::history::Role;
@@ -7,10 +7,10 @@ use super::{Anchors, HistoryBatch, TrainingBatch, context_length};
 use crate::data::{ItemIndex, SequencesTable};
 
 impl TrainingBatch {
-    /// The pre-training batch of `rows`: at every owned anchor `t`, branch `k` predicts `i_{t+k−1}` where that
-    /// position lies in the row and has the role being trained. All branches read the context of `t`.
+    /// Builds the pre-training batch of `rows`: at every owned anchor `t`, branch `k` predicts `i_{t+k−1}` if that position lies
+    /// in the row and has the role that is trained. All branches read the context of `t`.
     ///
-    /// `row_weights` holds the weight of each target by row; `None` weighs all alike.
+    /// `row_weights` holds the weight of each row's targets; `None` weighs all alike.
     pub fn pretrain(
         sequences: &SequencesTable,
         rows: &[u32],
@@ -29,9 +29,9 @@ impl TrainingBatch {
             let all = anchors.len();
             anchors.retain(|&(context, ..)| context > 0 || loss_without_history);
             batch.without_history += all - anchors.len();
-            // Stable: anchors of one context keep their order.
+            // The sort is stable: anchors of one context keep their order.
             anchors.sort_by_key(|&(context, ..)| context);
-            // Nothing reads beyond the longest context, and rows are causal: the rest need not be computed.
+            // Rows are causal and nothing reads beyond the longest context: the batch omits the rest.
             let Some(&(length, ..)) = anchors.last() else { continue };
             let shown = positions.start..positions.start + length;
             let first = tokens.push(
@@ -51,7 +51,7 @@ impl TrainingBatch {
         batch
     }
 
-    /// The items that [`pretrain`](Self::pretrain) has `row` predict, over all branches.
+    /// Iterates over the items that `row` predicts in [`pretrain`](Self::pretrain), over all branches.
     pub fn predicted(
         sequences: &SequencesTable,
         row: u32,
@@ -65,7 +65,7 @@ impl TrainingBatch {
     }
 }
 
-/// The context, branch (from 0) and anchor of everything that `row` may predict: the pre-training targets of its owned anchors.
+/// Iterates over the context, branch (from 0) and anchor of each target of `row`: the pre-training targets of its owned anchors.
 fn of_row(
     sequences: &SequencesTable,
     row: usize,
@@ -106,8 +106,8 @@ mod tests {
     fn gather_reads_the_last_visible_row() {
         let data = sequences(&[(&[0, 1, 1, 2, 4], &[0, 0, 0, 2, 3], 0)]);
         let batch = TrainingBatch::pretrain(&data, &[0], MaskMode::Gather, 2, true, None);
-        // Contexts of the anchors 0, 1, 2 are 0, 1, 1; branch 2 has no target at anchor 2 (position 3 is
-        // validation). Nothing reads more than one item.
+        // The contexts of the anchors 0, 1, 2 are 0, 1, 1; branch 2 has no target at anchor 2 (position 3 is validation). Nothing
+        // reads more than one item.
         assert_eq!(batch.items, [0, 1]);
         assert_eq!(batch.branches[0].tokens, [0, 1, 1]);
         assert_eq!(batch.branches[0].items, [1, 2, 3]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     proptest! {
-        /// No held-out event carries loss in any branch, nor does one outside the row's own targets.
+        /// In every branch, only the row's own targets carry loss, and no held-out event does.
         #[test]
         fn only_pretraining_positions_carry_loss(
             rows in prop::collection::vec((prop::collection::vec((0u32..5, 0u32..9), 1..20), 0usize..20), 1..5),
@@ -163,7 +163,7 @@ mod tests {
                     prop_assert_eq!(data.items[target], item);
                     let row = data.offsets.partition_point(|&o| o <= t as usize) - 1;
                     prop_assert!(data.owned(row).contains(&(t as usize)) && data.row(row).contains(&target));
-                    // The token stands for exactly the context's last item.
+                    // The token represents exactly the context's last item.
                     let context = context_length(mask, t as usize - data.offsets[row], data.visible[t as usize]);
                     let shown = if context == 0 { ItemIndex::NO_ITEM } else { data.items[data.offsets[row] + context - 1] };
                     prop_assert_eq!(batch.items[token.index()], shown);

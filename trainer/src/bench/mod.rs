@@ -1,4 +1,5 @@
-//! How fast a device trains: whole steps on made-up histories, and the ceilings to hold against it.
+//! Training throughput of a device: whole steps on synthetic histories, and the ceilings to compare with. Memory: a model and
+//! catalogue of the given size; the ceilings need 2 GiB on a GPU, 128 MiB on the CPU.
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,12 @@ use crate::kinds::{Learner, New, Taken, TrainingStep};
 use crate::models::Values;
 use crate::objectives::{Draws, Objective, Plan, objective};
 
-/// Steps before the clock starts: memory is allocated and kernels are loaded in them.
+/// Steps before timing starts, which allocate memory and load kernels.
 const WARM_UP: usize = 3;
-/// Measurements of several steps each.
+/// Number of measurements, each of several steps.
 const ROUNDS: usize = 5;
 
-/// A model, and what it is trained on.
+/// Sizes of the model and of the training data.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Setting {
     /// Width of the model.
@@ -33,58 +34,58 @@ pub struct Setting {
     pub heads: usize,
     /// Branches, each with a layer of its own.
     pub branches: usize,
-    /// Tokens of a history, at most.
+    /// Maximum tokens of a history.
     pub length: usize,
-    /// The same, at least: lengths are drawn between the two.
+    /// Minimum tokens of a history; lengths are uniform between the two.
     pub shortest: usize,
-    /// Histories of a step.
+    /// Histories per step.
     pub sequences: usize,
-    /// Items of the catalogue.
+    /// Number of items in the catalogue.
     pub items: usize,
-    /// Items drawn to compete with the targets; 0 is the softmax over the whole catalogue.
+    /// Number of sampled negatives; 0 is the softmax over the whole catalogue.
     pub negatives: usize,
 }
 
-/// What a device came to.
+/// Measured throughput of one setting.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Throughput {
-    /// Of what.
+    /// The measured setting.
     pub setting: Setting,
-    /// Of matrix products and attention.
+    /// Precision of matrix products and attention.
     pub precision: Precision,
-    /// Steps that were measured.
+    /// Number of measured steps.
     pub steps: usize,
-    /// Milliseconds of a step, the median.
+    /// Duration of a step, milliseconds; the median.
     pub step_ms: f64,
-    /// Targets learned in a second, over all branches.
+    /// Targets learned per second, over all branches.
     pub targets_per_s: f64,
-    /// The most bytes of device memory in use at a time.
+    /// Peak device memory, bytes; `None` if not counted.
     pub peak_memory: Option<u64>,
-    /// Operations of the matrix products of a step, in 10¹² a second.
+    /// Matrix product throughput of a step, TFLOP/s.
     pub tflops: f64,
-    /// Milliseconds in which one thread prepares a step, as it does beside the steps before.
+    /// Duration of preparing a step on one thread, milliseconds; this runs in parallel with earlier steps.
     pub plan_ms: f64,
 }
 
-/// What a device can do at most, as far as simple programs show it.
+/// Approximate upper bounds of a device, measured by simple programs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ceilings {
-    /// 10¹² operations a second of a large product of 16-bit numbers.
+    /// Throughput of a large bf16 matrix product, TFLOP/s.
     pub bf16_tflops: f64,
-    /// The same of 32-bit ones.
+    /// Throughput of a large f32 matrix product, TFLOP/s.
     pub f32_tflops: f64,
-    /// 10⁹ bytes a second that a copy reads and writes.
+    /// Bandwidth of a copy, reads plus writes, GB/s.
     pub copy_gb_per_s: f64,
 }
 
 impl Setting {
-    /// Operations of the matrix products of a step on `batch`, whose targets have so many `competitors`: forwards once, backwards
-    /// twice.
+    /// Returns the operations of the matrix products in a step on `batch`, with `competitors` candidates per target: one forward
+    /// pass, and twice as many backward.
     fn operations(&self, batch: &TrainingBatch, competitors: usize) -> f64 {
         let (d, tokens) = (self.d as f64, batch.items.len() as f64);
-        // Queries, keys, values and output; up and down to four times the width.
+        // Queries, keys, values and output; up to four times the width and down.
         let dense = 2.0 * tokens * (4.0 + 8.0) * d * d;
-        // Half of the pairs; two products forwards, and scores again and four products backwards.
+        // Half of the pairs; two products forward, and backward the scores again and four products.
         let lengths = batch.layout.offsets.windows(2).map(|bounds| (bounds[1] - bounds[0]) as f64);
         let attention = 2.0 * lengths.map(|n| n * n / 2.0).sum::<f64>() * d * (2.0 + 5.0);
         let logits = 2.0 * batch.targets() as f64 * competitors as f64 * d;
@@ -105,7 +106,7 @@ impl Setting {
         }
     }
 
-    /// Histories of popular and of rare items, a minute apart. All branches predict from every row.
+    /// Returns a batch of histories of popular and rare items, one minute apart. All branches predict from every row.
     fn batch(&self, number: u64) -> TrainingBatch {
         let &Self { length, shortest, sequences, branches, .. } = self;
         let item = |sequence: usize, i: usize| {
@@ -137,7 +138,7 @@ impl Setting {
     }
 }
 
-/// A model in the middle of its training.
+/// A model in training.
 pub struct Trainer {
     backend: Backend,
     setting: Setting,
@@ -147,7 +148,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Before its first step.
+    /// Builds a trainer before its first step.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation fails, such as an allocation on the device.
     pub fn new(backend: &Backend, setting: Setting) -> Result<Self> {
         let items = setting.items;
         let mut catalogue = Catalogue::default();
@@ -158,19 +163,19 @@ impl Trainer {
         let config = Config { model: setting.model(), pretrain: setting.pretrain(), ..Config::default() };
         let new = New { config: &config, vocabulary: vocabulary.into(), values: Values::Seed(1), backend };
         let learner = new.model()?.into_learner(&config.pretrain, None)?;
-        // Negatives are uniform ones: what batches draw plays no part.
+        // Negatives are uniform, so the draws from batches are unused.
         let draws = Draws::new(items, std::iter::empty::<[ItemIndex; 0]>());
         let objective = objective(&config.pretrain, draws, 1, 0.0);
         Ok(Self { backend: backend.clone(), setting, learner, objective, steps: 0 })
     }
 
-    /// What step `number` computes.
+    /// Returns the plan of step `number`.
     fn plan(&self, number: u64) -> Plan {
         plan(&self.setting, &*self.objective, self.learner.model().vocabulary(), number)
     }
 
-    /// `n` steps, prepared beside each other as in training. After each, `look` is given the number of steps so far, and the step, whose numbers
-    /// may be on their way. Returns the targets of all.
+    /// Takes `n` steps, with plans prepared in parallel as in training. After each step, `look` gets the number of steps so far
+    /// and the step, whose numbers may still be in flight. Returns the total number of targets.
     fn take(&mut self, n: usize, mut look: impl FnMut(usize, &Taken) -> Result<()>) -> Result<usize> {
         let Self { setting, learner, objective, steps, .. } = self;
         let first = *steps;
@@ -195,7 +200,11 @@ impl Trainer {
         })
     }
 
-    /// `n` steps, at least one; returns the loss of the last when all are done, and the targets of all.
+    /// Takes `n` steps, at least one. Returns the loss of the last step once all are complete, and the total number of targets.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation fails, or a gradient is not finite.
     pub fn steps(&mut self, n: usize) -> Result<(f64, usize)> {
         let mut last = f64::NAN;
         let targets = self.take(n, |number, step| {
@@ -208,6 +217,10 @@ impl Trainer {
     }
 
     /// Measures steps for about `duration`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`steps`](Self::steps).
     pub fn measure(&mut self, duration: Duration) -> Result<Throughput> {
         peak_memory(&self.backend.device)?;
         self.steps(WARM_UP)?;
@@ -215,7 +228,7 @@ impl Trainer {
         self.steps(WARM_UP)?;
         let one = start.elapsed().as_secs_f64() / WARM_UP as f64;
         let in_round = (duration.as_secs_f64() / one.max(1e-6) / ROUNDS as f64).ceil() as usize;
-        // The first steps wait until one is prepared.
+        // The first steps wait for their plans.
         let steps = WARM_UP + ROUNDS * in_round;
         let (mut rounds, mut start) = (Vec::with_capacity(ROUNDS), Instant::now());
         let targets = self.take(steps, |number, step| {
@@ -246,7 +259,7 @@ impl Trainer {
     }
 }
 
-/// The loss of a step, when it is done.
+/// Waits for a step and returns its loss.
 fn settled(step: &Taken) -> Result<f64> {
     for norm in GradientNorm::values(std::slice::from_ref(&step.gradient_norm))? {
         GradientNorm::checked(norm)?;
@@ -258,7 +271,11 @@ fn plan(setting: &Setting, objective: &dyn Objective, vocabulary: &Vocabulary, n
     objective.plan(vocabulary, setting.batch(number), number)
 }
 
-/// The losses of `steps` steps on `backend` and on the CPU, beside each other.
+/// Returns the losses of `steps` steps on `backend` and on the CPU.
+///
+/// # Errors
+///
+/// Those of [`Trainer::steps`].
 pub fn losses(backend: &Backend, setting: Setting, steps: usize) -> Result<[Vec<f64>; 2]> {
     let of = |backend: &Backend| {
         let mut trainer = Trainer::new(backend, setting)?;
@@ -268,9 +285,13 @@ pub fn losses(backend: &Backend, setting: Setting, steps: usize) -> Result<[Vec<
 }
 
 impl Ceilings {
-    /// Those of `device`.
+    /// Measures the ceilings of `device`.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation fails, such as an allocation on the device.
     pub fn of(device: &Device) -> Result<Self> {
-        // More than the caches hold, on a GPU.
+        // Larger than the caches of a GPU.
         let (size, n) = if device.is_cpu() { (1 << 10, 1 << 24) } else { (1 << 13, 1 << 28) };
         let tflops = |dtype: DType| -> Result<f64> {
             let random = || Tensor::rand(-1f32, 1f32, (size, size), device)?.to_dtype(dtype);
@@ -288,7 +309,7 @@ impl Ceilings {
     }
 }
 
-/// Seconds of `f`, the median of several measurements.
+/// Returns the median duration of `f` over several measurements, seconds.
 fn seconds(device: &Device, f: impl Fn() -> Result<Tensor>) -> Result<f64> {
     for _ in 0..WARM_UP {
         f()?;
@@ -305,16 +326,16 @@ fn seconds(device: &Device, f: impl Fn() -> Result<Tensor>) -> Result<f64> {
     Ok(times[ROUNDS])
 }
 
-/// A device with what was measured on it.
+/// A device and its measurements.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BenchMeasured {
     /// The device.
     pub card: Card,
     /// Its ceilings.
     pub ceilings: Ceilings,
-    /// One for each setting.
+    /// One entry per setting.
     pub throughput: Vec<Throughput>,
-    /// Settings that could not be measured, and why.
+    /// Settings that could not be measured, with the error.
     pub failed: Vec<(Setting, String)>,
 }
 
@@ -338,7 +359,7 @@ mod tests {
     fn made_up_batches_are_learned() {
         for setting in [SMALL, Setting { negatives: 16, ..SMALL }] {
             let mut trainer = Trainer::new(&Backend::CPU, setting).unwrap();
-            // 6 targets of each history of the first branch, 5 of the second.
+            // Per history, 6 targets of the first branch and 5 of the second.
             let (first, targets) = trainer.steps(1).unwrap();
             assert_eq!(targets, 5 * (6 + 5));
             let (later, targets) = trainer.steps(400).unwrap();
@@ -351,7 +372,8 @@ mod tests {
 
     #[test]
     fn operations_are_counted() {
-        // One layer, one branch with another: 30 tokens, 12 d² each, thrice two; 6/2 keys each, 7 products; 30 targets of 40.
+        // One backbone layer and one branch layer. Each: 12 d² for 30 tokens, three passes, 2 operations; 6/2 keys and 7 products
+        // for 30 tokens. Then 30 targets against 40 items.
         let setting = Setting { branches: 1, ..SMALL };
         let batch = setting.batch(0);
         assert_eq!(batch.targets(), 30);

@@ -1,23 +1,23 @@
 //! Checkpoints: `models/<name>/`.
 //!
 //! ```text
-//! model.safetensors       parameters, and which item has which row
-//! optimizer.safetensors   Adam's moments
+//! model.safetensors       parameters, and the row of each item
+//! optimizer.safetensors   moments of Adam
 //! vocabulary.json         attribute values in the order of their rows, fingerprint of the catalogue
 //! trainer_state.json      step, epoch, position in the data, seed
-//! config.toml             the resolved configuration, in a format with a number (`settings`)
+//! config.toml             the resolved configuration, with a format number (`settings`)
 //! lineage.json            table versions, parent, code version
-//! metrics.json            what validation said
-//! metrics.jsonl           one line an epoch, and
-//! tensorboard/            the same for TensorBoard: of the whole run (`records`)
-//! *-test.parquet, .json   what `trainer evaluate` found (`judge::stored`)
+//! metrics.json            results of validation
+//! metrics.jsonl           one line per epoch of the whole run (`records`)
+//! tensorboard/            the same for TensorBoard
+//! *-test.parquet, .json   results of `trainer evaluate` (`judge::stored`)
 //! ```
 //!
-//! A checkpoint is written under a temporary name, flushed to disk and renamed: what bears a checkpoint's name
-//! is whole. Replacing one exchanges two names at once where the file system can; elsewhere it takes two renames, and a
-//! kill between them leaves the old one as `<name>.previous`, which reading falls back to.
+//! A checkpoint is written under a temporary name, synced to disk and renamed, so a directory with a checkpoint's name is
+//! complete. Replacing a checkpoint exchanges two names atomically where the file system supports it. Elsewhere it takes two
+//! renames; a kill between them leaves the old checkpoint as `<name>.previous`, where it is found on reading.
 //!
-//! `settings.rs` reads the configurations of earlier versions.
+//! `settings.rs` reads the configurations of earlier versions. Memory: saving holds a copy of all tensors.
 
 mod settings;
 
@@ -40,167 +40,167 @@ use crate::device::Backend;
 use crate::kinds::{Learner, New, SavedLearner, TrainedModel};
 use crate::models::{SavedValues, SequenceModel, Values};
 
-/// The tensors in `model.safetensors` that hold the vocabulary's rows and counts.
+/// Names of the tensors in `model.safetensors` with the vocabulary's rows and counts.
 const ITEM_ROWS: &str = "vocabulary.item_rows";
 const ITEM_COUNTS: &str = "vocabulary.item_counts";
 
-/// A checkpoint that cannot be written or used.
+/// An error in writing or reading a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// There is none of this name.
+    /// The checkpoint does not exist.
     #[error("no model at {path}; models here: {others}")]
     Missing {
-        /// Where it should be.
+        /// Path where it is expected.
         path: PathBuf,
-        /// What is there instead.
+        /// Names of the models that exist there.
         others: String,
     },
     /// A file cannot be read or written.
     #[error("{path}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// A file does not hold what its name says.
+    /// A file does not have the expected format.
     #[error("{path} is damaged")]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The parse error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is of a kind that cannot do what is asked.
+    /// The architecture of the model does not support the operation.
     #[error("{path} is a model of architecture `{architecture}`, which cannot be {what}")]
     Kind {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
-        /// Its architecture.
+        /// Architecture of the model.
         architecture: String,
-        /// What was asked.
+        /// The operation, as a participle.
         what: &'static str,
     },
-    /// A later version wrote it.
+    /// The checkpoint was written by a later version of the program.
     #[error(
         "{path} was written by a newer version (format {format}; this one reads up to {known}): update this program"
     )]
     Newer {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its format.
+        /// Format of the file.
         format: u32,
-        /// The newest that is known.
+        /// Newest supported format.
         known: u32,
     },
-    /// The model belongs to another catalogue.
+    /// The model was trained on another catalogue.
     #[error("model {path} cannot be used with this root")]
     OtherCatalogue {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
-        /// The difference.
+        /// The first difference.
         source: OtherCatalogue,
     },
 }
 
-/// How far a training run has come. With the seed this is all the state of its random numbers: each is a
-/// function of the seed and the step or epoch it is for.
+/// Progress of a training run. With the seed, this is the whole random state: each random number is a function of the seed and of
+/// the step or epoch that uses it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// The run's seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// Finished epochs.
+    /// Number of finished epochs.
     pub epoch: usize,
-    /// Finished batches of the current epoch.
+    /// Number of finished batches in the current epoch.
     pub batch: usize,
-    /// Steps taken in all.
+    /// Number of steps in this run.
     pub steps: u64,
-    /// Steps that the optimiser had taken before this run.
+    /// Number of steps of the optimiser before this run.
     #[serde(default)]
     pub inherited_steps: u64,
-    /// Sum of the step losses of the current epoch.
+    /// Sum of the step losses in the current epoch.
     pub loss_sum: f64,
-    /// Sum of the gradient norms of the current epoch.
+    /// Sum of the gradient norms in the current epoch.
     #[serde(default)]
     pub gradient_norm_sum: f64,
-    /// Targets learned in the current epoch.
+    /// Number of targets learned in the current epoch.
     #[serde(default)]
     pub epoch_targets: u64,
-    /// Seconds of the steps of the current epoch; 0 between epochs, so that equal runs have equal files.
+    /// Duration of the steps in the current epoch, seconds; 0 between epochs, so that equal runs have equal files.
     #[serde(default)]
     pub epoch_seconds: f64,
-    /// Targets learned so far.
+    /// Number of targets learned in this run.
     pub targets: u64,
-    /// Validation looks since the best one.
+    /// Number of validations since the best one.
     pub without_improvement: usize,
     /// The best validation so far.
     pub best: Option<Best>,
-    /// One record an epoch.
+    /// One record per epoch.
     pub history: Vec<EpochRecord>,
 }
 
-/// The best look at the validation targets.
+/// The best validation of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// After how many epochs.
+    /// Number of finished epochs at that validation.
     pub epoch: usize,
-    /// The selecting number.
+    /// Value of the selecting metric.
     pub value: f64,
 }
 
-/// What one epoch came to.
+/// Record of one epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
-    /// From 1.
+    /// Number of the epoch, from 1.
     pub epoch: usize,
     /// Mean loss of its steps.
     pub loss: f64,
-    /// The selecting number, where the epoch was validated.
+    /// Value of the selecting metric; `None` without validation in this epoch.
     pub validation: Option<f64>,
 }
 
-/// Where a model came from.
+/// Data and models that a model was trained from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// The rows it was trained on.
+    /// Source of the rows that it was trained on.
     pub sequences: SequencesSource,
-    /// Version of `items` that the trainer read.
+    /// Version of `items` that was read.
     pub items_version: u64,
-    /// The checkpoint it continued from.
+    /// Name of the checkpoint that training continued from.
     pub parent: Option<String>,
     /// Hash of that checkpoint's weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_hash: Option<String>,
-    /// The new events that it learned, if it continued on them.
+    /// New events that it learned, if it was refreshed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fresh: Option<FreshSource>,
-    /// The newest version of `events` that its ancestors have learned of.
+    /// Newest version of `events` that its ancestors have learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherited_events: Option<u64>,
-    /// The fine-tuned model whose parameters of the conditions it began with.
+    /// Name of the fine-tuned model that gave the initial parameters of the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taught_by: Option<String>,
-    /// The instruction examples it was fine-tuned on.
+    /// Instruction examples that it was fine-tuned on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExamplesSource>,
-    /// The job that trained it; none where a person did.
+    /// The job that trained it; `None` for manual training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_by: Option<MadeBy>,
     /// Version of the code.
     pub code_version: String,
 }
 
-/// The mark that a job leaves in what it trains: only what bears it under its own name may be deleted by jobs.
+/// Mark of a job on a model that it trains; jobs delete only models that carry their mark under the marked name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeBy {
-    /// The job, such as `climber daily`.
+    /// Name of the job, such as `climber daily`.
     pub job: String,
-    /// The name that the job gave the model: a copy under another name is somebody's own.
+    /// Name that the job gave the model; under another name it is a user's copy.
     pub model: String,
 }
 
 impl Lineage {
-    /// The newest version of `events` that the model or an ancestor may have learned of; `None` where that is not known.
+    /// Returns the newest version of `events` that the model or an ancestor may have learned; `None` if unknown.
     pub fn learned_events(&self) -> Option<u64> {
         let fresh = self.fresh.as_ref().map(|fresh| &fresh.events_version);
         let own = fresh.into_iter().chain([&self.sequences.events_version]);
@@ -209,21 +209,25 @@ impl Lineage {
     }
 }
 
-/// Everything a checkpoint holds.
+/// A loaded checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The model.
+    /// The model, with its parameters.
     pub model: Box<dyn TrainedModel>,
-    /// The configuration it was trained with.
+    /// Configuration of the training.
     pub config: Config,
-    /// How far its training came.
+    /// Progress of the training.
     pub state: TrainerState,
-    /// Where it came from.
+    /// Origin of the model.
     pub lineage: Lineage,
     directory: PathBuf,
 }
 
-/// Writes a checkpoint to `directory`, replacing the one there.
+/// Writes a checkpoint to `directory`, replacing an older one.
+///
+/// # Errors
+///
+/// A tensor operation, serialization or write fails; an older checkpoint is then still readable.
 pub fn save(
     directory: &Path,
     learner: &dyn Learner,
@@ -253,7 +257,7 @@ pub fn save(
     publish(&temporary, directory)
 }
 
-/// Flushes the checkpoint in `temporary` and gives it its name.
+/// Syncs the checkpoint in `temporary` to disk and renames it to `directory`.
 fn publish(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
     for entry in fs::read_dir(temporary).map_err(io_error(temporary))? {
         let path = entry.map_err(io_error(temporary))?.path();
@@ -263,7 +267,11 @@ fn publish(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
     rename_over(temporary, directory)
 }
 
-/// Moves the checkpoint `from` to `to`, replacing the one there.
+/// Moves the checkpoint `from` to `to`, replacing an older one.
+///
+/// # Errors
+///
+/// `from` is no directory, or a rename or sync fails.
 pub fn rename_over(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     let previous = sibling(to, "previous");
     let reach = |point: &str| {
@@ -291,7 +299,7 @@ pub fn rename_over(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     remove(replaced)
 }
 
-/// Lets two directories change their names in one step, where the file system can.
+/// Exchanges the names of two directories atomically; returns false if the file system does not support it.
 fn exchange(one: &Path, other: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -306,8 +314,11 @@ fn exchange(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Removes a checkpoint and what an interrupted write of it left. What is half removed no longer bears the
-/// checkpoint's name.
+/// Removes a checkpoint and the remains of an interrupted write. A partly removed checkpoint no longer has its name.
+///
+/// # Errors
+///
+/// A rename or removal fails.
 pub fn discard(directory: &Path) -> Result<(), CheckpointError> {
     let writing = sibling(directory, "writing");
     for named in [sibling(directory, "previous"), directory.to_owned()] {
@@ -319,7 +330,11 @@ pub fn discard(directory: &Path) -> Result<(), CheckpointError> {
     remove(&writing)
 }
 
-/// Refuses names that are not one plain directory name, or that checkpoints use themselves.
+/// Checks that `name` is a single plain directory name and does not end as the names that checkpoints use internally.
+///
+/// # Errors
+///
+/// The name is invalid; the message states the rule.
 pub fn check_name(name: &str) -> Result<(), ConfigError> {
     if !names::is_plain(name) {
         return Err(ConfigError::Invalid {
@@ -333,12 +348,16 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Where the checkpoint `directory` is to be read from; `None` where there is none.
+/// Returns the directory to read the checkpoint `directory` from; `None` if it does not exist.
 pub fn find(directory: &Path) -> Option<PathBuf> {
     [directory.to_owned(), sibling(directory, "previous")].into_iter().find(|d| d.is_dir())
 }
 
-/// The attributes of the catalogue that a checkpoint's model needs: of its items, and of the conditions it follows.
+/// Returns the attributes of the catalogue that the model needs for its items and conditions.
+///
+/// # Errors
+///
+/// The checkpoint is missing or cannot be read.
 pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
     let directory = require(directory)?;
     let (config, _) = load_config(&directory)?;
@@ -352,13 +371,17 @@ pub fn attributes(directory: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(attributes)
 }
 
-/// What a checkpoint was trained with and from, without its weights.
+/// Returns the configuration and the lineage of a checkpoint, without loading its weights.
+///
+/// # Errors
+///
+/// The checkpoint is missing or cannot be read.
 pub fn describe(directory: &Path) -> Result<(Config, Lineage), CheckpointError> {
     let directory = require(directory)?;
     Ok((load_config(&directory)?.0, load_json(&directory.join("lineage.json"))?))
 }
 
-/// The job that made the model in `directory`; `None` where a person did, or its lineage cannot be read.
+/// Returns the job that made the model in `directory`; `None` for manual training, or if the lineage cannot be read.
 pub fn made_by(directory: &Path) -> Option<MadeBy> {
     #[derive(Deserialize)]
     struct Mark {
@@ -368,14 +391,22 @@ pub fn made_by(directory: &Path) -> Option<MadeBy> {
     serde_json::from_slice::<Mark>(&lineage).ok()?.made_by
 }
 
-/// A hash of a checkpoint's weights, to tell it from another of the same name.
+/// Returns a hash of a checkpoint's weights, which distinguishes checkpoints of the same name.
+///
+/// # Errors
+///
+/// The checkpoint is missing or cannot be read.
 pub fn hash(directory: &Path) -> Result<String, CheckpointError> {
     let path = require(directory)?.join("model.safetensors");
     let hash = File::open(&path).and_then(schemas::hash::hash128_of).map_err(io_error(&path))?;
     Ok(format!("{hash:032x}"))
 }
 
-/// Reads a checkpoint for use with `catalogue`, its model on `backend`, wherever that was trained.
+/// Loads a checkpoint for use with `catalogue`, with its model on `backend`, regardless of the device it was trained on.
+///
+/// # Errors
+///
+/// The checkpoint is missing, damaged or newer than this program, or belongs to another catalogue.
 pub fn load(
     directory: &Path,
     catalogue: &Catalogue,
@@ -385,14 +416,14 @@ pub fn load(
         let found = require(directory)?;
         let begun = identity(&found);
         let loaded = load_from(found, catalogue, backend);
-        // Replaced meanwhile: what was read may be of two checkpoints, or half of one.
+        // If the checkpoint was replaced during the read, parts of two checkpoints may be mixed: read again.
         if begun == find(directory).as_deref().and_then(identity) {
             return loaded;
         }
     }
 }
 
-/// What tells a directory from another of the same name.
+/// Returns the identity of a directory, which differs between directories that had the same name.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     #[cfg(unix)]
     {
@@ -419,7 +450,7 @@ fn load_from(
     let path = found.join("model.safetensors");
     let values = SavedValues::open(&path).map_err(|e| damaged(&path, e))?;
     let rows = values.get(ITEM_ROWS).map_err(|e| damaged(&path, e))?;
-    // Older checkpoints have none.
+    // Older checkpoints have no counts.
     let counts = values.get(ITEM_COUNTS).ok();
     let vocabulary = Vocabulary::restore(saved, &rows, counts.as_ref(), catalogue)
         .map_err(|e| damaged(&path, e))?
@@ -437,7 +468,11 @@ fn load_from(
 }
 
 impl Checkpoint {
-    /// The model with the optimiser that belongs to it, on the same device, ready to go on.
+    /// Converts the model into a learner with its saved optimiser, on the same device, ready to continue.
+    ///
+    /// # Errors
+    ///
+    /// The optimiser's state cannot be read or does not fit the model.
     pub fn into_learner(self) -> Result<Box<dyn Learner>, CheckpointError> {
         let path = self.directory.join("optimizer.safetensors");
         let steps = self.state.inherited_steps + self.state.steps;
@@ -448,7 +483,11 @@ impl Checkpoint {
             .map_err(|e| damaged(&path, e))
     }
 
-    /// A copy of the model that goes on learning from here with a vocabulary that has grown.
+    /// Returns a learner that continues from a copy of the model with an extended vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// The optimiser's state cannot be read or does not fit the model.
     pub fn grown(
         &self,
         config: &Config,
@@ -461,7 +500,11 @@ impl Checkpoint {
             .map_err(|e| damaged(&path, e))
     }
 
-    /// The model as one that `what` needs: fine-tuning and graphs are for those of histories and item vectors alone.
+    /// Returns the model as a [`SequenceModel`], which fine-tuning and export need; `what` names the operation in the error.
+    ///
+    /// # Errors
+    ///
+    /// The model has another architecture.
     pub fn sequence_model(&self, what: &'static str) -> Result<&SequenceModel, CheckpointError> {
         self.model.sequence_model().ok_or_else(|| CheckpointError::Kind {
             path: self.directory.clone(),
@@ -476,7 +519,7 @@ fn require(directory: &Path) -> Result<PathBuf, CheckpointError> {
         .ok_or_else(|| CheckpointError::Missing { path: directory.to_owned(), others: others(directory) })
 }
 
-/// The configuration, and what is to be said about it.
+/// Returns the configuration, and a warning if it was converted from an earlier format.
 fn load_config(directory: &Path) -> Result<(Config, Option<String>), CheckpointError> {
     let path = directory.join("config.toml");
     let text = fs::read_to_string(&path).map_err(io_error(&path))?;
@@ -524,7 +567,7 @@ fn sync_directory(directory: &Path) -> Result<(), CheckpointError> {
 }
 
 fn save_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), CheckpointError> {
-    // The file is written under a temporary name that only its owner may read; it gets the rights of any other new file.
+    // safetensors writes a temporary file readable only by its owner; this sets the permissions of an ordinary new file.
     let created = File::create(path).and_then(|file| file.metadata()).map_err(io_error(path))?;
     candle_core::safetensors::save(tensors, path)
         .map_err(|e| CheckpointError::Io { path: path.to_owned(), source: io::Error::other(e) })?;

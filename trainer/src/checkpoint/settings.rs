@@ -1,6 +1,6 @@
-//! `config.toml` of a checkpoint, also of one that an earlier version wrote: keys may have another name since, or be gone.
+//! `config.toml` of a checkpoint, including those of earlier versions, whose keys may since be renamed or removed.
 //!
-//! The first line says in which format the file is, as a comment: the file stays a configuration. Without it, it is format 1.
+//! The first line holds the format number in a comment, so the file remains a plain configuration; without it, the format is 1.
 
 use std::path::Path;
 
@@ -9,26 +9,25 @@ use serde::Deserialize;
 
 use super::{CheckpointError, damaged};
 
-/// What this version writes. It goes up when a key gets another name or goes away.
+/// Format that this version writes; increased when a key is renamed or removed.
 const FORMAT: u32 = 2;
 
-/// What the first line begins with.
+/// Prefix of the first line.
 const MARK: &str = "# checkpoint format ";
 
-/// Keys that had another name up to a format: the last format with the old one, the old one, the new one.
+/// Renamed keys: the last format with the old name, the old name, the new name.
 const RENAMED: [(u32, &str, &str); 1] = [(1, "model.temperature", "model.score_temperature")];
 
-/// The text of a checkpoint's `config.toml`.
+/// Returns the text of a checkpoint's `config.toml`.
 pub(super) fn to_text(config: &Config) -> String {
     format!("{MARK}{FORMAT}\n{}", config.to_toml())
 }
 
-/// The configuration in `text`, read from `path`, and what is to be said about it where an earlier version wrote it.
+/// Parses the configuration in `text`, read from `path`. Also returns a warning if it was converted from an earlier format.
 ///
 /// # Errors
 ///
-/// Where a later version wrote it, or it is no configuration: in an earlier format unknown keys are left out, in this one they are
-/// errors.
+/// A later version wrote it, or it is not a configuration. Unknown keys are dropped in earlier formats and errors in this one.
 pub(super) fn parse(path: &Path, text: &str) -> Result<(Config, Option<String>), CheckpointError> {
     let format = match text.lines().next().and_then(|line| line.strip_prefix(MARK)) {
         None => 1,
@@ -54,7 +53,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Config, Option<String>),
     Ok((config, (!changes.is_empty()).then_some(said)))
 }
 
-/// Moves the value at the dotted key `old` to `new`, where there is one and `new` is free.
+/// Moves the value at the dotted key `old` to `new`; returns false if `old` is absent or `new` is taken.
 fn rename(table: &mut toml::Table, old: &str, new: &str) -> bool {
     let split = |key: &str| key.rsplit_once('.').map(|(section, name)| (section.to_owned(), name.to_owned()));
     let (Some((from, old)), Some((to, new))) = (split(old), split(new)) else { return false };
@@ -69,7 +68,7 @@ fn section<'a>(table: &'a mut toml::Table, path: &str) -> Option<&'a mut toml::T
     path.split('.').try_fold(table, |table, name| table.get_mut(name)?.as_table_mut())
 }
 
-/// Removes the keys of `table`, the section at `path`, that no configuration has; `gone` gets their dotted names.
+/// Removes unknown keys from `table`, the section at `path`, and appends their dotted names to `gone`.
 fn prune(table: &mut toml::Table, path: &mut Vec<String>, gone: &mut Vec<String>) {
     let names: Vec<String> = table.keys().cloned().collect();
     for name in names {
@@ -87,7 +86,7 @@ fn prune(table: &mut toml::Table, path: &mut Vec<String>, gone: &mut Vec<String>
         if let Some(value) = table.get_mut(&name) {
             let whole = unknown(&alone(value.clone()));
             match value {
-                // The section is known if an empty one is.
+                // A section is known if an empty one deserializes.
                 toml::Value::Table(inner) if whole && !unknown(&alone(toml::Table::new().into())) => {
                     prune(inner, path, gone);
                 }
@@ -119,7 +118,7 @@ mod tests {
 
     #[test]
     fn renamed_and_dropped_keys_of_an_earlier_version_are_understood() {
-        // Without the line that says the format; sections that are gone, nested keys, and one with another name.
+        // No format line; removed sections, a nested key and a renamed key.
         let mut expected = Config::default();
         (expected.model.d, expected.model.score_temperature) = (32, 0.05);
         expected.pretrain.epochs = 7;

@@ -1,4 +1,4 @@
-//! `trainer device`.
+//! `trainer device`: parses its arguments, calls `trainer::bench` and `trainer::device` and prints the result.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub(crate) struct DeviceArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Compare every operation that has a kernel, its gradients, and short trainings with the CPU.
+    /// Compare every operation with a kernel, its gradients, and short trainings with the CPU.
     ///
-    /// Exit code 1 where one differs by more than its tolerance.
+    /// Exits with 1 if any difference exceeds its tolerance.
     Check,
-    /// Measure whole training steps on made-up histories, and the device's ceilings.
+    /// Measure whole training steps on synthetic histories, and the ceilings of the device.
     Throughput(ThroughputArgs),
-    /// Take a few steps, the last one between the marks of CUDA's profiler interface.
+    /// Take a few steps, the last one between the start and stop marks of the CUDA profiler.
     Step(SettingArgs),
 }
 
-/// A catalogue of industrial size, unless said otherwise.
+/// Sizes of a measured model; the defaults have a catalogue of industrial size.
 #[derive(Debug, Clone, Copy, Args)]
 struct SettingArgs {
     /// Width of the model.
@@ -45,22 +45,22 @@ struct SettingArgs {
     /// Heads of every layer.
     #[arg(long, default_value_t = 4)]
     heads: usize,
-    /// TAMIP branches, each with a layer of its own.
+    /// TAMIP branches, each with its own layer.
     #[arg(long, default_value_t = 2)]
     branches: usize,
-    /// Tokens of a history, at most.
+    /// Maximum tokens of a history.
     #[arg(long, default_value_t = 100)]
     length: usize,
-    /// Tokens of a history, at least: lengths are drawn between the two. As --length, unless given.
+    /// Minimum tokens of a history; lengths are uniform between the two. Default: --length.
     #[arg(long)]
     shortest: Option<usize>,
-    /// Histories of a step.
+    /// Histories per step.
     #[arg(long, default_value_t = 256)]
     sequences: usize,
     /// Items of the catalogue.
     #[arg(long, default_value_t = 6_000_000)]
     items: usize,
-    /// Items drawn to compete with the targets; 0 is the softmax over the whole catalogue.
+    /// Sampled negatives; 0 is the softmax over the whole catalogue.
     #[arg(long, default_value_t = 8_192)]
     negatives: usize,
 }
@@ -69,10 +69,10 @@ struct SettingArgs {
 struct ThroughputArgs {
     #[command(flatten)]
     setting: SettingArgs,
-    /// One of the numbers above, with the values to measure in its place: NAME=N,N,…
+    /// Vary one of the numbers above over these values: NAME=N,N,…
     #[arg(long, value_name = "NAME=N,…")]
     vary: Vec<String>,
-    /// Seconds of steps to measure each setting by.
+    /// Seconds to measure each setting for.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
 }
@@ -101,7 +101,7 @@ impl SettingArgs {
         Ok(Setting { d, layers, heads, branches, length, shortest, sequences, items, negatives })
     }
 
-    /// The same with another value of one number.
+    /// Returns these arguments with the number `name` set to `value`.
     fn with(mut self, name: &str, value: usize) -> Result<Self> {
         let number = match name {
             "d" => &mut self.d,
@@ -153,7 +153,7 @@ impl DeviceArgs {
     }
 }
 
-/// What `trainer device check` found.
+/// Result of `trainer device check`.
 #[derive(Debug, Serialize)]
 struct Checked {
     card: Card,
@@ -162,14 +162,14 @@ struct Checked {
     holds: bool,
 }
 
-/// Losses, step by step.
+/// Losses of one training by step, on the device and on the CPU.
 #[derive(Debug, Serialize)]
 struct Training {
     precision: schemas::config::Precision,
     setting: Setting,
     device: Vec<f64>,
     cpu: Vec<f64>,
-    /// Share of the CPU's by which they may differ.
+    /// Maximum relative difference to the CPU.
     tolerance: f64,
     holds: bool,
 }
@@ -242,7 +242,7 @@ fn throughput(backend: &Backend, args: &ThroughputArgs, json: bool) -> Result<u8
         let measure = |mut trainer: Trainer| trainer.measure(Duration::from_secs(args.seconds.into()));
         let found = match Trainer::new(backend, setting).and_then(measure) {
             Ok(found) => found,
-            // A setting too large for the device does not keep the others from being measured.
+            // A setting too large for the device does not stop the others.
             Err(error) => {
                 eprintln!("{setting:?}: {error}");
                 measured.failed.push((setting, error.to_string()));

@@ -1,4 +1,4 @@
-//! `trainer evaluate`.
+//! `trainer evaluate`: parses its arguments, calls `trainer::judge` and prints the result.
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,24 +8,24 @@ use trainer::judge::{self, TargetSplit, UnderConditions};
 
 /// Rank every held-out target over the whole catalogue: HR@{10,20,50} and NDCG@10.
 ///
-/// Two protocols: `standard` (all earlier items are context) and `as-served` (the last Δτ before the target
-/// is hidden, as in production). The popularity and co-occurrence baselines stand in the same table. The rank of every target is stored in models/NAME, for
-/// `trainer compare`.
+/// Two protocols: `standard` (all earlier items are context) and `as-served` (the last Δτ before the target is hidden, as in
+/// production). The tables include the popularity and co-occurrence baselines. The rank of every target is stored in models/NAME
+/// for `trainer compare`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  trainer evaluate --config config/movielens.toml --model base --json")]
 pub(crate) struct EvaluateArgs {
     /// Name of the model.
     #[arg(long)]
     model: String,
-    /// Which targets.
+    /// Targets to rank.
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
-    /// Also under instructions: each target's own value of these attributes or derived conditions, without and with a
-    /// filter behind the model. CC@K is the share of a list that carries the condition.
+    /// Also evaluate under conditions: each target's own value of these attributes or derived conditions, without and with a
+    /// filter by the condition. CC@K is the share of a list that carries the condition.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     condition: Vec<String>,
-    /// With --condition, also under each user's own recall instructions ([instructions]), from what is visible of the
-    /// user before the target; the lists of one user are merged by weight. And how diverse the lists are.
+    /// With --condition, also evaluate under each user's own recall instructions ([instructions]), derived from the history
+    /// visible before the target; the lists of one user are merged by weight. Also measures the diversity of the lists.
     #[arg(long, requires = "condition")]
     instructions: bool,
 }
@@ -34,9 +34,9 @@ pub(crate) struct EvaluateArgs {
 pub(crate) enum SplitArg {
     /// Events held out for validation.
     Validation,
-    /// Events held out for tests.
+    /// Events held out for testing.
     Test,
-    /// What is new in `refresh`, before the model learns it; without baselines.
+    /// New events in `refresh`, before the model learns them; without baselines.
     Prequential,
 }
 

@@ -1,4 +1,4 @@
-//! `trainer export`.
+//! `trainer export`: parses its arguments, calls `trainer::export` and prints the result.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use trainer::export;
 
 /// Export a model for other systems: weights, item vectors and an ONNX graph for serving.
 ///
-/// Writes to DIR: model.safetensors (weights), item_vectors.npy and item_vectors.parquet (for FAISS, DuckDB, …),
-/// model.onnx (one user's history and conditions in, hidden states and scores of all items out), conditions.json
-/// (which row is which condition) and manifest.json (what the inputs are, where the model came from, sizes and hashes).
-/// An older export in DIR is replaced as a whole; any other directory is left alone.
+/// Writes to DIR: model.safetensors (weights), item_vectors.npy and item_vectors.parquet (for FAISS, DuckDB, …), model.onnx (one
+/// user's history and conditions in, hidden states and scores of all items out), conditions.json (the condition of each row) and
+/// manifest.json (inputs of the graph, lineage of the model, sizes and hashes). Replaces an older export in DIR as a whole;
+/// refuses any other non-empty directory.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  trainer export --config config/movielens.toml --model base --out exported\n  \
@@ -21,7 +21,7 @@ use trainer::export;
                         [\"scores\"], {\"history\": [1, 2], \"times\": [0, 60000]}))'"
 )]
 pub(crate) struct ExportArgs {
-    /// Name of the model. Default: the one that is served, by models/published.json.
+    /// Name of the model. Default: the published one, named in models/published.json.
     #[arg(long)]
     model: Option<String>,
     /// Directory to write.

@@ -1,4 +1,4 @@
-//! One file a command.
+//! The subcommands of `trainer`, one file each.
 
 pub(crate) mod compare;
 pub(crate) mod device;
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use store::Root;
 use store::publication;
 
-/// The model that was asked for, or else the one that is served.
+/// Returns `model`, or the name of the published model if `None`.
 fn or_served(root: &Root, model: Option<&str>) -> Result<String> {
     if let Some(model) = model {
         return Ok(model.into());

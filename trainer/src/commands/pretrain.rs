@@ -1,4 +1,4 @@
-//! `trainer pretrain`.
+//! `trainer pretrain`: parses its arguments, calls `trainer::learn::pretrain` and prints the result.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,11 +8,10 @@ use trainer::learn::pretrain;
 
 use super::new_model::{NewModelArgs, report};
 
-/// Pre-train a model on the `sequences` table (TAMIP).
+/// Pre-train a model on table `sequences` (TAMIP).
 ///
-/// Selects the epoch that is best on the validation targets and writes models/NAME below the root. An
-/// interrupted run (Ctrl-C, a crash) is resumed by the same command. A model that was trained on the same
-/// tables with the same settings is left as it is.
+/// Selects the best epoch by the validation targets and writes models/NAME below the root. The same command resumes an
+/// interrupted run (Ctrl-C, a crash). A model already trained on the same tables with the same settings is kept.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  trainer pretrain --config config/movielens.toml --name base")]
 pub(crate) struct PretrainArgs {

@@ -1,4 +1,4 @@
-//! `trainer refresh`.
+//! `trainer refresh`: parses its arguments, calls `trainer::learn::refresh` and prints the result.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,12 +8,11 @@ use trainer::learn::refresh;
 
 use super::new_model::{NewModelArgs, report};
 
-/// Let a pre-trained model go on learning, from new events.
+/// Train a pre-trained model further on new events.
 ///
-/// Learns the new targets of the table `refresh` (`pipeline build-sequences --since VERSION` writes it) and, against
-/// forgetting, repeats refresh.replay times as many old ones of `sequences`. The weights and the optimiser go on from MODEL;
-/// new items get rows of their own, which begin at the mean of their categories. Selects, resumes and repeats like
-/// `trainer pretrain`.
+/// Learns the new targets of table `refresh` (written by `pipeline build-sequences --since VERSION`) and, against forgetting,
+/// repeats refresh.replay times as many old targets of `sequences`. Weights and optimiser continue from MODEL; new items get
+/// their own rows, initialized to the mean of their categories. Selects, resumes and repeats like `trainer pretrain`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example, where `base` was trained on version 3 of events:
   pipeline build-sequences --config config/shop.toml --since 3

@@ -1,4 +1,4 @@
-//! `trainer retrieve`.
+//! `trainer retrieve`: parses its arguments, calls `trainer::retrieve` and prints the result.
 
 use std::path::PathBuf;
 
@@ -12,21 +12,20 @@ use trainer::serve::Merge;
 
 /// Retrieve the top K items for users, with and without conditions.
 ///
-/// Histories come from table `sequences`, or with --stdin from JSON Lines, one request a line:
+/// Histories come from table `sequences`, or with --stdin from JSON Lines, one request per line:
 ///
 ///   {"user_id": "u1", "history": [{"item_id": "42", "ts": 1716400000000}], "conditions": ["genre=Rock"], "at": "2026-01-31T12:00:00Z"}
 ///
-/// Times are in epoch milliseconds or RFC 3339. `conditions` is optional (default: --conditions or --instructions); so is `at`, the
-/// time of the request: events before it, less Δτ, are visible (default: --at, or all of the history). Requests are answered in
-/// their order as they arrive. One that cannot be answered (no JSON, a time that is none, a condition that the model does not know
-/// or that too few items carry), or whose lists are empty, is answered by one line, and the others are answered all the same:
+/// Times are epoch milliseconds or RFC 3339. `conditions` is optional (default: --conditions or --instructions), and so is `at`,
+/// the time of the request: events before `at` − Δτ are visible (default: --at, or the whole history). Requests are answered in
+/// order, as they arrive. A request that cannot be answered (invalid JSON or time, or a condition that the model does not know or
+/// too few items carry), or whose lists are all empty, gets one line, and the others are answered as usual:
 ///
 ///   {"line": 2, "user_id": "u2", "error": "`genre` has no value `Rok` that the model knows; the nearest: Rock"}
 ///
-/// (`line` from 1, empty ones counted; `user_id` null where the line does not say it). Every row of the result has user_id, condition
-/// (null where there is none), rank (from 1), item_id, score, and origin: `model`, or `popular` for users of whom nothing
-/// is visible. Rows go to stdout as JSON Lines, or with --out to a file. Items that the user has seen and items that are
-/// not active are left out.
+/// (`line` counts from 1, including empty lines; `user_id` is null if the line has none.) Every row of the result has user_id,
+/// condition (or null), rank (from 1), item_id, score, and origin: `model`, or `popular` for users without a visible event. Rows
+/// go to stdout as JSON Lines, or with --out to a file. Lists exclude items that the user has seen and inactive items.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   trainer retrieve --config config/movielens.toml --model base --k 20 --out top.parquet
@@ -34,54 +33,53 @@ use trainer::serve::Merge;
   trainer retrieve --config config/movielens.toml --model sft --instructions --merge round-robin --out top.jsonl
   trainer retrieve --config config/movielens.toml --model sft --case 1212 --conditions genre=Comedy")]
 pub(crate) struct RetrieveArgs {
-    /// Name of the model. Default: the one that is served, by models/published.json.
+    /// Name of the model. Default: the published one, named in models/published.json.
     #[arg(long)]
     model: Option<String>,
-    /// Users, one id a line; `-` or absent: all of table `sequences`.
+    /// File of user ids, one per line; `-` or absent: all users of table `sequences`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["stdin", "case"])]
     users: Option<PathBuf>,
-    /// Read users and histories from standard input, and answer as they arrive.
+    /// Read users and histories from standard input, and answer them as they arrive.
     #[arg(long, conflicts_with = "case")]
     stdin: bool,
     /// Show one user as a table: the last visible items, and the top 10 without and under each condition.
     #[arg(long, value_name = "USER", conflicts_with_all = ["out", "merge"])]
     case: Option<String>,
-    /// Conditions, such as genre=Rock,genre=Pop or new-release: one list for each.
+    /// Conditions, such as genre=Rock,genre=Pop or new-release; each gives one list.
     #[arg(long, value_name = "CONDITION,…", conflicts_with = "instructions")]
     conditions: Vec<String>,
-    /// One list for each of the user's instructions in table `instructions`.
+    /// Make one list per instruction of the user in table `instructions`.
     #[arg(long)]
     instructions: bool,
-    /// Length of a list.
+    /// Maximum length of a list.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
-    /// Make one list of K distinct items of a user's lists; each row keeps the condition that it came from.
+    /// Merge the lists of a user into one list of K distinct items; each row keeps the condition of its list.
     #[arg(long, value_enum)]
     merge: Option<Merge>,
     /// Limit each list with a condition to the items that carry it.
     #[arg(long)]
     only: bool,
-    /// The time of the requests: events before it, less Δτ, are visible. Without it all that is stored is visible, and
-    /// ages (new-release, …) count from now; with --stdin, from when each request arrives.
+    /// Time of the requests: events before it, less Δτ, are visible. Without it, all stored events are visible, and ages
+    /// (new-release, …) are computed from now; with --stdin, from the arrival of each request.
     #[arg(long, value_name = "RFC 3339", value_parser = parse_time)]
     at: Option<i64>,
     /// Also retrieve items that the user has seen.
     #[arg(long)]
     keep_seen: bool,
-    /// Also retrieve items that are not active.
+    /// Also retrieve inactive items.
     #[arg(long)]
     keep_inactive: bool,
-    /// Ids of items that are never retrieved, one a line.
+    /// File of item ids that are never retrieved, one per line.
     #[arg(long, value_name = "FILE")]
     deny: Option<PathBuf>,
-    /// How items are found: all scored, or by a graph whose recall against that is measured and printed.
+    /// Search method: score all items, or search a graph whose recall is measured and printed.
     #[arg(long, value_enum, default_value_t = SearchArg::Exact)]
     search: SearchArg,
-    /// Items that the graph finds before some are left out; more cost time and miss fewer [default: the larger of 200 and
-    /// 4 K].
+    /// Items that the graph finds before filters apply; more take longer and miss fewer [default: the larger of 200 and 4 K].
     #[arg(long, value_name = "N")]
     ef: Option<u32>,
-    /// Write the rows to this file: .parquet or .jsonl.
+    /// Write the rows to this file, .parquet or .jsonl.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

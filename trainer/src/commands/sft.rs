@@ -1,4 +1,4 @@
-//! `trainer sft`.
+//! `trainer sft`: parses its arguments, calls `trainer::learn::sft` and prints the result.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,10 +8,10 @@ use trainer::learn::sft;
 
 use super::new_model::{NewModelArgs, report};
 
-/// Teach a pre-trained model to follow instructions (SFT).
+/// Fine-tune a pre-trained model to follow instructions (SFT).
 ///
-/// Learns from the tables `sft/<condition>` of all of sft.conditions together (`pipeline build-sft` writes them), and
-/// prints what became of the quality without instructions. Selects, resumes and repeats like `trainer pretrain`.
+/// Learns from the tables `sft/<condition>` of all sft.conditions together (written by `pipeline build-sft`), and prints the
+/// change of quality without instructions. Selects, resumes and repeats like `trainer pretrain`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  trainer sft --config config/movielens.toml --name guided --from base --set 'sft.conditions=[\"genre\"]'"

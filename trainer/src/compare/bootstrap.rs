@@ -1,10 +1,11 @@
-//! The bootstrap over users: percentile intervals (95 %) of means over targets, and of differences of two runs
-//! on the same targets (paired).
+//! The bootstrap over users: 95 % percentile intervals of means over targets, and of paired differences between two runs on the
+//! same targets.
 //!
-//! Users are drawn with replacement, each with all of their targets, so that targets of one user may depend on
-//! each other. Users whose numbers are equal are drawn together: how often each kind comes up in a resample
-//! is multinomial, which is drawn by its binomial parts. That is the same distribution as drawing one user after
-//! another, and a resample costs as many draws as there are kinds of users.
+//! Users are drawn with replacement, each with all targets, because targets of one user may be dependent. Users with equal
+//! numbers form a kind; the count of each kind in a resample is multinomial and drawn as successive binomials. This has the same
+//! distribution as drawing user by user and costs one draw per kind.
+//!
+//! Memory: one mean per resample and number.
 
 use rand_distr::{Binomial, Distribution};
 use rayon::prelude::*;
@@ -12,15 +13,15 @@ use serde::Serialize;
 
 use crate::random;
 
-/// Share of the resamples below an interval, and above it.
+/// Share of resamples below an interval, and above it.
 const TAIL: f64 = 0.025;
 
-/// A user's targets: how many, and for each number of interest its sum over them.
+/// Number of targets of one user, and the sum of each number over them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UserSums {
-    /// Targets.
+    /// Number of targets.
     pub targets: f64,
-    /// Sums over the targets.
+    /// Sum of each number over the targets.
     pub sums: Vec<f64>,
 }
 
@@ -29,14 +30,14 @@ pub struct UserSums {
 pub struct Interval {
     /// The mean over all targets.
     pub value: f64,
-    /// 2.5 % of the resamples are below.
+    /// Lower bound: 2.5 % of the resamples are below.
     pub low: f64,
-    /// 2.5 % of the resamples are above.
+    /// Upper bound: 2.5 % of the resamples are above.
     pub high: f64,
 }
 
-/// For each number, its mean over all targets of `users` and the 95 % percentile interval over `resamples`
-/// resamples of the users. Equal arguments give equal intervals.
+/// Returns, for each number, its mean over all targets of `users` and the 95 % percentile interval over `resamples` resamples of
+/// the users. Deterministic: equal arguments give equal intervals.
 pub fn intervals(users: &[UserSums], resamples: usize, seed: u64) -> Vec<Interval> {
     let kinds = kinds(users);
     let numbers = users.first().map_or(0, |user| user.sums.len());
@@ -58,7 +59,7 @@ pub fn intervals(users: &[UserSums], resamples: usize, seed: u64) -> Vec<Interva
             let mut generator = random::generator(seed, "bootstrap", i);
             let (mut draws, mut users_left) = (users.len() as u64, users.len() as u64);
             let counts = kinds.iter().map(|&(_, users)| {
-                // What is left to draw falls on this kind by its share among the kinds that are left.
+                // The remaining draws fall on this kind with its share of the remaining users.
                 let share = users as f64 / users_left.max(1) as f64;
                 users_left -= users;
                 let count = Binomial::new(draws, share).map_or(draws, |b| b.sample(&mut generator));
@@ -79,7 +80,7 @@ pub fn intervals(users: &[UserSums], resamples: usize, seed: u64) -> Vec<Interva
         .collect()
 }
 
-/// Users with equal numbers, and how many they are, in an order that does not depend on the users'.
+/// Groups users with equal numbers and counts them; the result does not depend on the order of `users`.
 fn kinds(users: &[UserSums]) -> Vec<(&UserSums, u64)> {
     let order = |a: &UserSums, b: &UserSums| {
         let parts = a.sums.iter().zip(&b.sums).map(|(a, b)| a.total_cmp(b));
@@ -90,7 +91,7 @@ fn kinds(users: &[UserSums]) -> Vec<(&UserSums, u64)> {
     sorted.chunk_by(|a, b| order(a, b).is_eq()).map(|equal| (equal[0], equal.len() as u64)).collect()
 }
 
-/// The `share`-quantile of ascending values, in a straight line between neighbours; 0 without any.
+/// Returns the `share`-quantile of ascending values by linear interpolation; 0 without values.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = share * sorted.len().saturating_sub(1) as f64;
     let value = |i: usize| sorted.get(i).copied();
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_mean_of_hits_has_the_quantiles_of_the_binomial() {
-        // 30 hits of 100 users: a resample's hits are Binomial(100, 0.3), with quantiles 21 and 39 at 2.5 and 97.5 %.
+        // 30 hits of 100 users: hits in a resample are Binomial(100, 0.3), with quantiles 21 and 39 at 2.5 and 97.5 %.
         let interval = intervals(&users((0..100).map(|i| f64::from(i % 10 < 3))), 10_000, 1)[0];
         assert_eq!(interval.value, 0.3);
         assert!((interval.low - 0.21).abs() < 1e-9, "{interval:?}");
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn distinct_values_have_the_interval_of_the_normal_limit() {
-        // Every user is a kind of its own: the mean's standard error is σ/√n.
+        // Every user is its own kind: the standard error of the mean is σ/√n.
         let n = 2_000;
         let interval = intervals(&users((0..n).map(|i| f64::from(i) / f64::from(n))), 4_000, 2)[0];
         let expected = 1.96 * (1.0 / 12.0_f64 / f64::from(n)).sqrt();
@@ -128,13 +129,13 @@ mod tests {
 
     #[test]
     fn targets_of_one_user_are_drawn_together() {
-        // 25 users with 4 equal targets each say no more than 25 users with one: Binomial(25, 0.4), 5 and 15.
+        // 25 users with 4 equal targets each count like 25 users with one: Binomial(25, 0.4), quantiles 5 and 15.
         let hit = |i: u32| f64::from(i % 5 < 2);
         let of_four: Vec<UserSums> =
             (0..25).map(|i| UserSums { targets: 4.0, sums: vec![4.0 * hit(i)] }).collect();
         let interval = intervals(&of_four, 10_000, 3)[0];
         assert_eq!((interval.value, interval.low, interval.high), (0.4, 0.2, 0.6));
-        // Users count by their targets.
+        // Users are weighted by their number of targets.
         let uneven = [
             UserSums { targets: 3.0, sums: vec![3.0, 0.0] },
             UserSums { targets: 1.0, sums: vec![0.0, 1.0] },

@@ -1,4 +1,5 @@
-//! Groups of runs under conditions: HR@K and CC@K, without and with a filter behind the model.
+//! Comparison of groups of runs under conditions: HR@K and CC@K, without and with a filter by the condition. Memory: the stored
+//! rows of all runs.
 
 use std::fmt;
 
@@ -13,43 +14,47 @@ use crate::judge::per_metric::{in_order, some_in_order};
 use crate::judge::stored::instructed::{InstructedTarget, instructed_path, read_instructed};
 use crate::judge::{ALL, CC_10, HR_10, Key, METRICS, Metric, PerMetric, Protocol, rate};
 
-/// Groups side by side under the conditions of their targets.
+/// Groups side by side, under the conditions of their targets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InstructedComparison {
-    /// The attribute or derived condition.
+    /// Attribute or derived condition.
     pub condition: String,
-    /// `validation` or `test`.
+    /// Split of the targets.
     pub split: String,
-    /// For each protocol and choice of filters, one entry for each group.
+    /// One entry per group, for each protocol and choice of filters.
     pub results: Vec<InstructedGroup>,
 }
 
-/// A group's numbers for one protocol and choice of filters.
+/// Metrics of a group for one protocol and choice of filters.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InstructedGroup {
-    /// The group.
+    /// Label of the group.
     pub label: String,
-    /// Its runs.
+    /// Names of its runs.
     pub runs: Vec<String>,
-    /// What a prediction may build on.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Whether seen items are left out of the lists.
+    /// Whether items that the user has seen are excluded from the lists.
     pub filter_seen: bool,
-    /// Whether items without the condition are left out.
+    /// Whether items that do not carry the condition are excluded from the lists.
     pub condition_filter: bool,
-    /// Targets in the means.
+    /// Number of targets in the means.
     pub targets: usize,
-    /// The metrics' names.
+    /// Names of the metrics.
     pub names: Vec<String>,
     /// Means over the runs, in the order of `names`.
     #[serde(serialize_with = "in_order")]
     pub metrics: PerMetric<Spread, ALL>,
-    /// The paired difference to the first group; absent for that one.
+    /// Paired difference to the first group; `None` for the first group.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_in_order")]
     pub difference: Option<PerMetric<Interval, ALL>>,
 }
 
-/// Compares `groups` by what `trainer evaluate --condition` left in their models' directories.
+/// Compares `groups` from the files that `trainer evaluate --condition` stored with their models.
+///
+/// # Errors
+///
+/// A model is missing or not evaluated under `condition`, its file is damaged, or the targets of two runs differ.
 pub fn instructed(
     root: &Root,
     groups: &[Group],
@@ -88,7 +93,7 @@ pub fn instructed(
             };
             let metrics =
                 PerMetric::from_fn(|m| Spread::new(by_run.iter().map(|rows| run_mean(rows, m)).collect()));
-            // The mean over the group's runs, target by target.
+            // Mean over the group's runs, per target.
             let of_target = |t: usize| {
                 let sum = |m: Key| by_run.iter().map(|rows| rows[t].numbers[m]).sum::<f64>();
                 let means = PerMetric::from_fn(|m| sum(m) / by_run.len() as f64);
@@ -113,10 +118,10 @@ pub fn instructed(
     Ok(InstructedComparison { condition: condition.into(), split: options.split.into(), results })
 }
 
-/// A target's user and numbers, means over a group's runs.
+/// User of a target and the means of its metrics over a group's runs.
 type Means<'a> = (&'a str, PerMetric<f64, ALL>);
 
-/// The differences of the targets' numbers, with intervals of the bootstrap over users.
+/// Returns the paired differences of the targets' metrics, with intervals of the bootstrap over users.
 fn paired(ours: &[Means<'_>], theirs: &[Means<'_>], options: Options<'_>) -> PerMetric<Interval, ALL> {
     let pairs: Vec<(&Means<'_>, &Means<'_>)> = ours.iter().zip(theirs).collect();
     let of_user = |targets: &[(&Means<'_>, &Means<'_>)]| {
@@ -128,7 +133,7 @@ fn paired(ours: &[Means<'_>], theirs: &[Means<'_>], options: Options<'_>) -> Per
     PerMetric::from_fn(|m| found.get(m.index()).copied().unwrap_or(NOTHING))
 }
 
-/// The protocols and choices of filters of the first run, in their order.
+/// Returns the protocols and choices of filters of the first run, in order of appearance.
 fn slices(loaded: &[Vec<(String, Vec<InstructedTarget>)>]) -> Vec<(Protocol, bool, bool)> {
     let mut slices = Vec::new();
     for row in loaded.first().and_then(|runs| runs.first()).into_iter().flat_map(|(_, rows)| rows) {
@@ -140,7 +145,7 @@ fn slices(loaded: &[Vec<(String, Vec<InstructedTarget>)>]) -> Vec<(Protocol, boo
     slices
 }
 
-/// Every run has the rows of the first one.
+/// Checks that every run has the rows of the first run.
 fn same_targets(loaded: &[Vec<(String, Vec<InstructedTarget>)>]) -> Result<(), CompareError> {
     let mut runs = loaded.iter().flatten();
     let Some((first, expected)) = runs.next() else { return Ok(()) };
@@ -172,7 +177,7 @@ fn same_targets(loaded: &[Vec<(String, Vec<InstructedTarget>)>]) -> Result<(), C
 }
 
 impl fmt::Display for InstructedComparison {
-    /// As tables for people, the headline first: seen items filtered.
+    /// Formats the results as tables, in stored order: seen items filtered first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.results.iter().map(|g| g.label.len()).max().unwrap_or(0).max(5);
         let mut heading = None;

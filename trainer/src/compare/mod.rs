@@ -1,10 +1,11 @@
-//! Comparison of runs that were evaluated on the same targets.
+//! Comparison of runs evaluated on the same targets.
 //!
-//! A run's numbers are means over targets. The difference of each run to the first one is given with the 95 %
-//! percentile interval of the paired bootstrap over users ([`intervals`]): it says how much the difference owes to
-//! which users were asked, not to the seed of the training. The horizon curve has such differences too, for each
-//! horizon and for the mean over all. Runs that differ in their seed only are one group,
-//! `label=run1,run2,run3`: its numbers are means over the runs, with their standard deviation.
+//! A run's numbers are means over targets. Each difference to the first run has a 95 % percentile interval of the paired
+//! bootstrap over users ([`intervals`]), which covers the choice of users but not the seed of the training. Horizon curves have
+//! such differences per horizon and for the mean over all horizons. Runs that differ only in their seed form one group,
+//! `label=run1,run2,run3`, with means over the runs and their standard deviation.
+//!
+//! Memory: the ranks of all runs.
 
 mod bootstrap;
 mod instructed;
@@ -27,61 +28,61 @@ use runs::Run;
 use crate::judge::{HORIZON, HR_10, Key, PerMetric, Protocol, StoredError, TargetRank, gains};
 use crate::records::{EpochMetrics, RecordsError};
 
-/// Resamples of the bootstrap.
+/// Number of resamples of the bootstrap.
 pub const RESAMPLES: usize = 10_000;
 
-/// Runs that cannot be compared.
+/// An error that prevents a comparison.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
-    /// Wrong usage.
+    /// An option is invalid.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// There is no such model.
+    /// The model does not exist.
     #[error("no model `{name}` at {path}")]
     NoModel {
-        /// The model.
+        /// Name of the model.
         name: String,
-        /// Where it should be.
+        /// Path where it is expected.
         path: PathBuf,
     },
-    /// The model's ranks are not there.
+    /// The model has not been evaluated on the split.
     #[error("{path} is not there; write it with `trainer evaluate --model {name} --split {split}`")]
     NotEvaluated {
-        /// The model.
+        /// Name of the model.
         name: String,
-        /// The held-out targets.
+        /// Split of the targets.
         split: String,
-        /// The file.
+        /// Path of the missing file.
         path: PathBuf,
     },
-    /// The runs answered different questions.
+    /// Two runs were evaluated on different targets.
     #[error(
         "`{}` and `{}` do not have the same targets{of}: {difference}; evaluate both on the same version of \
          `sequences`",
         runs[0], runs[1]
     )]
     OtherTargets {
-        /// The two runs.
+        /// Names of the two runs.
         runs: [String; 2],
-        /// Of what, where it is not the whole evaluation.
+        /// Part of the evaluation that differs; empty for the ranks themselves.
         of: &'static str,
         /// The first difference.
         difference: String,
     },
-    /// A file of ranks cannot be read.
+    /// A stored file cannot be read.
     #[error(transparent)]
     Stored(#[from] StoredError),
-    /// The records of a training cannot be read.
+    /// The training records cannot be read.
     #[error(transparent)]
     RunRecords(#[from] RecordsError),
 }
 
-/// How to compare.
+/// Options of a comparison.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
-    /// `validation` or `test`.
+    /// Split of the targets: `validation`, `test` or `prequential`.
     pub split: &'a str,
-    /// Resamples of the bootstrap.
+    /// Number of resamples of the bootstrap.
     pub resamples: usize,
     /// Seed of the bootstrap.
     pub seed: u64,
@@ -90,51 +91,51 @@ pub struct Options<'a> {
 /// Runs side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// `validation` or `test`.
+    /// Split of the targets.
     pub split: String,
-    /// Resamples of the bootstrap.
+    /// Number of resamples of the bootstrap.
     pub resamples: usize,
-    /// Its seed.
+    /// Seed of the bootstrap.
     pub seed: u64,
-    /// For each protocol, with seen items filtered and kept, one entry for each group.
+    /// One entry per group, for each protocol with seen items filtered and kept.
     pub results: Vec<GroupResult>,
-    /// The horizon curves (Figure 3) of all groups; empty where a run has none.
+    /// Horizon curves (Figure 3) of all groups; empty if a run has none.
     pub horizon: Vec<HorizonCurve>,
-    /// The epochs of every run whose training was recorded.
+    /// Epochs of every run with training records.
     pub learning: Vec<LearningCurve>,
 }
 
-/// A group's numbers under one protocol.
+/// Metrics of a group under one protocol and filter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupResult {
-    /// The group.
+    /// Label of the group.
     pub label: String,
-    /// Its runs.
+    /// Names of its runs.
     pub runs: Vec<String>,
-    /// What a prediction may build on.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Whether items that the user has seen are left out of the ranking.
+    /// Whether items that the user has seen are excluded from the ranking.
     pub filter_seen: bool,
-    /// Users with targets in the means.
+    /// Number of users with targets in the means.
     pub users: usize,
-    /// Targets in the means.
+    /// Number of targets in the means.
     pub targets: usize,
     /// Means over the runs.
     pub metrics: PerMetric<Spread>,
-    /// The difference to the first group; absent for that one.
+    /// Difference to the first group; `None` for the first group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<PerMetric<Interval>>,
 }
 
-/// A number over a group's runs.
+/// A number per run of a group, with mean and standard deviation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Spread {
-    /// The mean; not a number (`null` as JSON) where there is no target.
+    /// Mean; NaN (`null` in JSON) without targets.
     pub mean: f64,
-    /// The sample standard deviation over the runs (n − 1); absent for one run.
+    /// Sample standard deviation over the runs (n − 1); `None` for one run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sd: Option<f64>,
-    /// Run by run.
+    /// Value of each run.
     pub runs: Vec<f64>,
 }
 
@@ -150,43 +151,47 @@ impl Spread {
 /// HR@10 by horizon, with 95 % intervals of the bootstrap over users.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HorizonCurve {
-    /// The group.
+    /// Label of the group.
     pub label: String,
-    /// What the prediction may build on.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Whether items that the user has seen are left out of the ranking.
+    /// Whether items that the user has seen are excluded from the ranking.
     pub filter_seen: bool,
-    /// Users, each with one prediction of each run.
+    /// Number of users; each has one prediction per run.
     pub users: usize,
-    /// The group's own rates.
+    /// Rates of the group.
     #[serde(flatten)]
     pub rates: ByHorizon,
-    /// The paired difference to the first group; absent for that one.
+    /// Paired difference to the first group; `None` for the first group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<ByHorizon>,
 }
 
-/// HR@10 by horizon, or a difference of two; means over the group's runs.
+/// HR@10 by horizon, or a difference of two such curves; means over the group's runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ByHorizon {
-    /// For the event 1, 2, … [`HORIZON`] steps ahead.
+    /// Value for the event 1, 2, …, [`HORIZON`] steps ahead.
     pub hr_10: Vec<Interval>,
-    /// The mean over all horizons; its interval is of that mean, not a mean of theirs.
+    /// Mean over all horizons, with the interval of this mean.
     pub mean_hr_10: Interval,
 }
 
-/// One run's training.
+/// Training of one run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearningCurve {
-    /// The group.
+    /// Label of the group.
     pub label: String,
-    /// The run.
+    /// Name of the run.
     pub run: String,
-    /// Its epochs.
+    /// Records of its epochs.
     pub epochs: Vec<EpochMetrics>,
 }
 
-/// Compares `groups` by what `trainer pretrain` and `trainer evaluate` left in their models' directories.
+/// Compares `groups` from the files that `trainer pretrain` and `trainer evaluate` stored with their models.
+///
+/// # Errors
+///
+/// Two groups have the same label, a model is missing or not evaluated, its files are damaged, or the targets of two runs differ.
 pub fn run(root: &Root, groups: &[Group], options: Options<'_>) -> Result<Comparison, CompareError> {
     for (i, group) in groups.iter().enumerate() {
         if groups[..i].iter().any(|earlier| earlier.label == group.label) {
@@ -224,7 +229,7 @@ pub fn run(root: &Root, groups: &[Group], options: Options<'_>) -> Result<Compar
     Ok(comparison)
 }
 
-/// Every run has the targets of the first one, and those of the horizon curve where both have one.
+/// Checks that every run has the targets of the first run, including those of the horizon curve if both have one.
 fn same_targets(groups: &[Vec<Run>]) -> Result<(), CompareError> {
     let mut runs = groups.iter().flatten();
     let Some(first) = runs.next() else { return Ok(()) };
@@ -242,15 +247,15 @@ fn same_targets(groups: &[Vec<Run>]) -> Result<(), CompareError> {
     Ok(())
 }
 
-/// One user's hit rates at 10 by horizon.
+/// HR@10 of one user, by horizon.
 type UserHits = [f64; HORIZON];
 
-/// The mean over no user: no number, `null` as JSON, a dash in tables.
+/// The mean over no users: NaN, `null` in JSON, a dash in tables.
 const NOTHING: Interval = Interval { value: f64::NAN, low: f64::NAN, high: f64::NAN };
 
 /// One protocol and filter.
 struct Slice<'a> {
-    /// Place of the protocol in [`Protocol::ALL`].
+    /// Index of the protocol in [`Protocol::ALL`].
     p: usize,
     protocol: Protocol,
     filter_seen: bool,
@@ -258,7 +263,7 @@ struct Slice<'a> {
 }
 
 impl Slice<'_> {
-    /// For each target that takes part, in the order of `rows`, its numbers.
+    /// Returns the metrics of each target that takes part, in the order of `rows`.
     fn gains(&self, rows: &[TargetRank]) -> Vec<PerMetric<f64>> {
         rows.iter().filter_map(|row| row.ranks[self.p]).map(|r| gains(r.among(self.filter_seen))).collect()
     }
@@ -278,7 +283,7 @@ impl Slice<'_> {
             };
             let metrics =
                 PerMetric::from_fn(|m| Spread::new(by_run.iter().map(|gains| run_mean(gains, m)).collect()));
-            // The mean over the group's runs, target by target.
+            // Mean over the group's runs, per target.
             let means: Vec<PerMetric<f64>> = (0..asked.len())
                 .map(|t| {
                     let sum = |m: Key| by_run.iter().map(|gains| gains[t][m]).sum::<f64>();
@@ -315,7 +320,7 @@ impl Slice<'_> {
         results
     }
 
-    /// The curves of all groups; none where a run has no ranks for one.
+    /// Returns the curves of all groups; empty if any run has no ranks for one.
     fn horizon(&self, groups: &[Group], loaded: &[Vec<Run>]) -> Vec<HorizonCurve> {
         if loaded.iter().flatten().any(|run| run.horizon.is_empty()) {
             return Vec::new();
@@ -327,7 +332,7 @@ impl Slice<'_> {
             if users.is_empty() {
                 continue;
             }
-            // Every run has the users of the first one, in the same order.
+            // Every run has the users of the first run, in the same order.
             let difference = first.as_ref().map(|first| {
                 let users = users.iter().zip(first);
                 self.by_horizon(users.map(|(ours, theirs)| std::array::from_fn(|h| ours[h] - theirs[h])))
@@ -345,7 +350,7 @@ impl Slice<'_> {
         curves
     }
 
-    /// For each user that takes part, its hit rates over `runs`.
+    /// Returns the hit rates over `runs` of each user that takes part.
     fn hits_ahead(&self, runs: &[Run]) -> Vec<UserHits> {
         let by_run: Vec<Vec<PerMetric<f64>>> = runs.iter().map(|run| self.gains(&run.horizon)).collect();
         let users = by_run.first().map_or(0, Vec::len) / HORIZON;
@@ -355,7 +360,7 @@ impl Slice<'_> {
         (0..users).map(|user| std::array::from_fn(|h| hit(user * HORIZON + h))).collect()
     }
 
-    /// Means over `users`, by horizon and over all horizons, with their intervals.
+    /// Returns means over `users`, per horizon and over all horizons, with their intervals.
     fn by_horizon(&self, users: impl Iterator<Item = UserHits>) -> ByHorizon {
         let sums: Vec<UserSums> = users
             .map(|hits| {
@@ -375,7 +380,7 @@ mod tests {
     use crate::judge::NDCG_10;
     use crate::serve::Ranks;
 
-    /// `users` users with two targets each, at the ranks that `rank` gives.
+    /// Returns a run of `users` users with two targets each, at the ranks that `rank` returns.
     fn run(name: &str, users: u32, rank: impl Fn(u32, u32) -> Option<u32>) -> Run {
         let row = |user: u32, position: u32| TargetRank {
             user_id: format!("u{user:04}"),
@@ -401,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_paired_and_by_user() {
-        // Both hit all targets of half the users; the second run also hits both targets of one user in ten.
+        // Both runs hit all targets of half the users; the second run also hits both targets of one user in ten.
         let base = |user: u32, _| Some(if user.is_multiple_of(2) { 1 } else { 100 });
         let better = |user: u32, t| if user % 10 == 1 { Some(5) } else { base(user, t) };
         let loaded = vec![vec![run("a", 100, base)], vec![run("b", 100, better)]];
@@ -409,13 +414,13 @@ mod tests {
         assert_eq!((results[1].users, results[1].targets), (100, 200));
         assert_eq!(results.iter().map(|r| r.metrics[HR_10].mean).collect::<Vec<_>>(), [0.5, 0.6]);
         assert!(results[0].difference.is_none());
-        // Ten users of a hundred make the difference: Binomial(100, 0.1) has the quantiles 5 and 16. Unpaired, the
-        // interval would reach from −0.04 to 0.24.
+        // The difference comes from ten of a hundred users: Binomial(100, 0.1) has quantiles 5 and 16. An unpaired interval would
+        // be [−0.04, 0.24].
         let difference = results[1].difference.unwrap()[HR_10];
         let near = |value: f64, expected: f64| (value - expected).abs() < 0.011;
         assert!((difference.value - 0.1).abs() < 1e-12, "{difference:?}");
         assert!(near(difference.low, 0.05) && near(difference.high, 0.16), "{difference:?}");
-        // Swapped, the difference is the other way round.
+        // Swapping the runs flips the sign of the difference.
         let [a, b] = <[_; 2]>::try_from(loaded).unwrap();
         let swapped = kept().results(&groups(&[&["b"], &["a"]]), &[b, a])[1].difference.unwrap()[HR_10];
         assert!((swapped.value + 0.1).abs() < 1e-12 && swapped.high < 0.0);
@@ -436,7 +441,7 @@ mod tests {
         assert!((ndcg - 0.4 / 4f64.log2()).abs() < 1e-12, "{ndcg}");
     }
 
-    /// `users` users with one prediction each, whose hits at horizon 1, 2, … `hit` gives.
+    /// Returns a run of `users` users with one prediction each; `hit` tells whether it hits at horizon 1, 2, …
     fn ahead(name: &str, users: u32, hit: impl Fn(u32, usize) -> bool) -> Run {
         let row = |user: u32, h: usize| TargetRank {
             user_id: format!("u{user:04}"),
@@ -452,8 +457,8 @@ mod tests {
 
     #[test]
     fn a_difference_of_horizon_curves_is_paired_at_each_horizon() {
-        // The first run hits half of the users' events. The second also hits one user in ten at horizon 2, and
-        // the same event 5 for another user as often as it misses it.
+        // The first run hits half of the users' events. The second run also hits one user in ten at horizon 2; at horizon 5 it
+        // swaps the users that are hit.
         let base = |user: u32, _| user.is_multiple_of(2);
         let other = |user: u32, h| match h {
             2 => base(user, h) || user % 10 == 1,
@@ -467,22 +472,22 @@ mod tests {
         let rates: Vec<f64> = curves[1].rates.hr_10.iter().map(|rate| rate.value).collect();
         assert_eq!(rates, [0.5, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
         let difference = curves[1].difference.as_ref().unwrap();
-        // Where both do the same for each user, nothing is left to chance, however uncertain the rates are.
+        // Where both runs agree for each user, the difference has no uncertainty, however uncertain the rates are.
         for h in [1, 3, 4, 6, 7, 8, 9, 10] {
             assert_eq!(difference.hr_10[h - 1], Interval { value: 0.0, low: 0.0, high: 0.0 }, "{h}");
             assert!(curves[1].rates.hr_10[h - 1].high - curves[1].rates.hr_10[h - 1].low > 0.15);
         }
-        // Binomial(100, 0.1) has the quantiles 5 and 16 at 2.5 and 97.5 %.
+        // Binomial(100, 0.1) has quantiles 5 and 16 at 2.5 and 97.5 %.
         let [at_2, at_5] = [2, 5].map(|h| difference.hr_10[h - 1]);
         assert!((at_2.value - 0.1).abs() < 1e-12, "{at_2:?}");
         assert!((at_2.low - 0.05).abs() < 0.011 && (at_2.high - 0.16).abs() < 0.011, "{at_2:?}");
-        // Equal rates by other users: a sum of 100 draws of ±1, with standard deviation 0.1.
+        // Equal rates with different users: a sum of 100 draws of ±1, with standard deviation 0.1.
         assert!(at_5.value == 0.0 && (at_5.low + 0.196).abs() < 0.021 && (at_5.high - 0.196).abs() < 0.021);
     }
 
     #[test]
     fn the_mean_over_horizons_knows_that_a_users_events_go_together() {
-        // One user in five gains at all ten horizons: as uncertain as at one of them.
+        // One user in five gains at all ten horizons: the mean is as uncertain as one horizon.
         let gains = |user: u32, _| user.is_multiple_of(5);
         let groups = groups(&[&["a"], &["b"]]);
         let curves = |other: &dyn Fn(u32, usize) -> bool| {
@@ -499,12 +504,12 @@ mod tests {
         let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
         let (mean, at_1) = (together.mean_hr_10, together.hr_10[0]);
         assert!(near(mean.value, 0.2) && near(mean.low, at_1.low) && near(mean.high, at_1.high), "{mean:?}");
-        // One event of every second user, at any horizon: less uncertain in the mean than at each.
+        // One event of every second user, at any horizon: the mean is less uncertain than one horizon.
         let apart = curves(&|user, h| user as usize % 20 == h);
         let width = |i: Interval| i.high - i.low;
         let mean = apart.mean_hr_10;
         assert!(near(mean.value, 0.05) && width(mean) < 0.5 * width(apart.hr_10[0]), "{apart:?}");
-        // Swapped, all is the other way round.
+        // Swapping the runs flips the sign.
         let loaded = [vec![ahead("b", 200, gains)], vec![ahead("a", 200, |_, _| false)]];
         let swapped = kept().horizon(&groups, &loaded)[1].difference.clone().unwrap().mean_hr_10;
         assert!(near(swapped.value, -0.2) && swapped.high < 0.0);
@@ -512,7 +517,7 @@ mod tests {
 
     #[test]
     fn a_curve_averages_seeds_user_by_user() {
-        // Two seeds that hit other users have together half the rate for all: certain, where each is not.
+        // Two seeds that hit complementary users have rate one half for every user: certain together, uncertain alone.
         let seeds = |user: u32, seed: u32| user.is_multiple_of(2) == (seed == 0);
         let both = vec![ahead("s0", 50, |u, _| seeds(u, 0)), ahead("s1", 50, |u, _| seeds(u, 1))];
         let loaded = [vec![ahead("a", 50, |_, _| false)], both];
@@ -520,7 +525,7 @@ mod tests {
         let certain = Interval { value: 0.5, low: 0.5, high: 0.5 };
         let difference = curves[1].difference.as_ref().unwrap();
         assert!(difference.hr_10.iter().all(|&at| at == certain) && difference.mean_hr_10 == certain);
-        // No curve of some where one run has none.
+        // No curves if any run has none.
         let mut without = loaded;
         without[0][0].horizon.clear();
         assert!(kept().horizon(&groups(&[&["a"], &["s0", "s1"]]), &without).is_empty());

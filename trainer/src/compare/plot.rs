@@ -1,5 +1,5 @@
-//! The comparison as one SVG image: learning curves, and where there is one the horizon curve, with the paired
-//! differences to the first group below. It follows the reader's light or dark setting and needs no script.
+//! The comparison as one SVG image: learning curves and, if present, horizon curves with the paired differences to the first
+//! group below. The image follows the reader's light or dark setting and contains no script.
 
 use std::fmt::Write as _;
 
@@ -11,11 +11,11 @@ const WIDTH: f64 = 760.0;
 const LEFT: f64 = 64.0;
 const TOP: f64 = 62.0;
 const PLOT_HEIGHT: f64 = 250.0;
-/// What stands below the axis of a panel, and the room to the next one.
+/// Height below the axis of a panel: labels, and the gap to the next panel.
 const BELOW: f64 = 62.0;
-/// Room that a label of one line needs.
+/// Height of a one-line label.
 const LABEL_HEIGHT: f64 = 15.0;
-/// Colours of lines; the next ones are dashed.
+/// Number of line colours; further lines repeat them dashed.
 const COLOURS: usize = 8;
 
 /// One line of a panel.
@@ -23,11 +23,11 @@ const COLOURS: usize = 8;
 struct Series {
     label: String,
     points: Vec<(f64, f64)>,
-    /// Below and above each point.
+    /// Lower and upper bound at each point.
     band: Vec<(f64, f64)>,
-    /// What the points are the mean of, where that is more than one line.
+    /// Lines that the points average, if more than one.
     parts: Vec<Vec<(f64, f64)>>,
-    /// The point that was selected.
+    /// The best point, marked with a dot; `None` marks all points.
     selected: Option<(f64, f64)>,
     colour: usize,
 }
@@ -38,11 +38,11 @@ struct Panel {
     note: String,
     x: &'static str,
     series: Vec<Series>,
-    /// Whether the lines are differences: 0 is shown, and numbers have signs.
+    /// Whether the lines are differences: the axis includes 0, and ticks have signs.
     signed: bool,
 }
 
-/// The image; `None` where no run recorded its validation and there is no horizon curve.
+/// Returns the image; `None` if no run has validation records and there is no horizon curve.
 pub fn svg(comparison: &Comparison) -> Option<String> {
     let panels: Vec<Panel> = learning(comparison).into_iter().chain(horizon(comparison)).collect();
     if panels.is_empty() {
@@ -62,7 +62,7 @@ pub fn svg(comparison: &Comparison) -> Option<String> {
     Some(svg)
 }
 
-/// Labels in the order of the groups, each once.
+/// Returns the distinct labels, in the order of the groups.
 fn labels<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut known = Vec::new();
     for label in labels {
@@ -73,12 +73,12 @@ fn labels<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     known
 }
 
-/// A group keeps its colour in every panel.
+/// Returns the colour of a group, the same in every panel.
 fn colour(comparison: &Comparison, label: &str) -> usize {
     labels(comparison.results.iter().map(|r| r.label.as_str())).iter().position(|l| *l == label).unwrap_or(0)
 }
 
-/// Validation HR@10 by epoch, a panel for each protocol that selected.
+/// Returns the learning curves, validation HR@10 by epoch: one panel per protocol used in validation.
 fn learning(comparison: &Comparison) -> Vec<Panel> {
     Protocol::ALL.iter().filter_map(|&protocol| learning_panel(comparison, protocol)).collect()
 }
@@ -118,7 +118,7 @@ fn learning_panel(comparison: &Comparison, protocol: Protocol) -> Option<Panel> 
     })
 }
 
-/// The mean of several courses, at the places that all of them have.
+/// Returns the mean of several lines at the `x` that all of them have.
 fn mean(parts: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
     let Some((first, others)) = parts.split_first() else { return Vec::new() };
     let at = |x: f64, points: &[(f64, f64)]| points.iter().find(|p| p.0 == x).map(|p| p.1);
@@ -131,7 +131,7 @@ fn mean(parts: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// HR@10 by horizon (Figure 3), and its differences to the first group: two panels for each protocol.
+/// Returns HR@10 by horizon (Figure 3) and its differences to the first group: two panels per protocol.
 fn horizon(comparison: &Comparison) -> Vec<Panel> {
     let panels = |&protocol: &Protocol| {
         let of_protocol = |c: &&HorizonCurve| c.filter_seen && c.protocol == protocol;
@@ -171,7 +171,7 @@ fn horizon(comparison: &Comparison) -> Vec<Panel> {
 }
 
 impl Panel {
-    /// The inside of the panel, its upper left corner at the origin.
+    /// Returns the content of the panel, with its upper left corner at the origin.
     fn draw(&self) -> String {
         let longest = self.series.iter().map(|s| s.label.chars().count()).max().unwrap_or(0).min(24) as f64;
         let right = WIDTH - (longest * 7.0 + 24.0);
@@ -268,7 +268,7 @@ impl Panel {
                 );
             }
         }
-        // Each line is named where it ends; names that would overlap move apart.
+        // Lines are labelled at their end; overlapping labels move apart.
         let ends: Vec<(f64, f64)> =
             self.series.iter().map(|s| *s.points.last().unwrap_or(&(x_high, y_low))).collect();
         let at = apart(&ends.iter().map(|&(_, end)| y(end)).collect::<Vec<_>>(), TOP, bottom);
@@ -299,8 +299,8 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
-/// What a panel shows of values from `low` to `high`. The difference between lines is what is looked for, so that 0
-/// is shown where it is near; and always where they are differences themselves.
+/// Returns the range that a panel shows for values from `low` to `high`. To show differences between lines, 0 is included only if
+/// near; for lines that are differences themselves, 0 is always included.
 fn shown(low: f64, high: f64, signed: bool) -> (f64, f64) {
     match signed {
         true => (low.min(0.0), high.max(0.0)),
@@ -309,30 +309,30 @@ fn shown(low: f64, high: f64, signed: bool) -> (f64, f64) {
     }
 }
 
-/// Where `value` stands between `low` and `high`; in the middle where they are one.
+/// Returns the position of `value` between `low` and `high`, from 0 to 1; 0.5 if they are equal.
 fn fraction(value: f64, low: f64, high: f64) -> f64 {
     if high > low { (value - low) / (high - low) } else { 0.5 }
 }
 
-/// Round numbers that reach from at most `low` to at least `high`, about `count` steps of at least `least`.
+/// Returns round numbers from at most `low` to at least `high`, in about `count` steps of at least `least`.
 fn ticks(low: f64, high: f64, count: f64, least: f64) -> Vec<f64> {
     let rough = ((high - low) / count).max(least).max(1e-6);
     let decade = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * decade).into_iter().find(|&s| s >= rough * (1.0 - 1e-9));
     let step = step.unwrap_or(rough);
-    // Multiples of a whole number or of one over it: no 0.30000000000000004.
+    // Divides by a whole number for steps below 1, which avoids 0.30000000000000004.
     let value = |n: i64| if step < 1.0 { n as f64 / (1.0 / step).round() } else { n as f64 * step };
     let (first, last) = ((low / step + 1e-9).floor() as i64, (high / step - 1e-9).ceil() as i64);
     (first..=last.max(first + 1)).map(value).collect()
 }
 
-/// Digits behind the point that tell all ticks apart.
+/// Returns the number of decimals that distinguishes all ticks.
 fn decimals(ticks: &[f64]) -> usize {
     let step = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
     (0..6).find(|&d| step * 10f64.powi(d) > 1.0 - 1e-6).unwrap_or(6) as usize
 }
 
-/// The wanted heights of labels, moved apart to [`LABEL_HEIGHT`] in their order and kept between `top` and `bottom`.
+/// Moves labels from their `wanted` heights to at least [`LABEL_HEIGHT`] apart, in order, between `top` and `bottom`.
 fn apart(wanted: &[f64], top: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));

@@ -1,17 +1,19 @@
+//! The comparison as tables.
+
 use std::fmt;
 
 use super::{Comparison, GroupResult, HorizonCurve, Interval, Spread};
 use crate::judge::{METRICS, OF_RANKS, Protocol, rate};
 
 impl fmt::Display for Comparison {
-    /// As a table for people: below each run its difference to the first one.
+    /// Formats the comparison as tables; each difference to the first run stands below the run.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let labels = self.results.iter().map(|r| r.label.chars().count());
         let width = labels.max().unwrap_or(0).max("difference".len());
-        // Where nothing is hidden before a target, both protocols are one.
+        // If nothing is hidden before a target, both protocols give the same numbers.
         let of = |protocol| {
             let results = self.results.iter().filter(move |r| r.protocol == protocol);
-            // Bit for bit, so that what is no number equals itself.
+            // Compares bits, so that NaN equals NaN.
             let bits = |r: &GroupResult| {
                 let bits = |spread: &Spread| spread.runs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 r.metrics.values().each_ref().map(bits)
@@ -57,7 +59,7 @@ impl fmt::Display for Comparison {
                 write_curve(f, curve, first)?;
             }
         }
-        // One run alone differs from nothing; only its horizon curve has intervals.
+        // A single run has no differences; only a horizon curve has intervals.
         if self.results.iter().all(|result| result.label == self.results[0].label) && self.horizon.is_empty()
         {
             return Ok(());
@@ -90,7 +92,7 @@ fn write_result(f: &mut fmt::Formatter<'_>, result: &GroupResult, width: usize) 
     Ok(())
 }
 
-/// One group's curve, and its difference to that of `first`.
+/// Writes one group's curve and its difference to that of `first`.
 fn write_curve(f: &mut fmt::Formatter<'_>, curve: &HorizonCurve, first: &HorizonCurve) -> fmt::Result {
     let heading = match curve.difference {
         Some(_) => format!("{:<27}difference to `{}`", format!("`{}`", curve.label), first.label),
@@ -114,7 +116,7 @@ fn write_curve(f: &mut fmt::Formatter<'_>, curve: &HorizonCurve, first: &Horizon
     Ok(())
 }
 
-/// A difference with its interval, 25 characters; a dash where there is none.
+/// Formats a difference with its interval in 25 characters; a dash if it is NaN.
 pub(super) fn signed(d: Interval) -> String {
     if !d.value.is_finite() {
         return "–".into();
@@ -146,7 +148,7 @@ mod tests {
         };
         assert!(!table(0.5).contains("test, as-served") && table(0.5).contains("the numbers are the same"));
         assert!(table(0.25).contains("test, as-served") && !table(0.25).contains("the numbers are the same"));
-        // Over no target there is no number.
+        // Over no targets there is no number.
         let result = |protocol| GroupResult { targets: 0, ..result(protocol, f64::NAN) };
         let results = vec![result(Protocol::Standard), result(Protocol::AsServed)];
         let (horizon, learning) = (Vec::new(), Vec::new());

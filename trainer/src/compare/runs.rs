@@ -1,4 +1,4 @@
-//! What is compared: runs, or groups of runs that differ in their seed only.
+//! The compared runs: single runs, or groups of runs that differ only in their seed.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,19 +11,23 @@ use crate::judge::TargetRank;
 use crate::judge::stored;
 use crate::records::{self, EpochMetrics};
 
-/// One run, or several that count as one.
+/// One run, or several averaged as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// Its name in results.
+    /// Name in results.
     pub label: String,
-    /// Names of models.
+    /// Names of the models.
     pub runs: Vec<String>,
 }
 
 impl FromStr for Group {
     type Err = String;
 
-    /// `run`, or `label=run1,run2,run3`.
+    /// Parses `run` or `label=run1,run2,run3`.
+    ///
+    /// # Errors
+    ///
+    /// The label is empty, a run is not a valid model name, or a run occurs twice.
     fn from_str(text: &str) -> Result<Self, String> {
         let (label, runs): (&str, Vec<String>) = match text.split_once('=') {
             Some((label, runs)) => (label, runs.split(',').map(str::to_owned).collect()),
@@ -44,15 +48,15 @@ impl FromStr for Group {
     }
 }
 
-/// What one run left behind.
+/// Stored results of one run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) name: String,
-    /// Ranks of the held-out targets, by user and position.
+    /// Ranks of the targets, sorted by user and position.
     pub(super) ranks: Vec<TargetRank>,
-    /// The same for the horizon curve; empty where the split has none.
+    /// Ranks of the horizon curve, sorted likewise; empty if the split has none.
     pub(super) horizon: Vec<TargetRank>,
-    /// The epochs of its training; `None` where they were not recorded.
+    /// Records of the training epochs; `None` if there are none.
     pub(super) epochs: Option<Vec<EpochMetrics>>,
 }
 
@@ -74,12 +78,12 @@ impl Run {
     }
 }
 
-/// What makes two targets the same.
+/// Returns the identity of a target.
 fn key(row: &TargetRank) -> (&str, u32, i64, &str, u8) {
     (&row.user_id, row.position, row.ts, &row.item_id, row.horizon)
 }
 
-/// The first difference between the targets of two runs, both sorted; `None` where they are the same.
+/// Describes the first difference between the targets of two runs, both sorted; `None` if they are equal.
 pub(super) fn difference(names: [&str; 2], rows: [&[TargetRank]; 2]) -> Option<String> {
     let [a, b] = rows;
     let at = (0..a.len().max(b.len())).find(|&i| match (a.get(i), b.get(i)) {
@@ -109,7 +113,7 @@ pub(super) fn difference(names: [&str; 2], rows: [&[TargetRank]; 2]) -> Option<S
     })
 }
 
-/// The protocols in whose means a target is.
+/// Returns the protocols under which a target takes part.
 fn participation(row: &TargetRank) -> Vec<&'static str> {
     let protocols = crate::judge::Protocol::ALL.iter().zip(&row.ranks);
     protocols.filter(|(_, ranks)| ranks.is_some()).map(|(protocol, _)| protocol.name()).collect()
@@ -148,7 +152,7 @@ mod tests {
         let a = [row("u1", 3), row("u2", 4), row("u3", 9)];
         let say = |b: &[TargetRank]| difference(["a", "b"], [&a, b]);
         assert_eq!(say(&a), None);
-        // Other ranks of the same targets are what is compared, no difference.
+        // Different ranks of the same targets are no difference.
         let mut b = a.clone();
         b[1].ranks = [Some(Ranks { all: None, unseen: None }); 2];
         assert_eq!(say(&b), None);

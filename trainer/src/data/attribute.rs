@@ -1,12 +1,12 @@
-//! The values of an attribute, in the order of their rows.
+//! The values of an attribute, as checkpoints store them.
 
 use serde::{Deserialize, Serialize};
 
-/// The values of one attribute, in the order of their rows.
+/// Values of one attribute; a value's index is its row in the embedding table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeVocabulary {
-    /// The attribute.
+    /// Name of the attribute.
     pub name: String,
-    /// Its values.
+    /// Distinct values, in the order of their rows.
     pub values: Vec<String>,
 }

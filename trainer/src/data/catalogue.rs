@@ -1,3 +1,7 @@
+//! The catalogue: the `items` table in memory.
+//!
+//! Memory: per item its id and 41 bytes, and 4 bytes per attribute and attribute value; titles only on request.
+
 use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Array, AsArray};
@@ -8,37 +12,37 @@ use store::{Root, Snapshot};
 
 use super::{DataError, ItemIndex};
 
-/// The catalogue: the `items` table in memory, by item index. Index 0 is "no item".
+/// The `items` table in memory, by item index. Index 0 is "no item".
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
-    /// Ids; the one at 0 is empty.
+    /// Item ids; empty at index 0.
     pub item_ids: Vec<String>,
-    /// Names for people, where there are any; empty where they were not asked for.
+    /// Human-readable names, if known; empty unless loaded.
     titles: Vec<Option<String>>,
-    /// Whether an item may be retrieved.
+    /// True if the item may be retrieved.
     pub active: Vec<bool>,
-    /// When each item was released, epoch milliseconds, where that is known.
+    /// Release time in epoch milliseconds, if known.
     pub release_ts: Vec<Option<i64>>,
-    /// By attribute, the values of each item.
+    /// Values of each item, by attribute.
     attributes: BTreeMap<String, Values>,
-    /// The version of `items` that was read.
+    /// Version of `items` that was read.
     pub version: u64,
 }
 
-/// The values of one attribute: each text once.
+/// Values of one attribute, each text stored once.
 #[derive(Debug, Clone, Default)]
 struct Values {
-    /// The different ones, by first appearance in the order of item indexes.
+    /// Distinct values, by first appearance in the order of item indexes.
     names: Vec<String>,
-    /// By item index, places in `names`.
+    /// Positions in `names`, by item index.
     of_items: Bags,
 }
 
-/// The values of an attribute while items come in any order.
+/// Collects the values of an attribute from items in any order.
 #[derive(Default)]
 struct Coded {
     codes: HashMap<String, u32>,
-    /// Codes of all items that came, and by item index where the item's begin and how many there are.
+    /// Codes of all items in reading order; by item index, offset and number of the item's codes.
     all: Vec<u32>,
     of_items: Vec<(u32, u32)>,
 }
@@ -80,12 +84,20 @@ impl Coded {
 }
 
 impl Catalogue {
-    /// Reads the newest version with the attributes that the model needs.
+    /// Loads the newest version of `items` with the given attributes, without titles.
+    ///
+    /// # Errors
+    ///
+    /// The table is missing or breaks its contract, or its item indexes are not 1 to the number of items.
     pub async fn load(root: &Root, attributes: &[String]) -> Result<Self, DataError> {
         Self::read(root, attributes, false).await
     }
 
-    /// The same with titles, which nothing but people need.
+    /// Loads the catalogue as [`load`](Self::load) does, with titles for display.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
     pub async fn load_with_titles(root: &Root, attributes: &[String]) -> Result<Self, DataError> {
         Self::read(root, attributes, true).await
     }
@@ -155,22 +167,22 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Number of items; indexes go from 1 to this.
+    /// Returns the number of items; indexes run from 1 to it.
     pub fn items(&self) -> usize {
         self.item_ids.len().saturating_sub(1)
     }
 
-    /// The name for people of `item`, where there is one and it was asked for.
+    /// Returns the human-readable name of `item`, if known and loaded.
     pub fn title(&self, item: ItemIndex) -> Option<&str> {
         self.titles.get(item.index())?.as_deref()
     }
 
-    /// The values of an attribute, by first appearance in the order of item indexes.
+    /// Returns the distinct values of an attribute, by first appearance in the order of item indexes.
     pub fn attribute_values(&self, name: &str) -> Vec<String> {
         self.attributes.get(name).map_or_else(Vec::new, |values| values.names.clone())
     }
 
-    /// For each item index, where its values of an attribute stand in `values`; others are left out.
+    /// Returns, for each item index, the positions in `values` of the item's values of an attribute; others are skipped.
     pub fn attribute_bags(&self, name: &str, values: &[String]) -> Bags {
         let rows: HashMap<&str, u32> = values.iter().map(String::as_str).zip(0..).collect();
         let none = Values::default();
@@ -188,7 +200,7 @@ impl Catalogue {
     pub(crate) fn example(items: &[(&str, &[&str])]) -> Self {
         let mut catalogue = Self { item_ids: vec![String::new()], ..Self::default() };
         let mut genres = Coded { of_items: vec![(0, 0); items.len() + 1], ..Coded::default() };
-        // In another order than that of the indexes, as files may have them.
+        // In reverse order of the indexes: files may have any order.
         for (index, (_, values)) in (1..).zip(items).collect::<Vec<_>>().into_iter().rev() {
             genres.add(index, values.iter().copied());
         }

@@ -1,4 +1,6 @@
-//! The conditions that a model knows, and which items carry them (`C(item)` of Eq. 5).
+//! The conditions that a model knows, and the items that carry them (`C(item)` of Eq. 5).
+//!
+//! Memory: per item 20 bytes, and 4 per condition that it carries.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,55 +14,55 @@ use crate::data::Catalogue;
 use crate::data::attribute::AttributeVocabulary;
 use crate::data::{ConditionRow, ItemIndex};
 
-/// The conditions that a model was taught, each with a row; kept with every checkpoint.
+/// Conditions that a model follows, each with a row; stored in every checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KnownConditions(Vec<AttributeVocabulary>);
 
-/// Rows behind each other: those of the values of one attribute, or of all conditions.
+/// Consecutive rows: those of one attribute's values, or of all conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConditionRows(Range<u32>);
 
 impl ConditionRows {
-    /// Whether `row` is one of them.
+    /// True if the range contains `row`.
     pub fn contains(&self, row: ConditionRow) -> bool {
         self.0.contains(&row.get())
     }
 
-    /// The rows, ascending.
+    /// Iterates over the rows, ascending.
     pub fn iter(&self) -> impl Iterator<Item = ConditionRow> + use<> {
         self.0.clone().map(ConditionRow::new)
     }
 }
 
-/// A condition that a model does not know. The user's to mend.
+/// A request for a condition that the model does not know; the user can correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownCondition {
-    /// It was taught none.
+    /// The model follows no instructions.
     #[error("the model follows no instructions; `trainer sft` teaches it some")]
     None,
-    /// Not an attribute or derived condition of the model.
+    /// The name is neither an attribute nor a derived condition of the model.
     #[error("the model follows no instructions about `{name}`; it knows {known}")]
     Attribute {
-        /// What was asked for.
+        /// Requested name.
         name: String,
-        /// What there is.
+        /// Names that the model knows.
         known: String,
     },
-    /// Not a value of the attribute.
+    /// The attribute has no such value.
     #[error("`{attribute}` has no value `{value}` that the model knows; the nearest: {nearest}")]
     Value {
-        /// The attribute.
+        /// Name of the attribute.
         attribute: String,
-        /// What was asked for.
+        /// Requested value.
         value: String,
-        /// The values that were most likely meant.
+        /// Known values closest to the requested one.
         nearest: String,
     },
 }
 
 impl KnownConditions {
-    /// All values that `catalogue` has of the attributes among `names`; a derived condition is its own only value.
+    /// Collects the values that `catalogue` has of the attributes in `names`; a derived condition is its own only value.
     pub fn new(names: &[String], derived: &BTreeMap<String, Age>, catalogue: &Catalogue) -> Self {
         let values = |name: &String| match derived.get(name) {
             Some(_) => vec![name.clone()],
@@ -74,27 +76,31 @@ impl KnownConditions {
         )
     }
 
-    /// Number of conditions: rows go from 0 to before this.
+    /// Returns the number of conditions; rows run from 0 to one less.
     pub fn len(&self) -> usize {
         self.0.iter().map(|attribute| attribute.values.len()).sum()
     }
 
-    /// The rows of all conditions.
+    /// Returns the rows of all conditions.
     pub fn all(&self) -> ConditionRows {
         ConditionRows(0..self.len() as u32)
     }
 
-    /// Whether the model follows no instructions.
+    /// True if the model follows no instructions.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The attributes and derived conditions.
+    /// Iterates over the names of the attributes and derived conditions.
     pub fn attributes(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|attribute| attribute.name.as_str())
     }
 
-    /// The rows of an attribute's values.
+    /// Returns the rows of an attribute's values.
+    ///
+    /// # Errors
+    ///
+    /// The model does not know the attribute.
     pub fn rows(&self, attribute: &str) -> Result<ConditionRows, UnknownCondition> {
         let mut first = 0;
         for known in &self.0 {
@@ -111,7 +117,11 @@ impl KnownConditions {
         Err(UnknownCondition::Attribute { name: attribute.into(), known })
     }
 
-    /// The row of a condition.
+    /// Returns the row of a condition.
+    ///
+    /// # Errors
+    ///
+    /// The model does not know the attribute, or not this value of it.
     pub fn row(&self, condition: &Condition) -> Result<ConditionRow, UnknownCondition> {
         let Condition { attribute, value } = condition;
         let rows = self.rows(attribute)?;
@@ -127,7 +137,7 @@ impl KnownConditions {
         }
     }
 
-    /// The condition at a row.
+    /// Returns the condition at a row; `None` past the last row.
     pub fn get(&self, row: ConditionRow) -> Option<Condition> {
         let mut row = row.index();
         for AttributeVocabulary { name, values } in &self.0 {
@@ -143,16 +153,16 @@ impl KnownConditions {
 /// Which items carry which of a model's conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Carriers {
-    /// By item index, the rows of the attribute values that it has.
+    /// Condition rows of each item's attribute values, by item index.
     values: Bags,
-    /// The derived conditions by their rows.
+    /// Rows and age ranges of the derived conditions.
     derived: Vec<(ConditionRow, Age)>,
-    /// By item index.
+    /// Release time of each item in epoch milliseconds, by item index.
     release_ts: Vec<Option<i64>>,
 }
 
 impl Carriers {
-    /// The carriers of `conditions` in `catalogue`, which has their attributes loaded.
+    /// Finds the carriers of `conditions` in `catalogue`, which must have loaded their attributes.
     pub fn new(conditions: &KnownConditions, derived: &BTreeMap<String, Age>, catalogue: &Catalogue) -> Self {
         let mut ages = Vec::new();
         let mut of_items = vec![Vec::new(); catalogue.items() + 1];
@@ -174,7 +184,7 @@ impl Carriers {
         Self { values: bags, derived: ages, release_ts: catalogue.release_ts.clone() }
     }
 
-    /// Whether `item` carries the condition of `row` at the time `at` (epoch milliseconds).
+    /// True if `item` carries the condition of `row` at the time `at` (epoch milliseconds).
     pub fn carries(&self, item: ItemIndex, row: ConditionRow, at: i64) -> bool {
         match self.derived.iter().find(|&&(derived, _)| derived == row) {
             Some((_, age)) => age.carried(self.release_ts[item.index()], at),
@@ -182,7 +192,7 @@ impl Carriers {
         }
     }
 
-    /// The rows among `rows` that `item` carries at the time `at`, ascending.
+    /// Iterates over the rows among `rows` that `item` carries at the time `at` (epoch milliseconds), ascending.
     pub fn carried(
         &self,
         item: ItemIndex,
@@ -198,7 +208,7 @@ impl Carriers {
         carried.into_iter()
     }
 
-    /// How many of the `active` items carry each condition at the time `at`, by row.
+    /// Counts the `active` items that carry each condition at the time `at` (epoch milliseconds), by row.
     pub fn pool_sizes(&self, conditions: &KnownConditions, at: i64, active: &[bool]) -> Vec<usize> {
         let mut sizes = vec![0; conditions.len()];
         let all = conditions.all();
@@ -208,12 +218,12 @@ impl Carriers {
         sizes
     }
 
-    /// Whether each item carries the condition of `row` at the time `at`, by item index.
+    /// Returns whether each item carries the condition of `row` at the time `at` (epoch milliseconds), by item index.
     pub fn pool(&self, row: ConditionRow, at: i64) -> Vec<bool> {
         (0..self.values.len() as u32).map(|item| self.carries(item.into(), row, at)).collect()
     }
 
-    /// The times around `at` at which the same items carry the condition of `row` as at `at`.
+    /// Returns the interval around `at`, in epoch milliseconds, in which the same items carry the condition of `row`.
     pub fn unchanged(&self, row: ConditionRow, at: i64) -> Range<i64> {
         let mut times = i64::MIN..i64::MAX;
         if let Some((_, age)) = self.derived.iter().find(|&&(derived, _)| derived == row) {
@@ -230,9 +240,11 @@ impl Carriers {
         times
     }
 
-    /// Appends whether each token of a history (`items`, behind its start-of-sequence token) may be looked at under the
-    /// condition of `row`: items that carry it, each at its own time, and the start token. That one is no item, says nothing
-    /// of the user, and is what pre-training has learned to look at where nothing else matters.
+    /// Appends one flag per token of a history, the start token and `items` with their `times`: true if queries under the
+    /// condition of `row` may attend to it.
+    ///
+    /// An item matches if it carries the condition at its own time. The start token always matches: it reveals nothing about the
+    /// user, and pre-training has learned to attend to it when nothing else matters.
     pub fn push_matches(
         &self,
         matches: &mut Vec<bool>,

@@ -1,3 +1,8 @@
+//! Instruction examples of the tables `sft/<condition>` in memory.
+//!
+//! Memory: per event of a shared history 12 bytes; per example 32 bytes, and 1 byte per event before its target; while
+//! loading, also each user's id.
+
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -16,44 +21,43 @@ use super::{DataError, check_numbered};
 use crate::data::conditions::KnownConditions;
 use crate::data::{ConditionRow, ItemIndex, from_u32s};
 
-/// The instruction examples that are learned (role SFT) of one or more `sft/<condition>` tables, in memory. Examples whose
-/// histories begin alike, as those of one row of `sequences` do, share one, so that a model reads it once for all of them.
+/// Instruction examples to learn (role SFT) of one or more `sft/<condition>` tables. Examples with a common beginning of their
+/// histories, such as those from one row of `sequences`, share one history, so that a model reads it once for all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Examples {
-    /// The histories.
+    /// Shared histories.
     pub histories: Vec<ExampleHistory>,
-    /// Each example's history, by its place in `histories`.
+    /// Index in `histories` of each example's history.
     pub history: Vec<u32>,
-    /// Where the flags of each example begin in `matches`, and the end of the last. An example's history is as long as there
-    /// are flags of it.
+    /// Offset of each example's flags in `matches`, and the end of the last. There is one flag per event before the target.
     pub offsets: Vec<usize>,
-    /// Whether each position of the example's history carries its condition.
+    /// For each event before an example's target, whether it carries the example's condition.
     pub matches: Vec<bool>,
     /// `v_t` of each example's target.
     pub visible: Vec<u32>,
-    /// The targets.
+    /// Target items.
     pub targets: Vec<ItemIndex>,
-    /// The row of each example's condition.
+    /// Row of each example's condition.
     pub conditions: Vec<ConditionRow>,
-    /// The weight of each example, 1 on average.
+    /// Weight of each example; the mean is 1.
     pub weights: Vec<f32>,
-    /// The tables.
+    /// Tables that the examples come from.
     pub sources: Vec<ExamplesSource>,
 }
 
-/// What a user did before the targets of some examples: each of them sees a beginning of it.
+/// Events of a user before the targets of some examples; each example sees a prefix.
 #[derive(Debug, Clone, Default)]
 pub struct ExampleHistory {
-    /// The item of each event.
+    /// Item of each event.
     pub items: Vec<ItemIndex>,
-    /// Times, epoch milliseconds.
+    /// Time of each event in epoch milliseconds.
     pub ts: Vec<i64>,
-    /// The examples, by how much of it they see.
+    /// Examples, by the length of the prefix that they see.
     pub examples: Vec<u32>,
 }
 
 impl ExampleHistory {
-    /// Takes in what another example saw, if one of the two is a beginning of the other.
+    /// Merges the events of another example if one of the two histories is a prefix of the other; returns whether it is.
     fn extend(&mut self, items: &[ItemIndex], ts: &[i64]) -> bool {
         let shared = self.items.len().min(items.len());
         let alike = self.items[..shared] == items[..shared] && self.ts[..shared] == ts[..shared];
@@ -65,25 +69,29 @@ impl ExampleHistory {
     }
 }
 
-/// What a run says about a table of examples.
+/// Provenance of a table of examples, stored with a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExamplesSource {
-    /// The attribute or derived condition.
+    /// Attribute or derived condition.
     pub condition: String,
     /// Version of the table.
     pub version: u64,
     /// Version of `events` that it was built from.
     pub events_version: String,
-    /// Hash of the settings that decided the rows of `sequences`, the split among them.
+    /// Hash of the settings that determine the rows of `sequences`, the split included.
     pub config_hash: String,
-    /// The ages of a derived condition.
+    /// Age range of a derived condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<String>,
 }
 
 impl Examples {
-    /// Reads the newest versions of the tables of `conditions`, for a catalogue of `items` items: all examples, or, with `wanted`, the
-    /// users that `generator` draws by lot until they have so many. Small tables are read as a whole.
+    /// Loads the newest tables of `conditions`, for a catalogue of `items` items: all examples, or with `wanted` those of users
+    /// that its generator draws until the number is reached. Small tables are read as a whole.
+    ///
+    /// # Errors
+    ///
+    /// A table is missing, breaks its contract, names an unknown value, or has too many examples.
     pub async fn load(
         root: &Root,
         conditions: &KnownConditions,
@@ -109,7 +117,7 @@ impl Examples {
         Ok(reading.all.numbered())
     }
 
-    /// With the examples of each history in order, and weights that are 1 on average.
+    /// Assigns examples to their histories, in order, and scales the weights to a mean of 1.
     fn numbered(mut self) -> Self {
         for (example, &history) in (0..).zip(&self.history) {
             self.histories[history as usize].examples.push(example);
@@ -124,17 +132,17 @@ impl Examples {
         self
     }
 
-    /// Number of examples.
+    /// Returns the number of examples.
     pub fn len(&self) -> usize {
         self.targets.len()
     }
 
-    /// Where the flags of an example are in `matches`.
+    /// Returns the range of an example's flags in `matches`.
     pub fn flags(&self, example: usize) -> Range<usize> {
         self.offsets[example]..self.offsets[example + 1]
     }
 
-    /// Whether there is nothing to learn.
+    /// True if there is no example.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
@@ -153,13 +161,13 @@ impl ExamplesSource {
     }
 }
 
-/// Examples on their way into memory.
+/// State of reading tables of examples.
 struct Reading {
-    /// Size of the catalogue.
+    /// Number of items in the catalogue.
     items: usize,
-    /// By table, the rows of the conditions by their names.
+    /// Row of each condition by the name of its value, by table.
     conditions: HashMap<String, HashMap<String, ConditionRow>>,
-    /// By user, the user's histories.
+    /// Indexes of each user's histories.
     of_user: HashMap<String, Vec<u32>>,
     all: Examples,
 }
@@ -256,14 +264,14 @@ impl Rows for Reading {
     }
 }
 
-/// The one of a user's histories that begins with `items`, or that they begin with; a new one otherwise.
+/// Returns the user's history that is a prefix of `items` or starts with them, and extends it if shorter; otherwise adds one.
 fn shared(
     histories: &mut Vec<ExampleHistory>,
     of_user: &mut Vec<u32>,
     items: &[ItemIndex],
     ts: &[i64],
 ) -> u32 {
-    // Rows come in the order of time: mostly it is the last.
+    // Rows come in order of time: usually the last history matches.
     if let Some(&known) = of_user.iter().rev().find(|&&h| histories[h as usize].extend(items, ts)) {
         return known;
     }

@@ -1,21 +1,25 @@
-//! Sets of ids, such as the items that a step needs, and how many of a set are smaller than an id.
+//! Sets of ids with ranks, such as the items that a step needs. Memory: 1.5 bits per id below the bound.
 
 use std::marker::PhantomData;
 
 use super::Id;
 
-/// Ids below a bound, one bit each.
+/// Set of ids below a bound, one bit each.
 #[derive(Debug, Clone)]
 pub(crate) struct IdSet<T> {
     words: Vec<u64>,
-    /// Members before each word.
+    /// Number of members before each word.
     before: Vec<u32>,
     len: usize,
     of: PhantomData<T>,
 }
 
 impl<T: Id> IdSet<T> {
-    /// `members`, in any order, all of them below `bound`.
+    /// Collects `members`, in any order.
+    ///
+    /// # Panics
+    ///
+    /// A member is not below `bound`, rounded up to a multiple of 64.
     pub(crate) fn new(bound: usize, members: impl IntoIterator<Item = T>) -> Self {
         let mut words = vec![0u64; bound.div_ceil(64)];
         for member in members {
@@ -34,18 +38,18 @@ impl<T: Id> IdSet<T> {
         Self { words, before, len: len as usize, of: PhantomData }
     }
 
-    /// Members.
+    /// Returns the number of members.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether `id` is a member.
+    /// True if `id` is a member.
     pub(crate) fn contains(&self, id: T) -> bool {
         let number: u32 = id.into();
         self.words[number as usize / 64] >> (number % 64) & 1 == 1
     }
 
-    /// Members below `id`: the place of a member among them.
+    /// Returns the number of members below `id`, which is a member's position in the set.
     pub(crate) fn rank(&self, id: T) -> u32 {
         let number: u32 = id.into();
         let word = number as usize / 64;
@@ -53,7 +57,7 @@ impl<T: Id> IdSet<T> {
         self.before[word] + below.count_ones()
     }
 
-    /// All members, ascending.
+    /// Returns all members, ascending.
     pub(crate) fn to_vec(&self) -> Vec<T> {
         let mut members = Vec::with_capacity(self.len);
         for (first, &word) in (0..).step_by(64).zip(&self.words) {

@@ -1,16 +1,16 @@
-//! Numbers of 32 bits that mean different things, as types that cannot be mixed up.
+//! Distinct types for 32-bit ids of different meanings.
 //!
-//! `ragged` knows nothing of recommending and takes plain `u32`s: [`as_u32s`] and [`from_u32s`] convert whole slices at its border
-//! without a copy.
+//! `ragged` takes plain `u32`s: [`as_u32s`] and [`from_u32s`] convert whole slices at its interface without a copy.
 
 use schemas::tables::NO_ITEM;
 use serde::{Deserialize, Serialize};
 
-/// A `u32` with a meaning.
+/// An id type that wraps a `u32`.
 ///
 /// # Safety
 ///
-/// The type is `#[repr(transparent)]` over `u32`, and every `u32` is a valid value of it: [`as_u32s`] and [`from_u32s`] rely on both.
+/// The type must be `#[repr(transparent)]` over `u32`, with every `u32` a valid value: [`as_u32s`] and [`from_u32s`] rely on
+/// both.
 pub unsafe trait Id: Copy + Ord + From<u32> + Into<u32> {}
 
 macro_rules! ids {
@@ -22,17 +22,17 @@ macro_rules! ids {
         pub struct $name(u32);
 
         impl $name {
-            /// With this number.
+            /// Wraps a number.
             pub const fn new(number: u32) -> Self {
                 Self(number)
             }
 
-            /// The number.
+            /// Returns the number.
             pub const fn get(self) -> u32 {
                 self.0
             }
 
-            /// The number, as an index of lists.
+            /// Returns the number as an index.
             pub const fn index(self) -> usize {
                 self.0 as usize
             }
@@ -50,10 +50,10 @@ macro_rules! ids {
             }
         }
 
-        // SAFETY: the type is declared transparent over `u32` above, and has no invalid values.
+        // SAFETY: the type above is transparent over `u32` and has no invalid values.
         unsafe impl Id for $name {}
 
-        /// Tests compare with plain numbers.
+        /// Lets tests compare ids with plain numbers.
         #[cfg(test)]
         impl PartialEq<u32> for $name {
             fn eq(&self, number: &u32) -> bool {
@@ -66,32 +66,32 @@ macro_rules! ids {
 ids! {
     /// Index of an item in the catalogue, from 1.
     ItemIndex
-    /// Token of a batch: one event of a history, or its start.
+    /// Token of a batch: an event of a history, or its start.
     Token
-    /// Place of an item among those whose vectors a step needs.
+    /// Position of an item among those whose vectors a step needs.
     StepItem
-    /// Row of `[start; vectors of the step's items]`, which tokens are embedded from.
+    /// Row of `[start; vectors of the step's items]`, which embeds tokens.
     VectorRow
-    /// Place of an item among the candidates of a step's softmax.
+    /// Position of an item among the candidates of a step's softmax.
     Candidate
     /// Row of the id embedding table.
     IdRow
-    /// Row of a condition among those that a model knows ([`KnownConditions`](super::conditions::KnownConditions)).
+    /// Row of a condition that a model knows ([`KnownConditions`](super::conditions::KnownConditions)).
     ConditionRow
 }
 
 impl ItemIndex {
-    /// No item; as the item of a token, the start of its history.
+    /// No item; as the item of a token, the start of a history.
     pub const NO_ITEM: Self = Self(NO_ITEM);
 
-    /// The items of a catalogue of `items`, ascending.
+    /// Iterates over the items of a catalogue of `items` items, ascending.
     pub fn all(items: usize) -> impl DoubleEndedIterator<Item = Self> + Clone {
         (1..=items as u32).map(Self)
     }
 }
 
 impl Token {
-    /// The token `tokens` behind this one.
+    /// Returns the token `tokens` positions later.
     #[must_use]
     pub const fn behind(self, tokens: usize) -> Self {
         Self(self.0 + tokens as u32)
@@ -99,7 +99,7 @@ impl Token {
 }
 
 impl VectorRow {
-    /// The start of a history.
+    /// Row of the start token.
     pub const START: Self = Self(0);
 }
 
@@ -109,20 +109,20 @@ impl From<StepItem> for VectorRow {
     }
 }
 
-/// The numbers of `ids`.
+/// Views ids as their numbers.
 pub fn as_u32s<T: Id>(ids: &[T]) -> &[u32] {
-    // SAFETY: an `Id` has the layout of `u32`, by the promise of the trait; the lifetime is that of the borrow.
+    // SAFETY: an `Id` has the layout of `u32` by its trait's contract; the lifetime is that of the borrow.
     unsafe { std::slice::from_raw_parts(ids.as_ptr().cast(), ids.len()) }
 }
 
-/// `numbers`, which are ids.
+/// Views numbers as ids.
 pub fn from_u32s<T: Id>(numbers: &[u32]) -> &[T] {
-    // SAFETY: an `Id` has the layout of `u32` and takes every value of it, by the promise of the trait; the lifetime is that of the
+    // SAFETY: an `Id` has the layout of `u32` and every `u32` is valid by its trait's contract; the lifetime is that of the
     // borrow.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), numbers.len()) }
 }
 
-/// A list of ids, for tests.
+/// Converts numbers to ids, for tests.
 #[cfg(test)]
 pub(crate) fn ids<T: Id>(numbers: &[u32]) -> Vec<T> {
     from_u32s(numbers).to_vec()

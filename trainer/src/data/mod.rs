@@ -1,13 +1,15 @@
-//! What the trainer reads: the catalogue, the rows of `sequences` and `refresh`, and the examples of `sft/<condition>`.
+//! Tables in memory: the catalogue, the rows of `sequences` and `refresh`, and the examples of `sft/<condition>`.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `catalogue.rs` | the items: ids, which are active, attributes, release times |
-//! | `sequences.rs` | rows of histories, flat, with `v_t`, roles and owned positions; `sample.rs` draws some users without the rest of the log |
-//! | `examples.rs` | instruction examples, and what matches each condition |
-//! | `conditions.rs` | which conditions a model knows, and `C(item)`: which items carry them |
-//! | `vocabulary.rs` | which item has which embedding rows; rare items share hashed ones; how it grows |
-//! | `item_set.rs` | a set of items with ranks, 1 bit an item |
+//! | `catalogue.rs` | items: ids, active flags, attributes, release times |
+//! | `sequences.rs` | rows of histories in flat lists, with `v_t`, roles and owned positions |
+//! | `sample.rs` | draws users without reading the whole log |
+//! | `examples.rs` | instruction examples, and which events match each condition |
+//! | `conditions.rs` | conditions that a model knows, and `C(item)`: the items that carry them |
+//! | `vocabulary.rs` | embedding rows of each item; rare items share hashed rows; growth |
+//! | `attribute.rs` | values of one attribute |
+//! | `ids.rs`, `id_set.rs` | types of 32-bit ids; sets of ids with ranks |
 //!
 //! Memory: the tables themselves, some 20 bytes an event.
 
@@ -33,10 +35,10 @@ pub use ids::{
 };
 pub use sequences::{FreshSource, SequencesSource, SequencesTable};
 
-/// How many positions of rows, or examples, can be numbered.
+/// Maximum number of positions, or examples, in a table.
 const NUMBERED: usize = u32::MAX as usize;
 
-/// Refuses a table with more positions (or whatever `what` says) than can be numbered.
+/// Checks that `n`, the number of a table's `what` (such as positions), fits in 32 bits.
 fn check_numbered(table: &str, what: &'static str, n: usize) -> Result<(), DataError> {
     if n > NUMBERED {
         return Err(DataError::TooMany { table: table.into(), what, most: NUMBERED });
@@ -50,51 +52,51 @@ pub enum DataError {
     /// A table cannot be opened or read.
     #[error(transparent)]
     Table(#[from] store::TableError),
-    /// A column of another type than the contract's.
+    /// A column's type differs from the contract's.
     #[error("column `{column}` of table `{table}` has another type than the contract says")]
     ColumnType {
-        /// The table.
+        /// Name of the table.
         table: String,
-        /// The column.
+        /// Name of the column.
         column: String,
     },
     /// Item indexes are not 1 to the number of items, each once.
     #[error("table `items` has {rows} rows but its item_index is not dense (near {index})")]
     ItemIndexes {
-        /// Where it shows.
+        /// First index that is out of range or repeated, or the number of rows read.
         index: usize,
-        /// Rows of the table.
+        /// Number of rows in the table.
         rows: usize,
     },
-    /// A row that breaks the contract.
+    /// A row breaks the contract.
     #[error("table `{table}`, shard {shard}, user `{user}`: {problem}")]
     Row {
-        /// The table.
+        /// Name of the table.
         table: String,
-        /// The shard.
+        /// Path of the shard.
         shard: String,
-        /// The user.
+        /// Id of the user.
         user: String,
-        /// The broken rule.
+        /// Broken rule.
         problem: String,
     },
-    /// Positions are numbered in 32 bits.
+    /// A table has more positions or examples than 32 bits can number.
     #[error(
         "table `{table}` holds more than {most} {what}, and the trainer numbers them in 32 bits: build it from fewer events (or, \
          for examples, of fewer conditions)"
     )]
     TooMany {
-        /// The table.
+        /// Name of the table.
         table: String,
         /// Positions or examples.
         what: &'static str,
-        /// How many fit.
+        /// Maximum number.
         most: usize,
     },
-    /// Nothing to learn from.
+    /// A table has no rows.
     #[error("table `{table}` has no rows")]
     Empty {
-        /// The table.
+        /// Name of the table.
         table: String,
     },
 }

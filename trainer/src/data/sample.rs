@@ -1,5 +1,5 @@
-//! Some users of `sequences`, or of tables of examples, drawn by lot, at the cost of those users: what a refresh repeats and is
-//! validated on does not need the whole log.
+//! Draws random users of `sequences`, or of tables of examples, at the cost of those users: a refresh replays and validates on
+//! them without reading the whole log.
 //!
 //! ```text
 //! shard   ├──── run ────┼──── run ────┼──── run ────┤     RUN rows each; runs are drawn without replacement
@@ -7,9 +7,9 @@
 //!                        └─ of the second run: d, e, f, with all their rows ─┘
 //! ```
 //!
-//! A user belongs to the run that the user's first row is in, so every user, and with it every row, is drawn with the same chance.
-//! Runs of several tables lie in one urn: each table gives its share.
-//! Of a file, only the pages with the rows of a run are decoded.
+//! A user belongs to the run with the user's first row, so every user, and thus every row, is drawn with the same chance.
+//! The runs of several tables are shuffled together, so each table contributes its share.
+//! Only the pages of a file that contain a run's rows are decoded.
 
 use std::ops::Range;
 
@@ -23,20 +23,24 @@ use super::catalogue::column;
 
 /// Rows of a run.
 const RUN: u64 = 512;
-/// A table with fewer rows is read as a whole.
+/// Tables with at most this many rows in total are read as a whole.
 const WHOLE: u64 = 8 * RUN;
-/// Rows behind a run that are read with it, because its last user may go on there.
+/// Rows after a run that are read with it, since its last user may continue there.
 const BEHIND: u64 = 32;
-/// Runs that are read at least: one alone holds users whose ids are alike.
+/// Minimum number of runs: the users of a single run have similar ids.
 const RUNS_MIN: usize = 8;
 
-/// What rows of tables are read into.
+/// Receiver of the rows of tables.
 pub(super) trait Rows {
-    /// The columns, of which the first is `user_id`.
+    /// Columns to read; the first is `user_id`.
     const COLUMNS: &'static [&'static str];
 
-    /// Adds the rows of a batch of [`COLUMNS`](Self::COLUMNS) of a shard of `table` that are to be kept. A user's rows come one behind
-    /// the other.
+    /// Adds the rows of a batch of [`COLUMNS`](Self::COLUMNS) from a shard of `table` for which `keep` is true. A user's rows are
+    /// consecutive.
+    ///
+    /// # Errors
+    ///
+    /// A row breaks the contract, or a column has another type.
     fn add(
         &mut self,
         table: &Snapshot,
@@ -56,8 +60,8 @@ pub(super) async fn read_all<R: Rows>(table: &Snapshot, rows: &mut R) -> Result<
     Ok(())
 }
 
-/// Reads users of the tables until `enough` says so of the rows read so far and the number of runs, or all are read. What is read
-/// depends on the generator and the tables alone.
+/// Reads randomly drawn users of the tables until `enough`, given the rows read and the number of runs, returns true, or all are
+/// read. The result depends only on the generator and the tables.
 pub(super) async fn sample<R: Rows>(
     tables: &[Snapshot],
     rows: &mut R,
@@ -87,7 +91,7 @@ pub(super) async fn sample<R: Rows>(
     Ok(())
 }
 
-/// Adds the users whose first row is one of the first [`RUN`] of `places`, which end with the shard.
+/// Adds the users whose first row is among the first [`RUN`] of `places`, which extends to the end of the shard.
 async fn add_run<R: Rows>(
     snapshot: &Snapshot,
     shard: &Shard,
@@ -96,7 +100,7 @@ async fn add_run<R: Rows>(
 ) -> Result<(), DataError> {
     let end = (from + RUN).min(rows);
     let mut at = from.saturating_sub(1);
-    // Whose rows come before the run, and whose are the last ones of it.
+    // The user of the row before the run, and the user of its last row.
     let (mut before, mut last): (Option<String>, Option<String>) = (None, None);
     let mut until = (end + BEHIND).min(rows);
     while at < until {
@@ -126,7 +130,7 @@ async fn add_run<R: Rows>(
             }
             at += batch.num_rows() as u64;
         }
-        // The last user may go on behind the run.
+        // The last user may continue after the run.
         until = (at + RUN).min(rows);
     }
     Ok(())

@@ -1,3 +1,7 @@
+//! The tables `sequences` and `refresh` in memory: rows of histories in flat lists.
+//!
+//! Memory: 21 bytes a position and 17 a row.
+
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -12,37 +16,36 @@ use super::catalogue::column;
 use super::sample::{Rows, read_all, sample};
 use super::{DataError, ItemIndex, check_numbered, from_u32s};
 
-/// The `sequences` table in memory: all rows behind each other, with the offsets of each (21 bytes a
-/// position, and 17 a row).
+/// Rows of `sequences` or `refresh` in flat lists.
 #[derive(Debug, Clone, Default)]
 pub struct SequencesTable {
-    /// Where each row begins, and the end of the last.
+    /// Offset of each row, and the end of the last.
     pub offsets: Vec<usize>,
     /// Item of each position.
     pub items: Vec<ItemIndex>,
-    /// Time of each position, epoch milliseconds.
+    /// Time of each position in epoch milliseconds.
     pub ts: Vec<i64>,
     /// `visible_len` of each position.
     pub visible: Vec<u32>,
     /// Role of each position.
     pub roles: Vec<Role>,
-    /// First owned position of each row.
+    /// First owned position of each row, counted inside the row.
     pub target_from: Vec<u32>,
     /// Place of each position in its user's whole history.
     pub places: Vec<u32>,
-    /// For each row, whether events between its first and last position are missing.
+    /// For each row, true if it omits events between its first and its last position.
     pub leaves_out: Vec<bool>,
-    /// For each row, the number of its user. A user's rows stand together, oldest first.
+    /// Index in `users` of each row's user. A user's rows are consecutive, oldest first.
     pub user: Vec<u32>,
-    /// The user ids.
+    /// User ids.
     pub users: Vec<String>,
-    /// The longest row that the table was built with.
+    /// Maximum row length that the table was built with.
     pub max_len: usize,
-    /// Where the data came from.
+    /// Provenance of the rows.
     pub source: SequencesSource,
 }
 
-/// What a run says about the rows it was trained on.
+/// Provenance of the rows that a run was trained on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SequencesSource {
     /// Version of `sequences`.
@@ -53,25 +56,29 @@ pub struct SequencesSource {
     pub items_version: String,
     /// `Δτ` in milliseconds, or `off`.
     pub delta_tau_ms: String,
-    /// The order of events at the same time.
+    /// Order of events at the same time.
     pub tie_policy: String,
-    /// Hash of the settings that decided the rows, the split among them.
+    /// Hash of the settings that determine the rows, the split included.
     pub config_hash: String,
 }
 
-/// What a refresh says about the new events that it learned.
+/// Provenance of the new events that a refresh learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FreshSource {
     /// Version of `refresh`.
     pub refresh_version: u64,
     /// Version of `events` that it was built from.
     pub events_version: String,
-    /// The version of `events` after which an event is new.
+    /// Version of `events` after which an event is new.
     pub since_version: String,
 }
 
 impl SequencesTable {
-    /// Reads the newest version of `sequences`; `items` is the size of the catalogue.
+    /// Loads the newest version of `sequences`, for a catalogue of `items` items.
+    ///
+    /// # Errors
+    ///
+    /// The table is missing or empty, breaks its contract, or has too many positions.
     pub async fn load(root: &Root, items: usize) -> Result<Self, DataError> {
         let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
         let all = Self::read(&snapshot, items).await?;
@@ -81,8 +88,12 @@ impl SequencesTable {
         Ok(all)
     }
 
-    /// Reads users of the newest version of `sequences`, drawn by lot, until `enough` says so of the rows so far and how often the
-    /// lot was drawn, or all are read; a small table is read as a whole. Each user's rows are complete.
+    /// Loads randomly drawn users of the newest `sequences`, until `enough`, given the rows so far and the number of draws,
+    /// returns true or all are read; a small table is read as a whole. Each user's rows are complete.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
     pub async fn sample(
         root: &Root,
         items: usize,
@@ -99,14 +110,22 @@ impl SequencesTable {
         Ok(reading.all)
     }
 
-    /// The version of `sequences` that would be read, without its rows.
+    /// Returns the provenance of the newest `sequences` without reading its rows.
+    ///
+    /// # Errors
+    ///
+    /// The table is missing or cannot be opened.
     pub async fn source(root: &Root) -> Result<SequencesSource, DataError> {
         let snapshot = root.require(tables::SEQUENCES, "pipeline build-sequences").await?;
         Ok(Self::empty(&snapshot).source)
     }
 
-    /// Reads the newest version of `refresh`, which has no row of a user but those with something new. So nothing is known of
-    /// places in whole histories: its rows are for training only.
+    /// Loads the newest version of `refresh`. It contains only rows with something new, so their places in whole histories are
+    /// unknown: the rows serve training only.
+    ///
+    /// # Errors
+    ///
+    /// The table is missing, breaks its contract, or has too many positions.
     pub async fn load_fresh(root: &Root, items: usize) -> Result<(Self, FreshSource), DataError> {
         let snapshot = root.require(tables::REFRESH, "pipeline build-sequences --since VERSION").await?;
         let fresh = Self::read(&snapshot, items).await?;
@@ -125,7 +144,7 @@ impl SequencesTable {
         Ok(reading.all)
     }
 
-    /// No rows yet, of this version of a table.
+    /// Creates an empty table with the provenance of `snapshot`.
     fn empty(snapshot: &Snapshot) -> Self {
         let property = |key: &str| snapshot.properties().get(key).cloned().unwrap_or_default();
         Self {
@@ -143,7 +162,7 @@ impl SequencesTable {
         }
     }
 
-    /// For each row, the one of `whole` with the same events; these are rows of `refresh`, those of `sequences`.
+    /// Returns, for each row of this `refresh`, the row of the `sequences` table `whole` with the same events, if any.
     pub fn rows_in(&self, whole: &Self) -> Vec<Option<usize>> {
         let mut of_user: HashMap<&str, Vec<usize>> = HashMap::new();
         for (row, &user) in whole.user.iter().enumerate() {
@@ -162,7 +181,7 @@ impl SequencesTable {
         self.user.iter().enumerate().map(find).collect()
     }
 
-    /// Adds some rows of `other` behind these, for training: their users are counted anew.
+    /// Appends `rows` of `other`, for training: their users get new numbers.
     pub fn append(&mut self, other: &Self, rows: &[u32]) {
         let mut user = None;
         for &row in rows {
@@ -183,34 +202,34 @@ impl SequencesTable {
         }
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.target_from.len()
     }
 
-    /// The positions of a row in the flat lists.
+    /// Returns the positions of a row in the flat lists.
     pub fn row(&self, row: usize) -> Range<usize> {
         self.offsets[row]..self.offsets[row + 1]
     }
 
-    /// The owned positions of a row in the flat lists.
+    /// Returns the owned positions of a row in the flat lists.
     pub fn owned(&self, row: usize) -> Range<usize> {
         self.offsets[row] + self.target_from[row] as usize..self.offsets[row + 1]
     }
 
-    /// Where the first `events` events of the history of the user of `row` stand in the flat lists. Only events up to
-    /// that row are known here.
+    /// Iterates over the positions in the flat lists of the first `events` events of the history of `row`'s user. Only events up
+    /// to that row are found.
     pub fn positions(&self, row: usize, events: usize) -> impl Iterator<Item = usize> + '_ {
         let first = (0..=row).rev().take_while(|&r| self.user[r] == self.user[row]).last().unwrap_or(row);
         (first..=row).flat_map(|r| self.owned(r)).take(events)
     }
 
-    /// The items of the same events.
+    /// Iterates over the items of the first `events` events of the history of `row`'s user.
     pub fn history(&self, row: usize, events: usize) -> impl Iterator<Item = ItemIndex> + '_ {
         self.positions(row, events).map(|position| self.items[position])
     }
 
-    /// Training events by item index, up to `items`: positions of role pre-training or SFT.
+    /// Counts training events by item index, from 0 to `items`: owned positions of role pre-training or SFT.
     pub fn training_counts(&self, items: usize) -> Vec<u32> {
         let mut counts = vec![0; items + 1];
         for row in 0..self.rows() {
@@ -224,11 +243,11 @@ impl SequencesTable {
     }
 }
 
-/// Rows on their way into memory.
+/// State of reading a table.
 struct Reading {
-    /// Size of the catalogue.
+    /// Number of items in the catalogue.
     items: usize,
-    /// Whether all rows of each user come, so that every context position can be found in the user's history.
+    /// True if all rows of each user are read, so that every context position has a place in the user's history.
     is_whole: bool,
     history: OwnedEvents,
     all: SequencesTable,
@@ -336,15 +355,15 @@ pub(super) fn values<'a, T: ArrowPrimitiveType>(
     Ok(&child.values()[offsets[row] as usize..offsets[row + 1] as usize])
 }
 
-/// A user's owned events so far: what a row's context is found in.
+/// Owned events of a user so far, in which the context of later rows is found.
 #[derive(Debug, Default)]
 struct OwnedEvents {
     owned: Vec<(ItemIndex, i64, u32, u32)>,
 }
 
 impl OwnedEvents {
-    /// Adds a row; gives the place of each of its positions in the history. Context is looked for from the
-    /// newest event backwards; `None` where it is not there.
+    /// Adds a row and returns the place of each of its positions in the history; `None` if a context event is not found. Context
+    /// is searched from the newest event backwards.
     fn add(&mut self, row: &[(ItemIndex, i64, u32, u32)], target_from: usize) -> Option<Vec<u32>> {
         let (context, owned) = row.split_at(target_from);
         let end = self.owned.len();
@@ -373,7 +392,7 @@ mod tests {
         assert_eq!(history.add(&events[..4], 0), Some(vec![0, 1, 2, 3]));
         assert_eq!(history.add(&events[2..6], 2), Some(vec![2, 3, 4, 5]));
         assert_eq!(history.add(&events[6..8], 0), Some(vec![6, 7]));
-        // Two old events, then a hole, then the owned ones.
+        // Two old events, a gap, then the owned ones.
         let holed: Vec<_> = events[3..5].iter().chain(&events[8..]).copied().collect();
         assert_eq!(history.add(&holed, 2), Some(vec![3, 4, 8, 9]));
         assert_eq!(history.add(&[(99.into(), 0, 0, 0), (1.into(), 0, 0, 0)], 1), None);

@@ -1,8 +1,7 @@
-//! Which rows of the embedding tables belong to which item.
+//! Assigns rows of the embedding tables to items.
 //!
-//! Items with at least `min_count` training events have a row of their own, collision-free; the others share
-//! hashed rows, each the mean of two. The id table holds the hashed rows first, so that it can grow at the
-//! end: rows never move.
+//! Items with at least `min_count` training events have their own row, without collisions; every other item is the mean of two
+//! hashed rows. The id table starts with the hashed rows, so that it can grow at the end: rows never move.
 //!
 //! ```text
 //! id table   0 ······ hash_buckets ······ hash_buckets + own items
@@ -21,26 +20,26 @@ use crate::data::attribute::AttributeVocabulary;
 use crate::data::conditions::KnownConditions;
 use crate::data::{Catalogue, IdRow, ItemIndex};
 
-/// "This item has no row of its own."
+/// Marks an item without its own row.
 const SHARED: u32 = u32::MAX;
 
-/// The map from items to rows, kept with every checkpoint.
+/// Map from items to embedding rows, stored in every checkpoint. Memory: 8 bytes an item, and 4 per attribute and value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
     buckets: usize,
-    /// By item index: the item's own row after the hashed ones, or [`SHARED`]. Newer items have no entry.
+    /// By item index: number of the item's own row after the hashed ones, or [`SHARED`]. Newer items have no entry.
     own_rows: Vec<u32>,
     own: usize,
     attributes: Vec<AttributeVocabulary>,
-    /// By attribute and item index, the rows of its values; follows from the catalogue.
+    /// Rows of each item's values, by attribute and item index; derived from the catalogue.
     attribute_rows: Vec<Bags>,
     conditions: KnownConditions,
     fingerprint: Fingerprint,
-    /// Training events by item index, of all that the model and its ancestors have learned; empty where a checkpoint does not say.
+    /// Training events that the model and its ancestors have learned, by item index; empty if a checkpoint has no counts.
     counts: Vec<u32>,
 }
 
-/// What a checkpoint remembers of the catalogue it was trained on.
+/// Identity of the catalogue that a model was trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Number of items.
@@ -50,28 +49,28 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of the first `items` items of `catalogue`.
+    /// Computes the fingerprint of the first `items` items of `catalogue`.
     fn new(catalogue: &Catalogue, items: usize) -> Self {
         let hash = catalogue.item_ids[1..=items].iter().fold(0, |h, id| mix64(h, hash64(id.as_bytes())));
         Self { items, hash: format!("{hash:016x}") }
     }
 }
 
-/// The part of a vocabulary that a checkpoint keeps as text; the rows are a tensor beside the weights.
+/// Part of a vocabulary that a checkpoint stores as text; the rows are a tensor beside the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedVocabulary {
-    /// Hashed rows.
+    /// Number of hashed rows.
     pub hash_buckets: usize,
     /// Values by attribute.
     pub attributes: Vec<AttributeVocabulary>,
-    /// The conditions that the model follows.
+    /// Conditions that the model follows.
     #[serde(default)]
     pub conditions: KnownConditions,
-    /// The catalogue it was made from.
+    /// Fingerprint of the catalogue that the vocabulary was made from.
     pub catalogue: Fingerprint,
 }
 
-/// A vocabulary that does not belong to the catalogue it is used with.
+/// The catalogue is not the one that the vocabulary was made from, nor a grown version of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it was trained on another catalogue: {items} items with fingerprint {expected}, \
@@ -84,7 +83,7 @@ pub struct OtherCatalogue {
 }
 
 impl Vocabulary {
-    /// For a new model: `counts` are the training events by item index.
+    /// Creates the vocabulary of a new model; `counts` are the training events by item index.
     pub fn new(model: &Model, catalogue: &Catalogue, counts: &[u32]) -> Self {
         let mut own = 0;
         let own_rows = (0..=catalogue.items())
@@ -114,14 +113,14 @@ impl Vocabulary {
         }
     }
 
-    /// The same vocabulary for a model that follows `conditions`.
+    /// Returns the vocabulary for a model that follows `conditions`.
     #[must_use]
     pub fn with_conditions(&self, conditions: KnownConditions) -> Self {
         Self { conditions, ..self.clone() }
     }
 
-    /// The same vocabulary for a catalogue that has grown: items that now have `min_count` of the training events `counts` get
-    /// rows behind the others, and so do new values of attributes. No row moves.
+    /// Returns the vocabulary for a grown catalogue: items that now have `min_count` of the training events `counts` get rows
+    /// after the existing ones, and so do new values of attributes. No row moves.
     #[must_use]
     pub fn grown(&self, min_count: u32, catalogue: &Catalogue, counts: &[u32]) -> Self {
         let mut grown = self.clone();
@@ -143,7 +142,11 @@ impl Vocabulary {
         grown
     }
 
-    /// A saved vocabulary, for `catalogue`: the one it was made from, or one that has grown since.
+    /// Restores a saved vocabulary for `catalogue`, which is the one it was made from or a grown version of it.
+    ///
+    /// # Errors
+    ///
+    /// The outer error is a tensor of another type; the inner one is another catalogue.
     pub fn restore(
         saved: SavedVocabulary,
         own_rows: &Tensor,
@@ -173,7 +176,11 @@ impl Vocabulary {
         }))
     }
 
-    /// What a checkpoint keeps: the text part, and the rows and counts by item index.
+    /// Returns what a checkpoint stores: the text part, and the own rows and counts by item index.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed.
     pub fn save(&self) -> CandleResult<(SavedVocabulary, [Tensor; 2])> {
         let saved = SavedVocabulary {
             hash_buckets: self.buckets,
@@ -185,27 +192,27 @@ impl Vocabulary {
         Ok((saved, [tensor(&self.own_rows)?, tensor(&self.counts)?]))
     }
 
-    /// Training events by item index, of all that the model and its ancestors have learned; `None` where that is not known.
+    /// Returns the training events that the model and its ancestors have learned, by item index; `None` if unknown.
     pub fn counts(&self) -> Option<&[u32]> {
         (!self.counts.is_empty()).then_some(&self.counts)
     }
 
-    /// Rows of the id table.
+    /// Returns the number of rows of the id table.
     pub fn id_rows(&self) -> usize {
         self.buckets + self.own
     }
 
-    /// Items with a row of their own.
+    /// Returns the number of items with their own row.
     pub fn own_items(&self) -> usize {
         self.own
     }
 
-    /// The row in the id table of the item whose row is the `row`-th behind the hashed ones.
+    /// Returns the row in the id table of own row number `row`.
     fn own_row(&self, row: u32) -> IdRow {
         IdRow::new(self.buckets as u32 + row)
     }
 
-    /// Items with a row of their own, in the order of these rows in the id table.
+    /// Returns the items with their own row, in the order of the id table.
     pub fn items_by_row(&self) -> Vec<(IdRow, ItemIndex)> {
         let mut items: Vec<(IdRow, ItemIndex)> = (0u32..)
             .zip(&self.own_rows)
@@ -216,17 +223,17 @@ impl Vocabulary {
         items
     }
 
-    /// The attributes that are part of an item's representation.
+    /// Returns the attributes that are part of an item's representation.
     pub fn attributes(&self) -> &[AttributeVocabulary] {
         &self.attributes
     }
 
-    /// The conditions that the model follows.
+    /// Returns the conditions that the model follows.
     pub fn conditions(&self) -> &KnownConditions {
         &self.conditions
     }
 
-    /// The rows of the id table ([`IdRow`]) for each of `items`.
+    /// Returns the rows of the id table ([`IdRow`]) of each item.
     pub fn id_bags(&self, items: &[ItemIndex]) -> Bags {
         let mut bags = Bags::default();
         for &item in items {
@@ -240,7 +247,7 @@ impl Vocabulary {
         bags
     }
 
-    /// The rows of attribute `a`'s table for each of `items`.
+    /// Returns the rows of attribute `a`'s table of each item.
     pub fn attribute_bags(&self, a: usize, items: &[ItemIndex]) -> Bags {
         let mut bags = Bags::default();
         for &item in items {

@@ -1,4 +1,4 @@
-//! What computes, and how much memory it takes.
+//! Description of a compute device, its memory use, and its preparation for training.
 
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::cudarc::{
@@ -11,21 +11,25 @@ use candle_core::cuda_backend::cudarc::{
 use candle_core::{Device, Result};
 use serde::Serialize;
 
-/// A GPU or a processor, in words and numbers.
+/// Description of a GPU or CPU.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Card {
-    /// As its maker calls it.
+    /// Name given by the vendor.
     pub name: String,
-    /// Of a GPU: bytes of its memory.
+    /// Memory of a GPU, bytes; `None` for a CPU.
     pub memory: Option<u64>,
-    /// Multiprocessors of a GPU, or threads that a processor runs.
+    /// Multiprocessors of a GPU, or hardware threads available on a CPU.
     pub units: usize,
-    /// Of a GPU: the compute capability.
+    /// Compute capability of a GPU; `None` for a CPU.
     pub capability: Option<String>,
 }
 
 impl Card {
-    /// What `device` is.
+    /// Describes `device`.
+    ///
+    /// # Errors
+    ///
+    /// The CUDA driver does not answer.
     pub fn of(device: &Device) -> Result<Self> {
         match device {
             #[cfg(feature = "cuda")]
@@ -56,7 +60,11 @@ impl Card {
     }
 }
 
-/// The most bytes of a GPU's memory that were in use at a time since the last call; nothing on the CPU, and where the driver counts none.
+/// Returns the peak bytes of GPU memory in use since the last call; `None` on the CPU, and if the driver does not count.
+///
+/// # Errors
+///
+/// A CUDA call fails.
 pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     match device {
         #[cfg(feature = "cuda")]
@@ -64,7 +72,7 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
             device.cuda_stream().synchronize().map_err(candle_core::Error::wrap)?;
             let mut bytes = 0u64;
             let used = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-            // SAFETY: the pool is the device's; this attribute is 64 bits, and what it is set to, 0, begins anew.
+            // SAFETY: the pool belongs to the device; the attribute is 64 bits, and setting it to 0 resets it.
             unsafe {
                 let pool = get_default_mem_pool(device.cuda_stream().context().cu_device())
                     .map_err(candle_core::Error::wrap)?;
@@ -82,15 +90,14 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     }
 }
 
-/// Prepares a GPU for training: the driver keeps the memory that this process has freed for its next step, instead of handing it back
-/// whenever somebody waits; products of 16-bit numbers are summed up in 32 bits to the end; and nobody keeps account of who uses which
-/// memory, because all happens on one stream, one after the other.
+/// Prepares a GPU for training. The driver keeps freed memory for the next step instead of releasing it at synchronization;
+/// 16-bit products accumulate in 32 bits throughout; and event tracking is off, because all work runs in order on one stream.
 #[cfg(feature = "cuda")]
 pub(super) fn prepare(device: &candle_core::CudaDevice) -> Result<()> {
     // SAFETY: there is no second stream.
     unsafe { device.disable_event_tracking() };
     let exact = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-    // SAFETY: the handle is the device's.
+    // SAFETY: the handle belongs to the device.
     unsafe { cublasSetMathMode(*device.cublas_handle().handle(), exact) }
         .result()
         .map_err(candle_core::Error::wrap)?;
@@ -100,7 +107,7 @@ pub(super) fn prepare(device: &candle_core::CudaDevice) -> Result<()> {
     }
     let mut all = u64::MAX;
     let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the pool is the device's; this attribute is 64 bits.
+    // SAFETY: the pool belongs to the device; the attribute is 64 bits.
     unsafe {
         let pool = get_default_mem_pool(stream.context().cu_device()).map_err(candle_core::Error::wrap)?;
         cuMemPoolSetAttribute(pool, threshold, std::ptr::from_mut(&mut all).cast())
@@ -109,7 +116,11 @@ pub(super) fn prepare(device: &candle_core::CudaDevice) -> Result<()> {
     }
 }
 
-/// Calls `f` between the marks that tell a profiler of CUDA programs what to look at; on the CPU there are none.
+/// Calls `f` between the start and stop marks of the CUDA profiler; on the CPU, just calls `f`.
+///
+/// # Errors
+///
+/// `f` or a CUDA call fails.
 pub fn profiled<R>(device: &Device, f: impl FnOnce() -> Result<R>) -> Result<R> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {

@@ -1,7 +1,7 @@
-//! Where the trainer computes, the setting `device`, and with which numbers, `precision`.
+//! The device that the trainer computes on (setting `device`), and its number format (setting `precision`).
 //!
-//! CUDA is a feature of the build (`cuda`). Checkpoints do not know devices: a model that was trained on one is used
-//! and trained further on any other, though not to the same bits.
+//! CUDA is a build feature (`cuda`). Checkpoints do not depend on the device: a model trained on one is used and trained further
+//! on any other, though without bitwise equality.
 
 mod card;
 
@@ -10,68 +10,72 @@ use schemas::config::{Config, DeviceSetting, Precision};
 
 pub use card::{Card, peak_memory, profiled};
 
-/// Where a model computes, and with what.
+/// Device and precision of a model.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    /// The processor or a GPU.
+    /// The CPU or a GPU.
     pub device: Device,
-    /// The numbers of matrix products and attention.
+    /// Precision of matrix products and attention.
     pub precision: Precision,
 }
 
 impl Backend {
-    /// The processor.
+    /// The CPU, in f32.
     pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
 }
 
-/// A device that cannot be used.
+/// An error in opening a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The program knows the CPU alone.
+    /// The program was built without CUDA.
     #[error(
         "device = \"{setting}\": this trainer was built without CUDA; set device = \"cpu\", or build with \
          trainer/cuda/build.sh, which fetches the compiler"
     )]
     WithoutCuda {
-        /// What was asked for.
+        /// The requested device.
         setting: DeviceSetting,
     },
-    /// The machine has no driver.
+    /// The machine has no NVIDIA driver.
     #[error(
         "device = \"{setting}\": there is no NVIDIA driver here (libcuda.so.1); install one, let the container see \
          the GPU, or set device = \"cpu\""
     )]
     NoDriver {
-        /// What was asked for.
+        /// The requested device.
         setting: DeviceSetting,
     },
-    /// The machine has fewer GPUs.
+    /// The machine has no GPU of this number.
     #[error(
         "device = \"{setting}\": the NVIDIA driver shows {count} GPUs, numbered from 0 (`nvidia-smi -L` lists them, \
          CUDA_VISIBLE_DEVICES can hide them)"
     )]
     NoGpu {
-        /// What was asked for.
+        /// The requested device.
         setting: DeviceSetting,
-        /// GPUs that can be seen.
+        /// Number of visible GPUs.
         count: usize,
     },
-    /// The driver refused.
+    /// The driver reported an error.
     #[error("device = \"{setting}\" cannot be used")]
     Failed {
-        /// What was asked for.
+        /// The requested device.
         setting: DeviceSetting,
-        /// The driver's answer.
+        /// The driver's error.
         source: candle_core::Error,
     },
 }
 
-/// Where `config` says that the trainer computes.
+/// Opens the device that `config` selects.
+///
+/// # Errors
+///
+/// The program has no CUDA, or the driver or the GPU is missing or fails.
 pub fn open(config: &Config) -> Result<Backend, DeviceError> {
     Ok(Backend { device: device(config.device)?, precision: config.precision })
 }
 
-/// The device that `setting` names.
+/// Opens the device that `setting` selects.
 pub(crate) fn device(setting: DeviceSetting) -> Result<Device, DeviceError> {
     match setting {
         DeviceSetting::Cpu => Ok(Device::Cpu),
@@ -87,9 +91,9 @@ fn cuda(setting: DeviceSetting, _ordinal: usize) -> Result<Device, DeviceError> 
 #[cfg(feature = "cuda")]
 fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
     use candle_core::cuda_backend::cudarc::driver::{result, sys::CUresult};
-    // Asked first, because Candle's error does not say which of these it is.
+    // Checked first, because Candle's error does not distinguish these cases.
     match result::init().and_then(|()| result::device::get_count()) {
-        // Where there is no driver, `trainer/cuda/build.sh` has the program start with a libcuda.so.1 that answers only this.
+        // Without a driver, `trainer/cuda/build.sh` provides a stub libcuda.so.1 that only returns this error.
         Err(result::DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => Err(DeviceError::NoDriver { setting }),
         Err(result::DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
             Err(DeviceError::NoGpu { setting, count: 0 })
@@ -97,7 +101,7 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
         Err(error) => Err(DeviceError::Failed { setting, source: candle_core::Error::wrap(error) }),
         Ok(count) if ordinal >= count as usize => Err(DeviceError::NoGpu { setting, count: count as usize }),
         Ok(_) => {
-            // One stream for all threads, in which everything happens one after the other; Candle's default is one for each.
+            // One stream for all threads, so operations run in order; Candle's default is one stream per thread.
             let device = Device::new_cuda_with_stream(ordinal).and_then(|device| {
                 card::prepare(device.as_cuda_device()?)?;
                 Ok(device)
@@ -116,7 +120,7 @@ fn cuda(setting: DeviceSetting, ordinal: usize) -> Result<Device, DeviceError> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A GPU, where there is one; says that `test` is skipped where there is none.
+    /// Returns a GPU if there is one; otherwise reports that `test` is skipped.
     #[cfg(feature = "cuda")]
     pub(crate) fn gpu(test: &str) -> Option<Device> {
         static GPU: std::sync::LazyLock<Result<Device, DeviceError>> =
@@ -137,7 +141,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_that_names_the_setting() {
-        // More than any machine has.
+        // More GPUs than any machine has.
         let setting = DeviceSetting::Cuda(1 << 20);
         let message = device(setting).unwrap_err().to_string();
         assert!(message.starts_with("device = \"cuda:1048576\""), "{message}");

@@ -1,4 +1,5 @@
-//! The directory of an export: written aside, then renamed. What is there and is no export stays as it is.
+//! The directory of an export: written to a temporary directory, then renamed. A directory that is not an export is never
+//! replaced. Memory: one file at a time, for its hash.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,40 +12,44 @@ use tempfile::TempDir;
 
 use super::{ExportError, io_error};
 
-/// What describes an export, and shows that a directory is one.
+/// File name of the manifest; a directory with a valid one is an export.
 pub const MANIFEST: &str = "manifest.json";
-/// What `format` says in every manifest.
+/// Value of `format` in every manifest.
 pub(super) const FORMAT: &str = "climber-pilot-export";
 
-/// One file of an export.
+/// Size and hash of one file of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// XXH3 of its content, 128 bits, as `xxh128sum` prints it.
+    /// XXH3 of the content, 128 bits, as printed by `xxh128sum`.
     pub xxh3_128: String,
 }
 
-/// The part of a manifest that is read again.
+/// The fields of a manifest that are read back.
 #[derive(Deserialize)]
 struct Known {
     format: String,
     files: BTreeMap<String, FileEntry>,
 }
 
-/// An export that is being written.
+/// An export being written.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// Beside the destination, so that a rename is all that is left to do; removed with all that is still in it.
+    /// Temporary directory next to the destination, so that publishing is a rename; removed with its content on drop.
     aside: TempDir,
     out: PathBuf,
 }
 
 impl Staging {
-    /// Begins an export to `out`, which must be free, empty, or an older export.
+    /// Begins an export to `out`, which must be absent, empty or an older export.
+    ///
+    /// # Errors
+    ///
+    /// `out` holds other files, or the temporary directory cannot be created.
     pub(super) fn new(out: &Path) -> Result<Self, ExportError> {
         check(out)?;
-        // Of `DIR` alone the parent is "".
+        // The parent of a bare name is "".
         let parent = match out.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
@@ -61,12 +66,12 @@ impl Staging {
         self.aside.path().join("export")
     }
 
-    /// Where to write the file `name`.
+    /// Returns the path to write the file `name` to.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory().join(name)
     }
 
-    /// The files written so far, each flushed to disk.
+    /// Syncs the files written so far to disk and returns their sizes and hashes.
     pub(super) fn files(&self) -> Result<BTreeMap<String, FileEntry>, ExportError> {
         let mut files = BTreeMap::new();
         for name in names(&self.directory())? {
@@ -79,9 +84,13 @@ impl Staging {
         Ok(files)
     }
 
-    /// Gives the export its name, in place of what was there.
+    /// Renames the export to its destination, in place of an older one.
+    ///
+    /// # Errors
+    ///
+    /// `out` holds other files by now, or a rename fails; an older export is then restored.
     pub(super) fn publish(self) -> Result<(), ExportError> {
-        // Somebody may have used the directory meanwhile.
+        // The directory may have changed since the export began.
         check(&self.out)?;
         let previous = self.aside.path().join("previous");
         let replaced = self.out.exists();
@@ -96,7 +105,7 @@ impl Staging {
     }
 }
 
-/// Refuses `out` where writing an export to it would remove something else.
+/// Refuses `out` if an export to it would remove other files.
 fn check(out: &Path) -> Result<(), ExportError> {
     let occupied = |problem: String| ExportError::Occupied { path: out.to_owned(), problem };
     if !out.exists() {
@@ -127,7 +136,7 @@ fn check(out: &Path) -> Result<(), ExportError> {
     }
 }
 
-/// The names in `directory`, in order.
+/// Returns the names in `directory`, sorted.
 fn names(directory: &Path) -> Result<Vec<String>, ExportError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(io_error(directory))? {

@@ -1,14 +1,14 @@
-//! Building an ONNX graph: constants by name, and one function for each operator that the model needs.
+//! Builder of an ONNX graph: named constants, and one method per operator that the model needs. Memory: all constants, as bytes.
 
 use super::proto::{
     Attribute, AttributeType, DataLocation, DataType, Dimension, Entry, Graph, Node, Shape, Size, Tensor,
     TensorType, Type, ValueInfo,
 };
 
-/// A value of the graph: the name of an input, of a constant or of a node's output.
+/// Name of a value in the graph: an input, a constant or the output of a node.
 pub(super) type Value = String;
 
-/// A graph under construction. Values are named after the scope in which they were made.
+/// A graph under construction. Nodes are named after the current scope.
 #[derive(Debug)]
 pub(super) struct Builder {
     graph: Graph,
@@ -20,7 +20,7 @@ impl Builder {
         Self { graph: Graph { name: name.into(), ..Graph::default() }, scope: String::new() }
     }
 
-    /// What is made from here on belongs to `scope`.
+    /// Sets the scope of the nodes added from here on.
     pub(super) fn enter(&mut self, scope: &str) {
         scope.clone_into(&mut self.scope);
     }
@@ -34,7 +34,7 @@ impl Builder {
         name.into()
     }
 
-    /// `value`, as an output of the graph.
+    /// Adds `value` as an output of the graph.
     pub(super) fn output(&mut self, name: &str, value: &str, kind: DataType, sizes: &[Size], about: &str) {
         self.graph.node.push(Node {
             input: vec![value.into()],
@@ -46,19 +46,19 @@ impl Builder {
         self.graph.output.push(value_info(name, kind, sizes, about));
     }
 
-    /// A constant of floats.
+    /// Adds a constant of floats.
     pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(tensor(name, DataType::Float, dims), bytes)
     }
 
-    /// A constant of integers.
+    /// Adds a constant of integers.
     pub(super) fn integers(&mut self, name: &str, dims: &[usize], values: &[i64]) -> Value {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(tensor(name, DataType::Int64, dims), bytes)
     }
 
-    /// A constant of floats whose elements are in the file `location` beside the graph, from byte `offset` on.
+    /// Adds a constant of floats whose elements are in the file `location` next to the graph, starting at byte `offset`.
     pub(super) fn external_floats(
         &mut self,
         name: &str,
@@ -80,26 +80,26 @@ impl Builder {
         name.into()
     }
 
-    /// One integer, the same constant for every use.
+    /// Returns an integer constant, shared by all uses.
     pub(super) fn integer(&mut self, value: i64) -> Value {
         let name = format!("integer/{value}");
         self.shared(&name).unwrap_or_else(|| self.integers(&name, &[], &[value]))
     }
 
-    /// A list of integers, such as a shape or axes; the same constant for every use.
+    /// Returns a constant list of integers, such as a shape or axes, shared by all uses.
     pub(super) fn list(&mut self, values: &[i64]) -> Value {
         let text: Vec<String> = values.iter().map(i64::to_string).collect();
         let name = format!("list/{}", text.join(","));
         self.shared(&name).unwrap_or_else(|| self.integers(&name, &[values.len()], values))
     }
 
-    /// One float, the same constant for every use.
+    /// Returns a float constant, shared by all uses.
     pub(super) fn float(&mut self, value: f32) -> Value {
         let name = format!("float/{value:e}");
         self.shared(&name).unwrap_or_else(|| self.floats(&name, &[], &[value]))
     }
 
-    /// Whether there is a constant of this name.
+    /// True if a constant has this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.graph.initializer.iter().any(|constant| constant.name == name)
     }
@@ -114,12 +114,12 @@ impl Builder {
         name
     }
 
-    /// A node with one output, without attributes.
+    /// Adds a node with one output and no attributes.
     pub(super) fn node(&mut self, operator: &str, inputs: &[&str]) -> Value {
         self.node_with(operator, inputs, Vec::new())
     }
 
-    /// A node with one output.
+    /// Adds a node with one output.
     pub(super) fn node_with(&mut self, operator: &str, inputs: &[&str], attribute: Vec<Attribute>) -> Value {
         let name = format!("{}/{operator}_{}", self.scope, self.graph.node.len());
         self.graph.node.push(Node {
@@ -132,7 +132,7 @@ impl Builder {
         name
     }
 
-    /// Rows (or, with `axis` 1, columns) of `table`.
+    /// Gathers rows (`axis` 0) or columns (`axis` 1) of `table`.
     pub(super) fn gather(&mut self, table: &str, indexes: &str, axis: i64) -> Value {
         self.node_with("Gather", &[table, indexes], vec![int("axis", axis)])
     }
@@ -154,30 +154,30 @@ impl Builder {
         self.node_with("Transpose", &[value], vec![ints("perm", order)])
     }
 
-    /// `value` with further dimensions of size 1.
+    /// Adds dimensions of size 1 to `value`.
     pub(super) fn unsqueeze(&mut self, value: &str, axes: &[i64]) -> Value {
         let axes = self.list(axes);
         self.node("Unsqueeze", &[value, &axes])
     }
 
-    /// Elements `from..to` along `axis`.
+    /// Takes elements `from..to` along `axis`.
     pub(super) fn slice(&mut self, value: &str, axis: i64, from: i64, to: i64) -> Value {
         let [from, to, axis] = [from, to, axis].map(|bound| self.list(&[bound]));
         self.node("Slice", &[value, &from, &to, &axis])
     }
 
-    /// Over the last dimension.
+    /// Applies softmax over the last dimension.
     pub(super) fn softmax(&mut self, scores: &str) -> Value {
         self.node_with("Softmax", &[scores], vec![int("axis", -1)])
     }
 }
 
-/// An attribute that is an integer.
+/// Returns an integer attribute.
 pub(super) fn int(name: &str, value: i64) -> Attribute {
     Attribute { name: name.into(), i: Some(value), r#type: AttributeType::Int.into(), ..Attribute::default() }
 }
 
-/// An attribute that is a float.
+/// Returns a float attribute.
 pub(super) fn float(name: &str, value: f32) -> Attribute {
     Attribute {
         name: name.into(),

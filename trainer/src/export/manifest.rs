@@ -1,4 +1,4 @@
-//! What an export says about itself.
+//! The manifest of an export, and the report of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,62 +17,62 @@ use crate::checkpoint::Lineage;
 use crate::data::ConditionRow;
 use crate::models::SequenceModel;
 
-/// `manifest.json`.
+/// Content of `manifest.json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Manifest {
-    /// `climber-pilot-export`.
+    /// Always `climber-pilot-export`.
     pub format: &'static str,
-    /// The name of the model.
+    /// Name of the model.
     pub model: String,
-    /// Where it came from.
+    /// Data and models that it was trained from.
     pub lineage: Lineage,
-    /// Its `[model]` settings.
+    /// `[model]` settings.
     pub settings: Model,
-    /// Items of the catalogue: `item_index` goes from 1 to this.
+    /// Number of items in the catalogue; `item_index` is `1..=items`.
     pub items: usize,
-    /// Those of them that may be retrieved.
+    /// Number of items that can be retrieved.
     pub active_items: usize,
-    /// Width of item vectors and hidden states.
+    /// Length of item vectors and hidden states.
     pub d: usize,
-    /// The longest history that the model was trained on: of a longer one, its last items are what to give.
+    /// Longest history that the model was trained on, in items; of a longer history, pass the last items.
     pub max_history: usize,
-    /// What a score is.
+    /// Definition of a score.
     pub scores: ScoreKind,
-    /// How conditions enter the model, where it follows any.
+    /// How conditions enter the model; `None` if it knows none.
     pub paradigm: Option<Paradigm>,
-    /// Conditions in `conditions.json`.
+    /// Number of conditions in `conditions.json`.
     pub conditions: usize,
-    /// Version of ONNX's operators in `model.onnx`.
+    /// Version of the ONNX operators in `model.onnx`.
     pub opset: i64,
-    /// The inputs of `model.onnx`.
+    /// Inputs of `model.onnx`.
     pub inputs: Vec<Port>,
-    /// Its outputs.
+    /// Outputs of `model.onnx`.
     pub outputs: Vec<Port>,
-    /// The other files.
+    /// Sizes and hashes of the other files, by name.
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// What a score is, for whoever computes it from a hidden state and the item vectors.
+/// Definition of a score, for readers who compute it from a hidden state and the item vectors.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScoreKind {
     /// `inner-product` or `cosine`.
     pub similarity: &'static str,
-    /// What the similarity is divided by.
+    /// Divisor of the similarity.
     pub temperature: f64,
-    /// The two sides in words.
+    /// Description of both factors.
     pub sides: &'static str,
 }
 
 /// An input or output of the graph.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Port {
-    /// Its name.
+    /// Name in the graph.
     pub name: String,
     /// `int64`, `float32` or `bool`.
     pub r#type: &'static str,
-    /// Numbers, and names of what differs from run to run: `n` items of a history, `P` conditions.
+    /// Sizes: numbers, or names of sizes that vary: `n` items of a history, `P` conditions.
     pub shape: Vec<Value>,
-    /// What it is.
+    /// Description.
     pub about: String,
 }
 
@@ -113,12 +113,12 @@ pub(super) struct ConditionEntry {
     row: ConditionRow,
     attribute: String,
     value: String,
-    /// Of a derived condition: which items carry it, by their age at the time of the event.
+    /// For a derived condition, the age of the items that carry it at the time of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<Age>,
 }
 
-/// The conditions that `model` follows.
+/// Returns the conditions that `model` knows, by row.
 pub(super) fn conditions(model: &SequenceModel, config: &Config) -> Vec<ConditionEntry> {
     let conditions = model.vocabulary().conditions();
     let of_row = |row| {
@@ -170,12 +170,12 @@ impl Manifest {
     }
 }
 
-/// What an export came to.
+/// Result of an export.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
-    /// Where it is.
+    /// Directory of the export.
     pub directory: PathBuf,
-    /// What it says about itself.
+    /// Its manifest.
     #[serde(flatten)]
     pub manifest: Manifest,
 }

@@ -1,16 +1,18 @@
-//! A trained model for other systems: weights, item vectors, and the serving graph (§3.4) as ONNX.
+//! Export of a trained model for other systems: weights, item vectors, and the serving graph (§3.4) as ONNX.
 //!
 //! ```text
-//! model.safetensors      the weights, under their names in the checkpoint, and the rows of the id table by item
-//! item_vectors.npy       f32 [items, d]: row i is the item with item_index i + 1, as it is scored
+//! model.safetensors      the checkpoint's weights file: parameters, and the row of the id table of each item
+//! item_vectors.npy       f32 [items, d]: row i is the item with item_index i + 1, as scored
 //! item_vectors.parquet   item_id, item_index, active, vector
-//! model.onnx             branch 1: a user's history and conditions in, hidden states and scores of all items out
-//! conditions.json        the conditions that the model follows, by row
-//! manifest.json          what the model is, the graph's inputs and outputs, sizes and hashes of the files
+//! model.onnx             branch 1: history and conditions of a user in, hidden states and scores of all items out
+//! conditions.json        the conditions that the model knows, by row
+//! manifest.json          settings and lineage of the model, inputs and outputs of the graph, sizes and hashes of the files
 //! ```
 //!
-//! What is scored is always `hidden · item vector`: of a model that scores by cosine, item vectors have length 1 and
-//! hidden states are divided by the temperature.
+//! A score is always `hidden · item vector`: for cosine scores, item vectors have length 1 and hidden states are divided by the
+//! temperature.
+//!
+//! Memory: the model, and the item vectors about three times while the graph is encoded.
 
 mod directory;
 mod graph;
@@ -43,96 +45,100 @@ use crate::models::SequenceModel;
 use directory::Staging;
 use vectors::Items;
 
-/// The graph.
+/// File name of the graph.
 pub const MODEL_ONNX: &str = "model.onnx";
-/// The weights, in a checkpoint and in an export.
+/// File name of the weights, in checkpoints and exports.
 const WEIGHTS: &str = "model.safetensors";
-/// From so many bytes of item vectors on, the graph refers to [`ITEM_VECTORS_NPY`]: no ONNX file may reach 2 GiB.
+/// Size of item vectors, in bytes, from which the graph refers to [`ITEM_VECTORS_NPY`]; an ONNX file must stay below 2 GiB.
 const EXTERNAL_FROM_BYTES: usize = 1 << 30;
-/// The largest message of Protocol Buffers.
+/// Maximum size of a Protocol Buffers message, in bytes.
 const LARGEST_ONNX_BYTES: usize = i32::MAX as usize;
 
-/// An export that failed.
+/// An error that ends an export.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The model cannot be used.
+    /// The checkpoint cannot be loaded.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The catalogue cannot be used.
+    /// The catalogue cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The serving graph does not know such models.
+    /// The serving graph does not support the model.
     #[error(
         "model `{model}` has {key} = \"{value}\", which the serving graph does not know; it knows {known}"
     )]
     Unsupported {
-        /// The model.
+        /// Name of the model.
         model: String,
-        /// The setting.
+        /// Key of the unsupported setting.
         key: &'static str,
-        /// Its value.
+        /// Value of the setting.
         value: String,
-        /// What could be exported.
+        /// Supported values.
         known: &'static str,
     },
-    /// The model diverged.
+    /// An item's vector is not finite: the model diverged.
     #[error(
         "model `{model}` gives the item with item_index {item} a vector that is not finite; train it anew"
     )]
     NotFinite {
-        /// The model.
+        /// Name of the model.
         model: String,
-        /// The item.
+        /// Index of the item.
         item: usize,
     },
-    /// The graph does not fit into one file.
+    /// The graph exceeds the size limit of an ONNX file.
     #[error(
         "the ONNX graph of model `{model}` would take {bytes} bytes; the format allows {LARGEST_ONNX_BYTES}"
     )]
     TooLarge {
-        /// The model.
+        /// Name of the model.
         model: String,
-        /// Its size, item vectors aside where they are in a file of their own.
+        /// Size of the graph in bytes, without item vectors in an external file.
         bytes: usize,
     },
-    /// There is something else.
+    /// The destination exists and is not an export.
     #[error("{path} is not an export and stays as it is ({problem}); give --out a new directory")]
     Occupied {
-        /// The destination.
+        /// Path of the destination.
         path: PathBuf,
-        /// What shows it.
+        /// Reason why it is not an export.
         problem: String,
     },
     /// A file cannot be read or written.
     #[error("{path}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// The user stopped it. Nothing is left of it.
+    /// The user interrupted the export; nothing was written.
     #[error("interrupted; nothing was exported")]
     Interrupted,
 }
 
-/// What is exported.
+/// Inputs of an export.
 struct Source<'a> {
     name: &'a str,
     model: &'a SequenceModel,
     config: &'a Config,
     lineage: &'a Lineage,
-    /// The checkpoint's file.
+    /// Path of the checkpoint's weights file.
     weights: &'a Path,
     catalogue: &'a Catalogue,
     external_from_bytes: usize,
 }
 
-/// Exports `models/<name>` to the directory `out`, which must be free, empty or an older export. Computes on the CPU,
-/// whatever the configuration says.
+/// Exports `models/<name>` to the directory `out`, which must be absent, empty or an older export. Always computes on the CPU.
+///
+/// # Errors
+///
+/// The model cannot be loaded, is not supported or has diverged; `out` holds other files; writing fails; or the run is
+/// interrupted.
 pub fn run<'a>(
     root: &'a Root,
     name: &'a str,
@@ -203,7 +209,7 @@ impl Source<'_> {
         Ok(ExportReport { directory: out.to_owned(), manifest })
     }
 
-    /// Refuses models that the graph would not describe.
+    /// Checks that the graph supports the model.
     fn check(&self) -> Result<(), ExportError> {
         let model = &self.config.model;
         let unsupported = |key, value: &str, known| ExportError::Unsupported {
@@ -216,7 +222,7 @@ impl Source<'_> {
             return Err(unsupported("model.architecture", model.architecture.name(), "climber-pilot"));
         }
         if model.mask == MaskMode::Row {
-            // Its rows see what was visible when each was a target, which a history alone does not say.
+            // Mask `row` depends on what was visible when each event was a target; a history alone does not contain that.
             return Err(unsupported("model.mask", model.mask.name(), "gather and none"));
         }
         if let Some(paradigm @ (Paradigm::Lum | Paradigm::AdalnZero)) = self.model.paradigm() {

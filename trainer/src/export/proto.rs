@@ -1,9 +1,9 @@
-//! The messages of ONNX (`onnx.proto`), as far as a graph of dense tensors needs them. Written by hand, so that no
-//! build needs `protoc`; the numbers are the file's.
+//! ONNX messages (`onnx.proto`), limited to those of a graph of dense tensors. Written by hand so that no build needs `protoc`;
+//! tags are those of `onnx.proto`.
 
 use prost::{Enumeration, Message, Oneof};
 
-/// A whole file.
+/// A whole ONNX file.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Model {
     #[prost(int64, tag = "1")]
@@ -22,7 +22,7 @@ pub(super) struct Model {
     pub(super) metadata_props: Vec<Entry>,
 }
 
-/// A version of a set of operators; the empty domain is ONNX's own.
+/// Version of an operator set; the empty domain is ONNX's own.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OperatorSet {
     #[prost(string, tag = "1")]
@@ -31,7 +31,7 @@ pub(super) struct OperatorSet {
     pub(super) version: i64,
 }
 
-/// A key with its value.
+/// A key and its value.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Entry {
     #[prost(string, tag = "1")]
@@ -40,7 +40,7 @@ pub(super) struct Entry {
     pub(super) value: String,
 }
 
-/// Nodes in an order in which they can be computed.
+/// A graph; nodes are in topological order.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Graph {
     #[prost(message, repeated, tag = "1")]
@@ -70,7 +70,7 @@ pub(super) struct Node {
     pub(super) attribute: Vec<Attribute>,
 }
 
-/// An attribute: exactly one of its values is there, be it 0.
+/// An attribute of a node; exactly one value is set, even if it is 0.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Attribute {
     #[prost(string, tag = "1")]
@@ -85,7 +85,7 @@ pub(super) struct Attribute {
     pub(super) r#type: i32,
 }
 
-/// Which value an attribute has.
+/// Type of an attribute's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 pub(super) enum AttributeType {
     Undefined = 0,
@@ -103,7 +103,7 @@ pub(super) struct Tensor {
     pub(super) data_type: i32,
     #[prost(string, tag = "8")]
     pub(super) name: String,
-    /// The elements, little endian, where they are not in another file.
+    /// Elements, little endian, unless they are in another file.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub(super) raw_data: Option<Vec<u8>>,
     /// `location`, `offset` and `length` of elements in another file.
@@ -113,14 +113,14 @@ pub(super) struct Tensor {
     pub(super) data_location: Option<i32>,
 }
 
-/// Where the elements of a constant are.
+/// Location of the elements of a constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 pub(super) enum DataLocation {
     Default = 0,
     External = 1,
 }
 
-/// Types of elements.
+/// Type of the elements of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 pub(super) enum DataType {
     Undefined = 0,
@@ -140,14 +140,14 @@ pub(super) struct ValueInfo {
     pub(super) doc_string: String,
 }
 
-/// The type of a tensor.
+/// Type of a value; always a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Type {
     #[prost(message, optional, tag = "1")]
     pub(super) tensor_type: Option<TensorType>,
 }
 
-/// Elements and shape.
+/// Element type and shape of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TensorType {
     #[prost(enumeration = "DataType", tag = "1")]
@@ -156,7 +156,7 @@ pub(super) struct TensorType {
     pub(super) shape: Option<Shape>,
 }
 
-/// The dimensions of a tensor.
+/// Shape of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Shape {
     #[prost(message, repeated, tag = "1")]
@@ -170,7 +170,7 @@ pub(super) struct Dimension {
     pub(super) value: Option<Size>,
 }
 
-/// A number, or a name for what differs from run to run.
+/// Size of a dimension: a number, or a name if it varies between runs.
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Size {
     #[prost(int64, tag = "1")]

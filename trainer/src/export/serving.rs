@@ -5,8 +5,8 @@
 //!                                    └─► last row + √d e_c, P times ─► queries ─► hidden [P, d] ─► scores [P, items]
 //! ```
 //!
-//! The backbone is computed once for all conditions. Rows and columns of the attention are the tokens: the start token,
-//! then the history. All constants bear the names of the checkpoint, but for the items, which are whole vectors.
+//! The backbone is computed once for all conditions. Rows and columns of the attention are the tokens: the start token, then the
+//! history. Constants have their names in the checkpoint, except the items, which enter as whole vectors.
 
 mod layers;
 mod layout;
@@ -25,9 +25,9 @@ use layout::Layout;
 #[cfg(test)]
 pub(super) use layout::time_thresholds;
 
-/// The version of ONNX's operators: the first with layer norms.
+/// Version of the ONNX operators: the first with LayerNormalization.
 pub(super) const OPSET: i64 = 17;
-/// The version of the file format that came with it.
+/// Version of the file format that belongs to [`OPSET`].
 const IR_VERSION: i64 = 8;
 
 /// How conditions enter the graph.
@@ -35,12 +35,12 @@ const IR_VERSION: i64 = 8;
 struct Conditioning {
     /// A learned embedding is added to the query.
     embedding: bool,
-    /// The query sees matching items only (Eq. 5).
+    /// The query attends to matching items only (Eq. 5).
     mask: bool,
 }
 
 impl Conditioning {
-    /// Of a model with one of the paradigms that the graph knows; `None` where nothing depends on conditions.
+    /// Returns the conditioning of a model with a supported paradigm; `None` if its output does not depend on conditions.
     fn of(model: &SequenceModel) -> Option<Self> {
         let mask = match model.paradigm()? {
             Paradigm::Cgsa => true,
@@ -51,8 +51,8 @@ impl Conditioning {
     }
 }
 
-/// The graph of `model`, whose settings are `settings`. With `external`, it refers to the item vectors in
-/// [`ITEM_VECTORS_NPY`] instead of holding them.
+/// Builds the graph of `model` with its `settings`. With `external`, the graph refers to the item vectors in [`ITEM_VECTORS_NPY`]
+/// instead of containing them.
 pub(super) fn model(
     model: &SequenceModel,
     settings: &Model,
@@ -144,7 +144,7 @@ impl Serving<'_> {
         Ok(self.builder.finish())
     }
 
-    /// A parameter of the checkpoint as a constant.
+    /// Returns a parameter of the checkpoint as a constant.
     fn parameter(&mut self, name: &str) -> Result<Value> {
         if self.builder.has(name) {
             return Ok(name.into());
@@ -156,7 +156,7 @@ impl Serving<'_> {
         Ok(self.builder.floats(name, tensor.dims(), &values))
     }
 
-    /// The start token and the items of the history, `[N, d]`.
+    /// Returns the start token and the items of the history, `[N, d]`.
     fn tokens(&mut self, history: &str, external: bool) -> Result<Value> {
         let (items, d) = (self.items.len(), self.settings.d);
         let b = &mut self.builder;
@@ -166,7 +166,7 @@ impl Serving<'_> {
         } else {
             b.floats(Items::VECTORS, &[items, d], self.items.vectors())
         };
-        // Negative rows would count from the end: an index below 1 becomes one that cannot be gathered.
+        // Gather counts negative rows from the end, so an index below 1 is mapped out of range, where Gather fails.
         let (one, out_of_range) = (b.integer(1), b.integer(items as i64));
         let below = b.node("Less", &[history, &one]);
         let index = b.node("Sub", &[history, &one]);
@@ -184,7 +184,7 @@ impl Serving<'_> {
         Ok(b.node("Mul", &[&tokens, &scale]))
     }
 
-    /// `hidden` times the factor of each condition, where there are such factors.
+    /// Multiplies `hidden` by the factor of each condition, if the model has such factors.
     fn sharpened(&mut self, hidden: &str, conditions: &str) -> Result<Value> {
         let name = "conditions.sharpness";
         if !self.tensors.contains_key(name) {
@@ -203,7 +203,7 @@ impl Serving<'_> {
         Ok(b.node("Mul", &[hidden, &factors]))
     }
 
-    /// The rows that ask, and what they see `[P, N]`, where that is not everything.
+    /// Returns the query rows and the tokens they attend to, `[P, N]`; `None` if all.
     fn queries(
         &mut self,
         x: &str,
@@ -231,7 +231,7 @@ impl Serving<'_> {
                 let nothing = b.float(0.0);
                 b.node("Where", &[&without, &nothing, &embedded])
             }
-            // One zero for each condition: as many rows as there are conditions.
+            // A zero per condition gives the result `P` rows.
             None => {
                 let nothing = b.node("Mul", &[conditions, &zero]);
                 let nothing = b.cast(&nothing, DataType::Float);
@@ -240,7 +240,7 @@ impl Serving<'_> {
         };
         let rows = b.node("Add", &[&row, &added]);
         let seen = mask.as_ref().map(|mask| {
-            // The start token is no item and always seen; the last token sees itself; without a condition all is seen.
+            // The start token is always seen, the last token sees itself, and without a condition everything is seen.
             let start = b.node("Equal", &[&without, &without]);
             let matching = b.concat(&[&start, mask], 1);
             let seen = b.node("Or", &[&matching, &without]);
@@ -250,7 +250,7 @@ impl Serving<'_> {
         Ok((rows, seen))
     }
 
-    /// Branch 1 at the rows that ask: `[P, d]`, as it is scored.
+    /// Returns branch 1 at the query rows as scored, `[P, d]`.
     fn branch(&mut self, x: &str, layout: &Layout, rows: &str, seen: Option<&str>) -> Result<Value> {
         let d = self.settings.d as i64;
         let attention = "branch.1.attention";

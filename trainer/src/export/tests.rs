@@ -18,7 +18,7 @@ mod files;
 
 const ITEMS: usize = 12;
 
-/// What an export needs, as a checkpoint would give it.
+/// Inputs of an export, as a checkpoint gives them.
 struct Example {
     model: SequenceModel,
     config: Config,
@@ -52,7 +52,7 @@ fn settings() -> Model {
 }
 
 impl Example {
-    /// A model that follows genres and new releases, where a paradigm is given.
+    /// Returns a model; with `instructions`, one that knows genres and new releases.
     fn new(model: Model, instructions: Option<Sft>) -> Self {
         let mut catalogue = catalogue();
         let config = Config { model, sft: instructions.clone().unwrap_or_default(), ..Config::default() };
@@ -66,7 +66,7 @@ impl Example {
         catalogue.version = 3;
         let model =
             SequenceModel::new(&config.model, &config.sft, Arc::new(vocabulary), 1, &Backend::CPU).unwrap();
-        // At their initial values biases are zero and hide what they do.
+        // Initial biases are zero and would hide their effect.
         for (name, var) in model.parameters().iter() {
             let mut generator = crate::random::generator(2, name, 0);
             let noise = StandardNormal.sample_iter(&mut generator).map(|x: f32| 0.3 * x);
@@ -115,7 +115,7 @@ impl Example {
         self.write(&Interrupt::default()).unwrap_err().to_string()
     }
 
-    /// What is scored: `[items, d]`.
+    /// Returns the vectors as scored, `[items, d]`.
     fn candidates(&self) -> Tensor {
         let items: Vec<ItemIndex> = ItemIndex::all(ITEMS).collect();
         self.model.candidates(&self.model.item_vectors(&items).unwrap().vectors).unwrap()

@@ -1,4 +1,4 @@
-//! The vectors of all items, as a numpy array and as a Parquet file.
+//! Vectors of all items, written as a numpy array and as a Parquet file. Memory: `[items, d]` floats.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -19,15 +19,15 @@ use schemas::config::Model;
 use crate::data::{Catalogue, ItemIndex};
 use crate::models::SequenceModel;
 
-/// The numpy array. A graph without the vectors in it refers to this file.
+/// File name of the numpy array; a graph without the vectors refers to it.
 pub const ITEM_VECTORS_NPY: &str = "item_vectors.npy";
 
-/// Rows of one Parquet batch.
+/// Rows per Parquet batch.
 const BATCH: usize = 1 << 14;
-/// The array begins on a page of memory, so that it can be mapped.
+/// Size of the header: the elements begin on a memory page, so that the file can be mapped.
 const PAGE: usize = 4_096;
 
-/// The vectors of items 1 to the last.
+/// Vectors of the items, from item 1 on.
 #[derive(Debug, Clone)]
 pub(super) struct Items {
     vectors: Vec<f32>,
@@ -36,10 +36,10 @@ pub(super) struct Items {
 }
 
 impl Items {
-    /// What the graph calls [`vectors`](Self::vectors).
+    /// Name of [`vectors`](Self::vectors) in the graph.
     pub(super) const VECTORS: &str = "item_vectors";
 
-    /// Of the first `items` items of the catalogue of `model`, whose settings are `settings`.
+    /// Computes the vectors of the first `items` items of the catalogue, with `model` and its `settings`.
     pub(super) fn new(model: &SequenceModel, settings: &Model, items: usize) -> Result<Self> {
         let items: Vec<ItemIndex> = ItemIndex::all(items).collect();
         let embedded = model.item_vectors(&items)?.vectors.detach();
@@ -52,28 +52,28 @@ impl Items {
         Ok(Self { vectors, lengths, d: settings.d })
     }
 
-    /// Number of items.
+    /// Returns the number of items.
     pub(super) fn len(&self) -> usize {
         self.vectors.len() / self.d
     }
 
-    /// As they are scored: `[items, d]`, of length 1 where scores are cosines.
+    /// Returns the vectors as scored, `[items, d]`; of length 1 for cosine scores.
     pub(super) fn vectors(&self) -> &[f32] {
         &self.vectors
     }
 
-    /// Where scores are cosines, by what each vector is multiplied to be an input of the model: `[items]`.
+    /// Returns, for cosine scores, the factor that turns each vector into an input of the model: `[items]`.
     pub(super) fn lengths(&self) -> Option<&[f32]> {
         self.lengths.as_deref()
     }
 
-    /// The index of the first item whose vector is not all finite numbers.
+    /// Returns the index of the first item whose vector is not finite.
     pub(super) fn not_finite(&self) -> Option<usize> {
         let place = self.vectors.iter().position(|x| !x.is_finite())?;
         Some(place / self.d + 1)
     }
 
-    /// Writes [`ITEM_VECTORS_NPY`]: f32 `[items, d]` in C order; row `i` belongs to `item_index` `i + 1`.
+    /// Writes [`ITEM_VECTORS_NPY`]: f32 `[items, d]` in C order; row `i` is the item with `item_index` `i + 1`.
     pub(super) fn write_npy(&self, path: &Path) -> io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
         file.write_all(&npy_header(self.len(), self.d))?;
@@ -83,7 +83,7 @@ impl Items {
         file.flush()
     }
 
-    /// Writes the Parquet file: `item_id`, `item_index`, `active` and `vector`, by `item_index`.
+    /// Writes the Parquet file with columns `item_id`, `item_index`, `active` and `vector`, by `item_index`.
     pub(super) fn write_parquet(&self, path: &Path, catalogue: &Catalogue) -> parquet::errors::Result<()> {
         let element = Arc::new(Field::new("element", DataType::Float32, false));
         let vector = DataType::FixedSizeList(element.clone(), self.d as i32);
@@ -93,7 +93,7 @@ impl Items {
             Field::new("active", DataType::Boolean, false),
             Field::new("vector", vector, false),
         ]));
-        // No value of these columns comes back, so dictionaries would only be built to be thrown away.
+        // All values are distinct, so dictionaries would be built in vain.
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_dictionary_enabled(false)
@@ -121,7 +121,7 @@ impl Items {
     }
 }
 
-/// The header of a numpy array (format 1.0) of f32 `[items, d]`; the elements follow.
+/// Returns the header of a numpy array (format 1.0) of f32 `[items, d]`.
 pub(super) fn npy_header(items: usize, d: usize) -> Vec<u8> {
     const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
     let fields = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({items}, {d}), }}");

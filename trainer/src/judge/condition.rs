@@ -1,8 +1,10 @@
-//! Evaluation under conditions: the relevance of instructed lists (HR@K) and how far they comply (CC@K, Eq. 8), by the
-//! paper's protocol: the instruction is the true item's own value of an attribute.
+//! Evaluation under conditions: relevance (HR@K) and compliance (CC@K, Eq. 8) of instructed lists. As in the paper, the
+//! instruction is the target item's own value of an attribute.
 //!
-//! A target with several values is asked once for each, and counts as one. Without a filter behind it the whole catalogue
-//! is ranked, and the model alone has to comply; with one, only the items that carry the condition.
+//! A target with several values is evaluated once per value, with weights that sum to 1. Without a filter the whole catalogue is
+//! ranked and compliance depends on the model alone; with a filter only carriers of the condition are ranked.
+//!
+//! Memory: one state and four answers per question, and the seen items of one block of questions.
 
 use std::collections::BTreeMap;
 
@@ -24,30 +26,30 @@ use crate::serve::{Answers, Carrying, ListFilter, ListQuery, Recommender, Scored
 /// Questions whose seen items are held at a time.
 const BLOCK: usize = 1 << 12;
 
-/// The conditions that may be asked for, and who carries them.
+/// Known conditions and the items that carry them.
 #[derive(Debug, Clone, Copy)]
 pub struct AskedConditions<'a> {
-    /// The conditions.
+    /// The conditions that can be asked for.
     pub conditions: &'a KnownConditions,
     /// Which items carry them.
     pub carriers: &'a Carriers,
 }
 
-/// One target under one of its conditions.
+/// A target under one of its conditions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) target: &'a Target,
-    /// What the protocol shows before it.
+    /// Number of events that the protocol shows before the target.
     pub(super) context: usize,
     pub(super) condition: ConditionRow,
-    /// When the target happened.
+    /// Time of the target, epoch milliseconds.
     pub(super) at: i64,
-    /// 1 over the number of its conditions; of an instruction, its weight.
+    /// 1 over the number of the target's conditions; the weight of an instruction.
     pub(super) weight: f64,
 }
 
 impl Answer {
-    /// The answer to one question, for one choice of filters.
+    /// Returns the answer to `question` from its `list`, under one choice of filters.
     fn of(
         question: &Question<'_>,
         list: &[Scored],
@@ -60,17 +62,17 @@ impl Answer {
     }
 }
 
-/// Which items a list may have.
+/// Filters of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Filters {
-    /// Items that the user has seen are left out.
+    /// Whether items that the user has seen are excluded.
     pub(super) seen: bool,
-    /// Items that do not carry the condition are left out.
+    /// Whether items that do not carry the condition are excluded.
     pub(super) condition: bool,
 }
 
 impl Filters {
-    /// Every choice, in the order of the tables.
+    /// All choices, in the order of the tables.
     pub(super) const ALL: [Self; 4] = [
         Self { seen: true, condition: false },
         Self { seen: true, condition: true },
@@ -79,34 +81,38 @@ impl Filters {
     ];
 }
 
-/// How a model does under one condition, seen items filtered.
+/// Metrics of a model under one condition, seen items filtered.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConditionMetrics {
-    /// The model.
+    /// Name of the model.
     pub model: String,
     /// The condition.
     #[serde(flatten)]
     pub condition: Condition,
-    /// The protocol.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Targets that carry it, each counted by the share of its values.
+    /// Number of targets that carry it; a target with `n` values counts `1 / n`.
     pub targets: f64,
-    /// Active items that carry it (a derived one: at the newest target's time).
+    /// Number of active items that carry it; for a derived condition, at the time of the newest target.
     pub pool: usize,
-    /// HR@10 without a filter behind the model.
+    /// HR@10 without a filter by the condition.
     #[serde(rename = "hr@10")]
     pub hr_10: f64,
-    /// CC@10 without a filter.
+    /// CC@10 without a filter by the condition.
     #[serde(rename = "cc@10")]
     pub cc_10: f64,
-    /// HR@10 with a filter.
+    /// HR@10 with a filter by the condition.
     #[serde(rename = "hr@10_filtered")]
     pub hr_10_filtered: f64,
 }
 
 impl Evaluation<'_> {
-    /// Results of `model`, called `name`, under the conditions of each target's own item: for seen items filtered and kept,
-    /// without and with a filter by the condition. Several `attributes` are asked for together.
+    /// Returns the metrics of `model`, labelled `name`, under the conditions of each target's own item: seen items filtered or
+    /// kept, each without and with a filter by the condition. The values of all `attributes` are evaluated together.
+    ///
+    /// # Errors
+    ///
+    /// An attribute is unknown, a score is not finite, or a tensor operation fails.
     pub fn instructed(
         &self,
         name: &str,
@@ -121,7 +127,7 @@ impl Evaluation<'_> {
         Ok(self.under_conditions(name, protocol, &attributes.join("+"), &questions, &answers))
     }
 
-    /// Adds what `model` does under `attribute` to `report`; gives the numbers of every target.
+    /// Adds the metrics of `model` under `attribute` to `report` and returns the numbers of each target.
     pub(super) fn under(
         &self,
         attribute: &str,
@@ -142,7 +148,7 @@ impl Evaluation<'_> {
         Ok(rows)
     }
 
-    /// Every target that takes part under `protocol`, once for each of its values of `attributes`.
+    /// Returns one question per target that takes part under `protocol` and per value of `attributes` that its item carries.
     pub(super) fn questions(
         &self,
         AskedConditions { conditions, carriers }: AskedConditions<'_>,
@@ -170,12 +176,12 @@ impl Evaluation<'_> {
         Ok(questions)
     }
 
-    /// When a target happened, epoch milliseconds.
+    /// Returns the time of a target, epoch milliseconds.
     pub(super) fn time(&self, target: &Target) -> i64 {
         self.sequences.ts[self.sequences.row(target.row).start + target.t]
     }
 
-    /// The answers to each question, for each of [`Filters::ALL`].
+    /// Returns the answers to each question, one per entry of [`Filters::ALL`].
     pub(super) fn answers(
         &self,
         model: &dyn Recommender,
@@ -211,7 +217,7 @@ impl Evaluation<'_> {
         Ok(answers)
     }
 
-    /// Active items, as `filters` say.
+    /// Returns the filter of a list of active items, as `filters` select.
     pub(super) fn filter<'f>(
         &'f self,
         filters: Filters,
@@ -228,7 +234,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// One answer for each question, under its condition.
+    /// Returns one answer per question, read under its condition.
     pub(super) fn read_under<'m>(
         &self,
         model: &'m dyn Recommender,
@@ -237,7 +243,7 @@ impl Evaluation<'_> {
         self.read(model, questions.iter().map(|q| (q.target, q.context, Some(q.condition))))
     }
 
-    /// The means over all targets, for each of [`Filters::ALL`].
+    /// Returns the means over all targets, for each of [`Filters::ALL`].
     pub(super) fn under_conditions(
         &self,
         name: &str,
@@ -269,7 +275,7 @@ impl Evaluation<'_> {
         Filters::ALL.into_iter().enumerate().map(of).collect()
     }
 
-    /// The numbers of every target, for each of [`Filters::ALL`], to be stored.
+    /// Returns the numbers of each target to store, for each of [`Filters::ALL`].
     pub(super) fn rows_under(
         &self,
         protocol: Protocol,
@@ -278,7 +284,7 @@ impl Evaluation<'_> {
     ) -> Vec<InstructedTarget> {
         let mut rows = Vec::new();
         let mut at = 0;
-        // The questions of one target stand together.
+        // The questions of one target are consecutive.
         for same in questions.chunk_by(|a, b| std::ptr::eq(a.target, b.target)) {
             let answers = &answers[at..at + same.len()];
             at += same.len();
@@ -303,7 +309,7 @@ impl Evaluation<'_> {
         rows
     }
 
-    /// The same condition by condition, the most common first.
+    /// Returns the metrics per condition, the most common condition first.
     pub(super) fn by_condition(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! What can be wrong with a model that hit rates do not show: weights that are no numbers, the same few items for everybody,
-//! scores on another scale than before.
+//! Health of a model: faults that hit rates do not show, such as non-finite weights, the same few items for all users, or scores
+//! on another scale than before. Memory: at most 2,000 lists of 50 items.
 
 use std::collections::HashSet;
 
@@ -18,32 +18,32 @@ use crate::serve::{ListFilter, ListQuery, RecommendError};
 
 /// Places of a list that count for coverage.
 const PLACES: usize = 50;
-/// Targets that are asked, at most, evenly over the split.
+/// Maximum targets evaluated, evenly spaced over the split.
 const LISTS: usize = 2_000;
 
-/// A model's state of health, from the validation targets as they would be served.
+/// Health of a model, measured on validation targets under the protocol `as-served`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {
-    /// A tensor, or the item vectors or scores made from them, with values that are not finite; then nothing else is known.
+    /// Name of a tensor with non-finite values, or `item vectors` or `scores`; the other fields are then empty.
     pub not_finite: Option<String>,
-    /// Lists that were made.
+    /// Number of lists.
     pub lists: usize,
-    /// Different items among the first 50 of all lists.
+    /// Number of distinct items in the first 50 places of all lists.
     pub listed_items: usize,
-    /// Items that could be listed.
+    /// Number of active items.
     pub active_items: usize,
-    /// The percentiles 0, 1, …, 100 of each list's best score; none without lists.
+    /// Percentiles 0, 1, …, 100 of the lists' best scores; empty without lists.
     pub best_scores: Vec<f64>,
 }
 
 impl Health {
-    /// The share of the active items that somebody is recommended.
+    /// Returns the share of active items that are in some list.
     pub fn coverage(&self) -> f64 {
         self.listed_items as f64 / self.active_items.max(1) as f64
     }
 
-    /// The largest difference between the cumulative distributions of both models' best scores (Kolmogorov–Smirnov), to a
-    /// hundredth; `None` where one has none.
+    /// Returns the Kolmogorov–Smirnov distance between the best scores of both models, the largest difference of their cumulative
+    /// distributions, at a resolution of 0.01; `None` if either has no scores.
     pub fn score_shift(&self, other: &Self) -> Option<f64> {
         let share =
             |scores: &[f64], at: f64| scores.partition_point(|&s| s <= at) as f64 / scores.len() as f64;
@@ -56,7 +56,11 @@ impl Health {
     }
 }
 
-/// Examines `models/<name>`.
+/// Measures the health of `models/<name>`.
+///
+/// # Errors
+///
+/// The model or a table cannot be loaded, or a tensor operation fails. Non-finite values are a result, not an error.
 pub fn health<'a>(
     config: &'a Config,
     root: &'a Root,

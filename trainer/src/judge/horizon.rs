@@ -1,38 +1,37 @@
-//! The horizon curve (Figure 3): one prediction at an anchor `t`, asked for each of the user's next ten events.
+//! The horizon curve (Figure 3): one prediction at an anchor `t`, scored against each of the user's next ten events.
 //!
-//! The anchors are the first test events of users whose last [`HORIZON`] events are the test
-//! (`sequences.split = "last-n"`, `last_n = 10`): the list for `i_t` is looked through for
-//! `i_t … i_{t+9}`, horizon 1 to 10. Nothing after the anchor is context, and what counts as seen is what was
-//! visible at the anchor.
+//! Anchors are the first test events of users whose last [`HORIZON`] events are the test targets (`sequences.split = "last-n"`,
+//! `last_n = 10`). The list for `i_t` is searched for `i_t … i_{t+9}`, horizons 1 to 10. Context and seen items are those visible
+//! at the anchor.
 
 use serde::{Deserialize, Serialize};
 
 use super::{HR_10, Protocol, Ranks, Target, metrics};
 use crate::data::SequencesTable;
 
-/// Events that one prediction is asked for.
+/// Events that one prediction is scored against.
 pub const HORIZON: usize = 10;
 
-/// One curve.
+/// One curve: hit rates by horizon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HorizonMetrics {
-    /// The model.
+    /// Name of the model.
     pub model: String,
-    /// `validation` or `test`.
+    /// Split of the targets: `validation`, `test` or `prequential`.
     pub split: String,
-    /// What the prediction may build on.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Whether items that the user has seen are left out of the ranking.
+    /// Whether items that the user has seen are excluded from the ranking.
     pub filter_seen: bool,
-    /// Users, each with one prediction.
+    /// Number of users; each has one prediction.
     pub users: usize,
-    /// Hit rate at 10 for the event 1, 2, … [`HORIZON`] steps ahead.
+    /// HR@10 for the event 1, 2, …, [`HORIZON`] steps ahead; `None` without users.
     #[serde(rename = "hr@10")]
     pub hr_10: Vec<Option<f64>>,
 }
 
-/// The users' targets, [`HORIZON`] consecutive ones each, in the order of `targets`. Empty where the split is
-/// another: some user has more or fewer, or they are not neighbours in one row.
+/// Groups `targets` by user, [`HORIZON`] consecutive ones each. Returns an empty list if any user has more or fewer, or has them
+/// not consecutive in one row.
 pub(super) fn groups<'a>(sequences: &SequencesTable, targets: &'a [Target]) -> Vec<&'a [Target]> {
     let user = |target: &Target| sequences.user[target.row];
     let groups: Vec<&[Target]> = targets.chunk_by(|a, b| user(a) == user(b)).collect();
@@ -43,7 +42,7 @@ pub(super) fn groups<'a>(sequences: &SequencesTable, targets: &'a [Target]) -> V
     if groups.iter().all(whole) { groups } else { Vec::new() }
 }
 
-/// Hit rates at 10 by horizon, from the ranks of users one after another, [`HORIZON`] each.
+/// Returns HR@10 by horizon from the concatenated ranks of users, [`HORIZON`] each.
 pub(super) fn hit_rates(ranks: &[Ranks], filter_seen: bool) -> Vec<Option<f64>> {
     (0..HORIZON)
         .map(|h| {
@@ -69,7 +68,7 @@ mod tests {
         let found = groups(&sequences, &targets);
         assert_eq!(found.iter().map(|g| (g[0].row, g[0].t)).collect::<Vec<_>>(), [(1, 5), (2, 0)]);
         assert!(groups(&sequences, &targets[1..]).is_empty());
-        // Ten of one user, but in two rows.
+        // Ten targets of one user, but in two rows.
         let split: Vec<Target> = row(0, 5).take(5).chain(row(1, 10).take(5)).collect();
         assert!(groups(&sequences, &split).is_empty());
     }

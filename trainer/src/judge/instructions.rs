@@ -1,8 +1,10 @@
-//! Evaluation under each user's own recall instructions (§3.4.1): what a request is asked when nobody names a condition.
+//! Evaluation under each user's own recall instructions (§3.4.1), as served to requests that name no condition.
 //!
-//! A target's instructions are those that its visible history gives at its time, by the definition of the table
-//! `instructions`: the table itself is of the newest events, held-out ones among them. The lists of one target become one
-//! (`weighted`) before anything is counted. Beside it, the diversity of the lists by the activity of users (Table 5).
+//! Instructions are derived from the target's visible history at its time, by the definition of table `instructions`; the table
+//! itself covers the newest events, including held-out ones. The lists of one target are merged (`weighted`) before they are
+//! scored. Also measures the diversity of lists by the users' activity (Table 5).
+//!
+//! Memory: three lists per target, and the seen items and unmerged lists of one block of targets.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,51 +19,50 @@ use super::{AskedConditions, EvaluateError, Evaluation, Metrics, PerMetric, Prot
 use crate::data::{ConditionRow, ItemIndex};
 use crate::serve::{List, ListFilter, ListQuery, Merge, Merged, Origin, Recommender, merge};
 
-/// Targets whose seen items and lists are held at a time.
+/// Targets whose seen items and unmerged lists are held at a time.
 const BLOCK: usize = 1 << 10;
 
-/// The places of a list in which different values are counted.
+/// Places of a list in which distinct values are counted.
 const DIVERSITY: usize = 20;
 
-/// How diverse lists are for one group of users: different values of an attribute among the first 20 items, seen items
-/// filtered.
+/// Diversity of lists for one group of users: distinct values of an attribute among the first 20 items, seen items filtered.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diversity {
-    /// The model.
+    /// Name of the model.
     pub model: String,
-    /// The protocol.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// The attribute.
+    /// Attribute whose values are counted.
     pub attribute: String,
-    /// `low`, `middle` or `high`: a third of the targets each, by the length of the visible history.
+    /// `low`, `middle` or `high`: thirds of the targets, by the length of the visible history.
     pub activity: &'static str,
-    /// Targets of the group.
+    /// Number of targets in the group.
     pub targets: usize,
-    /// The mean without instructions.
+    /// Mean number of distinct values without instructions.
     pub plain: f64,
-    /// The mean with each user's own.
+    /// Mean number of distinct values with each user's own instructions.
     pub instructed: f64,
 }
 
-/// One target, and what it is asked by.
+/// A target and its questions.
 struct AskedTarget<'a> {
     target: &'a Target,
-    /// Visible events.
+    /// Number of visible events.
     activity: usize,
-    /// Where its questions are.
+    /// Indexes of its questions.
     questions: Range<usize>,
 }
 
-/// A target's lists.
+/// Lists of one target.
 struct Lists {
-    /// With the instructions of its user, merged: without a filter, and with one.
+    /// Merged over the user's instructions: without a filter by the condition, and with one.
     merged: [Vec<Merged>; 2],
     plain: Vec<ItemIndex>,
 }
 
 impl Evaluation<'_> {
-    /// Results of `model`, called `name`, under the users' own instructions: seen items filtered, without and with a
-    /// filter by the condition. Conditions with fewer than `min_pool` active carriers instruct nobody.
+    /// Returns the metrics and the diversity of `model`, labelled `name`, under the users' own instructions: seen items filtered,
+    /// without and with a filter by the condition. Conditions with fewer than `min_pool` active carriers give no instructions.
     pub(super) fn under_instructions(
         &self,
         name: &str,
@@ -110,7 +111,7 @@ impl Evaluation<'_> {
         Ok((metrics, diversity))
     }
 
-    /// The items and times of all events that a target may see, also from before its row.
+    /// Returns the items and times of all events visible to a target, including those before its row.
     fn visible_events(&self, target: &Target, context: usize) -> Vec<(ItemIndex, i64)> {
         let sequences = self.sequences;
         let Some(last) = context.checked_sub(1) else { return Vec::new() };
@@ -255,17 +256,17 @@ impl Evaluation<'_> {
     }
 }
 
-/// An attribute that instructs.
+/// An attribute that gives instructions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Quota {
     attribute: String,
-    /// The rows of its conditions that may be instructions.
+    /// Rows of its conditions that can be instructions.
     rows: Vec<ConditionRow>,
-    /// How many of a user's instructions it may give.
+    /// Maximum instructions per user from this attribute.
     most: usize,
 }
 
-/// The attributes of the settings that the model knows, or all that it knows where the settings name none.
+/// Returns the attributes in `settings` that the model knows, or all it knows if `settings` names none.
 fn quotas(AskedConditions { conditions, .. }: AskedConditions<'_>, settings: &Instructions) -> Vec<Quota> {
     let most = |name: &str| match settings.quota.is_empty() {
         true => Some(settings.per_user),
@@ -278,7 +279,7 @@ fn quotas(AskedConditions { conditions, .. }: AskedConditions<'_>, settings: &In
     conditions.attributes().filter_map(of).collect()
 }
 
-/// A user's instructions and their weights, the heaviest first, from the events in the window.
+/// Returns a user's instructions and weights, heaviest first, from the events in the window.
 fn instructions(
     AskedConditions { conditions, carriers }: AskedConditions<'_>,
     quotas: &[Quota],
@@ -292,10 +293,10 @@ fn instructions(
     let mut all = Vec::new();
     for Quota { attribute, rows, most } in quotas {
         let Ok(values) = conditions.rows(attribute) else { continue };
-        // As the table has it: added up in integers by the number of an item's values, and compared as it is stored.
+        // As in table `instructions`: integer counts by number of values, and weights compared as the stored `f32`.
         let mut counts: BTreeMap<(ConditionRow, usize), u64> = BTreeMap::new();
         for &(item, ts) in events {
-            // Values that instruct nobody have their share of the event all the same.
+            // Values that cannot be instructions still take their share of the event.
             let carried: Vec<ConditionRow> = carriers.carried(item, &values, ts).collect();
             for row in carried.iter().filter(|row| rows.binary_search(row).is_ok()) {
                 *counts.entry((*row, carried.len())).or_default() += 1;

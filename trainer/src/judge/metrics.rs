@@ -1,25 +1,25 @@
-//! The metrics of ranked lists. [`METRICS`] is the one table of them: evaluation, validation records, comparison and the
-//! gate's figures hold one number for each of its rows ([`PerMetric`]).
+//! Metrics of ranked lists. [`METRICS`] is their single table: evaluation, validation records, comparison and the gate hold one
+//! number per row of it ([`PerMetric`]).
 
 use serde::{Deserialize, Serialize};
 
 use super::per_metric::{self, PerMetric};
 
-/// Which part of a user's history a prediction may build on.
+/// The part of a user's history that a prediction may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// All earlier items.
+    /// All earlier events.
     Standard,
-    /// As in production: what happened in the last `Δτ` is hidden.
+    /// As in production: events of the last `Δτ` are hidden.
     AsServed,
 }
 
 impl Protocol {
-    /// Both, in the order of the tables.
+    /// Both protocols, in the order of the tables.
     pub const ALL: [Self; 2] = [Self::Standard, Self::AsServed];
 
-    /// The name in results.
+    /// Returns the name used in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Standard => "standard",
@@ -28,27 +28,26 @@ impl Protocol {
     }
 }
 
-/// One number of a ranked list; a row of [`METRICS`].
+/// A metric of a ranked list; a row of [`METRICS`].
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// The key in JSON and figures, such as `hr@10`.
+    /// Key in JSON and figures, such as `hr@10`.
     pub name: &'static str,
-    /// The metric reads this many places from the top of the list.
+    /// Number of places, from the top of the list, that the metric reads.
     pub places: usize,
     measure: Measure,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Measure {
-    /// The gain at a rank within the places, from 1. Any other target is a miss and gains 0.
+    /// Gain of a target at a rank (from 1) within the places; a target at no such rank gains 0.
     Gain(fn(u32) -> f64),
-    /// The share of the places whose items carry the condition; an empty place does not.
+    /// Share of the places whose item carries the condition; an empty place counts as not carrying it.
     Compliance,
 }
 
-/// Every metric, in the order of all outputs: those of ranks first, then those that need a condition.
-///
-/// A new row is all that a new metric needs.
+/// Every metric, in the order of all outputs: metrics of ranks first, then those that need a condition. Adding a metric takes one
+/// row here.
 pub const METRICS: &[Metric] = &[
     // Hit rate (Eq. 7).
     Metric::of_rank("hr@10", 10, |_| 1.0),
@@ -62,13 +61,13 @@ pub const METRICS: &[Metric] = &[
     Metric::compliance("cc@50", 50),
 ];
 
-/// The number of metrics.
+/// Number of metrics.
 pub const ALL: usize = METRICS.len();
 
-/// The number of metrics that need no condition.
+/// Number of metrics that need no condition.
 pub const OF_RANKS: usize = of_ranks();
 
-/// The longest list that a metric reads.
+/// Length of the longest list that a metric reads.
 pub(super) const LIST: usize = longest();
 
 /// Hit rate at 10, the headline.
@@ -87,12 +86,12 @@ impl Metric {
         Self { name, places, measure: Measure::Compliance }
     }
 
-    /// The name in tables, such as `HR@10`.
+    /// Returns the name in tables, such as `HR@10`.
     pub fn label(&self) -> String {
         self.name.to_uppercase()
     }
 
-    /// The name of a Parquet column, of a scalar and of a field in comparisons, such as `hr_10`.
+    /// Returns the name of Parquet columns, scalars and fields in comparisons, such as `hr_10`.
     pub fn column(&self) -> String {
         self.name.replace('@', "_")
     }
@@ -122,14 +121,16 @@ const fn longest() -> usize {
     longest
 }
 
-/// The place of a metric in [`METRICS`].
+/// Index of a metric in [`METRICS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(pub(super) usize);
 
 impl Key {
+    /// Returns the key of the metric called `name`.
+    ///
     /// # Panics
     ///
-    /// No metric has this name. A constant fails to compile.
+    /// No metric has this name; in a constant, compilation fails.
     pub(super) const fn of(name: &str) -> Self {
         let mut i = 0;
         while i < METRICS.len() {
@@ -141,12 +142,12 @@ impl Key {
         panic!("no metric has this name");
     }
 
-    /// The row of the table.
+    /// Returns the row of the table.
     pub fn metric(self) -> &'static Metric {
         &METRICS[self.0]
     }
 
-    /// Its place, from 0.
+    /// Returns the index in the table, from 0.
     pub fn index(self) -> usize {
         self.0
     }
@@ -160,22 +161,22 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
     i == a.len() && i == b.len()
 }
 
-/// What came of one list: all that a metric reads.
+/// The parts of one list that metrics read.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Answer {
-    /// The target's place in the list, from 1, where it is in it.
+    /// Rank of the target in the list, from 1; `None` if absent.
     pub(super) rank: Option<u32>,
-    /// For each metric of compliance, how many of its places hold an item that carries the condition.
+    /// For each metric of compliance, the number of its places whose item carries the condition.
     pub(super) compliant: [u32; ALL - OF_RANKS],
 }
 
 impl Answer {
-    /// `compliant(k)`: how many of the first `k` items carry the condition.
+    /// Builds an answer; `compliant(k)` returns how many of the first `k` items carry the condition.
     pub(super) fn new(rank: Option<u32>, compliant: impl Fn(usize) -> u32) -> Self {
         Self { rank, compliant: std::array::from_fn(|i| compliant(METRICS[OF_RANKS + i].places)) }
     }
 
-    /// One metric of this list.
+    /// Returns one metric of this list.
     pub(super) fn value(&self, key: Key) -> f64 {
         let Metric { places, measure, .. } = key.metric();
         match measure {
@@ -184,46 +185,46 @@ impl Answer {
         }
     }
 
-    /// The first `N` metrics of this list.
+    /// Returns the first `N` metrics of this list.
     pub(super) fn values<const N: usize>(&self) -> PerMetric<f64, N> {
         PerMetric::from_fn(|key| self.value(key))
     }
 }
 
-/// One line of the results. A mean over no target is none: `null` as JSON, a dash in tables.
+/// One line of results. A mean over no targets is `None`: `null` in JSON, a dash in tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The model, or `popularity` or `co-occurrence`.
+    /// Name of the model, or `popularity` or `co-occurrence`.
     pub model: String,
-    /// `validation` or `test`.
+    /// Split of the targets: `validation`, `test` or `prequential`.
     pub split: String,
-    /// What a prediction may build on.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Whether items that the user has seen are left out of the ranking.
+    /// Whether items that the user has seen are excluded from the ranking.
     pub filter_seen: bool,
-    /// The instructed attribute, where there is one.
+    /// Instructed attribute; several are joined by `+`. `None` without conditions.
     pub condition: Option<String>,
-    /// Where the instruction came from: `target` or `instructions`.
+    /// Source of the conditions: `target` or `instructions`.
     pub condition_from: Option<String>,
-    /// Whether items that do not carry the condition are left out of the ranking.
+    /// Whether items that do not carry the condition are excluded from the ranking.
     #[serde(default)]
     pub condition_filter: bool,
-    /// Targets left out because their item has no value of the attribute.
+    /// Number of targets without a condition: their item has no value of the attribute, or their user no instruction.
     #[serde(default)]
     pub without_condition: usize,
-    /// Targets in the means.
+    /// Number of targets in the means.
     pub targets: usize,
-    /// Targets left out because nothing was visible.
+    /// Number of targets excluded because no event was visible.
     pub no_history: usize,
-    /// Targets left out because their row had to leave events out.
+    /// Number of targets excluded because their row omits events.
     pub left_out: usize,
-    /// The means, by the names of their metrics. Metrics that need a condition have none without one, and no key.
+    /// Means by metric name. Without a condition, metrics that need one are `None` and have no key.
     #[serde(flatten, with = "per_metric::by_name")]
     pub means: PerMetric<Option<f64>, ALL>,
 }
 
 impl Metrics {
-    /// A line without targets.
+    /// Returns a line without targets.
     pub(super) fn of(model: &str, split: &str, protocol: Protocol, filter_seen: bool) -> Self {
         Self {
             model: model.into(),
@@ -242,12 +243,13 @@ impl Metrics {
     }
 }
 
-/// The metrics of one target's rank, from 1; without a rank it is a miss.
+/// Returns the metrics of one target from its rank, from 1; `None` is a miss.
 pub(crate) fn gains(rank: Option<u32>) -> PerMetric<f64> {
     Answer { rank, ..Answer::default() }.values()
 }
 
-/// The number of `ranks` and the means of their metrics; a target without a rank is a miss. Nothing has no mean.
+/// Returns the number of `ranks` and the means of their metrics; a target without a rank is a miss. Means over no ranks are
+/// `None`.
 pub(super) fn means(ranks: impl Iterator<Item = Option<u32>>) -> (usize, PerMetric<Option<f64>>) {
     let (mut n, mut sums) = (0usize, PerMetric::from_fn(|_| 0.0));
     for rank in ranks {
@@ -257,12 +259,12 @@ pub(super) fn means(ranks: impl Iterator<Item = Option<u32>>) -> (usize, PerMetr
     (n, sums.map(|sum| mean(sum, n as f64)))
 }
 
-/// `sum / n`; nothing has no mean.
+/// Returns `sum / n`; `None` if `n` is 0.
 pub(super) fn mean(sum: f64, n: f64) -> Option<f64> {
     (n > 0.0).then(|| sum / n)
 }
 
-/// A rate with four decimals, or a dash of the same width where there is none.
+/// Formats a rate with four decimals, or a dash of the same width for `None` and non-finite values.
 pub(crate) fn rate(value: Option<f64>) -> String {
     value
         .filter(|value| value.is_finite())
@@ -307,7 +309,7 @@ mod tests {
         }
     }
 
-    /// A line as it was written before the table: its keys, their order, and what it says where some are missing.
+    /// A line written by an older version: same keys and order; missing keys have defaults.
     #[test]
     fn a_line_reads_and_writes_as_it_always_did() {
         let text = "{\"model\":\"m\",\"split\":\"test\",\"protocol\":\"as-served\",\"filter_seen\":true,\

@@ -1,17 +1,19 @@
-//! Evaluation (§4.1): full ranking of targets over the whole catalogue, under two protocols, with and without the items
-//! a user has seen. Targets are held-out events, or those that are new to the model.
+//! Evaluation (§4.1): full ranking of targets over the whole catalogue, under two protocols, with and without the items a
+//! user has seen. Targets are held-out events, or events that are new to the model.
 //!
-//! It asks a [`Recommender`], as serving does, and has no road of its own to a list.
+//! Evaluation reads and scores through [`Recommender`], exactly as serving does. Memory: table `sequences` (or a sample of it),
+//! the catalogue, one answer and one row of results per target.
 //!
-//! | file | answers |
+//! | file | content |
 //! |---|---|
-//! | `targets.rs` | which events are asked, and what each protocol shows before them: the time-aware mask of evaluation |
-//! | `metrics.rs` | HR@K (Eq. 7), NDCG@K: what a rank is worth |
-//! | `condition.rs`, `instructions.rs` | CC@K (Eq. 8) under the target's condition, and under the user's own instructions; diversity (Table 5) |
+//! | `targets.rs` | the targets, and the history that each protocol shows before them: the time-aware mask of evaluation |
+//! | `metrics.rs`, `per_metric.rs` | HR@K (Eq. 7), NDCG@K and CC@K (Eq. 8): the gain of a rank; one value per metric |
+//! | `condition.rs`, `instructions.rs` | metrics under the target's condition, and under the user's own instructions; diversity (Table 5) |
 //! | `horizon.rs` | the horizon curve (Figure 3) |
-//! | `prequential.rs` | what is new, asked of a model that has not learned it |
-//! | `health.rs` | finite weights, coverage, scores: for the gate |
-//! | `stored/` | the rank of every target, beside the model |
+//! | `prequential.rs` | new events as targets, for a model that has not learned them |
+//! | `health.rs` | finite weights, coverage and scores, for the gate |
+//! | `report.rs` | the report, as JSON and as tables |
+//! | `stored/` | the rank of every target, stored with the model |
 
 mod condition;
 mod health;
@@ -55,28 +57,35 @@ use crate::serve::{
 };
 use targets::targets_at;
 
-/// Under which conditions a model is evaluated, besides without any.
+/// Conditions of an evaluation, besides the evaluation without conditions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UnderConditions<'a> {
-    /// Attributes of the catalogue and derived conditions: each target's own values of them.
+    /// Attributes of the catalogue and derived conditions; each target is evaluated under its own values of them.
     pub attributes: &'a [String],
-    /// Each user's own instructions too.
+    /// Whether to evaluate under each user's own instructions too.
     pub by_instructions: bool,
 }
 
 impl<'a> UnderConditions<'a> {
-    /// Without any.
+    /// No conditions.
     pub const NONE: Self = Self { attributes: &[], by_instructions: false };
 
-    /// The values of these.
+    /// Returns an evaluation under `attributes`, without instructions.
     pub const fn attributes(attributes: &'a [String]) -> Self {
         Self { attributes, by_instructions: false }
     }
 }
 
-/// Evaluates `models/<name>` and, where configured, the baselines, on the targets of `split`, under both protocols, and
-/// stores the results beside the model ([`stored`]). No results where there is no such target. No baselines beside
-/// [`TargetSplit::Prequential`]: they count events of the table that is asked. Besides, the model under the conditions that are `asked` for.
+/// Evaluates `models/<name>` and, if configured, the baselines on the targets of `split`, under both protocols; also the model
+/// under the conditions in `asked`. Stores the results with the model ([`stored`]); a split without targets gives an empty
+/// report.
+///
+/// [`TargetSplit::Prequential`] has no baselines, because they would count events of the evaluated table itself.
+///
+/// # Errors
+///
+/// The model or a table cannot be loaded, a condition is unknown, the model has learned the new events, a score is not finite, or
+/// the results cannot be stored.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -105,7 +114,7 @@ async fn evaluate(
     attributes.extend(asked.cloned().collect::<Vec<_>>());
     let catalogue = Catalogue::load(root, &attributes).await?;
     let checkpoint = checkpoint::load(&directory, &catalogue, &backend)?;
-    // A model that follows none can still have a filter behind it.
+    // A model without conditions can still be filtered by them.
     let (known, derived) = match checkpoint.model.paradigm() {
         Some(_) => {
             (checkpoint.model.vocabulary().conditions().clone(), &checkpoint.config.conditions.derived)
@@ -118,7 +127,7 @@ async fn evaluate(
     let carriers = Carriers::new(&known, derived, &catalogue);
     let role = if split == TargetSplit::Test { Role::Test } else { Role::Validation };
     let sequences = match split {
-        // What is new is looked for among all rows.
+        // New events may be in any row.
         TargetSplit::Prequential => SequencesTable::load(root, catalogue.items()).await?,
         TargetSplit::Validation | TargetSplit::Test => {
             asked_rows(config, root, catalogue.items(), role).await?
@@ -157,7 +166,7 @@ async fn evaluate(
     }
     let model = checkpoint.model.recommender(evaluation.serving(Some(&carriers)))?;
     let mut ranks = evaluation.rows();
-    // Where nothing is hidden, one protocol answers for the other.
+    // If nothing is hidden, both protocols give the same numbers.
     let protocols = if evaluation.hides_nothing() { &[Protocol::Standard][..] } else { &Protocol::ALL };
     for (i, &protocol) in protocols.iter().enumerate() {
         let found = evaluation.ranks(&*model, protocol)?;
@@ -207,7 +216,7 @@ async fn evaluate(
     Ok(report)
 }
 
-/// The share of the events that happened at the same time as another one of their user: their order is the tie policy's.
+/// Returns the share of events at the same time as another event of their user; the tie policy orders these.
 fn tied_share(sequences: &SequencesTable) -> Option<f64> {
     let (mut events, mut tied) = (0usize, 0usize);
     let mut of_user: Vec<i64> = Vec::new();
@@ -222,8 +231,12 @@ fn tied_share(sequences: &SequencesTable) -> Option<f64> {
     metrics::mean(tied as f64, events as f64)
 }
 
-/// The rows of `sequences` that are asked for their targets of `role`: all, or those of some users (`evaluate.sample`), the same ones
-/// whatever the model.
+/// Reads the rows of `sequences` to evaluate on: all, or those of enough users for `evaluate.sample` targets of `role`, the same
+/// for every model.
+///
+/// # Errors
+///
+/// The table cannot be read.
 pub(crate) async fn asked_rows(
     config: &Config,
     root: &Root,
@@ -250,54 +263,54 @@ pub(crate) async fn asked_rows(
     Ok(read)
 }
 
-/// After so many draws of users by lot, a table holds too little out to look for more: half a million rows, whatever its size.
+/// Maximum draws of users: about half a million rows. A table that still gives too few targets holds out too little.
 pub(crate) const DRAWS_MAX: usize = 1_024;
 
-/// An evaluation that failed.
+/// An error that ends an evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluateError {
-    /// The device cannot be used.
+    /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The data cannot be used.
+    /// A table cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The model cannot be used.
+    /// The checkpoint cannot be loaded.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// `refresh` and `sequences` do not belong together.
+    /// Tables `refresh` and `sequences` come from different builds.
     #[error(
         "table `refresh` was built from version {refresh} of `events`, and `sequences` from version {sequences} or otherwise: \
          run `pipeline build-sequences` and then `pipeline build-sequences --since {since}`"
     )]
     OtherBuild {
-        /// Version of `events` behind `refresh`.
+        /// Version of `events` that `refresh` was built from.
         refresh: String,
-        /// That behind `sequences`.
+        /// Version of `events` that `sequences` was built from.
         sequences: String,
-        /// After which version an event is new.
+        /// Version of `events` after which an event is new.
         since: String,
     },
-    /// The model is no older than what it is asked.
+    /// The model may have learned the new events.
     #[error(
         "`{name}` was trained on version {trained} of `events`, and what is new in `refresh` came after version {since}: it may \
          have learned some of it; ask a model that was there before"
     )]
     Learned {
-        /// The model.
+        /// Name of the model.
         name: String,
-        /// The version it was trained on.
+        /// Version of `events` that it was trained on.
         trained: String,
-        /// After which version an event is new.
+        /// Version of `events` after which an event is new.
         since: String,
     },
-    /// The model does not know what it is asked for.
+    /// The model does not know a requested condition.
     #[error("{0}")]
     Usage(#[source] ConfigError),
     /// The results cannot be stored.
     #[error(transparent)]
     Stored(#[from] StoredError),
-    /// The model diverged.
+    /// A score is not finite: the model diverged.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
     /// A tensor operation failed.
@@ -315,12 +328,12 @@ impl From<RecommendError> for EvaluateError {
     }
 }
 
-/// A condition that the model does not know, as a mistake of usage.
+/// Converts an unknown condition into a usage error.
 fn unknown(error: &UnknownCondition) -> EvaluateError {
     EvaluateError::Usage(ConfigError::Invalid { key: "--condition".into(), problem: error.to_string() })
 }
 
-/// The held-out targets of one split, ready to be asked.
+/// The targets of one split.
 #[derive(Debug)]
 pub struct Evaluation<'a> {
     sequences: &'a SequencesTable,
@@ -332,7 +345,7 @@ pub struct Evaluation<'a> {
 }
 
 impl<'a> Evaluation<'a> {
-    /// For the targets of `role`: validation or test.
+    /// Builds the evaluation on the targets of `role`, validation or test.
     pub fn new(
         sequences: &'a SequencesTable,
         catalogue: &'a Catalogue,
@@ -344,32 +357,32 @@ impl<'a> Evaluation<'a> {
         Self { sequences, catalogue, config, seed, split, targets: targets(sequences, role) }
     }
 
-    /// Number of held-out targets.
+    /// Returns the number of targets.
     pub fn len(&self) -> usize {
         self.targets.len()
     }
 
-    /// Whether the split holds nothing out.
+    /// True if there are no targets.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 
-    /// Whether both protocols show the same before every target.
+    /// True if both protocols show the same events before every target.
     fn hides_nothing(&self) -> bool {
         self.targets.iter().all(|t| t.context(Protocol::Standard) == t.context(Protocol::AsServed))
     }
 
-    /// What a model needs to be asked these targets; `carriers` where it is asked under conditions.
+    /// Returns the serving settings for these targets; `carriers` for evaluation under conditions.
     fn serving<'b>(&self, carriers: Option<&'b Carriers>) -> Serving<'b> {
         let (items, batch) = (self.catalogue.items(), self.config.batch_size);
         Serving { items, carriers, seed: self.seed, batch, graph: None }
     }
 
-    /// Results of `model`, called `name`, under each of `protocols`.
+    /// Returns the metrics of `model` under each of `protocols`, labelled `name`.
     ///
     /// # Errors
     ///
-    /// The model diverged, or a tensor operation failed.
+    /// A score is not finite, or a tensor operation fails.
     pub fn model(
         &self,
         name: &str,
@@ -384,7 +397,7 @@ impl<'a> Evaluation<'a> {
         Ok(results)
     }
 
-    /// The ranks of the targets that take part under `protocol`, in their order.
+    /// Returns the ranks of the targets that take part under `protocol`, in order.
     fn ranks(&self, model: &dyn Recommender, protocol: Protocol) -> Result<Vec<Ranks>, EvaluateError> {
         let asked = self.asked(protocol);
         let answers = self.read(model, asked.iter().map(|&(target, context)| (target, context, None)))?;
@@ -397,8 +410,8 @@ impl<'a> Evaluation<'a> {
         Ok(answers.ranks(&queries, &self.catalogue.active)?)
     }
 
-    /// What `model` answers where each target's context is shown, under a condition where there is one: one answer each. Targets
-    /// of one row stand together, by ascending context.
+    /// Returns the answers of `model` for `asked`: target, context length and condition. Targets of one row must be consecutive,
+    /// by ascending context length.
     fn read<'m, 't>(
         &self,
         model: &'m dyn Recommender,
@@ -425,8 +438,8 @@ impl<'a> Evaluation<'a> {
         Ok(model.read(&readings)?)
     }
 
-    /// The horizon curves (Figure 3) and the ranks behind them; none where the split does not hold out each
-    /// user's last [`HORIZON`] events.
+    /// Returns the horizon curves (Figure 3) and their ranks; empty if the split does not hold out each user's last [`HORIZON`]
+    /// events.
     fn horizon(
         &self,
         name: &str,
@@ -476,7 +489,7 @@ impl<'a> Evaluation<'a> {
         Ok((curves, rows))
     }
 
-    /// The targets as rows to be stored, without ranks.
+    /// Returns one row per target to store, without ranks.
     fn rows(&self) -> Vec<TargetRank> {
         self.targets.iter().map(|target| self.row(target)).collect()
     }
@@ -494,7 +507,11 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Results of the baselines, from the training events of the same rows.
+    /// Returns the metrics of the baselines, which count the training events of the same rows.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation fails.
     pub fn baselines(&self, protocols: &[Protocol]) -> Result<Vec<Metrics>, EvaluateError> {
         let counts = self.sequences.training_counts(self.catalogue.items());
         let popular = Popular { popularity: PopularityOrder::new(&counts), seed: self.seed };
@@ -511,7 +528,7 @@ impl<'a> Evaluation<'a> {
         Ok(results)
     }
 
-    /// The targets that take part under `protocol`, each with its context length (above 0).
+    /// Returns the targets that take part under `protocol`, each with its context length (above 0).
     fn asked(&self, protocol: Protocol) -> Vec<(&Target, usize)> {
         self.targets
             .iter()
@@ -519,7 +536,7 @@ impl<'a> Evaluation<'a> {
             .collect()
     }
 
-    /// The means over the ranks of all targets that take part under `protocol`: seen items filtered, and kept.
+    /// Returns the means over `ranks`, the ranks of all targets that take part under `protocol`: seen items filtered, then kept.
     fn metrics(&self, name: &str, protocol: Protocol, ranks: &[Ranks]) -> [Metrics; 2] {
         let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
         [true, false].map(|filter_seen| {

@@ -1,4 +1,4 @@
-//! One number, or anything else, for each metric of the table.
+//! A fixed-size map from the metrics of [`METRICS`] to values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,37 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::{ALL, Key, METRICS, Metric, OF_RANKS};
 
-/// A value for each of the first `N` rows of [`METRICS`], in their order; without `N`, for the metrics of ranks.
+/// Values of the first `N` metrics of [`METRICS`], in table order; by default the metrics of ranks.
 ///
-/// As JSON it is a map by [`Metric::column`]. Reading one, a key that is missing is a metric that was not measured yet:
-/// `None`.
+/// Serialized as a map by [`Metric::column`]. Deserializing gives `None` for a missing key, such as a metric added later.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PerMetric<T, const N: usize = OF_RANKS>([T; N]);
 
 impl<T, const N: usize> PerMetric<T, N> {
-    /// By metric.
+    /// Builds the values by calling `f` for each metric.
     pub fn from_fn(mut f: impl FnMut(Key) -> T) -> Self {
         Self(std::array::from_fn(|i| f(Key(i))))
     }
 
-    /// The metrics and their values.
+    /// Iterates over the metrics and their values.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Metric, &T)> {
         METRICS.iter().zip(&self.0)
     }
 
-    /// The values alone.
+    /// Returns the values, in table order.
     pub fn values(&self) -> &[T; N] {
         &self.0
     }
 
-    /// The same metrics with other values.
+    /// Applies `f` to each value.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> PerMetric<U, N> {
         PerMetric(self.0.map(f))
     }
 }
 
 impl<T> PerMetric<Option<T>> {
-    /// All metrics: those that need a condition have no value.
+    /// Extends the values to all metrics; those that need a condition are `None`.
     pub(super) fn without_condition(self) -> PerMetric<Option<T>, ALL> {
         let mut values = self.0.into_iter().flatten();
         PerMetric::from_fn(|_| values.next())
@@ -53,7 +52,7 @@ impl<T, const N: usize> Index<Key> for PerMetric<T, N> {
 
     /// # Panics
     ///
-    /// The metric needs a condition, and there are values of ranks only.
+    /// The metric needs a condition, but only metrics of ranks have values.
     fn index(&self, key: Key) -> &T {
         &self.0[key.index()]
     }
@@ -77,7 +76,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for PerMetric<Op
     }
 }
 
-/// Reads a map whose keys `key` gives; others are left alone.
+/// Reads a map by the keys that `key` returns; ignores other keys.
 fn read<'de, T: Deserialize<'de>, const N: usize, D: Deserializer<'de>>(
     deserializer: D,
     key: fn(&Metric) -> String,
@@ -107,8 +106,8 @@ fn read<'de, T: Deserialize<'de>, const N: usize, D: Deserializer<'de>>(
     deserializer.deserialize_map(Keyed(keys, PhantomData))
 }
 
-/// Means as a report has them: by [`Metric::name`]. The metrics of ranks are always there; one that needs a condition, where
-/// it was measured.
+/// Means in a report, keyed by [`Metric::name`]. Metrics of ranks are always written; metrics that need a condition only if
+/// measured.
 pub(super) mod by_name {
     use super::*;
 
@@ -132,7 +131,7 @@ pub(super) mod by_name {
     }
 }
 
-/// A list without keys, in the order of the table.
+/// Serializes the values as a list in table order.
 pub(crate) fn in_order<T: Serialize, S: Serializer, const N: usize>(
     values: &PerMetric<T, N>,
     serializer: S,
@@ -140,7 +139,7 @@ pub(crate) fn in_order<T: Serialize, S: Serializer, const N: usize>(
     serializer.collect_seq(&values.0)
 }
 
-/// [`in_order`], where there is one.
+/// Serializes as [`in_order`], or as null for `None`.
 pub(crate) fn some_in_order<T: Serialize, S: Serializer, const N: usize>(
     values: &Option<PerMetric<T, N>>,
     serializer: S,

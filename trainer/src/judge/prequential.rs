@@ -1,5 +1,4 @@
-//! What is new, as targets: every event is predicted by a model that was there before it, and learned afterwards (prequential
-//! evaluation: Dawid, 1984).
+//! Prequential evaluation (Dawid, 1984): new events as targets, predicted by a model before it learns them.
 
 use schemas::history::Role;
 
@@ -7,8 +6,13 @@ use super::EvaluateError;
 use crate::checkpoint::Lineage;
 use crate::data::{FreshSource, SequencesTable};
 
-/// By position of `sequences`, whether it is new in `fresh`: each row of `refresh` is one of `sequences`, with another role
-/// where nothing is new. Both have to be built from one version of `events`, and the model `name` before `fresh` begins.
+/// Returns, for each position of `sequences`, whether it is new in `fresh`. Each row of `refresh` is also a row of `sequences`;
+/// its old positions have the role `Context`.
+///
+/// # Errors
+///
+/// The two tables come from different versions of `events` or their rows differ, or the model `name` may have learned events
+/// after the version where `fresh` begins.
 pub(super) fn new_positions(
     sequences: &SequencesTable,
     fresh: &SequencesTable,
@@ -45,7 +49,7 @@ mod tests {
     use super::*;
     use crate::data::{SequencesSource, ids};
 
-    /// A user's rows `0 1 2` and `1 2 | 3 4`, of which 2, 3 and 4 are new, and another user's.
+    /// Rows `0 1 2` and `1 2 | 3 4` of one user, where 2, 3 and 4 are new, and one row of another user.
     fn tables() -> (SequencesTable, SequencesTable) {
         let source = SequencesSource { events_version: "5".into(), ..SequencesSource::default() };
         let sequences = SequencesTable {
@@ -109,7 +113,7 @@ mod tests {
         };
         let found = new(&source("5", "3"), &lineage("3", None), &fresh).unwrap();
         assert_eq!(found, [false, false, true, false, false, true, true, false]);
-        // A refreshed model may have been refreshed up to where the new begins, and not further.
+        // A model refreshed exactly up to version `since` is accepted.
         assert!(new(&source("5", "3"), &lineage("1", Some("3")), &fresh).is_ok());
         let taught = Lineage { inherited_events: Some(4), ..lineage("1", None) };
         for lineage in [lineage("1", Some("4")), lineage("4", None), lineage("", None), taught] {

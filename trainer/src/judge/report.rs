@@ -1,3 +1,5 @@
+//! The report of an evaluation, as JSON and as tables.
+
 use std::fmt;
 
 use serde::Serialize;
@@ -5,37 +7,37 @@ use serde::Serialize;
 use super::{ALL, ConditionMetrics, Diversity, HorizonMetrics, METRICS, Metric, Metrics, OF_RANKS, rate};
 use crate::data::SequencesSource;
 
-/// Results, and what they were measured on.
+/// Results of an evaluation, and the data that they were measured on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EvaluateReport {
-    /// One entry for each model, protocol and filter.
+    /// One entry per model, protocol and filter.
     pub results: Vec<Metrics>,
-    /// Whether both protocols show the same before every target, so that their numbers are the same.
+    /// Whether both protocols show the same events before every target, and so give the same numbers.
     pub hides_nothing: bool,
-    /// One curve for each protocol and filter, where the split holds out what it needs (Figure 3).
+    /// One curve per protocol and filter, if the split allows one (Figure 3).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub horizon: Vec<HorizonMetrics>,
-    /// How the model does condition by condition, the most common first.
+    /// Metrics of the model per condition, the most common first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_condition: Vec<ConditionMetrics>,
-    /// How diverse lists are, with and without each user's own instructions (Table 5).
+    /// Diversity of lists, with and without each user's own instructions (Table 5).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub diversity: Vec<Diversity>,
-    /// The share of the events that happened at the same time as another one of their user: `source.tie_policy` orders them.
+    /// Share of events at the same time as another event of their user; `source.tie_policy` orders these.
     pub tied: Option<f64>,
-    /// The rows that were asked, with the order of ties and `Δτ`.
+    /// Rows that were evaluated, with their tie policy and `Δτ`.
     pub source: SequencesSource,
-    /// The rows that the model was trained on, where they are others: it may have learned what is held out here.
+    /// Rows that the model was trained on, if others: it may have learned targets of this evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<SequencesSource>,
-    /// The version of `events` up to which the model or an ancestor has learned, where it is newer than that of the rows that were
-    /// asked and the split holds out other events as the log grows: what is held out here may have been learned.
+    /// Version of `events` up to which the model or an ancestor has learned, if newer than that of the evaluated rows and the
+    /// split moves as the log grows: the model may have learned targets of this evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_events: Option<u64>,
 }
 
 impl fmt::Display for EvaluateReport {
-    /// As a table for people: what is compared stands together.
+    /// Formats the results as tables, with comparable lines next to each other.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(trained_on) = &self.trained_on {
             writeln!(
@@ -72,7 +74,7 @@ impl fmt::Display for EvaluateReport {
                 groups.push(group);
             }
         }
-        // Headline first: seen items filtered.
+        // Headline first: seen items filtered, protocol `standard`.
         groups.sort_by_key(|&(_, protocol, filtered)| (!filtered, protocol.name() == "as-served"));
         if self.hides_nothing {
             groups.retain(|&(_, protocol, _)| protocol == super::Protocol::Standard);
@@ -118,22 +120,22 @@ impl fmt::Display for EvaluateReport {
     }
 }
 
-/// The labels of the first `metrics` rows of the table, over [`cells`].
+/// Returns the header of the first `metrics` columns, aligned with [`cells`].
 fn labels(metrics: usize) -> String {
     METRICS[..metrics].iter().map(|metric| cell(metric, &metric.label())).collect()
 }
 
-/// The means of one line.
+/// Returns the means of one line, as columns.
 fn cells(m: &Metrics, metrics: usize) -> String {
     m.means.iter().take(metrics).map(|(metric, &mean)| cell(metric, &rate(mean))).collect()
 }
 
-/// A column is as wide as its label and as a rate.
+/// Pads `text` to the width of the column, that of its label or of a rate.
 fn cell(metric: &Metric, text: &str) -> String {
     format!("  {text:>0$}", metric.label().len().max(6))
 }
 
-/// By how many per cent `after` is more than `before`; a dash where that is nothing to compare with.
+/// Returns the relative change from `before` to `after` in per cent, or a dash if `before` is missing or zero.
 pub(crate) fn change(before: Option<f64>, after: Option<f64>) -> String {
     match before.zip(after) {
         Some((before, after)) if before > 0.0 => format!("{:+.1} %", 100.0 * (after / before - 1.0)),
@@ -141,11 +143,11 @@ pub(crate) fn change(before: Option<f64>, after: Option<f64>) -> String {
     }
 }
 
-/// Conditions in the table, at most.
+/// Maximum conditions in the printed table.
 const CONDITIONS: usize = 20;
 
 impl EvaluateReport {
-    /// What instructions came to: the means, then condition by condition.
+    /// Writes the results under conditions: the means, the diversity, then the metrics per condition.
     fn under_conditions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown =
             |protocol: super::Protocol| !(self.hides_nothing && protocol == super::Protocol::AsServed);

@@ -1,27 +1,27 @@
-//! The targets, and what each protocol shows before them.
+//! Targets, and the history that each protocol shows before them.
 
 use schemas::history::Role;
 
 use super::Protocol;
 use crate::data::{ItemIndex, SequencesTable};
 
-/// One event that is asked.
+/// An event to predict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its row in [`SequencesTable`].
+    /// Index of its row in [`SequencesTable`].
     pub row: usize,
-    /// Its place inside that row.
+    /// Its position inside the row.
     pub t: usize,
-    /// Its item.
+    /// Item of the event.
     pub item: ItemIndex,
-    /// `v_t` inside the row.
+    /// `v_t` (Eq. 1), counted inside the row.
     pub visible: usize,
-    /// Whether the row leaves out events that came before the target.
+    /// Whether the row omits events before the target.
     pub left_out: bool,
 }
 
 impl Target {
-    /// The items of the row that `protocol` shows, from the first on; `None` where the target takes no part.
+    /// Returns the number of events that `protocol` shows, from the start of the row; `None` if the protocol excludes the target.
     pub fn context(&self, protocol: Protocol) -> Option<usize> {
         match protocol {
             Protocol::Standard if self.left_out => None,
@@ -30,16 +30,16 @@ impl Target {
         }
     }
 
-    /// Whether the target is in the means of `protocol`: it has a context there, and something is in it.
+    /// True if the target counts in the means of `protocol`: its context there is not empty.
     pub fn takes_part(&self, protocol: Protocol) -> bool {
         self.context(protocol).is_some_and(|context| context > 0)
     }
 
-    /// Every item that `protocol` shows, also from before the row: sorted, each once.
+    /// Returns the distinct items that `protocol` shows, including those before the row, sorted.
     pub fn seen(&self, sequences: &SequencesTable, protocol: Protocol) -> Vec<ItemIndex> {
         let Some(context) = self.context(protocol) else { return Vec::new() };
         let Some(last) = context.checked_sub(1) else { return Vec::new() };
-        // What is visible is a prefix of the whole history, up to the last visible position of the row.
+        // The visible events are a prefix of the whole history, up to the last visible position of the row.
         let last = sequences.places[sequences.row(self.row).start + last] as usize;
         let mut seen: Vec<ItemIndex> = sequences.history(self.row, last + 1).collect();
         seen.sort_unstable();
@@ -48,19 +48,19 @@ impl Target {
     }
 }
 
-/// Which events are asked.
+/// Choice of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetSplit {
-    /// Those held out for validation.
+    /// Events held out for validation.
     Validation,
-    /// Those held out for tests.
+    /// Events held out for testing.
     Test,
-    /// Those that are new in `refresh`, before the model learns them.
+    /// Events that are new in `refresh`, before the model learns them.
     Prequential,
 }
 
 impl TargetSplit {
-    /// The name as it is asked for and printed.
+    /// Returns the name used in options and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Validation => "validation",
@@ -70,19 +70,19 @@ impl TargetSplit {
     }
 }
 
-/// All targets with `role`, in the order of the rows.
+/// Returns all targets with `role`, in row order.
 pub fn targets(sequences: &SequencesTable, role: Role) -> Vec<Target> {
     targets_at(sequences, |position| sequences.roles[position] == role)
 }
 
-/// The events at the owned positions that are `asked`, in the order of the rows.
+/// Returns the events at owned positions for which `asked` returns true, in row order.
 pub(super) fn targets_at(sequences: &SequencesTable, asked: impl Fn(usize) -> bool) -> Vec<Target> {
     (0..sequences.rows())
         .flat_map(|row| sequences.owned(row).map(move |position| (row, position)))
         .filter(|&(_, position)| asked(position))
         .map(|(row, position)| {
             let t = position - sequences.row(row).start;
-            // A row may also begin late, with less context than rows are guaranteed where nothing is hidden.
+            // A row that begins late also omits events: its target has less context than rows guarantee when nothing is hidden.
             let cut = (sequences.places[position] as usize).min(sequences.max_len / 2) > t;
             Target {
                 row,
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn seen_is_every_visible_event_also_from_before_the_row() {
-        // One user: row 0 owns the events 0 to 3; row 1 shows 1 and 3, and owns 4 and 5.
+        // One user: row 0 owns events 0 to 3; row 1 shows events 1 and 3 and owns 4 and 5.
         let sequences = SequencesTable {
             offsets: vec![0, 4, 8],
             items: ids(&[10, 11, 12, 13, 11, 13, 14, 15]),
@@ -121,7 +121,7 @@ mod tests {
         let [validation, test] =
             [Role::Validation, Role::Test].map(|role| targets(&sequences, role).remove(0));
         assert_eq!(validation.seen(&sequences, Protocol::AsServed), [10, 11]);
-        // Its context has a hole, but the event in it was visible all the same.
+        // The row omits event 2, but that event was visible to the target.
         assert_eq!(test.seen(&sequences, Protocol::AsServed), [10, 11, 12, 13, 14]);
         assert_eq!(test.context(Protocol::Standard), None);
     }

@@ -1,7 +1,7 @@
-//! Adam (Kingma and Ba, 2015) with its moments in the open: they are saved with every checkpoint.
+//! Adam (Kingma and Ba, 2015) with accessible moments, which every checkpoint saves.
 //!
-//! Dense parameters are updated whole. Of the id table only the rows that a step touched are: their moments
-//! stand still while nobody looks at them, and the bias correction follows the global step.
+//! Dense parameters are updated whole; in the id table, only the rows that a step touched. The other rows' moments do not decay,
+//! and the bias correction follows the global step. Memory: 8 bytes a parameter.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +13,7 @@ use schemas::config::Pretrain;
 use super::SavedLearner;
 use crate::models::{CONDITION_PREFIX, ID_TABLE, SequenceModel, TouchedRows};
 
-/// The optimiser's state: the moments of every parameter and the number of steps taken.
+/// Moments of every parameter, and the number of steps taken.
 #[derive(Debug, Clone)]
 pub struct Adam {
     /// For each parameter of `n` rows and `c` columns, `[n, 2 c]`: first moments, then second.
@@ -22,12 +22,12 @@ pub struct Adam {
     settings: AdamSettings,
 }
 
-/// What decides a step besides its rates.
+/// Settings of a step besides its learning rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamSettings {
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this norm.
+    /// Maximum norm of the gradient; larger gradients are scaled down to it.
     pub clip_norm: f64,
 }
 
@@ -37,12 +37,12 @@ impl From<&Pretrain> for AdamSettings {
     }
 }
 
-/// The step sizes of one step.
+/// Learning rates of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LearningRates {
-    /// Of what pre-training learns.
+    /// Rate of the parameters that pre-training learns.
     pub pretrained: f64,
-    /// Of what instructions bring.
+    /// Rate of the instruction parameters.
     pub conditions: f64,
 }
 
@@ -53,7 +53,11 @@ impl From<f64> for LearningRates {
 }
 
 impl Adam {
-    /// For a new model.
+    /// Creates the state for a new model, with zero moments.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed.
     pub fn new(model: &SequenceModel, settings: AdamSettings) -> Result<Self> {
         let moments = model
             .tensors()
@@ -66,11 +70,11 @@ impl Adam {
         Ok(Self { moments, steps: 0, settings })
     }
 
-    /// The state that was `saved` with `model`.
+    /// Restores the state that was `saved` with `model`.
     ///
     /// # Errors
     ///
-    /// Where the moments of a parameter are not there, or not of its shape.
+    /// The moments of a parameter are missing or have another shape.
     pub fn restored(model: &SequenceModel, saved: SavedLearner<'_>, settings: AdamSettings) -> Result<Self> {
         let restore = |(name, value): (String, Tensor)| {
             let (rows, columns) = matrix(&value);
@@ -81,7 +85,11 @@ impl Adam {
         Ok(Self { moments, steps: saved.steps, settings })
     }
 
-    /// The same state for a model that has [grown](SequenceModel::grown): new rows have no moments yet.
+    /// Extends the state to a [grown](SequenceModel::grown) model; new rows start with zero moments.
+    ///
+    /// # Errors
+    ///
+    /// A parameter of `model` has no moments or fewer rows than them.
     pub fn grown(mut self, model: &SequenceModel) -> Result<Self> {
         for (name, value) in model.tensors() {
             let Some(moments) = self.moments.get_mut(&name) else {
@@ -100,20 +108,25 @@ impl Adam {
         Ok(self)
     }
 
-    /// Steps taken so far.
+    /// Returns the number of steps taken.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// The moments by parameter name.
+    /// Returns the moments by parameter name.
     pub fn tensors(&self) -> HashMap<String, Tensor> {
         self.moments.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect()
     }
 
-    /// One step: `weights -= rate · m̂ / (√v̂ + ε)`, after scaling the gradient down to `clip_norm`.
+    /// Takes one step: `weights -= rate · m̂ / (√v̂ + ε)`, with the gradient scaled down to `clip_norm`. Returns the gradient's
+    /// norm before clipping.
     ///
-    /// A parameter that no gradient reached (a branch without targets in this batch) stays as it is. A gradient that is not
-    /// finite changes nothing; on the CPU it is an error here, on a GPU where its norm is looked at.
+    /// A parameter without a gradient (a branch without targets in this batch) stays as it is. A non-finite gradient changes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed. On the CPU, the gradient is not finite; on a GPU, that error appears when its norm is read.
     pub fn step(
         &mut self,
         model: &SequenceModel,

@@ -1,5 +1,5 @@
-//! `architecture = "co-occurrence"`: what most often came right after the last visible item, then what is popular. A model without
-//! gradients: a step counts the targets of its batch.
+//! `architecture = "co-occurrence"`: recommends what most often followed the last visible item, then popular items. It has no
+//! gradients: a step counts the targets of its batch. Memory: one map entry per distinct pair of consecutive items.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::data::vocabulary::Vocabulary;
 use crate::models::Values;
 use crate::serve::{CoOccurrence, Followers, RecommendError, Recommender, Serving};
 
-/// Last-item co-occurrence.
+/// The kind of last-item co-occurrence models.
 pub(super) const KIND: ModelKind = ModelKind { name: NAME, new };
 
 const NAME: &str = "co-occurrence";
 
-/// In a checkpoint: `[pairs, 3]`, an item, one that came after it, and how often; pairs ascend.
+/// Checkpoint tensor `[pairs, 3]` of an item, one that followed it, and how often; pairs ascend.
 const PAIRS: &str = "pairs";
 
 fn new(New { vocabulary, values, .. }: New<'_>) -> Result<Box<dyn TrainedModel>> {
@@ -34,7 +34,7 @@ fn new(New { vocabulary, values, .. }: New<'_>) -> Result<Box<dyn TrainedModel>>
     Ok(Box::new(Counted { vocabulary, followers }))
 }
 
-/// The counts.
+/// Co-occurrence counts of a vocabulary's items.
 #[derive(Debug, Clone)]
 struct Counted {
     vocabulary: Arc<Vocabulary>,
@@ -104,7 +104,8 @@ impl Learner for Counting {
         self.steps
     }
 
-    /// Counts what branch 1 is to predict. The loss is what the counts before gave it: `−ln((n + 1) / (N + items))`, with `n` of `N`.
+    /// Counts the targets of branch 1. The loss is that of the counts before the step, `−ln((n + 1) / (N + items + 1))`, where
+    /// the target followed the last item `n` times out of `N`.
     fn step(&mut self, TrainingStep { plan, .. }: &TrainingStep<'_>) -> Result<Taken> {
         let items = self.model.vocabulary.counts().map_or(1, <[u32]>::len) as f64;
         let (mut loss, mut targets) = (0.0, 0u32);

@@ -1,11 +1,11 @@
-//! Kinds of models. What trains, judges, serves, keeps and deletes a model knows it as the traits of this file and no more; a kind
-//! is a file that implements them and a line in [`KINDS`].
+//! Kinds of models. Training, evaluation, serving and checkpoints use models only through the traits of this file; a new kind is
+//! a file that implements them and an entry in [`KINDS`].
 //!
 //! ```text
 //! ModelKind::new ─► TrainedModel ─ into_learner ─► Learner ─ step … step ─► TrainedModel ─ recommender ─► serve::Recommender
 //! ```
 //!
-//! `sequence.rs` is the kind of all encoders, learned by gradients (`adam.rs`); `co_occurrence.rs` counts.
+//! `sequence.rs` is the kind of all encoders, which learn by gradients (`adam.rs`); `co_occurrence.rs` counts pairs of items.
 
 mod adam;
 mod co_occurrence;
@@ -33,20 +33,20 @@ pub use sequence::{StepLoss, compute, differentiate};
 pub const KINDS: &[ModelKind] =
     &[sequence::CLIMBER_PILOT, sequence::SASREC, sequence::HSTU, co_occurrence::KIND];
 
-/// A kind of model.
+/// Name and constructor of a kind of models.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelKind {
-    /// The architecture's name in the configuration.
+    /// Name of the architecture in the configuration.
     pub name: &'static str,
-    /// A model of this kind: a new one, or one that was saved.
+    /// Creates a model of this kind, new or from saved values.
     pub new: fn(New<'_>) -> Result<Box<dyn TrainedModel>>,
 }
 
-/// The kind that `architecture` names.
+/// Returns the kind that `architecture` names.
 ///
 /// # Errors
 ///
-/// There is none; the error names those that there are.
+/// No kind has this name; the error lists those that exist.
 pub fn find(architecture: &Architecture) -> std::result::Result<&'static ModelKind, ConfigError> {
     let name = architecture.name();
     KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| {
@@ -56,54 +56,54 @@ pub fn find(architecture: &Architecture) -> std::result::Result<&'static ModelKi
     })
 }
 
-/// What a model is made of.
+/// Arguments from which a model is created.
 #[derive(Debug, Clone)]
 pub struct New<'a> {
-    /// Its settings: `[model]`, and `[sft]` where the vocabulary has conditions.
+    /// Settings of the model: `[model]`, and `[sft]` if the vocabulary has conditions.
     pub config: &'a Config,
-    /// Which items and conditions it knows.
+    /// Items and conditions that the model knows.
     pub vocabulary: Arc<Vocabulary>,
-    /// Where its values come from.
+    /// Initial or saved values.
     pub values: Values,
-    /// Where it computes.
+    /// Device and precision.
     pub backend: &'a Backend,
 }
 
 impl New<'_> {
-    /// The model.
+    /// Creates the model.
     ///
     /// # Errors
     ///
-    /// The architecture is of no kind that there is, or a saved value is missing or has another shape.
+    /// No kind has the architecture's name, or a saved value is missing or has another shape.
     pub fn model(self) -> Result<Box<dyn TrainedModel>> {
         let kind = find(&self.config.model.architecture).map_err(candle_core::Error::wrap)?;
         (kind.new)(self)
     }
 }
 
-/// A model as everything but its own kind knows it.
+/// A trained model, independent of its kind.
 pub trait TrainedModel: fmt::Debug + Send + Sync {
-    /// Which items and conditions it knows.
+    /// Returns the items and conditions that the model knows.
     fn vocabulary(&self) -> &Arc<Vocabulary>;
 
-    /// All that a checkpoint keeps of its values, by name.
+    /// Returns all values that a checkpoint stores, by name.
     ///
     /// # Errors
     ///
     /// A tensor operation failed.
     fn tensors(&self) -> Result<HashMap<String, Tensor>>;
 
-    /// The model, ready to be asked.
+    /// Prepares the model for serving.
     ///
     /// # Errors
     ///
-    /// Its values are not finite, or it cannot serve in the way that is asked for.
+    /// The values are not finite, or the model does not support what `serving` asks for.
     fn recommender<'a>(
         &'a self,
         serving: Serving<'a>,
     ) -> std::result::Result<Box<dyn Recommender + 'a>, RecommendError>;
 
-    /// The model, ready to learn: with the state that was saved with it, or a new one.
+    /// Turns the model into a learner, with the state that was saved with it or a new one.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ pub trait TrainedModel: fmt::Debug + Send + Sync {
         saved: Option<SavedLearner<'_>>,
     ) -> Result<Box<dyn Learner>>;
 
-    /// A copy of the model that goes on learning, with rows for what `vocabulary` has more than its own, of which it is a
-    /// [grown](Vocabulary::grown) one.
+    /// Returns a learner with a copy of the model, extended by rows for what `vocabulary`, a [grown](Vocabulary::grown) version
+    /// of its own, adds.
     ///
     /// # Errors
     ///
@@ -127,64 +127,64 @@ pub trait TrainedModel: fmt::Debug + Send + Sync {
         saved: SavedLearner<'_>,
     ) -> Result<Box<dyn Learner>>;
 
-    /// How instructions enter the model; `None` where it follows none.
+    /// Returns the paradigm of the model's instructions; `None` if it follows none.
     fn paradigm(&self) -> Option<Paradigm> {
         None
     }
 
-    /// The model as one of histories and item vectors, which alone can be fine-tuned and exported as a graph; `None` for other
-    /// kinds.
+    /// Returns the model if it is one of histories and item vectors, the only kind that can be fine-tuned or exported
+    /// as a graph; `None` for other kinds.
     fn sequence_model(&self) -> Option<&SequenceModel> {
         None
     }
 }
 
-/// What was saved of a [`Learner`] besides the values of its model.
+/// Saved state of a [`Learner`], besides the values of its model.
 #[derive(Debug, Clone, Copy)]
 pub struct SavedLearner<'a> {
-    /// Its [state](Learner::state).
+    /// Tensors of [`Learner::state`].
     pub values: &'a SavedValues,
-    /// The steps that it had taken.
+    /// Number of steps taken before saving.
     pub steps: u64,
 }
 
-/// A model that learns.
+/// A model in training.
 pub trait Learner: Send {
-    /// The model as it is now.
+    /// Returns the model in its current state.
     fn model(&self) -> &dyn TrainedModel;
 
-    /// Steps that it and its ancestors have taken.
+    /// Returns the number of steps taken by it and its ancestors.
     fn steps(&self) -> u64;
 
-    /// One step.
+    /// Takes one step.
     ///
     /// # Errors
     ///
     /// A tensor operation failed, or a gradient is not finite.
     fn step(&mut self, step: &TrainingStep<'_>) -> Result<Taken>;
 
-    /// What it needs besides the model's values to go on, by name.
+    /// Returns the tensors needed to continue, besides the model's values, by name.
     fn state(&self) -> HashMap<String, Tensor>;
 }
 
-/// What a step is to do.
+/// Inputs of a training step.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainingStep<'a> {
-    /// What it minimises.
+    /// Loss to minimise.
     pub objective: &'a dyn Objective,
-    /// What it computes.
+    /// Plan that the objective made for the step.
     pub plan: &'a Plan,
-    /// How far it goes.
+    /// Learning rates.
     pub rates: LearningRates,
-    /// What it drops.
+    /// Dropout; `None` keeps everything.
     pub dropout: Option<Dropout>,
 }
 
-/// A step that was taken, whose numbers may still be on their way.
+/// Result of a step, which the device may still be computing.
 #[derive(Debug)]
 pub struct Taken {
-    /// The loss: a scalar.
+    /// Loss, a scalar.
     pub loss: Tensor,
-    /// The gradient's norm before clipping.
+    /// Norm of the gradient before clipping.
     pub gradient_norm: GradientNorm,
 }

@@ -1,4 +1,5 @@
-//! Models that encode a history and score items by inner products ([`SequenceModel`]), learned by gradients and Adam.
+//! The kind of models that encode a history and score items by inner products ([`SequenceModel`]); they learn by gradients and
+//! Adam.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::models::{SequenceModel, TouchedRows};
 use crate::objectives::{BranchTargets, Objective, Plan};
 use crate::serve::{DotProduct, RecommendError, Recommender, Serving};
 
-/// The paper's (§3.2).
+/// The paper's model (§3.2).
 pub(super) const CLIMBER_PILOT: ModelKind = ModelKind { name: "climber-pilot", new };
 /// Self-attentive sequential recommendation.
 pub(super) const SASREC: ModelKind = ModelKind { name: "sasrec", new };
@@ -75,7 +76,7 @@ impl TrainedModel for SequenceModel {
     }
 }
 
-/// A model and its optimiser.
+/// Model and optimiser.
 struct GradientLearner {
     model: SequenceModel,
     adam: Adam,
@@ -104,17 +105,17 @@ impl Learner for GradientLearner {
     }
 }
 
-/// A step's loss.
+/// Loss of a step, and the rows it touched.
 #[derive(Debug)]
 pub struct StepLoss {
     /// `Σ_k` of the mean loss of branch `k`: a scalar.
     pub loss: Tensor,
-    /// What the optimiser has to write back of the id table.
+    /// Rows of the id table that the optimiser writes back.
     pub touched: TouchedRows,
 }
 
-/// The loss of a batch with at least one target, as planned for `model`: the sum over branches (Eq. 4), and in fine-tuning of what
-/// is read under a condition and, weighted, without one (Eq. 6).
+/// Computes the loss of a batch as planned for `model`: the sum over branches (Eq. 4), in fine-tuning under conditions plus,
+/// weighted, without them (Eq. 6).
 ///
 /// # Errors
 ///
@@ -165,11 +166,11 @@ pub fn compute(
     }
 }
 
-/// The same, and its gradients.
+/// Computes the loss as [`compute`] does, and its gradients.
 ///
 /// # Errors
 ///
-/// As [`compute`].
+/// A tensor operation failed, or the batch has no target.
 pub fn differentiate(
     objective: &dyn Objective,
     model: &SequenceModel,

@@ -1,6 +1,6 @@
-//! Whose an unfinished training is: `models/.training/<name>/made-by.json`, written where a job begins one.
+//! Owner of an unfinished training: `models/.training/<name>/made-by.json`, written if a job begins it.
 //!
-//! A finished model says so itself ([`Lineage::made_by`]); a training has no checkpoint yet in its first epoch.
+//! A finished model names its job itself ([`Lineage::made_by`]); a training in its first epoch has no checkpoint yet.
 //!
 //! [`Lineage::made_by`]: crate::checkpoint::Lineage::made_by
 
@@ -13,8 +13,8 @@ use crate::checkpoint::{self, CheckpointError, MadeBy};
 
 const FILE: &str = "made-by.json";
 
-/// The job that began the training in `directory`; `None` where there is none, or a person began it. Checkpoints decide where
-/// there are any.
+/// Returns the job that began the training in `directory`; `None` if there is no training or a person began it. Checkpoints take
+/// precedence over the mark, and must agree.
 pub fn made_by(directory: &Path) -> Option<MadeBy> {
     let checkpoints = ["latest", "best"].map(|name| directory.join(name));
     let found: Vec<_> = checkpoints.iter().filter(|path| checkpoint::find(path).is_some()).collect();
@@ -25,12 +25,12 @@ pub fn made_by(directory: &Path) -> Option<MadeBy> {
     serde_json::from_slice(&fs::read(directory.join(FILE)).ok()?).ok()
 }
 
-/// Whether anything of a training is left in `directory`.
+/// True if `directory` contains anything.
 pub fn is_there(directory: &Path) -> bool {
     fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Marks the training in `directory` as that of a job, or takes the mark of an earlier one away.
+/// Marks the training in `directory` as that of a job; `None` removes the mark.
 pub(super) fn write(directory: &Path, made_by: Option<&MadeBy>) -> Result<(), CheckpointError> {
     let path = directory.join(FILE);
     let io = |source| CheckpointError::Io { path: path.clone(), source };
@@ -46,10 +46,10 @@ pub(super) fn write(directory: &Path, made_by: Option<&MadeBy>) -> Result<(), Ch
     }
 }
 
-/// Removes the mark, and `directory` where nothing else is left in it.
+/// Removes the mark, and `directory` if it is then empty.
 pub(super) fn clear(directory: &Path) -> Result<(), CheckpointError> {
     write(directory, None)?;
-    // It holds a checkpoint or somebody's file: both may stay.
+    // Fails if the directory still holds a checkpoint or another file, both of which may stay.
     let _ = fs::remove_dir(directory);
     Ok(())
 }

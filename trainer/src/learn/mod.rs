@@ -1,16 +1,14 @@
-//! Training: what pre-training (`trainer pretrain`), going on with it (`trainer refresh`) and fine-tuning (`trainer sft`) share,
-//! and each by itself.
+//! Training: pre-training (`trainer pretrain`), refreshing (`trainer refresh`) and fine-tuning (`trainer sft`).
 //!
-//! `training_loop.rs` holds the loop: steps, schedule, order, validation, selection, resuming. It knows a model as a [`Learner`]. A
-//! [`Task`] says what is learned from which rows: `pretrain.rs`, `refresh.rs` (new rows and old ones again), `sft.rs` (instruction
-//! examples, §3.3, and what they make the model forget).
+//! `training_loop.rs` holds the loop that they share: steps, schedule, order, validation, selection, resuming. It uses models
+//! through [`Learner`]. A [`Task`] defines the targets and the rows they come from: `pretrain.rs`, `refresh.rs` (new rows and
+//! replayed old ones), `sft.rs` (instruction examples, §3.3, and how much the model forgets).
 //!
-//! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an
-//! interruption, and `best`, the one validation selected. At the end `best` becomes `models/<name>`; until then
-//! whatever is published under that name stays. The run's records ([`crate::records`]) grow beside the two and are
-//! published with `best`.
+//! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an interruption, and
+//! `best`, which validation selected. At the end `best` becomes `models/<name>`; until then the model published under that name
+//! stays. The run's records ([`crate::records`]) grow beside the two and are published with `best`.
 //!
-//! `marks.rs` marks what a job trains.
+//! `parent.rs` loads the model that training starts from; `marks.rs` records which job began a training.
 
 pub mod marks;
 mod parent;
@@ -35,39 +33,39 @@ use crate::kinds::{Learner, TrainedModel};
 use crate::objectives::Objective;
 use crate::records::RecordsError;
 
-/// What is learned, and from what.
+/// The targets to learn, the rows they come from, and their validation.
 trait Task: Sync {
-    /// How the loop runs, and the loss.
+    /// Returns the settings of the loop and of the loss.
     fn settings(&self) -> &Pretrain;
 
-    /// How many times larger the learning rate of the conditions' parameters is.
+    /// Returns the learning rate of the instruction parameters as a multiple of the others'.
     fn condition_rate(&self) -> f64 {
         1.0
     }
 
-    /// What an epoch visits, and what one of it is called: rows of `sequences`, or histories.
+    /// Returns the units that an epoch visits, and their name: rows of `sequences`, or histories.
     fn units(&self) -> (&[u32], &'static str);
 
-    /// The batch of some of them.
+    /// Builds the batch of `units`.
     fn batch(&self, units: &[u32]) -> TrainingBatch;
 
-    /// What is minimised.
+    /// Returns the loss to minimise.
     fn objective(&self) -> &dyn Objective;
 
-    /// The model before the first step.
+    /// Returns the model before the first step.
     fn begin(&self) -> Result<Box<dyn Learner>, TrainError>;
 
-    /// What validation says of `model`, called `name`; nothing where nothing is held out.
+    /// Validates `model`, called `name`; empty if nothing is held out.
     fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError>;
 
-    /// What the run of a checkpoint was started with, where that differs from this one.
+    /// Returns the first setting of the task in which the run of `checkpoint` differs from this one, if any.
     fn difference(&self, checkpoint: &Checkpoint) -> Option<String>;
 }
 
 /// A training run that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The model's name cannot be used.
+    /// The configuration or the model's name is invalid.
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The device cannot be used.
@@ -85,154 +83,154 @@ pub enum TrainError {
     /// Validation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
-    /// A tensor operation failed.
+    /// A tensor operation failed, or a gradient was not finite.
     #[error("training failed at step {step}")]
     Step {
-        /// Steps finished before.
+        /// Number of steps finished before.
         step: u64,
-        /// Why.
+        /// Cause.
         source: candle_core::Error,
     },
-    /// The tables hold nothing to learn.
+    /// The tables hold no target to learn.
     #[error(
         "`sequences` holds no pre-training target{hint}; check sequences.split, sequences.sft_share and \
          pretrain.loss_without_history"
     )]
     NoTargets {
-        /// What there is instead.
+        /// Counts of what they hold instead.
         hint: String,
     },
-    /// The selecting number has nothing to count.
+    /// The metric that selects the model has no targets.
     #[error(
         "none of the {targets} validation targets takes part under the protocol {protocol}; \
          choose another pretrain.select_by"
     )]
     NoValidation {
-        /// The protocol.
+        /// Protocol of the metric.
         protocol: &'static str,
-        /// Validation targets in all.
+        /// Number of validation targets, excluded ones included.
         targets: usize,
     },
-    /// The parent follows instructions already.
+    /// The parent already follows instructions.
     #[error("`{parent}` was fine-tuned before; start from the model that it came from{from}")]
     Taught {
-        /// The parent.
+        /// Name of the parent.
         parent: String,
-        /// Its own parent.
+        /// Name of the parent's own parent.
         from: String,
     },
-    /// `sequences` knows more than `refresh`.
+    /// `sequences` was built from newer events than `refresh`.
     #[error(
         "table `refresh` was built from version {refresh} of `events`, and `sequences` from version {sequences}: what is held \
          out in one may be learned in the other; run `pipeline build-sequences --since {since}` again"
     )]
     OldRefresh {
-        /// Version of `events` behind `refresh`.
+        /// Version of `events` that `refresh` was built from.
         refresh: String,
-        /// That behind `sequences`.
+        /// Version of `events` that `sequences` was built from.
         sequences: String,
-        /// After which version an event is new.
+        /// Version of `events` after which an event is new.
         since: String,
     },
-    /// Events between the parent and `refresh`.
+    /// Events between those of the parent and those of `refresh` are missing.
     #[error(
         "`{parent}` has learned of `events` up to version {learned}, and table `refresh` begins after version {since}: what \
          came between would never be learned; run `pipeline build-sequences --since {learned}`"
     )]
     Gap {
-        /// The parent.
+        /// Name of the parent.
         parent: String,
-        /// What it knows.
+        /// Newest version of `events` that it has learned.
         learned: u64,
-        /// After which version an event is new.
+        /// Version of `events` after which an event is new.
         since: u64,
     },
-    /// Nothing is new.
+    /// No event is new.
     #[error(
         "table `refresh` (version {version}) holds no pre-training target that came after version {since} of `events`: there is \
          nothing to learn"
     )]
     NothingNew {
-        /// The table's version.
+        /// Version of `refresh`.
         version: u64,
-        /// After which version of `events` an event is new.
+        /// Version of `events` after which an event is new.
         since: String,
     },
     /// The tables hold no example.
     #[error("the tables of {conditions} hold no example to learn; `pipeline build-sft` reports why")]
     NoExamples {
-        /// The conditions.
+        /// Names of the conditions.
         conditions: String,
     },
-    /// Targets that may have been pre-trained on.
+    /// A table splits events otherwise than the parent's rows, so that its targets may have been pre-trained on.
     #[error(
         "table {table} was built with settings of [sequences] (hash {settings}) other than the rows that `{parent}` was \
          pre-trained on (hash {rows}): what one of them holds back, the other may have learned; build all from the same \
          configuration"
     )]
     OtherSplit {
-        /// The table.
+        /// Name of the table.
         table: String,
-        /// Its settings.
+        /// Hash of its settings.
         settings: String,
-        /// The parent.
+        /// Name of the parent.
         parent: String,
-        /// Its rows' settings.
+        /// Hash of the settings of its rows.
         rows: String,
     },
-    /// Examples of another definition of a derived condition.
+    /// The examples use another definition of a derived condition.
     #[error(
         "table {table} was built for items of the ages {examples}, and conditions.derived has {configured}; run `pipeline \
          build-sft` again"
     )]
     OtherAge {
-        /// The table.
+        /// Name of the table.
         table: String,
         /// Its range of ages.
         examples: String,
-        /// The configured one.
+        /// The configured range of ages.
         configured: String,
     },
-    /// Examples of another log than the rows that validation asks.
+    /// The examples and the rows of validation come from different versions of `events`.
     #[error(
         "table {table} was built from version {examples} of `events`, and `sequences` from version {sequences}: what is \
          held out in one may be learned in the other; run `pipeline build-sequences` and `pipeline build-sft` again"
     )]
     OtherEvents {
-        /// The table.
+        /// Name of the table.
         table: String,
         /// Its version of `events`.
         examples: String,
-        /// That of `sequences`.
+        /// Version of `events` that `sequences` was built from.
         sequences: String,
     },
-    /// An unfinished run of this name was started differently.
+    /// An unfinished run of this name has other settings.
     #[error(
         "{path} holds an unfinished training of `{name}` that was started with {difference}; \
          finish it with the same settings, or discard it with --fresh"
     )]
     OtherRun {
-        /// The model.
+        /// Name of the model.
         name: String,
-        /// Where the run stands.
+        /// Directory of the unfinished run.
         path: PathBuf,
-        /// The first difference.
+        /// First difference.
         difference: String,
     },
 }
 
-/// How to run.
+/// Options of a training run.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainOptions<'a> {
-    /// The model's name.
+    /// Name of the model.
     pub name: &'a str,
-    /// Discard what an earlier run left.
+    /// Discards what an earlier run left.
     pub fresh: bool,
-    /// Stops after the current step, with a checkpoint.
+    /// Stops the run after the current step, with a checkpoint.
     pub interrupt: &'a Interrupt,
-    /// Stop after this many steps of this run, as if interrupted.
+    /// Stops the run after this many of its own steps, as if interrupted.
     pub stop_after: Option<u64>,
-    /// The job that trains; none for a person.
+    /// Job that trains; `None` if a person started the run.
     pub job: Option<&'a str>,
 }
 
@@ -242,22 +240,22 @@ impl TrainOptions<'_> {
     }
 }
 
-/// What a run came to.
+/// Outcome of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainOutcome {
-    /// The model.
+    /// Name of the model.
     pub model: String,
-    /// `trained`, `unchanged` (it was trained on just this before) or `interrupted`.
+    /// How the run ended.
     pub status: Status,
-    /// Steps taken, earlier parts of a resumed run included.
+    /// Number of steps taken, earlier parts of a resumed run included.
     pub steps: u64,
-    /// The selected epoch and its validation.
+    /// Selected epoch and its validation.
     pub best: Option<Best>,
-    /// One record an epoch.
+    /// One record per epoch.
     pub epochs: Vec<EpochRecord>,
-    /// Targets learned in this run, over all epochs and branches.
+    /// Number of targets learned in this run, over all epochs and branches.
     pub targets: u64,
-    /// Seconds of this run.
+    /// Duration of this run in seconds.
     pub seconds: f64,
 }
 
@@ -299,15 +297,15 @@ impl fmt::Display for TrainOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The model is there.
+    /// The model is published.
     Trained,
-    /// It was there already, from the same tables and configuration.
+    /// The model was published before, from the same tables and configuration.
     Unchanged,
-    /// It can be resumed.
+    /// The run can be resumed.
     Interrupted,
 }
 
-/// The protocol and the metric that select the model.
+/// Returns the protocol and the metric that select the model.
 fn selector(selection: Selection) -> (Protocol, Key) {
     match selection {
         Selection::HrStandard => (Protocol::Standard, HR_10),

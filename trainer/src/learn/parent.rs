@@ -1,4 +1,4 @@
-//! The model that another one begins from.
+//! Loads and checks the model that refreshing or fine-tuning starts from.
 
 use schemas::config::{Config, ConfigError};
 use store::Root;
@@ -8,15 +8,19 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::data::Catalogue;
 use crate::device::Backend;
 
-/// A pre-trained or refreshed model, as training goes on from it.
+/// A pre-trained or refreshed model from which training continues.
 pub(super) struct Parent {
     pub(super) checkpoint: Checkpoint,
-    /// Of its weights.
+    /// Hash of its weights.
     pub(super) hash: String,
 }
 
 impl Parent {
-    /// Reads `models/<parent>`, which must not have been fine-tuned.
+    /// Loads `models/<parent>`.
+    ///
+    /// # Errors
+    ///
+    /// The checkpoint cannot be loaded, or the model was fine-tuned.
     pub(super) fn load(
         root: &Root,
         parent: &str,
@@ -33,7 +37,7 @@ impl Parent {
         Ok(Self { checkpoint, hash })
     }
 
-    /// `config` with what the checkpoint fixes: the architecture, and the loss of its pre-training.
+    /// Returns `config` with the parent's `[model]` and `[pretrain]` settings.
     pub(super) fn config(&self, config: &Config) -> Config {
         Config {
             model: self.checkpoint.config.model.clone(),
@@ -43,7 +47,7 @@ impl Parent {
     }
 }
 
-/// Refuses names that cannot be, and one for both: `what` the parent is, and what becomes of it.
+/// Refuses invalid names, and equal ones. `what` describes the parent and the new model in the message.
 pub(super) fn check_names(name: &str, parent: &str, what: [&str; 2]) -> Result<(), TrainError> {
     checkpoint::check_name(name)?;
     checkpoint::check_name(parent)?;

@@ -1,4 +1,4 @@
-//! `trainer pretrain`: TAMIP pre-training on the rows of `sequences` (§3.2).
+//! `trainer pretrain`: TAMIP pre-training on the rows of `sequences` (§3.2). Memory: the whole table and the model.
 
 use std::sync::Arc;
 
@@ -20,6 +20,10 @@ use crate::models::Values;
 use crate::objectives::{Draws, Objective, objective};
 
 /// Trains `models/<name>` on the newest tables of `root`, resuming an unfinished run of the same settings.
+///
+/// # Errors
+///
+/// A table is missing or invalid, there is nothing to learn, an unfinished run has other settings, or a step fails.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -80,18 +84,18 @@ async fn pretrain(
     run.finish()
 }
 
-/// The rows of `sequences` and what is learned from them.
+/// Pre-training on the rows of `sequences`.
 struct Pretraining<'a> {
     config: &'a Config,
     backend: &'a Backend,
     sequences: &'a SequencesTable,
     catalogue: &'a Catalogue,
-    /// Rows that own at least one target.
+    /// Rows with at least one target.
     rows: Vec<u32>,
-    /// By row, the weight of its targets.
+    /// Weight of each row's targets.
     weights: Vec<f32>,
     objective: Box<dyn Objective>,
-    /// Training events by item index.
+    /// Number of training events by item index.
     counts: &'a [u32],
     validation: Evaluation<'a>,
 }
@@ -143,7 +147,7 @@ impl Task for Pretraining<'_> {
     }
 }
 
-/// The items that a row predicts, over all branches.
+/// Iterates over the items that a row predicts, over all branches.
 pub(super) fn predicted<'a>(
     sequences: &'a SequencesTable,
     row: u32,
@@ -153,18 +157,18 @@ pub(super) fn predicted<'a>(
     TrainingBatch::predicted(sequences, row, model.mask, model.branches, without)
 }
 
-/// The targets that each row owns, over all branches.
+/// Counts the targets of each row, over all branches.
 pub(super) fn targets_by_row(sequences: &SequencesTable, config: &Config) -> Vec<usize> {
     (0..sequences.rows() as u32).map(|row| predicted(sequences, row, config).count()).collect()
 }
 
-/// What the batches of an epoch draw from the rows with `targets`.
+/// Counts how many rows with `targets` predict each item.
 pub(super) fn draws(sequences: &SequencesTable, targets: &[usize], config: &Config, items: usize) -> Draws {
     let rows = (0u32..).zip(targets).filter(|&(_, &n)| n > 0);
     Draws::new(items, rows.map(|(row, _)| predicted(sequences, row, config)))
 }
 
-/// `n^−balance` for the rows of a user with `n` targets, scaled to a mean of 1 over all targets.
+/// Returns the weight of each row's targets: `n^−balance` for a user with `n` targets, scaled to a mean of 1 over all targets.
 pub(super) fn row_weights(sequences: &SequencesTable, targets: &[usize], balance: f64) -> Vec<f32> {
     let mut of_user = vec![0usize; sequences.users.len()];
     for (&user, n) in sequences.user.iter().zip(targets) {

@@ -1,15 +1,15 @@
-//! `trainer refresh`: a pre-trained model goes on learning, from what is new.
+//! `trainer refresh`: continues training a pre-trained model on new events.
 //!
 //! ```text
-//!   refresh     rows with a new event: their new targets ─────┐
-//!   sequences   users by lot: old targets, some rows of them ─┴─▶ one run of the loop, from the parent's weights and moments
-//!                             held-out targets ─────────────────▶ validation
+//!   refresh     rows with a new event: their new targets ──────┐
+//!   sequences   users by lot: some rows of their old targets ──┴─▶ one run of the loop, from the parent's weights and moments
+//!                             held-out targets ──────────────────▶ validation
 //! ```
 //!
-//! It costs what is new, and the catalogue, not the log: of `sequences` as many users are read as the news need, and how often each
-//! item was learned is known from the parent.
+//! The cost depends on the new events and the catalogue rather than on the log: the run reads only as many users of `sequences`
+//! as it needs, and takes the training counts of items from the parent.
 //!
-//! The vocabulary grows with the catalogue: rows of the embedding tables never move, new ones begin at the mean of their
+//! The vocabulary grows with the catalogue: rows of the embedding tables never move, new ones start at the mean of their
 //! categories ([`TrainedModel::grown`]).
 
 use std::sync::Arc;
@@ -36,7 +36,12 @@ use crate::objectives::{Objective, objective};
 use crate::random;
 
 /// Continues `models/<parent>` into `models/<name>` on the newest `refresh` of `root` and a share of `sequences`, resuming an
-/// unfinished run of the same settings. The architecture and the loss are the parent's, whatever the configuration says.
+/// unfinished run of the same settings. `[model]` and `[pretrain]` are the parent's, whatever the configuration says.
+///
+/// # Errors
+///
+/// A table is missing, invalid or of other versions than the parent needs, nothing is new, the parent was fine-tuned, an
+/// unfinished run has other settings, or a step fails.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -120,8 +125,8 @@ async fn refresh(
     run.finish()
 }
 
-/// `refresh` has to begin where the parent ends, and `sequences` must not be ahead of it. Gives what is doubtful all the same.
-/// `sequences` is described by its version of `events`, and whether what it holds out stays held out as the log grows.
+/// Checks that `refresh` begins where the parent ends and that `sequences` is not ahead of it, and returns warnings. `sequences`
+/// is the table's version of `events`; `holds_out_for_ever` is true if its held-out events stay held out as the log grows.
 fn check_versions(
     parent: &str,
     learned: Option<u64>,
@@ -158,10 +163,10 @@ fn check_versions(
     Ok(warnings)
 }
 
-/// Training events by item index, up to what is new.
+/// Returns the number of training events by item index, the new ones included.
 ///
-/// The parent knows those that it has learned of; where `refresh` does not begin there, or an older version has left the parent,
-/// they are counted in `sequences`.
+/// The parent stores the counts of the events it has learned. If `refresh` does not begin where they end, or an older version of
+/// the code saved the parent without counts, they come from `sequences`.
 async fn counts(
     root: &Root,
     catalogue: &Catalogue,
@@ -187,20 +192,20 @@ async fn counts(
     Ok(counts)
 }
 
-/// How many users of `sequences` a refresh needs: their targets are more than are repeated, so that rows can be drawn, and they hold
-/// out `refresh.validation_targets`.
+/// Stopping rule for drawing users of `sequences`: enough targets to choose replayed rows from, and `refresh.validation_targets`
+/// held-out ones.
 struct Enough<'a> {
     config: &'a Config,
-    /// Targets to repeat.
+    /// Number of old targets to replay.
     wanted: usize,
-    /// What was counted so far: rows, targets, and held-out ones.
+    /// Counts so far: rows, targets, held-out targets.
     rows: usize,
     targets: usize,
     held_out: usize,
 }
 
 impl Enough<'_> {
-    /// Targets to choose from, for each that is repeated.
+    /// Number of targets to choose from, per replayed target.
     const CHOICE: usize = 2;
     fn with(&mut self, read: &SequencesTable, draws: usize) -> bool {
         for row in self.rows..read.rows() {
@@ -214,7 +219,7 @@ impl Enough<'_> {
     }
 }
 
-/// The rows with new targets, and behind them as many rows of `sequences`, drawn by the lot, as have `wanted` targets.
+/// Appends to the rows with new targets randomly chosen rows of `sequences` that hold `wanted` targets.
 fn rows(
     mut fresh: SequencesTable,
     sequences: &SequencesTable,
@@ -223,7 +228,7 @@ fn rows(
     lot: &mut impl Rng,
 ) -> SequencesTable {
     let mut old = targets_by_row(sequences, config);
-    // What is new would be there twice.
+    // Skips rows that `fresh` already contains.
     fresh.rows_in(sequences).into_iter().flatten().for_each(|row| old[row] = 0);
     let mut order: Vec<u32> = (0u32..).zip(&old).filter(|&(_, &n)| n > 0).map(|(row, _)| row).collect();
     order.shuffle(lot);
@@ -241,19 +246,19 @@ fn rows(
     fresh
 }
 
-/// New targets and old ones.
+/// Training on new targets and replayed old ones.
 struct Refreshing<'a> {
     config: &'a Config,
     settings: Pretrain,
     parent: &'a Checkpoint,
     catalogue: &'a Catalogue,
     rows: &'a SequencesTable,
-    /// Rows that own at least one target.
+    /// Rows with at least one target.
     units: Vec<u32>,
-    /// By row, the weight of its targets.
+    /// Weight of each row's targets.
     weights: Vec<f32>,
     objective: Box<dyn Objective>,
-    /// Training events by item index.
+    /// Number of training events by item index.
     counts: &'a [u32],
     validation: Evaluation<'a>,
 }
@@ -323,7 +328,7 @@ mod tests {
         let check = |learned, sequences: &str, for_ever, source: &FreshSource| {
             check_versions("m", Some(learned), sequences, for_ever, source).map_err(|error| error.to_string())
         };
-        // A whole build of the same log, and what is held out for ever.
+        // A full build of the same log; events that stay held out for ever.
         assert!(check(7, "8", false, &source("8", "7")).unwrap().is_empty());
         assert!(check(7, "7", true, &source("8", "7")).unwrap().is_empty());
         let leak = check(7, "7", false, &source("8", "7")).unwrap();
@@ -333,7 +338,7 @@ mod tests {
         );
         let again = check(8, "8", false, &source("8", "7")).unwrap();
         assert!(again.len() == 1 && again[0].contains("learned again"), "{again:?}");
-        // The parent itself is ahead of both.
+        // The parent is ahead of both tables.
         assert_eq!(check(9, "8", false, &source("8", "7")).unwrap().len(), 2);
         assert!(check(6, "8", false, &source("8", "7")).unwrap_err().contains("never be learned"));
         assert!(check(7, "9", false, &source("8", "7")).unwrap_err().contains("`sequences` from version 9"));

@@ -1,4 +1,6 @@
-//! `trainer sft`: a pre-trained model learns to follow instructions (§3.3).
+//! `trainer sft`: fine-tunes a pre-trained model to follow instructions (§3.3).
+//!
+//! Memory: the chosen examples, the rows of validation, up to three models, and one optimiser.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,24 +27,24 @@ use crate::models::SequenceModel;
 use crate::objectives::{Draws, Objective, objective};
 use crate::random;
 
-/// What fine-tuning came to.
+/// Outcome of fine-tuning.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SftOutcome {
-    /// The run.
+    /// Outcome of the run.
     #[serde(flatten)]
     pub training: TrainOutcome,
-    /// Examples in one epoch.
+    /// Number of examples in one epoch.
     pub examples: usize,
-    /// What became of the quality without instructions; absent where the run is unfinished or nothing is held out.
+    /// Quality without instructions before and after; absent if the run is unfinished or nothing is held out.
     pub unconditional: Option<Forgetting>,
 }
 
 /// HR@10 without instructions on the validation targets, seen items filtered (§3.3.3: catastrophic forgetting).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Forgetting {
-    /// Of the pre-trained model; `None` where no target takes part.
+    /// Before fine-tuning; `None` if the protocol excludes all targets.
     pub before: Option<f64>,
-    /// Of the fine-tuned one.
+    /// After fine-tuning; `None` likewise.
     pub after: Option<f64>,
 }
 
@@ -62,8 +64,13 @@ impl fmt::Display for SftOutcome {
     }
 }
 
-/// Fine-tunes `models/<parent>` into `models/<name>` on the newest tables `sft/<condition>` of `root`, resuming an
-/// unfinished run of the same settings. The architecture is the parent's, whatever the configuration says.
+/// Fine-tunes `models/<parent>` into `models/<name>` on the newest tables `sft/<condition>` of `root`, resuming an unfinished run
+/// of the same settings. `[model]` and `[pretrain]` are the parent's, whatever the configuration says.
+///
+/// # Errors
+///
+/// No condition is configured, a table is missing, invalid or built from another split or log, the parent was fine-tuned, an
+/// unfinished run has other settings, or a step fails.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -82,8 +89,12 @@ async fn fine_tune(
     run_after(config, root, parent, None, options).await
 }
 
-/// [`run`] where `models/<taught>` was fine-tuned before: the conditions begin with its parameters, if it follows the same ones in the
-/// same way. So a few examples do what all would have to do for parameters that begin at zero.
+/// Fine-tunes as [`run`] does, and initialises the instruction parameters from `models/<taught>` if it follows the same
+/// conditions under the same paradigm. A few examples then suffice, while parameters that start at zero need all of them.
+///
+/// # Errors
+///
+/// As [`run`]; a `taught` that cannot be loaded is ignored.
 pub async fn again(
     config: &Config,
     root: &Root,
@@ -119,14 +130,14 @@ async fn run_after(
     let settings = config.sft.training(&config.pretrain)?;
     let conditions = KnownConditions::new(&config.sft.conditions, derived, &catalogue);
     let taught = taught.and_then(|name| {
-        // One that is damaged is no reason to stop.
+        // A model that cannot be loaded is ignored.
         let loaded = checkpoint::load(&root.model_path(name), &catalogue, &backend).ok()?;
         let model = loaded.model;
         let same =
             model.vocabulary().conditions() == &conditions && model.paradigm() == Some(config.sft.paradigm);
         same.then(|| (name.to_owned(), model))
     });
-    // Every parent learns other examples, and a run that is resumed the same.
+    // Each parent gets other examples; a resumed run gets the same ones.
     let mut lot = random::generator(config.seed, "examples", hash64(origin.hash.as_bytes()));
     let wanted = Some(config.sft.examples).filter(|&wanted| wanted > 0).map(|wanted| (wanted, &mut lot));
     let examples = Examples::load(root, &conditions, catalogue.items(), wanted).await?;
@@ -147,7 +158,7 @@ async fn run_after(
         }
     }
     let lineage = Lineage {
-        // What validation asks; what was pre-trained is known by the parent's hash.
+        // The rows of validation; `parent_hash` identifies the pre-training rows.
         sequences: sequences.source.clone(),
         items_version: catalogue.version,
         parent: Some(parent.into()),
@@ -164,7 +175,7 @@ async fn run_after(
     let draws =
         Draws::new(catalogue.items(), units.iter().map(|&history| predicted(&examples, history, config)));
     let unconditional_weight = match config.sft.paradigm {
-        // It reads nothing else.
+        // This paradigm reads only without instructions.
         Paradigm::Unconditional => 0.0,
         _ => config.sft.unconditional_weight,
     };
@@ -199,8 +210,8 @@ async fn run_after(
     Ok(SftOutcome { training, examples: learned, unconditional })
 }
 
-/// A warning if the parent has learned of events newer than the `sequences` that validation asks: they may include the events that
-/// `sequences` holds out. `learned` and `asked` are versions of `events`.
+/// Returns a warning if the parent has learned newer events than those of the `sequences` that validation asks, which may include
+/// what `sequences` holds out. `learned` and `asked` are versions of `events`.
 fn leak(parent: &str, learned: Option<u64>, asked: Option<u64>, holds_out_for_ever: bool) -> Option<String> {
     let (learned, asked) = (learned?, asked?);
     (learned > asked && !holds_out_for_ever).then(|| {
@@ -211,8 +222,8 @@ fn leak(parent: &str, learned: Option<u64>, asked: Option<u64>, holds_out_for_ev
     })
 }
 
-/// Examples, the parent and the rows that validation asks have to be of one split and one log: what is held out in one of
-/// them must not be learned in another.
+/// Checks that the examples, the parent and the rows of validation come from one split, and the tables from one log, so that none
+/// learns what another holds out.
 fn agree(
     examples: &Examples,
     sequences: &SequencesTable,
@@ -239,7 +250,7 @@ fn agree(
     Ok(())
 }
 
-/// The items that the examples of a history predict, where they carry loss.
+/// Iterates over the items that the examples of a history predict with a loss.
 fn predicted<'a>(
     examples: &'a Examples,
     history: u32,
@@ -249,31 +260,31 @@ fn predicted<'a>(
     TrainingBatch::instructed_items(examples, history, config.model.mask, without_history)
 }
 
-/// The histories with examples that carry loss, and how many those are.
+/// Returns the histories with examples that carry loss, and the number of those examples.
 fn units(examples: &Examples, config: &Config) -> (Vec<u32>, usize) {
     let all = (0..examples.histories.len() as u32).map(|h| (h, predicted(examples, h, config).count()));
     let units: Vec<(u32, usize)> = all.filter(|&(_, n)| n > 0).collect();
     (units.iter().map(|&(history, _)| history).collect(), units.iter().map(|&(_, n)| n).sum())
 }
 
-/// The instruction examples, and what is learned from them.
+/// Fine-tuning on instruction examples.
 struct FineTuning<'a> {
     config: &'a Config,
     settings: Pretrain,
     parent: &'a SequenceModel,
-    /// Whose parameters the conditions begin with.
+    /// Model that the instruction parameters are copied from.
     taught: Option<Box<dyn TrainedModel>>,
     conditions: KnownConditions,
     carriers: Carriers,
     examples: &'a Examples,
-    /// Histories of examples with something to read.
+    /// Histories with at least one example that carries loss.
     units: Vec<u32>,
     objective: Box<dyn Objective>,
     validation: Evaluation<'a>,
 }
 
 impl FineTuning<'_> {
-    /// HR@10 of `model` without instructions.
+    /// Returns HR@10 of `model` without instructions.
     fn unconditional(&self, model: &dyn TrainedModel) -> Result<Option<f64>, TrainError> {
         let (protocol, _) = selector(self.settings.select_by);
         let results = self.validation.model("", model, &[protocol])?;
@@ -315,7 +326,7 @@ impl Task for FineTuning<'_> {
         Box::new(model).into_learner(&self.settings, None).map_err(step)
     }
 
-    /// Under the condition of each target's own item, the mean over all conditions that were asked for.
+    /// Validates under the conditions of each target's own item, averaged over all configured conditions.
     fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError> {
         if self.validation.is_empty() {
             return Ok(Vec::new());

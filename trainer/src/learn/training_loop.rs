@@ -1,4 +1,6 @@
-//! The loop.
+//! The training loop: steps, learning rate, validation, selection of the best epoch, checkpoints, resuming.
+//!
+//! Memory: the learner, the prepared batches, and the losses of at most 32 steps.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -23,13 +25,13 @@ use crate::objectives::Plan;
 use crate::random;
 use crate::records::{self, EpochMetrics, RunRecords, StepMetrics, Validation};
 
-/// Steps of an epoch that are recorded one by one, at most.
+/// Maximum steps of an epoch that are recorded one by one.
 const STEPS_RECORDED: usize = 100;
 
-/// Steps that are started before anybody looks at their numbers, at most: a gradient that is not finite is known so much later.
+/// Maximum steps in flight before losses are read back; a non-finite gradient is noticed at most this many steps late.
 const STEPS_AHEAD: usize = 32;
 
-/// One run's task, and where it leaves what it has.
+/// One run: its task, and the directories it writes to.
 pub(super) struct Run<'a, T> {
     config: &'a Config,
     options: TrainOptions<'a>,
@@ -71,7 +73,8 @@ impl<'a, T: Task> Run<'a, T> {
         }
     }
 
-    /// The outcome of the run that published `models/<name>`, if that run was this one; or, with `--fresh`, a clean slate.
+    /// Returns the outcome of the run that published `models/<name>`, if it was this one. With `--fresh`, discards what an
+    /// earlier run left instead.
     pub(super) fn prepare(&self) -> Result<Option<TrainOutcome>, TrainError> {
         if self.options.fresh {
             checkpoint::discard(&self.latest)?;
@@ -82,12 +85,12 @@ impl<'a, T: Task> Run<'a, T> {
         self.unchanged()
     }
 
-    /// Trains, from the beginning or from where a run was stopped, and publishes what validation selected.
+    /// Trains, from the beginning or from where a run stopped, and publishes the model that validation selected.
     pub(super) fn finish(&self) -> Result<TrainOutcome, TrainError> {
         let (state, finished, targets) = self.train()?;
         let mut status = Status::Interrupted;
         if finished {
-            // After an exchange of names, the older model stands where the selected one was.
+            // If a run stopped after exchanging the two names, `best` holds the older model.
             if self.is_this_run(&self.best) || !self.is_this_run(&self.published) {
                 records::copy_into(&self.training, &self.best)?;
                 checkpoint::rename_over(&self.best, &self.published)?;
@@ -110,14 +113,14 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     fn unchanged(&self) -> Result<Option<TrainOutcome>, TrainError> {
-        // `latest` without `best`: the run was stopped between publishing and tidying up, or in its first epoch.
+        // `latest` without `best`: the run stopped in its first epoch, or between publishing and tidying up.
         let unfinished = checkpoint::find(&self.latest).is_some() && checkpoint::find(&self.best).is_some();
         if checkpoint::find(&self.published).is_none() || unfinished {
             return Ok(None);
         }
         let checkpoint = match checkpoint::load(&self.published, self.catalogue, &Backend::CPU) {
             Ok(checkpoint) => checkpoint,
-            // Whatever is there, training replaces it.
+            // Training replaces a model that cannot be loaded.
             Err(_) => return Ok(None),
         };
         let same = self.difference(&checkpoint).is_none();
@@ -137,14 +140,14 @@ impl<'a, T: Task> Run<'a, T> {
         }))
     }
 
-    /// Whether the checkpoint in `directory` is one of this run. Asked only where there are two.
+    /// True if the checkpoint in `directory` comes from this run, or if no model is published yet.
     fn is_this_run(&self, directory: &Path) -> bool {
         checkpoint::find(&self.published).is_none()
             || checkpoint::load(directory, self.catalogue, &Backend::CPU)
                 .is_ok_and(|checkpoint| self.difference(&checkpoint).is_none())
     }
 
-    /// What a checkpoint's run was started with, where that differs from this run.
+    /// Returns the first setting in which a checkpoint's run differs from this one, if any.
     fn difference(&self, checkpoint: &checkpoint::Checkpoint) -> Option<String> {
         if let Some(difference) = other_numbers(&checkpoint.config, self.config) {
             return Some(difference);
@@ -170,7 +173,7 @@ impl<'a, T: Task> Run<'a, T> {
         None
     }
 
-    /// A new model, or the unfinished one.
+    /// Returns the unfinished model, or a new one.
     fn begin(&self) -> Result<(Box<dyn Learner>, TrainerState, RunRecords), TrainError> {
         if checkpoint::find(&self.latest).is_some() {
             let checkpoint = checkpoint::load(&self.latest, self.catalogue, self.backend)?;
@@ -188,7 +191,7 @@ impl<'a, T: Task> Run<'a, T> {
             return Ok((learner, state, records));
         }
         let learner = self.task.begin()?;
-        // Before anything that it marks.
+        // The mark precedes the files that it marks.
         marks::write(&self.training, self.lineage.made_by.as_ref())?;
         let records = RunRecords::create(&self.training, self.options.name)?;
         let state = TrainerState {
@@ -199,7 +202,7 @@ impl<'a, T: Task> Run<'a, T> {
         Ok((learner, state, records))
     }
 
-    /// Trains to the end (`true`) or to an interruption (`false`); also the targets learned in this run.
+    /// Trains to the end (`true`) or to an interruption (`false`). Also returns the number of targets learned in this run.
     fn train(&self) -> Result<(TrainerState, bool, u64), TrainError> {
         let settings = self.task.settings();
         let (mut learner, mut state, mut records) = self.begin()?;
@@ -215,8 +218,7 @@ impl<'a, T: Task> Run<'a, T> {
         Ok((state, finished, targets))
     }
 
-    /// The steps of an epoch that are left: to its end (`true`), or to an interruption (`false`), which leaves a
-    /// checkpoint.
+    /// Takes the remaining steps of an epoch, to its end (`true`) or to an interruption (`false`), which leaves a checkpoint.
     fn epoch(
         &self,
         learner: &mut dyn Learner,
@@ -235,7 +237,7 @@ impl<'a, T: Task> Run<'a, T> {
         progress.add((state.batch * settings.batch_size) as u64);
         std::thread::scope(|scope| {
             let from = BatchesFrom { first: state.batch, size: settings.batch_size };
-            // Waiting for a batch counts, writing checkpoints does not.
+            // The time of an epoch includes waiting for batches, but not writing checkpoints.
             let mut since = Instant::now();
             let (objective, first_step) = (self.task.objective(), state.steps - state.batch as u64);
             let vocabulary = learner.model().vocabulary().clone();
@@ -275,14 +277,14 @@ impl<'a, T: Task> Run<'a, T> {
         })
     }
 
-    /// The rows of one epoch, shuffled by the seed and the epoch.
+    /// Returns the units of one epoch, shuffled by the seed and the epoch.
     fn order(&self, epoch: usize) -> Vec<u32> {
         let mut order = self.task.units().0.to_vec();
         order.shuffle(&mut random::generator(self.config.seed, "order", epoch as u64));
         order
     }
 
-    /// One step. Nobody waits for the device.
+    /// Starts one step, without waiting for the device.
     fn step(
         &self,
         learner: &mut dyn Learner,
@@ -306,14 +308,14 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(Started { taken, learning_rate })
     }
 
-    /// The learning rate of step `step`, from 0.
+    /// Returns the learning rate of step `step`, from 0.
     fn learning_rate(&self, step: u64) -> f64 {
         let settings = self.task.settings();
         let last = (settings.epochs * self.task.units().0.len().div_ceil(settings.batch_size)) as u64;
         learning_rate(settings, step, last)
     }
 
-    /// Validates where it is time, records the epoch, keeps the best, and checkpoints.
+    /// Validates if due, records the epoch, saves the best model, and writes the checkpoint to resume from.
     fn end_epoch(
         &self,
         learner: &dyn Learner,
@@ -367,7 +369,7 @@ impl<'a, T: Task> Run<'a, T> {
         } else {
             records.epoch(&metrics)?;
             state.history.push(record);
-            // Without validation targets the last model is the selected one.
+            // Without validation targets, the last model is selected.
             if due {
                 self.save(&self.best, learner, state, &[])?;
             }
@@ -376,7 +378,7 @@ impl<'a, T: Task> Run<'a, T> {
         self.save_latest(learner, state, records)
     }
 
-    /// Saves the checkpoint to resume from. The records are on the disk before it: they must not be behind it.
+    /// Saves the checkpoint to resume from, after syncing the records: they must not lag behind it.
     fn save_latest(
         &self,
         learner: &dyn Learner,
@@ -399,7 +401,7 @@ impl<'a, T: Task> Run<'a, T> {
     }
 }
 
-/// What makes every run with `theirs` compute other numbers than with `ours`.
+/// Returns the first setting by which a run with `theirs` computes other numbers than one with `ours`, if any.
 fn other_numbers(theirs: &Config, ours: &Config) -> Option<String> {
     if theirs.seed != ours.seed {
         return Some(format!("seed = {}", theirs.seed));
@@ -410,13 +412,13 @@ fn other_numbers(theirs: &Config, ours: &Config) -> Option<String> {
     (theirs.model != ours.model).then(|| "another [model]".into())
 }
 
-/// A step that was taken, whose numbers may still be on their way.
+/// A step in flight, which the device may still be computing.
 struct Started {
     taken: Taken,
     learning_rate: f64,
 }
 
-/// Waits for the numbers of the steps `taken`, at least one, and adds them to those of the epoch; returns those of the last.
+/// Waits for the steps `taken`, at least one, and adds their numbers to the epoch's sums. Returns the numbers of the last.
 fn settle(taken: &mut Vec<Started>, state: &mut TrainerState) -> Result<StepMetrics, TrainError> {
     let first = state.steps - taken.len() as u64;
     let fail = |step| move |source| TrainError::Step { step, source };
@@ -434,7 +436,7 @@ fn settle(taken: &mut Vec<Started>, state: &mut TrainerState) -> Result<StepMetr
     Ok(last)
 }
 
-/// The learning rate of step `step` (from 0) of at most `steps`.
+/// Returns the learning rate of step `step` (from 0) out of `steps`: a linear warm-up, then the schedule.
 fn learning_rate(config: &Pretrain, step: u64, steps: u64) -> f64 {
     let warmup = config.warmup_steps as u64;
     let factor = if step < warmup {
@@ -463,7 +465,7 @@ mod tests {
         assert_eq!(other_numbers(&ours, &theirs).as_deref(), Some("precision = f32"));
         let theirs = Config { seed: 7, ..ours.clone() };
         assert_eq!(other_numbers(&theirs, &ours).as_deref(), Some("seed = 7"));
-        // A model trained on one device is trained further on another.
+        // Training may continue on another device.
         let theirs = Config { device: DeviceSetting::Cuda(0), ..ours.clone() };
         assert_eq!(other_numbers(&theirs, &ours), None);
     }

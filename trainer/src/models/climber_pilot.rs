@@ -1,7 +1,7 @@
-//! Climber-Pilot's encoder (§3.2): `L` causal layers, then for each of `K` TAMIP branches (§3.2.2) a layer of its own and a norm.
+//! Climber-Pilot's encoder (§3.2): `L` causal layers, then `K` TAMIP branches (§3.2.2) of one layer and one norm each.
 //!
-//! A layer is a pre-norm Transformer layer whose attention has a learned temperature for each head, a position bias and a time
-//! bias (§3.2.1).
+//! A layer is a pre-norm Transformer layer whose attention has a learned temperature per head, a position bias and a time bias
+//! (§3.2.1).
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use super::encoder::{BranchInstruction, Encoder};
 use super::layers::{FeedForward, Modulated, Norm, SelfAttention};
 use crate::data::{Token, as_u32s};
 
-/// Backbone and branches.
+/// Backbone layers and branches.
 #[derive(Debug)]
 pub(super) struct ClimberPilot {
     backbone: Vec<Layer>,
-    /// Branch `k` at `k − 1`.
+    /// Branch `k` is at index `k − 1`.
     branches: Vec<(Layer, Norm)>,
 }
 
@@ -82,8 +82,7 @@ impl Encoder for ClimberPilot {
     }
 }
 
-/// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`. The temperatures are `√d_k` at first (Climber's adaptive
-/// temperature).
+/// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`. Temperatures start at `√d_k` (Climber's adaptive temperature).
 #[derive(Debug, Clone)]
 struct Layer {
     attention: SelfAttention,
@@ -92,7 +91,7 @@ struct Layer {
 
 impl Layer {
     fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
-        // What is added to the residual stream starts smaller the more layers add to it, a branch's included.
+        // The more layers add to the residual stream, the branch's included, the smaller their outputs start.
         let residual = (2.0 * (model.layers + 1) as f64).sqrt();
         Ok(Self {
             attention: SelfAttention::relative(parameters, &format!("{name}.attention"), model, residual)?,
@@ -100,13 +99,13 @@ impl Layer {
         })
     }
 
-    /// `[T, d]` → `[T, d]`.
+    /// Applies the layer: `[T, d]` → `[T, d]`.
     fn forward(&self, x: &Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
         self.feed_forward.forward(&self.attention.forward(x, layout, dropout)?, dropout)
     }
 
-    /// The layer at single rows of `x` `[T, d]`: `[R, d]`. Each query is the row it stands at, plus its row of `condition`
-    /// `[R, d]`; keys and values are without.
+    /// Applies the layer at the `R` queries only, with keys and values from `x` `[T, d]`: `[R, d]`. A query is the row of its
+    /// token plus its row of `condition` `[R, d]`; keys and values exclude the condition.
     fn forward_at(
         &self,
         x: &Tensor,
@@ -125,7 +124,7 @@ impl Layer {
         self.feed_forward.forward(&rows, dropout)
     }
 
-    /// The same with a modulation of norms and halves: every query has a sequence of its own in `x`.
+    /// Applies the layer at the queries with modulated norms and halves; each query has its own sequence in `x`: `[R, d]`.
     fn forward_modulated(
         &self,
         x: &Tensor,

@@ -1,4 +1,5 @@
-//! What turns embedded histories into the states that are scored: one file is one paper's encoder.
+//! The trait of encoders, which turn embedded histories into the states that are scored. Each implementation is one paper's
+//! encoder in its own file.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,26 +10,26 @@ use ragged::{AttentionLayout, Dropout, Queries};
 use super::layers::Modulated;
 use crate::data::{Token, from_u32s};
 
-/// A causal encoder of ragged histories. `T` are the tokens of a batch; no row of a history depends on a later one.
+/// A causal encoder of ragged histories: no row of a history depends on a later one. `T` is the number of tokens in a batch.
 pub trait Encoder: fmt::Debug + Send + Sync {
-    /// `K`: how many heads predict from the backbone.
+    /// Returns the number of branches that predict from the backbone, `K`.
     fn branches(&self) -> usize {
         1
     }
 
-    /// What is added to the embedded tokens `x` `[T, d]` before the first layer.
+    /// Returns the embedded tokens `x` `[T, d]` with all that is added before the first layer.
     ///
     /// # Errors
     ///
-    /// A tensor operation failed; so for the others.
+    /// A tensor operation failed; this holds for all methods.
     fn embed(&self, x: Tensor, _layout: &AttentionLayout) -> Result<Tensor> {
         Ok(x)
     }
 
-    /// The shared backbone `H`: `[T, d]` → `[T, d]`.
+    /// Computes the shared backbone `H`: `[T, d]` → `[T, d]`.
     fn backbone(&self, x: Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor>;
 
-    /// Branch `k` (from 1) on top of the backbone's output, at the tokens `rows`: `[rows, d]`.
+    /// Computes branch `k` (from 1) from the backbone's output `[T, d]`, at the tokens `rows`: `[rows, d]`.
     fn branch(
         &self,
         k: usize,
@@ -38,8 +39,12 @@ pub trait Encoder: fmt::Debug + Send + Sync {
         dropout: Option<Dropout>,
     ) -> Result<Tensor>;
 
-    /// The same where only the rows at `queries` are computed, under an instruction: `[queries, d]`. Without layers in its
-    /// branches an encoder computes all rows, and follows no instruction.
+    /// Computes branch `k` at `queries` only, under an instruction: `[queries, d]`. The default, for encoders without layers in
+    /// their branches, computes all rows.
+    ///
+    /// # Errors
+    ///
+    /// The default returns one if there is an instruction: following it takes a branch with a layer of its own.
     fn branch_at(
         &self,
         k: usize,
@@ -61,16 +66,16 @@ pub trait Encoder: fmt::Debug + Send + Sync {
 /// How an instruction enters a branch.
 #[derive(Debug)]
 pub enum BranchInstruction<'a> {
-    /// Not at all, or by what its queries may look at.
+    /// Not at all, or only through the mask of its queries.
     None,
     /// As a row added to each query, `[queries, d]`.
     Added(&'a Tensor),
-    /// By norms and halves that are modulated; every query has a sequence of its own.
+    /// By modulating the norms and both halves of the layer; each query has its own sequence.
     Modulated(Modulated<'a>),
 }
 
 impl<'a> BranchInstruction<'a> {
-    /// What is added, if anything is.
+    /// Returns `Added` if there is a condition row, otherwise `None`.
     pub(super) fn added(condition: Option<&'a Tensor>) -> Self {
         condition.map_or(Self::None, Self::Added)
     }

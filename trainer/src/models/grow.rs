@@ -1,4 +1,4 @@
-//! A model for a vocabulary that has grown: every row stays what it is, and new ones begin where similar ones are.
+//! Grows a model with its vocabulary: existing rows keep their values, new rows start at the mean of similar ones.
 
 use std::sync::Arc;
 
@@ -11,15 +11,19 @@ use crate::data::ItemIndex;
 use crate::data::vocabulary::Vocabulary;
 
 impl SequenceModel {
-    /// The model with rows for what `vocabulary` has more than its own, of which it is a [grown](Vocabulary::grown) one.
+    /// Returns the model with rows added for `vocabulary`, a [grown](Vocabulary::grown) version of its own.
     ///
-    /// A new item's row is the mean of its categories: of each value of its attributes, the mean over the items that had a row
-    /// and carry the value. An item that shares no value with them begins at the mean of all, and so does a new value in the
-    /// table of its attribute.
+    /// A new item's row is the mean over its attribute values of each value's mean row, taken over the items that had a row and
+    /// carry the value. An item that shares no value with them starts at the mean of all rows; so does a new value in its
+    /// attribute's table.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed, or `vocabulary` does not fit the model.
     pub fn grown(&self, model: &Model, sft: &Sft, vocabulary: Arc<Vocabulary>) -> Result<Self> {
         let mut tensors = self.tensors();
         let mut grow = |name: &str, rows: usize, new: &dyn Fn(&Tensor, usize) -> Result<Tensor>| {
-            // What is not there, the new model names.
+            // The new model reports missing parameters.
             let Some(known) = tensors.get(name) else { return Ok(()) };
             if let Some(more) = rows.checked_sub(known.dim(0)?).filter(|&more| more > 0) {
                 let all = Tensor::cat(&[known, &new(known, more)?], 0)?;
@@ -37,7 +41,7 @@ impl SequenceModel {
         Self::saved(model, sft, vocabulary, tensors.into(), self.parameters.backend())
     }
 
-    /// First values for the rows that `vocabulary` has more: `[new rows, d]`.
+    /// Computes initial values for the rows that `vocabulary` adds: `[new rows, d]`.
     fn new_id_rows(&self, vocabulary: &Vocabulary) -> Result<Tensor> {
         let d = self.d;
         let weight = self.ids().weight.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
@@ -67,7 +71,7 @@ impl SequenceModel {
     }
 }
 
-/// A mean of vectors.
+/// Running mean of vectors of length `d`, summed in 64 bits.
 #[derive(Clone)]
 struct Mean {
     sum: Vec<f64>,
@@ -84,7 +88,7 @@ impl Mean {
         self.sum.iter_mut().zip(vector).for_each(|(sum, &x)| *sum += f64::from(x));
     }
 
-    /// `None` of nothing.
+    /// Returns the mean, `None` if nothing was added.
     fn value(&self) -> Option<Vec<f32>> {
         (self.n > 0).then(|| self.sum.iter().map(|sum| (sum / self.n as f64) as f32).collect())
     }

@@ -1,5 +1,5 @@
-//! HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", §3.1 and 3.2) for comparison: hierarchical
-//! sequential transduction units.
+//! HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", §3.1 and 3.2), for comparison: hierarchical sequential transduction
+//! units.
 //!
 //! ```text
 //! U, V, Q, K = SiLU(f₁(norm(X)))                                    Eq. 1
@@ -7,9 +7,9 @@
 //! Y          = X + f₂(norm(A V) ∘ U)                                 Eq. 3
 //! ```
 //!
-//! `rab_pos` and `rab_time` are tables like those of Climber-Pilot's layer, over clipped distances and over half
-//! octaves of the time between two events; `n` is the number of keys that a row attends to (see
-//! [`ragged::pointwise_attention`]). There are no feed-forward layers.
+//! `rab_pos` and `rab_time` are tables like those of Climber-Pilot's layer: over clipped distances, and over half octaves of the
+//! time between two events. `n` is the number of keys that a row attends to (see [`ragged::pointwise_attention`]). There are no
+//! feed-forward layers.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::encoder::Encoder;
 use super::layers::{Norm, at, linear_std};
 use crate::data::{Token, as_u32s};
 
-/// Units, and a norm in place of branches.
+/// Units, and a final norm in place of branches.
 #[derive(Debug)]
 pub(super) struct Hstu {
     units: Vec<Unit>,
@@ -55,18 +55,18 @@ impl Encoder for Hstu {
     }
 }
 
-/// One unit.
+/// One transduction unit, Eq. 1 to 3.
 #[derive(Debug, Clone)]
 struct Unit {
     name: String,
     norm: Norm,
-    /// `f₁`, in two parts: the gates `U`, `[d, d]`; queries, keys and values, `[d, 3 d]`.
+    /// `f₁` in two parts: `[d, d]` for the gates `U`, `[d, 3 d]` for queries, keys and values.
     gate: Tensor,
     qkv: Tensor,
-    /// `rab_pos` and, where configured, `rab_time` of each head.
+    /// `rab_pos` and, if configured, `rab_time`: `[heads, distances + time buckets]`.
     bias: Tensor,
     attended_norm: Norm,
-    /// `f₂`.
+    /// `f₂`: `[d, d]` and `[d]`.
     out: Tensor,
     out_bias: Tensor,
     max_distance: usize,
@@ -76,7 +76,7 @@ struct Unit {
 impl Unit {
     fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
         let (d, heads) = (model.d, model.heads);
-        // What is added to the residual stream starts smaller the more layers add to it.
+        // The more layers add to the residual stream, the smaller their outputs start.
         let residual = (model.layers as f64).sqrt();
         let columns = model.max_distance + if model.time_bias { TIME_BUCKETS } else { 0 };
         let of = |part: &str| format!("{name}.{part}");
@@ -94,7 +94,7 @@ impl Unit {
         })
     }
 
-    /// `[T, d]` → `[T, d]`.
+    /// Applies the unit: `[T, d]` → `[T, d]`.
     fn forward(&self, x: &Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
         let normal = self.norm.forward(x)?;
         let gate = ragged::silu(&ragged::linear(&normal, &self.gate, None, self.precision)?)?;

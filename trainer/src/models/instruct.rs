@@ -1,16 +1,16 @@
-//! How an instruction enters the model: CGSA (§3.3.2), and the paradigms that the paper compares it with (Table 3).
+//! Instructions in the model: CGSA (§3.3.2), and the paradigms that the paper compares it with (Table 3).
 //!
 //! ```text
 //!                backbone      branch layer, at the rows that are read
 //! cgsa           shared        the query sees matching keys, its own row and the start token (Eq. 5); it is h + √d e_c,
 //!                              or h without the embedding
 //! pinrec         shared        the query is h + √d e_c
-//! adaln-zero     shared        norms are shifted and scaled, halves are gated by a function of e_c
-//! lum            anew          e_c is a token behind the history, and what is read
-//! unconditional  shared        nothing
+//! adaln-zero     shared        functions of e_c shift and scale the norms and gate both halves
+//! lum            recomputed    e_c is a token appended to the history, and the token that is read
+//! unconditional  shared        ignores the instruction
 //! ```
 //!
-//! In the first two, keys and values are the same under every condition: a further condition costs one row.
+//! In the first two, all conditions share keys and values: a further condition costs one row.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -25,50 +25,50 @@ use super::layers::Modulated;
 use super::{Parameters, SequenceModel, Tokens};
 use crate::data::{ConditionRow, Token, VectorRow, as_u32s};
 
-/// What the names of the parameters begin with that instructions bring: they are not pre-trained.
+/// Name prefix of the parameters that only fine-tuning trains.
 pub const CONDITION_PREFIX: &str = "conditions.";
 
-/// Standard deviation of the initial values of embeddings that are not zero at first.
+/// Standard deviation of the initial values of LUM's condition embeddings.
 const EMBEDDING_STD: f64 = 0.02;
 
-/// Where histories are read, and under which conditions.
+/// Positions at which histories are read, each under a condition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// The token of each read, ascending: it stands for the history up to it.
+    /// Token of each read, ascending: it represents the history up to it.
     pub tokens: Vec<Token>,
-    /// The row of each read's condition.
+    /// Row of each read's condition.
     pub conditions: Vec<ConditionRow>,
-    /// For each read in turn whether it may look at each token of its sequence, from the first to its own: those that carry
-    /// the condition, and the start token.
+    /// For each read, one flag per token of its sequence, from the first to its own, concatenated: true if the read may attend to
+    /// it. Those tokens are the start and the items that carry the condition.
     pub matches: Vec<bool>,
 }
 
-/// Encoded histories, for branches to read.
+/// Encoded histories that branches read.
 #[derive(Debug)]
 pub struct Histories<'a> {
     tokens: &'a Tokens,
     items: &'a Tensor,
     dropout: Option<Dropout>,
-    /// Computed when a paradigm first needs it.
+    /// Computed on first use.
     pub(super) backbone: OnceCell<Tensor>,
 }
 
-/// The parameters that instructions bring.
+/// Parameters of the instructions.
 #[derive(Debug, Clone)]
 pub(super) struct Instructions {
     paradigm: Paradigm,
-    /// `e_c`, `[conditions, d]`; absent where the mask alone carries the condition.
+    /// `e_c`, `[conditions, d]`; absent if only the mask carries the condition.
     embedding: Option<Tensor>,
-    /// Where scores are cosines, the logarithm of a factor for each condition, `[conditions, 1]`: what does not carry the
-    /// condition has to be far away, and what does still has to differ.
+    /// Logarithm of each condition's score factor, `[conditions, 1]`, present if scores are cosines: bounded scores cannot both
+    /// push items without the condition far away and tell those with it apart.
     sharpness: Option<Tensor>,
-    /// For each branch the map from `e_c` to its modulation: `[d, 6 d]` and `[6 d]`.
+    /// Map from `e_c` to the modulation of each branch: weight `[d, 6 d]` and bias `[6 d]`.
     modulation: Vec<(Tensor, Tensor)>,
 }
 
 impl Instructions {
-    /// For a model with `conditions` conditions. At first, nothing that is new changes what a
-    /// pre-trained model gives (LUM's token aside, which is read in place of the history's last).
+    /// Creates the parameters for `conditions` conditions. Their initial values leave a pre-trained model's output unchanged,
+    /// apart from CGSA's mask and LUM's token, which is read instead of the history's last.
     pub(super) fn new(
         parameters: &mut Parameters,
         sft: &Sft,
@@ -104,14 +104,14 @@ impl Instructions {
         Ok(Self { paradigm: sft.paradigm, embedding, sharpness, modulation })
     }
 
-    /// `√d e_c` of each read, `[R, d]`: on entering a layer it is scaled as the items' embeddings are.
+    /// Returns `√d e_c` of each read, `[R, d]`, scaled as the items' embeddings are; `None` without an embedding.
     fn added(&self, conditions: &[ConditionRow]) -> Result<Option<Tensor>> {
         let Some(embedding) = &self.embedding else { return Ok(None) };
         let d = embedding.dim(1)? as f64;
         Ok(Some((ragged::gather(embedding, as_u32s(conditions))? * d.sqrt())?))
     }
 
-    /// `hidden` `[R, d]` times the factor of each read's condition.
+    /// Multiplies `hidden` `[R, d]` by the score factor of each read's condition.
     fn sharpened(&self, hidden: Tensor, conditions: &[ConditionRow]) -> Result<Tensor> {
         match &self.sharpness {
             Some(sharpness) => hidden.broadcast_mul(&ragged::gather(sharpness, as_u32s(conditions))?.exp()?),
@@ -121,7 +121,12 @@ impl Instructions {
 }
 
 impl SequenceModel {
-    /// Gives what instructions bring the values that `taught` has, a model that follows the same conditions in the same way.
+    /// Copies the instruction parameters of `taught`, a model that follows the same conditions under the same paradigm.
+    /// Parameters of another shape keep their values.
+    ///
+    /// # Errors
+    ///
+    /// A value cannot be copied to the model's device.
     pub fn set_conditions(&self, taught: &Self) -> Result<()> {
         let known: HashMap<&str, &Var> = taught.parameters.iter().collect();
         for (name, var) in self.parameters.iter().filter(|(name, _)| name.starts_with(CONDITION_PREFIX)) {
@@ -132,20 +137,24 @@ impl SequenceModel {
         Ok(())
     }
 
-    /// How instructions enter the model; `None` where it follows none.
+    /// Returns the paradigm of the model's instructions; `None` if it follows none.
     pub fn paradigm(&self) -> Option<Paradigm> {
         self.instructions.as_ref().map(|instructions| instructions.paradigm)
     }
 
-    /// `e_c` for each of the model's conditions, `[conditions, d]`, where it is added to a query (CGSA, PinRec), √d-fold.
+    /// Returns `e_c`, `[conditions, d]`, which CGSA and PinRec add √d-fold to queries; `None` for other paradigms.
     pub fn condition_embedding(&self) -> Option<&Tensor> {
         let instructions = self.instructions.as_ref()?;
         matches!(instructions.paradigm, Paradigm::Cgsa | Paradigm::Pinrec)
             .then_some(instructions.embedding.as_ref())?
     }
 
-    /// For each of the model's conditions the factor that scores under it have beside scores under another; empty where there is
-    /// none. It sharpens the softmax of the condition and orders nothing within a list.
+    /// Returns each condition's score factor; empty if there is none. The factor sharpens the condition's softmax and leaves the
+    /// order within a list unchanged.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed.
     pub fn sharpness(&self) -> Result<Vec<f32>> {
         match self.instructions.as_ref().and_then(|instructions| instructions.sharpness.as_ref()) {
             Some(sharpness) => sharpness.exp()?.detach().flatten_all()?.to_vec1(),
@@ -153,7 +162,7 @@ impl SequenceModel {
         }
     }
 
-    /// `tokens`, with the vectors `items` that they name, ready to be read any number of times.
+    /// Prepares `tokens` and their item vectors `items` `[items, d]` for any number of reads.
     pub fn histories<'a>(
         &self,
         tokens: &'a Tokens,
@@ -163,8 +172,12 @@ impl SequenceModel {
         Histories { tokens, items, dropout, backbone: OnceCell::new() }
     }
 
-    /// Branch `k` (from 1) at each of `reads`, under its condition: `[reads, d]`. A model that follows no instructions, and
-    /// the paradigm `unconditional`, read without.
+    /// Computes branch `k` (from 1) at each of `reads`, under its condition: `[reads, d]`. A model without instructions, or of
+    /// the paradigm `unconditional`, ignores the conditions.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed, or the encoder follows no instructions.
     pub fn read(&self, k: usize, histories: &Histories<'_>, reads: &Reads) -> Result<Tensor> {
         let Some(instructions) = &self.instructions else {
             return self.read_plain(k, histories, &reads.tokens);
@@ -178,7 +191,7 @@ impl SequenceModel {
                     candle_core::bail!("an instruction token needs an embedding");
                 };
                 let Apart { sources, layout, last, .. } = Apart::new(layout, reads, true);
-                // The instruction's row stands behind the start token and the items.
+                // The rows of the instruction embeddings follow the start token and the items.
                 let first = 1 + histories.items.dim(0)? as u32;
                 let mut conditions = reads.conditions.iter();
                 let row = |source: Option<Token>| match source {
@@ -243,8 +256,12 @@ impl SequenceModel {
         instructions.sharpened(self.scored(&hidden)?, &reads.conditions)
     }
 
-    /// Branch `k` (from 1) at each of `tokens` (ascending) without an instruction, whatever the model was taught:
-    /// `[tokens, d]`. Like [`branch`](Self::branch), but a branch layer computes these rows only.
+    /// Computes branch `k` (from 1) at each of `tokens` (ascending) without an instruction: `[tokens, d]`. Unlike
+    /// [`branch`](Self::branch), it runs a branch layer on these rows only.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed.
     pub fn read_plain(&self, k: usize, histories: &Histories<'_>, tokens: &[Token]) -> Result<Tensor> {
         let (x, layout) = (self.backbone_of(histories)?, &histories.tokens.layout);
         let queries = Arc::new(Queries { tokens: as_u32s(tokens).to_vec(), matches: None });
@@ -258,7 +275,11 @@ impl SequenceModel {
         )?)
     }
 
-    /// The backbone's output for all tokens, computed once.
+    /// Returns the backbone's output for all tokens, `[T, d]`, computed once per `histories`.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed.
     pub fn backbone_of(&self, histories: &Histories<'_>) -> Result<Tensor> {
         if let Some(backbone) = histories.backbone.get() {
             return Ok(backbone.clone());
@@ -268,19 +289,19 @@ impl SequenceModel {
     }
 }
 
-/// Every read's history as a sequence of its own, for what differs from condition to condition in all tokens.
+/// One sequence per read, a copy of its history, for paradigms in which all tokens depend on the condition.
 struct Apart {
-    /// The token that each new token is, or `None` for one that stands behind the history.
+    /// Original token of each new token; `None` for an appended one.
     sources: Vec<Option<Token>>,
     layout: Arc<AttentionLayout>,
-    /// The last token of each sequence.
+    /// Last token of each sequence.
     last: Vec<u32>,
-    /// The read of each token.
+    /// Read that each token belongs to.
     of: Vec<u32>,
 }
 
 impl Apart {
-    /// With `behind`, one more token ends each sequence, at the time of the last.
+    /// Copies the history of each read; `behind` appends one more token at the time of the last.
     fn new(layout: &AttentionLayout, reads: &Reads, behind: bool) -> Self {
         let mut apart = AttentionLayout { offsets: vec![0], ..AttentionLayout::default() };
         let mut keys = layout.keys.as_ref().map(|_| Vec::new());

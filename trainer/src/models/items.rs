@@ -1,7 +1,7 @@
-//! The item representation (§3.2.1): `e_i = W [ id(i) ; a_1(i) ; … ]`, one learned table for the ids and one
-//! for each categorical attribute, the mean over the values of a multi-valued one.
+//! The item representation (§3.2.1): `e_i = W [ id(i) ; a_1(i) ; … ]`, with one learned table for ids and one per categorical
+//! attribute. An item with several values of an attribute takes the mean of their rows.
 //!
-//! The same `e_i` is an input to the backbone and a target of `φ(h, e)`.
+//! `e_i` is both an input to the backbone and a target of `φ(h, e)`.
 
 use std::sync::Arc;
 
@@ -13,13 +13,12 @@ use super::Parameters;
 use crate::data::vocabulary::Vocabulary;
 use crate::data::{IdRow, IdSet, ItemIndex};
 
-/// Standard deviation of an embedding's initial values.
+/// Standard deviation of the embeddings' initial values.
 const EMBEDDING_STD: f64 = 0.02;
 
-/// The id table: as large as the catalogue, so a step touches only the rows it needs.
+/// The id table, which grows with the catalogue, so a step touches only the rows it needs.
 ///
-/// The table itself takes no part in differentiation. A step gathers its rows into a [`Var`] of their own,
-/// and the optimiser writes just those back.
+/// The table itself is not differentiated: a step gathers its rows into a [`Var`], and the optimiser writes only those back.
 #[derive(Debug, Clone)]
 pub struct IdTable {
     /// `[rows, d]`.
@@ -35,23 +34,23 @@ impl IdRows {
         Self(Arc::new(rows.into_iter().map(IdRow::get).collect()))
     }
 
-    /// Each row.
+    /// Iterates over the rows.
     pub fn iter(&self) -> impl Iterator<Item = IdRow> + '_ {
         self.0.iter().copied().map(IdRow::new)
     }
 
-    /// Their numbers, for operations that write to these rows.
+    /// Returns the row numbers, for operations that write to the rows.
     pub fn numbers(&self) -> Arc<Vec<u32>> {
         self.0.clone()
     }
 }
 
-/// The rows of the id table that one step works with.
+/// Rows of the id table that one step uses.
 #[derive(Debug, Clone)]
 pub struct TouchedRows {
-    /// Which.
+    /// Row numbers.
     pub rows: IdRows,
-    /// Their values, `[rows, d]`; gradients arrive here.
+    /// Values of the rows, `[rows, d]`; they receive the gradients.
     pub values: Var,
 }
 
@@ -62,24 +61,24 @@ impl IdTable {
     }
 }
 
-/// Which rows of the tables a set of items needs.
+/// Rows of the embedding tables that a set of items needs.
 #[derive(Debug, Clone)]
 pub struct ItemRows {
-    /// The rows of the id table that they need.
+    /// Rows of the id table, each once.
     ids: IdRows,
-    /// For each item, places in `ids`.
+    /// Positions in `ids`, per item.
     of_ids: Arc<Bags>,
-    /// For each attribute, for each item, rows of its table.
+    /// Rows of each attribute's table, per item.
     of_attributes: Vec<Arc<Bags>>,
 }
 
 impl ItemRows {
-    /// How many items they are for.
+    /// Returns the number of items.
     pub fn items(&self) -> usize {
         self.of_ids.len()
     }
 
-    /// Those of `items`.
+    /// Looks up the rows of `items`.
     pub fn new(vocabulary: &Vocabulary, items: &[ItemIndex]) -> Self {
         let Bags { rows, offsets } = vocabulary.id_bags(items);
         let ids = IdSet::new(vocabulary.id_rows(), rows.iter().copied().map(IdRow::new));
@@ -93,22 +92,22 @@ impl ItemRows {
     }
 }
 
-/// The parameters behind `e_i`.
+/// Parameters that produce `e_i`.
 #[derive(Debug, Clone)]
 pub(super) struct ItemEncoder {
     pub(super) ids: IdTable,
     attributes: Vec<Tensor>,
-    /// `W`, `[d (1 + attributes), d]`; absent where the id is all there is.
+    /// `W`, `[d (1 + attributes), d]`; absent without attributes.
     fuse: Option<Tensor>,
     precision: Precision,
 }
 
-/// The vectors of a set of items.
+/// Vectors of a set of items.
 #[derive(Debug, Clone)]
 pub struct ItemVectors {
-    /// `[items, d]`, in the order asked for.
+    /// `[items, d]`, in the order of the request.
     pub vectors: Tensor,
-    /// What the optimiser has to write back.
+    /// Rows of the id table that the optimiser writes back.
     pub touched: TouchedRows,
 }
 
@@ -130,7 +129,7 @@ impl ItemEncoder {
         Ok(Self { ids: IdTable { weight: ids }, attributes, fuse, precision: parameters.precision() })
     }
 
-    /// `e_i` for each of the items whose rows are `rows`.
+    /// Computes `e_i` of each item from its `rows`.
     pub(super) fn forward(&self, rows: &ItemRows) -> Result<ItemVectors> {
         let touched = self.ids.gather(&rows.ids)?;
         let ids = ragged::bag_mean(touched.values.as_tensor(), &rows.of_ids)?;
@@ -148,10 +147,10 @@ impl ItemEncoder {
     }
 }
 
-/// The name of an attribute's table in checkpoints.
+/// Returns the name of an attribute's table in checkpoints.
 pub(super) fn attribute_table(attribute: &str) -> String {
     format!("items.{attribute}")
 }
 
-/// The name of the id table in checkpoints.
+/// Name of the id table in checkpoints.
 pub const ID_TABLE: &str = "items.id";

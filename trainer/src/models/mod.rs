@@ -7,14 +7,16 @@
 //!                      └─► branch K ─► hᴷ              φ(h, e) = hᵀe, or their cosine over a temperature
 //! ```
 //!
-//! The layers are an [`Encoder`]'s, chosen by `[model] architecture`: `climber_pilot.rs`, and for comparison `sasrec.rs` and
-//! `hstu.rs`, which have one branch, a norm without a layer.
+//! An [`Encoder`] supplies the layers, chosen by `[model] architecture`: `climber_pilot.rs`, and for comparison `sasrec.rs` and
+//! `hstu.rs`, whose one branch is a norm without a layer.
 //!
-//! Each sequence begins with a learned start-of-sequence token, so that row `p` of a sequence represents its
-//! first `p` items, and row 0 a user of whom nothing is visible.
+//! Each sequence begins with a learned start-of-sequence token: row `p` of a sequence represents its first `p` items, row 0 a
+//! user without visible history.
 //!
-//! How an instruction enters (CGSA, Eq. 5, and what it is compared with) is `instruct.rs`; `grow.rs` gives new items their first rows;
-//! `parameters.rs` names the parameters, and `saved.rs` reads them from a mapped file.
+//! `instruct.rs` implements instructions (CGSA, Eq. 5, and the paradigms it is compared with); `grow.rs` initialises rows for new
+//! items; `parameters.rs` names the parameters; `saved.rs` reads them from a mapped file.
+//!
+//! Memory: the parameters, 4 bytes each; most are the id table, one row of `d` per frequent item.
 
 mod climber_pilot;
 mod encoder;
@@ -52,8 +54,7 @@ use items::ItemEncoder;
 use layers::at;
 use sasrec::Sasrec;
 
-/// A model that scores items by the inner products of their vectors with the state of a history: item representation, encoder,
-/// instructions.
+/// Item representation, encoder and instructions; scores items by the inner product of their vectors with a history's state.
 #[derive(Debug, Clone)]
 pub struct SequenceModel {
     parameters: Parameters,
@@ -61,25 +62,29 @@ pub struct SequenceModel {
     items: ItemEncoder,
     start: Tensor,
     encoder: Arc<dyn Encoder>,
-    /// Of a model that was taught to follow them.
+    /// Present in a model trained to follow instructions.
     instructions: Option<Instructions>,
     mask: MaskMode,
     score_temperature: f64,
     d: usize,
 }
 
-/// The tokens of a ragged batch.
+/// Tokens of a ragged batch.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// What each token is embedded as.
+    /// Row that embeds each token.
     pub embedding: Vec<VectorRow>,
     /// Sequence boundaries, times and visible keys.
     pub layout: Arc<AttentionLayout>,
 }
 
 impl SequenceModel {
-    /// A new model; its values follow from `seed`. It follows instructions, as `sft` says, where the vocabulary has
+    /// Creates a model with initial values that follow from `seed`. It follows instructions, as `sft` says, if the vocabulary has
     /// conditions.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed, or the architecture has no encoder.
     pub fn new(
         model: &Model,
         sft: &Sft,
@@ -90,11 +95,11 @@ impl SequenceModel {
         Self::with_values(model, sft, vocabulary, Values::Seed(seed), backend)
     }
 
-    /// The model with values that were saved, on `backend`, from wherever they are.
+    /// Creates a model with `values`, copied to `backend` from any device or file.
     ///
     /// # Errors
     ///
-    /// Where a value is not there, or has another shape.
+    /// A value is missing, has another shape or is not of 32-bit floats.
     pub fn saved(
         model: &Model,
         sft: &Sft,
@@ -105,11 +110,11 @@ impl SequenceModel {
         Self::with_values(model, sft, vocabulary, Values::Saved(Arc::new(values)), backend)
     }
 
-    /// A model with values from `values`.
+    /// Creates a model with initial or saved `values`.
     ///
     /// # Errors
     ///
-    /// Where a saved value is not there, or has another shape.
+    /// A saved value is missing, has another shape or is not of 32-bit floats.
     pub fn with_values(
         model: &Model,
         sft: &Sft,
@@ -132,7 +137,12 @@ impl SequenceModel {
         Ok(Self { parameters, vocabulary, items, start, encoder, instructions, mask, score_temperature, d })
     }
 
-    /// A model with the values of `parent`, which follows no instructions yet, and what is new for those of `vocabulary`.
+    /// Extends `parent`, which follows no instructions, by the instruction parameters of `vocabulary`'s conditions, initialised
+    /// from `seed`. All other values are copied.
+    ///
+    /// # Errors
+    ///
+    /// A tensor operation failed, or `vocabulary` does not fit the shapes of `parent`.
     pub fn taught(
         parent: &Self,
         model: &Model,
@@ -149,51 +159,51 @@ impl SequenceModel {
         Self::saved(model, sft, vocabulary, tensors.into(), parent.parameters.backend())
     }
 
-    /// The dense parameters.
+    /// Returns the dense parameters, the id table excluded.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The id table.
+    /// Returns the id embedding table.
     pub fn ids(&self) -> &IdTable {
         &self.items.ids
     }
 
-    /// Which items have which rows.
+    /// Returns the map from items to embedding rows.
     pub fn vocabulary(&self) -> &Arc<Vocabulary> {
         &self.vocabulary
     }
 
-    /// `K`.
+    /// Returns the number of branches, `K`.
     pub fn branches(&self) -> usize {
         self.encoder.branches()
     }
 
-    /// The mask that it was made for.
+    /// Returns the visibility mask that the model is trained with.
     pub fn mask(&self) -> MaskMode {
         self.mask
     }
 
-    /// `e_i` of `items`: `[items, d]`.
+    /// Computes the vectors `e_i` of `items`: `[items, d]`.
     pub fn item_vectors(&self, items: &[ItemIndex]) -> Result<ItemVectors> {
         self.item_vectors_of(&ItemRows::new(&self.vocabulary, items))
     }
 
-    /// The same of items whose rows are known.
+    /// Computes the item vectors for embedding rows already looked up: `[items, d]`.
     pub fn item_vectors_of(&self, rows: &ItemRows) -> Result<ItemVectors> {
         self.items.forward(rows)
     }
 
-    /// The shared backbone `H`: `[T, d]`.
+    /// Computes the shared backbone `H`, `[T, d]`, from the item vectors `items` `[items, d]`.
     pub fn backbone(&self, tokens: &Tokens, items: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         let embedded = ragged::gather(&Tensor::cat(&[&self.start, items], 0)?, as_u32s(&tokens.embedding))?;
-        // As in the Transformer: embeddings are small, the layers' outputs are not.
+        // As in the Transformer, √d scales the embeddings, which start smaller than the layers' outputs.
         let embedded = self.encoder.embed((embedded * (self.d as f64).sqrt())?, &tokens.layout)?;
         let x = ragged::add_dropped(&embedded.zeros_like()?, &embedded, at(dropout, "embedding"))?;
         self.encoder.backbone(x, &tokens.layout, dropout)
     }
 
-    /// Branch `k` (from 1) on top of the backbone's output, at the tokens `rows`: `[rows, d]`.
+    /// Computes branch `k` (from 1) from the backbone's output `[T, d]`, at the tokens `rows`: `[rows, d]`.
     pub fn branch(
         &self,
         k: usize,
@@ -205,22 +215,22 @@ impl SequenceModel {
         self.scored(&self.encoder.branch(k, backbone, layout, rows, dropout)?)
     }
 
-    /// What is scored, from the states of a branch.
+    /// Returns the branch states as scored: unit vectors over the temperature if scores are cosines, otherwise unchanged.
     fn scored(&self, hidden: &Tensor) -> Result<Tensor> {
         if self.cosines() { ragged::unit_rows(hidden)? / self.score_temperature } else { Ok(hidden.clone()) }
     }
 
-    /// Whether scores are cosines.
+    /// True if scores are cosines over a temperature.
     fn cosines(&self) -> bool {
         self.score_temperature > 0.0
     }
 
-    /// What a hidden state is multiplied with for a score, from the items' vectors: `[items, d]`.
+    /// Returns the vectors that hidden states are multiplied with, `[items, d]`: unit vectors if scores are cosines.
     pub fn candidates(&self, items: &Tensor) -> Result<Tensor> {
         if self.cosines() { ragged::unit_rows(items) } else { Ok(items.clone()) }
     }
 
-    /// All values by name, the id table included.
+    /// Returns all values by name, the id table included.
     pub fn tensors(&self) -> HashMap<String, Tensor> {
         let mut tensors: HashMap<_, _> =
             self.parameters.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone())).collect();
@@ -229,7 +239,7 @@ impl SequenceModel {
     }
 }
 
-/// The encoder that `model` names, with new parameters.
+/// Creates the encoder that `model` names, with its parameters.
 fn encoder(parameters: &mut Parameters, model: &Model) -> Result<Arc<dyn Encoder>> {
     Ok(match &model.architecture {
         Architecture::ClimberPilot => Arc::new(ClimberPilot::new(parameters, model)?),

@@ -1,4 +1,4 @@
-//! The trainable parameters, by name.
+//! The trainable parameters by name, and their initial values.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::SavedValues;
 use crate::device::Backend;
 use crate::random;
 
-/// Dense parameters by name. Names are those of the checkpoint.
+/// Dense parameters by name, as in checkpoints.
 #[derive(Debug, Clone)]
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
@@ -19,43 +19,51 @@ pub struct Parameters {
     backend: Backend,
 }
 
-/// Where new parameters have their values from.
+/// Source of the values of new parameters.
 #[derive(Debug, Clone)]
 pub enum Values {
-    /// Initial ones, which follow from a seed and each parameter's name.
+    /// Initial values that follow from this seed and each parameter's name.
     Seed(u64),
-    /// Those that were saved under the same names. Nothing is drawn.
+    /// Values saved under the same names; none is drawn.
     Saved(Arc<SavedValues>),
 }
 
 impl Parameters {
-    /// No parameters yet.
+    /// Creates an empty set.
     pub fn new(from: Values, backend: Backend) -> Self {
         Self { vars: BTreeMap::new(), from, backend }
     }
 
-    /// Where the values are.
+    /// Returns the device that holds the values.
     pub fn device(&self) -> &Device {
         &self.backend.device
     }
 
-    /// Where and how they compute.
+    /// Returns the device and the precision.
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
 
-    /// The numbers that they are multiplied as.
+    /// Returns the number format of matrix products.
     pub fn precision(&self) -> Precision {
         self.backend.precision
     }
 
-    /// A new parameter with initial values from `N(0, std²)`.
+    /// Adds a parameter with initial values from `N(0, std²)`, or its saved values.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken, or the saved value is missing or has another shape.
     pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
         let values = self.values(name, shape, std)?;
         self.insert(name, values)
     }
 
-    /// Values with this name and these initial values that are no parameter.
+    /// Returns values for `name` as [`normal`](Self::normal) does, without adding a parameter.
+    ///
+    /// # Errors
+    ///
+    /// The saved value is missing or has another shape.
     pub fn values(&self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
         match &self.from {
             Values::Seed(seed) => {
@@ -66,7 +74,11 @@ impl Parameters {
         }
     }
 
-    /// A new parameter with one initial value everywhere.
+    /// Adds a parameter with `value` everywhere, or its saved values.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken, or the saved value is missing or has another shape.
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Tensor> {
         let values = match &self.from {
             Values::Seed(_) => Tensor::full(value, shape, self.device())?,
@@ -75,7 +87,7 @@ impl Parameters {
         self.insert(name, values)
     }
 
-    /// Lets go of saved values: all parameters are made.
+    /// Releases the saved values, once all parameters exist.
     pub(super) fn complete(&mut self) {
         self.from = Values::Seed(0);
     }
@@ -89,13 +101,13 @@ impl Parameters {
         Ok(tensor)
     }
 
-    /// All parameters in the order of their names.
+    /// Iterates over the parameters in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 }
 
-/// `n` values from `N(0, std²)` that follow from `seed` and `name`.
+/// Draws `n` values from `N(0, std²)` that follow from `seed` and `name`.
 pub(crate) fn normal(seed: u64, name: &str, n: usize, std: f64) -> Result<Vec<f32>> {
     let mut generator = random::generator(seed, name, 0);
     let distribution = Normal::new(0.0, std).map_err(candle_core::Error::wrap)?;

@@ -1,8 +1,8 @@
-//! SASRec (Kang and McAuley 2018, "Self-Attentive Sequential Recommendation") for comparison: learned absolute
-//! positions and plain Transformer layers.
+//! SASRec (Kang and McAuley 2018, "Self-Attentive Sequential Recommendation"), for comparison: learned absolute positions and
+//! plain Transformer layers.
 //!
-//! Like its strong reimplementations it differs from the original: pre-norm layers on a residual stream that is
-//! itself not normalised, a GELU feed-forward of `[model] feed_forward` times `d`, several heads.
+//! Like strong reimplementations, it departs from the original: pre-norm layers on an unnormalised residual stream, a GELU
+//! feed-forward of width `[model] feed_forward` times `d`, several heads.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::encoder::Encoder;
 use super::layers::{FeedForward, Norm, SelfAttention};
 use crate::data::{Token, as_u32s};
 
-/// Positions, layers, and a norm in place of branches.
+/// Positions, layers, and a final norm in place of branches.
 #[derive(Debug)]
 pub(super) struct Sasrec {
     positions: Positions,
@@ -56,9 +56,9 @@ impl Encoder for Sasrec {
 
 /// The learned vector of each position in a row.
 ///
-/// Positions count from the row's start-of-sequence token, which has position 0, so that a row's tokens have the same
-/// ones in training and in evaluation, whatever follows. Position `max_positions − 1` stands for all later ones: no
-/// row of `sequences.max_len` events reaches beyond it, since its last event is never context.
+/// Positions count from the start-of-sequence token, at 0, so a token has the same position in training and in evaluation,
+/// whatever follows it. Position `max_positions − 1` stands for all later ones. A row of `sequences.max_len` events reaches at
+/// most that position, since its last event is never context.
 #[derive(Debug, Clone)]
 struct Positions {
     /// `[max_positions, d]`.
@@ -67,11 +67,11 @@ struct Positions {
 
 impl Positions {
     fn new(parameters: &mut Parameters, model: &Model) -> Result<Self> {
-        // As small as the items' embeddings before they are scaled, so that items dominate at first.
+        // As small as the items' embeddings before scaling, so that items dominate at first.
         Ok(Self { table: parameters.normal("positions", &[model.max_positions, model.d], 0.02)? })
     }
 
-    /// Adds to each token of `x` (`[T, d]`) the vector of its position.
+    /// Adds to each token of `x` `[T, d]` the vector of its position.
     fn add(&self, x: &Tensor, layout: &AttentionLayout) -> Result<Tensor> {
         let last = self.table.dim(0)? - 1;
         let rows: Vec<u32> = layout.positions().map(|position| position.min(last) as u32).collect();
@@ -79,7 +79,7 @@ impl Positions {
     }
 }
 
-/// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; the scores are `q·k / √d_k` and nothing else.
+/// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`, with plain scores `q·k / √d_k`.
 #[derive(Debug, Clone)]
 struct Layer {
     attention: SelfAttention,
@@ -88,7 +88,7 @@ struct Layer {
 
 impl Layer {
     fn new(parameters: &mut Parameters, name: &str, model: &Model) -> Result<Self> {
-        // What is added to the residual stream starts smaller the more layers add to it.
+        // The more layers add to the residual stream, the smaller their outputs start.
         let residual = (2.0 * model.layers as f64).sqrt();
         Ok(Self {
             attention: SelfAttention::plain(parameters, &format!("{name}.attention"), model, residual)?,
@@ -96,7 +96,7 @@ impl Layer {
         })
     }
 
-    /// `[T, d]` → `[T, d]`.
+    /// Applies the layer: `[T, d]` → `[T, d]`.
     fn forward(&self, x: &Tensor, layout: &Arc<AttentionLayout>, dropout: Option<Dropout>) -> Result<Tensor> {
         self.feed_forward.forward(&self.attention.forward(x, layout, dropout)?, dropout)
     }

@@ -1,4 +1,6 @@
-//! Values that parameters are made with, instead of random ones: of a checkpoint, or of another model.
+//! Saved parameter values, of a checkpoint or of another model, that replace random initial ones.
+//!
+//! Memory: a checkpoint's file is mapped and read tensor by tensor.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,7 +9,7 @@ use std::path::Path;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Result, Tensor};
 
-/// Tensors by name. Each is copied once, when a parameter is made of it.
+/// Tensors by name, from a mapped file or in memory; each parameter copies its own once.
 pub struct SavedValues(Kind);
 
 enum Kind {
@@ -28,22 +30,22 @@ impl From<HashMap<String, Tensor>> for SavedValues {
 }
 
 impl SavedValues {
-    /// Those of a safetensors file, which is mapped: only what is asked for is read.
+    /// Maps a safetensors file; only the tensors asked for are read.
     ///
     /// # Errors
     ///
-    /// Where there is no such file, or another one.
+    /// The file does not exist or is not a safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
-        // SAFETY: files of a checkpoint are written under another name and never changed; replacing or removing one leaves what is
-        // mapped as it was.
+        // SAFETY: a checkpoint file gets its name once it is complete and never changes; replacing or removing it leaves the
+        // mapping intact.
         Ok(Self(Kind::File(unsafe { MmapedSafetensors::new(path) }?)))
     }
 
-    /// The tensor `name` as it was saved, on the CPU.
+    /// Returns the tensor `name` on the CPU, with its saved shape and type.
     ///
     /// # Errors
     ///
-    /// Where there is none of this name.
+    /// There is no tensor of this name.
     pub fn get(&self, name: &str) -> Result<Tensor> {
         match &self.0 {
             Kind::File(file) if file.get(name).is_ok() => file.load(name, &Device::Cpu),
@@ -52,11 +54,11 @@ impl SavedValues {
         }
     }
 
-    /// A copy of the tensor `name` on `device`, of which nothing else is a part.
+    /// Copies the tensor `name` to `device`; the copy shares no memory with others.
     ///
     /// # Errors
     ///
-    /// Where there is none of this name, or it does not have `shape`, or its values are no 32-bit floats.
+    /// There is no tensor of this name, its shape is not `shape`, or its values are not 32-bit floats.
     pub fn copied(&self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
         let fits = |found: &[usize], dtype: DType| {
             if found != shape {

@@ -1,4 +1,4 @@
-//! What the model promises, whatever its values.
+//! Properties of the models that hold for any parameter values.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ pub(crate) fn catalogue() -> Catalogue {
     Catalogue::example(&items)
 }
 
-/// A model whose values are all random: at their initial ones biases are zero and hide what they do.
+/// A model with random values everywhere: initial biases are zero, which would hide their effect.
 pub(crate) fn random_model(architecture: &Architecture, mask: MaskMode) -> SequenceModel {
     random_model_on(architecture, mask, &Backend::CPU)
 }
@@ -83,7 +83,7 @@ fn scores_with_a_temperature_are_cosines() {
     let lengths = vectors.sqr().unwrap().sum(1).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
     let rows = |model| logits(model, &data, MaskMode::None, 1);
     for ((_, inner), (_, cosine)) in rows(&inner).into_iter().zip(rows(&cosine)) {
-        // One factor is left between the two: the length of the hidden state, over ten.
+        // They differ by one factor: the length of the hidden state, over ten.
         let factors: Vec<f32> =
             inner.iter().zip(&lengths).zip(&cosine).map(|((inner, length), c)| inner / length / c).collect();
         assert!(factors.iter().all(|f| (f / factors[0] - 1.0).abs() < 1e-2), "{factors:?}");
@@ -102,7 +102,7 @@ fn scores_with_a_temperature_are_cosines() {
     assert!(lengths.iter().all(|length| (length - 100.0).abs() < 1e-2), "{lengths:?}");
 }
 
-/// One row per history of (item, seconds since the last); everything is a pre-training target.
+/// One row per history of (item, seconds since the previous event); every event is a pre-training target.
 pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> SequencesTable {
     let mut all = SequencesTable { offsets: vec![0], ..SequencesTable::default() };
     for history in histories {
@@ -129,17 +129,17 @@ pub(crate) fn sequences(histories: &[Vec<(u32, i64)>], margin_ms: i64) -> Sequen
     all
 }
 
-/// All items.
+/// All items of the catalogue.
 pub(crate) fn every_item() -> Vec<ItemIndex> {
     ItemIndex::all(ITEMS as usize).collect()
 }
 
-/// The row of `item` behind the start, where the vectors are those of [`every_item`].
+/// Vector row of `item` after the start, among the vectors of [`every_item`].
 pub(crate) fn row_of_all(item: &ItemIndex) -> VectorRow {
     VectorRow::new(item.get())
 }
 
-/// What batches of the rows of `data` draw.
+/// How often batches of the rows of `data` contain each item.
 pub(crate) fn draws(data: &SequencesTable, mask: MaskMode, branches: usize) -> Draws {
     let predicted = |row| TrainingBatch::predicted(data, row, mask, branches, true);
     Draws::new(ITEMS as usize, (0..data.rows() as u32).map(predicted))
@@ -172,7 +172,7 @@ fn histories() -> impl Strategy<Value = Vec<(u32, i64)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Eq. 1 holds for `gather`: no hidden item, and none after the target, can reach its prediction.
+    /// Eq. 1 holds for `gather`: neither hidden items nor those after the target affect its prediction.
     #[test]
     fn hidden_items_cannot_change_a_gather_prediction(history in histories(), replaced in prop::collection::vec(1..=ITEMS, 90), at in any::<prop::sample::Index>()) {
         let data = sequences(std::slice::from_ref(&history), 900_000);
@@ -192,14 +192,14 @@ proptest! {
         }
     }
 
-    /// `gather` equals encoding each target's visible prefix on its own, to rounding.
+    /// `gather` equals encoding each target's visible prefix on its own, up to rounding.
     #[test]
     fn gather_equals_encoding_the_visible_prefix(history in histories(), architecture in prop::sample::select(&ARCHITECTURES[..])) {
         let model = random_model(&architecture, MaskMode::Gather);
         let data = sequences(std::slice::from_ref(&history), 900_000);
         for (position, together) in logits(&model, &data, MaskMode::Gather, 1) {
             let visible = data.visible[position as usize] as usize;
-            // A target after the prefix, so far away that it sees all of it.
+            // A target so long after the prefix that it sees all of it.
             let mut alone = history[..visible].to_vec();
             alone.push((1, 1_000_000));
             let alone = sequences(&[alone], 900_000);
@@ -213,7 +213,7 @@ proptest! {
 
 #[test]
 fn row_mode_leaks_through_the_residual_stream() {
-    // The ablation's known property: at row t − 1 the hidden item is its own query.
+    // The known leak of this ablation: at row t − 1 the hidden item is its own query.
     for architecture in &ARCHITECTURES {
         let model = random_model(architecture, MaskMode::Row);
         let of = |item| {
@@ -277,7 +277,7 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
     let data = sequences(&long_histories(), 900_000);
     let rows: Vec<u32> = (0..data.rows() as u32).collect();
     let model = model(MaskMode::Gather);
-    // One branch: with several, what another branch predicts is no negative.
+    // One branch: with several, items that other branches predict are excluded as negatives.
     let batch = TrainingBatch::pretrain(&data, &rows, MaskMode::Gather, 1, true, None);
     let value = |config: Pretrain| {
         let loss = objective(&config, draws(&data, MaskMode::Gather, 1), 1, 0.0);
@@ -287,7 +287,7 @@ fn a_sampled_softmax_over_everything_is_the_full_one() {
             .to_scalar::<f32>()
             .unwrap()
     };
-    // So many draws that every item is a negative with certainty, and its correction is 0.
+    // So many draws that every item is surely a negative, with a correction of 0.
     let sampled = value(Pretrain { uniform_negatives: 2000, ..pretrain(Loss::Sampled) });
     let full = value(pretrain(Loss::Full));
     assert!((sampled - full).abs() < 1e-3, "{sampled} {full}");

@@ -1,22 +1,23 @@
-//! How likely an item is among the targets of a batch.
+//! Chances that a batch contains an item among its targets, for the sampling correction. Memory: 4 bytes an item.
 
 use crate::data::ItemIndex;
 
-/// How often each item is drawn into the batches of an epoch. A batch is a random choice of units (rows of `sequences`, or
-/// histories of examples) without replacement, so an item is in it when one of the units that predict the item is.
+/// How many units of an epoch predict each item. A batch draws units (rows of `sequences`, or histories of examples) at random
+/// without replacement, and contains an item if one of its units predicts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draws {
-    /// Units of an epoch.
+    /// Number of units in an epoch.
     units: usize,
-    /// By item index, the units with the item among their targets.
+    /// Number of units that predict each item, by item index.
     with_item: Vec<u32>,
 }
 
 impl Draws {
-    /// For a catalogue of `items` items and the items that each unit of an epoch predicts, in any branch.
+    /// Counts, for a catalogue of `items` items, the units that predict each item in any branch; `predicted` yields each unit's
+    /// items.
     pub fn new(items: usize, predicted: impl IntoIterator<Item: IntoIterator<Item = ItemIndex>>) -> Self {
         let (mut units, mut with_item) = (0, vec![0; items + 1]);
-        // The last unit that predicted each item, from 1.
+        // Last unit that predicted each item, from 1.
         let mut last = vec![0u32; items + 1];
         for (unit, of_unit) in (1..).zip(predicted) {
             units += 1;
@@ -29,14 +30,15 @@ impl Draws {
         Self { units, with_item }
     }
 
-    /// Items of the catalogue.
+    /// Returns the number of items in the catalogue.
     pub fn items(&self) -> usize {
         self.with_item.len() - 1
     }
 
-    /// The logarithm of the chance that `item` is no target in a batch of `batch` units, one of which is known not to predict it.
+    /// Returns the logarithm of the chance that a batch of `batch` units does not contain `item`, given one unit that does not
+    /// predict it.
     ///
-    /// The other `b = batch − 1` are drawn from the other `M − 1` units, of which `m` predict the item: the chance is
+    /// The other `b = batch − 1` units are drawn from the remaining `M − 1`, `m` of which predict the item: the chance is
     /// `C(M−1−m, b) / C(M−1, b)`.
     pub fn ln_missed(&self, item: ItemIndex, batch: usize) -> f64 {
         let others = self.units.saturating_sub(1);
@@ -45,7 +47,7 @@ impl Draws {
         if m + b > others {
             return f64::NEG_INFINITY;
         }
-        // The same with `m` and `b` exchanged: the shorter product.
+        // The chance is symmetric in `m` and `b`: take the shorter product.
         let (few, many) = (m.min(b), m.max(b));
         (0..few).map(|j| (-(many as f64) / (others - j) as f64).ln_1p()).sum()
     }

@@ -1,4 +1,4 @@
-//! The softmax over the whole catalogue (Eq. 3), label smoothing included.
+//! The softmax over the whole catalogue (Eq. 3), with label smoothing.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::batch::{Anchors, TrainingBatch};
 use crate::data::vocabulary::Vocabulary;
 use crate::data::{Candidate, IdSet, ItemIndex, Token};
 
-/// Every item of the catalogue competes with every target.
+/// Softmax in which every item of the catalogue competes with every target.
 #[derive(Debug)]
 pub struct FullSoftmax {
-    /// Items of the catalogue.
+    /// Number of items in the catalogue.
     pub items: usize,
-    /// Smoothing of the targets by the uniform distribution.
+    /// Share of each target's probability that is spread uniformly over the catalogue.
     pub label_smoothing: f64,
     /// See [`Objective::unconditional_weight`].
     pub unconditional_weight: f64,
@@ -47,8 +47,8 @@ impl Objective for FullSoftmax {
     }
 }
 
-/// One row for each distinct token: targets that share a context share its normaliser. With `apart`, one for each target:
-/// a token that is read under several conditions is as many rows.
+/// Groups targets into one row per distinct token, since targets of one context share its normaliser. With `apart`, each target
+/// has its own row: a token may be read under several conditions.
 fn grouped(anchors: &Anchors, apart: bool) -> (Vec<Token>, Targets) {
     let mut rows: Vec<Token> = Vec::new();
     let mut targets = Targets { offsets: vec![0], ..Targets::default() };

@@ -1,11 +1,11 @@
-//! Losses: which items compete with each target, and what the states of the targets' rows cost. An [`Objective`] knows negatives
-//! and corrections, not layers.
+//! Losses: which items compete with each target, and the loss of the targets' hidden states. An [`Objective`] handles negatives
+//! and corrections, and is independent of the layers.
 //!
 //! The loss of TAMIP (Eq. 3 and 4) and of fine-tuning (Eq. 6) is the sum over branches of the mean softmax cross-entropy of their
-//! targets; in fine-tuning of what is read under a condition, and, against forgetting, without one. `full.rs` is the softmax over
-//! the whole catalogue, `sampled.rs` that over negatives shared by a step.
+//! targets. Fine-tuning computes it under each target's condition and, against forgetting, without one. `full.rs` takes the
+//! softmax over the whole catalogue, `sampled.rs` over negatives that a step's targets share.
 //!
-//! `plan.rs` is what a step computes, made beside the step before; `draws.rs` says how likely an item is in a batch, for `−log Q`.
+//! `plan.rs` prepares a step while earlier steps run; `draws.rs` gives the chance that a batch contains an item, for `−log Q`.
 
 mod draws;
 mod full;
@@ -27,14 +27,14 @@ pub use full::FullSoftmax;
 pub use plan::{BranchTargets, Plan};
 pub use sampled::SampledSoftmax;
 
-/// What a step minimises.
+/// The loss that training steps minimise.
 pub trait Objective: fmt::Debug + Send + Sync {
-    /// What a step on `batch` is to compute, of a model with this vocabulary; `step` seeds what is random. It knows no values: it
-    /// can be made while the steps before are still going on.
+    /// Plans a step on `batch` for a model with this vocabulary; `step` seeds the random draws. The plan is independent of the
+    /// parameters' values, so it can be made while earlier steps run.
     fn plan(&self, vocabulary: &Vocabulary, batch: TrainingBatch, step: u64) -> Plan;
 
-    /// The mean loss of what is `asked`: a scalar. `hidden` `[rows, d]` are the states of its rows, `candidates` `[candidates, d]`
-    /// the vectors that the plan names.
+    /// Returns the mean loss of the targets `asked`, a scalar, from the hidden states `[rows, d]` of its rows and the vectors
+    /// `candidates` `[candidates, d]` of the plan.
     ///
     /// # Errors
     ///
@@ -47,12 +47,12 @@ pub trait Objective: fmt::Debug + Send + Sync {
         precision: Precision,
     ) -> Result<Tensor>;
 
-    /// The weight of the loss without instructions beside that with them (Eq. 6).
+    /// Returns the weight of the loss without instructions relative to the loss with them (Eq. 6).
     fn unconditional_weight(&self) -> f64;
 }
 
-/// The objective that `config` names, for batches of the units that `draws` was made of. With `unconditional_weight`, what is read
-/// under a condition is read without one too.
+/// Creates the objective that `config` selects. `draws` counts the units that batches are drawn from. If `unconditional_weight`
+/// is positive, targets under a condition are also predicted without one.
 pub fn objective(
     config: &Pretrain,
     draws: Draws,

@@ -1,4 +1,4 @@
-//! What a step computes, made before the step.
+//! The plan of a step, made before the step: embedding rows, tokens, targets and candidates. Holds indexes only, no vectors.
 
 use std::sync::Arc;
 
@@ -9,25 +9,25 @@ use crate::data::vocabulary::Vocabulary;
 use crate::data::{IdSet, ItemIndex, StepItem, Token, VectorRow};
 use crate::models::{ItemRows, Tokens};
 
-/// What a step computes: which rows of which tables, and who competes with whom.
+/// The embedding rows that a step reads, and the candidates of each target.
 #[derive(Debug)]
 pub struct Plan {
-    /// The batch.
+    /// Batch of the step.
     pub batch: TrainingBatch,
-    /// Of the items that the step needs.
+    /// Embedding rows of the items that the step needs.
     pub rows: ItemRows,
-    /// The histories, in terms of those items.
+    /// Histories, as rows of those items' vectors.
     pub tokens: Tokens,
-    /// The item of each [`Candidate`](crate::data::Candidate); `None` where all of them compete, in their order.
+    /// Item of each [`Candidate`](crate::data::Candidate); `None` if all items of the step compete, in their order.
     pub candidates: Option<Vec<StepItem>>,
-    /// What is asked of each branch.
+    /// Targets of each branch.
     pub branches: Vec<BranchPlan>,
 }
 
 impl Plan {
-    /// For a step that needs the vectors of `items`, of which `candidates` compete, and asks each branch what `asked` makes of its
-    /// anchors: one row for each target with `true`, one for each distinct token with `false`. `plain` says whether what is read
-    /// under a condition is read without one too.
+    /// Plans a step that needs the vectors of `items`, of which `candidates` compete. `asked` turns a branch's anchors into
+    /// targets, one row per target if its flag is true, one row per distinct token if false. With `plain`, targets under a
+    /// condition are also predicted without one.
     pub(super) fn new(
         vocabulary: &Vocabulary,
         batch: TrainingBatch,
@@ -57,7 +57,7 @@ impl Plan {
         }
     }
 
-    /// Candidates that compete with every target.
+    /// Returns the number of candidates that compete with every target.
     pub fn competitors(&self) -> usize {
         let asked =
             self.branches.iter().find_map(|branch| branch.instructed.as_ref().or(branch.plain.as_ref()));
@@ -66,22 +66,22 @@ impl Plan {
     }
 }
 
-/// What is asked of one branch.
+/// Targets of one branch.
 #[derive(Debug, Default)]
 pub struct BranchPlan {
     /// Under the conditions of the batch's reads (Eq. 6).
     pub instructed: Option<BranchTargets>,
-    /// Without any.
+    /// Without a condition.
     pub plain: Option<BranchTargets>,
 }
 
-/// Targets at rows of the batch, and what competes with them.
+/// Targets at rows of the batch, and the candidates they compete with.
 #[derive(Debug)]
 pub struct BranchTargets {
-    /// Where it is asked: one token a row of the softmax.
+    /// Token of each row of the softmax.
     pub rows: Vec<Token>,
-    /// The targets of each row.
+    /// Targets of each row.
     pub targets: Arc<Targets>,
-    /// What competes with them.
+    /// Candidates that compete with the targets.
     pub competitors: Arc<Candidates>,
 }

@@ -1,5 +1,5 @@
-//! The softmax over negatives that all targets of a step share (Eq. 3): the batch's own items and uniform draws, corrected by
-//! `−log Q`.
+//! The softmax over negatives that all targets of a step share (Eq. 3): the items that the batch predicts and uniform draws,
+//! corrected by `−log Q`.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::data::vocabulary::Vocabulary;
 use crate::data::{Candidate, IdSet, ItemIndex, StepItem, Token, as_u32s};
 use crate::random;
 
-/// One set of negatives competes with every target of a step.
+/// Softmax over one set of negatives per step, which competes with every target.
 #[derive(Debug)]
 pub struct SampledSoftmax {
-    /// How negatives are drawn and corrected.
+    /// Number, kinds and correction of the negatives.
     pub config: Pretrain,
-    /// What batches draw, for the sampling correction.
+    /// How often batches contain each item, for the sampling correction.
     pub draws: Draws,
     /// See [`Objective::unconditional_weight`].
     pub unconditional_weight: f64,
-    /// Of what is drawn.
+    /// Seed of the uniform draws.
     pub seed: u64,
 }
 
 impl Objective for SampledSoftmax {
     fn plan(&self, vocabulary: &Vocabulary, batch: TrainingBatch, step: u64) -> Plan {
         let negatives = self.negatives(&batch, step);
-        // The items whose vectors this step needs, ascending.
+        // Items whose vectors this step needs, ascending.
         let inputs = batch.items.iter().filter(|&&item| item != ItemIndex::NO_ITEM);
         let items = IdSet::new(self.draws.items() + 1, inputs.copied().chain(negatives.candidates()));
         let candidates = negatives.candidates().map(|item| StepItem::new(items.rank(item))).collect();
@@ -58,7 +58,7 @@ impl Objective for SampledSoftmax {
 }
 
 impl SampledSoftmax {
-    /// The step's negatives (one set for all targets and branches), and every target as a candidate.
+    /// Draws the step's negatives, one set for all targets and branches, and adds every target as a candidate.
     pub(super) fn negatives(&self, batch: &TrainingBatch, step: u64) -> Negatives {
         let set = |items: &mut dyn Iterator<Item = ItemIndex>| IdSet::new(self.draws.items() + 1, items);
         let targets = set(&mut batch.branches.iter().flat_map(|b| b.items.iter().copied()));
@@ -82,7 +82,7 @@ impl SampledSoftmax {
         let mut negatives =
             Negatives { items, targets_only, shift, at_anchors: Vec::new(), certain: Certain::default() };
         let predicted = batch.branches.iter().flat_map(|branch| branch.positions.iter().zip(&branch.items));
-        // In one number each: these sort faster.
+        // Packed into one number each, which sorts faster.
         let mut at_anchors: Vec<u64> = predicted
             .map(|(&position, &item)| u64::from(position) << 32 | u64::from(negatives.candidate(item).get()))
             .collect();
@@ -95,13 +95,14 @@ impl SampledSoftmax {
         negatives
     }
 
-    /// `−log Q`, with `Q` the chance that `item` is among the negatives of a step, given a row that does not predict it: it is
-    /// drawn uniformly, or one of the batch's other `units` predicts it; without `units`, only drawn.
+    /// Returns `−log Q`, where `Q` is the chance that `item` is among a step's negatives, given a row that does not predict it.
+    /// The item is a negative if it is drawn uniformly or if another of the batch's `units` predicts it; without `units`, only if
+    /// it is drawn.
     ///
-    /// `Σ_i exp(s_i) = E[Σ_{i drawn} exp(s_i) / Q_i]` (Horvitz and Thompson): the step estimates the row's full normaliser
-    /// without bias if `Q_i` is the chance *given that the row is in the batch*. The items that the row's own unit predicts are
-    /// then drawn with certainty: `Q_i = 1`, and their logits are not shifted ([`Certain`]); to leave them out would leave their
-    /// share out of the normaliser.
+    /// `Σ_i exp(s_i) = E[Σ_{i drawn} exp(s_i) / Q_i]` (Horvitz and Thompson): a step estimates the row's full normaliser without
+    /// bias if `Q_i` is the chance *given that the row is in the batch*. Items that the row's own unit predicts are then drawn
+    /// with certainty: `Q_i = 1`, so their logits are not shifted ([`Certain`]). Leaving them out would lose their share of the
+    /// normaliser.
     fn shift(&self, item: ItemIndex, units: Option<usize>) -> f32 {
         let uniform = self.config.uniform_negatives as f64 * (-1.0 / self.draws.items() as f64).ln_1p();
         let others = units.map_or(0.0, |units| self.draws.ln_missed(item, units));
@@ -109,14 +110,14 @@ impl SampledSoftmax {
     }
 }
 
-/// The candidates that each sequence of a batch brings itself.
+/// Candidates that each sequence of a batch predicts itself, so that they are in the batch with certainty.
 #[derive(Default)]
 struct Certain {
     /// First token of each sequence, and the end of the last.
     tokens: Vec<usize>,
-    /// By sequence, where its candidates begin in `candidates`, and the end of the last.
+    /// Offset of each sequence's candidates in `candidates`, and the end of the last.
     offsets: Vec<u32>,
-    /// Of each sequence ascending, each once.
+    /// Distinct candidates of each sequence, ascending, concatenated.
     candidates: Vec<Candidate>,
 }
 
@@ -140,7 +141,7 @@ impl Certain {
         Self { tokens, offsets, candidates }
     }
 
-    /// Begin and end of the candidates of the sequence that `token` is of.
+    /// Returns the range in `candidates` of the sequence that contains `token`.
     fn range(&self, token: Token) -> [u32; 2] {
         match self.tokens.partition_point(|&first| first <= token.index()) {
             0 => [0; 2],
@@ -149,27 +150,27 @@ impl Certain {
     }
 }
 
-/// Candidates of a sampled softmax.
+/// Candidates of a sampled softmax: the negatives, then the remaining targets.
 pub(super) struct Negatives {
-    /// The negatives: the first candidates, ascending.
+    /// Negatives, the first candidates, ascending.
     items: IdSet<ItemIndex>,
-    /// The targets that are no negatives: the candidates behind them, ascending.
+    /// Targets that are not negatives, the candidates after them, ascending.
     targets_only: IdSet<ItemIndex>,
-    /// What is added to the logits of the negatives.
+    /// Shift of each negative's logit.
     shift: Vec<f32>,
-    /// Anchors and candidates that some branch predicts there, ascending.
+    /// Pairs of an anchor and a candidate that some branch predicts there, ascending.
     at_anchors: Vec<(u32, Candidate)>,
-    /// What is not shifted, sequence by sequence.
+    /// Candidates whose logits are not shifted, by sequence.
     certain: Certain,
 }
 
 impl Negatives {
-    /// The item of each candidate.
+    /// Iterates over the item of each candidate.
     pub(super) fn candidates(&self) -> impl Iterator<Item = ItemIndex> {
         self.items.to_vec().into_iter().chain(self.targets_only.to_vec())
     }
 
-    /// The candidate that `item`, a negative or a target, is.
+    /// Returns the candidate of `item`, which is a negative or a target.
     fn candidate(&self, item: ItemIndex) -> Candidate {
         Candidate::new(if self.items.contains(item) {
             self.items.rank(item)
@@ -178,7 +179,7 @@ impl Negatives {
         })
     }
 
-    /// One row for each target. No item that any branch predicts at the row's anchor is a negative of it.
+    /// Creates one row per target; its negatives exclude every item that any branch predicts at its anchor.
     fn targets(&self, anchors: &Anchors) -> (Vec<Token>, Targets, Candidates) {
         let (mut excluded_offsets, mut excluded) = (vec![0], Vec::new());
         for &position in &anchors.positions {

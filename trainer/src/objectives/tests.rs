@@ -1,4 +1,4 @@
-//! The loss beside the definition: plain sums over the catalogue, in 64 bits.
+//! Compares the losses with their definitions: plain sums over the catalogue, in 64 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::random;
 
 const MASK: MaskMode = MaskMode::Gather;
 
-/// Histories with items that come twice, that several users have and that one alone has; every item is somewhere.
+/// Histories that cover the catalogue, with items that repeat, that several users share and that only one user has.
 fn histories() -> Vec<Vec<(u32, i64)>> {
     let rows: [&[u32]; 5] = [&[1, 2, 3, 1], &[3, 4, 5], &[1, 6, 7, 8], &[9, 9, 10], &[11, 12, 3, 10, 1]];
     rows.map(|items| items.iter().map(|&item| (item, 1_000)).collect()).to_vec()
@@ -32,7 +32,7 @@ fn subsets(n: u32, size: u32) -> Vec<Vec<u32>> {
     (0..1 << n).filter(|mask: &u32| mask.count_ones() == size).map(members).collect()
 }
 
-/// By item, what a row's competitors add to its normaliser of items with `exp(score)` 1: its own target left out.
+/// Amount that each competitor of a row adds to its normaliser if all items have `exp(score) = 1`; the target itself is left out.
 fn added(
     plan: &Plan,
     candidates: &[ItemIndex],
@@ -55,11 +55,11 @@ fn added(
         .collect()
 }
 
-/// What an anchor predicts, what each item has added to its normaliser, and in how many steps.
+/// Items that an anchor predicts, sums of what each item added to its normaliser, number of steps.
 type Additions = (Vec<ItemIndex>, BTreeMap<ItemIndex, f64>, f64);
 
-/// For every target of every row of `data`, the mean over all batches with that row, and over the `steps` for each, of what each item
-/// adds to the normaliser: 1 where the estimate is unbiased.
+/// Returns, for every target of `data`, the predicted items and each item's mean addition to the normaliser, over all batches
+/// that contain the row and `steps` draws for each: 1 if the estimate is unbiased.
 fn expected_additions(
     data: &SequencesTable,
     config: &Pretrain,
@@ -109,7 +109,7 @@ fn expected_additions(
 fn in_batch_negatives_estimate_the_full_normaliser_without_bias() {
     let data = sequences(&histories(), 0);
     for (branches, batch_size) in [(1, 2), (1, 3), (2, 2), (2, 3), (1, 5)] {
-        // No uniform ones: with two rows or more, every item is in some batch of each row.
+        // Without uniform negatives: with batches of two or more rows, some batch of each row contains every item.
         let targets = expected_additions(&data, &sampled(0, true), (branches, batch_size, 1));
         assert_eq!(targets.len(), data.items.len() + (branches - 1) * (data.items.len() - data.rows()));
         for (predicted, means) in targets {
@@ -142,7 +142,7 @@ fn choose(n: usize, k: usize) -> f64 {
     if k > n { 0.0 } else { (0..k).map(|i| (n - i) as f64 / (k - i) as f64).product() }
 }
 
-/// `Q` of `item` in a batch of `chosen` rows, for a row that does not predict it.
+/// Returns `Q` of `item` in a batch of `chosen` rows, for a row that does not predict it.
 fn chance(data: &SequencesTable, item: ItemIndex, chosen: usize, config: &Pretrain) -> f64 {
     let holds = |row: usize| data.items[data.row(row)].contains(&item);
     let (m, others) = ((0..data.rows()).filter(|&row| holds(row)).count(), data.rows() - 1);
@@ -207,7 +207,7 @@ fn the_sampled_loss_of_two_branches_is_the_sum_of_its_definition() {
     }
 }
 
-/// Two users' examples; the conditions are the rows 0 to 2 of the genres.
+/// Examples of two users; the conditions are rows 0 to 2, the genres.
 fn examples() -> Examples {
     // (history, items before the target, visible, target, condition, weight)
     let all = [
@@ -228,7 +228,7 @@ fn examples() -> Examples {
     }
     for (history, before, visible, target, condition, weight) in all {
         examples.history.push(history as u32);
-        // Item `i` of the catalogue of the tests carries genre `a` where `i % 3 == 1`, `b` and `c` where it is 2.
+        // In the tests' catalogue, item `i` carries genre `a` if `i % 3 == 1`, `b` and `c` if it is 2.
         let carries = |item: &u32| match condition {
             0 => item % 3 == 1,
             _ => item % 3 == 2,
@@ -247,7 +247,8 @@ fn examples() -> Examples {
     examples
 }
 
-/// One example's hidden state in branch `k` (from 1), of its truncated history encoded alone; under its condition or without.
+/// Returns the logits of one example in branch `k` (from 1), with its truncated history encoded alone, under its condition or
+/// without one.
 fn alone(model: &SequenceModel, examples: &Examples, e: usize, k: usize, instructed: bool) -> Vec<f32> {
     let history = &examples.histories[examples.history[e] as usize];
     let shown = (examples.visible[e] as usize).saturating_sub(k - 1);
@@ -299,7 +300,7 @@ fn fine_tuning_predicts_one_target_from_ever_shorter_histories_with_and_without_
         for k in 1..=2 {
             for e in 0..examples.len() {
                 let target = examples.targets[e];
-                // Both histories are in every batch: an item that one of them predicts is in with certainty.
+                // Every batch contains both histories: items that they predict are negatives with certainty.
                 let missed = (1.0 - 1.0 / f64::from(ITEMS)).powi(4);
                 let q = |item: ItemIndex| if examples.targets.contains(&item) { 1.0 } else { 1.0 - missed };
                 for (instructed, weight) in [(true, 1.0), (false, unconditional)] {

@@ -1,5 +1,4 @@
-//! The protobuf messages of TensorBoard's event files, as far as scalars need them (`event.proto` and
-//! `summary.proto` of TensorFlow):
+//! Protobuf messages of TensorBoard's event files, limited to scalars (`event.proto` and `summary.proto` of TensorFlow):
 //!
 //! ```text
 //! Event    { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; }
@@ -7,28 +6,28 @@
 //! Value    { string tag = 1; float simple_value = 2; }
 //! ```
 
-/// What the first event of every file says.
+/// Version string in the first event of every file.
 const FILE_VERSION: &str = "brain.Event:2";
 
-/// One event: scalars of one step.
+/// The scalars of one step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScalarEvent {
-    /// Seconds since the epoch.
+    /// Wall time, seconds since the epoch.
     pub wall_time: f64,
-    /// Training steps finished.
+    /// Number of finished training steps.
     pub step: u64,
-    /// By tag. The first event of a file has none.
+    /// Tags and values; empty in the first event of a file.
     pub scalars: Vec<(String, f32)>,
 }
 
-/// Wire types of protobuf: how a field's value is laid out.
+/// Wire types of protobuf, the encodings of a field's value.
 const VARINT: u8 = 0;
 const FIXED_64: u8 = 1;
 const LENGTH: u8 = 2;
 const FIXED_32: u8 = 5;
 
 impl ScalarEvent {
-    /// The message; one without scalars is the first of a file.
+    /// Encodes the message; without scalars, it is the first event of a file.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut event = vec![1 << 3 | FIXED_64];
         event.extend(self.wall_time.to_le_bytes());
@@ -50,7 +49,7 @@ impl ScalarEvent {
         event
     }
 
-    /// Reads a message back, other fields skipped; `None` where it is none.
+    /// Decodes a message and skips unknown fields; `None` if it is malformed.
     pub(super) fn decode(message: &[u8]) -> Option<Self> {
         let mut event = Self::default();
         for (number, field) in fields(message)? {
@@ -84,7 +83,7 @@ fn put_bytes(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     message.extend(bytes);
 }
 
-/// Seven bits a byte, lowest first; the top bit says that more follow.
+/// Appends a varint: seven bits per byte, lowest first; the top bit marks that more bytes follow.
 fn put_varint(message: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         message.push(value as u8 | 0x80);

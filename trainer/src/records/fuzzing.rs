@@ -1,9 +1,9 @@
-//! TensorBoard's files, for fuzzers: any bytes are events or the end of them.
+//! Fuzz target for TensorBoard's files: any bytes decode to events, or end the file.
 
 use super::event::ScalarEvent;
 use super::tfrecord;
 
-/// Reads frames and events from any bytes; what is read is written as it was meant.
+/// Reads frames and events from any bytes and checks that they encode back to the same.
 pub fn tfrecord(bytes: &[u8]) {
     let mut left = bytes;
     while let Some((data, length)) = tfrecord::unframe(left) {
@@ -11,7 +11,7 @@ pub fn tfrecord(bytes: &[u8]) {
         left = &left[length..];
         message(data);
     }
-    // Checksums keep random bytes out.
+    // Random bytes rarely have valid checksums, so they are also decoded without a frame.
     message(bytes);
     let framed = tfrecord::frame(bytes);
     assert_eq!(tfrecord::unframe(&framed), Some((bytes, framed.len())));
@@ -31,7 +31,7 @@ fn message(bytes: &[u8]) {
     }
 }
 
-/// Whole files.
+/// Returns whole files as seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
     let event = ScalarEvent {
         wall_time: 1.5,

@@ -1,17 +1,18 @@
-//! Records of a training run: `metrics.jsonl`, a line for each epoch, and `tensorboard/`, an event file that
-//! TensorBoard reads while the run is on.
+//! Records of a training run: `metrics.jsonl`, with one line per epoch, and `tensorboard/`, an event file that TensorBoard
+//! reads during the run.
 //!
-//! They grow beside the run's checkpoints and reach the disk before each checkpoint that a run resumes from does:
+//! They are appended next to the run's checkpoints, and synced before each checkpoint that the run can resume from:
 //!
 //! ```text
-//! models/.training/<name>/   metrics.jsonl, tensorboard/   ── flushed ──► latest/ ── … ──► copied into best/
+//! models/.training/<name>/   metrics.jsonl, tensorboard/   ── synced ──► latest/ ── … ──► copied into best/
 //!                                                                                             │ one rename
 //!                                                                                             ▼
 //!                                                                                       models/<name>/
 //! ```
 //!
-//! So after a kill they are ahead of the checkpoint or level with it, never behind. What is ahead is cut off on
-//! resuming ([`RunRecords::resume`]): every epoch has one line, however often the run was stopped.
+//! After a kill, the records are therefore never behind the checkpoint. Resuming truncates what is ahead of it
+//! ([`RunRecords::resume`]), so every epoch has one line, however often the run was stopped. Memory: one file at a time, on
+//! resuming.
 
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -31,76 +32,76 @@ pub use event::ScalarEvent;
 
 use crate::judge::{Metrics, PerMetric, Protocol};
 
-/// The file with a line for each epoch.
+/// Name of the file with one line per epoch.
 pub const METRICS: &str = "metrics.jsonl";
-/// The directory of the event file.
+/// Name of the directory of the event file.
 pub const TENSORBOARD: &str = "tensorboard";
-/// How TensorBoard knows an event file.
+/// Prefix by which TensorBoard recognizes an event file.
 const EVENTS_PREFIX: &str = "events.out.tfevents.";
-/// Tags of scalars of single steps; all others are of whole epochs.
+/// Prefix of the tags of single steps; other tags belong to epochs.
 const STEP_TAGS: &str = "step/";
 
-/// A record that cannot be written or read.
+/// An error in writing or reading records.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
     /// A file cannot be read or written.
     #[error("{path}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// A line that is no record of an epoch.
+    /// A line is not the record of an epoch.
     #[error("{path}, line {line}: not the record of an epoch")]
     Line {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
-        /// Why.
+        /// The parse error.
         source: serde_json::Error,
     },
 }
 
-/// One line of `metrics.jsonl`.
+/// Record of one epoch, a line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
-    /// From 1.
+    /// Number of the epoch, from 1.
     pub epoch: usize,
-    /// Steps taken in all when the epoch ended.
+    /// Number of steps in the run at the end of the epoch.
     pub step: u64,
     /// Mean loss of the epoch's steps (Eq. 4).
     pub loss: f64,
-    /// Adam's step size in the epoch's last step.
+    /// Learning rate in the epoch's last step.
     pub learning_rate: f64,
     /// Mean norm of the epoch's gradients, before clipping.
     pub gradient_norm: f64,
-    /// Targets learned so far, over all epochs and branches.
+    /// Number of targets learned in the run, over all branches.
     pub targets: u64,
-    /// Seconds of the epoch's steps, validation and checkpoints not included.
+    /// Duration of the epoch's steps, seconds; excludes validation and checkpoints.
     pub seconds: f64,
-    /// The epoch's targets by its seconds.
+    /// Targets learned per second in the epoch.
     pub targets_per_s: f64,
-    /// What validation said, where the epoch was validated.
+    /// Result of validation; `None` if the epoch was not validated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
 }
 
-/// The headline of a look at the validation targets: seen items filtered, under the protocol that selects.
+/// Headline of a validation: seen items filtered, under the selecting protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
-    /// What a prediction may build on.
+    /// Protocol of the validation.
     pub protocol: Protocol,
-    /// Targets in the means.
+    /// Number of targets in the means.
     pub targets: usize,
-    /// The means. A metric that is younger than the record has none.
+    /// Means by metric; `None` for metrics added after the record was written.
     #[serde(flatten)]
     pub means: PerMetric<Option<f64>>,
 }
 
 impl Validation {
-    /// The headline `m`; `None` where it is over no target.
+    /// Returns the headline of `m`; `None` without targets.
     pub fn new(m: &Metrics) -> Option<Self> {
         let &Metrics { protocol, targets, .. } = m;
         let means = PerMetric::from_fn(|key| m.means[key]);
@@ -108,18 +109,18 @@ impl Validation {
     }
 }
 
-/// What one training step came to.
+/// Result of one training step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepMetrics {
-    /// The loss (Eq. 4).
+    /// Loss of the step (Eq. 4).
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient, before clipping.
     pub gradient_norm: f64,
-    /// Adam's step size.
+    /// Learning rate.
     pub learning_rate: f64,
 }
 
-/// The records of a run that is on, open at their ends.
+/// Open records of a running training.
 #[derive(Debug)]
 pub struct RunRecords {
     metrics: Output,
@@ -133,7 +134,7 @@ struct Output {
 }
 
 impl Output {
-    /// Opens `path` with only its first `keep` bytes.
+    /// Opens `path` for appending and truncates it to `keep` bytes.
     fn open(path: PathBuf, keep: u64) -> Result<Self, RecordsError> {
         let open = || {
             let file = OpenOptions::new().create(true).append(true).open(&path)?;
@@ -150,14 +151,22 @@ impl Output {
 }
 
 impl RunRecords {
-    /// Begins the records of the model `name` in `directory`; those of an earlier run are removed.
+    /// Begins the records of the model `name` in `directory` and removes those of an earlier run.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be removed, created or written.
     pub fn create(directory: &Path, name: &str) -> Result<Self, RecordsError> {
         discard(directory)?;
         Self::resume(directory, name, 0, 0)
     }
 
-    /// Continues the records in `directory` from a checkpoint after `epoch` whole epochs and `step` steps: what
-    /// was recorded later, or is torn, is cut off.
+    /// Continues the records in `directory` from a checkpoint after `epoch` whole epochs and `step` steps. Truncates later and
+    /// incomplete records.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, truncated or written.
     pub fn resume(directory: &Path, name: &str, epoch: usize, step: u64) -> Result<Self, RecordsError> {
         let metrics = directory.join(METRICS);
         let (keep, epoch_step) = lines_until(&read_or_empty(&metrics)?, epoch);
@@ -180,14 +189,22 @@ impl RunRecords {
         Ok(records)
     }
 
-    /// Records one step, for TensorBoard.
+    /// Records one step, in the event file only.
+    ///
+    /// # Errors
+    ///
+    /// Writing fails.
     pub fn step(&mut self, step: u64, metrics: StepMetrics) -> Result<(), RecordsError> {
         let StepMetrics { loss, gradient_norm, learning_rate } = metrics;
         let scalars = [("loss", loss), ("gradient_norm", gradient_norm), ("learning_rate", learning_rate)];
         self.event(step, scalars.map(|(tag, value)| (format!("{STEP_TAGS}{tag}"), value as f32)).into())
     }
 
-    /// Records one epoch.
+    /// Records one epoch, in both files.
+    ///
+    /// # Errors
+    ///
+    /// Writing fails.
     pub fn epoch(&mut self, line: &EpochMetrics) -> Result<(), RecordsError> {
         let mut text =
             serde_json::to_vec(line).map_err(io::Error::from).map_err(io_error(&self.metrics.path))?;
@@ -207,7 +224,11 @@ impl RunRecords {
         self.event(line.step, scalars)
     }
 
-    /// Waits until all is on the disk. Call it before the checkpoint that follows.
+    /// Syncs both files to disk; call it before writing the next checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Syncing fails.
     pub fn sync(&self) -> Result<(), RecordsError> {
         for output in [&self.metrics, &self.events] {
             output.file.sync_data().map_err(io_error(&output.path))?;
@@ -220,7 +241,11 @@ impl RunRecords {
     }
 }
 
-/// Copies the records in `training` into the checkpoint `checkpoint`, to be published with it. Can be repeated.
+/// Copies the records in `training` into `checkpoint`, to be published with it. Repeatable.
+///
+/// # Errors
+///
+/// A file cannot be read or written.
 pub fn copy_into(training: &Path, checkpoint: &Path) -> Result<(), RecordsError> {
     let copy = |from: &Path, to: &Path| store::files::copy(from, to).map(drop).map_err(io_error(to));
     copy(&training.join(METRICS), &checkpoint.join(METRICS))?;
@@ -235,13 +260,21 @@ pub fn copy_into(training: &Path, checkpoint: &Path) -> Result<(), RecordsError>
 }
 
 /// Removes the records in `directory`.
+///
+/// # Errors
+///
+/// A removal fails; missing records are not an error.
 pub fn discard(directory: &Path) -> Result<(), RecordsError> {
     let (metrics, tensorboard) = (directory.join(METRICS), directory.join(TENSORBOARD));
     remove(fs::remove_file(&metrics), &metrics)?;
     remove(fs::remove_dir_all(&tensorboard), &tensorboard)
 }
 
-/// The lines of a `metrics.jsonl`; `None` where there is no such file.
+/// Reads the records in a `metrics.jsonl`; `None` if the file does not exist.
+///
+/// # Errors
+///
+/// The file cannot be read, or a line is not a record.
 pub fn read(path: &Path) -> Result<Option<Vec<EpochMetrics>>, RecordsError> {
     let text = match fs::read_to_string(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -257,13 +290,17 @@ pub fn read(path: &Path) -> Result<Option<Vec<EpochMetrics>>, RecordsError> {
     text.lines().enumerate().map(line).collect::<Result<_, _>>().map(Some)
 }
 
-/// The events of an event file, up to the first that is torn or damaged.
+/// Reads the events of an event file, up to the first incomplete or damaged one.
+///
+/// # Errors
+///
+/// The file cannot be read.
 pub fn read_events(path: &Path) -> Result<Vec<ScalarEvent>, RecordsError> {
     let bytes = fs::read(path).map_err(io_error(path))?;
     Ok(events(&bytes).map(|(event, _)| event).collect())
 }
 
-/// Bytes of the lines up to `epoch`, and the last step of the last of them.
+/// Returns the length of the lines up to `epoch`, in bytes, and the step of the last of them.
 fn lines_until(bytes: &[u8], epoch: usize) -> (u64, u64) {
     let (mut keep, mut step) = (0, 0);
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -276,8 +313,8 @@ fn lines_until(bytes: &[u8], epoch: usize) -> (u64, u64) {
     (keep, step)
 }
 
-/// Bytes of the events up to `step`, and for those of epochs, up to `epoch_step`. The two differ where a
-/// checkpoint stands behind an epoch's last step but before its end.
+/// Returns the length of the events to keep, in bytes: step events up to `step`, epoch events up to `epoch_step`. The two differ
+/// if the checkpoint lies between an epoch's last step and its end.
 fn events_until(bytes: &[u8], step: u64, epoch_step: u64) -> u64 {
     let known = |event: &ScalarEvent| {
         let of_step = event.scalars.iter().any(|(tag, _)| tag.starts_with(STEP_TAGS));
@@ -286,7 +323,7 @@ fn events_until(bytes: &[u8], step: u64, epoch_step: u64) -> u64 {
     events(bytes).take_while(|(event, _)| known(event)).last().map_or(0, |(_, end)| end as u64)
 }
 
-/// Events, each with where its frame ends.
+/// Iterates over the events and the end of each frame, in bytes.
 fn events(bytes: &[u8]) -> impl Iterator<Item = (ScalarEvent, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -342,7 +379,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RecordsError + '_ {
 mod tests {
     use super::*;
 
-    /// A directory of its own, removed when the test ends.
+    /// A temporary directory, removed at the end of the test.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -391,10 +428,10 @@ mod tests {
         }
     }
 
-    /// By tag.
+    /// Tags and values.
     type Scalars = Vec<(String, f32)>;
 
-    /// What a reader finds: lines, and the tags and steps of events.
+    /// Returns what a reader finds: lines, and the steps and scalars of events.
     fn found(directory: &Path) -> (Vec<EpochMetrics>, Vec<(u64, Scalars)>) {
         let files = event_files(&directory.join(TENSORBOARD)).unwrap();
         assert_eq!(files.len(), 1);
@@ -424,8 +461,8 @@ mod tests {
         let whole = Directory::new("whole");
         epochs(&mut RunRecords::create(&whole.0, "m").unwrap(), 1..=4);
         let expected = found(&whole.0);
-        // Killed after epoch 3 was recorded; the checkpoint is older by an epoch or some steps. The last one
-        // stands behind the last step of epoch 3, before its end.
+        // Killed after epoch 3 was recorded, with a checkpoint that is older by an epoch or some steps. The checkpoint (2, 9)
+        // lies between the last step of epoch 3 and its end.
         for (epoch, step) in [(2, 6), (2, 7), (2, 9), (3, 9), (0, 0)] {
             for torn in [0, 1, 20] {
                 let directory = Directory::new("resume");
@@ -435,7 +472,7 @@ mod tests {
                     .chain(event_files(&directory.0.join(TENSORBOARD)).unwrap())
                 {
                     let bytes = fs::read(&path).unwrap();
-                    // A torn write of something later than the checkpoint.
+                    // An incomplete write of a record after the checkpoint.
                     fs::write(&path, [&bytes[..], &bytes[..torn]].concat()).unwrap();
                 }
                 let mut records = RunRecords::resume(&directory.0, "m", epoch, step).unwrap();

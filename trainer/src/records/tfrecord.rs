@@ -1,15 +1,15 @@
-//! The framing of TensorBoard's event files, TFRecord:
+//! TFRecord, the framing of TensorBoard's event files:
 //!
 //! ```text
-//! u64 length │ u32 masked CRC of the length │ the data │ u32 masked CRC of the data      all little-endian
+//! u64 length │ u32 masked CRC of the length │ data │ u32 masked CRC of the data      all little-endian
 //! ```
 //!
-//! The CRC is CRC32C (Castagnoli; RFC 3720, appendix B.4), masked so that a CRC of data that holds CRCs stays good.
+//! The CRC is CRC32C (Castagnoli; RFC 3720, appendix B.4), masked because the CRC of data that contains CRCs is weak.
 
-/// Bytes around the data of a frame.
+/// Bytes of a frame besides its data.
 const OVERHEAD: usize = 8 + 4 + 4;
 
-/// `data` as one frame.
+/// Returns `data` as one frame.
 pub(super) fn frame(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let mut frame = Vec::with_capacity(data.len() + OVERHEAD);
@@ -20,8 +20,8 @@ pub(super) fn frame(data: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The data of the frame at the start of `bytes`, and the frame's length; `None` where no whole and sound frame
-/// begins.
+/// Returns the data of the frame at the start of `bytes` and the length of the frame; `None` if there is no complete, undamaged
+/// frame.
 pub(super) fn unframe(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let (length, rest) = bytes.split_first_chunk::<8>()?;
     let (length_crc, rest) = rest.split_first_chunk::<4>()?;
@@ -37,7 +37,7 @@ fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC32C, a table step for each byte.
+/// Returns the CRC32C of `data`, by one table lookup per byte.
 fn crc32c(data: &[u8]) -> u32 {
     const TABLE: [u32; 256] = table();
     !data.iter().fold(!0u32, |crc, &byte| (crc >> 8) ^ TABLE[((crc ^ u32::from(byte)) & 0xff) as usize])
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn crc32c_gives_the_published_values() {
-        // RFC 3720, appendix B.4, and the check value of the CRC catalogues.
+        // RFC 3720, appendix B.4, and the check value of CRC catalogues.
         let ascending: Vec<u8> = (0..32).collect();
         let descending: Vec<u8> = (0..32).rev().collect();
         for (data, crc) in [

@@ -1,5 +1,5 @@
-//! One user's lists beside each other, as in Figure 4: what the user did last, what the model retrieves without a
-//! condition, and what it retrieves under each.
+//! One user's lists side by side, as in Figure 4: the user's latest events, the list without a condition, and one list per
+//! condition.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,52 +12,52 @@ use crate::checkpoint::Checkpoint;
 use crate::data::{Catalogue, ItemIndex};
 use crate::serve::List;
 
-/// Visible items that are shown.
+/// Visible items shown.
 const LAST: usize = 8;
-/// Items of a list that are shown.
+/// Items shown per list.
 const SHOWN: usize = 10;
-/// Characters of a column.
+/// Width of a column, in characters.
 const WIDTH: usize = 34;
 
-/// A user's case.
+/// One user's history and lists.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UserCase {
-    /// The user.
+    /// User id.
     pub user_id: String,
-    /// Events that are visible.
+    /// Number of visible events.
     pub visible: usize,
-    /// The newest of them, oldest first.
+    /// Items of the newest visible events, oldest first.
     pub last: Vec<Item>,
-    /// The list without a condition, then one for each.
+    /// The list without a condition, then one list per condition.
     pub lists: Vec<Column>,
 }
 
-/// An item as people know it.
+/// An item with its title and attribute values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// Its id.
+    /// Item id.
     pub item_id: String,
-    /// Its title.
+    /// Title, if the catalogue has one.
     pub title: Option<String>,
-    /// Its values of the model's attributes.
+    /// Values of the model's attributes, then of the attributes that only conditions use.
     pub values: Vec<String>,
 }
 
-/// One list.
+/// One list as a column.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Column {
-    /// Its condition.
+    /// Condition of the list.
     pub condition: Option<String>,
-    /// `model` or `popular`.
+    /// Origin of the list, `model` or `popular`.
     pub origin: &'static str,
-    /// The best items.
+    /// Best items, at most 10.
     pub items: Vec<Item>,
-    /// How many of them the list without a condition shows too.
+    /// Number of `items` that the list without a condition also shows.
     pub overlap: usize,
 }
 
 impl UserCase {
-    /// Of `lists`, the first of which has no condition.
+    /// Builds the case from `lists`, the first of which has no condition.
     pub(super) fn new(
         checkpoint: &Checkpoint,
         catalogue: &Catalogue,
@@ -110,7 +110,7 @@ impl fmt::Display for Item {
     }
 }
 
-/// `text` in exactly `WIDTH` characters.
+/// Pads or truncates `text` to exactly `WIDTH` characters.
 fn cell(text: &str) -> String {
     let text = Shown(text).to_string();
     let n = text.chars().count();

@@ -1,4 +1,5 @@
-//! What a request may know of its user: the events before it, without those of the last `Δτ`.
+//! The history visible to a request: the user's events before it, except those of the last `Δτ`. [`Stored`] borrows table
+//! `sequences` and adds one map entry per user.
 
 use std::collections::HashMap;
 
@@ -13,12 +14,12 @@ pub struct VisibleHistory {
     pub items: Vec<ItemIndex>,
     /// Time of each event, epoch milliseconds, ascending.
     pub ts: Vec<i64>,
-    /// `v_t` of each event in this history: what the mask `row` hid from it in training.
+    /// `v_t` of each event, counted in this history: the number of events visible to it in training under mask `row`.
     pub visible: Vec<u32>,
 }
 
-/// How many of the events at `ts` (ascending) a request at `at` sees: those before `at − Δτ`, all times in epoch
-/// milliseconds. It is `v_t` (Eq. 1) for the next event of the user.
+/// Returns the number of events at `ts` (ascending) visible to a request at `at`: those before `at − Δτ`, all times in epoch
+/// milliseconds. This equals `v_t` (Eq. 1) of an event at `at`.
 pub fn visible_at(ts: &[i64], at: i64, delta_tau: DeltaTau) -> usize {
     let horizon = match delta_tau {
         DeltaTau::Off => at,
@@ -27,7 +28,7 @@ pub fn visible_at(ts: &[i64], at: i64, delta_tau: DeltaTau) -> usize {
     ts.partition_point(|&ts| ts < horizon)
 }
 
-/// `Δτ` as the properties of `sequences` have it; `None` where they do not say.
+/// Parses `Δτ` from the property of `sequences`; `None` if it is neither `off` nor an integer of milliseconds.
 pub fn delta_tau(property: &str) -> Option<DeltaTau> {
     match property {
         "off" => Some(DeltaTau::Off),
@@ -36,7 +37,7 @@ pub fn delta_tau(property: &str) -> Option<DeltaTau> {
 }
 
 impl VisibleHistory {
-    /// Of events that come from outside the tables, in any order; equal times keep theirs.
+    /// Builds a history from events in any order; events at equal times keep their order.
     pub fn from_events(mut events: Vec<(ItemIndex, i64)>, delta_tau: DeltaTau) -> Self {
         events.sort_by_key(|&(_, ts)| ts);
         let (items, ts): (Vec<ItemIndex>, Vec<i64>) = events.into_iter().unzip();
@@ -44,7 +45,7 @@ impl VisibleHistory {
         Self { items, ts, visible }
     }
 
-    /// The first `events` events.
+    /// Returns the first `events` events.
     #[must_use]
     pub fn prefix(mut self, events: usize) -> Self {
         self.items.truncate(events);
@@ -53,7 +54,7 @@ impl VisibleHistory {
         self
     }
 
-    /// The last `events` events: what the model reads.
+    /// Returns the last `events` events, which the model reads.
     #[must_use]
     pub fn newest(&self, events: usize) -> Self {
         let from = self.items.len().saturating_sub(events);
@@ -64,12 +65,12 @@ impl VisibleHistory {
         }
     }
 
-    /// Whether nothing is visible.
+    /// True if no event is visible.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Every item in it: sorted, each once.
+    /// Returns the distinct items, sorted.
     pub fn seen(&self) -> Vec<ItemIndex> {
         let mut seen = self.items.clone();
         seen.sort_unstable();
@@ -78,7 +79,7 @@ impl VisibleHistory {
     }
 }
 
-/// The histories of table `sequences`, by user.
+/// Histories of table `sequences`, by user.
 #[derive(Debug)]
 pub struct Stored<'a> {
     sequences: &'a SequencesTable,
@@ -86,14 +87,14 @@ pub struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// Those of `sequences`.
+    /// Indexes the users of `sequences`.
     pub fn new(sequences: &'a SequencesTable) -> Self {
         let users = sequences.users.iter().map(String::as_str).zip(0..).collect();
         Self { sequences, users }
     }
 
-    /// The whole history of a user; `None` for one that the table does not have. Each event is owned by exactly one row,
-    /// so what the rows own is the history, also where the newest row had to leave events out.
+    /// Returns the whole history of a user; `None` if the table does not contain the user. Each event is owned by exactly one
+    /// row, so the owned events of all rows form the history, even if the newest row omits events.
     pub fn history(&self, user: &str) -> Option<VisibleHistory> {
         let sequences = self.sequences;
         let user = *self.users.get(user)?;
@@ -104,7 +105,7 @@ impl<'a> Stored<'a> {
             let (start, owned) = (sequences.row(row).start, sequences.owned(row));
             history.items.extend_from_slice(&sequences.items[owned.clone()]);
             history.ts.extend_from_slice(&sequences.ts[owned.clone()]);
-            // Counted inside the row; here it is the place behind the last visible event.
+            // `visible` is counted inside the row; here it is counted in the whole history.
             let visible = |&v: &u32| match v {
                 0 => 0,
                 v => sequences.places[start + v as usize - 1] + 1,
@@ -124,7 +125,7 @@ mod tests {
     use crate::data::ids;
 
     proptest! {
-        /// A request at the time of an event sees what that event saw as a target.
+        /// A request at the time of an event sees the events visible to that event as a target.
         #[test]
         fn a_request_sees_what_the_mask_shows(
             mut ts in prop::collection::vec(-50i64..50, 1..40),
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_stored_history_is_what_the_rows_own() {
-        // Row 0 owns the events 0 to 3; row 1 shows 1 and 3, and owns 4 and 5.
+        // Row 0 owns events 0 to 3; row 1 shows events 1 and 3 and owns 4 and 5.
         let sequences = SequencesTable {
             offsets: vec![0, 4, 8, 9],
             items: ids(&[10, 11, 12, 13, 11, 13, 14, 15, 20]),

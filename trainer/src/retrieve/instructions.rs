@@ -1,4 +1,6 @@
-//! Which lists each user is given: by conditions that are asked for, or by the user's stored instructions (§3.4.1).
+//! The lists that each user gets: one per requested condition, or one per stored instruction of the user (§3.4.1).
+//!
+//! Memory: table `instructions` as one small vector per user.
 
 use std::collections::HashMap;
 
@@ -14,32 +16,36 @@ use super::retriever::{Ask, Retriever};
 use crate::data::conditions::KnownConditions;
 use crate::data::{ConditionRow, DataError};
 
-/// The lists of every user.
+/// The lists to make for each user.
 #[derive(Debug)]
 pub(super) enum Instructions {
-    /// The same for all.
+    /// The same lists for all users.
     Same(Vec<Ask>),
-    /// Those of table `instructions`.
+    /// The lists of table `instructions`.
     Stored(Table),
 }
 
-/// The table `instructions`.
+/// Table `instructions`, by user.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Its different conditions.
+    /// Distinct conditions.
     conditions: Vec<Known>,
-    /// By user, the places in `conditions` and the weights.
+    /// Indexes into `conditions` and weights, by user.
     users: HashMap<String, Vec<(u32, f32)>>,
 }
 
 #[derive(Debug)]
 struct Known {
     name: String,
-    /// Its row; `None` of one that the model does not know.
+    /// Row of the condition; `None` if the model does not know it.
     row: Option<ConditionRow>,
 }
 
-/// A condition that is asked for by name: its row. Pools with fewer than `min_pool` retrievable carriers are refused.
+/// Parses the name of a condition and returns its list.
+///
+/// # Errors
+///
+/// The model does not know the condition, or fewer than `min_pool` retrievable items carry it at time `at`.
 pub(super) fn resolve(
     text: &str,
     known: &KnownConditions,
@@ -59,13 +65,13 @@ pub(super) fn resolve(
     Ok(Ask { condition: Some(row), weight: 1.0 })
 }
 
-/// Conditions as the command line has them: each text is one, or several with commas between.
+/// Splits conditions of the command line: each text is one condition, or several separated by commas.
 pub(super) fn split<'a>(texts: &'a [String], known: &KnownConditions) -> Vec<&'a str> {
     let whole = |text: &str| text.parse().is_ok_and(|condition: Condition| known.row(&condition).is_ok());
     let mut all = Vec::new();
     for text in texts {
         match whole(text) {
-            // Values may have commas of their own.
+            // Values may contain commas.
             true => all.push(text.as_str()),
             false => all.extend(text.split(',')),
         }
@@ -74,7 +80,11 @@ pub(super) fn split<'a>(texts: &'a [String], known: &KnownConditions) -> Vec<&'a
 }
 
 impl Instructions {
-    /// The same for all users: one list for each of `texts`, or one without a condition where there is none.
+    /// Returns the same lists for all users: one per condition in `texts`, or one without a condition if `texts` is empty.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resolve`].
     pub(super) fn same(
         texts: &[String],
         known: &KnownConditions,
@@ -96,7 +106,11 @@ impl Instructions {
         Ok(Self::Same(asks))
     }
 
-    /// Those of table `instructions`, for a model that follows some.
+    /// Reads table `instructions`, for a model that knows some conditions.
+    ///
+    /// # Errors
+    ///
+    /// The table is missing, cannot be read or has a column of another type.
     pub(super) async fn stored(root: &Root, known: &KnownConditions) -> Result<Self, DataError> {
         let snapshot = root.require(tables::INSTRUCTIONS, "pipeline instructions").await?;
         let columns = ["user_id", "attributes", "conditions", "weights"];
@@ -133,8 +147,9 @@ impl Instructions {
         Ok(Self::Stored(table))
     }
 
-    /// The lists of a user at time `at` (epoch milliseconds). An instruction is skipped if the model does not know its condition, or
-    /// if fewer than `min_pool` items carry it at that time. A user without a usable instruction gets one list without a condition.
+    /// Returns the lists of a user at time `at` (epoch milliseconds). Skips instructions whose condition the model does not know
+    /// or fewer than `min_pool` retrievable items carry at that time. A user without a usable instruction gets one list without a
+    /// condition.
     pub(super) fn of(
         &self,
         user: &str,

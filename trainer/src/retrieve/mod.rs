@@ -1,14 +1,15 @@
-//! Retrieval (§3.4): the top `k` items for users, with and without conditions.
+//! Retrieval (§3.4): the top `k` items for each user, with and without conditions.
 //!
 //! ```text
 //! table sequences ─┐                 retriever.rs: a serve::Recommender reads the history
-//! JSON Lines ──────┴─► ListRequest ─────► once, under all conditions; seen items left out,   ─► lists
-//! conditions, ─────►  requests.rs     and what is inactive or denied (run.rs)               │
+//! JSON Lines ──────┴─► ListRequest ─────► once, under all conditions; seen, inactive and     ─► lists
+//! conditions, ─────►  requests.rs     denied items are excluded (run.rs)                    │
 //! table instructions                                                                        │ serve::merge
-//! nothing visible ───────────────────► popular items, by condition ──────────────────────────┴─► rows
+//! no visible event ────────────────────► popular items, by condition ───────────────────────┴─► rows
 //! ```
 //!
-//! Requests are answered a batch at a time, so that memory does not grow with the number of users.
+//! Requests are answered in batches, so memory does not grow with the number of requests read from standard input. The tables are
+//! held whole.
 
 mod case;
 mod histories;
@@ -39,112 +40,112 @@ use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::serve::{Merge, NotFinite, RecommendError};
 
-/// Whose lists are asked for.
+/// The users to retrieve for.
 #[derive(Debug, Clone, Copy)]
 pub enum Users<'a> {
-    /// All of table `sequences`.
+    /// All users of table `sequences`.
     All,
-    /// Those in a file, one id a line.
+    /// Users listed in a file, one id per line.
     File(&'a Path),
-    /// Those that standard input brings, with their histories.
+    /// Users sent on standard input with their histories, as JSON Lines.
     Stdin,
 }
 
-/// By which conditions.
+/// The source of each user's conditions.
 #[derive(Debug, Clone, Copy)]
 pub enum By<'a> {
-    /// These for every user; one list without where there is none.
+    /// The same conditions for every user; if empty, one list without a condition.
     Conditions(&'a [String]),
-    /// Each user's stored instructions.
+    /// Each user's instructions in table `instructions`.
     Instructions,
 }
 
-/// How items are found.
+/// Search method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// All are scored.
+    /// Scores every item.
     Exact,
-    /// By a graph that finds `ef` items.
+    /// Searches a graph (HNSW) that finds `ef` items.
     Hnsw {
-        /// At least `k`.
+        /// Items found per search; raised to `k` if smaller.
         ef: usize,
     },
 }
 
-/// What a run is to do.
+/// Options of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct RetrieveOptions<'a> {
     /// Name of the model.
     pub model: &'a str,
-    /// Whose lists.
+    /// Users to retrieve for.
     pub users: Users<'a>,
-    /// By which conditions.
+    /// Conditions to retrieve by.
     pub by: By<'a>,
-    /// The time of the requests, epoch milliseconds. Without one all that is stored is visible, and ages count from when each
-    /// request is read.
+    /// Time of the requests, epoch milliseconds. `None` shows all stored events and computes ages from the time each request is
+    /// read.
     pub at: Option<i64>,
-    /// Length of a list.
+    /// Maximum length of a list.
     pub k: usize,
-    /// How items are found.
+    /// Search method.
     pub method: Method,
-    /// Whether a list with a condition is limited to the items that carry it.
+    /// Whether a list with a condition contains only items that carry it.
     pub only: bool,
-    /// Whether items stay that the user has seen.
+    /// Whether lists may contain items that the user has seen.
     pub keep_seen: bool,
-    /// Whether items stay that are not active.
+    /// Whether lists may contain inactive items.
     pub keep_inactive: bool,
-    /// Ids of items that are never retrieved, one a line.
+    /// File of item ids that are never retrieved, one per line.
     pub deny: Option<&'a Path>,
-    /// How the lists of a user become one; `None` keeps them apart.
+    /// Rule that merges a user's lists; `None` keeps them separate.
     pub merge: Option<Merge>,
-    /// Ends the run between two batches.
+    /// Stops the run between two batches.
     pub interrupt: &'a Interrupt,
 }
 
-/// A retrieval that failed.
+/// An error that ends a retrieval.
 #[derive(Debug, thiserror::Error)]
 pub enum RetrieveError {
-    /// The device cannot be used.
+    /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The data cannot be used.
+    /// A table cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The model cannot be used.
+    /// The checkpoint cannot be loaded.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Something was asked for that there is not.
+    /// An option names something that does not exist.
     #[error("{0}")]
     Usage(#[source] ConfigError),
     /// A file of ids cannot be read.
     #[error("{path} cannot be read")]
     Ids {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
     /// Standard input cannot be read.
     #[error("line {line} of standard input cannot be read")]
     Input {
-        /// Its number, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// `sequences` does not say what a request may see.
+    /// Table `sequences` has no `delta_tau_ms`, so the visible events are unknown.
     #[error("table `sequences` has no usable property `delta_tau_ms`; `pipeline build-sequences` writes it")]
     DeltaTau,
     /// The rows cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The model diverged.
+    /// A score is not finite: the model diverged.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// The user stopped it.
+    /// The user interrupted the run.
     #[error("interrupted; a file asked for with --out was not written")]
     Interrupted,
 }

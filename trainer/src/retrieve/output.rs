@@ -1,4 +1,5 @@
-//! Where the rows go: JSON Lines on standard output, or a file that appears when it is whole.
+//! Output of rows: JSON Lines on standard output, or a JSON Lines or Parquet file that appears only when complete. Memory: one
+//! batch of rows.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -20,31 +21,31 @@ use crate::serve::Origin;
 /// One row of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Row<'a> {
-    /// The user.
+    /// User id.
     pub user_id: &'a str,
-    /// The condition of the list, or, in a merged list, of the one that the item came from.
+    /// Condition of the list; in a merged list, the condition of the list that the item comes from.
     pub condition: Option<&'a str>,
-    /// Place in the list, from 1.
+    /// Rank in the list, from 1.
     pub rank: u32,
-    /// The item.
+    /// Item id.
     pub item_id: &'a str,
-    /// `φ(h, e)`; of a popular item its number of training events.
+    /// `φ(h, e)`; for popular items, the number of training events.
     pub score: f32,
-    /// `model` or `popular`.
+    /// Origin of the list, `model` or `popular`.
     pub origin: Origin,
 }
 
-/// What comes out.
+/// One record of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Answer<'a> {
     /// A row of a list.
     Row(Row<'a>),
-    /// A line of standard input that has no list.
+    /// The answer to a line of standard input that cannot be served.
     Refusal(&'a Refusal),
 }
 
-/// The columns of a Parquet file of rows.
+/// Columns of a Parquet file of rows.
 pub static ROWS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("user_id", DataType::Utf8, false),
@@ -56,7 +57,7 @@ pub static ROWS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// Rows that cannot be written.
+/// An error while writing rows.
 #[derive(Debug, thiserror::Error)]
 #[error("{path} cannot be written")]
 pub struct OutputError {
@@ -64,10 +65,10 @@ pub struct OutputError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// A place for rows.
+/// Destination of the rows.
 #[derive(Debug)]
 pub struct RowsOutput {
-    /// The file, or what stands for standard output.
+    /// Path of the file, or a name for standard output in messages.
     path: PathBuf,
     sink: Sink,
 }
@@ -77,11 +78,11 @@ enum Sink {
     Stdout(BufWriter<io::Stdout>),
     JsonLines(NewFile, BufWriter<File>),
     Parquet(NewFile, Box<ArrowWriter<File>>),
-    /// Whoever read standard output has gone away.
+    /// The reader of standard output has closed it.
     Closed,
 }
 
-/// Whether the name of a file says how to write rows into it.
+/// True if the extension of `path` names a supported format (`parquet` or `jsonl`).
 pub fn is_writable(path: &Path) -> bool {
     matches!(extension(path), "parquet" | "jsonl")
 }
@@ -91,12 +92,17 @@ fn extension(path: &Path) -> &str {
 }
 
 impl RowsOutput {
-    /// Standard output.
+    /// Returns an output that writes JSON Lines to standard output.
     pub fn stdout() -> Self {
         Self { path: "standard output".into(), sink: Sink::Stdout(BufWriter::new(io::stdout())) }
     }
 
-    /// A file, under a temporary name until [`finish`](Self::finish): Parquet where its name ends so, else JSON Lines.
+    /// Creates a file under a temporary name until [`finish`](Self::finish): Parquet if `path` ends in `.parquet`, else JSON
+    /// Lines.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be created.
     pub fn file(path: &Path) -> Result<Self, OutputError> {
         let open = || -> Result<Sink, Box<dyn std::error::Error + Send + Sync>> {
             let (new, file) = NewFile::create(path)?;
@@ -112,13 +118,17 @@ impl RowsOutput {
         Ok(Self { path: path.to_owned(), sink })
     }
 
-    /// Whether nobody reads the rows any more.
+    /// True if standard output was closed by its reader.
     pub fn closed(&self) -> bool {
         matches!(self.sink, Sink::Closed)
     }
 
-    /// Writes answers; on standard output they are there when this returns. In a Parquet file there is no place for a refusal: it is
-    /// a warning.
+    /// Writes `answers`. Standard output is flushed before this returns. A Parquet file has no row for refusals; they become
+    /// warnings.
+    ///
+    /// # Errors
+    ///
+    /// Writing fails; a closed standard output is not an error (see [`closed`](Self::closed)).
     pub fn write(&mut self, answers: &[Answer<'_>]) -> Result<(), OutputError> {
         let written: Result<(), Box<dyn std::error::Error + Send + Sync>> = match &mut self.sink {
             Sink::Closed => Ok(()),
@@ -146,7 +156,11 @@ impl RowsOutput {
         written.map_err(|source| OutputError { path: self.path.clone(), source })
     }
 
-    /// Flushes a file to disk and gives it its name.
+    /// Syncs the file to disk and renames it to its final path; does nothing for standard output.
+    ///
+    /// # Errors
+    ///
+    /// Writing, syncing or renaming fails.
     pub fn finish(mut self) -> Result<(), OutputError> {
         let path = self.path.clone();
         let mut finish = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -173,7 +187,7 @@ fn json_lines(out: &mut impl Write, answers: &[Answer<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// [`json_lines`], harmless to a terminal.
+/// Writes JSON Lines as [`json_lines`] does, with control characters escaped for a terminal.
 fn shown_lines(out: &mut impl Write, answers: &[Answer<'_>]) -> io::Result<()> {
     for answer in answers {
         shown::to_json(out, answer)?;

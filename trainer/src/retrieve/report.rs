@@ -1,4 +1,4 @@
-//! What a run of `trainer retrieve` came to.
+//! Counts of a run of `trainer retrieve`, written as JSON and as text.
 
 use std::fmt;
 
@@ -6,56 +6,56 @@ use serde::{Serialize, Serializer};
 
 use crate::serve::Scored;
 
-/// Counts of a run.
+/// Counts of one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct RetrieveReport {
-    /// Requests that were answered.
+    /// Requests answered.
     pub users: usize,
-    /// Those of whom nothing was visible; their lists are popular items.
+    /// Requests without visible events; their lists are popular items.
     pub without_history: usize,
-    /// Asked for, and not in `sequences`.
+    /// Requested users that are not in `sequences`.
     pub unknown_users: CountedExamples,
-    /// Events of items that the catalogue does not have.
+    /// Events of items that are not in the catalogue.
     pub dropped_events: CountedExamples,
-    /// Stored instructions that the model does not follow.
+    /// Stored instructions whose condition the model does not know.
     pub unknown_instructions: CountedExamples,
-    /// Stored instructions that too few items carry.
+    /// Stored instructions whose condition has too few carriers.
     pub small_pools: CountedExamples,
-    /// Users asked for that have no stored instructions left: one list without a condition.
+    /// Users without a usable stored instruction; each gets one list without a condition.
     pub without_instructions: usize,
     /// Lists, before merging.
     pub lists: usize,
-    /// Those with fewer than `k` items.
+    /// Lists with fewer than `k` items.
     pub short_lists: usize,
-    /// Those of popular items.
+    /// Lists of popular items.
     pub popular_lists: usize,
-    /// Lines of standard input that were no request that can be answered; each was answered by its error.
+    /// Invalid lines of standard input, each answered with an error.
     pub refused: usize,
     /// Rows of the result.
     pub rows: usize,
-    /// Length asked for.
+    /// Maximum length of a list.
     pub k: usize,
-    /// CC@K (Eq. 8): the mean over the model's lists with a condition of the share of items that carry it.
+    /// CC@K (Eq. 8): the share of items that carry the condition, averaged over the model's lists with a condition.
     #[serde(rename = "cc@k")]
     pub compliance: Mean,
-    /// What an approximate search came to.
+    /// Results of the approximate search.
     #[serde(skip_serializing_if = "GraphReport::is_unused")]
     pub graph: GraphReport,
 }
 
-/// Something that is counted, with the first few.
+/// A count with its first distinct examples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CountedExamples {
-    /// How often.
+    /// Number of occurrences.
     pub count: usize,
-    /// The first different ones.
+    /// First distinct examples, at most 3.
     pub examples: Vec<String>,
 }
 
 impl CountedExamples {
     const SHOWN: usize = 3;
 
-    /// One more.
+    /// Counts one occurrence of `example`.
     pub fn add(&mut self, example: &str) {
         self.count += 1;
         if self.examples.len() < Self::SHOWN && !self.examples.iter().any(|known| known == example) {
@@ -71,7 +71,7 @@ impl fmt::Display for CountedExamples {
     }
 }
 
-/// A mean of shares; absent where there is none.
+/// A mean of shares; `None` without any.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Mean {
     sum: f64,
@@ -79,7 +79,7 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// One more share; nothing of nothing is none.
+    /// Adds the share `part / whole`; ignored if `whole` is 0.
     pub fn add(&mut self, part: usize, whole: usize) {
         if whole > 0 {
             self.sum += part as f64 / whole as f64;
@@ -87,7 +87,7 @@ impl Mean {
         }
     }
 
-    /// The mean.
+    /// Returns the mean; `None` if no share was added.
     pub fn value(&self) -> Option<f64> {
         (self.n > 0).then(|| self.sum / self.n as f64)
     }
@@ -99,42 +99,42 @@ impl Serialize for Mean {
     }
 }
 
-/// What an approximate search came to.
+/// Counts and recall of the approximate search.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GraphReport {
-    /// Searches.
+    /// Number of searches.
     pub searches: usize,
-    /// Those that were left with too few items, and repeated exactly.
+    /// Searches left with too few items after the filter, and repeated exactly.
     pub exact_instead: usize,
-    /// How many of the others were compared with the exact search.
+    /// Searches answered by the graph that were compared with the exact search.
     pub sampled: usize,
-    /// Of these, the mean share of the exact list that was found.
+    /// Mean share of the exact list that the sampled searches found.
     #[serde(rename = "recall@k")]
     pub recall: Mean,
-    /// Batches so far.
+    /// Number of batches so far.
     #[serde(skip)]
     batches: usize,
 }
 
 impl GraphReport {
-    /// Searches compared in one batch, at most.
+    /// Maximum searches compared per batch.
     const IN_BATCH: usize = 64;
-    /// All of the first batches are looked at, then those with the numbers 8, 16, 32, …
+    /// The first batches are all sampled, then batches 8, 16, 32, …
     const BATCHES: usize = 8;
 
     fn is_unused(&self) -> bool {
         self.searches == 0
     }
 
-    /// Which of a batch's `answered` searches, those that the graph answered itself, are to be compared with the exact search:
-    /// evenly from first to last.
+    /// Returns which of `answered`, the searches of a batch that the graph answered itself, to compare with the exact search:
+    /// evenly spaced from first to last.
     pub(super) fn sample<'a>(&self, answered: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
         let looked_at = self.batches < Self::BATCHES || self.batches.is_power_of_two();
         let n = if looked_at { answered.len().min(Self::IN_BATCH) } else { 0 };
         (0..n).map(move |i| answered[i * answered.len() / n])
     }
 
-    /// Adds one batch; `pairs` are what the graph found and what there is, of the sample.
+    /// Adds one batch; `pairs` are the found and the exact list of each sampled search.
     pub(super) fn add<'a>(
         &mut self,
         searches: usize,

@@ -1,12 +1,14 @@
-//! Where requests come from: the users of table `sequences`, or JSON Lines on standard input.
+//! Sources of requests: the users of table `sequences`, or JSON Lines on standard input.
 //!
 //! ```json
 //! {"user_id": "u1", "history": [{"item_id": "42", "ts": 1716400000000}], "conditions": ["genre=Rock"], "at": 1716486400000}
 //! ```
 //!
-//! Times are in epoch milliseconds, or RFC 3339; `conditions` and `at`, the request's time, may be left out. What has arrived is
-//! answered at once, a batch at most: another program can talk to this one through two pipes. A line that is no request, or asks
-//! for what there is not, is answered by its number and the problem; the other lines are answered all the same.
+//! Times are epoch milliseconds or RFC 3339; `conditions` and `at`, the time of the request, are optional. Lines are answered as
+//! soon as they arrive, at most one batch at a time, so another program can exchange requests and answers through two pipes. An
+//! invalid line is answered with its number and the error; the other lines are answered as usual.
+//!
+//! Memory: at most two batches of lines, each line at most 16 MiB.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read as _};
@@ -26,33 +28,33 @@ use super::retriever::{Ask, ListRequest, Retriever};
 use crate::data::ItemIndex;
 use crate::data::conditions::KnownConditions;
 
-/// Requests that are answered together, at most.
+/// Maximum requests answered together.
 pub const BATCH: usize = 128;
 
-/// Bytes of a line, at most: what a program sends that never ends a line must not fill the memory.
+/// Maximum bytes of a line: bounds memory if a client never ends a line.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
-/// Makes requests.
+/// Builds requests from users and lines.
 #[derive(Debug)]
 pub(super) struct Requests<'a> {
-    /// The histories of the tables.
+    /// Histories of the tables.
     pub stored: Stored<'a>,
-    /// By item id, its index.
+    /// Item index by item id.
     pub items: HashMap<&'a str, ItemIndex>,
-    /// The safe margin.
+    /// Safe margin `Δτ`.
     pub delta_tau: DeltaTau,
-    /// The time of all requests, epoch milliseconds; without one, all that is stored is visible, and ages count from when each
-    /// request is read.
+    /// Time of all requests, epoch milliseconds. `None` shows all stored events and computes ages from the time each request is
+    /// read.
     pub at: Option<i64>,
-    /// The conditions that the model knows.
+    /// Conditions that the model knows.
     pub conditions: &'a KnownConditions,
-    /// Smallest number of carriers of a condition.
+    /// Minimum number of retrievable carriers of a condition.
     pub min_pool: usize,
-    /// Which lists each user is given.
+    /// Lists to make for each user.
     pub instructions: Instructions,
 }
 
-/// A line of standard input.
+/// One line of standard input.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -62,19 +64,19 @@ struct Line {
     at: Option<Time>,
 }
 
-/// A line of standard input that cannot be answered by a list: this is its answer.
+/// A line of standard input that cannot be answered with a list; this record is its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// Its number, from 1, empty lines counted.
+    /// Line number, from 1; empty lines count.
     pub line: usize,
-    /// The user, where the line says that much.
+    /// User id, if the line has one.
     pub user_id: Option<String>,
-    /// What is wrong with it.
+    /// Error message.
     pub error: String,
 }
 
 impl Refusal {
-    /// The answer to a request whose lists are all empty.
+    /// Returns the refusal of a request whose lists are all empty; `None` if it did not come from standard input.
     pub(super) fn nothing_left(request: &ListRequest) -> Option<Self> {
         let error = "no item is left that its lists may have".to_owned();
         Some(Self { line: request.line?, user_id: Some(request.user_id.clone()), error })
@@ -105,7 +107,11 @@ enum Time {
 }
 
 impl Time {
-    /// Epoch milliseconds, such that differences of times can be computed with.
+    /// Returns epoch milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// The time is not RFC 3339, or is outside the range of dates, where differences would overflow.
     fn ms(self) -> Result<i64, String> {
         match self {
             Self::Ms(ms) if DateTime::from_timestamp_millis(ms).is_some() => Ok(ms),
@@ -115,12 +121,16 @@ impl Time {
     }
 }
 
-/// Now, epoch milliseconds.
+/// Returns the current time, epoch milliseconds.
 pub(super) fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 
-/// Epoch milliseconds of an RFC 3339 time.
+/// Parses an RFC 3339 time into epoch milliseconds.
+///
+/// # Errors
+///
+/// `text` is not RFC 3339; the message gives an example.
 pub fn parse_time(text: &str) -> Result<i64, String> {
     let parsed = DateTime::parse_from_rfc3339(text);
     parsed.map(|time| time.timestamp_millis()).map_err(|e| {
@@ -129,7 +139,7 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
 }
 
 impl Requests<'_> {
-    /// The request of a user of the tables; one that they do not have is counted and has no history.
+    /// Returns the request of a user of the tables. An unknown user is counted in `report` and gets an empty history.
     pub(super) fn user(
         &self,
         user_id: &str,
@@ -145,7 +155,11 @@ impl Requests<'_> {
         self.request(user_id.to_owned(), self.at, history.unwrap_or_default(), asks)
     }
 
-    /// The request of a line, or why it is none; an event of an unknown item is dropped and counted.
+    /// Parses a line into a request. Events of unknown items are dropped and counted in `report`.
+    ///
+    /// # Errors
+    ///
+    /// The line is not a valid request, or names an unusable condition; the refusal is the answer to send.
     pub(super) fn line(
         &self,
         number: usize,
@@ -188,7 +202,7 @@ impl Requests<'_> {
             }
             Some(texts) if texts.is_empty() => vec![Ask::PLAIN],
             Some(texts) => {
-                // A condition that is asked for twice is one list.
+                // A repeated condition gives one list.
                 let once = |i: &usize| !texts[..*i].contains(&texts[*i]);
                 (0..texts.len())
                     .filter(once)
@@ -220,15 +234,15 @@ impl Requests<'_> {
     }
 }
 
-/// The bytes of a line, or why they are none.
+/// The bytes of a line, or the reason to refuse it.
 pub(super) type LineBytes = Result<Vec<u8>, String>;
 
-/// Lines as they arrive, with their numbers from 1.
+/// Lines as they arrive, numbered from 1.
 #[derive(Debug)]
 pub(super) struct Lines(Receiver<(usize, io::Result<LineBytes>)>);
 
 impl Lines {
-    /// Reads `input` on a thread of its own, not far ahead.
+    /// Reads `input` on its own thread, at most one batch of lines ahead.
     pub(super) fn new(input: impl BufRead + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(BATCH);
         std::thread::spawn(move || {
@@ -236,7 +250,7 @@ impl Lines {
             for number in 1.. {
                 let Some(line) = next_line(&mut input, LINE_BYTES_MAX).transpose() else { break };
                 let failed = line.is_err();
-                // The receiver may be gone.
+                // The receiver may be dropped.
                 if sender.send((number, line)).is_err() || failed {
                     break;
                 }
@@ -245,7 +259,12 @@ impl Lines {
         Self(receiver)
     }
 
-    /// Waits for a line, and takes what else has arrived; empty at the end, or when interrupted.
+    /// Waits for one line, then takes all lines that have arrived, up to [`BATCH`]; empty at the end of input or when
+    /// interrupted.
+    ///
+    /// # Errors
+    ///
+    /// Reading the input fails.
     pub(super) fn batch(&self, interrupt: &Interrupt) -> Result<Vec<(usize, LineBytes)>, RetrieveError> {
         const LOOK: Duration = Duration::from_millis(100);
         let mut batch = Vec::new();
@@ -270,7 +289,8 @@ impl Lines {
     }
 }
 
-/// The next line without its end; `None` at the end of the input. One of more than `most` bytes is read over.
+/// Reads the next line, without its newline; `None` at the end of the input. Skips a line of more than `most` bytes and returns
+/// the reason.
 fn next_line(input: &mut impl BufRead, most: usize) -> io::Result<Option<LineBytes>> {
     let mut line = Vec::new();
     let read = input.by_ref().take(most as u64 + 1).read_until(b'\n', &mut line)?;

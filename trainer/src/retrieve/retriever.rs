@@ -1,4 +1,5 @@
-//! From requests to lists: the model part, then the search; popular items for users of whom nothing is visible.
+//! From requests to lists: the model reads the histories, then the search finds the items; users without visible events get
+//! popular items. Memory: a batch of answers, and two masks over all items per pool, at most four pools per condition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,82 +14,82 @@ use crate::serve::{
     Recommender, Scored, TopK,
 };
 
-/// What is asked for one user.
+/// A request: the lists wanted for one user.
 #[derive(Debug, Clone, Default)]
 pub struct ListRequest {
-    /// The user.
+    /// User id.
     pub user_id: String,
-    /// The line of standard input that it came from, from 1.
+    /// Line of standard input that it came from, from 1.
     pub line: Option<usize>,
-    /// Its time (epoch milliseconds), from which derived conditions count.
+    /// Time of the request, epoch milliseconds; derived conditions are evaluated at this time.
     pub at: i64,
-    /// All that is visible of the user.
+    /// Events of the user that are visible to the request.
     pub history: VisibleHistory,
-    /// The lists to retrieve.
+    /// Lists to retrieve.
     pub asks: Vec<Ask>,
 }
 
-/// One list that is asked for.
+/// One list to retrieve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ask {
-    /// Its condition; `None` for a list without one.
+    /// Condition of the list; `None` for a list without one.
     pub condition: Option<ConditionRow>,
-    /// The weight of its instruction.
+    /// Weight of its instruction.
     pub weight: f32,
 }
 
 impl Ask {
-    /// A list without a condition.
+    /// The list without a condition, weight 1.
     pub const PLAIN: Self = Self { condition: None, weight: 1.0 };
 }
 
-/// What lists may hold.
+/// Limits on the content of lists.
 #[derive(Debug, Clone, Copy)]
 pub struct ListLimits {
-    /// Length of a list.
+    /// Maximum length of a list.
     pub k: usize,
-    /// Whether a list with a condition is limited to the items that carry it.
+    /// Whether a list with a condition contains only items that carry it.
     pub only: bool,
-    /// Whether items stay that the user has seen.
+    /// Whether lists may contain items that the user has seen.
     pub keep_seen: bool,
 }
 
-/// Answers requests.
+/// Answers requests with lists.
 #[derive(Debug)]
 pub struct Retriever<'a> {
-    /// What is asked.
+    /// The recommender that scores.
     pub recommender: &'a dyn Recommender,
-    /// The most events of a history that it reads.
+    /// Maximum events of a history that the model reads, from the newest.
     pub max_len: usize,
     /// Which items carry which conditions.
     pub carriers: &'a Carriers,
-    /// By item index, whether it may be in any list.
+    /// Whether an item may be in any list, by item index.
     pub retrievable: Vec<bool>,
-    /// Training events by item index.
+    /// Number of training events, by item index.
     pub counts: Vec<u32>,
-    /// What orders items as these counts do.
+    /// Order of the items by `counts`.
     popularity: PopularityOrder,
-    /// What lists may hold.
+    /// Limits on the content of lists.
     pub limits: ListLimits,
-    /// By condition, which items carry it at some times.
+    /// Carriers of each condition, per interval of time; the most recently used last.
     pools: BTreeMap<ConditionRow, Vec<Pool>>,
 }
 
-/// Pools that are kept of one condition, at most: requests come at growing times.
+/// Maximum pools cached per condition; request times mostly ascend.
 const POOLS: usize = 4;
 
-/// The carriers of a condition at certain times.
+/// Carriers of a condition during an interval of time.
 #[derive(Debug, Clone)]
 struct Pool {
     times: Range<i64>,
     carries: Vec<bool>,
-    /// Those that may be in a list.
+    /// Carriers that are retrievable.
     retrievable: Arc<Vec<bool>>,
     size: usize,
 }
 
 impl<'a> Retriever<'a> {
-    /// For lists of items that are `retrievable`; `counts` are training events. Both are by item index.
+    /// Builds a retriever for lists of `retrievable` items; `counts` are the numbers of training events. Both are by item index.
     pub fn new(
         recommender: &'a dyn Recommender,
         max_len: usize,
@@ -101,10 +102,9 @@ impl<'a> Retriever<'a> {
         Self { recommender, max_len, carriers, retrievable, counts, popularity, limits, pools }
     }
 
-    /// Makes the condition of `row` ready to be asked for at the time `at`; gives the number of retrievable items that carry it
-    /// then.
+    /// Caches the carriers of condition `row` at time `at` (epoch milliseconds) and returns the number that is retrievable.
     pub fn prepare(&mut self, row: ConditionRow, at: i64) -> usize {
-        // The one that was asked for last is the last to go.
+        // Least recently used first.
         let pools = self.pools.entry(row).or_default();
         if let Some(place) = pools.iter().position(|pool| pool.times.contains(&at)) {
             let pool = pools.remove(place);
@@ -129,7 +129,7 @@ impl<'a> Retriever<'a> {
         self.pools.get(&row)?.iter().find(|pool| pool.times.contains(&at))
     }
 
-    /// The items that may be in a list that is asked for at the time `at`.
+    /// Returns the mask of items that a list at time `at` may contain.
     fn allowed(&self, condition: Option<ConditionRow>, at: i64, only: bool) -> &[bool] {
         match condition.and_then(|row| self.pool(row, at)) {
             Some(pool) if only => &pool.retrievable,
@@ -137,14 +137,18 @@ impl<'a> Retriever<'a> {
         }
     }
 
-    /// The lists of each request, in the order asked.
+    /// Returns the lists of each request, in the order of its asks.
+    ///
+    /// # Errors
+    ///
+    /// A score is not finite, or a tensor operation fails.
     pub fn lists(
         &mut self,
         requests: &[ListRequest],
         report: &mut RetrieveReport,
     ) -> Result<Vec<Vec<List>>, RecommendError> {
         let (mut lists, mut first) = (Vec::with_capacity(requests.len()), 0);
-        // By condition, where the times of the pools begin that these requests need.
+        // Starts of the cached intervals that these requests need, by condition.
         let mut needed: BTreeMap<ConditionRow, BTreeSet<i64>> = BTreeMap::new();
         for (next, request) in requests.iter().enumerate() {
             let rows: BTreeSet<ConditionRow> = request.asks.iter().filter_map(|ask| ask.condition).collect();
@@ -156,7 +160,7 @@ impl<'a> Retriever<'a> {
             let is_too_much = |(row, begin): &(ConditionRow, i64)| {
                 needed.get(row).is_some_and(|begins| begins.len() == POOLS && !begins.contains(begin))
             };
-            // Requests whose pools do not fit together are answered in several turns.
+            // If more pools are needed than fit the cache, the requests so far are answered first.
             if wanted.iter().any(is_too_much) {
                 lists.extend(self.prepared_lists(&requests[first..next], report)?);
                 first = next;
@@ -238,7 +242,7 @@ impl<'a> Retriever<'a> {
         Ok(lists)
     }
 
-    /// The popular items among those that carry the condition, if there is one.
+    /// Returns the most popular retrievable items, among the carriers of the condition if there is one.
     fn popular(&self, condition: Option<ConditionRow>, at: i64) -> Vec<Scored> {
         let allowed = self.allowed(condition, at, true);
         let places = self.popularity.places();

@@ -1,4 +1,5 @@
-//! One run: what it opens, and the batches that it answers.
+//! One run of retrieval: opens the model and the tables, then answers batches of requests. Memory: the model, the catalogue,
+//! table `sequences` and one batch.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::BufReader;
@@ -23,7 +24,7 @@ use crate::data::{Catalogue, ConditionRow, ItemIndex, SequencesTable};
 use crate::device;
 use crate::serve::{GraphSetting, List, Merge, Merged, Recommender, Serving, merge};
 
-/// What a model and the tables give.
+/// The loaded model and tables.
 struct Opened {
     checkpoint: Checkpoint,
     catalogue: Catalogue,
@@ -49,7 +50,7 @@ impl Opened {
         Ok(Self { checkpoint, catalogue, sequences, carriers, delta_tau })
     }
 
-    /// By item index, whether an item may be in a list.
+    /// Returns whether an item may be in a list, by item index.
     fn retrievable(&self, options: &RetrieveOptions<'_>) -> Result<Vec<bool>, RetrieveError> {
         let mut retrievable = self.catalogue.active.clone();
         if options.keep_inactive {
@@ -64,7 +65,7 @@ impl Opened {
         Ok(retrievable)
     }
 
-    /// The model, ready to be asked for lists of the `retrievable` items.
+    /// Returns the model, prepared to list the `retrievable` items.
     fn recommender<'a>(
         &'a self,
         options: &RetrieveOptions<'_>,
@@ -76,7 +77,7 @@ impl Opened {
             Method::Exact => None,
             Method::Hnsw { ef } => Some(GraphSetting { ef: ef.max(options.k), retrievable }),
         };
-        // A batch of requests is one batch of reads.
+        // All reads of a batch of requests are encoded together.
         let serving = Serving { items, carriers: Some(&self.carriers), seed, batch: usize::MAX, graph };
         Ok(self.checkpoint.model.recommender(serving)?)
     }
@@ -132,14 +133,18 @@ impl Opened {
     }
 }
 
-/// The ids in a file, one a line.
+/// Reads ids from a file, one per line.
 fn ids(path: &Path) -> Result<Vec<String>, RetrieveError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| RetrieveError::Ids { path: path.to_owned(), source })?;
     Ok(text.lines().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect())
 }
 
-/// Retrieves as `options` say and writes the rows to `output`, which is then to be finished.
+/// Retrieves with `options` and writes the rows to `output`; the caller finishes `output`.
+///
+/// # Errors
+///
+/// The model or a table cannot be loaded, an option is invalid, the output cannot be written, or the run is interrupted.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -199,7 +204,11 @@ async fn retrieve(
     Ok(report)
 }
 
-/// The lists of one user beside each other (Figure 4).
+/// Returns the lists of one user side by side (Figure 4).
+///
+/// # Errors
+///
+/// The model or a table cannot be loaded, or table `sequences` does not contain the user.
 pub fn case<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -234,7 +243,7 @@ async fn draw_case(
     Ok(UserCase::new(&opened.checkpoint, &opened.catalogue, request, &lists))
 }
 
-/// Answers one batch, in its order.
+/// Answers one batch, in order.
 fn answer(
     opened: &Opened,
     retriever: &mut Retriever<'_>,
@@ -286,7 +295,7 @@ fn answer(
             })
         }));
         report.rows += answers.len() - before;
-        // Whoever waits for an answer gets one.
+        // A request with only empty lists still gets an answer.
         answers.extend(empty.next().and_then(Option::as_ref).map(Answer::Refusal));
         report.users += 1;
         report.without_history += usize::from(request.history.is_empty());

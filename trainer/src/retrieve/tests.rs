@@ -1,4 +1,4 @@
-//! What retrieval promises, over a model with random values that follows genres.
+//! Properties of retrieval, on a model with random values that knows genres.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::serve::{DotProduct, GraphSetting, List, Merge, Origin, Recommender, S
 
 const ITEMS: u32 = 60;
 
-/// A model and its items; every third item has the genres "a", "b" and "c", and none.
+/// A model and its carriers; by turns, items have genre "a", genres "b" and "c", and no genre.
 struct World {
     model: SequenceModel,
     carriers: Carriers,
 }
 
-/// By item index: 7 is not active, or denied.
+/// Returns the mask of retrievable items: all but item 7.
 fn retrievable() -> Vec<bool> {
     (0..=ITEMS).map(|item| item > 0 && item != 7).collect()
 }
@@ -95,7 +95,7 @@ fn items(list: &List) -> Vec<u32> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// §3.4.2: a batch of users with all their conditions gives what each condition of each user gives by itself.
+    /// §3.4.2: a batch of users and conditions gives the same lists as each user and condition alone.
     #[test]
     fn together_is_one_by_one(
         users in prop::collection::vec(
@@ -125,7 +125,7 @@ proptest! {
         }
     }
 
-    /// Nothing seen, denied or without the condition is in a list that leaves it out, and all that is left is ranked.
+    /// Lists contain no seen, denied or non-carrying item where these are excluded, and rank all other items.
     #[test]
     fn lists_leave_out_what_they_are_told_to(
         history in prop::collection::vec(1..=ITEMS, 0..30),
@@ -204,7 +204,7 @@ fn a_graph_gives_the_exact_lists_and_says_how_often_it_did_not() {
     let mut report = RetrieveReport::default();
     let found = retriever.lists(&requests, &mut report).unwrap();
     assert_eq!(report.graph.searches, 78);
-    // What was searched exactly instead says nothing about the graph.
+    // Searches repeated exactly are not samples of the graph.
     let answered = 78 - report.graph.exact_instead;
     assert!(answered > 10 && report.graph.exact_instead > 10, "{report:?}");
     assert_eq!(report.graph.sampled, answered.min(64));
@@ -218,7 +218,7 @@ fn a_graph_gives_the_exact_lists_and_says_how_often_it_did_not() {
 #[test]
 fn recall_is_of_what_the_graph_answered_itself() {
     let world = world(Architecture::ClimberPilot, MaskMode::Gather, Paradigm::Cgsa);
-    // The graph finds ten; with a filter or seen items there are fewer, and the exact search takes over.
+    // The graph finds 10 items; seen items and filters leave fewer, so the exact search takes over.
     let retrievable = retrievable();
     let graph = world.searching(Some(GraphSetting { ef: 10, retrievable: &retrievable }));
     let mut retriever = world.retriever(&graph, ListLimits { only: true, ..LIMITS });
@@ -291,7 +291,7 @@ fn pools_age_with_the_time_of_each_request() {
     let ids: Vec<String> = (1..=ITEMS).map(|i| i.to_string()).collect();
     let all: Vec<(&str, &[&str])> = ids.iter().map(|id| (id.as_str(), &[][..])).collect();
     let mut catalogue = Catalogue::example(&all);
-    // Item `i` comes out on day `i`.
+    // Item `i` is released on day `i`.
     catalogue.release_ts = (0..=i64::from(ITEMS)).map(|day| Some(day * DAY)).collect();
     let derived = schemas::config::Conditions::default().derived;
     let new_for = derived["new-release"].max_age.unwrap().ms / DAY;
@@ -302,7 +302,7 @@ fn pools_age_with_the_time_of_each_request() {
     let counts = vec![1; ITEMS as usize + 1];
     let recommender = world.recommender();
     let mut retriever = Retriever::new(&recommender, 6, &carriers, retrievable, counts, limits);
-    // Many times in one batch and over batches, forwards and backwards: more than pools are kept.
+    // Ascending and descending times, within and across batches, need more pools than the cache holds.
     let times = [10, 40, 45, 20, 59, 60, 61, 30, 75, 10, 90, 12, 200].map(|day| day * DAY + 5);
     for batch in times.chunks(5) {
         let requests: Vec<ListRequest> =
@@ -311,7 +311,7 @@ fn pools_age_with_the_time_of_each_request() {
         for (&at, lists) in batch.iter().zip(&lists) {
             let mut found = items(&lists[0]);
             found.sort_unstable();
-            // What is yet to come out is younger than any age.
+            // Unreleased items count as new.
             let oldest = at / DAY - new_for + 1;
             let expected: Vec<u32> = (1..=ITEMS).filter(|&item| i64::from(item) >= oldest).collect();
             assert_eq!(found, expected, "day {}", at / DAY);

@@ -1,4 +1,6 @@
-//! The items that most often follow the last one: the strongest baseline without a model.
+//! Item-to-item co-occurrence: the items that most often follow the last one, the strongest baseline without a model.
+//!
+//! Memory: one map entry per distinct pair of consecutive items.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,16 +11,16 @@ use super::popular::{PopularityOrder, places};
 use super::recommender::{Answers, Reading, Recommender, Scores};
 use crate::data::{ItemIndex, SequencesTable};
 
-/// How often each item came right after each other one.
+/// How often each item directly followed each other item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Followers(HashMap<ItemIndex, After>);
 
-/// What came after one item.
+/// Items that followed one item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct After {
-    /// By item, how often.
+    /// Number of times, by item.
     times: HashMap<ItemIndex, u32>,
-    /// Of all items.
+    /// Sum over all items.
     all: u64,
 }
 
@@ -38,27 +40,26 @@ impl Followers {
         followers
     }
 
-    /// How often `item` came right after `last`, and how often anything did.
+    /// Returns how often `item` directly followed `last`, and how often any item did.
     pub fn count(&self, last: ItemIndex, item: ItemIndex) -> (u32, u64) {
         let Some(After { times, all }) = self.0.get(&last) else { return (0, 0) };
         (times.get(&item).copied().unwrap_or(0), *all)
     }
 
-    /// `item` came `times` times more right after `last`.
+    /// Adds `times` occurrences of `item` directly after `last`.
     pub fn add(&mut self, last: ItemIndex, item: ItemIndex, times: u32) {
         let after = self.0.entry(last).or_default();
         *after.times.entry(item).or_default() += times;
         after.all += u64::from(times);
     }
 
-    /// Each pair of items, the later one second, and how often it was seen.
+    /// Iterates over pairs `(item, following item, count)`.
     pub fn iter(&self) -> impl Iterator<Item = (ItemIndex, ItemIndex, u32)> {
         self.0.iter().flat_map(|(&last, after)| after.times.iter().map(move |(&item, &n)| (last, item, n)))
     }
 }
 
-/// Scores items by how often they came right after the last visible item, over all users' training events;
-/// then by popularity.
+/// Scores items by how often they directly followed the last visible item in all users' training events, then by popularity.
 #[derive(Debug, Clone)]
 pub struct CoOccurrence {
     popularity: PopularityOrder,
@@ -67,13 +68,13 @@ pub struct CoOccurrence {
 }
 
 impl CoOccurrence {
-    /// From pairs, and training events by item index.
+    /// Builds the scores from `followers` and from `counts`, the number of training events by item index.
     pub fn new(followers: Followers, counts: &[u32], seed: u64) -> Self {
         Self { popularity: PopularityOrder::new(counts), followers, seed }
     }
 
-    /// Fills the scores of all items (item `i` at `i − 1`) after `last`: places, as a share of the first one's, so that scores of
-    /// more and of less counted models can be compared.
+    /// Fills the scores of all items (item `i` at `i − 1`) after `last`: the place of each item divided by the highest place, so
+    /// that scores are comparable between models with different numbers of counts.
     pub fn score(&self, last: Option<ItemIndex>, scores: &mut [f32]) {
         let (popularity, different) = (self.popularity.places(), self.popularity.different);
         self.popularity.score(scores);
@@ -82,7 +83,7 @@ impl CoOccurrence {
             let of = |(&item, &count): (&ItemIndex, &u32)| (count, popularity[item.index()] as u32);
             let counts: Vec<(u32, u32)> = times.iter().map(of).collect();
             for (item, place) in times.keys().zip(places(&counts).0) {
-                // Behind the places of whatever never followed.
+                // Followers rank above all items that never followed.
                 scores[item.index() - 1] = different as f32 + place;
                 first = first.max(different as f32 + place);
             }
@@ -110,7 +111,7 @@ impl Recommender for CoOccurrence {
     }
 }
 
-/// The last known item of each read.
+/// Last known item of each read.
 struct LastItems<'a> {
     of: &'a CoOccurrence,
     last: Vec<Option<ItemIndex>>,
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn followers_come_first_by_how_often_then_by_popularity() {
-        // Two users: 1 2, 1 3, 1 2, 1 4; item 5 is the most popular by far.
+        // One user: 1 2 1 3 1 2 1 4; item 5 is the most popular by far.
         let items: Vec<ItemIndex> = ids(&[1, 2, 1, 3, 1, 2, 1, 4]);
         let n = items.len();
         let sequences = SequencesTable {

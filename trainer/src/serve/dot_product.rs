@@ -1,5 +1,7 @@
-//! Models that score by inner products, `φ(h, e) = hᵀe` (§3.4): the backbone once for each history, branch 1 for all reads as one
-//! batch, then a search over the vectors of all items.
+//! Models that score by inner products, `φ(h, e) = hᵀe` (§3.4).
+//!
+//! The backbone runs once per history, branch 1 runs on all reads as one batch, then a search covers the vectors of all items.
+//! Memory: `[items, d]` floats twice (tensor and search matrix) and `[reads, d]` states; with a graph, its edges too.
 
 use std::ops::Range;
 
@@ -17,31 +19,31 @@ use crate::data::conditions::Carriers;
 use crate::data::{ConditionRow, ItemIndex, StepItem, VectorRow};
 use crate::models::{Reads, SequenceModel};
 
-/// What a model needs besides its values to be asked.
+/// Inputs of [`DotProduct`] besides the model.
 #[derive(Debug, Clone, Copy)]
 pub struct Serving<'a> {
-    /// Items of the catalogue.
+    /// Number of items in the catalogue.
     pub items: usize,
-    /// Which items carry the conditions that may be asked for; `None` where none is.
+    /// Which items carry the conditions that reads may use; `None` if reads have none.
     pub carriers: Option<&'a Carriers>,
-    /// Orders items of equal scores.
+    /// Seed of the hash that orders items of equal scores.
     pub seed: u64,
-    /// Reads that are computed together.
+    /// Maximum reads encoded together.
     pub batch: usize,
-    /// Searches a graph of these items in place of all.
+    /// Approximate search; `None` searches exactly.
     pub graph: Option<GraphSetting<'a>>,
 }
 
-/// An approximate search (HNSW).
+/// Settings of the approximate search (HNSW).
 #[derive(Debug, Clone, Copy)]
 pub struct GraphSetting<'a> {
-    /// Items that a search finds before any is left out.
+    /// Items found per search, before the filter.
     pub ef: usize,
-    /// By item index, which are in the graph.
+    /// Whether an item is in the graph, by item index.
     pub retrievable: &'a [bool],
 }
 
-/// A model with the vectors of all items.
+/// A model and the vectors of all items.
 #[derive(Debug)]
 pub struct DotProduct<'a> {
     model: &'a SequenceModel,
@@ -50,27 +52,27 @@ pub struct DotProduct<'a> {
     vectors: Tensor,
     candidates: ItemMatrix,
     graph: Option<Hnsw>,
-    /// By condition, the factor of its scores; empty where there is none.
+    /// Factor of the scores under each condition; empty if the model has none.
     sharpness: Vec<f32>,
     batch: usize,
 }
 
 impl<'a> DotProduct<'a> {
-    /// `model`, ready to be asked.
+    /// Prepares `model` for serving with its own item vectors.
     ///
     /// # Errors
     ///
-    /// An item's vector is not finite, or a tensor operation failed.
+    /// An item's vector is not finite, or a tensor operation fails.
     pub fn new(model: &'a SequenceModel, serving: Serving<'a>) -> std::result::Result<Self, RecommendError> {
         let items: Vec<ItemIndex> = ItemIndex::all(serving.items).collect();
         Self::with_vectors(model, model.item_vectors(&items)?.vectors.detach(), serving)
     }
 
-    /// The same with other `vectors` `[items, d]` than the model's own.
+    /// Prepares `model` with `vectors` (`[items, d]`) in place of its own.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// Those of [`new`](Self::new).
     pub fn with_vectors(
         model: &'a SequenceModel,
         vectors: Tensor,
@@ -86,7 +88,7 @@ impl<'a> DotProduct<'a> {
         Ok(Self { model, carriers, vectors, candidates, graph, sharpness: model.sharpness()?, batch })
     }
 
-    /// Appends the states of each read to `states`, `[d]` each.
+    /// Appends the state of each read to `states`, `[d]` each.
     fn encode(&self, readings: &[Reading<'_>], states: &mut Vec<f32>) -> Result<()> {
         let mut known: Vec<ItemIndex> =
             readings.iter().flat_map(|reading| shown(reading).iter().copied()).collect();
@@ -142,17 +144,17 @@ impl<'a> DotProduct<'a> {
         Ok(())
     }
 
-    /// The reads that share one sequence of tokens.
+    /// Groups reads that share one sequence of tokens.
     ///
-    /// Causal modes encode a history once for all of its reads. In mode `row` the reading token sees its whole context, while
-    /// others keep the mask they were trained with, so each length has a sequence of its own.
+    /// Causal masks encode a history once for all of its reads. In mask mode `row` the reading token sees its whole context while
+    /// the other tokens keep their training mask, so each length needs its own sequence.
     fn sequences<'r>(&self, reads: &'r [Read]) -> impl Iterator<Item = &'r [Read]> {
         let apart = self.model.mask() == schemas::config::MaskMode::Row;
         reads.chunk_by(move |a, b| !apart || a.length == b.length)
     }
 }
 
-/// The events that some read may use.
+/// Returns the events that at least one read uses.
 fn shown<'a>(reading: &Reading<'a>) -> &'a [ItemIndex] {
     &reading.items[..reading.reads.last().map_or(0, |read| read.length)]
 }
@@ -190,14 +192,14 @@ impl Recommender for DotProduct<'_> {
     }
 }
 
-/// Hidden states, `[answers, d]` flat.
+/// Hidden states of the answers, `[answers, d]`, flat.
 struct States<'a> {
     of: &'a DotProduct<'a>,
     states: Vec<f32>,
 }
 
 impl States<'_> {
-    /// `φ(h, e)` of all items for `answers`: `[answers, items]`.
+    /// Fills `scores` with `φ(h, e)` of all items for `answers`: `[answers, items]`.
     fn score(&self, answers: Range<usize>, scores: &mut [f32]) {
         let (d, items) = (self.of.candidates.d(), self.of.candidates.items());
         let states = Mat::new(&self.states[answers.start * d..answers.end * d], answers.len(), d, d);

@@ -1,22 +1,22 @@
-//! One retrieved list.
+//! One retrieved list and its origin.
 
 use serde::Serialize;
 
 use super::top_k::Scored;
 use crate::data::ConditionRow;
 
-/// How a list came about.
+/// How a list was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// By the model.
+    /// Scored by the model.
     Model,
-    /// By training counts: nothing was visible of the user.
+    /// Ranked by training counts, because no event of the user was visible.
     Popular,
 }
 
 impl Origin {
-    /// The name in results.
+    /// Returns the name used in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Model => "model",
@@ -28,14 +28,14 @@ impl Origin {
 /// One retrieved list, best first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct List {
-    /// Its condition.
+    /// Condition of the list.
     pub condition: Option<ConditionRow>,
-    /// The weight of its instruction.
+    /// Weight of its instruction.
     pub weight: f32,
-    /// The factor that the model has learned for the condition's scores; 1 without one.
+    /// Learned factor of the condition's scores; 1 without one.
     pub sharpness: f32,
-    /// How it came about.
+    /// How the list was made.
     pub origin: Origin,
-    /// At most `k` items.
+    /// Items and scores, at most `k`.
     pub items: Vec<Scored>,
 }

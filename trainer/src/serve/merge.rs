@@ -1,4 +1,4 @@
-//! Several instructions' lists as one list of distinct items (§3.4).
+//! Merging the lists of several instructions into one list of distinct items (§3.4).
 
 use clap::ValueEnum;
 
@@ -6,35 +6,35 @@ use super::list::{List, Origin};
 use super::top_k::Scored;
 use crate::data::ConditionRow;
 
-/// How the lists of a user become one.
+/// Rule that merges a user's lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Merge {
-    /// The lists take turns, in the order of the instructions; each gives its best item that is not there yet.
+    /// Lists take turns, in the order of the instructions; each contributes its best item not yet taken.
     RoundRobin,
-    /// The items with the highest scores, each from the list that scores it highest. Scores are compared without the factor that
-    /// the model has learned for each condition (where they are cosines): it says nothing about items.
+    /// Takes the items with the highest scores, each from the list that scores it highest. Scores are first divided by the
+    /// learned factor of their condition (where scores are cosines), which does not depend on the item.
     Score,
-    /// Like round-robin, but a list gives a share of the items in proportion to its instruction's weight (`weights` of
-    /// table `instructions`; alike for others).
+    /// Like round-robin, but each list contributes in proportion to the weight of its instruction (`weights` of table
+    /// `instructions`; equal where there are none).
     Weighted,
 }
 
 /// An item of a merged list.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Merged {
-    /// The condition of the list that it came from.
+    /// Condition of the list that the item comes from.
     pub condition: Option<ConditionRow>,
-    /// How that list came about.
+    /// Origin of that list.
     pub origin: Origin,
-    /// The item, with its score in that list.
+    /// The item and its score in that list.
     pub scored: Scored,
 }
 
-/// The `k` best of `lists` by a rule, each item once. Equal scores and shares keep the order of the lists.
+/// Merges `lists` by `rule` into at most `k` distinct items. Ties keep the order of the lists.
 pub fn merge(lists: &[List], rule: Merge, k: usize) -> Vec<Merged> {
     match rule {
         Merge::Score => by_score(lists, k),
-        // The next item is the list's whose share is least served (Sainte-Laguë); with equal weights, lists take turns.
+        // The next item comes from the list with the largest claim (Sainte-Laguë); with equal weights, lists take turns.
         Merge::RoundRobin => in_turn(lists, k, |_| 1.0),
         Merge::Weighted => in_turn(lists, k, |list| f64::from(list.weight)),
     }
@@ -45,7 +45,7 @@ fn taken(list: &List, scored: Scored) -> Merged {
 }
 
 impl List {
-    /// The list by itself, in the form of a merged one.
+    /// Returns this list alone, in the form of a merged one.
     pub fn apart(&self) -> Vec<Merged> {
         self.items.iter().map(|&scored| taken(self, scored)).collect()
     }
@@ -70,7 +70,7 @@ fn in_turn(lists: &[List], k: usize, weight: impl Fn(&List) -> f64) -> Vec<Merge
     while merged.len() < k {
         let claim = |l: usize| weight(&lists[l]) / f64::from(2 * given[l] + 1);
         let open = (0..lists.len()).filter(|&l| !rest[l].as_slice().is_empty());
-        // The first of equal ones: `min_by` keeps it.
+        // `min_by` returns the first of equal lists.
         let Some(next) = open.min_by(|&a, &b| claim(b).total_cmp(&claim(a))) else { break };
         if let Some(&scored) = rest[next].find(|scored| seen.insert(scored.item)) {
             merged.push(taken(&lists[next], scored));
@@ -114,12 +114,12 @@ mod tests {
         ];
         assert_eq!(items(&merge(&lists, Merge::RoundRobin, 4)), [(1, 0), (2, 1), (3, 0), (5, 1)]);
         assert_eq!(items(&merge(&lists, Merge::Score, 4)), [(2, 1), (1, 0), (5, 1), (3, 0)]);
-        // Claims 3, 1; 1, 1; 0.6, 1; 0.6, 0.33; so 0, 0, 1, 0.
+        // Claims 3, 1; 1, 1; 0.6, 1; 0.6, 0.33: lists 0, 0, 1, 0.
         assert_eq!(items(&merge(&lists, Merge::Weighted, 4)), [(1, 0), (2, 0), (5, 1), (3, 0)]);
     }
 
     proptest! {
-        /// Every rule gives as many distinct items as there are, up to `k`, each from a list that has it.
+        /// Every rule returns all distinct items, up to `k`, each from a list that contains it.
         #[test]
         fn merged_lists_have_k_distinct_items(
             lists in prop::collection::vec((prop::collection::vec((0u32..30, 0u8..9), 0..12), 0u8..3), 0..5),

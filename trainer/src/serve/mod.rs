@@ -1,8 +1,8 @@
-//! Asking a trained model: [`Recommender`] is all that evaluation, retrieval, the gate and the jobs know of one.
+//! Serving a trained model: evaluation, retrieval, the gate and the commands see any model as a [`Recommender`].
 //!
-//! `dot_product.rs` is the road of every model that scores by inner products, `index/` its search, exact or by a graph;
-//! `popular.rs` and `co_occurrence.rs` are recommenders without a model. `rank.rs` and `top_k.rs` are the two ways to look at
-//! scores: the place of one item, and the first places. Nothing here opens a checkpoint or a table.
+//! `dot_product.rs` serves every model that scores by inner products; `index/` searches for it, exactly or in a graph.
+//! `popular.rs` and `co_occurrence.rs` are recommenders without a model. `rank.rs` computes the rank of one item, `top_k.rs` the
+//! best items of a list. Nothing here opens a checkpoint or a table.
 
 mod co_occurrence;
 mod dot_product;

@@ -1,27 +1,27 @@
-//! The most popular items: what any model must beat, and what users without history are served.
+//! The most popular items: the baseline of every model, and the list served to users without history.
 
 use std::ops::Range;
 
 use super::recommender::{Answers, Reading, Recommender, Scores};
 
-/// Scores items by their number of training events.
+/// Items ordered by their number of training events.
 #[derive(Debug, Clone)]
 pub struct PopularityOrder {
-    /// By item index, how many different counts are smaller than the item's: equal only for equal counts, and small enough for
-    /// 32-bit floats, which are not exact from 2^24 on.
+    /// Number of distinct counts below the item's own, by item index. Equal exactly for equal counts, and small enough for `f32`,
+    /// which is inexact from 2^24 on.
     places: Vec<f32>,
-    /// Different counts.
+    /// Number of distinct counts.
     pub(super) different: usize,
 }
 
 impl PopularityOrder {
-    /// From training events by item index.
+    /// Builds the order from `counts`, the number of training events by item index.
     pub fn new(counts: &[u32]) -> Self {
         let (places, different) = places(counts);
         Self { places, different }
     }
 
-    /// What orders the items as their counts do, by item index.
+    /// Returns the place of each item, by item index: higher for higher counts, equal for equal counts.
     pub fn places(&self) -> &[f32] {
         &self.places
     }
@@ -32,7 +32,7 @@ impl PopularityOrder {
     }
 }
 
-/// For each value how many different ones are smaller, and how many different ones there are.
+/// Returns, for each value, the number of distinct smaller values, and the number of distinct values in all.
 pub(super) fn places<T: Ord + Copy>(values: &[T]) -> (Vec<f32>, usize) {
     let mut different = values.to_vec();
     different.sort_unstable();
@@ -41,12 +41,12 @@ pub(super) fn places<T: Ord + Copy>(values: &[T]) -> (Vec<f32>, usize) {
     (values.iter().map(place).collect(), different.len())
 }
 
-/// The same items for every history, the most popular first.
+/// A recommender that gives every history the same list, most popular first.
 #[derive(Debug, Clone)]
 pub struct Popular {
-    /// How popular they are.
+    /// Popularity of the items.
     pub popularity: PopularityOrder,
-    /// Orders items of equal counts.
+    /// Seed of the hash that orders items of equal counts.
     pub seed: u64,
 }
 
@@ -90,7 +90,7 @@ impl Scores for PopularAnswers<'_> {
 mod tests {
     use super::*;
 
-    /// More plays than 32-bit floats tell apart.
+    /// A count from which `f32` no longer distinguishes neighbours.
     const MANY: u32 = 1 << 24;
 
     #[test]

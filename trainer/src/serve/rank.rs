@@ -1,4 +1,6 @@
 //! Full ranking: every target against every active item, without a matrix of users × items.
+//!
+//! Memory: one block of scores per thread, at most 32 rows and 16 MiB (or one row, if longer).
 
 use std::ops::Range;
 
@@ -9,51 +11,50 @@ use schemas::hash::mix64;
 use super::top_k::NotFinite;
 use crate::data::ItemIndex;
 
-/// Questions scored together, at most, and their scores: one block a thread is all that is held.
+/// Maximum answers scored together, and maximum scores in memory per thread.
 const BLOCK: usize = 32;
 const SCORES: usize = 1 << 22;
 
-/// How many rows of scores over `items` items a thread may hold.
+/// Returns the number of rows of `items` scores that a thread may hold.
 pub(crate) fn rows_of_scores(items: usize) -> usize {
     (SCORES / items.max(1)).clamp(1, BLOCK)
 }
 
-/// The places of a target, from 1.
+/// Ranks of a target, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranks {
-    /// Among all items; `None` where the target cannot be retrieved.
+    /// Rank among all items; `None` if the target cannot be retrieved.
     pub all: Option<u32>,
-    /// Among the items that the user has not seen; `None` also where the target was seen.
+    /// Rank among the items unseen by the user; `None` also if the user has seen the target.
     pub unseen: Option<u32>,
 }
 
 impl Ranks {
-    /// One of the two.
+    /// Returns `unseen` if `filter_seen`, else `all`.
     pub fn among(self, filter_seen: bool) -> Option<u32> {
         if filter_seen { self.unseen } else { self.all }
     }
 }
 
-/// One question: where does `item` rank?
+/// One question: the rank of `item`.
 #[derive(Debug, Clone)]
 pub struct RankQuery {
-    /// The target.
+    /// Target item.
     pub item: ItemIndex,
-    /// Items the user has seen, sorted, each once.
+    /// Items seen by the user, sorted, without duplicates.
     pub seen: Vec<ItemIndex>,
-    /// The answer whose scores rank it.
+    /// Index of the answer whose scores rank it.
     pub answer: usize,
 }
 
-/// Ranks every query's item; queries come by ascending answer. `score(answers, scores)` fills the scores of all items for each
-/// of `answers`: item `i` of the `a`-th at `a · items + i − 1`.
+/// Returns the ranks of the items of `queries`, which come by ascending answer.
 ///
-/// `active[item]` says whether an item can be retrieved. Equal scores are ordered by a seeded hash of the
-/// item, never by its index.
+/// `score(answers, scores)` fills the scores of all items for `answers`: item `i` of the `a`-th at `a · items + i − 1`.
+/// `active[item]` is true if an item can be retrieved. A seeded hash of the item orders equal scores, not its index.
 ///
 /// # Errors
 ///
-/// A score that is not finite.
+/// A score is not finite.
 pub fn rank(
     queries: &[RankQuery],
     active: &[bool],
@@ -84,7 +85,7 @@ fn rank_one(query: &RankQuery, active: &[bool], seed: u64, scores: &[f32]) -> Re
         #[inline(always)]
         || count(scores, &active[1..], own),
     );
-    // A NaN anywhere makes the sum one.
+    // A single NaN makes the sum NaN.
     if !sum.is_finite() {
         return Err(NotFinite);
     }
@@ -106,12 +107,12 @@ fn rank_one(query: &RankQuery, active: &[bool], seed: u64, scores: &[f32]) -> Re
     Ok(Ranks { all: Some(ahead + 1), unseen })
 }
 
-/// The sum of all scores, and how many of the active items have more than `own` and how many just that.
+/// Returns the sum of all scores, the number of active items that score above `own` and the number that score equal to it.
 #[inline(always)]
 fn count(scores: &[f32], active: &[bool], own: f32) -> (f32, u32, u32) {
     let (mut better, mut equal) = (0u32, 0u32);
     for (&score, &active) in scores.iter().zip(active) {
-        // Wrapping, because the check for overflow would keep the loop from becoming vector instructions.
+        // Wrapping: an overflow check would prevent vectorization.
         better = better.wrapping_add(u32::from(active & (score > own)));
         equal = equal.wrapping_add(u32::from(active & (score == own)));
     }

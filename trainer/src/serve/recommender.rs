@@ -1,9 +1,9 @@
-//! What answers requests. Whoever measures, serves or publishes a model knows it as a [`Recommender`] and no more.
+//! The interface of everything that answers requests: evaluation, retrieval and the gate depend on [`Recommender`] alone.
 //!
 //! ```text
-//! Reading (a history, where it is read, under which conditions) ─► Recommender::read ─► Answers
-//!                              Answers::best    lists under filters        `retrieve`, the gate, metrics under conditions
-//!                              Answers::ranks   places of given items      `evaluate`
+//! Reading (a history, its lengths and conditions) ─► Recommender::read ─► Answers
+//!     Answers::best    lists under filters      `retrieve`, the gate, metrics under conditions
+//!     Answers::ranks   ranks of given items     `evaluate`
 //! ```
 
 use std::fmt;
@@ -16,52 +16,52 @@ use super::top_k::{NotFinite, Scored, TopK};
 use crate::data::conditions::Carriers;
 use crate::data::{ConditionRow, ItemIndex};
 
-/// A history, and how it is read.
+/// A history and the reads of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
     /// Item of each event, oldest first.
     pub items: &'a [ItemIndex],
     /// Time of each event, epoch milliseconds, ascending.
     pub ts: &'a [i64],
-    /// `v_t` of each event, counted inside the history; mask `row` alone looks at it.
+    /// `v_t` of each event (the number of earlier events visible to it), counted inside the history; only mask `row` uses it.
     pub visible: &'a [u32],
-    /// One answer each, by ascending length.
+    /// Reads, by ascending length; each gives one answer.
     pub reads: &'a [Read],
 }
 
 /// One read of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Read {
-    /// The first so many events are known, at least 1.
+    /// Number of events known, from the oldest; at least 1.
     pub length: usize,
-    /// Its condition; `None` reads without one.
+    /// Condition of the read; `None` reads without one.
     pub condition: Option<ConditionRow>,
 }
 
-/// The items that carry a condition at a time.
+/// Items that carry a condition at a given time.
 #[derive(Debug, Clone, Copy)]
 pub struct Carrying<'a> {
-    /// Which items carry what.
+    /// Index of which items carry which conditions.
     pub carriers: &'a Carriers,
     /// The condition.
     pub condition: ConditionRow,
-    /// Epoch milliseconds.
+    /// Time of the read, epoch milliseconds.
     pub at: i64,
 }
 
-/// Which items a list may have.
+/// The items that a list may contain.
 #[derive(Debug, Clone, Copy)]
 pub struct ListFilter<'a> {
-    /// By item index, whether an item may be in it.
+    /// Whether an item may be listed, by item index.
     pub allowed: &'a [bool],
-    /// Items to leave out, sorted.
+    /// Items to exclude, sorted.
     pub seen: &'a [ItemIndex],
-    /// Items that do not carry this are left out.
+    /// Restricts the list to items that carry this condition.
     pub carrying: Option<Carrying<'a>>,
 }
 
 impl ListFilter<'_> {
-    /// Whether `item` may be in the list.
+    /// True if `item` may be listed.
     pub fn allows(&self, item: ItemIndex) -> bool {
         self.allowed[item.index()]
             && self.seen.binary_search(&item).is_err()
@@ -71,25 +71,25 @@ impl ListFilter<'_> {
     }
 }
 
-/// An answer that lists are wanted of.
+/// A request for lists from one answer.
 #[derive(Debug, Clone, Copy)]
 pub struct ListQuery<'a> {
-    /// Its place among the answers.
+    /// Index of the answer in [`Answers`].
     pub answer: usize,
-    /// One list for each.
+    /// Filters; each gives one list.
     pub filters: &'a [ListFilter<'a>],
 }
 
-/// A recommender that cannot be made or asked.
+/// An error in preparing or querying a recommender.
 #[derive(Debug, thiserror::Error)]
 pub enum RecommendError {
-    /// The model diverged.
+    /// A score or vector is not finite: the model diverged.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
-    /// An approximate search was asked of a model that does not score by inner products.
+    /// Approximate search was requested from a model that does not score by inner products.
     #[error("a model of architecture `{architecture}` has no vectors that a graph could search")]
     NoVectors {
-        /// The model's architecture.
+        /// Architecture of the model.
         architecture: String,
     },
     /// A tensor operation failed.
@@ -97,63 +97,63 @@ pub enum RecommendError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// A model that is ready to be asked: histories in, lists and places out.
+/// A model ready to serve: turns histories into lists and ranks.
 pub trait Recommender: fmt::Debug + Send + Sync {
-    /// Items of the catalogue; their indexes are 1 to this.
+    /// Returns the number of items in the catalogue; item indexes are `1..=items`.
     fn items(&self) -> usize;
 
-    /// Orders items of equal scores, by a hash.
+    /// Returns the seed of the hash that orders items of equal scores.
     fn seed(&self) -> u64;
 
-    /// One answer for each read of each of `readings`, in that order.
+    /// Returns one answer for each read of each of `readings`, in that order.
     ///
     /// # Errors
     ///
-    /// A tensor operation failed, or a condition is asked for and who carries it is not known.
+    /// A tensor operation fails, or a read has a condition whose carriers are unknown.
     fn read<'a>(&'a self, readings: &[Reading<'_>]) -> candle_core::Result<Box<dyn Answers + 'a>>;
 
-    /// The factor that scores under a condition have beside those under another; it orders nothing within a list.
+    /// Returns the learned factor that multiplies all scores under `condition`; it does not change the order within a list.
     fn sharpness(&self, _condition: ConditionRow) -> f32 {
         1.0
     }
 }
 
-/// Answers to reads, of which lists and places are made.
+/// Answers to reads, from which lists and ranks are computed.
 pub trait Answers: Send + Sync {
-    /// Whose they are.
+    /// Returns the recommender that gave the answers.
     fn recommender(&self) -> &dyn Recommender;
 
-    /// How many.
+    /// Returns the number of answers.
     fn len(&self) -> usize;
 
-    /// Whether nothing was read.
+    /// True if there are no answers.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The best `k` items, best first, for each filter of each question in turn; fewer where it allows fewer.
+    /// Returns the best `k` items, best first, for each filter of each question in turn; fewer where the filter allows fewer.
     ///
     /// # Errors
     ///
-    /// A score that is not finite.
+    /// A score is not finite.
     fn best(&self, questions: &[ListQuery<'_>], k: usize) -> Result<Vec<Vec<Scored>>, NotFinite>;
 
-    /// What a graph finds in place of [`best`](Self::best), where the recommender has one; `None` for a list that it was left
-    /// with too few items for.
+    /// Returns the lists of [`best`](Self::best) as the graph finds them; `None` without a graph. A list is `None` where the
+    /// filter leaves fewer than `k` of the items found.
     fn approximate(&self, _questions: &[ListQuery<'_>], _k: usize) -> Option<Vec<Option<Vec<Scored>>>> {
         None
     }
 
-    /// The places of the items that `queries` (by ascending answer) ask for, among those that are `active` by item index. A model
-    /// that cannot score every item gives the places in the longest list that it makes.
+    /// Returns the ranks of the items of `queries` (by ascending answer) among the items that are `active`, by item index. A
+    /// model that cannot score every item returns ranks within the longest list it makes.
     ///
     /// # Errors
     ///
-    /// A score that is not finite.
+    /// A score is not finite.
     fn ranks(&self, queries: &[RankQuery], active: &[bool]) -> Result<Vec<Ranks>, NotFinite>;
 }
 
-/// Answers of a model that scores every item: lists and places follow from the scores.
+/// Answers of a model that scores every item; lists and ranks follow from the scores.
 pub trait Scores: Send + Sync {
     /// See [`Answers::recommender`].
     fn recommender(&self) -> &dyn Recommender;
@@ -161,12 +161,12 @@ pub trait Scores: Send + Sync {
     /// See [`Answers::len`].
     fn len(&self) -> usize;
 
-    /// Whether nothing was read.
+    /// True if there are no answers.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `scores` (`[answers, items]`) with what the `answers` give to every item: item `i` at `i − 1`.
+    /// Fills `scores` (`[answers, items]`) with the scores of all items for `answers`; item `i` is at column `i − 1`.
     fn score(&self, answers: Range<usize>, scores: &mut [f32]);
 }
 

@@ -1,4 +1,4 @@
-//! The first places of a ranking: every list, served or measured, is chosen here.
+//! Top-k selection, used by every list that is served or measured. Memory: `k + 1` entries.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -7,10 +7,10 @@ use schemas::hash::mix64;
 
 use crate::data::ItemIndex;
 
-/// Scores that are compared with the threshold together.
+/// Scores compared with the threshold per step.
 const TOGETHER: usize = 32;
 
-/// A score that is not a number, or infinite.
+/// A score that is NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the model gives scores that are not finite; it has diverged")]
 pub struct NotFinite;
@@ -20,26 +20,26 @@ pub struct NotFinite;
 pub struct Scored {
     /// The item.
     pub item: ItemIndex,
-    /// `φ(h, e)`.
+    /// Its score, `φ(h, e)`.
     pub score: f32,
 }
 
-/// The best `k` items so far. Equal scores are ordered by a seeded hash of the item, never by its index.
+/// The best `k` items so far. A seeded hash of the item orders equal scores, not its index.
 #[derive(Debug)]
 pub struct TopK {
     k: usize,
     seed: u64,
-    /// The worst is on top.
+    /// Min-heap: the worst item is on top.
     heap: BinaryHeap<Reverse<Entry>>,
 }
 
 impl TopK {
-    /// Empty.
+    /// Returns an empty selection.
     pub fn new(k: usize, seed: u64) -> Self {
         Self { k, seed, heap: BinaryHeap::with_capacity(k + 1) }
     }
 
-    /// The score below which nothing gets in.
+    /// Returns the score that an item must reach to enter.
     pub fn threshold(&self) -> f32 {
         match self.heap.peek() {
             Some(Reverse(worst)) if self.heap.len() >= self.k => worst.score,
@@ -47,9 +47,9 @@ impl TopK {
         }
     }
 
-    /// One more item, which must not be there yet.
+    /// Adds an item, which must not have been added before.
     pub fn add(&mut self, item: ItemIndex, score: f32) {
-        // Adding a zero makes -0 one: equal scores are equal.
+        // Adding zero turns -0 into 0, so the two compare equal.
         let entry = Entry { score: score + 0.0, order: mix64(self.seed, u64::from(item.get())), item };
         if self.heap.len() < self.k {
             self.heap.push(Reverse(entry));
@@ -60,11 +60,11 @@ impl TopK {
         }
     }
 
-    /// Offers the items from `first` on with their `scores`, of which those that `allows` lets pass may get in.
+    /// Offers the items from `first` on, with their `scores`; only those that `allows` accepts can enter.
     ///
     /// # Errors
     ///
-    /// A score that is not finite, unless it is so low that it was not looked at.
+    /// A score is not finite; scores in a chunk that lies wholly below the threshold are not checked.
     pub fn offer(
         &mut self,
         first: ItemIndex,
@@ -73,7 +73,7 @@ impl TopK {
     ) -> Result<(), NotFinite> {
         for (chunk, scores) in scores.chunks(TOGETHER).enumerate() {
             let threshold = self.threshold();
-            // Written so that a NaN is looked at.
+            // Negated so that a NaN counts as a candidate.
             #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN is not below anything")]
             let any = scores.iter().fold(false, |any, &score| any | !(score < threshold));
             if !any {
@@ -92,14 +92,14 @@ impl TopK {
         Ok(())
     }
 
-    /// Best first.
+    /// Returns the items, best first.
     pub fn into_sorted(self) -> Vec<Scored> {
         let ascending = self.heap.into_sorted_vec();
         ascending.into_iter().map(|Reverse(Entry { item, score, .. })| Scored { item, score }).collect()
     }
 }
 
-/// Greater is better.
+/// An item in the heap; greater is better.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     score: f32,

@@ -1,16 +1,16 @@
-//! The same step by kernels (`crates/ragged/kernels/adam.cu`).
+//! Adam's step and clipping by CUDA kernels (`crates/ragged/kernels/adam.cu`).
 
 use candle_core::{Result, Tensor};
 
 use super::{BETA1, BETA2, EPSILON, Update, matrix};
 use crate::kernels::{Argument, Buffer, Kernel, Launch, Machine, place_of};
 
-/// Blocks that share out one tensor, at most, and the threads of a block.
+/// Maximum blocks for one tensor, and threads of a block.
 const BLOCKS: usize = 256;
 const THREADS: usize = 256;
 
-/// The norm of the gradient that `tensors` are, and what `clip_norm` leaves of it, `[2]`; no number where the norm is none. Nobody
-/// waits for them.
+/// Returns two numbers, `[2]`, without waiting for the device: the norm of the gradient that `tensors` make up, and the factor
+/// that clips it to `clip_norm`, NaN if the norm is not finite.
 pub(super) fn clipping(tensors: &[&Tensor], clip_norm: f64) -> Result<Tensor> {
     let Some(first) = tensors.first() else { candle_core::bail!("no gradient at all") };
     let machine = Machine::of(first.device())?;
@@ -26,7 +26,7 @@ pub(super) fn clipping(tensors: &[&Tensor], clip_norm: f64) -> Result<Tensor> {
     let mut from = 0;
     for (tensor, blocks) in tensors.iter().zip(blocks) {
         let kernel = Kernel { file: "reduce", name: "sum_of_squares" };
-        // SAFETY: a sum for each block, behind those of the tensors before.
+        // SAFETY: each block writes one sum, after those of the earlier tensors.
         unsafe {
             let arguments = &mut [place_of(tensor)?, sums.write(), from.into(), tensor.elem_count().into()];
             machine.launch(kernel, launch(blocks), arguments)?;
@@ -34,7 +34,7 @@ pub(super) fn clipping(tensors: &[&Tensor], clip_norm: f64) -> Result<Tensor> {
         from += blocks;
     }
     let mut clipping = Buffer::<f32>::new(&machine, 2)?;
-    // SAFETY: one block for all sums.
+    // SAFETY: one block reads all sums.
     unsafe {
         let kernel = Kernel { file: "adam", name: "clip_norm" };
         let arguments = &mut [sums.read(), clipping.write(), count.into(), (clip_norm as f32).into()];
@@ -43,7 +43,7 @@ pub(super) fn clipping(tensors: &[&Tensor], clip_norm: f64) -> Result<Tensor> {
     Ok(clipping.into_tensor(2))
 }
 
-/// Updates `weight` and its `moments`, as [`super::reference::apply`] does; `clipping` says what is left of the gradient.
+/// Updates `weight` and its `moments` like [`super::reference::apply`]; `clipping` holds the norm and the clipping factor.
 pub(super) fn apply(
     update: &Update,
     clipping: &Tensor,
@@ -62,7 +62,7 @@ pub(super) fn apply(
     let &Update { decay, rate, root } = update;
     let threads = columns.next_multiple_of(32).min(THREADS) as u32;
     let launch = Launch { blocks: [count as u32, 1, 1], threads, shared: 0 };
-    // SAFETY: a block for each row of the gradient, which is one of the weight's and of the moments'.
+    // SAFETY: one block for each row of the gradient, which is a row of the weight and of the moments.
     unsafe {
         let arguments = &mut [
             place_of(weight)?,

@@ -1,4 +1,4 @@
-//! One step of Adam (Kingma and Ba, 2015) on one parameter, whole or some of its rows, and the clipping of a step's gradient: fused on
+//! One step of Adam (Kingma and Ba, 2015) for one parameter or some of its rows, and the clipping of a step's gradient: fused on
 //! the CPU, by kernels on a GPU, and from stock operations.
 
 #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -19,17 +19,17 @@ const BETA2: f64 = 0.999;
 const EPSILON: f32 = 1e-8;
 const CHUNK: usize = 1 << 12;
 
-/// The norm of a step's gradient before clipping, a scalar where it was computed.
+/// Norm of a step's gradient before clipping, a scalar on the device that computed it.
 #[derive(Debug, Clone)]
 pub struct GradientNorm(Tensor);
 
 impl GradientNorm {
-    /// The norm of a step without a gradient: 0.
+    /// Returns the norm of a step without a gradient: 0.
     pub fn zero() -> Result<Self> {
         Ok(Self(Tensor::new(0f32, &Device::Cpu)?))
     }
 
-    /// Their values. Waits for the device.
+    /// Returns the values of `norms`, after waiting for the device.
     pub fn values(norms: &[Self]) -> Result<Vec<f64>> {
         let norms: Vec<&Tensor> = norms.iter().map(|norm| &norm.0).collect();
         if norms.is_empty() {
@@ -38,7 +38,11 @@ impl GradientNorm {
         Tensor::stack(&norms, 0)?.to_dtype(DType::F64)?.to_vec1()
     }
 
-    /// The norm of a gradient; an error where it is not finite, and the step has changed nothing.
+    /// Returns `norm` if it is finite.
+    ///
+    /// # Errors
+    ///
+    /// A norm that is not finite; such a step has changed nothing.
     pub fn checked(norm: f64) -> Result<f64> {
         if norm.is_finite() {
             return Ok(norm);
@@ -47,27 +51,27 @@ impl GradientNorm {
     }
 }
 
-/// A gradient's norm, and what clipping leaves of the gradient.
+/// Norm of a gradient, and the factor that clips it.
 pub struct Clipping {
-    /// The norm before clipping.
+    /// Norm before clipping.
     pub norm: GradientNorm,
     left: Left,
 }
 
 enum Left {
-    /// This share.
+    /// Factor known to the CPU.
     Known(f32),
-    /// Only the device knows: the norm and the share, `[2]`.
+    /// Known only to the device: norm and factor, `[2]`.
     #[cfg(any(feature = "cuda", feature = "emulator"))]
     OnDevice(Tensor),
 }
 
 impl Clipping {
-    /// Clips the gradient that `gradients` make up together to `clip_norm`.
+    /// Computes the norm of the gradient that `gradients` make up, and the factor that clips it to `clip_norm`.
     ///
     /// # Errors
     ///
-    /// On the CPU, where the gradient is not finite; on a GPU the norm says so once it is read.
+    /// On the CPU, a gradient that is not finite; on a GPU, only the norm shows it, once it is read.
     pub fn of(gradients: &[&Tensor], clip_norm: f64) -> Result<Self> {
         #[cfg(any(feature = "cuda", feature = "emulator"))]
         if gradients.first().is_some_and(|gradient| has_kernels(gradient)) {
@@ -86,19 +90,19 @@ impl Clipping {
     }
 }
 
-/// What a step does with each gradient.
+/// Coefficients of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Update {
     /// Weight decay.
     decay: f32,
-    /// Learning rate over the first moments' bias correction.
+    /// Learning rate over the bias correction of the first moments.
     rate: f32,
-    /// One over the root of the second moments' bias correction.
+    /// One over the root of the bias correction of the second moments.
     root: f32,
 }
 
 impl Update {
-    /// Step `step` (from 1) at this learning rate, with L2 regularisation as `torch.optim.Adam` has it.
+    /// Returns the coefficients of step `step` (from 1), with L2 regularisation as in `torch.optim.Adam`.
     pub fn new(step: u64, rate: f64, weight_decay: f64) -> Self {
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         Self {
@@ -108,8 +112,8 @@ impl Update {
         }
     }
 
-    /// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place: those of `rows`, which
-    /// ascend, where `gradient` has those rows alone: `weights -= rate · m̂ / (√v̂ + ε)`.
+    /// Updates `weight` (`n` rows, `c` columns) and its `moments` `[n, 2 c]` in place: `weight -= rate · m̂ / (√v̂ + ε)`. With
+    /// `rows`, which ascend, `gradient` holds only those rows, and only they change.
     ///
     /// # Errors
     ///
@@ -140,13 +144,13 @@ impl Update {
     }
 }
 
-/// A parameter's rows and columns: a vector is one row.
+/// Returns the rows and columns of a parameter; a vector is one row.
 pub fn matrix(value: &Tensor) -> (usize, usize) {
     let columns = value.dims().last().copied().unwrap_or(1).max(1);
     (value.elem_count() / columns, columns)
 }
 
-/// In pieces of fixed size, so that the sum does not depend on the threads.
+/// Sums the squares in pieces of fixed size, so that the result does not depend on the number of threads.
 fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
@@ -176,8 +180,8 @@ fn whole_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut
     }
 }
 
-/// Calls `f` with each touched row of `data` (`width` wide) and its number in `rows`; all rows where `rows` is
-/// `None`. `rows` ascends.
+/// Calls `f` with the index, the row number and the elements of each row of `data` (`width` wide) in `rows`, which ascend; `None`
+/// stands for all rows.
 fn for_rows(
     data: &mut [f32],
     width: usize,
@@ -212,7 +216,7 @@ fn for_rows(
 struct UpdateMoments {
     columns: usize,
     rows: Option<Arc<Vec<u32>>>,
-    /// What clipping leaves of the gradient.
+    /// Factor that clips the gradient.
     scale: f32,
     /// Weight decay.
     decay: f32,
@@ -251,9 +255,9 @@ impl InplaceOp3 for UpdateMoments {
 struct UpdateWeights {
     columns: usize,
     rows: Option<Arc<Vec<u32>>>,
-    /// Learning rate over the first moments' bias correction.
+    /// Learning rate over the bias correction of the first moments.
     rate: f32,
-    /// One over the root of the second moments' bias correction.
+    /// One over the root of the bias correction of the second moments.
     root: f32,
 }
 
@@ -280,7 +284,7 @@ mod tests {
     use super::*;
     use crate::with_stock_operations;
 
-    /// The gradients of five steps of `[2, 2]` weights.
+    /// Gradients of five steps, for `[2, 2]` weights.
     const GRADIENTS: [[f32; 4]; 5] = [
         [0.1, -0.2, 0.0, 0.3],
         [-0.4, 0.5, 2.0, -0.1],

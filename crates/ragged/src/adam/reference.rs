@@ -1,12 +1,12 @@
-//! The same step from stock operations: the oracle of the fused one, and the path on devices that have none.
+//! Adam's step from stock operations: the oracle of the fused step, and the path of devices without it.
 
 use candle_core::{D, DType, Result, Tensor};
 
 use super::{BETA1, BETA2, EPSILON, Update, matrix};
 
-/// The sum of the squares of all elements of all `tensors`.
+/// Returns the sum of the squares of all elements of all `tensors`.
 pub(super) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
-    // Added on the device, so that it is waited for once.
+    // Adds up on the device, so that the CPU waits once.
     let squares = tensors
         .iter()
         .map(|tensor| tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.reshape(1))
@@ -17,8 +17,8 @@ pub(super) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     Tensor::cat(&squares, 0)?.sum_all()?.to_scalar()
 }
 
-/// Updates `weight` and its `moments` (`[n, 2 c]` for a weight of `n` rows and `c` columns) in place, on any device: those of
-/// `rows`, which ascend, where `gradient` has those rows alone. `scale` is what clipping leaves of the gradient.
+/// Updates `weight` and its `moments` in place like [`Update::apply`], on any device. `scale` is the factor that clips the
+/// gradient.
 pub(super) fn apply(
     update: &Update,
     scale: f32,
@@ -27,12 +27,12 @@ pub(super) fn apply(
     rows: Option<&[u32]>,
 ) -> Result<()> {
     let (n, columns) = matrix(weight);
-    // All rows are written back faster whole.
+    // If all rows change, writing the whole tensor is faster.
     let rows = match rows {
         Some(rows) if rows.len() < n => Some(Tensor::from_slice(rows, rows.len(), weight.device())?),
         _ => None,
     };
-    // Neither the weight's variable nor the gradient takes part in a differentiation here.
+    // Detached: neither the weight nor the gradient is differentiated here.
     let (whole, gradient) = (weight.detach().reshape((n, columns))?, gradient.detach());
     let (old, of_old) = match &rows {
         Some(rows) => (whole.index_select(rows, 0)?, moments.index_select(rows, 0)?),

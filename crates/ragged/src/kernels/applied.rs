@@ -1,16 +1,16 @@
-//! Operations on a machine, as functions of tensors.
+//! Operations on a machine as functions of tensors, with their gradients on the [`tape`].
 
 use candle_core::{Result, Shape, Tensor};
 
 use super::{Buffer, Input, Machine, tape};
 
-/// An operation on `N` tensors of 32-bit floats.
+/// Operation on `N` tensors of 32-bit floats.
 pub(super) trait Operation<const N: usize>: 'static {
-    /// What the backward pass needs of the forward pass.
+    /// Results of the forward pass kept for the backward pass.
     type Kept: 'static;
-    /// The result, its shape, and what is kept.
+    /// Returns the result, its shape, and the results kept.
     fn forward(&self, machine: &Machine, inputs: [Input<'_>; N]) -> Result<(Buffer<f32>, Shape, Self::Kept)>;
-    /// The gradients of the inputs that have one, from the result and its gradient.
+    /// Returns the gradients of the inputs that have one; `out` holds the result and its gradient.
     fn backward(
         &self,
         machine: &Machine,
@@ -20,19 +20,19 @@ pub(super) trait Operation<const N: usize>: 'static {
     ) -> Result<[Option<Buffer<f32>>; N]>;
 }
 
-/// `tensor` as kernels want it: contiguous, from the beginning of its storage on, where memory is aligned for any load.
+/// Returns `tensor` as kernels require it: contiguous from the start of its storage, where memory is aligned for any load.
 fn whole(tensor: &Tensor) -> Result<Tensor> {
     let tensor = tensor.contiguous()?;
     if tensor.layout().start_offset() == 0 { Ok(tensor) } else { tensor.force_contiguous() }
 }
 
-/// `f` of each of them.
+/// Applies `f` to each element.
 fn each<'a, const N: usize, A, B>(all: &'a [A; N], f: impl FnMut(&'a A) -> Result<B>) -> Result<[B; N]> {
     let results = all.iter().map(f).collect::<Result<Vec<B>>>()?;
     results.try_into().map_err(|_| candle_core::Error::msg("as many results as there are inputs").bt())
 }
 
-/// Applies `op` to `inputs`, contiguous or not. Only [`crate::differentiate`] can ask for its gradient.
+/// Applies `op` to `inputs`, contiguous or not. Only [`crate::differentiate`] computes its gradient.
 pub(super) fn apply<const N: usize, O: Operation<N>>(op: O, inputs: [&Tensor; N]) -> Result<Tensor> {
     let inputs: [Tensor; N] = each(&inputs, |input| whole(input))?;
     let machine = Machine::of(inputs[0].device())?;

@@ -1,4 +1,5 @@
-//! Ragged self-attention: see `crates/ragged/kernels/attention.cu`.
+//! Launches of ragged self-attention (`crates/ragged/kernels/self_attention.cuh`). Each thread keeps the last batch's layout in
+//! the machine's memory.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -14,10 +15,10 @@ use crate::ragged::Ragged;
 
 /// Rows and keys of a tile.
 const TILE: usize = 64;
-/// Columns of a head that kernels are compiled for.
+/// Head widths that kernels are compiled for, in columns.
 const WIDTHS: [usize; 4] = [16, 32, 64, 128];
 
-/// Ragged self-attention: queries, keys and values are `[T, 3 d]`, with biases `[H, P]` or `[H, P + TIME_BUCKETS]` where
+/// Ragged self-attention over queries, keys and values `[T, 3 d]`, with biases `[H, P]` or `[H, P + TIME_BUCKETS]` where
 /// `P = max_distance`, and `log T_h` `[H]`.
 pub(super) struct Attention {
     pub(super) ragged: Ragged,
@@ -25,29 +26,29 @@ pub(super) struct Attention {
     pub(super) width: usize,
 }
 
-/// The batch's shape, where kernels find it.
+/// Layout of a batch in a machine's memory.
 pub(super) struct Batch {
     offsets: Buffer<u32>,
     times: Buffer<i64>,
     keys: Option<Buffer<u32>>,
-    /// The sequences, the longest first, so that none is left alone at the end.
+    /// Sequences, the longest first, so that no long one runs alone at the end.
     order: Buffer<u32>,
-    /// Their tiles of rows, `[tiles, 2]`, in that order.
+    /// Sequence and number of each tile of rows, in that order: `[tiles, 2]`.
     tiles: Buffer<u32>,
     sequences: usize,
     tile_count: usize,
 }
 
-/// A batch's shape, and whose it is.
+/// A layout, its machine, and its copy there.
 type Known = (Weak<AttentionLayout>, Machine, Arc<Batch>);
 
 thread_local! {
-    /// The last one: all layers of a step share it.
+    /// Last batch of this thread: all layers of a step share it.
     static LAST: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
 
 impl Batch {
-    /// The shape of `layout` in the machine's memory, copied there once.
+    /// Returns `layout` in the machine's memory, copied there once.
     pub(super) fn of(machine: &Machine, layout: &Arc<AttentionLayout>) -> Result<Arc<Self>> {
         LAST.with_borrow_mut(|last| {
             if let Some((of, on, batch)) = last
@@ -91,7 +92,7 @@ impl Batch {
         })
     }
 
-    /// What kernels are told of it, and of heads of `width` columns.
+    /// Returns the arguments of kernels for this batch and heads of `width` columns.
     pub(super) fn arguments<'a>(
         &'a self,
         ragged: &Ragged,
@@ -113,12 +114,13 @@ impl Batch {
 }
 
 impl Attention {
-    /// The columns that the kernels for these heads are compiled for.
+    /// Returns the head width of the kernels for these heads.
     fn columns(&self) -> usize {
         WIDTHS.into_iter().find(|&columns| columns >= self.width).unwrap_or(WIDTHS[3])
     }
 
-    /// Bytes of shared memory: `tiles` tiles of rows, and what every kernel knows of its rows, its keys and its head.
+    /// Returns the bytes of shared memory for `tiles` tiles of rows, and for the times, visible lengths and biases that every
+    /// kernel holds.
     fn shared<T>(&self, tiles: usize) -> usize {
         let whole = |bytes: usize| bytes.next_multiple_of(16);
         let tile = TILE * (self.columns() * size_of::<T>() + 16);
@@ -126,12 +128,12 @@ impl Attention {
         tiles * whole(tile) + 2 * rows + whole(self.ragged.columns() * size_of::<f32>())
     }
 
-    /// Whether there are kernels for heads of this width, and room for them on `machine`.
+    /// Whether there are kernels for heads of this width, with enough shared memory on `machine`.
     pub(super) fn fits<T: Real>(&self, machine: &Machine) -> Result<bool> {
         Ok(self.width <= WIDTHS[3] && self.shared_backward::<T>() <= machine.shared_memory()?)
     }
 
-    /// The same for the backward pass: four tiles, and what gradients are summed up in.
+    /// Returns the bytes of shared memory of the backward pass: four tiles, and the sums of gradients.
     fn shared_backward<T>(&self) -> usize {
         let floats = |n: usize| (n * size_of::<f32>()).next_multiple_of(16);
         self.shared::<T>(4)
@@ -158,11 +160,12 @@ impl Attention {
         };
         let mut arguments = vec![qkv, out.write(), log_sum.write(), batch.tiles.read()];
         arguments.extend(batch.arguments(&self.ragged, self.width, (bias, log_temperature)));
-        // SAFETY: a block for each tile of each head; the layout was checked against the tensors.
+        // SAFETY: one block for each tile of each head; the layout was checked against the tensors.
         unsafe { machine.launch(Kernel { file: T::ATTENTION, name: &name }, launch, &mut arguments) }
     }
 
-    /// The gradients of queries, keys and values, and in parts of the biases (the first columns) and of `log T_h` (the last).
+    /// Returns the gradients of queries, keys and values, and in parts those of the biases (first columns) and of `log T_h` (last
+    /// column).
     pub(super) fn backward<T: Real>(
         &self,
         machine: &Machine,
@@ -174,14 +177,14 @@ impl Attention {
         let rows = tokens * heads;
         let mut delta = Buffer::<f32>::new(machine, rows)?;
         let name = format!("attention_row_products_{}", T::NAME);
-        // SAFETY: a warp for each token and head.
+        // SAFETY: one warp for each token and head.
         unsafe {
             let arguments = &mut [out, dout, delta.write(), rows.into(), self.width.into()];
             machine.launch(Kernel { file: T::ATTENTION, name: &name }, Launch::warps(rows), arguments)?;
         }
         let sequences = batch.sequences;
         let mut dqkv = Buffer::<T>::new(machine, rows * 3 * self.width)?;
-        // Where those of queries are summed up.
+        // Gradients of queries, accumulated in 32-bit floats.
         let mut dq = Buffer::<f32>::new(machine, rows * self.width)?;
         let mut parts = Parts::new(machine, sequences, heads, self.ragged.columns() + 1)?;
         let name = format!("attention_backward_{}_{}", T::NAME, self.columns());
@@ -193,7 +196,7 @@ impl Attention {
         let mut arguments = vec![qkv, dout, log_sum.read(), delta.read()];
         arguments.extend([dqkv.write(), dq.write(), parts.values.write(), batch.order.read()]);
         arguments.extend(batch.arguments(&self.ragged, self.width, (bias, log_temperature)));
-        // SAFETY: a block for each sequence and head, which leaves its own part.
+        // SAFETY: one block for each sequence and head, which writes its own part.
         unsafe { machine.launch(Kernel { file: T::ATTENTION, name: &name }, launch, &mut arguments)? };
         drop(arguments);
         Ok((dqkv, parts))

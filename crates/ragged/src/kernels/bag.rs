@@ -8,7 +8,7 @@ use super::applied::{Operation, apply};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine};
 use crate::Bags;
 
-/// What one warp adds up of a table row's gradient, at most: rows that many bags share would keep the others waiting.
+/// Maximum bags of a table row that one warp sums: a row in many bags would hold up the other warps.
 const PIECE: usize = 64;
 
 /// See [`crate::bag_mean`].
@@ -29,17 +29,17 @@ struct BagMean {
     columns: usize,
 }
 
-/// Bags by table row: for the gradient of the table.
+/// Bags by table row, in pieces of at most [`PIECE`], for the gradient of the table.
 pub(super) struct ByRow {
-    /// Where each piece begins in `bags`, and the end of the last.
+    /// Start of each piece in `bags`, and the end of the last.
     pieces: Vec<u32>,
     bags: Vec<u32>,
-    /// Where each row's pieces begin, and the end of the last.
+    /// Start of each row's pieces, and the end of the last: `[rows + 1]`.
     rows: Vec<u32>,
 }
 
 impl ByRow {
-    /// Bag `b` has the rows `of_bags[offsets[b]..offsets[b + 1]]` of a table of `rows`.
+    /// Groups bags by row: bag `b` has the rows `of_bags[offsets[b]..offsets[b + 1]]` of a table of `rows`.
     pub(super) fn new(offsets: &[u32], of_bags: &[u32], rows: usize) -> Self {
         let mut ends = vec![0u32; rows + 1];
         for &row in of_bags {
@@ -65,7 +65,8 @@ impl ByRow {
         Self { pieces, bags: places, rows: of_rows }
     }
 
-    /// For each row of the table, the sum of its bags' `values` (`columns` wide), each times the bag's share: `[rows, columns]`.
+    /// Returns, for each table row, the sum of its bags' `values` `[bags, columns]`, each times the bag's share:
+    /// `[rows, columns]`.
     pub(super) fn sums(
         &self,
         machine: &Machine,
@@ -79,7 +80,7 @@ impl ByRow {
     }
 }
 
-/// Sums of `values`, one for each of the segments between `offsets`.
+/// Returns the sums of `values` over the segments between `offsets`, `[segments, columns]`.
 fn sum_segments(
     machine: &Machine,
     values: Argument<'_>,
@@ -90,7 +91,7 @@ fn sum_segments(
     let offsets = Buffer::from_slice(machine, offsets)?;
     let mut out = Buffer::new(machine, segments * columns)?;
     let kernel = Kernel { file: "bag", name: "sum_segments" };
-    // SAFETY: a warp for each segment.
+    // SAFETY: one warp for each segment.
     unsafe {
         let arguments =
             &mut [values, offsets.read(), places, shares, out.write(), segments.into(), columns.into()];
@@ -108,7 +109,7 @@ impl Operation<1> for BagMean {
         let rows = Buffer::from_slice(machine, &self.bags.rows)?;
         let mut out = Buffer::new(machine, bags * columns)?;
         let kernel = Kernel { file: "bag", name: "bag_mean" };
-        // SAFETY: a warp for each bag; the rows are some of the table's, which `ops` checks.
+        // SAFETY: one warp for each bag; `crate::bag_mean` and `crate::gather` check the rows against the table.
         unsafe {
             let arguments =
                 &mut [table.read(), offsets.read(), rows.read(), out.write(), bags.into(), columns.into()];

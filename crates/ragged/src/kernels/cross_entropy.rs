@@ -1,4 +1,5 @@
-//! Softmax cross-entropy on a GPU, a group of rows at a time.
+//! Softmax cross-entropy on a GPU, a group of rows at a time: only one group's logits, 32 MiB or 256 rows (whichever is more),
+//! are in memory.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use super::memory::{Real, Rounded};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine};
 use crate::{Candidates, Targets};
 
-/// Logits in memory at a time, 32 MB, so that they stay in the caches of a large GPU between the products and softmax, which all pass
-/// over them; and rows, at least, so that candidates and their gradients, which are read once for all of them, do not cost more.
+/// Logits of a group, 32 MiB: small enough to stay in the caches of a large GPU between the products and the softmax. And minimum
+/// rows of a group, which reads the candidates and their gradients once: fewer rows would make these reads the larger cost.
 const LOGITS: usize = 1 << 23;
 const ROWS: usize = 256;
-/// What rows of logits are multiples of: tensor cores read 16 bytes at a time.
+/// Rows of logits begin at multiples of this many numbers: tensor cores read 16 bytes at a time.
 const PITCH: usize = 8;
-/// Threads that share a row of logits: one of 8,192 is read once.
+/// Threads that share a row of logits; up to 8,192 logits are read once.
 const THREADS: u32 = 512;
 
 /// See [`crate::cross_entropy`].
@@ -43,10 +44,10 @@ pub(crate) fn cross_entropy(
     }
 }
 
-/// Operands of matrix products are numbers of type `T`; logits, softmax and the loss are 32-bit floats.
+/// Cross-entropy whose matrix products have operands of type `T`; logits, softmax and the loss are 32-bit floats.
 struct CrossEntropy<T> {
     rows: usize,
-    /// Candidates.
+    /// Number of candidates.
     items: usize,
     d: usize,
     targets: Arc<Targets>,
@@ -55,7 +56,7 @@ struct CrossEntropy<T> {
     of: PhantomData<T>,
 }
 
-/// The targets and their competitors, where kernels find them.
+/// Targets and their competitors in the machine's memory.
 struct Asked {
     offsets: Buffer<u32>,
     targets: Buffer<u32>,
@@ -63,7 +64,7 @@ struct Asked {
     sampled: Option<Sampled>,
 }
 
-/// What there is besides where not all compete.
+/// Further arguments of sampled softmax.
 struct Sampled {
     shift: Buffer<f32>,
     /// Candidates that do not compete with a row's target.
@@ -72,7 +73,7 @@ struct Sampled {
     /// Candidates whose logits a row does not shift.
     certain_ranges: Buffer<u32>,
     certain: Buffer<u32>,
-    /// The logit of each row's target, then its gradient.
+    /// Logit of each row's target, later its gradient: `[rows]`.
     own: Buffer<f32>,
 }
 
@@ -119,7 +120,7 @@ impl<T: Real> CrossEntropy<T> {
         })
     }
 
-    /// The logits of the targets, where they are computed apart.
+    /// Computes the targets' logits for sampled softmax, apart from the others.
     fn own_logits(
         &self,
         machine: &Machine,
@@ -128,7 +129,7 @@ impl<T: Real> CrossEntropy<T> {
     ) -> Result<()> {
         let Asked { offsets, targets, sampled: Some(Sampled { own, .. }), .. } = asked else { return Ok(()) };
         let name = format!("own_logits_{}", T::NAME);
-        // SAFETY: a warp for each row.
+        // SAFETY: one warp for each row.
         unsafe {
             let (rows, d) = (self.rows.into(), self.d.into());
             let arguments = &mut [hidden, items, offsets.read(), targets.read(), own.write(), rows, d];
@@ -136,7 +137,7 @@ impl<T: Real> CrossEntropy<T> {
         }
     }
 
-    /// What those logits add to the gradients of the hidden states.
+    /// Adds the part of the targets' logits to the gradients of the hidden states, for sampled softmax.
     fn add_own(
         &self,
         machine: &Machine,
@@ -146,7 +147,7 @@ impl<T: Real> CrossEntropy<T> {
     ) -> Result<()> {
         let Asked { offsets, targets, sampled: Some(Sampled { own, .. }), .. } = asked else { return Ok(()) };
         let name = format!("add_own_{}", T::NAME);
-        // SAFETY: a warp for each row.
+        // SAFETY: one warp for each row.
         unsafe {
             let (rows, d) = (self.rows.into(), self.d.into());
             let arguments = &mut [own.read(), items, offsets.read(), targets.read(), dhidden, rows, d];
@@ -154,11 +155,11 @@ impl<T: Real> CrossEntropy<T> {
         }
     }
 
-    /// `factor`, a number in the machine's memory, times `values`.
+    /// Returns `factor`, a number in the machine's memory, times `values`.
     fn scaled(machine: &Machine, values: &Buffer<f32>, factor: Input<'_>, n: usize) -> Result<Buffer<f32>> {
         let mut out = Buffer::new(machine, n)?;
         let kernel = Kernel { file: "elementwise", name: "scale" };
-        // SAFETY: a thread for four of the `n` elements.
+        // SAFETY: one thread for four of the `n` elements.
         unsafe {
             let arguments = &mut [values.read(), factor.read(), out.write(), n.into()];
             machine.launch(kernel, Launch::fours(n), arguments)?;
@@ -187,7 +188,7 @@ impl<T: Real> Operation<2> for CrossEntropy<T> {
         let items = Rounded::<T>::new(machine, items)?;
         let mut losses = Buffer::<f32>::new(machine, rows)?;
         let mut dhidden = Buffer::<f32>::new(machine, rows * d)?;
-        // Without rows there are no products that would fill it.
+        // Without rows, no product fills it.
         let mut ditems = match rows {
             0 => Buffer::from_slice(machine, &vec![0f32; columns * d])?,
             _ => Buffer::new(machine, columns * d)?,
@@ -217,10 +218,10 @@ impl<T: Real> Operation<2> for CrossEntropy<T> {
             };
             let of_hidden = Matrix::new::<T>(hidden.read(), from, n, d);
             let of_logits = Matrix::new::<f32>(logits, 0, n, columns).pitched(pitch);
-            // Gradients take the place of logits, and more room than they need where they are smaller.
+            // Gradients overwrite logits; if their numbers are smaller, they leave part of each row unused.
             let of_gradients =
                 Matrix::new::<T>(logits, 0, n, columns).pitched(pitch * size_of::<f32>() / size_of::<T>());
-            // SAFETY: the matrices are the chunk's rows, all in this machine's memory; a block for each row.
+            // SAFETY: the matrices are the chunk's rows, all in this machine's memory; one block for each row.
             unsafe {
                 machine.product(of_logits, false, of_hidden, of_items.t())?;
                 let arguments = &mut [
@@ -253,7 +254,7 @@ impl<T: Real> Operation<2> for CrossEntropy<T> {
             let by_item = ByRow::new(offsets, candidates, all);
             let mut of_all = by_item.sums(machine, (floats.read(), own.read()), d)?;
             let kernel = Kernel { file: "elementwise", name: "add" };
-            // SAFETY: a thread for four elements of the competitors, which come first.
+            // SAFETY: one thread for four elements of the competitors, which come first.
             unsafe {
                 let arguments = &mut [ditems.read(), of_all.write(), (columns * d).into()];
                 machine.launch(kernel, Launch::fours(columns * d), arguments)?;
@@ -263,7 +264,7 @@ impl<T: Real> Operation<2> for CrossEntropy<T> {
         let mut loss = Buffer::new(machine, 1)?;
         let kernel = Kernel { file: "cross_entropy", name: "sum_all" };
         let launch = Launch { blocks: [1; 3], threads: THREADS, shared: THREADS as usize * size_of::<f64>() };
-        // SAFETY: one block for all.
+        // SAFETY: one block for all rows.
         unsafe {
             machine.launch(kernel, launch, &mut [losses.read(), loss.write(), rows.into()])?;
         }

@@ -13,7 +13,8 @@ pub(crate) fn add_dropped(x: &Tensor, y: &Tensor, dropout: AddDropped) -> Result
 }
 
 impl AddDropped {
-    /// `x + dropout(y + bias)` for `n` elements, rows of `columns`; without what is null. Of the types, one is 32-bit floats.
+    /// Returns `x + dropout(y + bias)` for `n` elements in rows of `columns`; a null `x` or `bias` adds nothing. At least one of
+    /// the types is `f32`.
     pub(super) fn run<Y: Real, Out: Real>(
         &self,
         machine: &Machine,
@@ -24,7 +25,7 @@ impl AddDropped {
     ) -> Result<Buffer<Out>> {
         let mut out = Buffer::new(machine, n)?;
         let name = format!("add_dropped_{}_{}", Y::NAME, Out::NAME);
-        // SAFETY: a thread for four elements.
+        // SAFETY: one thread for four elements.
         unsafe {
             let arguments = &mut [
                 x,
@@ -43,7 +44,7 @@ impl AddDropped {
         Ok(out)
     }
 
-    /// `dropout(dy)`: the gradient of `y`.
+    /// Returns `dropout(dy)`, the gradient of `y`.
     pub(super) fn run_backward<T: Real>(&self, machine: &Machine, dy: Input<'_>) -> Result<Buffer<T>> {
         self.run::<f32, T>(machine, Argument::null(), dy.read(), Argument::null(), (dy.len, 1))
     }

@@ -1,13 +1,13 @@
-//! The numbers that kernels know, and the driver's errors.
+//! Number types of kernels, and the driver's errors.
 
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, DriverError, ValidAsZeroBits};
 use half::bf16;
 
-/// Numbers that kernels know.
+/// Number types that kernels read and write.
 #[cfg(feature = "cuda")]
 pub(crate) trait Element: Copy + Default + DeviceRepr + ValidAsZeroBits {}
-/// Numbers that kernels know.
+/// Number types that kernels read and write.
 #[cfg(not(feature = "cuda"))]
 pub(crate) trait Element: Copy + Default {}
 

@@ -1,5 +1,6 @@
-//! The kernels on the CPU: their source, compiled by the machine's C++ compiler against `crates/ragged/kernels/emulator.hpp`, for
-//! tests of everything but speed where there is no GPU. Where there is no compiler either, such tests are skipped.
+//! Emulator of the kernels on the CPU: compiles their source with the machine's C++ compiler against
+//! `crates/ragged/kernels/emulator.hpp`. Tests everything but speed where there is no GPU; without a compiler, such tests are
+//! skipped.
 
 use std::ffi::{CStr, CString, c_char, c_uint, c_void};
 use std::path::Path;
@@ -22,10 +23,10 @@ type Emulate = unsafe extern "C" fn(
     u32,
 ) -> *const c_char;
 
-/// Shared memory of a block, as much as the largest GPUs have.
+/// Shared memory of a block in bytes: that of the largest GPUs.
 pub(super) const SHARED_MEMORY: usize = 227 << 10;
 
-/// One machine, which runs one kernel at a time; or why there is none.
+/// The compiled kernels, one of which runs at a time; or the reason why there are none.
 static LIBRARY: LazyLock<std::result::Result<Mutex<Library>, String>> =
     LazyLock::new(|| compile().map(Mutex::new));
 
@@ -37,7 +38,8 @@ fn compile() -> std::result::Result<Library, String> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let library = directory.path().join("kernels.so");
-    // At run time: a clone that shares the build has sources of its own. Tests of another crate start beside its manifest.
+    // Found at run time: a clone that shares the build has its own sources. Tests of another crate start in that crate's
+    // directory.
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
     let above = Path::new(&manifest).ancestors().map(|above| above.join("crates/ragged/kernels"));
     let kernels = above.into_iter().find(|kernels| kernels.is_dir());
@@ -53,11 +55,15 @@ fn compile() -> std::result::Result<Library, String> {
     files.sort();
     let output = command.args(files).output().map_err(|error| format!("{compiler}: {error}"))?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // SAFETY: what the library does as it is loaded is to register its kernels.
+    // SAFETY: loading the library only registers its kernels.
     unsafe { Library::new(&library) }.map_err(|error| error.to_string())
 }
 
-/// Whether there is a compiler; says that `test` is skipped where there is none.
+/// Whether the kernels can be emulated; reports that `test` is skipped if not.
+///
+/// # Panics
+///
+/// If there is a compiler and it rejects the kernels.
 pub fn there_is(test: &str) -> bool {
     match &*LIBRARY {
         Ok(_) => true,
@@ -68,8 +74,8 @@ pub fn there_is(test: &str) -> bool {
     }
 }
 
-/// Calls `f` with the threads of a block going on in another order: 0 forwards, 1 backwards, others shuffled. What `f` gives must
-/// not depend on it.
+/// Calls `f` with the threads of a block in another order: 0 forwards, 1 backwards, others shuffled. The result of `f` must not
+/// depend on it.
 pub fn in_order<R>(order: u32, f: impl FnOnce() -> R) -> R {
     let before = ORDER.replace(order);
     let result = f();
@@ -77,11 +83,11 @@ pub fn in_order<R>(order: u32, f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// See [`super::Machine::launch`].
+/// Runs a kernel on the CPU; see [`super::Machine::launch`].
 ///
 /// # Safety
 ///
-/// The same.
+/// As for [`super::Machine::launch`].
 pub(super) unsafe fn launch(
     Kernel { file, name }: Kernel<'_>,
     launch: Launch,
@@ -95,7 +101,7 @@ pub(super) unsafe fn launch(
     let of_kernel = CString::new(name).map_err(candle_core::Error::wrap)?;
     let sizes: Vec<usize> = arguments.iter().map(Argument::size).collect();
     let mut places: Vec<*mut c_void> = arguments.iter_mut().map(Argument::place).collect();
-    // SAFETY: the symbol has this type; the rest is promised by the caller.
+    // SAFETY: the symbol has this type; the caller guarantees the rest.
     let problem = unsafe {
         let emulate = library.get::<Emulate>(b"emulate").map_err(candle_core::Error::wrap)?;
         emulate(
@@ -112,7 +118,7 @@ pub(super) unsafe fn launch(
     if problem.is_null() {
         return Ok(());
     }
-    // SAFETY: what is not null is text that lives as long as the library.
+    // SAFETY: a result that is not null is text that lives as long as the library.
     let problem = unsafe { CStr::from_ptr(problem) };
     candle_core::bail!("kernels/{file}.cu, {name}: {}", problem.to_string_lossy())
 }

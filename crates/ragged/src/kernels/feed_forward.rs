@@ -1,5 +1,5 @@
-//! The feed-forward half of a layer as one operation, as `ops::feed_forward`: what is between the two norms and sums is numbers of
-//! type `T`.
+//! The feed-forward half of a layer as one operation on a GPU (see [`crate::feed_forward()`]). Values between the norm and the
+//! residual sum are numbers of type `T`.
 
 use std::marker::PhantomData;
 
@@ -14,8 +14,8 @@ use super::sums::column_sums;
 use super::{Buffer, Input, Kernel, Launch, Machine, without_kernels};
 use crate::dropout::AddDropped;
 
-/// See [`crate::feed_forward()`]; the parameters are `γ`, `β`, `W₁` `[d, f]`, `b₁`, `W₂` and `b₂`. `None` where rows are too wide for
-/// the kernels.
+/// See [`crate::feed_forward()`]; the parameters are `γ`, `β`, `W₁` `[d, f]`, `b₁`, `W₂` and `b₂`. `None` if rows are too wide
+/// for the kernels.
 pub(crate) fn feed_forward(
     x: &Tensor,
     [gamma, beta, up, up_bias, down, down_bias]: [&Tensor; 6],
@@ -49,11 +49,11 @@ struct FeedForward<T> {
     of: PhantomData<T>,
 }
 
-/// What the backward pass needs of the forward pass.
+/// Results of the forward pass kept for the backward pass.
 struct Kept<T> {
     /// `W₁ norm(x)`, `[T, f]`.
     inner: Buffer<T>,
-    /// `W₁` and `W₂`, where they had to be rounded.
+    /// `W₁` and `W₂`, if they were rounded.
     weights: [Option<Buffer<T>>; 2],
 }
 
@@ -70,7 +70,7 @@ impl<T: Real> Operation<7> for FeedForward<T> {
         let normal = LayerNorm { rows, d }.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         let mut inner = Buffer::<T>::new(machine, rows * f)?;
         let mut active = Buffer::<T>::new(machine, rows * f)?;
-        // SAFETY: the matrices have the sizes of the parameters; a thread for four elements.
+        // SAFETY: the matrices have the sizes of the parameters; one thread for four elements.
         unsafe {
             let of_inner = Matrix::new::<T>(inner.write(), 0, rows, f);
             let of_normal = Matrix::new::<T>(normal.read(), 0, rows, d);
@@ -80,7 +80,7 @@ impl<T: Real> Operation<7> for FeedForward<T> {
             let arguments = &mut [inner.read(), up_bias.read(), active.write(), (rows * f).into(), f.into()];
             machine.launch(kernel, Launch::fours(rows * f), arguments)?;
         }
-        // Reuses the buffer of the normalised rows: their last read is over.
+        // Reuses the buffer of the normalised rows, which are not read again.
         let mut outer = normal;
         // SAFETY: as above.
         unsafe {
@@ -109,7 +109,7 @@ impl<T: Real> Operation<7> for FeedForward<T> {
         let mut active = Buffer::<T>::new(machine, rows * f)?;
         let mut dinner = Buffer::<T>::new(machine, rows * f)?;
         let of_douter = Matrix::new::<T>(douter.read(), 0, rows, d);
-        // SAFETY: the matrices have the sizes of the parameters; a thread for four elements.
+        // SAFETY: the matrices have the sizes of the parameters; one thread for four elements.
         unsafe {
             let of_dactive = Matrix::new::<T>(dinner.write(), 0, rows, f);
             machine.product(of_dactive, false, of_douter, Matrix::new::<T>(down.read(), 0, f, d).t())?;
@@ -125,7 +125,7 @@ impl<T: Real> Operation<7> for FeedForward<T> {
         let norm = LayerNorm { rows, d };
         let normal = norm.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
         let of_dinner = Matrix::new::<T>(dinner.read(), 0, rows, f);
-        // Reuses the buffer of the output's gradient: its last read is over.
+        // Reuses the buffer of the output's gradient, which is not read again.
         let mut dnormal = douter;
         // SAFETY: as above.
         unsafe {

@@ -8,12 +8,12 @@ use super::sums::{Parts, rows_a_block};
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
 use crate::arguments::NORM_EPSILON;
 
-/// Columns that a lane of a warp holds, for which kernels are compiled.
+/// Columns that a lane of a warp holds in the compiled kernels.
 const A_LANE: [usize; 4] = [4, 8, 16, 32];
-/// Columns of a row, at most: a warp holds them in its registers.
+/// Maximum columns of a row: a warp holds them in its registers.
 pub(super) const COLUMNS: usize = A_LANE[3] * WARP as usize;
 
-/// See [`crate::layer_norm()`]. `None` where rows are too wide for the kernels.
+/// See [`crate::layer_norm()`]. `None` if rows are too wide for the kernels.
 pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Option<Tensor>> {
     let (rows, d) = x.dims2()?;
     if gamma.dims() != [d] || beta.dims() != [d] {
@@ -25,19 +25,19 @@ pub(crate) fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Op
     apply(LayerNorm { rows, d }, [x, gamma, beta]).map(Some)
 }
 
-/// Normalises rows `[rows, d]`, at most [`COLUMNS`] wide.
+/// Layer norm of rows `[rows, d]`, at most [`COLUMNS`] wide.
 pub(super) struct LayerNorm {
     pub(super) rows: usize,
     pub(super) d: usize,
 }
 
 impl LayerNorm {
-    /// The columns that a lane holds in the kernels for these rows.
+    /// Returns the columns that a lane holds in the kernels for these rows.
     fn a_lane(&self) -> usize {
         A_LANE.into_iter().find(|&columns| columns * WARP as usize >= self.d).unwrap_or(A_LANE[3])
     }
 
-    /// The normalised rows.
+    /// Returns the normalised rows, `[rows, d]`.
     pub(super) fn run<T: Real>(
         &self,
         machine: &Machine,
@@ -47,7 +47,7 @@ impl LayerNorm {
         let &Self { rows, d } = self;
         let mut y = Buffer::new(machine, rows * d)?;
         let name = format!("layer_norm_{}_{}", T::NAME, self.a_lane());
-        // SAFETY: a warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
+        // SAFETY: one warp for each row; `x` and `y` are `[rows, d]`, γ and β `[d]`.
         unsafe {
             let arguments = &mut [x, gamma, beta, y.write(), rows.into(), d.into(), NORM_EPSILON.into()];
             let kernel = Kernel { file: "layer_norm", name: &name };
@@ -56,8 +56,8 @@ impl LayerNorm {
         Ok(y)
     }
 
-    /// The gradient of `x`, with `beside` added to it where that is not null, and in parts those of γ (the first `d` columns)
-    /// and β.
+    /// Returns the gradient of `x`, plus `beside` unless that is null, and the parts of the gradients of γ (the first `d`
+    /// columns) and β.
     pub(super) fn run_backward<T: Real>(
         &self,
         machine: &Machine,
@@ -78,7 +78,7 @@ impl LayerNorm {
             threads: THREADS,
             shared: 2 * warps * d * size_of::<f32>(),
         };
-        // SAFETY: the blocks share out the rows; `parts` has room for what each leaves.
+        // SAFETY: the blocks share the rows; `parts` has room for what each writes.
         unsafe {
             let arguments = &mut [
                 x,

@@ -1,4 +1,4 @@
-//! Linear maps with 16-bit operands; those with 32-bit ones are Candle's.
+//! Linear maps with 16-bit operands on a GPU; Candle computes those with 32-bit ones.
 
 use candle_core::{Result, Shape, Tensor};
 use half::bf16;
@@ -8,7 +8,7 @@ use super::matrix::Matrix;
 use super::memory::Rounded;
 use super::{Buffer, Input, Machine};
 
-/// `x W`, rounding both to 16 bits first: `x` is `[rows, inputs]`, `weight` `[inputs, outputs]`.
+/// Returns `x W`, with both rounded to 16 bits first: `x` is `[rows, inputs]`, `weight` `[inputs, outputs]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, inputs) = x.dims2()?;
     apply(Linear { rows, inputs, outputs: weight.dim(1)? }, [x, weight])

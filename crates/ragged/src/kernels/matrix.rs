@@ -1,4 +1,4 @@
-//! Matrix products: cuBLAS's on a GPU.
+//! Matrix products in a machine's memory: by cuBLAS on a GPU, by the `gemm` crate in the emulator.
 
 use candle_core::Result;
 #[cfg(feature = "cuda")]
@@ -12,7 +12,7 @@ use super::element::cuda;
 use super::memory::{Kind, Real};
 use super::{Argument, Machine};
 
-/// A matrix in a machine's memory, its rows `pitch` apart.
+/// Matrix in a machine's memory, with rows `pitch` elements apart.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     address: u64,
@@ -24,31 +24,35 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    /// `rows × columns` numbers of type `T`, from row `first` on of what is at `place`.
+    /// Returns a view of `rows × columns` numbers of type `T` at `place`, from row `first` on.
     pub(super) fn new<T: Real>(place: Argument<'_>, first: usize, rows: usize, columns: usize) -> Self {
         let address = place.behind::<T>(first * columns).as_address();
         Self { address, kind: T::KIND, rows, columns, pitch: columns, transposed: false }
     }
 
-    /// The same with rows further apart.
+    /// Sets the distance between rows to `pitch` elements.
     pub(super) fn pitched(self, pitch: usize) -> Self {
         Self { pitch, ..self }
     }
 
-    /// The transpose, without moving anything.
+    /// Returns the transposed view.
     pub(super) fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
     }
 
-    /// Rows and columns.
+    /// Returns the numbers of rows and columns.
     fn size(&self) -> (usize, usize) {
         if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
     }
 }
 
 impl Machine {
-    /// `c = a b` or, with `add`, `c += a b`, summed up in 32-bit floats. `a` and `b` hold numbers of one type, `c` those or 32-bit
-    /// floats.
+    /// Computes `c = a b` or, with `add`, `c += a b`, summed in 32-bit floats. `a` and `b` have one type of numbers; `c` has the
+    /// same or 32-bit floats.
+    ///
+    /// # Errors
+    ///
+    /// Sizes and types that do not fit each other, sizes above `i32::MAX`, and errors of cuBLAS.
     ///
     /// # Safety
     ///
@@ -70,7 +74,7 @@ impl Machine {
             Self::Cuda(device) => {
                 if k == 0 {
                     let stream = device.cuda_stream();
-                    // SAFETY: promised by the caller.
+                    // SAFETY: guaranteed by the caller.
                     let cleared = unsafe {
                         memset_d8_async(c.address, 0, m * c.pitch * c.kind.size(), stream.cu_stream())
                     };
@@ -86,8 +90,8 @@ impl Machine {
                     Kind::F32 => sys::cudaDataType_t::CUDA_R_32F,
                     Kind::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
                 };
-                // Columns lie one after the other for cuBLAS: it sees all transposed, and cᵀ = bᵀ aᵀ.
-                // SAFETY: promised by the caller; the sizes fit each other.
+                // cuBLAS is column-major: it sees all matrices transposed, and cᵀ = bᵀ aᵀ.
+                // SAFETY: guaranteed by the caller; the sizes fit each other.
                 unsafe {
                     gemm_ex(
                         *blas.handle(),
@@ -117,7 +121,7 @@ impl Machine {
             Self::Emulator => {
                 use crate::{Mat, gemm};
                 let mut values = vec![0f32; m * n];
-                // SAFETY: promised by the caller.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let [of_a, of_b] = [a.values(), b.values()];
                     let mat = |matrix: &Matrix, values| {
@@ -138,7 +142,7 @@ impl Machine {
 
 #[cfg(feature = "emulator")]
 impl Matrix {
-    /// Its numbers as 32-bit floats, without what is between the rows.
+    /// Returns its numbers as 32-bit floats, without the gaps between rows.
     unsafe fn values(&self) -> Vec<f32> {
         // SAFETY: the emulator's memory is the CPU's.
         let at = |place: usize| unsafe {
@@ -150,7 +154,7 @@ impl Matrix {
         self.places().map(at).collect()
     }
 
-    /// Writes them.
+    /// Writes `values`, as numbers of its type.
     unsafe fn fill(&self, values: &[f32]) {
         for (place, &value) in self.places().zip(values) {
             // SAFETY: the emulator's memory is the CPU's.

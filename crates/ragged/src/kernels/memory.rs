@@ -1,4 +1,4 @@
-//! Memory that kernels read and write.
+//! Memory that kernels read and write, and the arguments of kernels.
 
 #[cfg(feature = "emulator")]
 use std::ffi::c_void;
@@ -21,19 +21,19 @@ use super::element::cuda;
 use super::staging;
 use super::{Kernel, Launch, Machine};
 
-/// Numbers that kernels compute with; what they sum up, and everything else, is 32-bit floats.
+/// Operands of kernels; sums, and all other numbers, are 32-bit floats.
 pub(super) trait Real: Element + Send + Sync + 'static {
     /// Part of the kernels' names.
     const NAME: &'static str;
-    /// The file of their self-attention.
+    /// File of the self-attention kernels.
     const ATTENTION: &'static str;
-    /// What matrix products are told.
+    /// Number type of matrix products.
     const KIND: Kind;
-    /// `values`, where they are not numbers of this type already.
+    /// Returns `n` 32-bit floats at `values` as numbers of this type; `None` if they already are.
     fn rounded(machine: &Machine, values: Argument<'_>, n: usize) -> Result<Option<Buffer<Self>>>;
 }
 
-/// A type of numbers.
+/// Type of numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     F32,
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 
 #[cfg(feature = "cuda")]
 impl Kind {
-    /// Bytes of a number.
+    /// Returns the bytes of a number.
     pub(super) fn size(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
@@ -69,35 +69,35 @@ impl Real for bf16 {
     fn rounded(machine: &Machine, values: Argument<'_>, n: usize) -> Result<Option<Buffer<Self>>> {
         let mut out = Buffer::new(machine, n)?;
         let kernel = Kernel { file: "elementwise", name: "halves" };
-        // SAFETY: a thread for four of the `n` numbers.
+        // SAFETY: one thread for four of the `n` numbers.
         unsafe { machine.launch(kernel, Launch::fours(n), &mut [values, out.write(), n.into()])? };
         Ok(Some(out))
     }
 }
 
-/// 32-bit floats as numbers of another type: where they were, where that is theirs.
+/// 32-bit floats as numbers of type `T`: a rounded copy, or the original if `T` is `f32`.
 pub(super) struct Rounded<'a, T> {
     original: Input<'a>,
     rounded: Option<Buffer<T>>,
 }
 
 impl<'a, T: Real> Rounded<'a, T> {
-    /// Those of `input`.
+    /// Rounds `input`.
     pub(super) fn new(machine: &Machine, input: Input<'a>) -> Result<Self> {
         Ok(Self { original: input, rounded: T::rounded(machine, input.read(), input.len)? })
     }
 
-    /// Those of `input`, which were rounded before.
+    /// Reuses `rounded`, the copy of `input` from an earlier pass.
     pub(super) fn again(input: Input<'a>, rounded: Option<Buffer<T>>) -> Self {
         Self { original: input, rounded }
     }
 
-    /// What [`again`](Self::again) takes.
+    /// Returns the rounded copy, for [`again`](Self::again).
     pub(super) fn keep(self) -> Option<Buffer<T>> {
         self.rounded
     }
 
-    /// To be read by a kernel.
+    /// Returns the argument of a kernel that reads the numbers.
     pub(super) fn read(&self) -> Argument<'_> {
         self.rounded.as_ref().map_or_else(|| self.original.read(), Buffer::read)
     }
@@ -107,7 +107,7 @@ impl<'a, T: Real> Rounded<'a, T> {
 #[cfg(feature = "emulator")]
 const UNWRITTEN: u8 = 0xff;
 
-/// Memory of a machine.
+/// Elements in a machine's memory.
 pub(crate) enum Buffer<T> {
     #[cfg(feature = "cuda")]
     Cuda(CudaSlice<T>, candle_core::CudaDevice),
@@ -116,25 +116,25 @@ pub(crate) enum Buffer<T> {
 }
 
 impl<T: Element> Buffer<T> {
-    /// `n` elements, to be written before they are read.
+    /// Allocates `n` elements, which must be written before they are read.
     pub(crate) fn new(machine: &Machine, n: usize) -> Result<Self> {
         match machine {
             #[cfg(feature = "cuda")]
             Machine::Cuda(device) => {
-                // SAFETY: kernels write before they read; the emulator, which runs the same ones, shows where they do not.
+                // SAFETY: kernels write before they read; the emulator runs the same kernels and shows reads that come first.
                 Ok(Self::Cuda(unsafe { device.alloc(n.max(1)) }?, device.clone()))
             }
             #[cfg(feature = "emulator")]
             Machine::Emulator => {
                 let mut values = vec![T::default(); n];
-                // SAFETY: every pattern of bits is a value of each `Element`.
+                // SAFETY: every bit pattern is a value of each `Element`.
                 unsafe { std::ptr::write_bytes(values.as_mut_ptr(), UNWRITTEN, n) };
                 Ok(Self::Emulated(values))
             }
         }
     }
 
-    /// A copy of `values`.
+    /// Copies `values` to the machine.
     pub(crate) fn from_slice(machine: &Machine, values: &[T]) -> Result<Self> {
         match machine {
             #[cfg(feature = "cuda")]
@@ -148,7 +148,7 @@ impl<T: Element> Buffer<T> {
         }
     }
 
-    /// To be read by a kernel.
+    /// Returns the argument of a kernel that reads the elements.
     pub(crate) fn read(&self) -> Argument<'_> {
         match self {
             #[cfg(feature = "cuda")]
@@ -162,7 +162,7 @@ impl<T: Element> Buffer<T> {
         }
     }
 
-    /// To be written by a kernel.
+    /// Returns the argument of a kernel that writes the elements.
     pub(crate) fn write(&mut self) -> Argument<'_> {
         match self {
             #[cfg(feature = "cuda")]
@@ -187,24 +187,24 @@ impl Buffer<f32> {
         }
     }
 
-    /// As a tensor that has no history.
+    /// Returns a tensor without history.
     pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> Tensor {
         Tensor::from_storage(self.into_storage(), shape, BackpropOp::none(), false)
     }
 
-    /// The same, of which gradients can be asked.
+    /// Returns a tensor whose gradient can be taken.
     pub(super) fn into_variable(self, shape: impl Into<Shape>) -> Tensor {
         Tensor::from_storage(self.into_storage(), shape, BackpropOp::none(), true)
     }
 }
 
-/// A tensor's 32-bit floats, contiguous.
+/// Contiguous 32-bit floats of a tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     address: u64,
-    /// How many.
+    /// Number of elements.
     pub(crate) len: usize,
-    /// The tensor's.
+    /// Shape of the tensor.
     pub(crate) shape: &'a Shape,
 }
 
@@ -243,13 +243,13 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// To be read by a kernel.
+    /// Returns the argument of a kernel that reads the elements.
     pub(crate) fn read(&self) -> Argument<'a> {
         Argument::address(self.address)
     }
 }
 
-/// The place of a tensor's 32-bit floats, for a kernel that changes them where they are.
+/// Returns the address of a tensor's 32-bit floats, for a kernel that updates them in place.
 pub(crate) fn place_of(tensor: &Tensor) -> Result<Argument<'_>> {
     struct Place(std::sync::atomic::AtomicU64);
     impl Place {
@@ -283,7 +283,7 @@ pub(crate) fn place_of(tensor: &Tensor) -> Result<Argument<'_>> {
     Ok(Argument::address(place.0.into_inner()))
 }
 
-/// What a kernel is given.
+/// Argument of a kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Argument<'a> {
     value: Value,
@@ -294,19 +294,19 @@ pub(crate) struct Argument<'a> {
 enum Value {
     Address(u64),
     Number(u32),
-    /// More than kernels count.
+    /// Number above `u32::MAX`, which kernels cannot count.
     TooMany(usize),
     Float(f32),
 }
 
 impl Argument<'_> {
-    /// Names memory that the caller keeps until all kernels so far are done, or frees in their order: a machine has one stream, in
-    /// which everything happens one after the other.
+    /// Returns the argument for memory that the caller keeps until all kernels so far are done, or frees in their order: a
+    /// machine has one stream, which runs everything in sequence.
     pub(super) fn address(address: u64) -> Self {
         Self { value: Value::Address(address), of: PhantomData }
     }
 
-    /// The address of memory; 0 of a number.
+    /// Returns the address; 0 for a number.
     pub(super) fn as_address(&self) -> u64 {
         match self.value {
             Value::Address(address) => address,
@@ -314,12 +314,12 @@ impl Argument<'_> {
         }
     }
 
-    /// What lies `n` elements behind.
+    /// Returns the address `n` elements further on.
     pub(crate) fn behind<T>(self, n: usize) -> Self {
         Self::address(self.as_address() + (n * size_of::<T>()) as u64)
     }
 
-    /// The number that is more than kernels count, if it is one.
+    /// Returns the number if it is above `u32::MAX`.
     pub(super) fn too_many(&self) -> Option<usize> {
         match self.value {
             Value::TooMany(number) => Some(number),
@@ -327,12 +327,12 @@ impl Argument<'_> {
         }
     }
 
-    /// Where nothing is.
+    /// Returns a null address.
     pub(crate) fn null() -> Self {
         Self::address(0)
     }
 
-    /// Bytes of the value.
+    /// Returns the bytes of the value.
     #[cfg(feature = "emulator")]
     pub(super) fn size(&self) -> usize {
         match self.value {
@@ -341,7 +341,7 @@ impl Argument<'_> {
         }
     }
 
-    /// Where the value lies.
+    /// Returns a pointer to the value.
     #[cfg(feature = "emulator")]
     pub(super) fn place(&mut self) -> *mut c_void {
         match &mut self.value {

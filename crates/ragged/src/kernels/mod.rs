@@ -1,7 +1,7 @@
-//! The operations on a GPU, by kernels of our own (`crates/ragged/kernels/*.cu`).
+//! The operations on a GPU, by CUDA kernels (`crates/ragged/kernels/*.cu`).
 //!
-//! What launches a kernel does not know what it is launched on: a [`Machine`] is a CUDA device, or in tests the CPU, which runs
-//! the same source (`emulator`). What has no kernel is put together from stock operations ([`reference`](super::reference)).
+//! Launches do not depend on the device: a [`Machine`] is a CUDA device, or in tests the CPU, which runs the same source
+//! (`emulator`). Operations without a kernel run as stock operations ([`reference`](super::reference)).
 
 mod applied;
 mod attention;
@@ -43,18 +43,18 @@ pub(super) use query_attention::{WIDTH as QUERY_WIDTH, query_attention};
 pub(super) use self_attention::self_attention;
 pub(crate) use tape::differentiate;
 
-/// Threads of a block of a kernel that does not say otherwise.
+/// Threads of a block, unless the kernel sets its own number.
 const THREADS: u32 = 128;
 /// Lanes of a warp.
 const WARP: u32 = 32;
 
-/// What kernels run on.
+/// Device that runs kernels.
 #[derive(Debug, Clone)]
 pub(crate) enum Machine {
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda(CudaDevice),
-    /// The CPU.
+    /// The CPU, through the emulator.
     #[cfg(feature = "emulator")]
     Emulator,
 }
@@ -72,42 +72,42 @@ impl PartialEq for Machine {
     }
 }
 
-/// A kernel: the file that it is in, and its name there.
+/// A kernel's file, without `.cu`, and its name there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel<'a> {
     pub(crate) file: &'static str,
     pub(crate) name: &'a str,
 }
 
-/// How much of a kernel is started.
+/// Size of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch {
-    /// Blocks, in three dimensions.
+    /// Number of blocks, in three dimensions.
     pub(crate) blocks: [u32; 3],
     /// Threads of a block.
     pub(crate) threads: u32,
-    /// Bytes of a block's shared memory.
+    /// Bytes of shared memory of a block.
     pub(crate) shared: usize,
 }
 
 impl Launch {
-    /// At least `threads` threads, in one dimension.
+    /// Returns a launch of at least `threads` threads, in one dimension.
     pub(crate) fn threads(threads: usize) -> Self {
         Self { blocks: [threads.div_ceil(THREADS as usize) as u32, 1, 1], threads: THREADS, shared: 0 }
     }
 
-    /// A thread for each four of `n` elements.
+    /// Returns a launch of one thread for each four of `n` elements.
     fn fours(n: usize) -> Self {
         Self::threads(n.div_ceil(4))
     }
 
-    /// At least `warps` warps, in one dimension.
+    /// Returns a launch of at least `warps` warps, in one dimension.
     fn warps(warps: usize) -> Self {
         Self::threads(warps * WARP as usize)
     }
 }
 
-/// Says, once, that stock operations compute `what`, in 32 bits and with more memory.
+/// Reports once per process that stock operations compute `what`, in 32 bits and with more memory.
 fn without_kernels(what: &str) {
     static SAID: std::sync::Once = std::sync::Once::new();
     SAID.call_once(|| {
@@ -118,7 +118,7 @@ fn without_kernels(what: &str) {
     });
 }
 
-/// The compiled kernels, by file.
+/// PTX of the compiled kernels, by file.
 #[cfg(feature = "cuda")]
 const FILES: [(&str, &str); 9] = [
     ("adam", include_str!(concat!(env!("OUT_DIR"), "/adam.ptx"))),
@@ -133,7 +133,7 @@ const FILES: [(&str, &str); 9] = [
 ];
 
 impl Machine {
-    /// Where tensors of `device` are.
+    /// Returns the machine whose memory holds the tensors of `device`.
     pub(crate) fn of(device: &Device) -> Result<Self> {
         match device {
             #[cfg(feature = "cuda")]
@@ -144,7 +144,7 @@ impl Machine {
         }
     }
 
-    /// Bytes of shared memory that a block can have.
+    /// Returns the maximum bytes of shared memory of a block.
     fn shared_memory(&self) -> Result<usize> {
         match self {
             #[cfg(feature = "cuda")]
@@ -159,7 +159,11 @@ impl Machine {
         }
     }
 
-    /// Starts a kernel. Without blocks there is nothing to do.
+    /// Launches a kernel; does nothing without blocks.
+    ///
+    /// # Errors
+    ///
+    /// A number above `u32::MAX` in the arguments, and errors of the driver.
     ///
     /// # Safety
     ///
@@ -186,12 +190,12 @@ impl Machine {
                     candle_core::bail!("no kernels were compiled from {}.cu", kernel.file);
                 };
                 let function = {
-                    // Two threads that load one file at a time would unload each other's.
+                    // Two threads that load one file at once would unload each other's.
                     static LOADING: std::sync::Mutex<()> = std::sync::Mutex::new(());
                     let _one = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     device.get_or_load_custom_func(kernel.name, kernel.file, ptx)?
                 };
-                // More than this has to be asked for.
+                // The driver grants more than 48 KiB only on request.
                 if launch.shared > 48 << 10 {
                     let attribute =
                         driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -211,14 +215,14 @@ impl Machine {
                     block_dim: (launch.threads, 1, 1),
                     shared_mem_bytes: launch.shared as u32,
                 };
-                // SAFETY: promised by the caller.
+                // SAFETY: guaranteed by the caller.
                 unsafe { builder.launch(config) }
                     .map_err(|error| candle_core::Error::Cuda(Box::new(error)))?;
                 Ok(())
             }
             #[cfg(feature = "emulator")]
             Self::Emulator => {
-                // SAFETY: promised by the caller.
+                // SAFETY: guaranteed by the caller.
                 unsafe { emulator::launch(kernel, launch, arguments) }
             }
         }

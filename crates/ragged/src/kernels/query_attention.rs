@@ -1,4 +1,4 @@
-//! Attention of single rows: see `crates/ragged/kernels/query_attention.cu`.
+//! Launches of the attention of single rows (`crates/ragged/kernels/query_attention.cu`).
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::sums::Parts;
 use super::{Argument, Buffer, Input, Kernel, Launch, Machine, THREADS, WARP};
 use crate::queries::QueryPlan;
 
-/// Columns of a head, at most: a lane holds four of them.
+/// Maximum columns of a head: a lane holds four of them.
 pub(crate) const WIDTH: usize = 4 * WARP as usize;
 
 /// See [`crate::query_attention()`]; for heads of at most [`WIDTH`] columns.
@@ -23,11 +23,11 @@ pub(crate) fn query_attention(
     apply(op, [q, kv, bias, log_temperature])
 }
 
-/// The queries, where kernels find them.
+/// Queries in the machine's memory.
 struct Asked {
     tokens: Buffer<u32>,
     of_sequence: Buffer<u32>,
-    /// Flags, and where each query's begin.
+    /// Flags, and the start of each query's.
     matches: Option<(Buffer<u8>, Buffer<u32>)>,
 }
 
@@ -57,7 +57,7 @@ impl Asked {
     }
 }
 
-/// What the backward pass needs of the forward pass.
+/// Results of the forward pass kept for the backward pass.
 pub(super) struct Kept {
     batch: Arc<Batch>,
     asked: Asked,
@@ -87,7 +87,7 @@ impl Operation<4> for QueryPlan {
         arguments.extend(asked.arguments());
         arguments.extend(batch.arguments(&self.ragged, width, (bias.read(), log_temperature.read())));
         let kernel = Kernel { file: "query_attention", name: "query_attention_forward" };
-        // SAFETY: a warp for each query and head; the queries were checked against the layout.
+        // SAFETY: one warp for each query and head; the queries were checked against the layout.
         unsafe { machine.launch(kernel, Launch::warps(n * heads), &mut arguments)? };
         drop(arguments);
         Ok((out, q.shape.clone(), Kept { batch, asked, log_sum }))
@@ -104,7 +104,7 @@ impl Operation<4> for QueryPlan {
         let rows = n * heads;
         let mut delta = Buffer::<f32>::new(machine, rows)?;
         let kernel = Kernel { file: "attention", name: "attention_row_products_float" };
-        // SAFETY: a warp for each query and head.
+        // SAFETY: one warp for each query and head.
         unsafe {
             let arguments = &mut [out.read(), dout.read(), delta.write(), rows.into(), width.into()];
             machine.launch(kernel, Launch::warps(rows), arguments)?;
@@ -137,7 +137,7 @@ impl Operation<4> for QueryPlan {
         arguments.extend(asked.arguments());
         arguments.extend(batch.arguments(&self.ragged, width, (bias.read(), log_temperature.read())));
         let kernel = Kernel { file: "query_attention", name: "query_attention_backward" };
-        // SAFETY: a block for each sequence and head, which leaves its own part.
+        // SAFETY: one block for each sequence and head, which writes its own part.
         unsafe { machine.launch(kernel, launch, &mut arguments)? };
         drop(arguments);
         let dbias = parts.sum(machine, 0..columns)?;

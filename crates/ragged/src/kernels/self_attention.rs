@@ -1,5 +1,5 @@
-//! The attention half of a layer as one operation, as `ops::self_attention`: what is between the norm and the sum is numbers of type
-//! `T`.
+//! The attention half of a layer as one operation on a GPU (see [`crate::self_attention()`]). Values between the norm and the
+//! residual sum are numbers of type `T`.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{Argument, Buffer, Input, Machine, without_kernels};
 use crate::dropout::AddDropped;
 use crate::ragged::Ragged;
 
-/// See [`crate::self_attention()`]; the parameters are `γ`, `β`, `W_qkv`, `W_o`, the biases and `log T_h`. `None` where rows or
+/// See [`crate::self_attention()`]; the parameters are `γ`, `β`, `W_qkv`, `W_o`, the biases and `log T_h`. `None` if rows or
 /// heads are too wide for the kernels, or the biases too many for the GPU's shared memory.
 pub(crate) fn self_attention(
     x: &Tensor,
@@ -52,21 +52,21 @@ struct SelfAttention<T> {
     of: PhantomData<T>,
 }
 
-/// What the backward pass needs of the forward pass.
+/// Results of the forward pass kept for the backward pass.
 struct Kept<T> {
     batch: Arc<Batch>,
     /// `[T, 3 d]`.
     qkv: Buffer<T>,
-    /// The output of the attention, `[T, d]`.
+    /// Output of the attention, `[T, d]`.
     attended: Buffer<T>,
     /// `log Σ exp` of the scores, `[T, H]`.
     log_sum: Buffer<f32>,
-    /// `W_qkv` and `W_o`, where they had to be rounded.
+    /// `W_qkv` and `W_o`, if they were rounded.
     weights: [Option<Buffer<T>>; 2],
 }
 
 impl<T> SelfAttention<T> {
-    /// Tokens, and columns of `x`.
+    /// Returns the number of tokens and the columns of `x`.
     fn size(&self) -> (usize, usize) {
         let Attention { ragged, width } = &self.attention;
         (ragged.tokens(), ragged.heads * width)
@@ -97,7 +97,7 @@ impl<T: Real> Operation<7> for SelfAttention<T> {
         let mut log_sum = Buffer::new(machine, tokens * self.attention.ragged.heads)?;
         let scores = (qkv.read(), bias.read(), log_temperature.read());
         self.attention.forward::<T>(machine, scores, &batch, (&mut attended, &mut log_sum))?;
-        // Reuses the buffer of the normalised rows: their last read is over.
+        // Reuses the buffer of the normalised rows, which are not read again.
         let mut outer = normal;
         // SAFETY: as above.
         unsafe {
@@ -145,7 +145,7 @@ impl<T: Real> Operation<7> for SelfAttention<T> {
         let dlog_temperature = of_scores.sum(machine, columns..columns + 1)?;
         let norm = LayerNorm { rows: tokens, d };
         let normal = norm.run::<T>(machine, x.read(), [gamma.read(), beta.read()])?;
-        // Reuses the buffer of the output's gradient: its last read is over.
+        // Reuses the buffer of the output's gradient, which is not read again.
         let mut dnormal = douter;
         // SAFETY: as above.
         unsafe {

@@ -1,5 +1,6 @@
-//! Values on their way to a GPU: through page-locked memory, from which the GPU takes them when their turn comes. Whoever sends them goes
-//! on at once; copies out of ordinary memory would wait for all that was started before.
+//! Asynchronous copies to a GPU through page-locked memory, which the GPU reads in stream order while the sender continues.
+//! Copies out of ordinary memory would wait for all work started before. A thread holds at most 16 blocks of 8 MiB (larger ones
+//! for larger values).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,14 +14,14 @@ use candle_core::{CudaDevice, Result};
 
 use super::element::{Element, cuda};
 
-/// Bytes of a block, at least.
+/// Minimum bytes of a block.
 const BLOCK: usize = 8 << 20;
-/// Blocks of a thread: who is so far ahead of the GPU waits for it.
+/// Maximum blocks of a thread: a thread this far ahead of the GPU waits for it.
 const BLOCKS: usize = 16;
-/// What every value's place is a multiple of.
+/// Alignment of each value in a block, in bytes.
 const ALIGNMENT: usize = 16;
 
-/// A copy of `values`, at least one, on the GPU: written before any kernel that is started from now on reads it.
+/// Copies `values`, at least one, to the GPU. Kernels launched from now on see them.
 pub(super) fn send<T: Element>(device: &CudaDevice, values: &[T]) -> Result<CudaSlice<T>> {
     thread_local! {
         static STAGING: RefCell<Staging> = const { RefCell::new(Staging { current: None, waiting: VecDeque::new() }) };
@@ -38,9 +39,9 @@ pub(super) fn send<T: Element>(device: &CudaDevice, values: &[T]) -> Result<Cuda
 }
 
 struct Staging {
-    /// The one that is filled.
+    /// Block that is being filled.
     current: Option<Block>,
-    /// Full ones, the oldest first.
+    /// Full blocks, the oldest first.
     waiting: VecDeque<Block>,
 }
 
@@ -48,7 +49,7 @@ struct Block {
     memory: PinnedHostSlice<u8>,
     stream: Arc<CudaStream>,
     used: usize,
-    /// The last copy out of it.
+    /// Event after the last copy out of the block.
     copied: CudaEvent,
 }
 
@@ -67,7 +68,7 @@ impl Staging {
             self.current = Some(self.empty(stream, bytes.len())?);
         }
         let Some(block) = &mut self.current else { unreachable!("there is one now") };
-        // SAFETY: the piece lies in the block, and no copy that is still going on reads it.
+        // SAFETY: the piece lies in the block, and no unfinished copy reads it.
         unsafe {
             let piece = block.memory.as_mut_ptr()?.add(block.used);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), piece, bytes.len());
@@ -78,8 +79,8 @@ impl Staging {
         block.copied.record(stream)
     }
 
-    /// A block with room for `n` bytes that no copy reads: one that was read, or a new one, or where there are enough of them the
-    /// oldest, as soon as it is read.
+    /// Returns a block with room for `n` bytes that no copy reads: one whose copies are done, or a new one, or at the limit of
+    /// [`BLOCKS`] the oldest that fits, after waiting for its copies.
     fn empty(&mut self, stream: &Arc<CudaStream>, n: usize) -> std::result::Result<Block, DriverError> {
         let fits = |block: &Block| Arc::ptr_eq(&block.stream, stream) && n <= block.memory.len();
         let full = self.waiting.len() >= BLOCKS;
@@ -90,7 +91,7 @@ impl Staging {
             return Ok(block);
         }
         if full {
-            // None of them is large enough.
+            // No block is large enough: a new one replaces the oldest.
             self.waiting.pop_front();
         }
         let context = stream.context();
@@ -104,7 +105,7 @@ impl Staging {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // The memory goes when the last copy is done. What could fail is nothing that anybody could mend here.
+        // Waits for the last copy before the memory is freed. An error cannot be handled here.
         let _ = self.copied.synchronize();
     }
 }

@@ -1,4 +1,4 @@
-//! Sums that kernels leave in parts, so that they are the same whatever the device does first.
+//! Sums that kernels write in parts, so that the order of additions does not depend on the device's schedule.
 
 use std::ops::Range;
 
@@ -7,18 +7,18 @@ use candle_core::Result;
 use super::memory::Real;
 use super::{Argument, Buffer, Kernel, Launch, Machine, THREADS, WARP};
 
-/// Rows that one block sums up, at least, and how many blocks there are at most.
+/// Minimum rows that one block sums, and maximum blocks.
 const ROWS: usize = 64;
 const BLOCKS: usize = 1024;
-/// Warps that share out the parts of a sum.
+/// Warps that share the parts of a sum.
 const SHARING: u32 = 8;
 
-/// How many of `rows` rows one block works through.
+/// Returns how many of `rows` rows one block works through.
 pub(super) fn rows_a_block(rows: usize) -> usize {
     rows.div_ceil(BLOCKS).max(ROWS)
 }
 
-/// What a kernel left: `count` parts of `rows` rows of `pitch` columns.
+/// Results of a kernel: `count` parts of `rows` rows of `pitch` columns.
 pub(super) struct Parts {
     pub(super) values: Buffer<f32>,
     pub(super) count: usize,
@@ -27,12 +27,12 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Room for them.
+    /// Allocates the parts.
     pub(super) fn new(machine: &Machine, count: usize, rows: usize, pitch: usize) -> Result<Self> {
         Ok(Self { values: Buffer::new(machine, count * rows * pitch)?, count, rows, pitch })
     }
 
-    /// The sum over the parts of some columns, `[rows, columns]`.
+    /// Returns the sum of some columns over the parts, `[rows, columns]`.
     pub(super) fn sum(&self, machine: &Machine, columns: Range<usize>) -> Result<Buffer<f32>> {
         let &Self { ref values, count, rows, pitch } = self;
         let n = rows * columns.len();
@@ -44,7 +44,7 @@ impl Parts {
             threads,
             shared: threads as usize * size_of::<f32>(),
         };
-        // SAFETY: a lane of each warp of a block for each of the `n` elements; none reads behind its part.
+        // SAFETY: one lane of each warp of a block for each of the `n` elements; none reads beyond its part.
         unsafe {
             let arguments = &mut [
                 values.read(),
@@ -62,7 +62,7 @@ impl Parts {
     }
 }
 
-/// The sums of the columns of `x` `[rows, columns]`.
+/// Returns the sums of the columns of `x` `[rows, columns]`.
 pub(super) fn column_sums<T: Real>(
     machine: &Machine,
     x: Argument<'_>,
@@ -73,7 +73,7 @@ pub(super) fn column_sums<T: Real>(
     let name = format!("column_sums_{}", T::NAME);
     let beside = columns.div_ceil(THREADS as usize) as u32;
     let launch = Launch { blocks: [parts.count as u32, beside, 1], threads: THREADS, shared: 0 };
-    // SAFETY: the blocks share out the rows and the columns; `parts` has room for what each leaves.
+    // SAFETY: the blocks share the rows and the columns; `parts` has room for what each writes.
     unsafe {
         let arguments = &mut [x, parts.values.write(), rows.into(), columns.into(), a_block.into()];
         machine.launch(Kernel { file: "reduce", name: &name }, launch, arguments)?;

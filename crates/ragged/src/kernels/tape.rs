@@ -1,8 +1,9 @@
-//! What operations on a machine leave for their gradients, played backwards.
+//! Tape of the operations on a machine, replayed backwards for their gradients.
 //!
-//! Candle's own operations take three tensors at most, and it sums up every gradient from zeros on: two more passes over memory for
-//! each tensor of the model. Here an operation takes as many tensors as it needs, and a gradient that is the only one is the sum. What
-//! Candle's operations do between ours, Candle differentiates.
+//! Candle's own operations take at most three tensors, and Candle starts the sum of every gradient from zeros: two more passes
+//! over memory for each tensor of the model. Operations on the tape take any number of tensors, and a single gradient is used as
+//! it is. Candle differentiates its own operations in between. The tape holds the results of the forward pass until
+//! [`differentiate`] returns.
 
 use std::cell::RefCell;
 
@@ -11,15 +12,15 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, cuda_backend::CudaDType as _};
 
-/// From the result and its gradient, the inputs that have a gradient, and theirs.
+/// Maps the result and its gradient to the inputs that have a gradient, each with its gradient.
 type Backward = Box<dyn FnOnce(&Tensor, &Tensor) -> Result<Vec<(Tensor, Tensor)>>>;
 
 thread_local! {
-    /// The results so far, in their order.
+    /// Results so far, in order; `None` while nothing is recorded.
     static TAPE: RefCell<Option<Vec<(Tensor, Backward)>>> = const { RefCell::new(None) };
 }
 
-/// Stops writing, whatever happens.
+/// Stops recording when dropped, also after an error.
 struct Writing;
 
 impl Drop for Writing {
@@ -39,7 +40,7 @@ pub(crate) fn differentiate<R>(compute: impl FnOnce() -> Result<(Tensor, R)>) ->
     let results = TAPE.take().unwrap_or_default();
     drop(writing);
     let mut gradients = super::super::of_stock_operations(&value)?;
-    // Whoever uses a result stands behind it: its gradient is complete when its turn comes.
+    // Operations that use a result come later on the tape: its gradient is complete when its turn comes.
     for (out, backward) in results.into_iter().rev() {
         let Some(dout) = gradients.remove(&out) else { continue };
         for (input, gradient) in backward(&out, &dout)? {
@@ -49,12 +50,12 @@ pub(crate) fn differentiate<R>(compute: impl FnOnce() -> Result<(Tensor, R)>) ->
     Ok((gradients, rest))
 }
 
-/// Whether gradients will be asked for.
+/// Whether operations are being recorded for a gradient.
 pub(super) fn is_recording() -> bool {
     TAPE.with_borrow(Option::is_some)
 }
 
-/// Keeps how the gradient of `out` becomes those of what it was computed from.
+/// Records how the gradient of `out` becomes those of its inputs.
 pub(super) fn record(
     out: Tensor,
     backward: impl FnOnce(&Tensor, &Tensor) -> Result<Vec<(Tensor, Tensor)>> + 'static,
@@ -66,7 +67,7 @@ pub(super) fn record(
     });
 }
 
-/// Adds to the gradient of `of`, or of what Candle computed it from.
+/// Adds `gradient` to that of `of`, or of the variables that Candle computed `of` from.
 fn add(gradients: &mut GradStore, of: &Tensor, gradient: Tensor) -> Result<()> {
     if !of.is_variable() {
         return gradients.extend(super::super::of_stock_operations(&of.apply_op1(Seed(gradient))?)?);
@@ -79,7 +80,7 @@ fn add(gradients: &mut GradStore, of: &Tensor, gradient: Tensor) -> Result<()> {
     Ok(())
 }
 
-/// A number whose gradient of a tensor is this.
+/// Scalar whose gradient with respect to its input is the given tensor.
 struct Seed(Tensor);
 
 impl CustomOp1 for Seed {

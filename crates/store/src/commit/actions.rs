@@ -1,4 +1,4 @@
-//! What a log entry says.
+//! Builds the actions of a log entry.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,7 +8,7 @@ use deltalake::kernel::{Action, Add, Metadata, MetadataExt, Protocol, Remove, St
 
 use super::{Change, CommitError, CommitMode, NewShard, log_error};
 
-/// The shards that the new version does not have.
+/// Returns the removals of all shards that the new version does not keep.
 pub(super) fn removals(snapshot: &Snapshot, change: &Change<'_>) -> Result<Vec<Remove>, CommitError> {
     let state = snapshot.delta().snapshot().map_err(|e| log_error(change.table, e))?;
     let data = state.log_data();
@@ -25,6 +25,7 @@ pub(super) fn removals(snapshot: &Snapshot, change: &Change<'_>) -> Result<Vec<R
     }
 }
 
+/// Returns one `txn` action per writer.
 pub(super) fn transactions(reached: &BTreeMap<String, i64>) -> Vec<Transaction> {
     let now = Some(chrono::Utc::now().timestamp_millis());
     reached
@@ -33,12 +34,12 @@ pub(super) fn transactions(reached: &BTreeMap<String, i64>) -> Vec<Transaction> 
         .collect()
 }
 
-/// Our tables use no optional feature of Delta, so that every reader and writer can handle them.
+/// Returns the protocol of new tables: no optional feature of Delta, so that every reader and writer supports them.
 pub(super) fn plainest_protocol() -> Result<Protocol, DeltaTableError> {
     Ok(serde_json::from_value(serde_json::json!({ "minReaderVersion": 1, "minWriterVersion": 1 }))?)
 }
 
-/// The table's metadata with the columns and properties of `change`, where they differ.
+/// Returns the table's metadata with the columns and properties of `change`; `None` if they are the same already.
 pub(super) fn new_table_metadata(
     snapshot: &Snapshot,
     change: &Change<'_>,
@@ -75,7 +76,7 @@ pub(super) fn new_table_metadata(
     Ok(changed.then_some(metadata))
 }
 
-/// What an entry with these actions and transactions says under [`ENTRY_HASH`](crate::ENTRY_HASH).
+/// Hashes the actions and transactions of an entry, for [`ENTRY_HASH`](crate::ENTRY_HASH).
 pub(super) fn sealed(actions: &[Action], transactions: &[Transaction]) -> Result<String, DeltaTableError> {
     let actions = actions.iter().map(serde_json::to_value);
     let transactions = transactions.iter().map(|txn| serde_json::to_value(Action::Txn(txn.clone())));
@@ -83,6 +84,7 @@ pub(super) fn sealed(actions: &[Action], transactions: &[Transaction]) -> Result
     Ok(hash_text(entry_hash(&values)))
 }
 
+/// Returns the `add` action of a shard, with its hash as a tag and its row count as statistics.
 pub(super) fn add(shard: &NewShard, data_change: bool) -> Add {
     let mut tags = HashMap::from([(CONTENT_HASH.to_owned(), Some(hash_text(shard.hash)))]);
     tags.extend(shard.rest_of.as_ref().map(|path| (REST_OF.to_owned(), Some(path.clone()))));

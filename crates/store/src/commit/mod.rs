@@ -1,38 +1,36 @@
-//! Writing tables: Parquet shards, then one atomic commit that names them.
+//! Writes tables: Parquet shards, then one atomic commit that names them.
 //!
 //! ```text
 //!   ShardWriter::create ─▶ write, write, … ─▶ finish ─▶ NewShard
 //!        part-<uuid>.parquet grows             │          no version names it yet: readers see nothing
 //!                                              ▼
-//!   commit ── the table is still at `read_version`? ── no ──▶ Conflict
+//!   commit ── is the table still at `read_version`? ── no ──▶ Conflict
 //!                                 │ yes
 //!                                 ▼
-//!      _delta_log/<read_version + 1>.json, created only if no such file exists
-//!        {protocol, metadata}   where the table is new
-//!        {metadata}             where the columns or properties change
-//!        {remove …}             Replace: every shard of `read_version`; Rewrite: those that it names
+//!      _delta_log/<read_version + 1>.json, created only if it does not exist
+//!        {protocol, metadata}   for a new table
+//!        {metadata}             if columns or properties change
+//!        {remove …}             Replace: every shard of `read_version`; Rewrite, Delete: the shards they name
 //!        {add …}                the new shards
-//!        {txn …}                how far the writer has come in its sources
+//!        {txn …}                the writer's offsets in its sources
 //! ```
 //!
-//! The log entry is the commit: before it exists the table is as it was, afterwards it is as intended. The
-//! shards reach the disk before the entry is written, and the entry before the next commit begins, so that this
-//! holds for a power cut too ([`durable`]). A
-//! process that dies in between leaves shards that no version names; a later `vacuum` may delete them, and
-//! nothing ever reads them. Where it lives on, [`Uncommitted`] deletes the shards of a commit that was not made, and no others,
-//! also where whoever waits for the commit goes away before its answer comes.
+//! The log entry is the commit: without it the table is unchanged, with it the change is complete. Shards are synced before the
+//! entry is written, and the entry before the next commit begins, so this holds for a power cut too ([`durable`]). A process that
+//! dies in between leaves shards that no version names and no reader opens, for `vacuum` to delete. A process that lives on
+//! deletes the shards of a failed commit, and no others, also if the waiting task is cancelled ([`Uncommitted`]).
 //!
-//! A store may write the log entry and answer with an error all the same (the answer is lost, and the
-//! client's retry fails because the entry exists). So each entry carries an id of its own, and after an error the entry is read before
-//! anything is concluded from it: the commit stands, another writer was faster, or it is not known, and then the shards stay.
+//! A store may write the log entry and still answer with an error: the answer is lost, and the client's retry fails because the
+//! entry exists. Each entry therefore carries its own id, and after an error the entry is read back: the commit stands, or
+//! another writer was faster, or the outcome is unknown, and then the shards stay.
 //!
-//! There is no retry. What a commit holds was computed from the version that the caller read (which events
-//! are duplicates, which index an item has), so on top of another writer's commit it could be wrong. The
-//! caller gets the conflict, and runs again. A [`Rewrite`](CommitMode::Rewrite) is the exception: it holds the rows of some
-//! shards in other shards, which is right on top of every version that still has them.
+//! Commits are not retried. Their contents were computed from the version that the caller read (which events are duplicates,
+//! which index an item has) and may be wrong on top of another; the caller gets a conflict and runs again. The exceptions are
+//! [`Rewrite`](CommitMode::Rewrite) and [`Delete`](CommitMode::Delete), whose shards replace others on every version that still
+//! has them.
 //!
-//! Delta has no unsigned types: the log's schema says `integer` for `UInt32` and `byte` for `UInt8`, and
-//! `timestamp` for milliseconds. The shards keep the types of [`schemas::tables`].
+//! Delta has no unsigned types: the log's schema says `integer` for `UInt32`, `byte` for `UInt8`, and `timestamp` for
+//! milliseconds. The shards keep the types of [`schemas::tables`].
 
 mod actions;
 mod durable;
@@ -63,10 +61,10 @@ pub use uncommitted::Uncommitted;
 /// A table that could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The table's log cannot be read.
+    /// The table cannot be read or written to.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// Another writer was faster.
+    /// Another writer committed first.
     #[error(
         "table `{table}` was changed by another writer during this run (this run had read {}); \
          nothing of this run was committed to it; run the command again",
@@ -75,10 +73,10 @@ pub enum CommitError {
     Conflict {
         /// The table.
         table: String,
-        /// What this run had read.
+        /// Version that this run had read.
         read_version: Option<u64>,
     },
-    /// Another writer removed what was rewritten.
+    /// Another writer removed a shard that this run was to replace.
     #[error(
         "shard {shard} of table `{table}` was removed by another writer while it was rewritten; nothing was \
          committed"
@@ -86,7 +84,7 @@ pub enum CommitError {
     Superseded {
         /// The table.
         table: String,
-        /// The first shard that is not there any more.
+        /// The first missing shard.
         shard: String,
     },
     /// A shard cannot be written.
@@ -94,10 +92,10 @@ pub enum CommitError {
     Shard {
         /// The file.
         path: String,
-        /// Why.
+        /// Cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An append whose columns are not the table's.
+    /// The columns to append differ from the table's.
     #[error("table `{table}` has other columns than the rows to append: it is one {problem}")]
     Columns {
         /// The table.
@@ -110,10 +108,10 @@ pub enum CommitError {
     Log {
         /// The table.
         table: String,
-        /// Why.
+        /// Cause.
         source: Box<DeltaTableError>,
     },
-    /// The log entry was asked for, and whether it is there cannot be told.
+    /// The log entry was requested, and whether it exists is unknown.
     #[error(
         "version {version} of table `{table}` may be committed or not: {problem}; its shards were left where they are; \
          run the command again, which finds out"
@@ -121,40 +119,40 @@ pub enum CommitError {
     Unknown {
         /// The table.
         table: String,
-        /// The version that the commit was to make.
+        /// Version of the requested entry.
         version: u64,
-        /// What the store said.
+        /// The store's answer.
         problem: String,
     },
 }
 
-/// The key of a log entry's `commitInfo` under which it carries its own id.
+/// Key in a log entry's `commitInfo` of the commit's own id.
 const COMMIT_ID: &str = "climberPilotCommit";
 
-/// What the new version holds besides the new shards.
+/// Which shards of the previous version the new version keeps, besides the new shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitMode<'a> {
-    /// The shards of the version before.
+    /// All.
     Append,
-    /// Nothing.
+    /// None.
     Replace,
-    /// The shards of the version before, but for some whose rows are in the new shards: no reader sees other
-    /// rows, and none that follows the log sees new ones. Columns and properties stay.
+    /// All except those whose rows the new shards hold: readers see the same rows, and incremental readers do not see them again.
+    /// Columns and properties stay.
     Rewrite {
-        /// The shards that the new ones stand for.
+        /// Shards that the new ones replace.
         replaced: &'a [Shard],
-        /// The size that the new ones were to have, for the log.
+        /// Target size of the new shards in bytes, noted in the log.
         target_bytes: u64,
     },
-    /// As [`Rewrite`](Self::Rewrite), but some rows of the replaced shards are not in the new ones: they are deleted.
+    /// Like [`Rewrite`](Self::Rewrite), but the new shards lack some rows of the replaced ones: these are deleted.
     Delete {
-        /// The shards with such rows.
+        /// Shards with rows to delete.
         replaced: &'a [Shard],
     },
 }
 
 impl<'a> CommitMode<'a> {
-    /// The shards that others stand for.
+    /// Returns the shards that the new ones replace, in a rewrite or a deletion.
     fn replaced(self) -> Option<&'a [Shard]> {
         match self {
             Self::Rewrite { replaced, .. } | Self::Delete { replaced } => Some(replaced),
@@ -162,7 +160,7 @@ impl<'a> CommitMode<'a> {
         }
     }
 
-    /// Whether readers see other rows.
+    /// Returns true if readers see other rows afterwards.
     fn changes_data(self) -> bool {
         !matches!(self, Self::Rewrite { .. })
     }
@@ -185,48 +183,53 @@ impl<'a> CommitMode<'a> {
     }
 }
 
-/// So often a rewrite is tried on the version that another writer has just made.
+/// Attempts of a rewrite or deletion, each on top of the version that another writer has just committed.
 const REWRITE_TRIES: usize = 10;
 
-/// One commit to be made.
+/// A commit to make.
 #[derive(Debug)]
 pub struct Change<'a> {
     /// The table.
     pub table: &'a str,
     /// All columns, partition columns included.
     pub schema: &'a SchemaRef,
-    /// The partition columns.
+    /// Partition columns, in order.
     pub partition_by: &'a [&'a str],
-    /// What becomes of the present shards.
+    /// Which present shards stay.
     pub mode: CommitMode<'a>,
-    /// The shards to add.
+    /// New shards.
     pub shards: &'a [NewShard],
-    /// Table properties. `Append` keeps those that are not named here; `Replace` keeps only Delta's own
-    /// (`delta.…`); `Rewrite` and `Delete` keep all and take none.
+    /// Table properties. `Append` keeps properties that are not named here; `Replace` keeps only Delta's own (`delta.…`);
+    /// `Rewrite` and `Delete` keep all and ignore these.
     pub properties: BTreeMap<String, String>,
-    /// The version from which the shards were computed; `None` where the table did not exist. `Rewrite` and `Delete` go on top
-    /// of every later version that has the replaced shards.
+    /// Version from which the shards were computed; `None` if the table did not exist. `Rewrite` and `Delete` also apply on top
+    /// of later versions that still have the replaced shards.
     pub read_version: Option<u64>,
-    /// How far writers have come: each with the number that [`Snapshot::transaction`] gives from then on.
+    /// Writer → its new offset, which [`Snapshot::transaction`] returns from then on.
     pub transactions: BTreeMap<String, i64>,
 }
 
-/// The table after [`commit`].
+/// Result of [`commit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// Its newest version.
+    /// The table's newest version.
     pub version: u64,
-    /// Whether this call made it; a commit that would change nothing is not made.
+    /// Whether this call made it; a commit that would change nothing is skipped.
     pub changed: bool,
 }
 
-/// Makes one change to a table atomically, and creates the table where it does not exist. The shards are the caller's whatever
-/// comes of it: [`Uncommitted::commit`] looks after them too.
+/// Changes a table atomically, and creates it if it does not exist. The caller keeps responsibility for the shards;
+/// [`Uncommitted::commit`] also deletes them on failure.
+///
+/// # Errors
+///
+/// [`CommitError::Conflict`] or [`CommitError::Superseded`] if another writer was faster, [`CommitError::Unknown`] if the outcome
+/// is not known; after any other error nothing is committed.
 pub async fn commit(root: &Root, change: Change<'_>) -> Result<Committed, CommitError> {
     commit_of(root, change, None).await
 }
 
-/// [`commit`] of shards that `shards` is in charge of.
+/// [`commit`], with the outcome noted in `shards`.
 async fn commit_of(
     root: &Root,
     change: Change<'_>,
@@ -244,7 +247,7 @@ async fn commit_of(
     result
 }
 
-/// The version of a commit; the inner error says that another writer was faster.
+/// Splits a commit's result: the inner error is a [`CommitError::Conflict`], the outer any other.
 pub fn unless_overtaken(
     committed: Result<Committed, CommitError>,
 ) -> Result<Result<u64, CommitError>, CommitError> {
@@ -255,12 +258,12 @@ pub fn unless_overtaken(
     }
 }
 
-/// Tries a commit until it is made, at most `tries` times. `attempt` looks at the table, and brings what it commits up to it; its
-/// inner error says that another writer was faster ([`unless_overtaken`]).
+/// Calls `attempt` until it commits, at most `tries` times. `attempt` reads the table anew and computes its change from it; its
+/// inner error means that another writer was faster ([`unless_overtaken`]).
 ///
 /// # Errors
 ///
-/// Those of `attempt`; its last inner error where others were faster each time.
+/// Any outer error of `attempt`; the last inner one if every attempt was overtaken.
 pub async fn until_committed<T, E: From<CommitError>>(
     tries: u32,
     mut attempt: impl AsyncFnMut() -> Result<Result<T, CommitError>, E>,
@@ -273,7 +276,7 @@ pub async fn until_committed<T, E: From<CommitError>>(
     attempt().await?.map_err(E::from)
 }
 
-/// One try, on top of `known` or of the table as it is now.
+/// One attempt on top of `known`, or of the newest version.
 async fn attempt(
     root: &Root,
     change: &Change<'_>,
@@ -346,7 +349,7 @@ async fn attempt_unsettled(
     enter(root, change, snapshot, actions, log_store, shards).await
 }
 
-/// Writes the log entry behind `snapshot`.
+/// Writes the log entry after `snapshot`, and settles the outcome if the store answers with an error.
 async fn enter(
     root: &Root,
     change: &Change<'_>,
@@ -363,7 +366,7 @@ async fn enter(
     let id = Uuid::new_v4().to_string();
     let transactions = transactions(&change.transactions);
     let seal = sealed(&actions, &transactions).map_err(log)?;
-    // Old log entries stay: which commits came after a version is read from them.
+    // Keep expired log entries: incremental readers list later commits from them.
     let properties = CommitProperties::default()
         .with_max_retries(0)
         .with_cleanup_expired_logs(Some(false))
@@ -389,7 +392,7 @@ async fn enter(
                     read_version: change.read_version,
                 });
             }
-            // A local directory has no requests that are still on their way.
+            // A local directory has no request in flight that could still write the entry.
             Ok(None) if log_store.root_url().scheme() == "file" => {
                 return Err(log(error));
             }
@@ -403,15 +406,15 @@ async fn enter(
     durable::log_entry(&root.table_path(change.table), version)
         .map_err(|error| unknown(change.table, version, &chain(&error)))?;
     failpoint::reach(format_args!("commit:{}:after-log", change.table));
-    // From here on the commit stands. What follows only writes a checkpoint of the log, and a log without one reads as
-    // well. It loads the table again, so it is left out where no checkpoint is due.
+    // The commit stands from here on. What remains writes a checkpoint and loads the table again, so skip it if none is due; a
+    // failure does not matter, because a log reads as well without one.
     if let Some(done) = done.filter(|_| checkpoint_is_due(snapshot, version)) {
         let _ = done.await;
     }
     Ok(Committed { version, changed: true })
 }
 
-/// Whether the table's log gets a checkpoint with this version.
+/// Returns true if Delta writes a checkpoint with this version.
 fn checkpoint_is_due(snapshot: Option<&Snapshot>, version: u64) -> bool {
     let state = snapshot.and_then(|snapshot| snapshot.delta().snapshot().ok());
     state.is_some_and(|state| {
@@ -420,13 +423,13 @@ fn checkpoint_is_due(snapshot: Option<&Snapshot>, version: u64) -> bool {
     })
 }
 
-/// Who made a version.
+/// Which writer made a version.
 enum Whose {
     Ours,
     Others,
 }
 
-/// Reads the log entry of `version`; `None` where there is none.
+/// Reads back the log entry of `version` and compares its id; `None` if there is no entry.
 async fn whose(log: &dyn LogStore, version: u64, id: &str) -> Result<Option<Whose>, DeltaTableError> {
     let Some(entry) = log.read_commit_entry(version).await? else { return Ok(None) };
     let ours = get_actions(version, &entry)?.iter().any(|action| match action {
@@ -440,7 +443,7 @@ fn unknown(table: &str, version: u64, problem: &impl ToString) -> CommitError {
     CommitError::Unknown { table: table.into(), version, problem: problem.to_string() }
 }
 
-/// An error with its causes, in one line.
+/// Formats an error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

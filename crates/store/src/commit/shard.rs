@@ -1,4 +1,6 @@
-//! One Parquet shard of a table.
+//! Writes one Parquet shard of a table.
+//!
+//! Memory: one row group of at most 4 MiB, and one batch.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,29 +22,29 @@ use uuid::Uuid;
 
 use super::CommitError;
 
-/// A row group is written out at this size, so that a writer holds little more than this.
+/// Encoded bytes at which a row group is written out; bounds a writer's memory.
 const ROW_GROUP_BYTES_MAX: usize = 4 << 20;
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 
-/// A finished shard that no version of the table names yet.
+/// A complete shard that no version of the table names yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewShard {
     /// Path inside the table.
     pub path: String,
-    /// Bytes.
+    /// File size in bytes.
     pub bytes: u64,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
     /// [`hash128`](schemas::hash::hash128) of its bytes.
     pub hash: u128,
-    /// Partition column → value; these columns are not in the file.
+    /// Partition column → value; the file does not hold these columns.
     pub partition: BTreeMap<String, String>,
-    /// The shard whose rows these are, some of them deleted, where there is one.
+    /// Path of the shard whose remaining rows these are after a deletion; `None` for other shards.
     pub rest_of: Option<String>,
 }
 
 impl NewShard {
-    /// The rest of `shard`, whose other rows are deleted.
+    /// Marks this shard as the remaining rows of `shard`, whose others are deleted.
     pub fn in_place_of(self, shard: &Shard) -> Self {
         Self { rest_of: Some(shard.path.clone()), ..self }
     }
@@ -63,10 +65,14 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Starts `<prefix>-<uuid>.parquet` of `table`, in the directory of its partition.
+    /// Creates `<prefix>-<uuid>.parquet` in the directory of its partition of `table`.
     ///
-    /// `schema` has all columns of the table; those named in `partition` are left out of the file, because
-    /// their one value is in the path and in the log.
+    /// `schema` has all columns of the table. Those in `partition` are left out of the file, since their single value is in the
+    /// path and the log.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Shard`]: the file cannot be created.
     pub fn create(
         root: &Root,
         table: &str,
@@ -105,7 +111,11 @@ impl ShardWriter {
         Ok(Self { writer: Some(writer), file, table: table.into(), path, partition, schema, rows: 0 })
     }
 
-    /// Appends rows; the batch has the table's columns, with or without those of the partition.
+    /// Appends a batch that has the table's columns, with or without the partition's.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Shard`]: a column is missing or of another type, or the file cannot be written.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), CommitError> {
         let found = batch.schema();
         let result = (|| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -127,17 +137,21 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Rows so far.
+    /// Number of rows written so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Completes the file.
+    /// Completes the file and returns its description; syncing it is the commit's task.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Shard`]: the file cannot be written; it is deleted.
     pub fn finish(mut self) -> Result<NewShard, CommitError> {
         failpoint::reach(format_args!("shard:{}:unfinished", self.table));
         let written = (|| -> Result<(u64, u128), Box<dyn std::error::Error + Send + Sync>> {
             let Some(mut writer) = self.writer.take() else { return Ok((0, 0)) };
-            // Flushes the buffer as well, so that a full disk is an error here and not a torn file later.
+            // Flushes the buffer too: a full disk is an error here, not a torn file later.
             writer.finish()?;
             let written = writer.inner_mut().get_ref();
             Ok((written.get_ref().metadata()?.len(), written.hash()))
@@ -163,11 +177,11 @@ impl ShardWriter {
     }
 }
 
-/// So often a directory is made again that another writer has deleted meanwhile.
+/// Attempts to recreate a directory that other writers keep deleting.
 const DIRECTORY_TRIES: usize = 100;
 
-/// A new file in `directory`, which is made where it is not there. Another writer that discards the last shard of a
-/// partition deletes its directory ([`discard`]), at any moment between the two calls.
+/// Creates `file`, and `directory` if needed. Between the two calls another writer that discards a partition's last shard may
+/// delete its directory ([`discard`]), so both are retried.
 fn create_in(directory: &Path, file: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
@@ -179,11 +193,15 @@ fn create_in(directory: &Path, file: &Path) -> io::Result<File> {
     }
 }
 
-/// Dictionaries are for texts that repeat. Numbers here are times, ordinals and places, whose differences are
-/// small; looking each up in a dictionary took longer than all else that a writer does. Ids of events, and
-/// bytes of records, occur once. Times and items of a history, packed as differences, leave nothing for a
-/// compressor (4 and 1 %): it is spared the work, and so is every reader. The smallest and the largest of random ids
-/// tell a reader nothing.
+/// Chooses each column's encoding.
+///
+/// - Text that repeats gets a dictionary.
+/// - Integers and times (timestamps, ordinals, positions) have small differences and are delta-packed; dictionary look-ups took
+///   longer than all else that a writer does.
+/// - Timestamps and `item_index`, once delta-packed, compress by only 4 and 1 %; they stay uncompressed, which saves writers and
+///   readers the work.
+/// - Event ids and binary records do not repeat and get no dictionary.
+/// - Minima and maxima of random ids tell a reader nothing, so these columns have no statistics.
 fn encodings(mut properties: WriterPropertiesBuilder, schema: &Schema) -> WriterPropertiesBuilder {
     for field in schema.fields() {
         let (path, of) = match field.data_type() {
@@ -218,14 +236,13 @@ impl Drop for ShardWriter {
     }
 }
 
-/// Deletes the files of shards that will not be committed. A file that cannot be deleted stays: no version
-/// names it.
+/// Deletes the files of shards that will not be committed. A file that cannot be deleted stays; no version names it.
 pub(super) fn discard(root: &Root, table: &str, shards: &[NewShard]) {
     let table = root.table_path(table);
     for shard in shards {
         let file = table.join(&shard.path);
         let _ = fs::remove_file(&file);
-        // The directory of a partition goes with its last file; the call fails while there are others.
+        // Deletes the partition's directory with its last file; fails harmlessly while others remain.
         if !shard.partition.is_empty()
             && let Some(directory) = file.parent()
         {

@@ -1,4 +1,4 @@
-//! Commits beside other writers, on stores that answer late, twice or not at all.
+//! Commits next to other writers, on stores that answer late, wrongly or not at all.
 
 use std::sync::Arc;
 
@@ -133,7 +133,7 @@ async fn a_commit_that_would_change_nothing_is_not_made() {
     assert_eq!(root.snapshot("t").await.unwrap().unwrap().rows(), 0);
 }
 
-/// [`commit`] of shards that no other writer has.
+/// [`commit`] that deletes the shard on failure.
 async fn commit_or_delete(
     root: &Root,
     change: Change<'_>,
@@ -197,7 +197,7 @@ async fn partition_columns_are_in_the_path_and_not_in_the_file() {
     let snapshot = root.snapshot("t").await.unwrap().unwrap();
     assert_eq!(snapshot.shards()[0].partition["day"].as_deref(), Some("2020-01-01"));
     assert_eq!(snapshot.read(&["name"]).await.unwrap()[0].num_rows(), 1);
-    // Its value is read from the log.
+    // The column's value comes from the log.
     let days = &snapshot.read(&["day"]).await.unwrap()[0];
     assert_eq!(days.column(0).as_string::<i32>().value(0), "2020-01-01");
 }
@@ -231,20 +231,20 @@ async fn many_commits_are_read_back_from_a_checkpoint() {
     assert_eq!(root.snapshot_at("t", 50).await.unwrap().unwrap().rows(), 51);
 }
 
-/// What becomes of a log entry that is asked for.
+/// How a store answers the request of a log entry.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Answer {
-    /// It is written, and the answer is lost.
+    /// It writes the entry, and the answer is lost.
     Lost,
-    /// The entry is written, the answer is lost, and the client's retry fails because the entry exists.
+    /// It writes the entry, the answer is lost, and the client's retry fails because the entry exists.
     Exists,
-    /// It is written, and no answer ever comes.
+    /// It writes the entry and never answers.
     Never,
-    /// It is not written.
+    /// It does not write the entry.
     Refused,
 }
 
-/// A log store that does not answer as it acts.
+/// A log store whose answers do not match what it did.
 struct Lossy(LogStoreRef, Answer);
 
 #[async_trait::async_trait]
@@ -328,7 +328,7 @@ async fn an_entry_that_was_not_written_leaves_no_files() {
     let schema = schema();
     commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
     let snapshot = root.snapshot("t").await.unwrap().unwrap();
-    // Once it was not written, once another writer wrote it.
+    // First without an entry, then with another writer's.
     for other in [false, true] {
         let mut shards = Uncommitted::new(&root, "t");
         shards.push(shard(&root, &["b"]));
@@ -371,7 +371,7 @@ async fn whoever_waits_for_an_answer_in_vain_takes_no_shards_along() {
     assert_eq!(names(&root).await, ["a", "b"]);
 }
 
-/// A commit is cancelled after one poll, after two, and so on until it is made before that.
+/// Cancels a commit after one poll, two polls, and so on, until it completes.
 #[tokio::test]
 async fn a_commit_that_is_cancelled_at_any_moment_leaves_whole_tables() {
     let (_dir, root) = new_root();
@@ -397,7 +397,7 @@ async fn a_commit_that_is_cancelled_at_any_moment_leaves_whole_tables() {
             done
         };
         drop(shards);
-        // What a thread was asked to write is written, whether anybody waits for it or not.
+        // A blocking write goes on after its task is cancelled; wait for it.
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         let now = root.snapshot("t").await.unwrap().unwrap();
         assert!(now.is_whole().await, "after {polls} polls");
@@ -416,7 +416,7 @@ async fn a_directory_whose_name_is_an_escape_keeps_its_tables() {
     let schema = schema();
     for name in ["a%20b", "%2525", "100%", "%2e%2E"] {
         let root = Root::new(dir.path().join(name).to_str().unwrap()).unwrap();
-        // Enough of them for a checkpoint, which is read after it.
+        // Enough commits for a checkpoint, and one after it.
         let mut version = None;
         for _ in 0..102 {
             let shards = [shard(&root, &["a"])];
@@ -453,7 +453,7 @@ fn writers_that_give_up_take_no_directory_from_others() {
     assert_eq!(std::fs::read_dir(root.table_path("t")).unwrap().count(), 0);
 }
 
-/// Files of the table's log.
+/// Returns the sorted names in the table's log.
 fn log_files(root: &Root) -> Vec<String> {
     let log = std::fs::read_dir(root.table_path("t").join("_delta_log")).unwrap();
     let mut names: Vec<String> = log.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -471,7 +471,7 @@ async fn a_log_of_ten_thousand_commits_is_cleaned_up_behind_the_oldest_version_t
         assert_eq!(commit(&root, append).await.unwrap(), Committed { version, changed: true });
     };
     commit(&root, change(&schema, CommitMode::Append, &[shard(&root, &["a"])], None)).await.unwrap();
-    // As a consumer's commits write them, which would take a minute.
+    // Written directly: as commits of a consumer they would take a minute.
     for version in 1..9_998 {
         let entry = format!(
             "{}\n{}",
@@ -484,7 +484,7 @@ async fn a_log_of_ten_thousand_commits_is_cleaned_up_behind_the_oldest_version_t
     offset(9_998).await;
     offset(9_999).await;
     assert_eq!(log_files(&root).len(), 10_002);
-    // There is no checkpoint before it.
+    // No checkpoint exists before that version.
     assert_eq!(clean_log(&root, "t", 9_998).unwrap().files, 0);
     let before = root.snapshot("t").await.unwrap().unwrap();
     assert_eq!(clean_log(&root, "t", 9_999).unwrap(), Cleaned { files: 9_999, first: 9_999 });
@@ -508,10 +508,10 @@ async fn a_log_of_ten_thousand_commits_is_cleaned_up_behind_the_oldest_version_t
     for version in 10_000..10_205 {
         offset(version).await;
     }
-    // A reader that was there before goes on.
+    // A snapshot opened before the cleanup can still be updated.
     assert_eq!(before.updated().await.unwrap().transaction("topic/0").await.unwrap(), Some(10_204));
     assert_eq!(clean_log(&root, "t", 10_150).unwrap(), Cleaned { files: 101, first: 10_099 });
-    // 106 entries, two checkpoints, and the name of the newest one.
+    // 106 entries, two checkpoints and `_last_checkpoint`.
     assert_eq!(log_files(&root).len(), 109);
     assert_eq!(root.snapshot_at("t", 10_150).await.unwrap().unwrap().version(), 10_150);
     assert_eq!(root.snapshot("t").await.unwrap().unwrap().version(), 10_204);
@@ -533,7 +533,7 @@ async fn a_commit_says_how_far_its_writer_has_come() {
     let mut creation = change(&schema, CommitMode::Append, &[], None);
     creation.transactions = BTreeMap::from([("topic/0".into(), 5), ("topic/1".into(), 9)]);
     commit(&root, creation).await.unwrap();
-    // A commit of nothing else is one all the same.
+    // A commit with offsets only still makes a version.
     let mut next = change(&schema, CommitMode::Append, &[], Some(0));
     next.transactions = BTreeMap::from([("topic/0".into(), 8)]);
     assert!(commit(&root, next).await.unwrap().changed);
@@ -567,12 +567,12 @@ async fn a_rewrite_goes_on_top_of_what_came_meanwhile() {
     let after = root.snapshot("t").await.unwrap().unwrap();
     assert_eq!((after.shards().len(), after.properties()["kept"].as_str()), (2, "b"));
     assert_eq!(after.transaction("topic/0").await.unwrap(), Some(7));
-    // What was appended after the first version is what was appended, wherever its rows are now.
+    // Appended shards are the ones that were appended, wherever their rows are now.
     let appended: Vec<_> = after.appended_since(0).await.unwrap().into_iter().collect();
     assert_eq!(appended.len(), 2);
     assert!(!appended.contains(&merged[0].path));
 
-    // The shards that it replaces are gone: it is not made again.
+    // The replaced shards are gone, so the rewrite is refused.
     let again = [shard(&root, &["a", "b"])];
     let error = commit_or_delete(&root, change(&schema, mode, &again, Some(1)), &again[0]).await.unwrap_err();
     assert!(matches!(error, CommitError::Superseded { .. }), "{error}");

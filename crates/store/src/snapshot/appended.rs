@@ -1,4 +1,4 @@
-//! What the commits after a version did to the rows of a table.
+//! What later commits did to a table's rows, read from their log entries.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +8,13 @@ use super::{REST_OF, Snapshot};
 use crate::error::TableError;
 
 impl Snapshot {
-    /// The paths of the shards that were appended after version `since`, as Delta's streaming readers see them:
-    /// a commit that also removes files (a compaction, a deletion) appends nothing. Where `pipeline forget` took rows out of
-    /// such a shard, what is left of it stands for it.
+    /// Returns the paths of the shards appended after version `since`, as Delta's streaming readers see them: a commit that also
+    /// removes files (a compaction, a deletion) appends nothing. Where `pipeline forget` deleted rows of an appended shard, the
+    /// shard with its remaining rows takes its place.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Future`] if `since` does not exist yet; [`TableError::Expired`] if a later entry was cleaned up.
     pub async fn appended_since(&self, since: u64) -> Result<BTreeSet<String>, TableError> {
         if since > self.version {
             return Err(TableError::Future { table: self.name.clone(), since, newest: self.version });
@@ -30,8 +34,12 @@ impl Snapshot {
         Ok(appended)
     }
 
-    /// Whether commits after version `since` took no row out of the table and changed none: they appended shards, or moved rows into
-    /// others (a compaction).
+    /// Returns true if commits after version `since` deleted and changed no row: they only appended shards, or moved rows to
+    /// other shards (a compaction).
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Expired`] if a later entry was cleaned up.
     pub async fn has_only_grown_since(&self, since: u64) -> Result<bool, TableError> {
         for version in since + 1..=self.version {
             let deletes = |action: &Action| matches!(action, Action::Remove(remove) if remove.data_change);
@@ -43,8 +51,8 @@ impl Snapshot {
     }
 }
 
-/// Lets what is left of shards stand for them, where a commit says of all its new shards what they are left of: what is left is
-/// as new as the whole was.
+/// Applies a deletion to `appended`: replaces each appended shard by the one with its remaining rows. Does nothing unless every
+/// shard that the commit adds is tagged with the shard it remains of ([`REST_OF`]) and every removal deletes rows.
 fn without_deleted(appended: &mut BTreeSet<String>, actions: Vec<Action>) {
     let mut rests = Vec::new();
     let mut deleted = Vec::new();

@@ -1,4 +1,4 @@
-//! The columns of a table in the types of its shards.
+//! A table's columns with the types that its shards have.
 
 use arrow::datatypes::SchemaRef;
 use schemas::tables::{
@@ -10,12 +10,12 @@ use super::Snapshot;
 use crate::error::TableError;
 
 impl Snapshot {
-    /// The columns as the shards have them, since Delta's log knows no unsigned types. The attributes of `items` are those of the
-    /// configuration that wrote it; a table that is none of the contract's has the types of the log.
+    /// Returns the columns with the types of the shards; Delta's log has no unsigned types. The attributes of `items` are those
+    /// in its log. A table that `schemas::tables` does not declare has the types of its log.
     ///
     /// # Errors
     ///
-    /// A log that cannot be read.
+    /// [`TableError::Log`]: the log cannot be read.
     pub fn stored_schema(&self) -> Result<SchemaRef, TableError> {
         let logged = || -> Result<SchemaRef, TableError> {
             let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };

@@ -1,8 +1,7 @@
-//! What a table's log asks of its readers and writers beyond the plain format.
+//! Checks a table's log for features of Delta that this program does not support.
 //!
-//! Other engines may give a table features of Delta that change what its shards mean: rows that are deleted by a vector,
-//! columns under other names. A table is looked at once, when it is opened, and refused by the feature's name; nothing of
-//! it is read then.
+//! Other engines may enable features that change what a shard means, such as deletion vectors or column mapping. A table is
+//! checked once, when it is opened, and refused with the feature's name before any row is read.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,28 +15,28 @@ use schemas::tables::{appended_schema, partition_columns};
 use super::Snapshot;
 use crate::error::TableError;
 
-/// Features that change nothing about a shard's rows where the checks below find nothing.
+/// Features that do not change a shard's rows if the checks below pass.
 const HARMLESS: [&str; 7] = [
-    // Which shards have a vector, their add actions say.
+    // The add actions say which shards have a vector.
     "deletionVectors",
     // The property `delta.columnMapping.mode` says whether it is used.
     "columnMapping",
     "v2Checkpoint",
     "vacuumProtocolCheck",
     "timestampNtz",
-    // Columns are read as the contract has them, whatever width a shard gave them.
+    // Readers cast to the types of `schemas::tables`, whatever width a shard has.
     "typeWidening",
     "typeWidening-preview",
 ];
 
 const MAPPING: &str = "delta.columnMapping.mode";
 
-/// A feature, and what to do about it.
+/// Error that names a feature and its remedy.
 fn refused(table: &str, feature: &str, doing: &'static str, remedy: &'static str) -> TableError {
     TableError::Feature { table: table.into(), feature: feature.into(), doing, remedy }
 }
 
-/// What a table asks of whoever reads it.
+/// A table's requirements on its readers.
 #[derive(Default)]
 struct Asked {
     version: i64,
@@ -61,7 +60,7 @@ impl Asked {
     }
 }
 
-/// Refuses a table whose rows are not simply those of its shards.
+/// Refuses a table whose rows are not exactly those of its shards.
 pub(super) fn check_readable(table: &str, state: &DeltaTableState) -> Result<(), TableError> {
     let protocol = state.protocol();
     let asked = Asked {
@@ -85,7 +84,8 @@ pub(super) fn check_readable(table: &str, state: &DeltaTableState) -> Result<(),
     Ok(())
 }
 
-/// Why a log that cannot be loaded at all cannot be, if it is for a feature: Delta's library does not always name it.
+/// Refuses a table whose log cannot be loaded because of a feature, which Delta's library does not always name. Reads the log's
+/// JSON entries up to `version`; succeeds if there is another reason.
 pub(crate) fn check_log(table: &str, directory: &Path, version: Option<u64>) -> Result<(), TableError> {
     let number = |path: &PathBuf| path.file_name()?.to_str()?.strip_suffix(".json")?.parse::<u64>().ok();
     let entries = std::fs::read_dir(directory.join("_delta_log")).into_iter().flatten().flatten();
@@ -94,7 +94,7 @@ pub(crate) fn check_log(table: &str, directory: &Path, version: Option<u64>) -> 
     entries.retain(|&(number, _)| version.is_none_or(|version| number <= version));
     entries.sort();
     let mut asked = Asked::default();
-    // An entry that cannot be read is another reason, which the caller has.
+    // An unreadable entry is an error that the caller reports.
     for line in entries.iter().filter_map(|(_, path)| std::fs::read_to_string(path).ok()) {
         let actions = line.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         for action in actions {
@@ -112,8 +112,12 @@ pub(crate) fn check_log(table: &str, directory: &Path, version: Option<u64>) -> 
 }
 
 impl Snapshot {
-    /// Refuses a table that this program cannot write to, before a run does its work for nothing. With `removes`, shards are
-    /// to be taken out as well.
+    /// Refuses a table that this program cannot write to. `removes` says whether shards are to be removed too.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Feature`] for a feature that is not supported; [`TableError::Shape`] for other partitions, columns or
+    /// spellings of paths.
     pub fn check_writable(&self, removes: bool) -> Result<(), TableError> {
         const AGAIN: &str = "write the table again without it, or drop the feature";
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
@@ -163,7 +167,8 @@ impl Snapshot {
         TableError::Shape { table: self.name.clone(), problem }
     }
 
-    /// A shard is taken out by its name as the log spells it, and there is only one spelling that this program writes.
+    /// Refuses a table whose log spells a shard's path in another way than this program would in a removal: it would remove
+    /// nothing.
     fn check_spelling(&self, state: &DeltaTableState) -> Result<(), TableError> {
         use arrow::array::AsArray as _;
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
@@ -189,8 +194,8 @@ impl Snapshot {
     }
 }
 
-/// How the columns of a table differ from those of the rows to append, if they do. A table may allow nulls that the rows do
-/// not have, and say more about a column.
+/// Returns how a table's columns differ from those of the rows to append (`ours`), or `None` if the rows fit. The table may allow
+/// nulls that the rows do not have, and its columns may carry more metadata.
 pub fn misfit(table: &StructType, ours: &StructType) -> Option<String> {
     for field in ours.fields() {
         let Some(found) = table.field(field.name()) else {

@@ -1,7 +1,7 @@
-//! Hashes in a table's log: damage changes a file, and the hash shows it.
+//! Hashes in a table's log, which reveal damaged files.
 //!
-//! A shard's tag has the hash of its bytes, and an entry's `commitInfo` the hash of its other actions. Readers do not look at
-//! them; `pipeline inspect --verify` proves both. Shards and entries of other programs have none.
+//! A shard's tag holds the hash of its bytes, an entry's `commitInfo` the hash of its other actions. Readers ignore them;
+//! `pipeline inspect --verify` checks both. Shards and entries of other programs have none.
 
 use std::collections::HashMap;
 
@@ -20,13 +20,13 @@ pub const ENTRY_HASH: &str = "climberPilotActions";
 
 const COMMIT_INFO: &str = "commitInfo";
 
-/// A hash as 32 hexadecimal digits.
+/// Formats a hash as 32 hexadecimal digits.
 pub fn hash_text(hash: u128) -> String {
     format!("{hash:032x}")
 }
 
-/// Hash of the actions of one log entry but for `commitInfo`, each an object with one key. Neither their order counts nor that of
-/// keys: writers keep maps in no order.
+/// Hashes the actions of one log entry except `commitInfo`; each is an object with one key. The order of actions and of keys does
+/// not matter, because writers keep maps in no order.
 pub fn entry_hash<'a>(actions: impl IntoIterator<Item = &'a Value>) -> u128 {
     let hashed = actions.into_iter().filter(|action| action.get(COMMIT_INFO).is_none());
     let mut lines: Vec<String> = hashed.map(canonical).collect();
@@ -34,7 +34,7 @@ pub fn entry_hash<'a>(actions: impl IntoIterator<Item = &'a Value>) -> u128 {
     hash128(lines.join("\n").as_bytes())
 }
 
-/// A value as text, keys sorted.
+/// Formats a value with sorted keys.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(members) => {
@@ -53,14 +53,14 @@ fn canonical(value: &Value) -> String {
     }
 }
 
-/// What a log entry's hash says about it.
+/// Result of checking a log entry against its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryState {
-    /// Its actions are those that were written.
+    /// The actions match the hash.
     Sound,
-    /// They are not, or the entry cannot be read.
+    /// The actions do not match the hash, or the entry cannot be read.
     Damaged,
-    /// It has no hash.
+    /// The entry has no hash.
     Unknown,
 }
 
@@ -80,12 +80,12 @@ impl EntryState {
 }
 
 impl Snapshot {
-    /// The hash that the log has of a shard's bytes, for each of [`shards`](Self::shards); `None` where another program, or an
-    /// earlier version of this one, wrote it.
+    /// Returns the hash of each shard's bytes as the log has it, in the order of [`shards`](Self::shards); `None` for a shard
+    /// that another program or an earlier version of this one wrote.
     ///
     /// # Errors
     ///
-    /// A log that cannot be read.
+    /// [`TableError::Log`]: the log cannot be read.
     pub fn content_hashes(&self) -> Result<Vec<Option<String>>, TableError> {
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
         let state = self.table.snapshot().map_err(log)?;
@@ -99,11 +99,11 @@ impl Snapshot {
         Ok(self.shards.iter().map(|shard| hashes.remove(&shard.path)).collect())
     }
 
-    /// Hash of a shard's bytes, as [`hash_text`].
+    /// Hashes the bytes of a shard; formatted by [`hash_text`].
     ///
     /// # Errors
     ///
-    /// A shard that cannot be read.
+    /// [`TableError::Shard`]: the shard cannot be read.
     pub async fn content_hash(&self, shard: &Shard) -> Result<String, TableError> {
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| TableError::Shard {
             table: self.name.clone(),
@@ -118,11 +118,11 @@ impl Snapshot {
         Ok(hash_text(hash))
     }
 
-    /// What the hash of the log entry of `version` says; `None` where there is no entry (any more).
+    /// Checks the log entry of `version` against its hash; `None` if there is no entry, or none any more.
     ///
     /// # Errors
     ///
-    /// A log that cannot be read.
+    /// [`TableError::Log`]: the log cannot be read.
     pub async fn entry_state(&self, version: u64) -> Result<Option<EntryState>, TableError> {
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
         let entry = self.table.log_store().read_commit_entry(version).await.map_err(log)?;
@@ -142,7 +142,7 @@ mod tests {
         let hash = hash_text(entry_hash(&parsed));
         let entry = format!("{{\"commitInfo\":{{\"{ENTRY_HASH}\":\"{hash}\",\"timestamp\":5}}}}\n{actions}");
         assert_eq!(EntryState::of(entry.as_bytes()), EntryState::Sound);
-        // Neither the order of lines nor that of keys.
+        // The order of lines and of keys does not matter.
         let other = entry.lines().rev().collect::<Vec<_>>().join("\n");
         let other =
             other.replace(r#""event_date":"2026-01-01","b":"c""#, r#""b":"c","event_date":"2026-01-01""#);

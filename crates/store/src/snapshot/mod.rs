@@ -1,8 +1,8 @@
-//! One version of one table, as its log says.
+//! One version of one table, as its log states it.
 //!
-//! The snapshot names the Parquet shards, and a reader opens just those. A shard that is in the directory but not in the snapshot
-//! belongs to no version yet, or to no version any more. A table that another engine has given features which this program does
-//! not know is refused by their names (`features.rs`); every shard is read as the contract has its columns (`shard.rs`).
+//! A snapshot names the Parquet shards, and a reader opens only those; other shards in the directory are not committed yet, or
+//! were removed. A table with features of Delta that this program does not support is refused (`features.rs`). Every shard is
+//! read with the types of [`schemas::tables`] (`shard.rs`). Memory: the loaded log; rows only where a method returns them.
 
 mod appended;
 mod columns;
@@ -28,10 +28,10 @@ pub use hashes::{CONTENT_HASH, ENTRY_HASH, EntryState, entry_hash, hash_text};
 use shard::shard_rows;
 pub use shard::{Shard, shard_batches};
 
-/// Tag of a shard in the log: the shard whose rows it has, but for those that were deleted.
+/// Tag of a shard in the log: path of the shard whose remaining rows it holds after a deletion.
 pub const REST_OF: &str = "rest_of";
 
-/// One version of one table.
+/// One version of one table: its shards, properties and partition columns.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     name: String,
@@ -44,7 +44,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A loaded table as a snapshot.
+    /// Builds a snapshot from a loaded table.
     pub(crate) fn new(name: &str, directory: &Path, table: DeltaTable) -> Result<Self, TableError> {
         let log = |source| TableError::Log { table: name.into(), source: Box::new(source) };
         let state = table.snapshot().map_err(log)?;
@@ -59,7 +59,7 @@ impl Snapshot {
                 partition: file.partition_values_map().into_iter().collect(),
             })
             .collect();
-        // Commit order differs between two runs that wrote the same; names begin with the bucket or date.
+        // Sorted by path, since commit order may differ between equal runs; names begin with the bucket or date.
         shards.sort_by(|a, b| a.path.cmp(&b.path));
         let (version, properties) = (state.version(), state.metadata().configuration().clone());
         let partition_columns = state.metadata().partition_columns().to_vec();
@@ -72,12 +72,12 @@ impl Snapshot {
         &self.name
     }
 
-    /// Where the table lies.
+    /// Path of the table's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The version.
+    /// Version of the table.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -87,17 +87,18 @@ impl Snapshot {
         &self.properties
     }
 
-    /// The columns whose values are in the log, for each shard one.
+    /// Columns whose values the log holds, one value per shard.
     pub fn partition_columns(&self) -> &[String] {
         &self.partition_columns
     }
 
-    /// The shards, by path.
+    /// The shards, sorted by path.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    /// Asks the shards whose rows the log does not count: statistics are optional. One that cannot be read says so when it is.
+    /// Reads missing row counts from the shards' footers, as statistics in the log are optional. A shard that cannot be read
+    /// keeps `None`, and fails when it is read.
     pub(crate) async fn count_rows(&mut self) {
         let store = self.table.object_store();
         for shard in self.shards.iter_mut().filter(|shard| shard.rows.is_none()) {
@@ -105,12 +106,12 @@ impl Snapshot {
         }
     }
 
-    /// Rows of all shards.
+    /// Number of rows in all shards; a shard of unknown count adds none.
     pub fn rows(&self) -> u64 {
         self.shards.iter().filter_map(|shard| shard.rows).sum()
     }
 
-    /// Whether every shard is there, as large as it was written.
+    /// Returns true if every shard exists with its committed size.
     pub async fn is_whole(&self) -> bool {
         let store = self.table.object_store();
         for shard in &self.shards {
@@ -122,7 +123,12 @@ impl Snapshot {
         true
     }
 
-    /// The version that writer `application` gave its last commit (a `txn` action), up to this version of the table.
+    /// Returns the number that writer `application` recorded in its last commit (a `txn` action), up to this version of the
+    /// table.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Log`]: the log cannot be read.
     pub fn transaction<'a>(&'a self, application: &'a str) -> Boxed<'a, Result<Option<i64>, TableError>> {
         Box::pin(self.find_transaction(application))
     }
@@ -134,9 +140,13 @@ impl Snapshot {
         state.transaction_version(store.as_ref(), application).await.map_err(log)
     }
 
-    /// [`transaction`](Self::transaction) of several writers; those that never committed are left out.
+    /// Returns [`transaction`](Self::transaction) of several writers, without those that never committed.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Log`]: the log cannot be read.
     pub async fn transactions(&self, applications: &[String]) -> Result<BTreeMap<String, i64>, TableError> {
-        /// Commits in which writers are looked for together: a writer's last one is mostly among the newest.
+        /// Newest commits that are searched for all writers at once; most writers' last commit is among them.
         const NEWEST: u64 = 32;
         let mut left: BTreeSet<&str> = applications.iter().map(String::as_str).collect();
         let mut found = BTreeMap::new();
@@ -163,7 +173,11 @@ impl Snapshot {
         Ok(found)
     }
 
-    /// The table as it is now, from what came after this version.
+    /// Returns the newest version of the table, read incrementally from this one.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read, or the table now uses a feature of Delta that this program does not support.
     pub fn updated(&self) -> Boxed<'_, Result<Self, TableError>> {
         Box::pin(self.update())
     }
@@ -178,7 +192,11 @@ impl Snapshot {
         }
     }
 
-    /// What [`transaction`](Self::transaction) came to say of each writer by commits after version `since`.
+    /// Returns, for each writer that committed after version `since`, the number that it recorded last.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Expired`] if a later entry was cleaned up.
     pub async fn transactions_since(&self, since: u64) -> Result<BTreeMap<String, i64>, TableError> {
         let mut reached = BTreeMap::new();
         for version in since + 1..=self.version {
@@ -191,7 +209,7 @@ impl Snapshot {
         Ok(reached)
     }
 
-    /// The actions of one commit after version `since`.
+    /// Reads the actions of commit `version`; an error names `since` as the version whose later commits were asked for.
     async fn entry(&self, since: u64, version: u64) -> Result<Vec<Action>, TableError> {
         let log = |source| TableError::Log { table: self.name.clone(), source: Box::new(source) };
         let entry = self.table.log_store().read_commit_entry(version).await.map_err(log)?;
@@ -199,17 +217,26 @@ impl Snapshot {
         get_actions(version, &entry).map_err(log)
     }
 
-    /// Delta's own handle, for commits on top of this version.
+    /// Delta's handle of the table, to commit on top of this version.
     pub fn delta(&self) -> &DeltaTable {
         &self.table
     }
 
-    /// Reads `columns` of one shard, in this order and with the types of the contract.
+    /// Reads `columns` of one shard, in this order and with the types of `schemas::tables`. All rows are in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Shard`] if the shard is missing or damaged; [`TableError::Type`], [`TableError::Null`] or
+    /// [`TableError::Column`] if a column does not have its declared type.
     pub async fn read_shard(&self, shard: &Shard, columns: &[&str]) -> Result<Vec<RecordBatch>, TableError> {
         self.read_of(shard, columns, None).await
     }
 
-    /// Reads `columns` of some rows of one shard: of a local file, the pages that these rows are in.
+    /// Reads `columns` of a range of rows of one shard. In a local file, reads only the pages that hold them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read_shard`](Self::read_shard).
     pub async fn read_rows(
         &self,
         shard: &Shard,
@@ -240,7 +267,11 @@ impl Snapshot {
         }
     }
 
-    /// Reads `columns` of all shards, shard by shard.
+    /// Reads `columns` of all shards into memory, shard by shard.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read_shard`](Self::read_shard).
     pub async fn read(&self, columns: &[&str]) -> Result<Vec<RecordBatch>, TableError> {
         let mut batches = Vec::new();
         for shard in &self.shards {

@@ -1,9 +1,8 @@
-//! One shard, read as the contract has its columns, whoever wrote it.
+//! Reads one shard with the column types of [`schemas::tables`], whichever engine wrote it.
 //!
-//! Delta knows fewer types than Arrow, and a writer may store each of them in several ways: a time as INT96 or in
-//! microseconds, an unsigned number as a signed one, a text as a dictionary. All readers of the tables come through here
-//! (the scans of DataFusion cast in the same way), so none of them meets another type than that of [`schemas::tables`].
-//! What a column's values cannot be read as is an error that names it. Times finer than a millisecond are cut to it.
+//! Delta has fewer types than Arrow, and writers store each in several ways: a time as INT96 or in microseconds, an unsigned
+//! number as signed, a text as a dictionary. All readers of tables use this module (DataFusion's scans cast in the same way). A
+//! value that cannot be cast is an error that names its column. Times finer than a millisecond are truncated. Memory: one batch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,22 +35,27 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 pub struct Shard {
     /// Path inside the table.
     pub path: String,
-    /// Bytes.
+    /// File size in bytes.
     pub bytes: u64,
-    /// Rows, as the log says, or the shard itself where the log does not; `None` where neither can be read.
+    /// Number of rows from the log, or else from the shard's footer; `None` if neither can be read.
     pub rows: Option<u64>,
     /// Partition column → value.
     pub partition: std::collections::BTreeMap<String, Option<String>>,
 }
 
 impl Shard {
-    /// Where it lies in the table's object store. A name may have a `%` of its own.
+    /// Path in the table's object store. A name may contain a literal `%`.
     pub fn location(&self) -> ObjectPath {
         ObjectPath::parse(&self.path).unwrap_or_else(|_| ObjectPath::from(self.path.as_str()))
     }
 }
 
-/// Batches of `columns` of a shard of `table`, in this order and with the types of the contract.
+/// Returns batches of `columns` of a shard of `table`, in this order and with the types of `schemas::tables`.
+///
+/// # Errors
+///
+/// [`TableError::Shard`] if `input` is not a readable shard; [`TableError::Column`] if it lacks a column that allows no nulls.
+/// Each batch may fail with [`TableError::Type`] or [`TableError::Null`].
 pub fn shard_batches<R: ChunkReader + 'static>(
     table: &str,
     shard: &Shard,
@@ -61,7 +65,7 @@ pub fn shard_batches<R: ChunkReader + 'static>(
     shard_rows(table, shard, input, columns, None)
 }
 
-/// [`shard_batches`] of all rows, or of some: then only the pages that these are in are read.
+/// [`shard_batches`] of all rows or of a range; of a range, only its pages are read.
 pub(super) fn shard_rows<R: ChunkReader + 'static>(
     table: &str,
     shard: &Shard,
@@ -70,9 +74,9 @@ pub(super) fn shard_rows<R: ChunkReader + 'static>(
     rows: Option<Range<u64>>,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, TableError>> + use<R>, TableError> {
     let of = Of { table: table.into(), shard: shard.clone() };
-    // The index says which pages hold which rows.
+    // The page index says which pages hold which rows.
     let pages = if rows.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
-    // What a writer noted about its own types in memory says nothing about the values.
+    // Ignore the writer's Arrow schema: its in-memory types say nothing about the values.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(pages);
     let metadata = ArrowReaderMetadata::load(&input, options).map_err(|e| of.unreadable(e))?;
     let metadata = match in_milliseconds(metadata.parquet_schema(), metadata.schema()) {
@@ -94,7 +98,7 @@ pub(super) fn shard_rows<R: ChunkReader + 'static>(
             None if shard.partition.contains_key(column) => {
                 Ok(known.unwrap_or_else(|| Arc::new(Field::new(column, DataType::Utf8, true))))
             }
-            // A shard that is older than a column has none of its values.
+            // A shard older than the column: its values are null.
             None => known.filter(|field| field.is_nullable()).ok_or_else(|| TableError::Column {
                 table: table.into(),
                 shard: shard.path.clone(),
@@ -124,7 +128,7 @@ pub(super) fn shard_rows<R: ChunkReader + 'static>(
     }))
 }
 
-/// The shard that is read.
+/// The shard being read, named in errors.
 struct Of {
     table: String,
     shard: Shard,
@@ -135,14 +139,14 @@ impl Of {
         TableError::Shard { table: self.table.clone(), shard: self.shard.path.clone(), source: source.into() }
     }
 
-    /// One column of a batch whose first row is row `first_row` of the shard.
+    /// Returns one column of a batch whose first row is row `first_row` of the shard.
     fn column(&self, batch: &RecordBatch, field: &FieldRef, first_row: u64) -> Result<ArrayRef, TableError> {
         let column = match (self.shard.partition.get(field.name()), batch.column_by_name(field.name())) {
             (Some(value), _) => constant(value.as_deref(), batch.num_rows()),
             (None, Some(column)) => column.clone(),
             (None, None) => new_null_array(field.data_type(), batch.num_rows()),
         };
-        // A partition's value is text in the log, whatever its column's type.
+        // The log stores a partition's value as text, whatever the column's type.
         let is_partition = self.shard.partition.contains_key(field.name());
         let fitted = match is_partition || same_kind(column.data_type(), field.data_type()) {
             true => fitted(&column, field),
@@ -168,7 +172,7 @@ impl Of {
     }
 }
 
-/// The value of a partition column, once for each row.
+/// Returns a partition column: its value repeated for each row.
 fn constant(value: Option<&str>, rows: usize) -> ArrayRef {
     match value {
         Some(value) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))),
@@ -176,7 +180,7 @@ fn constant(value: Option<&str>, rows: usize) -> ArrayRef {
     }
 }
 
-/// The first row that is null, or whose list has a null in it.
+/// Returns the first row that is null, or whose list contains a null.
 fn first_null(column: &dyn Array) -> Option<usize> {
     if column.null_count() > 0 {
         return (0..column.len()).find(|&row| column.is_null(row));
@@ -185,7 +189,7 @@ fn first_null(column: &dyn Array) -> Option<usize> {
     (0..lists.len()).find(|&row| lists.value(row).null_count() > 0)
 }
 
-/// Whether two types store one and the same type of Delta. What merely looks like a number is none.
+/// Returns true if both types store the same type of Delta. A text never counts as a number.
 fn same_kind(one: &DataType, other: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Date32, Date64, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary,
@@ -211,12 +215,12 @@ fn same_kind(one: &DataType, other: &DataType) -> bool {
     }
 }
 
-/// The column in the type of `field`, whose lists may have nulls in them here; an error where a value has no place in it.
+/// Casts the column to the type of `field`, but with nulls allowed inside lists. Fails on a value that does not fit.
 fn fitted(column: &ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
     if column.data_type() == field.data_type() {
         return Ok(column.clone());
     }
-    // Nulls inside of lists are reported with their row, above.
+    // `Of::column` reports nulls inside lists with their row.
     let target = match field.data_type() {
         DataType::List(element) => {
             DataType::List(Arc::new(Field::new(element.name(), element.data_type().clone(), true)))
@@ -226,7 +230,7 @@ fn fitted(column: &ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
     cast_with_options(column, &target, &CastOptions { safe: false, ..CastOptions::default() })
 }
 
-/// The column as `field` has it to the letter, now that it is known where nulls are.
+/// Labels a list's elements as `field` does, now that its nulls are checked.
 fn labelled(column: ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
     match (field.data_type(), column.as_list_opt::<i32>()) {
         (DataType::List(element), Some(lists)) if column.data_type() != field.data_type() => {
@@ -237,7 +241,7 @@ fn labelled(column: ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
     }
 }
 
-/// The schema with the columns of INT96 in milliseconds, if there are any: nanoseconds would end in the year 2262.
+/// Returns the schema with INT96 columns in milliseconds, since nanoseconds end in 2262; `None` if there are no such columns.
 fn in_milliseconds(parquet: &SchemaDescriptor, schema: &Schema) -> Option<Schema> {
     let leaves = parquet.columns().iter().enumerate();
     let roots: Vec<usize> = leaves
@@ -262,7 +266,7 @@ fn coarser(of: &DataType) -> DataType {
     }
 }
 
-/// How many rows the shard's own footer counts.
+/// Reads the number of rows from the shard's footer; `None` if it cannot be read.
 pub(super) async fn footer_rows(store: &dyn ObjectStore, shard: &Shard) -> Option<u64> {
     let mut length = (64 << 10).min(shard.bytes);
     loop {

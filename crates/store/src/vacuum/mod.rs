@@ -1,33 +1,32 @@
-//! `pipeline vacuum`: deletes the files that no version within a time needs.
+//! `pipeline vacuum`: deletes the files that no version within the retention time needs.
 //!
 //! ```text
-//!   every *.parquet of the table's directory, with the time of its last change       (first, see below)
+//!   every *.parquet of the table's directory, with its modification time             (listed first, see below)
 //!      − the shards of the newest version
-//!      − what a commit after `now − keep` removed: a version within `keep` still had it
-//!      − `events`: what was appended since the oldest publication that is kept, and was merged into other shards since
-//!      − what was changed after `now − keep`: a writer may commit it yet
-//!   = what is deleted
+//!      − shards that a commit after `now − keep` removed: a version within `keep` still had them
+//!      − `events`: shards appended since the oldest retained publication, and merged into others since
+//!      − files modified after `now − keep`: a writer may still commit them
+//!   = the files to delete
 //! ```
 //!
-//! So every version that was the newest one at some time within `keep` stays readable. Files that a killed writer left behind
-//! are those that no commit ever named; they go when they are older than `keep`.
+//! So every version that was the newest at some time within `keep` stays readable. Files of a killed writer, which no commit
+//! names, go once they are older than `keep`.
 //!
-//! **Publications.** A refresh asks `events` what came since the version that a published model has learned
-//! (`build-sequences --since`), and reads it from the shards as they were. Only `events` is asked, so the other tables are not
-//! kept any longer than `keep`; and of `events` not whole versions, but what was appended.
+//! **Publications.** A refresh asks `events` what was appended since the version that a published model was trained on
+//! (`build-sequences --since`), and reads these shards as they were. Only `events` is asked, so other tables keep nothing beyond
+//! `keep`, and `events` keeps appended shards, not whole versions.
 //!
-//! **Erasure.** Rows that `pipeline forget` took out lie in what it replaced, and in what had been merged before. A deletion
-//! that is older than `keep` therefore ends what is kept for publications: whatever it may have touched goes, and a model that
-//! needed it is trained from scratch. No publication, and no gate that refuses for months, keeps an erased row on the disk.
+//! **Erasure.** Rows that `pipeline forget` deleted remain in the shards it replaced, and in those merged before. A deletion
+//! older than `keep` therefore ends the retention for publications: shards that it may have touched are deleted, and a model that
+//! needed them is trained from scratch. Neither a publication nor a gate that refuses for months keeps an erased row on disk.
 //!
-//! **Clocks.** The time of a commit is what its writer noted, or the time of its file in the log if that is later; a time in the
-//! future is none. A commit is never older than one before it. So a writer whose clock is slow shortens nothing.
+//! **Clocks.** A commit's time is the later of its writer's note and the modification time of its log entry; times in the future
+//! are ignored. A commit is never older than the one before it, so a writer with a slow clock shortens no retention.
 //!
-//! What of the log stands before the oldest of these versions goes with them ([`crate::clean`]).
+//! Log entries before the oldest of these versions are deleted too ([`crate::clean`]).
 //!
-//! The files are listed before the log is read: what is committed in between is in the log then. A run that lasts longer
-//! than `keep` from its first shard to its commit would lose that shard, and notices: a commit begins with looking for its
-//! shards.
+//! Files are listed before the log is read, so commits made in between are known. A run that takes longer than `keep` from its
+//! first shard to its commit may lose that shard, and fails: a commit first syncs, and so opens, its shards.
 
 #[cfg(test)]
 mod tests;
@@ -51,79 +50,84 @@ use crate::clean::clean_log;
 use crate::publication::{self, PublicationError};
 use crate::{Root, Snapshot, TableError};
 
-/// How long files are kept by default.
+/// Default retention time: 7 days.
 pub const KEEP: Span = Span::minutes(7 * 24 * 60);
-/// Writers must be done in this time, from a shard to its commit.
+/// Shortest retention time: writers must commit a shard within it.
 const KEEP_MIN: Span = Span::minutes(60);
 
-/// A vacuum that failed. What was deleted before was not needed.
+/// A vacuum that failed. Files deleted before the failure were unneeded.
 #[derive(Debug, thiserror::Error)]
 pub enum VacuumError {
-    /// A setting that breaks a rule. (Not transparent: the exit code is decided by finding the cause.)
+    /// A setting is invalid. (Not transparent: the exit code depends on finding the cause.)
     #[error("{0}")]
     Setting(#[from] ConfigError),
     /// A table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// It cannot be told what published models need.
+    /// The needs of published models cannot be determined.
     #[error(transparent)]
     Publications(#[from] PublicationError),
-    /// A directory cannot be listed, or a file not deleted.
+    /// A directory cannot be listed, or a file cannot be deleted.
     #[error("cannot {what} {path}")]
     File {
         /// `list` or `delete`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// Ctrl-C.
+    /// Stopped by Ctrl-C or SIGTERM.
     #[error("stopped on request after {files} files; run again for the others")]
     Interrupted {
-        /// Files that were deleted.
+        /// Files deleted so far.
         files: usize,
     },
 }
 
-/// What to delete.
+/// Settings of a vacuum.
 #[derive(Debug, Clone, Copy)]
 pub struct VacuumSettings {
-    /// Versions that were the newest within this time stay readable. At least an hour.
+    /// Retention time: versions that were the newest within it stay readable. At least an hour.
     pub keep: Span,
-    /// So many publications of models are kept (`retention.publications`): what `events` got since the oldest stays.
+    /// Number of retained publications (`retention.publications`); shards appended to `events` since the oldest stay.
     pub publications: usize,
-    /// Only list.
+    /// Lists files without deleting them.
     pub dry_run: bool,
-    /// The time that is taken for the present, in epoch milliseconds.
+    /// Current time in epoch milliseconds.
     pub now_ms: i64,
 }
 
-/// One run of `pipeline vacuum`.
+/// Result of `pipeline vacuum`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VacuumReport {
-    /// Whether nothing was deleted.
+    /// Whether files were only listed.
     pub dry_run: bool,
-    /// The tables.
+    /// One entry per table.
     pub tables: Vec<VacuumedTable>,
 }
 
-/// One table.
+/// Result for one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VacuumedTable {
     /// Its name.
     pub table: String,
-    /// What was deleted, or would be: paths inside the table.
+    /// Paths inside the table of the deleted files, or those to delete.
     pub files: Vec<String>,
-    /// Their bytes.
+    /// Total bytes of `files`.
     pub bytes: u64,
-    /// Files that stay though the newest version does not need them.
+    /// Retained files that the newest version does not need.
     pub kept: usize,
-    /// Files of the table's log that were deleted: entries that no version within `keep` is read from.
+    /// Deleted files of the table's log.
     pub log_files: usize,
 }
 
-/// Vacuums `tables`, or all of the root.
+/// Vacuums `tables`, or all tables of the root if empty.
+///
+/// # Errors
+///
+/// `keep` is shorter than an hour, a table does not exist or cannot be read, a file cannot be listed or deleted, or the run is
+/// interrupted.
 pub fn vacuum<'a>(
     root: &'a Root,
     tables: &'a [String],
@@ -147,7 +151,7 @@ async fn clean(
         return Err(ConfigError::Invalid { key: "--keep".into(), problem }.into());
     }
     let known = root.tables()?;
-    // Without any table, more likely another root was meant than that there is nothing to do.
+    // A root without tables is more likely the wrong root than an empty one.
     let none = known.is_empty().then(|| EVENTS.to_owned());
     if let Some(table) = tables.iter().find(|table| !known.contains(table)).or(none.as_ref()) {
         return Err(TableError::Missing {
@@ -174,16 +178,16 @@ async fn clean(
     Ok(report)
 }
 
-/// A file of the table's directory.
+/// A Parquet file of the table's directory.
 struct File {
-    /// Inside the table.
+    /// Path inside the table.
     path: String,
     bytes: u64,
     modified_ms: i64,
 }
 
-/// All Parquet files below `directory`, which is `inside` the table. What begins with `_` or `.` is not data, by the
-/// rules of Delta; links are not followed.
+/// Lists all Parquet files below `directory`, whose path inside the table is `inside`. Names that begin with `_` or `.` are not
+/// data, by Delta's rules; links are not followed.
 fn list(directory: &Path, inside: &str, files: &mut Vec<File>) -> Result<(), VacuumError> {
     let fail = |source| VacuumError::File { what: "list", path: directory.into(), source };
     for entry in fs::read_dir(directory).map_err(fail)? {
@@ -192,7 +196,7 @@ fn list(directory: &Path, inside: &str, files: &mut Vec<File>) -> Result<(), Vac
         let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { continue };
         let path = format!("{inside}{name}");
         let metadata = match entry.metadata() {
-            // A writer that failed has just deleted it.
+            // A failed writer has just deleted its file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             metadata => metadata.map_err(fail)?,
         };
@@ -206,17 +210,17 @@ fn list(directory: &Path, inside: &str, files: &mut Vec<File>) -> Result<(), Vac
     Ok(())
 }
 
-/// What a commit removed, and when it was made.
+/// A commit's time and removals.
 struct Commit {
     version: u64,
-    /// Never before that of an earlier commit, and never in the future; epoch milliseconds.
+    /// Epoch milliseconds; never earlier than the commit before, never in the future.
     at_ms: i64,
     removed: Vec<String>,
-    /// Whether rows were deleted, and not only put into other shards.
+    /// Whether rows were deleted, not only moved to other shards.
     deletes: bool,
 }
 
-/// The commits whose log entries are still there, the oldest first. Versions before them cannot be read any more.
+/// Returns the commits whose log entries still exist, oldest first. Earlier versions cannot be read any more.
 async fn commits(root: &Root, newest: &Snapshot, now_ms: i64) -> Result<Vec<Commit>, VacuumError> {
     let log =
         |source: DeltaTableError| TableError::Log { table: newest.name().into(), source: Box::new(source) };
@@ -257,9 +261,9 @@ fn epoch_ms(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The shards that must stay; `None` where there is no table.
+/// Returns the shards that must stay; `None` if the table does not exist.
 ///
-/// A shard of a version that was the newest one at or after `since_ms` is one of the newest, or a later commit removed it.
+/// A shard of any version that was the newest at or after `since_ms` is in the newest version, or a later commit removed it.
 async fn needed(root: &Root, table: &str, settings: VacuumSettings) -> Result<Option<Needed>, VacuumError> {
     let Some(newest) = root.snapshot(table).await? else { return Ok(None) };
     let since_ms = settings.now_ms - settings.keep.ms;
@@ -290,8 +294,8 @@ async fn needed(root: &Root, table: &str, settings: VacuumSettings) -> Result<Op
     Ok(Some(needed))
 }
 
-/// What the oldest publication that is kept has learned, whose base a refresh may continue, and the shards that were appended to
-/// `events` since. `first` is the oldest version whose entry is in the log.
+/// Returns the version of `events` that the oldest retained publication was trained on, from which a refresh may continue, and
+/// the shards appended since. `first` is the oldest version with a log entry.
 async fn appended_since_publications(
     root: &Root,
     events: &Snapshot,
@@ -300,13 +304,13 @@ async fn appended_since_publications(
 ) -> Result<(Option<u64>, BTreeSet<String>), VacuumError> {
     let oldest = match publication::kept(root, publications, []) {
         Ok(kept) => kept.iter().map(|kept| kept.learned_events).min(),
-        // What a publication that cannot be read needs is not known: everything stays that the log still tells of.
+        // The needs of an unreadable publication are unknown: keep everything that the log still lists.
         Err(PublicationError::Damaged { .. }) => Some(first),
         Err(error) => return Err(error.into()),
     };
     let Some(learned) = oldest else { return Ok((None, BTreeSet::new())) };
     match events.appended_since(learned).await {
-        // Then a refresh cannot be told what is new, whatever stays.
+        // A refresh cannot list the new rows then, whatever is kept.
         Err(TableError::Expired { .. } | TableError::Future { .. }) => Ok((None, BTreeSet::new())),
         appended => Ok((Some(learned), appended?)),
     }
@@ -314,20 +318,20 @@ async fn appended_since_publications(
 
 /// Shards that must stay.
 struct Needed {
-    /// Files of the newest version.
+    /// Shards of the newest version.
     current: BTreeSet<String>,
-    /// Files of an older version.
+    /// Shards of older versions.
     removed: BTreeSet<String>,
-    /// The oldest version that stays readable.
+    /// Oldest version that stays readable.
     oldest: u64,
 }
 
-/// The deletion of files, table by table.
+/// Deletes unneeded files, table by table.
 struct Deletion<'a> {
     root: &'a Root,
     settings: VacuumSettings,
     interrupt: &'a Interrupt,
-    /// Files of earlier tables that were deleted.
+    /// Number of files deleted in earlier tables.
     deleted: usize,
 }
 

@@ -1,3 +1,5 @@
+//! Tests of what a vacuum keeps and deletes.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ fn shard(root: &Root, table: &str, name: &str) -> NewShard {
     writer.finish().unwrap()
 }
 
-/// Replaces the table by one row; gives the version, and the time after it.
+/// Replaces the table's rows by one row; returns its version and a time after it.
 async fn replace(root: &Root, table: &str, name: &str) -> (u64, i64) {
     let shards = [shard(root, table, name)];
     let read_version = root.snapshot(table).await.unwrap().map(|snapshot| snapshot.version());
@@ -67,7 +69,7 @@ async fn versions_within_the_time_stay_readable() {
     for name in ["a", "b", "c", "d", "e"] {
         after.push(replace(&root, "sft/genre", name).await.1);
     }
-    // At the beginning of the time that is kept, version `n` was the newest.
+    // At the start of the retained time, version `n` was the newest.
     for (n, now) in after.into_iter().enumerate() {
         let settings = settings(now + DAY_MS);
         let listed = run(&root, VacuumSettings { dry_run: true, ..settings }).await;
@@ -90,7 +92,7 @@ async fn what_no_commit_named_goes_when_it_is_old() {
     let path = root.table_path("t").join(&orphan.path);
     std::fs::write(root.table_path("t").join("notes.txt"), "mine").unwrap();
     std::fs::write(root.table_path("t").join("_delta_log/old.parquet"), "log").unwrap();
-    // A killed writer's, or a running one's: that is not known yet.
+    // A killed or a running writer's shard: too young to tell.
     assert!(run(&root, settings(now + DAY_MS / 2)).await.tables[0].files.is_empty());
     let report = run(&root, settings(chrono::Utc::now().timestamp_millis() + DAY_MS + 1)).await;
     assert_eq!((report.tables[0].files.clone(), report.tables[0].bytes), (vec![orphan.path], orphan.bytes));

@@ -87,7 +87,7 @@ async fn what_others_stored_meanwhile_is_a_duplicate() {
     let (config, root) = (&place.config, &place.root);
     let interrupt = Interrupt::default();
     let run = Run::begin(config, root, Limits::default(), &interrupt).await.unwrap();
-    // All of the first day's but one, another one's, and one of the second day's under the first one's date.
+    // All events of the first day but one, an unrelated one, and one of the second day's ids under the first day's date.
     append(root, &["e0", "e2"], 5).await;
     append(root, &["e4", "e6", "else"], 6).await;
     append(root, &["e3"], 7).await;
@@ -97,13 +97,13 @@ async fn what_others_stored_meanwhile_is_a_duplicate() {
     assert_eq!(report.events_stored, 12);
     assert_eq!(place.events().await.len(), 12);
     assert_eq!(strays(&place, EVENTS).await, [""; 0]);
-    // The same once more: nothing is left to add.
+    // A second run has nothing to add.
     let again = place.ingest().await.unwrap();
     assert_eq!((again.events.accepted, again.events.duplicates), (0, 10));
 }
 
-/// One id on the days 2 and 4, of which the second is a duplicate; stored on day 0 meanwhile, the first is one, and the second is
-/// an event of its own.
+/// One id on days 2 and 4: the second event is a duplicate of the first. Another writer then stores the id on day 0: now the
+/// first is the duplicate, and the second is an event.
 #[tokio::test]
 async fn what_stood_for_another_day_is_decided_again() {
     let mut place = Place::new();
@@ -183,10 +183,10 @@ async fn two_runs_on_the_same_files_at_once_store_everything_once() {
     assert_eq!(place.dead_letters().await.len(), 2);
     for table in [EVENTS, ITEMS, DEAD_LETTERS] {
         let strays = strays(&place, table).await;
-        // The catalogue before is of an older version.
+        // `items` keeps the file of its older version.
         assert_eq!(strays.len(), usize::from(table == ITEMS), "{strays:?}");
     }
-    // An index stays, and this run's catalogue counts.
+    // Indexes stay, and the values of this run's catalogue win.
     let items = place.items(&[]).await;
     assert_eq!(
         (items.len(), items[0].as_str(), items[1].as_str()),

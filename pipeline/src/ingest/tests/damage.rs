@@ -1,4 +1,4 @@
-//! Random damage to a CSV file: what it costs, and that blocks and threads change nothing.
+//! Random damage to a CSV file: which records it costs, and that blocks and threads do not change the result.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ fn joined(records: &[Vec<u8>]) -> Vec<u8> {
 /// Positions and bytes of rejected records.
 type Rejections = Vec<(u64, Vec<u8>)>;
 
-/// The accepted events, the counts, and the rejected records: read by blocks, and put into no table.
+/// The accepted events, the counts, and the rejected records, read block by block without writing a table.
 fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>, RecordCounts, Rejections) {
     let mut place = Place::new();
     place.config.events.max_record_bytes = 400;
@@ -88,7 +88,7 @@ const WHOLE: usize = 1 << 20;
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// A damage of any bytes to one record costs that record, and no other.
+    /// Damaging any bytes of one record costs that record and no other.
     #[test]
     fn a_damage_costs_its_own_record(
         rows in prop::collection::vec((content(), content(), prop::bool::weighted(0.2)), 2..12),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Pieces that make interesting garbage more often than random bytes do.
+/// Syntax fragments, which exercise the parsers more than random bytes do.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => Just(b"u1,i1,100\n".to_vec()),
@@ -42,7 +42,7 @@ fn check(name: &str, bytes: &[u8], block_bytes: usize) {
                     dead.iter()
                         .all(|(_, _, raw)| raw.is_empty() || bytes.windows(raw.len()).any(|w| w == raw))
                 );
-                // Where the file is cut does not matter.
+                // The block boundaries do not change the result.
                 let mut other = Place::new();
                 other.config.events = place.config.events.clone();
                 other.config.events.paths = vec![other.file(name, bytes)];

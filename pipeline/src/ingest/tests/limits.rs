@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// `id user item ts`, from so few that everything repeats.
+/// `id user item ts`, from ranges so small that everything repeats.
 type Row = (Option<u8>, u8, u8, i64);
 
 const DAY: i64 = 86_400;
@@ -25,7 +25,7 @@ fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// What is stored: by the rule of the contract, in the plainest way.
+/// The events to be stored: a direct implementation of the contract's rule.
 fn expected(files: &[Vec<Row>], stored: &mut HashSet<(i64, String)>) -> Vec<(usize, usize)> {
     let mut accepted = Vec::new();
     for (file, rows) in files.iter().enumerate() {

@@ -46,7 +46,7 @@ impl Place {
         run(&self.config, &self.root, &Interrupt::default()).await
     }
 
-    /// Reads a file of events, and nothing else.
+    /// Ingests a file of events without a catalogue.
     async fn ingest_file(
         &mut self,
         name: &str,
@@ -189,7 +189,7 @@ async fn reading_a_file_twice_adds_nothing_and_equal_purchases_stay_two() {
         RecordCounts { read: 4, accepted: 0, duplicates: 4, dead_letters: 0, forgotten: 0 }
     );
     assert_eq!((second.versions, second.events_stored), (first.versions, 4));
-    // The same content under another name is the same events, and one more equal purchase is one more.
+    // The same content under another file name is the same events; a further equal purchase is a further event.
     place.config.events.paths.push(place.file("copy.csv", format!("{LOG}u1,i1,100,1.0\n")));
     let third = place.ingest().await.unwrap();
     assert_eq!(
@@ -288,7 +288,7 @@ async fn a_file_replaced_under_its_name_has_dead_letters_of_its_own() {
     };
     let both = letters(&[(0, "u,i,later"), (0, "u,i,soon"), (1, "u,,1")]);
     assert_eq!(stored(place.dead_letters().await), both);
-    // Neither file adds any again.
+    // Ingesting either file again adds nothing.
     for log in [monday, tuesday] {
         let again = place.ingest_file("today.csv", log).await.unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The section of a table of instruction examples.
+//! HTML section of a table of instruction examples.
 
 use super::super::SftContents;
 use super::distribution::{charts, distribution};

@@ -1,4 +1,4 @@
-//! The curve of two quantities on logarithmic axes.
+//! A curve on two logarithmic axes, as SVG.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ const RIGHT: f64 = 14.0;
 const TOP: f64 = 28.0;
 const BOTTOM: f64 = 208.0;
 
-/// A curve through points with coordinates from 1 on; `names` of the two are for the tooltips.
+/// Draws a curve through `points`, whose coordinates are at least 1; `names` of both coordinates are for the tooltips.
 pub(super) fn log_log(frame: &Frame<'_>, names: [&str; 2], points: &[(u64, u64)]) -> String {
     let decades = |largest: u64| largest.max(2).ilog10() + u32::from(!is_power_of_ten(largest.max(2)));
     let (x_decades, y_decades) = (

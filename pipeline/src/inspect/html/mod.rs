@@ -1,4 +1,4 @@
-//! The reports as pages ([`crate::html`]).
+//! Reports as HTML pages ([`crate::html`]).
 
 mod distribution;
 mod examples;
@@ -9,14 +9,14 @@ mod user;
 use super::{Inspection, Timeline};
 
 impl Inspection {
-    /// The report as an HTML page.
+    /// Returns the report as an HTML page.
     pub fn to_html(&self) -> String {
         tables::page(self)
     }
 }
 
 impl Timeline {
-    /// The time line as an HTML page.
+    /// Returns the time line as an HTML page.
     pub fn to_html(&self) -> String {
         user::page(self)
     }

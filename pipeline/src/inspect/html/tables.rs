@@ -17,7 +17,7 @@ use crate::html::{Escaped, number, percent};
 
 pub(super) fn page(inspection: &Inspection) -> String {
     let mut body = format!("<h1>Tables</h1>\n<p class=\"soft\">{}</p>\n", Escaped(&inspection.root));
-    // In the order in which they are made.
+    // In the order in which the tables are built.
     let order = [EVENTS, ITEMS, DEAD_LETTERS, SEQUENCES, INSTRUCTIONS];
     let mut tables: Vec<&TableReport> = inspection.tables.iter().collect();
     tables.sort_by_key(|table| order.iter().position(|name| *name == table.table).unwrap_or(order.len()));
@@ -123,7 +123,7 @@ fn per_day(contents: &EventsContents) -> String {
     let days = contents.periods.first().map_or(1, |period| period.days);
     let years = contents.periods.first().zip(contents.periods.last());
     let years = years.map_or(0, |(first, last)| last.from.year() - first.from.year());
-    // A label at the first bar of each year, or month where there are few; every so many where there are many.
+    // A label at the first bar of each year, or of each month if there is one year at most; of every n-th year if there are many.
     let (monthly, apart) = if years <= 1 { (true, 1) } else { (false, years / 12 + 1) };
     let mut labelled = None;
     let mut label = |from: chrono::NaiveDate| {

@@ -1,7 +1,7 @@
 //! The page of one user: the history as one target sees it.
 //!
-//! Time between sessions is mostly empty and a session mostly a burst, so no one scale shows both. The upper
-//! chart is to scale and shows where the sessions lie; below it, each session is a block with one mark an event,
+//! Time between sessions is mostly empty and a session is mostly a burst, so no single scale shows both. The upper
+//! chart is to scale and shows the times of the sessions; below it, each session is a block with one mark an event,
 //! in order, and a line under the events of one request batch.
 
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::html::page::{facts, page as whole, table};
 use crate::html::{Escaped, number};
 
 const WIDTH: f64 = 1090.0;
-/// Room of one event.
+/// Width of an event's mark.
 const CELL: f64 = 22.0;
 const LABEL: f64 = 250.0;
 
@@ -121,7 +121,7 @@ fn overview(timeline: &Timeline) -> String {
         12.0 + (WIDTH - 24.0) * at
     };
     let mut svg = format!("<line class=\"base\" x1=\"12\" x2=\"{}\" y1=\"30\" y2=\"30\"/>", WIDTH - 12.0);
-    // The target last, so that nothing covers it.
+    // Draw the target last, so that no other mark covers it.
     let (target, others): (Vec<&Entry>, Vec<&Entry>) =
         timeline.entries.iter().partition(|entry| entry.mark == Mark::Target);
     for entry in others.into_iter().chain(target) {

@@ -21,19 +21,19 @@ use crate::kafka::decode::{Decoder, Fault};
 use crate::privacy::{Forgotten, UserColumn};
 use crate::records::{Mapping, Rejection, Times};
 
-/// Messages to the store, in order.
+/// Instructions to the store, in order.
 pub(super) enum Assembled {
     /// Parts that are committed together.
     Batch(Vec<TakenPart>),
-    /// Parts of a partition come, the first one from where the table was.
+    /// Parts of a partition follow; the first continues from the table's offset.
     Begin { partition: i32, stored: StoredOffset, from: i64, topic: Option<TopicIdentity> },
-    /// No more of it come.
+    /// No more parts of the partition follow.
     End { partition: i32 },
-    /// To be answered when everything before is committed.
+    /// The store answers when everything before is committed.
     Flush(SyncSender<()>),
 }
 
-/// Decodes messages until the sender or the receiver is gone.
+/// Decodes messages until one of its channels is closed.
 pub(super) struct Assembler {
     pub(super) kafka: Kafka,
     pub(super) mapping: Mapping,
@@ -46,16 +46,16 @@ pub(super) struct Assembler {
     pub(super) first: Option<FirstTimes>,
 }
 
-/// The times of the first micro-batch. Later ones are not asked about: single events of a wrong clock must not stop a
+/// The times of the first micro-batch. Later ones are not checked: single events with a wrong clock must not stop a
 /// consumer for good.
 pub(super) struct FirstTimes {
     times: Times,
     unit: TimeUnit,
-    /// Whether a partition is read that the tables do not know: then a single event may raise the question.
+    /// Whether a partition is read that the tables do not know: then a single event suffices for the check.
     new: bool,
 }
 
-/// So many events of a known partition raise it.
+/// Minimum events for the check if the tables know all partitions.
 const EVENTS_ASKED_ABOUT: u64 = 10;
 
 impl FirstTimes {
@@ -69,7 +69,7 @@ impl FirstTimes {
     }
 }
 
-/// The forgotten users, as far as this consumer knows: looked up again when the table has a new version.
+/// The list of forgotten users, read again when it has a new version.
 pub(super) struct ForgottenWatch {
     pub(super) root: Root,
     pub(super) settings: Forget,
@@ -104,7 +104,7 @@ impl Assembler {
                     if let Some(first) = &mut self.first {
                         first.new |= stored.events.is_none() || anew;
                     }
-                    // Where reading began, and in which topic, is to be known, even if nothing comes.
+                    // Commit where reading began, and in which topic, even if no message arrives.
                     let pin = stored.events != Some(read) || stored.topic != topic;
                     let generation = topic.as_ref().and_then(TopicIdentity::generation);
                     let mut part = Part::new(from, read, pin);
@@ -145,7 +145,7 @@ impl Assembler {
         }
     }
 
-    /// Hands on what there is; `false` where the receiver is gone.
+    /// Sends the micro-batch to the store; returns `false` if the receiver is closed.
     fn hand_on(&mut self, batch: &mut MicroBatch, output: &Sender<Assembled>) -> Result<bool, ConsumeError> {
         if let Some(problem) = self.first.as_ref().and_then(FirstTimes::question) {
             return Err(ConsumeError::Times { topic: self.kafka.topic.clone(), problem });
@@ -155,7 +155,7 @@ impl Assembler {
         Ok(taken.is_empty() || output.blocking_send(Assembled::Batch(taken)).is_ok())
     }
 
-    /// Reads the table again if it has another version: once a micro-batch.
+    /// Reads the list again if it has another version; called once a micro-batch.
     fn look_who_was_forgotten(&mut self) -> Result<(), ConsumeError> {
         let ForgottenWatch { root, settings, runtime, version } = &mut self.who;
         let newest = Forgotten::version(root)?;
@@ -173,7 +173,7 @@ impl Assembler {
         message: Message<'_>,
     ) -> Result<u64, ConsumeError> {
         let bytes = (message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len)) as u64;
-        // The partition ended meanwhile.
+        // The partition has ended in the meantime.
         let Some(part) = batch.parts.get_mut(&partition) else { return Ok(bytes) };
         match self.event(part, partition, message)? {
             Ok(()) => {}
@@ -231,7 +231,7 @@ impl Assembler {
             let topic = &self.kafka.topic;
             let id = match part.generation {
                 None => format!("{topic}-{partition}-{}", message.offset),
-                // Another topic of this name has had the offset before.
+                // An earlier topic of this name had the same offset.
                 Some(generation) => format!("{topic}-{partition}-{}-{generation}", message.offset),
             };
             event.event_id = Some(id.into());

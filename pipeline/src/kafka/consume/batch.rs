@@ -1,4 +1,4 @@
-//! A micro-batch: what was read of each partition since the last one.
+//! A micro-batch: the messages of each partition that were read since the previous one.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -18,12 +18,12 @@ pub(super) struct DeadLetter {
     pub(super) rejection: Rejection,
 }
 
-/// What was read of one partition: everything from `from` to before `to`.
+/// The messages of one partition with offsets in `from..to`.
 pub(super) struct Part {
     pub(super) from: i64,
     pub(super) to: i64,
     columns: Columns,
-    /// For each event whether its id is to be looked for among those stored.
+    /// For each event, whether its id must be searched among the stored ones.
     check: Vec<bool>,
     pub(super) dead_letters: Vec<DeadLetter>,
     /// Messages of users who were forgotten.
@@ -34,13 +34,13 @@ pub(super) struct Part {
     newest: i64,
     /// When the first message was sent, epoch milliseconds.
     pub(super) first_sent: Option<i64>,
-    /// Whether it is to be committed even if nothing was read: the table is to know where reading began.
+    /// Whether the part is committed even if it is empty, so that the table records where reading began.
     pin: bool,
-    /// How many topics of this name came before, if any did.
+    /// Number of earlier topics of this name; `None` for the first.
     pub(super) generation: Option<u32>,
 }
 
-/// A message on its way.
+/// A message as it was polled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Message<'a> {
     pub(super) offset: i64,
@@ -51,7 +51,7 @@ pub(super) struct Message<'a> {
 }
 
 impl Part {
-    /// Nothing yet. The table knows everything before `from`; reading goes on at `to`.
+    /// An empty part. The table has everything before `from`; reading continues at `to`.
     pub(super) fn new(from: i64, to: i64, pin: bool) -> Self {
         Self {
             from,
@@ -106,11 +106,11 @@ impl Part {
         self.first_sent.get_or_insert(message.sent);
     }
 
-    /// Takes the messages so far; the part goes on empty, from where they ended.
+    /// Takes the messages so far; the part continues, empty, from their end.
     fn take(&mut self, partition: i32) -> Result<TakenPart, ArrowError> {
         let (newest, generation) = (self.newest, self.generation);
         let next = Self { newest, generation, ..Self::new(self.to, self.to, false) };
-        // The builder keeps its room.
+        // The column builders keep their memory.
         let batch = self.columns.finish(u32::try_from(partition).unwrap_or_default())?;
         let mut done = std::mem::replace(self, next);
         std::mem::swap(&mut self.columns, &mut done.columns);
@@ -162,7 +162,7 @@ pub(super) struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// Everything that was read, and an empty batch in its place.
+    /// Takes everything that was read, and leaves an empty batch.
     pub(super) fn take(&mut self) -> Result<Vec<TakenPart>, ArrowError> {
         (self.messages, self.bytes, self.since) = (0, 0, None);
         let read = self.parts.iter_mut().filter(|(_, part)| part.to > part.from || part.pin);

@@ -1,4 +1,4 @@
-//! What can stop `pipeline consume`.
+//! Errors of `pipeline consume`.
 
 use rdkafka::error::KafkaError;
 use schemas::config::ConfigError;
@@ -8,7 +8,7 @@ use store::commit::CommitError;
 use crate::kafka::decode::DecodeError;
 use crate::privacy::ForgetError;
 
-/// A consumer that stopped. What it had committed stands; everything else is read again by the next one.
+/// A consumer that stopped. Its commits stay; the next consumer reads everything else again.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumeError {
     /// The configuration. (Not transparent: the exit code is decided by finding the cause.)
@@ -17,13 +17,13 @@ pub enum ConsumeError {
     /// A table's log or a shard cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// It is not known who was forgotten.
+    /// The list of forgotten users cannot be read.
     #[error(transparent)]
     Forgotten(#[from] ForgetError),
     /// A table cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// Rows that do not fit their columns.
+    /// Columns of unequal lengths or types: a defect of this program.
     #[error("building rows of `{table}`")]
     Build {
         /// The table.
@@ -34,7 +34,7 @@ pub enum ConsumeError {
     /// Messages cannot be decoded at present.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// Times that cannot be meant.
+    /// The times of the first events are implausible.
     #[error(
         "`{topic}`: of the first events after the start {problem} nothing of them was committed; set events.ts_unit to \
          the topic's unit, or go on as it is with events.check_times = false"
@@ -42,10 +42,10 @@ pub enum ConsumeError {
     Times {
         /// The topic.
         topic: String,
-        /// What is odd about them, as a question.
+        /// The suspicion, as a question.
         problem: String,
     },
-    /// Numbers that do not add up: a defect of this program.
+    /// The counts of messages do not add up: a defect of this program.
     #[error(
         "{messages} messages were read, and {accounted} are accepted, duplicates, dead letters or forgotten; this is a \
          defect of the program, and the tables hold what was committed"
@@ -53,7 +53,7 @@ pub enum ConsumeError {
     LostCount {
         /// Messages.
         messages: u64,
-        /// What became of them.
+        /// Messages with an outcome.
         accounted: u64,
     },
     /// librdkafka does not take its settings.
@@ -77,7 +77,7 @@ pub enum ConsumeError {
         /// The nearest that there is.
         hint: String,
     },
-    /// The group gave this consumer nothing.
+    /// The group assigned no partition to this consumer.
     #[error(
         "group `{group}` gave this consumer no partition of `{topic}` within {patience}; are there more consumers than partitions?"
     )]
@@ -89,7 +89,7 @@ pub enum ConsumeError {
         /// How long it waited.
         patience: String,
     },
-    /// The table is ahead of the topic.
+    /// The table's offset is beyond the end of the partition.
     #[error(
         "table `events` has stored `{topic}` partition {partition} up to offset {stored}, but the partition ends at {end}: the \
          topic was made anew, or these are other brokers; read it under another topic name, or into another root"
@@ -104,7 +104,7 @@ pub enum ConsumeError {
         /// The end by the broker.
         end: i64,
     },
-    /// The topic is not the one that was read before.
+    /// The topic has other ids than the one that was read before.
     #[error(
         "table `events` has stored `{topic}` partition {partition} up to offset {stored}, by the topic with {before}; the one \
          that the brokers have now has {now}, and the partition ends at {end}: the topic was made anew, or these are other \
@@ -146,7 +146,7 @@ pub enum ConsumeError {
         /// How long it waited.
         patience: String,
     },
-    /// A thread of the consumer is gone without a word.
+    /// A thread of the consumer panicked or did not end in time.
     #[error("the {0} ended unexpectedly")]
     Thread(&'static str),
     /// The metrics' address cannot be used.

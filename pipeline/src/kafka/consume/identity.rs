@@ -1,7 +1,7 @@
-//! Which topic of which cluster lies behind a name.
+//! Identifies the topic and the cluster behind a name.
 //!
-//! A topic that is deleted and made again has the same name and begins with offset 0 again; so may a topic of that name
-//! in another cluster. The brokers give each topic an id of its own when it is made, and each cluster one.
+//! A topic that is deleted and created again has the same name and begins again with offset 0; so may a topic of that name
+//! in another cluster. Brokers assign an id to each topic when it is created, and to each cluster.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use rdkafka::bindings as rd;
 use rdkafka::types::{RDKafka, RDKafkaRespErr};
 
-/// The ids of a topic and its cluster, as far as the brokers tell them. Old ones and imitations do not.
+/// The ids of a topic and its cluster; empty if the brokers do not report them, as old brokers and imitations do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopicIdentity {
     cluster: String,
     topic: String,
-    /// How many topics of this name the table has read before this one.
+    /// Number of topics of this name that were read into the table before this one.
     before: u32,
 }
 
@@ -26,7 +26,7 @@ impl TopicIdentity {
         Self { cluster: cluster.into(), topic: topic.into(), before: 0 }
     }
 
-    /// As a table's property has it.
+    /// Parses a table property ([`Self::property`]).
     pub(super) fn from_property(text: &str) -> Option<Self> {
         let mut parts = text.split(' ');
         let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
@@ -44,17 +44,17 @@ impl TopicIdentity {
         same(&self.cluster, &other.cluster) && same(&self.topic, &other.topic)
     }
 
-    /// Whether the brokers have told `before` which topic it is, and do not say so now: no answer is not the same answer.
+    /// Whether this answer lacks the topic's id although the answer `before` had it. A missing id does not mean the same topic.
     pub(super) fn says_less_than(&self, before: &Self) -> bool {
         self.topic.is_empty() && !before.topic.is_empty()
     }
 
-    /// This topic, which comes after another one of its name.
+    /// This topic as the successor of `other`, a topic of the same name.
     pub(super) fn after(&self, other: &Self) -> Self {
         Self { before: other.before + 1, ..self.clone() }
     }
 
-    /// The same topic, known to be the successor of as many as `stored` says.
+    /// The same topic with the number of predecessors that `stored` has; missing ids are taken from `stored`.
     pub(super) fn known_as(&self, stored: &Self) -> Self {
         let or = |now: &String, before: &String| if now.is_empty() { before.clone() } else { now.clone() };
         Self {
@@ -64,12 +64,12 @@ impl TopicIdentity {
         }
     }
 
-    /// What tells this topic's messages from those of the topics of this name before it, if there were any.
+    /// Number of earlier topics of this name, which distinguishes this topic's messages from theirs; `None` for the first.
     pub(super) fn generation(&self) -> Option<u32> {
         (self.before > 0).then_some(self.before)
     }
 
-    /// As a table's property has it.
+    /// The identity as a table property.
     pub(super) fn property(&self) -> String {
         let Self { cluster, topic, before } = self;
         match before {
@@ -90,7 +90,7 @@ impl fmt::Display for TopicIdentity {
     }
 }
 
-/// Asks the brokers of `client` for the ids; `None` where they tell neither.
+/// Asks the brokers of `client` for the ids; `None` if they report neither.
 pub(super) fn ask(client: *mut RDKafka, topic: &str, patience: Duration) -> Option<TopicIdentity> {
     let ms = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     let identity = TopicIdentity::new(
@@ -101,7 +101,7 @@ pub(super) fn ask(client: *mut RDKafka, topic: &str, patience: Duration) -> Opti
 }
 
 fn cluster_id(client: *mut RDKafka, ms: i32) -> Option<String> {
-    // SAFETY: the client lives, and the text is its own until it is given back.
+    // SAFETY: the client is alive, and the text is valid until it is freed.
     unsafe {
         let text = NonNull::new(rd::rd_kafka_clusterid(client, ms))?;
         let id = CStr::from_ptr(text.as_ptr()).to_str().ok().map(str::to_owned);
@@ -110,7 +110,7 @@ fn cluster_id(client: *mut RDKafka, ms: i32) -> Option<String> {
     }
 }
 
-/// What must be given back to librdkafka when it is not needed any more.
+/// An object of librdkafka with the function that destroys it.
 struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
 impl<T> Owned<T> {
@@ -125,7 +125,7 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from the function that this one belongs to, and nothing else gives it back.
+        // SAFETY: the pointer came from the matching constructor, and it is destroyed only here.
         unsafe { (self.1)(self.0.as_ptr()) }
     }
 }
@@ -133,8 +133,8 @@ impl<T> Drop for Owned<T> {
 fn topic_id(client: *mut RDKafka, topic: &str, ms: i32) -> Option<String> {
     let name = CString::new(topic).ok()?;
     let mut names = [name.as_ptr()];
-    // SAFETY: every pointer comes from the call before it and lives until the end of this block, in the order in which
-    // librdkafka wants them back; the array holds one name that ends with 0.
+    // SAFETY: every pointer comes from the preceding call and lives until the end of this block, where they are destroyed in
+    // the order that librdkafka requires; the array holds one name that ends with 0.
     unsafe {
         let topics = Owned::new(
             rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1),

@@ -1,8 +1,8 @@
-//! The ids of stored events, of the dates that a producer may still send again.
+//! Cache of the ids of stored events, for dates that a producer may still send again.
 //!
-//! Memory: 16 bytes an id and the hash table's free places, 20 to 36 bytes in all. Dates are looked through one after the
-//! other, and those that were asked for least recently are given back beyond the limit and read again when they are asked for: so it
-//! is the limit, or the ids of one date where these are more.
+//! Memory: 16 bytes an id and the hash table's free slots, 20 to 36 bytes in all. Dates are searched one after the other;
+//! beyond the limit, the least recently used dates are dropped, and read again when they are needed. The cache therefore takes
+//! the limit, or the ids of one date if these take more.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,7 +12,7 @@ use store::{Shard, Snapshot, TableError};
 
 use crate::records::{KeySet, date_days, dates_around, id_key};
 
-/// What an id takes at most.
+/// Maximum bytes of an id.
 const ID_BYTES: u64 = 36;
 
 /// The ids of one date.
@@ -21,28 +21,28 @@ struct Date {
     keys: KeySet,
     /// The shards that were read.
     shards: HashSet<String>,
-    /// When it was asked for last.
+    /// The number of the latest query that used the date.
     used: u64,
 }
 
-/// The ids of each date, as far as they were asked for.
+/// The ids of each date that was queried.
 pub(super) struct KnownIds {
-    /// Within how many days equal ids are one event.
+    /// `events.dedup_days`: equal ids within this many days are one event.
     days: u32,
     ids_max: usize,
     dates: BTreeMap<i32, Date>,
-    /// Counts the questions.
+    /// Number of queries.
     asked: u64,
 }
 
 impl KnownIds {
-    /// None yet; ids take up to `bytes_max`.
+    /// Empty; ids may take up to `bytes_max`.
     pub(super) fn new(days: u32, bytes_max: u64) -> Self {
         let ids_max = usize::try_from(bytes_max / ID_BYTES).unwrap_or(usize::MAX);
         Self { days, ids_max, dates: BTreeMap::new(), asked: 0 }
     }
 
-    /// Those of the events, each a date and the key of its id, that `snapshot` has within the days.
+    /// The given events (a date and the key of an id) that `snapshot` has within the window of days.
     pub(super) async fn stored(
         &mut self,
         snapshot: Option<&Snapshot>,
@@ -50,7 +50,7 @@ impl KnownIds {
     ) -> Result<HashSet<(i32, u128)>, TableError> {
         let mut found = HashSet::new();
         self.asked += 1;
-        // The ids of the next commit are kept, also where nothing of the date is stored yet.
+        // Add the events' dates, also those without stored events, so that `add` keeps the ids of the next commit.
         for &date in events.keys() {
             self.dates.entry(date).or_default().used = self.asked;
         }
@@ -85,7 +85,7 @@ impl KnownIds {
         Ok(found)
     }
 
-    /// Gives dates back until the others fit, but not the one that is looked through.
+    /// Drops the least recently used dates until the ids fit, but never `present`, which is being searched.
     fn give_back(&mut self, present: i32) {
         while self.len() > self.ids_max {
             let others = self.dates.iter().filter(|(date, _)| **date != present);
@@ -94,21 +94,21 @@ impl KnownIds {
         }
     }
 
-    /// What was committed: it need not be read.
+    /// Adds the ids of a committed shard, which then need not be read.
     pub(super) fn add(&mut self, date: i32, shard: String, keys: impl IntoIterator<Item = u128>) {
-        // A date that nothing asked for is read when something does.
+        // A date that is not cached is read when it is queried.
         if let Some(known) = self.dates.get_mut(&date) {
             known.keys.extend(keys);
             known.shards.insert(shard);
         }
     }
 
-    /// Forgets what no event of `date` or later can be a copy of.
+    /// Drops the dates before the window of events of `date` or later.
     pub(super) fn forget_before(&mut self, date: i32) {
         self.dates = self.dates.split_off(dates_around(date, self.days).start());
     }
 
-    /// How many ids are kept.
+    /// Number of cached ids.
     pub(super) fn len(&self) -> usize {
         self.dates.values().map(|date| date.keys.len()).sum()
     }

@@ -1,4 +1,4 @@
-//! What a monitoring system sees: Prometheus metrics over HTTP (`--metrics ADDR`).
+//! Prometheus metrics over HTTP (`--metrics ADDR`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -56,12 +56,12 @@ pub(super) struct Metrics {
     rebalances: Counter,
     pauses: Counter,
     known_ids: Gauge,
-    /// What the consumer has taken, and what the table has, behind the end of each partition.
+    /// Partition → messages between the last one taken and the end; `committed_lag`: between the table's offset and the end.
     lag: Family<Partition, Gauge>,
     committed_lag: Family<Partition, Gauge>,
     end: Family<Partition, Gauge>,
     offset: Family<Partition, Gauge>,
-    /// Partitions of which lags may be asked for, and the offset behind the last message that was polled of each.
+    /// Partitions whose lags are reported → the offset after the last polled message.
     polled: Mutex<BTreeMap<i32, i64>>,
 }
 
@@ -175,13 +175,13 @@ impl Metrics {
         }
     }
 
-    /// So many messages of a partition were decoded.
+    /// Counts decoded messages of a partition.
     pub(super) fn taken(&self, partition: i32, messages: u64, bytes: u64) {
         self.messages.get_or_create(&Partition { partition }).inc_by(messages);
         self.bytes.get_or_create(&Partition { partition }).inc_by(bytes);
     }
 
-    /// Messages of users who were forgotten.
+    /// Counts messages of forgotten users.
     pub(super) fn forgotten(&self, messages: u64) {
         self.forgotten.inc_by(messages);
     }
@@ -206,7 +206,7 @@ impl Metrics {
         self.pauses.inc();
     }
 
-    /// Reading of a partition begins at `offset`: what the table is to have before, it has.
+    /// Reading of a partition begins at `offset`; the table has everything before it.
     pub(super) fn began(&self, partition: i32, offset: i64, end: i64) {
         let label = Partition { partition };
         self.end.get_or_create(&label).set(end);
@@ -223,7 +223,7 @@ impl Metrics {
         self.committed_lag.get_or_create(&label).set((end - offset).max(0));
     }
 
-    /// A partition is another consumer's: its lag is too.
+    /// Removes the lags of a partition that another consumer reads now.
     pub(super) fn revoked(&self, partition: i32) {
         self.partitions().remove(&partition);
         let label = Partition { partition };
@@ -252,18 +252,18 @@ impl Metrics {
         self.known_ids.set(i64::try_from(known_ids).unwrap_or(i64::MAX));
     }
 
-    /// What librdkafka says of the partitions.
+    /// Takes over librdkafka's statistics of the partitions.
     pub(super) fn statistics(&self, topic: &str, statistics: &Statistics) {
         let Some(topic) = statistics.topics.get(topic) else { return };
         let ours = self.partitions().clone();
         for partition in topic.partitions.values().filter(|partition| partition.hi_offset >= 0) {
             let Some(&taken) = ours.get(&partition.partition) else { continue };
             let label = Partition { partition: partition.partition };
-            // What an open transaction holds back is not there to be read.
+            // Messages of an open transaction cannot be read yet.
             let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
             self.end.get_or_create(&label).set(end);
             let offset = self.offset.get_or_create(&label).get();
-            // Behind the last message may lie what no consumer gets: ends of transactions, and aborted ones.
+            // After the last message there may be records that no consumer gets: transaction markers and aborted messages.
             let all_taken = partition.next_offset >= end && partition.fetchq_cnt == 0;
             let lag = if all_taken { 0 } else { (end - taken).max(0) };
             self.lag.get_or_create(&label).set(lag);
@@ -277,7 +277,7 @@ impl Metrics {
         self.polled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     fn text(&self) -> String {
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {
@@ -287,7 +287,7 @@ impl Metrics {
     }
 }
 
-/// Answers `GET /metrics` at `address` until the returned handle is dropped; the address with the port that was taken.
+/// Answers `GET /metrics` at `address` until the returned handle is dropped; also returns the address with the actual port.
 pub(super) async fn serve(
     metrics: Arc<Metrics>,
     address: SocketAddr,
@@ -303,7 +303,7 @@ pub(super) async fn serve(
                     let answer = answer(&metrics, &request);
                     async move { answer }
                 });
-                // A scraper that goes away is no concern of ours.
+                // Ignore scrapers that disconnect.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), answer)
                     .await;

@@ -1,4 +1,4 @@
-//! `pipeline consume`: a topic to `events` and `dead_letters`, each message once.
+//! `pipeline consume`: reads a topic into `events` and `dead_letters`, each message exactly once.
 //!
 //! ```text
 //!   poll ──────────▶ assemble ──────────▶ commits
@@ -10,22 +10,22 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `poll/` | the thread that polls; rebalances, retention, a topic made anew (`context.rs`) |
+//! | `poll/` | the thread that polls; rebalances, retention, recreated topics (`context.rs`) |
 //! | `assemble.rs`, `batch.rs` | messages into micro-batches |
-//! | `commits/` | the two commits of a micro-batch: dead letters, then events; what fences a consumer that lost its partitions |
+//! | `commits/` | the two commits of a micro-batch: dead letters, then events; fencing of a consumer that lost its partitions |
 //! | `reached.rs`, `identity.rs` | offsets in the tables' logs, and which topic of which cluster they belong to |
 //! | `known_ids.rs` | ids of events that may be sent again |
 //! | `settings.rs`, `metrics.rs` | librdkafka's settings; metrics over HTTP |
 //!
-//! **Exactly once.** The tables' own logs say how far they have come: each commit carries, for every partition of which it
-//! has something, the offset behind it ([`reached`]). Reading begins where `events` is, whatever the group's offsets say, and
-//! a commit is made only on top of a table that is where the batch begins ([`commits`]). Killed at any instruction, a consumer
-//! has committed a batch or has not, and the next one reads on from there.
+//! **Exactly once.** The tables' own logs record the offsets: each commit carries, for every partition in it, the offset after
+//! its last message ([`reached`]). Reading begins at the offset in `events`, whatever the group's offsets are, and a batch is
+//! committed only if the table's offset is where the batch begins ([`commits`]). Wherever a consumer is killed, it has
+//! either committed a batch or not, and the next one continues from there.
 //!
-//! **Counting.** Of every commit, messages = accepted + duplicates + dead letters.
+//! **Counting.** In every commit, messages = accepted + duplicates + dead letters + forgotten.
 //!
-//! **Order.** A partition's events are stored in the order of their offsets. Events that come late are stored with the date of
-//! their own time; the next build sorts them in.
+//! **Order.** A partition's events are stored in the order of their offsets. Late events are stored under the date of their
+//! own time; the next build sorts them in.
 //!
 //! **Memory.** What librdkafka fetches ahead, the chunks between the threads, and three micro-batches: one that is filled,
 //! one that waits and one that is written. When the store is behind, the channels fill up, and fetching is paused. The ids of
@@ -69,22 +69,26 @@ pub use error::ConsumeError;
 pub(crate) use reached::{topic_in, topics_of};
 pub use report::{ConsumeReport, ExpiredOffsets, Totals};
 
-/// How long leaving the group may take after a failure.
+/// Maximum time for leaving the group after a failure.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// How to run.
+/// Options of a consumer's run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConsumeOptions {
-    /// Stop at the end that every partition has when reading of it begins.
+    /// Whether to stop at the end that every partition has at the start.
     pub once: bool,
-    /// Where metrics are served.
+    /// The address of the metrics; `None` serves none.
     pub metrics: Option<SocketAddr>,
-    /// For the ids of stored events; by `[memory]` where it is not given.
+    /// Memory for the ids of stored events; by default that of `[memory]`.
     pub memory: Option<MemorySize>,
 }
 
-/// Reads the configured topic into the tables of `root`, until interrupted; what was read is committed then. Must be called
-/// inside a Tokio runtime with more than one thread.
+/// Reads the configured topic into the tables of `root` until interrupted, then commits the messages read so far. Must be
+/// called inside a Tokio runtime with more than one thread.
+///
+/// # Errors
+///
+/// Any [`ConsumeError`]. Commits made before it stay; the next consumer reads everything else again.
 pub fn run<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -151,9 +155,9 @@ async fn consume(
     let assembling = stage("assemble", move || assembler.run(from_poller, to_store));
     let stored = store.run(from_assembler).await;
     store.shared.lock().ended = true;
-    // Whatever failed, the group is to be left: it would wait for the session of a member that is gone to time out.
+    // After any failure, leave the group; otherwise the group waits until this member's session times out.
     let (polled, assembled) = (ended(polling, "poller").await, ended(assembling, "assembler").await);
-    // Each ends when the one after it does: what failed first is said first.
+    // A stage ends when the next one does, so the last stage's error is reported first: it is the cause.
     stored?;
     assembled??;
     let polled = polled??;
@@ -173,19 +177,19 @@ async fn consume(
     })
 }
 
-/// Runs `work` on a thread of that name, and gives its result; an error if it panicked.
+/// Runs `work` on a thread called `name`; the returned receiver gets its result, or an error if it panics.
 fn stage<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
     let (done, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        // The receiver is gone where another stage has failed.
+        // Fails if another stage has failed and the receiver is dropped.
         let _ = done.send(work());
     });
-    // Without a thread nothing is sent, which is an error where it is waited for.
+    // If the thread could not start, the sender is dropped, and the receiver gets an error.
     drop(thread);
     result
 }
 
-/// What came of a stage that has nothing more to do.
+/// Waits, at most [`LEAVE`], for the result of a stage that has nothing more to do.
 async fn ended<T>(result: oneshot::Receiver<T>, name: &'static str) -> Result<T, ConsumeError> {
     let result = tokio::time::timeout(LEAVE, result).await;
     result.ok().and_then(Result::ok).ok_or(ConsumeError::Thread(name))

@@ -1,11 +1,11 @@
-//! How far the tables have come in each partition: the `txn` actions of their commits.
+//! The offsets that the tables have reached in each partition: the `txn` actions of their commits.
 //!
-//! `events` carries, for each partition, the offset behind the last message that is stored or was found to be a duplicate
-//! or a dead letter. `dead_letters` carries the same number for its own rows, in commits that have some; it is written
-//! first, so it is never behind where there is something to find, and ahead only when a consumer was killed in between or
-//! another writer preceded its second commit.
+//! `events` carries, for each partition, the offset after the last message that is stored or was found to be a duplicate
+//! or a dead letter. `dead_letters` carries the same number in commits that add rows of the partition. It is written first,
+//! so it is never behind where it has rows, and ahead only if a consumer was killed between the two commits or another
+//! writer preceded the second one.
 //!
-//! An offset means something in one topic only: beside it, in the same commit, a table property says which topic that is.
+//! An offset is valid in one topic only; a table property, written in the same commit, identifies this topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,22 +14,22 @@ use store::{Root, Snapshot, TableError};
 
 use super::identity::TopicIdentity;
 
-/// Where the tables are in one partition: the offset of the next message, if they know any.
+/// The tables' offsets in one partition: the offset of the next message; `None` if a table does not know the partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct StoredOffset {
     pub(super) events: Option<i64>,
     pub(super) dead_letters: Option<i64>,
-    /// The topic that the offset in `events` belongs to; unknown in tables that were written before it was kept.
+    /// The topic that the offset in `events` belongs to; `None` in tables written by versions that did not record it.
     pub(super) topic: Option<TopicIdentity>,
 }
 
-/// The writer of a partition, as `txn` actions name it.
+/// The application id of a partition in `txn` actions.
 pub(super) fn application(topic: &str, partition: i32) -> String {
     format!("kafka/{topic}/{partition}")
 }
 
-/// The source of a partition's messages: `clicks-3`, or `clicks-3#1` where one topic of this name was read before this one, whose
-/// messages have had the same offsets.
+/// The source of a partition's messages: `clicks-3`, or `clicks-3#1` if one earlier topic of this name was read, whose messages
+/// had the same offsets.
 pub(super) fn source(topic: &str, partition: i32, generation: Option<u32>) -> String {
     match generation {
         None => format!("{topic}-{partition}"),
@@ -46,15 +46,15 @@ pub(crate) fn topic_in(source: &str) -> Option<&str> {
     (fits && partition.parse::<u32>().is_ok() && generation.parse::<u32>().is_ok()).then_some(topic)
 }
 
-/// What the names of the properties begin with that say which topics were read.
+/// Prefix of the properties that identify the topics that were read.
 const PROPERTY: &str = "climberPilot.kafka.";
 
-/// The table property that says which topic the partition's offset belongs to.
+/// The table property that identifies the topic of the partition's offset.
 pub(super) fn property(topic: &str, partition: i32) -> String {
     format!("{PROPERTY}{topic}.{partition}")
 }
 
-/// The topics of which the table says so.
+/// The names of all topics with such a property.
 pub(crate) fn topics_of(snapshot: &Snapshot) -> BTreeSet<&str> {
     let partitions = snapshot.properties().keys().filter_map(|key| key.strip_prefix(PROPERTY));
     partitions.filter_map(|partition| Some(partition.rsplit_once('.')?.0)).collect()
@@ -65,7 +65,7 @@ pub(super) fn topic_of(snapshot: &Snapshot, topic: &str, partition: i32) -> Opti
     TopicIdentity::from_property(snapshot.properties().get(&property(topic, partition))?)
 }
 
-/// What the tables know of the `partitions` now: each table is looked at once.
+/// Reads the tables' current offsets of the `partitions`; opens each table once.
 pub(super) async fn read(
     root: &Root,
     topic: &str,
@@ -95,10 +95,10 @@ pub(super) async fn read(
 #[derive(Debug, Default)]
 pub(super) struct Reached {
     topic: String,
-    /// The version up to which the others' commits were seen; `None` while the table does not exist.
+    /// The version up to which commits are included; `None` while the table does not exist.
     version: Option<u64>,
     offsets: BTreeMap<i32, Option<i64>>,
-    /// Partitions that the table was not asked about yet.
+    /// Partitions whose offsets were not read yet.
     unread: BTreeSet<i32>,
 }
 
@@ -107,7 +107,7 @@ impl Reached {
         Self { topic: topic.into(), ..Self::default() }
     }
 
-    /// The next offset of a partition, by the table.
+    /// The table's offset of a partition.
     pub(super) fn of(&self, partition: i32) -> Option<i64> {
         self.offsets.get(&partition).copied().flatten()
     }
@@ -123,7 +123,7 @@ impl Reached {
         self.unread.remove(&partition);
     }
 
-    /// Takes in what was committed since, by whomever.
+    /// Reads the offsets of all commits since, by any writer.
     pub(super) async fn catch_up(&mut self, now: Option<&Snapshot>) -> Result<(), TableError> {
         let Some(snapshot) = now else { return Ok(()) };
         match self.version {
@@ -140,7 +140,7 @@ impl Reached {
                         }
                     }
                 }
-                // The log was cleaned up meanwhile.
+                // The log was cleaned up in the meantime.
                 Err(TableError::Expired { .. }) => self.unread.extend(self.offsets.keys()),
                 Err(error) => return Err(error),
             },
@@ -159,7 +159,7 @@ impl Reached {
         Ok(())
     }
 
-    /// After a commit of one's own on top of the version that was caught up with.
+    /// Records an own commit on top of the version that [`Self::catch_up`] has read.
     pub(super) fn committed(&mut self, version: u64, offsets: impl Iterator<Item = (i32, i64)>) {
         self.version = Some(version);
         for (partition, offset) in offsets {

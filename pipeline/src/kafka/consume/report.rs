@@ -1,4 +1,4 @@
-//! What a consumer did.
+//! The report of a consumer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +30,7 @@ pub struct Totals {
     pub version: Option<u64>,
 }
 
-/// Messages that the broker had deleted before they were read.
+/// Offsets of messages that the broker had deleted before they were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExpiredOffsets {
     /// The topic.
@@ -39,12 +39,12 @@ pub struct ExpiredOffsets {
     pub partition: i32,
     /// The first offset that is gone.
     pub from: i64,
-    /// The first that is not.
+    /// The first offset that still exists.
     pub to: i64,
 }
 
 impl ExpiredOffsets {
-    /// How many offsets.
+    /// Number of offsets.
     pub fn offsets(&self) -> u64 {
         u64::try_from(self.to - self.from).unwrap_or_default()
     }
@@ -61,17 +61,17 @@ impl fmt::Display for ExpiredOffsets {
     }
 }
 
-/// What `pipeline consume` came to.
+/// The result of `pipeline consume`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConsumeReport {
-    /// What was read and stored.
+    /// Counts of messages, rows and commits.
     #[serde(flatten)]
     pub totals: Totals,
-    /// What could not be read.
+    /// Messages that the broker had deleted before they were read.
     pub gone: Vec<ExpiredOffsets>,
-    /// Whether everything that was read is committed; what is not is read again by the next consumer.
+    /// Whether everything that was read is committed; the next consumer reads the rest again.
     pub drained: bool,
-    /// Seconds.
+    /// Wall time.
     pub seconds: f64,
 }
 

@@ -5,17 +5,17 @@ use std::borrow::Cow;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use schemas::config::{ConfigError, GroupProtocol, Kafka};
 
-/// What librdkafka may hold of messages that were not taken yet, in KiB, over all partitions.
+/// Maximum size of librdkafka's queue of fetched messages, in KiB, over all partitions.
 const PREFETCH_KIB: &str = "65536";
 
-/// Those of the consumer. They may hold secrets: never print them.
+/// librdkafka's settings for the consumer. They may hold secrets: never print them.
 pub(super) fn consumer(kafka: &Kafka) -> Result<ClientConfig, ConfigError> {
     let mut config = ClientConfig::new();
     config
         .set("client.id", "climber-pilot")
-        // May be overwritten.
+        // The configuration may override these.
         .set("queued.max.messages.kbytes", PREFETCH_KIB)
-        // Where enough is fetched ahead; a second, by default, in which it would be used up.
+        // Pause when the queue is full. The default of one second is long enough to empty the queue.
         .set("fetch.queue.backoff.ms", "10")
         .set("statistics.interval.ms", "1000");
     for (key, value) in kafka.client_properties()? {
@@ -24,10 +24,10 @@ pub(super) fn consumer(kafka: &Kafka) -> Result<ClientConfig, ConfigError> {
     config
         .set("bootstrap.servers", &kafka.brokers)
         .set("group.id", &kafka.group)
-        // The tables know how far reading has come. Offsets are committed to the group as well, for those who watch it.
+        // The tables hold the offsets. They are committed to the group as well, for monitoring only.
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // An offset that the broker does not have is an event to be reported, and no reason to jump.
+        // Report an offset that the broker does not have, instead of jumping.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true");
@@ -44,8 +44,7 @@ pub(super) fn consumer(kafka: &Kafka) -> Result<ClientConfig, ConfigError> {
     Ok(config)
 }
 
-/// What the settings have from the environment or from files, to be kept out of what the client says: it quotes values that
-/// it refuses.
+/// Secrets from the environment or from files, to be removed from the client's messages, which quote refused values.
 #[derive(Clone)]
 pub(super) struct Secrets(Vec<String>);
 
@@ -56,12 +55,12 @@ impl Secrets {
         let properties = kafka.client_properties()?.into_iter();
         let exposed = properties.map(|(key, value)| (key, value.expose().to_owned()));
         let mut values: Vec<String> = exposed.filter(read_elsewhere).map(|(_, value)| value).collect();
-        // One that is a part of another must not break that one up.
+        // Longest first: a secret that is part of another must not split it.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         Ok(Self(values))
     }
 
-    /// `text` without them.
+    /// `text` without the secrets.
     pub(super) fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut hidden = Cow::Borrowed(text);
         for value in self.0.iter().filter(|value| text.contains(value.as_str())) {

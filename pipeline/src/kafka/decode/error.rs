@@ -1,8 +1,8 @@
-//! What can stop the decoding of all messages.
+//! Errors that stop the decoding of all messages.
 
 use schemas::config::ConfigError;
 
-/// Nothing can be decoded: no message is to blame, and none is a dead letter for it.
+/// No message can be decoded. The cause is not a message, so none becomes a dead letter.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// A secret that cannot be read.

@@ -7,7 +7,7 @@ use schemas::config::Events;
 use super::{Decoder, Fault, Format, avro as avro_format, json as json_format, protobuf as protobuf_format};
 use crate::records::{Mapping, Slots};
 
-/// Every kind of type, and one that has itself inside.
+/// A schema with every kind of type, one of them recursive.
 pub(crate) const AVRO: &str = r#"{"type":"record","name":"shop.Event","fields":[
     {"name":"before","type":{"type":"array","items":{"type":"map","values":["null","double"]}}},
     {"name":"value","type":["null","double"]},
@@ -82,7 +82,7 @@ pub fn protobuf(bytes: &[u8]) {
     PROTO_READER.with_borrow_mut(|reader| reader.read(bytes));
 }
 
-/// The schema of Avro that a registry gives: behind its first line, a message.
+/// An Avro schema from a registry (the first line), and a message (the rest).
 pub fn avro_schema(bytes: &[u8]) {
     let split = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
     let (schema, message) = bytes.split_at(split);

@@ -1,11 +1,11 @@
-//! One JSON object, over as many lines as it likes. Text without escapes is not copied.
+//! Decodes one JSON object, of one or several lines. Text without escapes is not copied.
 
 use schemas::tables::Reason;
 use serde::de::DeserializeSeed;
 
 use crate::records::{JsonKey, Object, Rejection, Value};
 
-/// Takes objects apart.
+/// Decodes objects.
 #[derive(Default)]
 pub(super) struct Json {
     order: Vec<JsonKey>,
@@ -24,7 +24,7 @@ impl Json {
         let mut parser = serde_json::Deserializer::from_str(text);
         let object = Object { fields, values, order: &mut self.order, keys: &mut None };
         object.deserialize(&mut parser).and_then(|()| parser.end()).map_err(|error| {
-            // Mostly there is one line, and then it need not be said.
+            // Most messages have one line, and then its number is omitted.
             let message = error.to_string().replace(" at line 1 column ", " at byte ");
             Rejection::new(Reason::MalformedJson, message)
         })

@@ -1,4 +1,4 @@
-//! From the values of messages to the fields of a record.
+//! Decodes the values of messages to the fields of a record.
 //!
 //! | `kafka.format` | a value is | its schema |
 //! |---|---|---|
@@ -6,8 +6,8 @@
 //! | `avro`, `protobuf` with `kafka.schema_registry` | a schema's id, and a record | the registry's |
 //! | `avro`, `protobuf` with `kafka.schema_file` | a record | the file's |
 //!
-//! A value that is none is a dead letter. Where none can be told from the other, for want of a schema, the program
-//! stops before one is lost.
+//! A value that does not match its format is a dead letter. Without a schema no value can be checked; the program then
+//! stops before it loses any.
 
 mod avro;
 mod error;
@@ -58,11 +58,11 @@ enum Format {
     Registry(Box<registry::Registry>),
 }
 
-/// Takes the values of messages apart, for one topic.
+/// Decodes the values of one topic's messages.
 pub(crate) struct Decoder {
     slots: Slots,
     format: Format,
-    /// Without a value between two messages: only the memory is kept.
+    /// Empty between two messages; kept for its memory.
     values: Vec<Value<'static>>,
 }
 
@@ -85,16 +85,16 @@ impl Drop for Decoded<'_> {
     }
 }
 
-/// The memory of `values`, for values that live longer or shorter.
+/// Empties `values` and reuses its memory for values with another lifetime.
 fn emptied<'b>(mut values: Vec<Value<'_>>) -> Vec<Value<'b>> {
     values.clear();
-    // Collected in place: there is nothing to move, and the elements have one size.
+    // Collects in place: the vector is empty, and the elements have the same size.
     values.into_iter().map(|_| Value::Absent).collect()
 }
 
 impl Decoder {
-    /// Reads and compiles `kafka.schema_file`; a registry is asked only when a message needs it. Then
-    /// [`Self::decode`] waits on `runtime`, up to `kafka.patience` or until `interrupt`.
+    /// Reads and compiles `kafka.schema_file`. A registry is asked only when a message needs it:
+    /// [`Self::decode`] then waits on `runtime`, up to `kafka.patience` or until `interrupt`.
     pub(crate) fn new(
         kafka: &Kafka,
         wanted: &[Wanted],

@@ -1,4 +1,4 @@
-//! The bytes of a binary message, read from front to back. Nothing is allocated by a length that it claims.
+//! Reads the bytes of a binary message from front to back. A length in the message never decides an allocation.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use schemas::tables::Reason;
 
 use crate::records::{Rejection, Value};
 
-/// What is wrong with the bytes of a message.
+/// The problem with the bytes of a message.
 #[derive(Debug, PartialEq)]
 pub(super) struct Malformed(Cow<'static, str>);
 
@@ -15,7 +15,7 @@ impl Malformed {
         Self(problem.into())
     }
 
-    /// The same, of a field.
+    /// The same problem, with the field's name before it.
     pub(super) fn of(self, field: &str) -> Self {
         Self::new(format!("{field}: {}", self.0))
     }
@@ -27,7 +27,7 @@ impl From<Malformed> for Rejection {
     }
 }
 
-/// What is left of a message.
+/// The unread rest of a message.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
@@ -71,7 +71,7 @@ impl<'a> Bytes<'a> {
         Err(Malformed::new("a number beyond 64 bits"))
     }
 
-    /// A signed number, small ones of both signs in few bytes.
+    /// A signed number in zigzag encoding: small numbers of both signs take few bytes.
     pub(super) fn zigzag(&mut self) -> Result<i64, Malformed> {
         self.varint().map(unzigzag)
     }
@@ -91,7 +91,7 @@ pub(super) fn unsigned(number: u64) -> Value<'static> {
     i64::try_from(number).map_or_else(|_| Value::Text(Cow::Owned(number.to_string())), Value::Int)
 }
 
-/// The text of an element of a list, or `None` where it cannot be one.
+/// An element of a list as text; `None` if it does not convert to text.
 pub(super) fn element(value: Value<'_>) -> Option<Cow<'_, str>> {
     match value {
         Value::Text(text) => Some(text),

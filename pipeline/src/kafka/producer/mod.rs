@@ -1,8 +1,8 @@
-//! Sending messages to a topic, each once, and knowing which arrived.
+//! Sends messages to a topic, each once, and reports which were acknowledged.
 //!
-//! The producer is idempotent: librdkafka sends again what a broker did not acknowledge, and the broker stores it once,
+//! The producer is idempotent: librdkafka sends unacknowledged messages again, and the broker stores them once,
 //! in the order of sending. A message without an answer after `kafka.patience` has failed, and so has the run: the
-//! broker is away. What waits to be sent takes at most [`QUEUE_KIB`].
+//! broker is away. The queue of messages to be sent takes at most [`QUEUE_KIB`].
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -20,14 +20,14 @@ use rdkafka::producer::{
 use schemas::config::{ConfigError, Kafka, Span};
 use terminal::Interrupt;
 
-/// Messages that wait, in KiB.
+/// Maximum size of the queue of messages to be sent, in KiB.
 const QUEUE_KIB: u32 = 64 << 10;
-/// Between two looks at whether to stop.
+/// Interval between two checks for an interrupt.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long one question for a topic may take.
+/// Maximum time of one request for the topic's metadata.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Messages that did not all arrive.
+/// Not all messages were acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// A setting that breaks a rule. (Not transparent: the exit code is decided by finding the cause.)
@@ -36,7 +36,7 @@ pub enum SendError {
     /// librdkafka refuses its settings.
     #[error("cannot make a producer: kafka.properties")]
     Client(#[source] KafkaError),
-    /// No broker, or not the topic.
+    /// No broker answers, or the topic does not exist.
     #[error("topic {topic} cannot be reached at {brokers}: within {patience} (kafka.patience) {problem}")]
     Unreachable {
         /// The topic.
@@ -45,7 +45,7 @@ pub enum SendError {
         brokers: String,
         /// How long was waited.
         patience: Span,
-        /// What was wrong at last.
+        /// The latest problem.
         problem: String,
     },
     /// Ctrl-C before anything was sent.
@@ -65,7 +65,7 @@ pub enum SendError {
     },
 }
 
-/// The producer will not get anything through any more: [`Producer::finish`] says why.
+/// The producer has given up sending; [`Producer::finish`] returns the reason.
 #[derive(Debug)]
 pub struct GaveUp;
 
@@ -76,7 +76,7 @@ pub struct Producer {
     patience: Span,
 }
 
-/// What became of messages.
+/// Receives the outcome of each message.
 #[derive(Debug, Default)]
 struct Deliveries(Mutex<Outcome>);
 
@@ -88,7 +88,7 @@ struct Outcome {
     /// Problem → messages.
     failed: BTreeMap<String, u64>,
     gave_up: bool,
-    /// What the client last said of its connections.
+    /// The client's latest problem with its connections.
     trouble: Option<String>,
 }
 
@@ -110,7 +110,7 @@ impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         let trouble = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
         let mut outcome = self.outcome();
-        // "All brokers down" says less than what was wrong with the last one.
+        // "All brokers down" says less than the last broker's own error, so keep that.
         if outcome.trouble.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             outcome.trouble = Some(trouble);
         }
@@ -136,11 +136,15 @@ impl ProducerContext for Deliveries {
 
 impl Producer {
     /// Connects to the brokers of `kafka` and waits for the topic, at most `kafka.patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if a setting is refused, the topic cannot be reached in time, or `interrupt` was requested.
     pub fn connect(kafka: &Kafka, topic: &str, interrupt: &Interrupt) -> Result<Self, SendError> {
         let mut settings = ClientConfig::new();
         settings
             .set("compression.type", "lz4")
-            // As Java's producers do, so that a key is in one partition whoever sends it.
+            // The partitioner of Java's producers, so that a key has the same partition for all producers.
             .set("partitioner", "murmur2_random")
             .set("message.timeout.ms", kafka.patience.ms.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KIB.to_string());
@@ -185,8 +189,12 @@ impl Producer {
         }
     }
 
-    /// Sends a message; where too many wait, once there is room. A `tag` other than 0 comes back by
-    /// [`Self::take_acknowledged`].
+    /// Queues a message; waits while the queue is full. [`Self::take_acknowledged`] returns a `tag` other than 0 after
+    /// the message was acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`GaveUp`] if a message has failed for good.
     pub fn send(&self, key: Option<&[u8]>, value: Option<&[u8]>, tag: usize) -> Result<(), GaveUp> {
         loop {
             let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, tag);
@@ -209,7 +217,7 @@ impl Producer {
         }
     }
 
-    /// Lets time pass until `due`, but no more than a tenth of a second; whether it is there.
+    /// Waits until `due`, at most a tenth of a second; returns whether `due` is reached.
     pub fn wait_until(&self, due: Instant) -> bool {
         let left = due.saturating_duration_since(Instant::now());
         if left > Duration::ZERO {
@@ -218,7 +226,7 @@ impl Producer {
         left <= LOOK
     }
 
-    /// Waits until there is an answer, or none any more, for every message.
+    /// Waits until every message is acknowledged or has failed.
     pub fn flush(&self) {
         if self.client.context().outcome().gave_up {
             self.client.purge(PurgeConfig::default().queue().inflight());
@@ -230,7 +238,7 @@ impl Producer {
             if now_left != left {
                 (left, since) = (now_left, Instant::now());
             } else if since.elapsed() > wait {
-                // They time out by themselves: this is for settings that say otherwise.
+                // Messages time out by themselves, unless a setting disables that.
                 self.client.purge(PurgeConfig::default().queue().inflight());
                 let _ = self.client.flush(wait);
                 return;
@@ -238,12 +246,16 @@ impl Producer {
         }
     }
 
-    /// The tags of messages that were acknowledged since this was last asked.
+    /// The tags of messages that were acknowledged since the previous call.
     pub fn take_acknowledged(&self) -> Vec<usize> {
         std::mem::take(&mut self.client.context().outcome().tags)
     }
 
-    /// Flushes; how many messages were acknowledged, if all were.
+    /// Flushes, and returns the number of acknowledged messages.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Failed`] if a message was not acknowledged.
     pub fn finish(&self) -> Result<u64, SendError> {
         self.flush();
         let outcome = self.client.context().outcome();

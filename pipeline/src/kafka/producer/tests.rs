@@ -32,7 +32,7 @@ pub(crate) fn receive_some(kafka: &Kafka) {
     consumer.poll(Duration::from_secs(20)).expect("no message").unwrap();
 }
 
-/// The first `n` messages of the topic, each partition in its order; and that there are no more.
+/// The first `n` messages of the topic, each partition in its order; asserts that there are no more.
 pub(crate) fn receive(kafka: &Kafka, partitions: i32, n: usize) -> Vec<Received> {
     let mut settings = ClientConfig::new();
     settings.set("bootstrap.servers", &kafka.brokers).set("group.id", "test");
@@ -58,10 +58,10 @@ pub(crate) fn receive(kafka: &Kafka, partitions: i32, n: usize) -> Vec<Received>
 #[test]
 fn each_message_arrives_once_in_the_order_of_its_key() {
     let (cluster, mut kafka) = broker(4);
-    // The broker of this process appends what it is sent again: of requests that are on their way when a connection
-    // breaks it would hold some twice, where a real one knows them by their sequence numbers.
+    // The mock broker appends requests that are sent again, so requests in flight when a connection breaks would be stored
+    // twice; a real broker recognizes them by their sequence numbers.
     kafka.properties.insert("max.in.flight.requests.per.connection".into(), "1".into());
-    // Two requests go wrong; what was in them is sent again.
+    // Two requests fail; their messages are sent again.
     let errors =
         [RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT];
     cluster.request_errors(RDKafkaApiKey::Produce, &errors);

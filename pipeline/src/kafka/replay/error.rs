@@ -1,4 +1,4 @@
-//! What can stop a replay.
+//! Errors of a replay.
 
 use datafusion::error::DataFusionError;
 use schemas::config::ConfigError;
@@ -7,7 +7,7 @@ use store::commit::CommitError;
 
 use crate::kafka::producer::SendError;
 
-/// A replay that failed. What was acknowledged before is recorded, unless the record is what failed.
+/// A replay that failed. Records acknowledged before are recorded in `replays`, unless recording is what failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A setting that breaks a rule. (Not transparent: the exit code is decided by finding the cause.)
@@ -22,10 +22,10 @@ pub enum ReplayError {
     /// The topic cannot be reached.
     #[error(transparent)]
     Send(#[from] SendError),
-    /// What was sent is not recorded.
+    /// Records were sent, but recording them in `replays` failed.
     #[error("{sent} records were sent, but that is not recorded: repeating the command sends them again")]
     Record {
-        /// How many, since the last time that it was recorded.
+        /// Number of records sent since the last successful commit.
         sent: usize,
         /// Why.
         source: CommitError,

@@ -1,4 +1,4 @@
-//! Rejected records, once the reason for the rejection is gone: sending them again.
+//! Sends rejected records again, after the reason for their rejection is gone.
 
 mod error;
 mod replays;

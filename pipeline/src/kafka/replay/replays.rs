@@ -1,8 +1,8 @@
 //! The table `replays`: which records were sent to which topic.
 //!
-//! A record is known by its source and position and by when it was rejected, so that neither another filter nor a
-//! compaction makes it a new one: one that was rejected after the last one there was sent is another, of a file that
-//! was replaced under its name. Memory: 24 bytes for each record that was ever sent to the topic.
+//! A record is identified by its source and position and by the time of its rejection, so neither another filter nor a
+//! compaction makes it a new one. A record that was rejected after the one at the same position was sent is another
+//! record: its file was replaced under the same name. Memory: 24 bytes for each record that was ever sent to the topic.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use store::{Root, TableError};
 
 use store::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
 
-/// What was sent to one topic.
+/// The records that were sent to one topic.
 pub(super) struct Replays<'a> {
     root: &'a Root,
     topic: &'a str,
     version: Option<u64>,
-    /// Record → when it was sent last.
+    /// Record → time at which it was last sent.
     known: HashMap<u128, i64, foldhash::fast::FixedState>,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Replays<'a> {
         *sent = at.max(*sent);
     }
 
-    /// Records what was sent, in one commit.
+    /// Adds the sent records in one commit.
     pub(super) async fn add(&mut self, sent: &[(&str, i64)]) -> Result<(), CommitError> {
         if sent.is_empty() {
             return Ok(());

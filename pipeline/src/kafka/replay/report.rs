@@ -1,4 +1,4 @@
-//! What a replay did, for people and for programs.
+//! The report of a replay, as text and as JSON.
 
 use std::fmt::{self, Display};
 
@@ -15,9 +15,9 @@ pub struct ReplayReport {
     pub groups: Vec<ReplayGroup>,
     /// Records that the filter selects.
     pub selected: u64,
-    /// Those of them that an earlier replay sent to this topic, so that this one did not.
+    /// Selected records that an earlier replay sent to this topic; this one did not send them again.
     pub sent_before: u64,
-    /// Those that were sent and acknowledged; with `dry_run`, that would be sent.
+    /// Records that were sent and acknowledged; with `dry_run`, those that would be sent.
     pub sent: u64,
     /// Why not all were sent.
     pub problem: Option<String>,

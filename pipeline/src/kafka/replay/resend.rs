@@ -1,4 +1,4 @@
-//! `pipeline dead-letters replay`: rejected records back to a topic, as they came.
+//! `pipeline dead-letters replay`: sends rejected records back to a topic, unchanged.
 //!
 //! ```text
 //!   dead_letters ─▶ filter ─▶ sort by (source, position) ─▶ those that `replays` does not have ─▶ topic
@@ -6,11 +6,11 @@
 //!            replays ◀── one commit for up to CHUNK records ◀── acknowledged ◀────────────────────┘
 //! ```
 //!
-//! Sent first and recorded afterwards: a run that is killed in between, or beside another one, may send a chunk of records a
-//! second time, and never takes one for sent that was not. Records stay in `dead_letters`, which counts what was rejected; one that is rejected
-//! again is there twice, at two offsets.
+//! Records are sent first and recorded afterwards. A run that is killed in between, or that runs beside another one, may send a
+//! chunk of records a second time, but never counts an unsent record as sent. Records stay in `dead_letters`, which counts all
+//! rejections; a record that is rejected again is stored twice, at two offsets.
 //!
-//! Memory: what the budget holds of the selected records, a chunk's positions, and [`Replays`].
+//! Memory: the selected records within the budget, a chunk's positions, and [`Replays`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::kafka::producer::Producer;
 /// Records between two commits of `replays`.
 const CHUNK: usize = 100_000;
 
-/// Which rejected records.
+/// Selects rejected records.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Only these reasons; none means any.
@@ -47,11 +47,11 @@ pub struct Filter {
     pub until_ms: Option<i64>,
     /// From sources that this pattern fits.
     pub source: Option<glob::Pattern>,
-    /// Also those of files; only sources like `clicks-3` are topics'.
+    /// Whether to include records of files; without it, only sources like `clicks-3`, which are topics, are selected.
     pub files: bool,
 }
 
-/// What to send, and where to.
+/// The records to send, and the target topic.
 #[derive(Debug, Clone)]
 pub struct ReplayRequest {
     /// Which records.
@@ -62,7 +62,7 @@ pub struct ReplayRequest {
     pub topic: String,
     /// Only count.
     pub dry_run: bool,
-    /// Also what was sent before.
+    /// Whether to send also records that were sent before.
     pub again: bool,
 }
 
@@ -71,7 +71,7 @@ impl Filter {
         self.reasons.is_empty() && self.since_ms.is_none() && self.until_ms.is_none() && self.source.is_none()
     }
 
-    /// The part of it that the query decides.
+    /// The part of the filter that the query evaluates.
     fn condition(&self) -> Option<Expr> {
         let time = |ms| lit(ScalarValue::TimestampMillisecond(Some(ms), Some("UTC".into())));
         let reasons = self.reasons.iter().map(|code| lit(code.as_str())).collect::<Vec<_>>();
@@ -87,7 +87,11 @@ impl Filter {
     }
 }
 
-/// Sends what `request` selects. Records that were not acknowledged are a `problem` of the report.
+/// Sends the records that `request` selects. Unacknowledged records are a `problem` of the report, not an error.
+///
+/// # Errors
+///
+/// Any [`ReplayError`].
 pub fn replay<'a>(
     config: &'a Config,
     root: &'a Root,
@@ -125,7 +129,7 @@ async fn send_again(
         chunk: Vec::new(),
         progress,
     };
-    // Large records must not come by thousands.
+    // Bound the batches by bytes: records may be large.
     let session = Resources::default().bounded_session()?;
     let rows = SnapshotTable::new(table, &DEAD_LETTERS_SCHEMA);
     let mut selected = session.read_table(Arc::new(rows))?;
@@ -158,7 +162,7 @@ struct Run<'a> {
     /// Reason and source → place in `counts`.
     groups: HashMap<(String, String), usize>,
     counts: Vec<ReplayGroup>,
-    /// Group and position of what was sent since the last commit; a message's tag is its place, from 1.
+    /// Group and position of each record sent since the last commit; a message's tag is its index here, from 1.
     chunk: Vec<(usize, i64)>,
     progress: Progress,
 }
@@ -192,7 +196,7 @@ impl Run<'_> {
             };
             self.chunk.push((group, position));
             let key = keys.is_valid(row).then(|| keys.value(row));
-            // It had no value; the table knows only empty ones.
+            // A tombstone has no value; the table stores an empty one.
             let is_tombstone = reason == Reason::Tombstone.code() && values.value(row).is_empty();
             let value = (!is_tombstone).then(|| values.value(row));
             if producer.send(key, value, self.chunk.len()).is_err() {
@@ -206,7 +210,7 @@ impl Run<'_> {
     }
 
     fn group(&mut self, reason: &str, source: &str) -> usize {
-        // Sorted by source: nearly always the one before.
+        // Records are sorted by source, so the group is nearly always the previous one.
         let is_same = |group: &ReplayGroup| group.reason == reason && group.source == source;
         if let Some(last) = self.counts.len().checked_sub(1).filter(|&last| is_same(&self.counts[last])) {
             return last;

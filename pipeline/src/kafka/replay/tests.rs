@@ -90,7 +90,7 @@ async fn records_go_back_as_they_came_and_once() {
     assert_eq!(totals(&run(&config, &root, &malformed).await), (2, 0, 2));
     assert_eq!(totals(&run(&config, &root, &malformed).await), (2, 2, 0));
 
-    // Another filter, and the same records in other shards.
+    // Another filter, with the same records in other shards.
     append(&root, &[("clicks-2", 1, None, b"late", "malformed_json", 500)]).await;
     let target = MemorySize::bytes(1 << 20);
     compact(&root, &[], target, Resources::default(), &Interrupt::default()).await.unwrap();

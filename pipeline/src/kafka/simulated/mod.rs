@@ -1,4 +1,4 @@
-//! A simulated log as messages of a topic: the crate `simulate` makes them, a [`Producer`] sends them.
+//! Sends a simulated log to a topic: the crate `simulate` generates the messages, a [`Producer`] sends them.
 
 #[cfg(test)]
 mod tests;
@@ -14,22 +14,22 @@ use terminal::Interrupt;
 
 use super::producer::{Producer, SendError};
 
-/// Where the log goes, and how fast.
+/// The target topic and the pace of the log.
 #[derive(Debug, Clone)]
 pub struct TopicSettings {
     /// Brokers, topic and librdkafka's settings.
     pub kafka: Kafka,
-    /// How fast.
+    /// The pace of sending.
     pub pace: Pace,
 }
 
-/// A log that a topic did not get.
+/// The log could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatedError {
     /// The log, or a file beside it.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
-    /// The topic did not take all.
+    /// Not all messages were acknowledged.
     #[error(transparent)]
     Send(#[from] SendError),
 }
@@ -37,7 +37,7 @@ pub enum SimulatedError {
 /// One run of `pipeline simulate --topic`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TopicReport {
-    /// What was sent, all of it acknowledged.
+    /// The sent records by kind, all of them acknowledged.
     #[serde(flatten)]
     pub counts: LogCounts,
     /// Users of the log; the least active may have no event.
@@ -58,7 +58,11 @@ pub struct TopicReport {
     pub config: Option<PathBuf>,
 }
 
-/// Sends a log to a topic; writes its catalogue and a configuration into `directory`, if there is one.
+/// Sends a log to a topic; writes its catalogue and a configuration into `directory`, if given.
+///
+/// # Errors
+///
+/// [`SimulatedError`] if the log cannot be generated or written, or not all messages are acknowledged.
 pub fn send(
     settings: &Settings,
     to: &TopicSettings,
@@ -87,7 +91,7 @@ pub fn send(
 
 impl Destination for Producer {
     fn send(&self, key: &[u8], value: &[u8]) -> Result<(), DestinationLost> {
-        // Why, `Producer::finish` says.
+        // `Producer::finish` returns the reason.
         Self::send(self, Some(key), Some(value), 0).map_err(|_| DestinationLost)
     }
 

@@ -8,7 +8,7 @@ use simulate::{Rates, run};
 use super::*;
 use crate::kafka::producer::tests::{Received, broker, receive, receive_some};
 
-/// Few users, so that days have few events, and much wrong with them.
+/// Few users, so that days have few events, and high rates of bad records.
 fn settings() -> Settings {
     let rates = Rates { late: 0.1, duplicate: 0.05, bad: 0.05 };
     Settings { users: 60, days: 6, items: 300, rates, ..Settings::new(12_000) }
@@ -96,7 +96,7 @@ fn a_stopped_log_ends_with_what_was_acknowledged() {
     let handle = interrupt.clone();
     let report = std::thread::scope(|scope| {
         let run = scope.spawn(|| send(&settings(), &to, None, &interrupt));
-        // By watching the topic, not the clock.
+        // Stop when the topic has messages, not after a fixed time.
         receive_some(&to.kafka);
         handle.request();
         run.join().unwrap().unwrap()

@@ -5,15 +5,15 @@
 //! quote inside a field that does not begin with one is a character like any other, as long as the record is one
 //! line.
 //!
-//! **Damage.** A record whose quotes do not pair up in this way, that is too long, never closed, or that spans lines
-//! and has another number of fields than the header, is rejected as its first line alone, and reading goes on at
-//! the second line. So a damaged line costs itself: the quote that it opens meets the one that opens a later
-//! field, and what follows that is no comma. Two things cannot be told from a field that is meant: a second damage
-//! that closes the quote as a field is closed, and a later quoted field of several lines that begins with a comma
-//! or a line end (quotes before it aside). A damaged record of several lines costs all of these; one of them that has as many fields as the
-//! header is then a record.
+//! **Damage.** A record is damaged if its quotes do not pair up in this way, if it is too long or never closed, or if it
+//! spans lines and has another number of fields than the header. Only its first line is rejected, and reading continues
+//! at the second line. A damaged line therefore costs itself only: its stray opening quote pairs with the opening quote of
+//! a later field, and no comma follows there. Two cases look like a valid field: a second damage that closes the quote as a
+//! field is closed, and a later quoted field of several lines that begins with a comma or a line end (quotes before it
+//! aside). A damaged record of several lines costs all of its lines; one of them with as many fields as the header then
+//! counts as a record.
 //!
-//! A line without quotes is a record whose fields are pieces of the block; only the others are copied.
+//! The fields of a line without quotes are slices of the block; a record with quotes is copied.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -27,7 +27,7 @@ use super::super::record::{Raw, Records, Step, locate, trim_line_end};
 use crate::privacy::UserColumn;
 use crate::records::{Fields, Rejection, Value, Wanted};
 
-/// Where the fields of a file's records are.
+/// The columns of a file's wanted fields, from its header.
 pub(crate) struct CsvLayout {
     /// Slot → column.
     columns: Vec<Option<usize>>,
@@ -36,7 +36,7 @@ pub(crate) struct CsvLayout {
     max_record_bytes: usize,
 }
 
-/// Reads the header of `file`. The first block behind it comes with the others.
+/// Reads the header of `file`; the first block, after the header, is delivered with the others.
 pub(crate) fn open_csv(
     file: &InputFile,
     wanted: &[Wanted],
@@ -88,7 +88,7 @@ enum Found {
     /// Quotes that do not pair up.
     Malformed,
     TooLong,
-    /// Nothing is left, or what is left goes on in the next block.
+    /// No bytes are left, or the rest continues in the next block.
     End,
 }
 
@@ -123,9 +123,9 @@ impl<'a> CsvRecords<'a> {
         }
     }
 
-    /// Finds the next record that is not an empty line, from where the last one ended.
+    /// Finds the record after the current one; skips empty lines.
     fn find(&mut self) -> Found {
-        // Line ends before the record (also the second byte of the last record's) are not part of it.
+        // Skip line ends before the record, also the second byte of the previous record's line end.
         let blank = self.data[self.end..].iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
         self.start = self.end + blank;
         self.end = self.start;
@@ -147,7 +147,7 @@ impl<'a> CsvRecords<'a> {
         Found::Record
     }
 
-    /// Splits a line of `len` bytes at its commas; false where it has a quote, or a byte-order mark.
+    /// Splits a line of `len` bytes at its commas; returns false if it has a quote or a byte-order mark.
     fn split(&mut self, len: usize) -> bool {
         if self.data[self.start..].starts_with(BOM) {
             return false;
@@ -171,7 +171,7 @@ impl<'a> CsvRecords<'a> {
         let rest = &self.data[self.start..];
         self.quoted = true;
         self.parsed.clear();
-        // A byte-order mark stands where files were put one behind the other.
+        // A byte-order mark inside a file is left by concatenating files.
         let mut at = if rest.starts_with(BOM) { BOM.len() } else { 0 };
         let mut has_stray_quote = false;
         loop {
@@ -189,7 +189,7 @@ impl<'a> CsvRecords<'a> {
             }
             self.fields.push(from..self.parsed.len());
             match rest.get(at) {
-                // Where blocks end must not matter: what lies so far away is not looked at.
+                // Stop here, so that the result does not depend on how far the block reaches.
                 _ if at > max.saturating_add(2) => return Found::TooLong,
                 Some(b',') => at += 1,
                 None if !self.last => return Found::End,
@@ -209,7 +209,7 @@ impl<'a> CsvRecords<'a> {
         }
     }
 
-    /// Copies the field that a quote opens at `at`; what follows its last quote.
+    /// Copies the quoted field that opens at `at`; returns the position after its closing quote.
     fn quoted_field(&mut self, rest: &[u8], mut at: usize) -> Result<usize, Found> {
         let far = self.layout.max_record_bytes.saturating_add(2);
         loop {
@@ -292,7 +292,7 @@ impl<'a> CsvRecords<'a> {
         Rejection::new(Reason::WrongType, message)
     }
 
-    /// Looks at the number of fields.
+    /// Rejects a record whose number of fields differs from the header's.
     fn misfit(&mut self) -> Option<Rejection> {
         let (fields, width) = (self.fields.len(), self.layout.width);
         if fields == width {
@@ -344,7 +344,7 @@ impl Records for CsvRecords<'_> {
     }
 
     fn user_column(&self) -> UserColumn {
-        // The first slot of an event.
+        // The user is the first slot of an event.
         let user = self.layout.columns.first().copied().flatten();
         user.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: self.layout.width })
     }

@@ -1,4 +1,4 @@
-//! One JSON object a line. Text without escapes is not copied.
+//! Files with one JSON object a line. Text without escapes is not copied.
 
 use schemas::tables::Reason;
 use serde::de::DeserializeSeed;
@@ -9,7 +9,7 @@ use super::super::files::{ByteCount, InputFile, ReadOptions, open};
 use super::super::record::{Raw, Records, Step, no_such_column, trim_line_end};
 use crate::records::{Fields, JsonKey, Need, Object, Rejection, Slots, Value, Wanted};
 
-/// A required field that so many objects do not have is not in the file at all.
+/// A required field that none of the first so many objects has is taken to be missing from the file.
 const RECORDS_WITHOUT_FIELD_MAX: u64 = 1_000;
 
 /// Which fields of the objects are read.
@@ -18,7 +18,7 @@ pub(crate) struct JsonlLayout {
     max_record_bytes: usize,
 }
 
-/// Opens `file`; its first block comes with the others.
+/// Opens `file`; its first block is delivered with the others.
 pub(crate) fn open_jsonl(
     file: &InputFile,
     wanted: &[Wanted],
@@ -40,7 +40,7 @@ pub(crate) fn open_jsonl(
     Ok((JsonlLayout { fields: Slots::new(wanted), max_record_bytes }, first, blocks))
 }
 
-/// What the objects of a file had so far.
+/// Which fields the objects of a file have had so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SeenFields {
     objects: u64,
@@ -51,7 +51,7 @@ pub(crate) struct SeenFields {
 }
 
 impl SeenFields {
-    /// Adds what the next block had.
+    /// Adds the fields of the next block.
     pub(crate) fn add(&mut self, next: SeenFields) {
         if self.objects == 0 {
             *self = next;
@@ -61,7 +61,7 @@ impl SeenFields {
         self.slots.iter_mut().zip(next.slots).for_each(|(seen, next)| *seen |= next);
     }
 
-    /// A required field that was in no object is an error of the configuration, not of each record.
+    /// Fails if a required field was in no object: the configuration is wrong, not each record.
     pub(crate) fn check(&self, file: &InputFile, wanted: &[Wanted], ended: bool) -> Result<(), SourceError> {
         if self.objects == 0 || (!ended && self.objects < RECORDS_WITHOUT_FIELD_MAX) {
             return Ok(());
@@ -91,7 +91,7 @@ pub(crate) struct JsonlRecords<'a> {
     start: usize,
     end: usize,
     values: Vec<Value<'a>>,
-    /// What stood at each place of the last object: the next one mostly has the same order.
+    /// The keys of the previous object in order; the next object mostly has the same order.
     order: Vec<JsonKey>,
     seen: SeenFields,
 }
@@ -177,7 +177,7 @@ impl Records for JsonlRecords<'_> {
         match self.parse(line) {
             Ok(()) => Step::Record,
             Err(error) => {
-                // serde_json counts lines; here there is always one.
+                // serde_json names a line, which is always the first here.
                 let message = error.to_string().replace(" at line 1 column ", " at byte ");
                 reject(Reason::MalformedJson, message)
             }

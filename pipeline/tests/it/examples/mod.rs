@@ -1,4 +1,4 @@
-//! Logs whose every event has an item of its own, their catalogues, and the examples that are made of them.
+//! Logs in which every event has an item of its own, their catalogues, and the examples built from them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use store::commit::{Change, CommitMode, ShardWriter, commit};
 
 use crate::common::{DAY_MS, Event};
 
-/// Events with bursts, ties and several actions; now and then a record stands there once more, with other contents.
+/// Events with bursts, ties and several actions; some records have a copy with other contents.
 pub(crate) fn log(seed: u64, n: u64) -> Vec<Event> {
     let users = 4 + n / 40;
     let mut now = vec![20_000 * DAY_MS; users as usize];
@@ -55,7 +55,7 @@ pub(crate) struct Item {
     pub(crate) active: bool,
 }
 
-/// The items of a log, but for every seventh.
+/// The items of a log, except every seventh.
 pub(crate) fn catalogue(seed: u64, n: u64) -> Vec<Item> {
     let genres = ["Rock", "Jazz", "Folk", "Drum & Bass", "Polka"];
     (0..n)
@@ -70,7 +70,7 @@ pub(crate) fn catalogue(seed: u64, n: u64) -> Vec<Item> {
             Item {
                 id: format!("i{i:05}"),
                 genres: of_item,
-                // Some are yet to be released, and so younger than any age.
+                // Some items are not released yet, and so younger than any age.
                 release_ts: (!r.is_multiple_of(4)).then(|| match r / 1_000 % 6 {
                     0 => 21_000 * DAY_MS,
                     _ => 20_000 * DAY_MS + (r / 10 % 60) as i64 * 3_600_000,
@@ -81,7 +81,7 @@ pub(crate) fn catalogue(seed: u64, n: u64) -> Vec<Item> {
         .collect()
 }
 
-/// Commits the items as the table `items`, with the indexes 1, 2, …; one genre of some stands there twice.
+/// Commits the items as the table `items`, with the indexes 1, 2, …; some items have one genre twice.
 pub(crate) async fn write_items(root: &Root, items: &[Item]) {
     let schema = items_schema(["genre"]);
     let mut genres = ListBuilder::new(StringBuilder::new());

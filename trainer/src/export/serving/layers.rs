@@ -1,4 +1,4 @@
-//! The layer of Climber-Pilot as nodes of the graph: what `crate::models::layer` computes, operator by operator.
+//! Layers of Climber-Pilot as nodes of the graph: the computation of `crate::models::layers`, operator by operator.
 
 use candle_core::Result;
 use ragged::{GELU_CUBIC, GELU_SCALE, NORM_EPSILON};
@@ -8,7 +8,7 @@ use super::layout::Layout;
 use crate::export::graph::{Value, float, int};
 
 impl Serving<'_> {
-    /// A layer of the backbone: `[N, d]` → `[N, d]`.
+    /// Applies a layer of the backbone: `[N, d]` → `[N, d]`.
     pub(super) fn layer(&mut self, x: &str, layout: &Layout, name: &str) -> Result<Value> {
         let attention = format!("{name}.attention");
         self.builder.enter(&attention);
@@ -32,7 +32,7 @@ impl Serving<'_> {
         Ok(self.builder.node_with("LayerNormalization", &[x, &gamma, &beta], attributes))
     }
 
-    /// `[rows, PARTS d]` by part and head: `[H, rows, d / H]` each.
+    /// Splits `[rows, PARTS · d]` by part and head: `[H, rows, d / H]` each.
     pub(super) fn heads<const PARTS: usize>(&mut self, x: &str) -> [Value; PARTS] {
         let (heads, d) = (self.settings.heads as i64, self.settings.d as i64);
         let b = &mut self.builder;
@@ -44,7 +44,7 @@ impl Serving<'_> {
         })
     }
 
-    /// `b_pos + b_time`: `[H, rows, N]`.
+    /// Returns `b_pos + b_time`, `[H, rows, N]`.
     pub(super) fn bias(&mut self, columns: &[Value], attention: &str) -> Result<Value> {
         let bias = self.parameter(&format!("{attention}.bias"))?;
         let b = &mut self.builder;
@@ -56,7 +56,7 @@ impl Serving<'_> {
         Ok(sum)
     }
 
-    /// `q·k / T_h + bias`: `[H, rows, N]`.
+    /// Returns `q·k / T_h + bias`, `[H, rows, N]`.
     pub(super) fn scores(&mut self, q: &str, k: &str, bias: &str, attention: &str) -> Result<Value> {
         let log_temperature = self.parameter(&format!("{attention}.log_temperature"))?;
         let b = &mut self.builder;
@@ -69,7 +69,7 @@ impl Serving<'_> {
         Ok(b.node("Add", &[&products, bias]))
     }
 
-    /// `x + W_o softmax(scores) v`.
+    /// Returns `x + W_o softmax(scores) v`.
     pub(super) fn attended(&mut self, x: &str, scores: &str, v: &str, attention: &str) -> Result<Value> {
         let out = self.parameter(&format!("{attention}.out"))?;
         let d = self.settings.d as i64;
@@ -82,7 +82,7 @@ impl Serving<'_> {
         Ok(b.node("Add", &[x, &attended]))
     }
 
-    /// `x + W₂ GELU(W₁ norm(x) + b₁) + b₂`.
+    /// Returns `x + W₂ GELU(W₁ norm(x) + b₁) + b₂`.
     pub(super) fn feed_forward(&mut self, x: &str, name: &str) -> Result<Value> {
         self.builder.enter(name);
         let normal = self.norm(x, &format!("{name}.norm"))?;
@@ -99,7 +99,7 @@ impl Serving<'_> {
         Ok(self.builder.node("Add", &[&product, &bias]))
     }
 
-    /// GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`.
+    /// Applies GELU in its tanh form, `x · σ(2 √(2/π) (x + 0.044715 x³))`.
     fn gelu(&mut self, x: &str) -> Value {
         let b = &mut self.builder;
         let (cubic, one, scale) = (b.float(GELU_CUBIC), b.float(1.0), b.float(2.0 * GELU_SCALE));

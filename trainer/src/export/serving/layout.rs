@@ -1,24 +1,24 @@
-//! Where tokens stand to each other: who may look at whom, and the columns of the biases.
+//! Relative layout of the tokens: the causal mask, and the bias column of each pair of tokens.
 
 use ragged::{TIME_BUCKETS, time_bucket};
 
 use super::Serving;
 use crate::export::graph::Value;
 
-/// What attention knows of the tokens, whatever the layer: `N = n + 1` rows and columns.
+/// Inputs of attention that all layers share, for `N = n + 1` tokens.
 pub(super) struct Layout {
-    /// The columns, `[1, N]`.
+    /// Column indexes, `[1, N]`.
     pub(super) column: Value,
-    /// The last row, one number.
+    /// Index of the last row, a scalar.
     pub(super) last: Value,
     /// Whether a column comes after a row, `[N, N]`.
     pub(super) future: Value,
-    /// For each row and column the columns of a layer's bias: of `b_pos` and, where there is one, of `b_time`.
+    /// Columns of a layer's bias for each row and column: those of `b_pos` and, if the model has it, of `b_time`; `[N, N]` each.
     pub(super) biases: Vec<Value>,
 }
 
-/// For each bucket of `b_time` the shortest time in milliseconds that belongs to it or to a higher one. Bucket 0 is the
-/// start token's, and whatever is not after the earlier event belongs to bucket 1.
+/// Returns, for each bucket of `b_time`, the shortest time (milliseconds) in it or a higher bucket. Bucket 0 belongs to the start
+/// token; times at or before the earlier event fall into bucket 1.
 pub(in crate::export) fn time_thresholds() -> [i64; TIME_BUCKETS] {
     std::array::from_fn(|bucket| {
         let (mut from, mut to) = (0, i64::MAX);
@@ -49,7 +49,7 @@ impl Serving<'_> {
         let farthest = b.integer(max_distance - 1);
         let mut biases = vec![b.node("Clip", &[&distance, &zero, &farthest])];
         if self.settings.time_bias {
-            // The start token has no time, and its column no bucket but 0.
+            // The start token has no time; its column always has bucket 0.
             let no_time = b.list(&[0]);
             let times = b.concat(&[&no_time, times], 0);
             let (later, earlier) = (b.unsqueeze(&times, &[1]), b.unsqueeze(&times, &[0]));
@@ -64,7 +64,7 @@ impl Serving<'_> {
         Layout { column, last, future, biases }
     }
 
-    /// [`time_bucket`] of times in milliseconds: a binary search among the thresholds, each step written out.
+    /// Computes [`time_bucket`] of times in milliseconds by an unrolled binary search over the thresholds.
     fn time_buckets(&mut self, since: &str) -> Value {
         let b = &mut self.builder;
         let thresholds = b.integers("time_thresholds", &[TIME_BUCKETS], &time_thresholds());

@@ -1,5 +1,5 @@
-//! The graph computes what the model computes. The judge is ONNX Runtime in Python, where that is installed:
-//! `CLIMBER_PYTHON` names the interpreter (`python3` otherwise).
+//! The graph computes what the model computes, checked by ONNX Runtime in Python if installed; `CLIMBER_PYTHON` names the
+//! interpreter (`python3` otherwise).
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ use crate::batch::HistoryBatch;
 use crate::data::{ItemIndex, Token, VectorRow};
 use crate::models::Reads;
 
-/// Tests run in their crate; a path fixed at build time would be wrong for a clone that shares the build.
+/// Tests run in the directory of their crate; a path fixed at build time would be wrong for a clone that shares the build.
 const SCRIPT: &str = "tests/export.py";
 
 fn histories(seed: u64) -> Vec<(Vec<u32>, Vec<i64>)> {
@@ -26,7 +26,7 @@ fn histories(seed: u64) -> Vec<(Vec<u32>, Vec<i64>)> {
             let mut time = random.random_range(0..2_000_000_000_000);
             let times = (0..n)
                 .map(|_| {
-                    // None, exactly at a bucket's edge, just before it, or anywhere.
+                    // No time, exactly a bucket's edge, just below it, or any time.
                     let edge = thresholds[random.random_range(0..thresholds.len())];
                     time +=
                         [0, edge, edge - 1, random.random_range(0..10_000_000)][random.random_range(0..4)];
@@ -38,7 +38,7 @@ fn histories(seed: u64) -> Vec<(Vec<u32>, Vec<i64>)> {
         .collect()
 }
 
-/// What the trainer gives for one history under each of `conditions` (−1: none).
+/// Returns the trainer's result for one history under each of `conditions` (−1: none).
 fn expected(
     example: &Example,
     items: &[u32],
@@ -68,7 +68,7 @@ fn expected(
     Tensor::cat(&rows, 0).unwrap()
 }
 
-/// Runs of one export: inputs of the graph, and what has to come out.
+/// Returns runs of one export: inputs of the graph and their expected outputs.
 fn runs(example: &Example, seed: u64) -> Vec<serde_json::Value> {
     let known = example.model.vocabulary().conditions().len() as i64;
     let follows = known > 0 && example.model.paradigm() != Some(Paradigm::Unconditional);
@@ -127,7 +127,7 @@ fn onnx_runtime_agrees() {
         Example::new(genres, paradigm(Paradigm::Unconditional, true)),
         Example::new(cosines, paradigm(Paradigm::Cgsa, true)),
     ];
-    // One whose item vectors are not in the graph.
+    // One export with its item vectors outside the graph.
     examples[8].external_from_bytes = 0;
     let exports: Vec<_> = examples
         .iter()
@@ -146,7 +146,7 @@ fn onnx_runtime_agrees() {
 }
 
 proptest! {
-    /// The search that the graph writes out finds the trainer's bucket.
+    /// The graph's binary search finds the trainer's bucket.
     #[test]
     fn thresholds_give_the_buckets_of_the_trainer(
         since in prop_oneof![any::<i64>(), 0i64..10_000, (0u32..63, -2i64..=2).prop_map(|(e, by)| (1 << e) + by)],

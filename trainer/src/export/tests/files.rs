@@ -1,4 +1,4 @@
-//! The files of an export, and what is refused.
+//! The files of an export, and refused exports.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -108,7 +108,7 @@ fn weights_are_those_of_the_checkpoint() {
     assert!(weights.contains_key("backbone.0.attention.qkv") && weights.contains_key("items.id"));
 }
 
-/// Every value of the graph is made before it is used, and once.
+/// Every value of the graph is defined once, before its first use.
 #[test]
 fn the_graph_can_be_computed_in_its_order() {
     let sft = [None, paradigm(Paradigm::Cgsa, false), paradigm(Paradigm::Pinrec, true)];

@@ -1,15 +1,17 @@
-//! What came of each target under its own conditions:
+//! Results of each target under its own conditions, stored with the model:
 //!
 //! ```text
-//! instructed-<split>-<condition>.parquet   one row a target, protocol and choice of filters
+//! instructed-<split>-<condition>.parquet   one row per target, protocol and choice of filters
 //! ```
 //!
-//! | column | |
+//! | column | content |
 //! |---|---|
 //! | `user_id`, `position`, `ts`, `item_id` | the target, as in the file of ranks |
 //! | `protocol` | `standard` or `as-served` |
-//! | `filter_seen`, `condition_filter` | what is left out of the lists: seen items, items that do not carry the condition |
+//! | `filter_seen`, `condition_filter` | whether lists exclude seen items, and items that do not carry the condition |
 //! | `hr_10`, …, `cc_50` | each of [`METRICS`], the mean over the target's values of the attribute |
+//!
+//! Memory: all rows of a file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,33 +23,37 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimestampMillisecon
 use super::{StoredError, column, damaged, numbers, read_batches, texts, utc, write_batch};
 use crate::judge::{ALL, METRICS, PerMetric, Protocol};
 
-/// One row.
+/// One row of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstructedTarget {
-    /// The user.
+    /// User of the target.
     pub user_id: String,
-    /// Place of the target in the user's whole history, from 0.
+    /// Position of the target in the user's whole history, from 0.
     pub position: u32,
     /// Time of the target, epoch milliseconds.
     pub ts: i64,
-    /// The target.
+    /// Item of the target.
     pub item_id: String,
-    /// What a prediction may build on.
+    /// Protocol of the evaluation.
     pub protocol: Protocol,
-    /// Whether seen items are left out.
+    /// Whether seen items are excluded.
     pub filter_seen: bool,
-    /// Whether items without the condition are left out.
+    /// Whether items that do not carry the condition are excluded.
     pub condition_filter: bool,
-    /// The last columns.
+    /// Value of each metric.
     pub numbers: PerMetric<f64, ALL>,
 }
 
-/// The file in a model's directory.
+/// Returns the path of the file in a model's directory.
 pub fn instructed_path(model: &Path, split: &str, condition: &str) -> PathBuf {
     model.join(format!("instructed-{split}-{condition}.parquet"))
 }
 
-/// Writes the rows of one condition, whole or not at all. Equal rows give equal bytes.
+/// Writes the rows of one condition atomically. Equal rows give equal bytes.
+///
+/// # Errors
+///
+/// The file cannot be written.
 pub fn write_instructed(path: &Path, rows: &[InstructedTarget]) -> Result<(), StoredError> {
     let text = |value: fn(&InstructedTarget) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
@@ -77,7 +83,11 @@ pub fn write_instructed(path: &Path, rows: &[InstructedTarget]) -> Result<(), St
     write_batch(path, &batch)
 }
 
-/// Reads the rows of one condition; `None` where there is no such file.
+/// Reads the rows of one condition; `None` if the file does not exist.
+///
+/// # Errors
+///
+/// The file cannot be read, or is damaged.
 pub fn read_instructed(path: &Path) -> Result<Option<Vec<InstructedTarget>>, StoredError> {
     let Some(batches) = read_batches(path)? else { return Ok(None) };
     let mut rows = Vec::new();

@@ -1,22 +1,22 @@
-//! What `trainer evaluate` leaves beside the model, for `trainer compare` and for anybody with a Parquet reader:
+//! Results that `trainer evaluate` stores with the model, for `trainer compare` and for any Parquet reader:
 //!
 //! ```text
 //! evaluation-<split>.json   the report
-//! ranks-<split>.parquet     one row a held-out target: where it came
-//! horizon-<split>.parquet   one row for each of ten events after an anchor (`horizon`), where the split has them
+//! ranks-<split>.parquet     one row per held-out target, with its ranks
+//! horizon-<split>.parquet   one row per event after an anchor, ten each (`horizon`), if the split has anchors
 //! ```
 //!
-//! and, where it was asked for, what came of instructions ([`instructed`]).
+//! and, if requested, the results under conditions ([`instructed`]).
 //!
-//! | column | |
+//! | column | content |
 //! |---|---|
-//! | `user_id`, `position`, `ts`, `item_id` | the target: its user, its place in the user's whole history (from 0), its time, its item |
-//! | `horizon` | steps from the anchor: 1 is the event that the prediction is for |
+//! | `user_id`, `position`, `ts`, `item_id` | the target: user, position in the user's whole history (from 0), time, item |
+//! | `horizon` | steps from the anchor; 1 is the event that the prediction is for |
 //! | `standard_rank`, `as_served_rank` | rank among all active items, from 1 |
-//! | `standard_unseen_rank`, `as_served_unseen_rank` | rank among those that the user has not seen |
+//! | `standard_unseen_rank`, `as_served_unseen_rank` | rank among the active items that the user has not seen |
 //!
-//! A rank of 0 is a miss whatever K: the item was seen, or is not active. No rank (null) is no part in the
-//! protocol's means, so `avg(rank between 1 and 10)` in SQL is HR@10.
+//! A rank of 0 is a miss for every K: the item was seen, or is inactive. A null rank excludes the target from the means of the
+//! protocol, so `avg(rank between 1 and 10)` in SQL is HR@10. Memory: all rows of a file.
 
 pub mod instructed;
 
@@ -37,60 +37,64 @@ use parquet::file::properties::WriterProperties;
 
 use super::{EvaluateReport, Protocol, Ranks};
 
-/// The columns of ranks: by protocol, among all items and among the unseen ones.
+/// Columns of ranks: per protocol, among all items and among unseen items.
 const RANK_COLUMNS: [[&str; 2]; Protocol::ALL.len()] =
     [["standard_rank", "standard_unseen_rank"], ["as_served_rank", "as_served_unseen_rank"]];
 
 /// One row of a file of ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetRank {
-    /// The user.
+    /// User of the target.
     pub user_id: String,
-    /// Place of the target in the user's whole history, from 0.
+    /// Position of the target in the user's whole history, from 0.
     pub position: u32,
     /// Time of the target, epoch milliseconds.
     pub ts: i64,
-    /// The target.
+    /// Item of the target.
     pub item_id: String,
-    /// Steps from the anchor of the prediction: 1 is the event it is for.
+    /// Steps from the anchor of the prediction; 1 is the event that the prediction is for.
     pub horizon: u8,
-    /// By protocol in the order of [`Protocol::ALL`], where the target came; `None` where it takes no part.
+    /// Ranks by protocol, in the order of [`Protocol::ALL`]; `None` where the target takes no part.
     pub ranks: [Option<Ranks>; Protocol::ALL.len()],
 }
 
-/// Results that cannot be stored or read back.
+/// An error in storing or reading results.
 #[derive(Debug, thiserror::Error)]
 pub enum StoredError {
     /// A file cannot be read or written.
     #[error("{path}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// A file does not hold what its name says.
+    /// A file does not have the expected format.
     #[error("{path} is damaged ({problem}); `trainer evaluate` writes it again")]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the damage.
         problem: String,
     },
 }
 
-/// The file of ranks in a model's directory.
+/// Returns the path of the file of ranks in a model's directory.
 pub fn ranks_path(model: &Path, split: &str) -> PathBuf {
     model.join(format!("ranks-{split}.parquet"))
 }
 
-/// The file of the horizon curve in a model's directory.
+/// Returns the path of the file of the horizon curve in a model's directory.
 pub fn horizon_path(model: &Path, split: &str) -> PathBuf {
     model.join(format!("horizon-{split}.parquet"))
 }
 
-/// Writes the results of `split` beside the model, each file whole or not at all. The report goes last; without
-/// rows for the horizon curve, an older file of one is removed.
+/// Writes the results of `split` to the model's directory, each file atomically and the report last. If `horizon` is empty, an
+/// older horizon file is removed.
+///
+/// # Errors
+///
+/// A file cannot be written or removed.
 pub fn store(
     model: &Path,
     split: &str,
@@ -113,11 +117,15 @@ pub fn store(
 }
 
 /// Writes rows of ranks to `path`. Equal rows give equal bytes.
+///
+/// # Errors
+///
+/// The file cannot be written.
 pub fn write_ranks(path: &Path, rows: &[TargetRank]) -> Result<(), StoredError> {
     write_batch(path, &batch(rows).map_err(|e| damaged(path, &e))?)
 }
 
-/// Writes a batch as a Parquet file, whole or not at all.
+/// Writes a batch as a Parquet file, atomically.
 fn write_batch(path: &Path, batch: &RecordBatch) -> Result<(), StoredError> {
     let properties =
         WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
@@ -131,7 +139,7 @@ fn write_batch(path: &Path, batch: &RecordBatch) -> Result<(), StoredError> {
     write_whole(path, &bytes)
 }
 
-/// The batches of a Parquet file; `None` where there is none.
+/// Reads the batches of a Parquet file; `None` if it does not exist.
 fn read_batches(path: &Path) -> Result<Option<Vec<RecordBatch>>, StoredError> {
     let file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -172,7 +180,11 @@ fn batch(rows: &[TargetRank]) -> arrow::error::Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
-/// Reads a file of ranks; `None` where there is none.
+/// Reads a file of ranks; `None` if it does not exist.
+///
+/// # Errors
+///
+/// The file cannot be read, or is damaged.
 pub fn read_ranks(path: &Path) -> Result<Option<Vec<TargetRank>>, StoredError> {
     let Some(batches) = read_batches(path)? else { return Ok(None) };
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! Each row of [`METRICS`] is in all that evaluation, training and comparison write, with its own value.
+//! Each row of [`METRICS`] has its own value in every output of evaluation, training and comparison.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::compare::{self, Group, Options};
 use crate::data::SequencesSource;
 use crate::records::{self, EpochMetrics, RunRecords, Validation};
 
-/// Another value for each metric.
+/// Returns a distinct value per metric.
 fn value(key: Key) -> f64 {
     (1.0 + key.index() as f64) / 1_024.0
 }
 
-/// A report of one line without a condition and one under a condition.
+/// Returns a report with one line without a condition and one under a condition.
 fn report() -> EvaluateReport {
     let line = |condition: Option<&str>| Metrics {
         condition: condition.map(str::to_owned),
@@ -43,7 +43,7 @@ fn report() -> EvaluateReport {
     }
 }
 
-/// The numbers below their labels, in each table of `text`: the words of a line that has an `@`, and of the next line.
+/// Returns the values by label of each table in `text`: a line with `HR@10` gives the labels, the next line the values.
 fn tables(text: &str) -> Vec<BTreeMap<String, String>> {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let tables = lines.windows(2).filter(|pair| pair[0].iter().any(|word| word.starts_with("HR@10")));
@@ -79,7 +79,7 @@ fn every_metric_is_recorded_and_compared() {
     let root = Root::new(directory.to_str().unwrap()).unwrap();
     let report = report();
     let rank_of_b = Some(3);
-    // One run misses and the other hits: each metric differs.
+    // One run misses and the other hits, so each metric differs.
     for (name, rank) in [("a", None), ("b", rank_of_b)] {
         let model = root.model_path(name);
         std::fs::create_dir_all(&model).unwrap();

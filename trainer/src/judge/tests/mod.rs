@@ -1,4 +1,4 @@
-//! Evaluation beside a brute force: every target's history encoded by itself, every item scored, everything sorted.
+//! Evaluation against brute force: each target's history encoded alone, all items scored and sorted.
 
 mod every_metric;
 mod one_road;
@@ -21,7 +21,7 @@ const SEED: u64 = 7;
 
 #[test]
 fn events_at_one_time_are_counted_user_by_user() {
-    // The first user has two rows, whose first events of the second are context; the second begins when the first ended.
+    // The first user has two rows; the second row begins with context. The second user begins when the first ends.
     let sequences = SequencesTable {
         offsets: vec![0, 4, 8, 10],
         ts: vec![1, 1, 2, 5, 2, 5, 5, 7, 7, 9],
@@ -30,12 +30,12 @@ fn events_at_one_time_are_counted_user_by_user() {
         user: vec![0, 0, 1],
         ..SequencesTable::default()
     };
-    // 1 1 2 5 5 7 and 7 9.
+    // Owned times by user: 1 1 2 5 5 7, and 7 9.
     assert_eq!(tied_share(&sequences), Some(0.5));
     assert_eq!(tied_share(&SequencesTable { offsets: vec![0], ..SequencesTable::default() }), None);
 }
 
-/// Histories of different lengths, whose last event is a test target; one item is not active.
+/// Returns histories of different lengths whose last event is a test target; one item is inactive.
 fn world() -> (SequencesTable, Catalogue) {
     let mut histories = long_histories();
     for (user, history) in histories.iter_mut().enumerate() {
@@ -50,7 +50,7 @@ fn world() -> (SequencesTable, Catalogue) {
     (data, catalogue)
 }
 
-/// The scores of all items after the first `context` events of `row`, by item; under a condition or without.
+/// Returns the scores of all items after the first `context` events of `row`, by item, under a condition if given.
 fn scores(
     model: &SequenceModel,
     data: &SequencesTable,
@@ -81,7 +81,7 @@ fn scores(
     scores
 }
 
-/// The items that `may` be listed, best first.
+/// Returns the items for which `may` is true, best first.
 fn sorted(scores: &[f32], may: impl Fn(ItemIndex) -> bool) -> Vec<ItemIndex> {
     let mut items: Vec<ItemIndex> = every_item().into_iter().filter(|&item| may(item)).collect();
     let order = |item: ItemIndex| mix64(SEED, u64::from(item.get()));
@@ -170,7 +170,7 @@ fn answers_under_conditions_are_those_of_sorting_everything() {
         }
     }
     assert!(filtered_differs);
-    // CC@K counts places, also empty ones; HR@K counts each target once, whatever the number of its values.
+    // CC@K counts places, including empty ones; HR@K counts each target once, whatever its number of values.
     let results = evaluation.under_conditions("m", protocol, "genre", &questions, &answers);
     for (i, m) in results.iter().enumerate() {
         let targets: f64 = questions.iter().map(|q| q.weight).sum();
@@ -184,7 +184,7 @@ fn answers_under_conditions_are_those_of_sorting_everything() {
                 && (m.means[CC_10].unwrap() - mean(&compliant)).abs() < 1e-12
         );
     }
-    // Without questions there is no number.
+    // Without questions all means are `None`.
     let none = evaluation.under_conditions("m", protocol, "genre", &[], &[]);
     assert!(none.iter().all(|m| m.targets == 0 && m.means.values() == &[None; ALL]));
 }

@@ -1,5 +1,5 @@
-//! What is measured is what is served: the rank that evaluation gives a target is the place at which a request at the target's
-//! time, with the same filter, serves its item.
+//! Evaluation measures what is served: the rank of a target equals its place in the list served to a request at the target's time
+//! with the same filters.
 
 use proptest::prelude::*;
 use schemas::config::MaskMode;
@@ -12,10 +12,10 @@ use crate::retrieve::{
 };
 
 const MARGIN_MS: i64 = 900_000;
-/// Histories are no longer than a row, so that a request reads what the row shows.
+/// Histories fit into one row, so a request reads the events of the row.
 const MAX_LEN: usize = 12;
 
-/// All users of `data`, whose last event is a test target.
+/// Users of `data` whose last event is a test target.
 struct World {
     data: SequencesTable,
     catalogue: Catalogue,
@@ -38,7 +38,7 @@ impl World {
         Self { data, catalogue, conditions, carriers }
     }
 
-    /// What is visible of the user of `target` in a request at its time. The protocol `standard` hides nothing that came before.
+    /// Returns the history visible to a request at the time of `target`; protocol `standard` hides no earlier event.
     fn history(&self, target: &Target, protocol: Protocol) -> VisibleHistory {
         let stored = Stored::new(&self.data);
         let history = stored.history(&self.data.users[self.data.user[target.row] as usize]).unwrap();
@@ -52,7 +52,7 @@ impl World {
         history.prefix(events)
     }
 
-    /// The place at which `retrieve` serves the item of `target`, from 1.
+    /// Returns the place of the target's item in the list that `retrieve` serves, from 1.
     fn place(
         &self,
         model: &dyn Recommender,
@@ -76,7 +76,7 @@ impl World {
         place.map(|place| place as u32 + 1)
     }
 
-    /// Holds the ranks of all targets against the places served.
+    /// Compares the ranks of all targets with their places in served lists.
     fn check(&self, model: &dyn Recommender, instructed: bool) -> Result<(), TestCaseError> {
         let config = Evaluate { batch_size: 3, ..Evaluate::default() };
         let evaluation = Evaluation::new(&self.data, &self.catalogue, &config, SEED, Role::Test);

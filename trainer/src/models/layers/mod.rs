@@ -1,4 +1,4 @@
-//! What the layers of the encoders are made of.
+//! Building blocks of the encoders' layers: norm, attention, feed-forward, modulation.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use schemas::config::{Model, Precision};
 
 use super::Parameters;
 
-/// The dropout of one place in the model, from that of the step.
+/// Returns the dropout of one site in the model, its seed derived from the step's seed and the site's name.
 pub(super) fn at(dropout: Option<Dropout>, place: &str) -> Option<Dropout> {
     dropout.map(|Dropout { p, seed }| Dropout { p, seed: crate::random::derived(seed, place, 0) })
 }
 
-/// Standard deviation of the initial weights of a linear map: keeps the variance of what it is given.
+/// Returns the standard deviation of a linear map's initial weights that keeps the variance of its inputs.
 pub(super) fn linear_std(inputs: usize) -> f64 {
     (1.0 / inputs as f64).sqrt()
 }
 
-/// γ and β of a layer norm.
+/// Scale γ and shift β of a layer norm, `[d]` each.
 #[derive(Debug, Clone)]
 pub(super) struct Norm {
     gamma: Tensor,
@@ -38,59 +38,59 @@ impl Norm {
     }
 }
 
-/// AdaLN-Zero (Peebles and Xie 2023): shifts, scales and gates of both halves of a layer, from the condition.
+/// AdaLN-Zero (Peebles and Xie 2023): shifts, scales and gates of a layer's two halves, computed from the condition.
 #[derive(Debug)]
 pub struct Modulated<'a> {
-    /// `[R, 6 d]`: shift, scale and gate of the attention, and of the feed-forward half. All zeros change nothing: in place
-    /// of a closed gate, which would cut a pre-trained layer off, stands an open one.
+    /// `[R, 6 d]`: shift, scale and gate of the attention half, then of the feed-forward half. Zeros change nothing: a half is
+    /// multiplied by `1 + gate`, since closing it would cut off a pre-trained layer.
     pub(super) modulation: &'a Tensor,
-    /// The read of each token, `[T]`.
+    /// Read of each token, `[T]`.
     pub(super) of: Vec<u32>,
 }
 
 impl Modulated<'_> {
-    /// Part `which` of the modulation: `[R, d]`.
+    /// Returns part `which` (0 to 5) of the modulation: `[R, d]`.
     fn part(&self, which: usize) -> Result<Tensor> {
         let d = self.modulation.dim(1)? / 6;
         self.modulation.narrow(1, which * d, d)
     }
 
-    /// `n (1 + scale) + shift` of half 0 or 1, for the rows of the reads.
+    /// Returns `n (1 + scale) + shift` of half 0 or 1, for the rows of the reads: `[R, d]`.
     pub(super) fn at_reads(&self, n: &Tensor, half: usize) -> Result<Tensor> {
         let scale = (self.part(3 * half + 1)? + 1.0)?;
         (n * scale)? + self.part(3 * half)?
     }
 
-    /// The same for all tokens.
+    /// Returns `n (1 + scale) + shift` of half 0 or 1, for all tokens: `[T, d]`.
     pub(super) fn at_tokens(&self, n: &Tensor, half: usize) -> Result<Tensor> {
         let of_token = |part: usize| ragged::gather(&self.part(part)?.contiguous()?, &self.of);
         let scale = (of_token(3 * half + 1)? + 1.0)?;
         (n * scale)? + of_token(3 * half)?
     }
 
-    /// `y (1 + gate)` of half 0 or 1, for the rows of the reads.
+    /// Returns `y (1 + gate)` of half 0 or 1, for the rows of the reads: `[R, d]`.
     pub(super) fn gated(&self, y: &Tensor, half: usize) -> Result<Tensor> {
         y * (self.part(3 * half + 2)? + 1.0)?
     }
 }
 
-/// `x + W_o attention(W_qkv norm(x))`, several heads.
+/// Multi-head attention half: `x + W_o attention(W_qkv norm(x))`.
 #[derive(Debug, Clone)]
 pub(super) struct SelfAttention {
     name: String,
     norm: Norm,
-    /// Queries, keys and values in one product, `[d, 3 d]`.
+    /// Queries, keys and values in one product: `[d, 3 d]`.
     qkv: Tensor,
-    /// `b_pos` and, where there is one, `b_time` of each head.
+    /// `b_pos` and, if configured, `b_time`: `[heads, distances + time buckets]`.
     bias: Tensor,
-    /// `log T_h` of each head.
+    /// `log T_h`: `[heads]`.
     log_temperature: Tensor,
     out: Tensor,
     max_distance: usize,
     precision: Precision,
 }
 
-/// What scores are made of besides queries and keys.
+/// Inputs of the scores besides queries and keys.
 struct ScoreParameters {
     bias: Tensor,
     log_temperature: Tensor,
@@ -98,8 +98,8 @@ struct ScoreParameters {
 }
 
 impl SelfAttention {
-    /// With a position and, where configured, a time bias, and a temperature of each head, all learned. `name` begins the
-    /// parameters' names. What is added to the residual stream starts smaller by `residual`.
+    /// Creates attention with a learned position bias, a time bias if configured, and a temperature per head. `name` is the
+    /// prefix of its parameters; the initial output weights are divided by `residual`.
     pub(super) fn relative(
         parameters: &mut Parameters,
         name: &str,
@@ -120,7 +120,7 @@ impl SelfAttention {
         )
     }
 
-    /// With the scores `q·k / √d_k` and nothing else.
+    /// Creates attention with the plain scores `q·k / √d_k`.
     pub(super) fn plain(
         parameters: &mut Parameters,
         name: &str,
@@ -128,7 +128,7 @@ impl SelfAttention {
         residual: f64,
     ) -> Result<Self> {
         let device = parameters.device();
-        // One shared column of zeros is the bias of every distance. Neither of the two is learned.
+        // One column of zeros is the bias of every distance; neither tensor is trained.
         let bias = Tensor::full(0f32, (model.heads, 1), device)?;
         let log_temperature = Tensor::full(Self::dot_product_temperature(model), model.heads, device)?;
         Self::new(
@@ -140,7 +140,7 @@ impl SelfAttention {
         )
     }
 
-    /// `log √d_k`.
+    /// Returns `log √d_k`.
     fn dot_product_temperature(model: &Model) -> f32 {
         ((model.d / model.heads) as f64).sqrt().ln() as f32
     }
@@ -166,12 +166,13 @@ impl SelfAttention {
         })
     }
 
-    /// Norm, with γ and β.
+    /// Applies the layer norm of this half.
     pub(super) fn norm(&self, x: &Tensor) -> Result<Tensor> {
         self.norm.forward(x)
     }
 
-    /// `W_o attention` of single rows: `asking` `[R, d]` are the normalised rows at `queries`, `asked` `[T, d]` all tokens.
+    /// Computes `W_o attention` for the queries only, `[R, d]`: `asking` `[R, d]` are their normalised rows, `asked` `[T, d]`
+    /// those of all tokens.
     pub(super) fn ask(
         &self,
         asking: &Tensor,
@@ -187,12 +188,12 @@ impl SelfAttention {
         ragged::linear(&attended, &self.out, None, self.precision)
     }
 
-    /// `x + y`, `y` dropped as the output of this half.
+    /// Returns `x + dropout(y)`, where `y` is the output of this half.
     pub(super) fn add(&self, x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         ragged::add_dropped(x, y, at(dropout, &self.name))
     }
 
-    /// `[T, d]` → `[T, d]`.
+    /// Applies the half to all tokens: `[T, d]` → `[T, d]`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -213,7 +214,7 @@ impl SelfAttention {
     }
 }
 
-/// `x + W₂ GELU(W₁ norm(x) + b₁) + b₂`, the inner width a multiple of `d`.
+/// Feed-forward half: `x + W₂ GELU(W₁ norm(x) + b₁) + b₂`, with an inner width of `[model] feed_forward` times `d`.
 #[derive(Debug, Clone)]
 pub(super) struct FeedForward {
     name: String,
@@ -226,7 +227,7 @@ pub(super) struct FeedForward {
 }
 
 impl FeedForward {
-    /// `name` begins the parameters' names. What is added to the residual stream starts smaller by `residual`.
+    /// Creates the half. `name` is the prefix of its parameters; the initial output weights are divided by `residual`.
     pub(super) fn new(parameters: &mut Parameters, name: &str, model: &Model, residual: f64) -> Result<Self> {
         let (d, inner) = (model.d, model.d * model.feed_forward);
         let of = |part: &str| format!("{name}.{part}");
@@ -254,18 +255,18 @@ impl FeedForward {
         ragged::feed_forward(x, parameters, at(dropout, &self.name))
     }
 
-    /// Norm, with γ and β.
+    /// Applies the layer norm of this half.
     pub(super) fn norm(&self, x: &Tensor) -> Result<Tensor> {
         self.norm.forward(x)
     }
 
-    /// `W₂ GELU(W₁ n + b₁) + b₂`.
+    /// Returns `W₂ GELU(W₁ n + b₁) + b₂`.
     pub(super) fn inner(&self, n: &Tensor) -> Result<Tensor> {
         let inner = ragged::linear(n, &self.up, Some(&self.up_bias), self.precision)?.gelu()?;
         ragged::linear(&inner, &self.down, Some(&self.down_bias), self.precision)
     }
 
-    /// `x + y`, `y` dropped as the output of this half.
+    /// Returns `x + dropout(y)`, where `y` is the output of this half.
     pub(super) fn add(&self, x: &Tensor, y: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         ragged::add_dropped(x, y, at(dropout, &self.name))
     }

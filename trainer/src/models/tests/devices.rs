@@ -1,4 +1,4 @@
-//! Training without the fused operations, as on a device that has none.
+//! Training with stock operations, kernels and GPUs agrees with the fused operations on the CPU.
 
 use ragged::adam::GradientNorm;
 use ragged::emulator;
@@ -14,7 +14,7 @@ const STEPS: u64 = 4;
 const RATE: f64 = 1e-3;
 const SETTINGS: AdamSettings = AdamSettings { weight_decay: 1e-2, clip_norm: 0.5 };
 
-/// What training came to: the loss of each step, then every parameter and every moment by name.
+/// Outcome of training: the loss of each step, the model, and the optimiser with its moments.
 struct Trained {
     losses: Vec<f32>,
     model: SequenceModel,
@@ -27,11 +27,11 @@ fn train(&(ref architecture, loss, score_temperature): &Case, backend: &Backend)
         SequenceModel { score_temperature, ..random_model_on(architecture, MaskMode::Gather, backend) };
     let config = Pretrain { label_smoothing: if loss == Loss::Full { 0.1 } else { 0.0 }, ..pretrain(loss) };
     let loss = objective(&config, draws(&data, MaskMode::Gather, model.branches()), 1, 0.0);
-    // The clipping is at work.
+    // Gradients are clipped: their norms exceed `clip_norm`.
     let mut adam = Adam::new(&model, SETTINGS).unwrap();
     let mut losses = Vec::new();
     for step in 0..STEPS {
-        // Few rows, so that a sampled step leaves some of the id table alone.
+        // Few rows, so that a sampled step leaves some rows of the id table untouched.
         let rows = [step as u32 % 8, (step as u32 + 3) % 8];
         let batch = TrainingBatch::pretrain(&data, &rows, MaskMode::Gather, model.branches(), true, None);
         let plan = loss.plan(model.vocabulary(), batch, step);
@@ -45,7 +45,7 @@ fn train(&(ref architecture, loss, score_temperature): &Case, backend: &Backend)
     Trained { losses, model, adam }
 }
 
-/// That two ways of training agree up to the order of additions.
+/// Asserts that two ways of training agree up to the order of additions.
 fn assert_agree(what: &str, a: &Trained, b: &Trained) {
     for (step, (a, b)) in a.losses.iter().zip(&b.losses).enumerate() {
         assert!((a - b).abs() <= 1e-4 * a.abs(), "{what}, step {step}: {a} {b}");
@@ -63,7 +63,7 @@ fn assert_agree(what: &str, a: &Trained, b: &Trained) {
     }
 }
 
-/// Architecture, loss, temperature of the scores.
+/// Architecture, loss, score temperature.
 type Case = (Architecture, Loss, f64);
 
 fn cases() -> impl Iterator<Item = (Case, String)> {
@@ -81,12 +81,12 @@ fn stock_operations_train_like_the_fused_ones() {
         let fused = train(&case, &Backend::CPU);
         let stock = with_stock_operations(|| train(&case, &Backend::CPU));
         assert_agree(&what, &fused, &stock);
-        // They do not agree because they are the same.
+        // Equal losses would mean that the same code ran twice.
         assert_ne!(fused.losses, stock.losses, "{what}");
     }
 }
 
-/// Every parameter.
+/// All parameter values by name.
 fn values(trained: &Trained) -> std::collections::BTreeMap<String, Vec<f32>> {
     let tensors = trained.model.tensors().into_iter();
     tensors.map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()

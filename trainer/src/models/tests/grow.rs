@@ -1,9 +1,9 @@
-//! A model whose vocabulary grows.
+//! Models and optimisers whose vocabulary grows.
 
 use super::*;
 use crate::kinds::SavedLearner;
 
-/// Items 1 to 12 as in [`catalogue`], then one of a known genre, one of a new genre, and one without.
+/// Items 1 to 12 as in [`catalogue`], then one of a known genre, one of a new genre, and one without a genre.
 fn larger() -> Catalogue {
     let genres: [&[&str]; 3] = [&["a"], &["b", "c"], &[]];
     let ids: Vec<String> = (1..=ITEMS + 3).map(|i| i.to_string()).collect();
@@ -31,7 +31,7 @@ fn rows_stay_and_new_ones_begin_at_the_mean_of_their_categories() {
     let config = config(&Architecture::ClimberPilot, MaskMode::Gather);
     let parent = random_model(&Architecture::ClimberPilot, MaskMode::Gather);
     let known = parent.vocabulary();
-    // Of the old items 1, 4, 5, 8 and 9 were rare; 4 has become frequent, and all new ones are.
+    // Among the old items, 1, 4, 5, 8, 9 and 12 were rare; 4 has become frequent, and all new items are.
     let counts: Vec<u32> = (0..=ITEMS + 3).map(|i| if i == 4 || i > ITEMS { 2 } else { i % 4 }).collect();
     let vocabulary = Arc::new(known.grown(config.min_count, &larger(), &counts));
     let grown = parent.grown(&config, &Sft::default(), vocabulary.clone()).unwrap();

@@ -1,4 +1,4 @@
-//! What following an instruction promises, under every paradigm.
+//! Properties of following instructions under every paradigm.
 
 use proptest::prelude::*;
 use schemas::config::Paradigm;
@@ -18,7 +18,7 @@ fn all_settings() -> Vec<Sft> {
     all
 }
 
-/// `parent`, taught to follow genres; nothing learned yet.
+/// `parent` extended to follow genres, before any fine-tuning.
 fn taught(parent: &SequenceModel, sft: &Sft) -> SequenceModel {
     let catalogue = catalogue();
     let conditions = KnownConditions::new(&["genre".into()], &Default::default(), &catalogue);
@@ -27,7 +27,7 @@ fn taught(parent: &SequenceModel, sft: &Sft) -> SequenceModel {
     SequenceModel::taught(parent, &model, sft, vocabulary, 3).unwrap()
 }
 
-/// With all that is new at random values.
+/// A model with random instruction parameters.
 pub(crate) fn random_taught(sft: &Sft) -> SequenceModel {
     let taught = taught(&model(MaskMode::Gather), sft);
     for (name, var) in taught.parameters().iter().filter(|(name, _)| name.starts_with(CONDITION_PREFIX)) {
@@ -51,7 +51,7 @@ fn conditions_begin_with_what_another_model_has_learned() {
     }
 }
 
-/// Histories of item indexes, a minute between two.
+/// Histories of item indexes, one minute between events.
 fn tokens(histories: &[Vec<u32>]) -> Tokens {
     let mut batch = crate::batch::HistoryBatch::new(MaskMode::Gather);
     for items in histories {
@@ -111,12 +111,12 @@ fn what_is_new_changes_nothing_before_it_has_learned() {
         for paradigm in Paradigm::ALL.into_iter().filter(|&paradigm| paradigm != Paradigm::Lum) {
             let after = read(&taught(&parent, &settings(paradigm, true)), k, &tokens, &reads);
             for (r, (before, after)) in before.iter().zip(&after).enumerate() {
-                // Every item of the first sequence carries the first condition: there the mask hides nothing.
+                // The mask hides nothing from the first read: every item of its sequence carries its condition.
                 let hides = paradigm == Paradigm::Cgsa && r > 0;
                 assert!(hides || distance(before, after) < 1e-4, "{paradigm:?}");
             }
         }
-        // A model that follows no instructions reads single rows as it reads all of them.
+        // A model without instructions reads single rows as it reads all rows.
         let same = read(&parent, k, &tokens, &reads);
         assert!(before.iter().zip(&same).all(|(a, b)| distance(a, b) < 1e-4));
     }
@@ -133,8 +133,8 @@ fn a_condition_changes_what_is_read_unless_the_paradigm_knows_none() {
     }
 }
 
-/// Eq. 5: in the branch, only items that carry the condition and the row's own can change what is read. The
-/// backbone's rows are changed directly, because through the backbone every item is allowed to.
+/// Eq. 5: in a branch, only items that carry the condition and the row's own item affect the read. The test changes the
+/// backbone's rows directly, since every item may affect the read through the backbone.
 #[test]
 fn a_branch_sees_matching_rows_and_its_own_only() {
     for condition_embedding in [false, true] {
@@ -156,7 +156,7 @@ fn a_branch_sees_matching_rows_and_its_own_only() {
                 let noise = (0..8).map(|t| if t == token { 1f32 } else { 0.0 }).collect::<Vec<_>>();
                 let noise = Tensor::from_vec(noise, (8, 1), &Device::Cpu).unwrap();
                 let other = backbone.broadcast_add(&(noise * 0.7).unwrap()).unwrap();
-                // A constant is what a norm takes away: add it to half of the columns.
+                // A norm removes constants: add one to half of the columns.
                 let half =
                     Tensor::cat(&[other.narrow(1, 0, 4).unwrap(), backbone.narrow(1, 4, 4).unwrap()], 1);
                 let after = read(half.unwrap());
@@ -171,7 +171,7 @@ fn a_branch_sees_matching_rows_and_its_own_only() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// §3.4.2: all conditions in one pass are what each gives by itself.
+    /// §3.4.2: all conditions in one pass give the same as each on its own.
     #[test]
     fn conditions_together_are_conditions_one_by_one(
         histories in prop::collection::vec(prop::collection::vec(1..=ITEMS, 0..12), 1..4),

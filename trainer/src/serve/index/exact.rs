@@ -1,5 +1,5 @@
-//! Every item is scored: a block of questions against a block of items at a time, of which only what may be among the
-//! best is looked at. Memory: one block of scores a thread.
+//! Exact search: scores every item, one block of questions against one block of items at a time, and inspects only scores that
+//! may be among the best. Memory: one block of scores (256 KiB) per thread.
 
 use ragged::{Mat, gemm, vector};
 use rayon::prelude::*;
@@ -9,22 +9,22 @@ use crate::data::ItemIndex;
 use crate::serve::recommender::ListFilter;
 use crate::serve::top_k::{NotFinite, Scored, TopK};
 
-/// Questions and items of a block: its scores (256 KiB) and item vectors stay in one core's cache.
+/// Questions and items per block: the scores (256 KiB) and item vectors of a block fit into one core's cache.
 const QUESTIONS: usize = 32;
 const ITEMS: usize = 2_048;
-/// Up to this many questions, inner products one by one are faster than a product of matrices.
+/// Maximum questions for which separate inner products are faster than a matrix product.
 const FEW: usize = 3;
 
-/// What is asked: the `k` items with the largest inner products with `vector`.
+/// One query: the items with the largest inner products with `vector`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct VectorQuery<'a> {
-    /// `[d]`: the hidden state.
+    /// Hidden state, `[d]`.
     pub vector: &'a [f32],
-    /// One list for each.
+    /// Filters; each gives one list.
     pub filters: &'a [ListFilter<'a>],
 }
 
-/// For each filter of each question the best `k` items.
+/// Returns the best `k` items for each filter of each question.
 pub(super) fn search(
     candidates: &ItemMatrix,
     questions: &[VectorQuery<'_>],
@@ -72,7 +72,7 @@ fn search_block(
     Ok(best.into_iter().map(TopK::into_sorted).collect())
 }
 
-/// `[questions, items]`, by one pass over the items.
+/// Fills `scores` (`[questions, items]`) in one pass over the items.
 fn inner_products(asking: &[f32], items: &[f32], d: usize, scores: &mut [f32]) {
     let rows = items.len() / d;
     vector::widest(
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The best `k` of what is allowed, as sorting all scores finds them; small whole numbers give many ties.
+        /// Search returns the same allowed items as sorting all scores; small integers give many ties.
         #[test]
         fn equals_brute_force(
             (items, questions, d) in (1usize..5_000, 1usize..40, 1usize..5),

@@ -1,11 +1,11 @@
 //! Approximate search in a navigable graph of the items (HNSW; Malkov and Yashunin 2018).
 //!
-//! Graphs need a distance. With one dimension more, `x' = [x, √(M² − |x|²)]` where `M` is the longest vector, all items
-//! have the length `M`, and the nearest to `[h, 0]` is the one with the largest inner product (Bachrach et al. 2014);
-//! vectors of equal length need none, and theirs is 0. Then `−⟨x', y'⟩` orders as the distance does.
+//! The graph needs a distance. Extending each item to `x' = [x, √(M² − |x|²)]`, where `M` is the largest norm, gives all items
+//! norm `M`, and the nearest item to `[h, 0]` has the largest inner product (Bachrach et al. 2014); `−⟨x', y'⟩` orders as the
+//! distance does. For vectors of equal norm the extra component is 0.
 //!
-//! A graph finds `ef` items, of which the ones that a question allows are left; where these are fewer than `k`, nothing
-//! is found. What a graph looks like depends on the order in which threads finish: two may differ in what they miss.
+//! A search finds `ef` items and applies the filter afterwards; if fewer than `k` remain, it returns none. The graph depends on
+//! the order in which threads finish, so two builds may miss different items.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::data::ItemIndex;
 use crate::serve::recommender::ListFilter;
 use crate::serve::top_k::Scored;
 
-/// Neighbours that are considered for a new item.
+/// Candidate neighbours of a new item during construction.
 const EF_CONSTRUCTION: usize = 200;
 
-/// A graph of some of the items.
+/// A graph over some of the items.
 pub(crate) struct Hnsw {
     candidates: ItemMatrix,
     graph: instant_distance::Hnsw<Point>,
@@ -32,7 +32,7 @@ impl std::fmt::Debug for Hnsw {
     }
 }
 
-/// A row of a matrix, and its further dimension.
+/// A row of a matrix and its extra component.
 #[derive(Debug, Clone)]
 struct Point {
     of: Arc<Vec<f32>>,
@@ -58,7 +58,7 @@ impl instant_distance::Point for Point {
 }
 
 impl Hnsw {
-    /// A graph of the items that `allowed` has (by item index); a search finds `ef` of them.
+    /// Builds the graph of the items in `allowed` (by item index); a search finds `ef` of them.
     pub(crate) fn new(candidates: &ItemMatrix, allowed: &[bool], ef: usize) -> Self {
         let items: Vec<ItemIndex> =
             ItemIndex::all(candidates.items()).filter(|item| allowed[item.index()]).collect();
@@ -78,8 +78,8 @@ impl Hnsw {
         Self { candidates: candidates.clone(), graph: builder.build_hnsw(points).0 }
     }
 
-    /// The best `k` items by the inner product with `vector` that the graph finds and the filter allows; `None` where these are
-    /// fewer, though there may be more.
+    /// Returns the best `k` items, by inner product with `vector`, among those found that `filter` accepts; `None` if these are
+    /// fewer than `k`, even if the filter accepts more items.
     pub(crate) fn search(
         &self,
         vector: &[f32],

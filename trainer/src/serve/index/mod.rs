@@ -1,4 +1,5 @@
-//! Inner-product search over all items (§3.4): exact, or by a graph (HNSW) whose recall is measured.
+//! Inner-product search over all items (§3.4): exact, or in a graph (HNSW) whose recall is measured. Memory: one copy of the item
+//! vectors, shared by clones.
 
 pub(super) mod exact;
 mod hnsw;
@@ -10,18 +11,22 @@ use crate::data::ItemIndex;
 
 pub(crate) use hnsw::Hnsw;
 
-/// What hidden states are multiplied with: the vectors of all items.
+/// Vectors of all items, searched by inner product.
 #[derive(Debug, Clone)]
 pub(crate) struct ItemMatrix {
-    /// `[items, d]`; item `i` stands at row `i − 1`.
+    /// `[items, d]`; item `i` is row `i − 1`.
     vectors: Arc<Vec<f32>>,
     d: usize,
-    /// Of the hash that orders equal scores, as in evaluation.
+    /// Seed of the hash that orders equal scores, the same as in evaluation.
     seed: u64,
 }
 
 impl ItemMatrix {
-    /// From `[items, d]`.
+    /// Wraps `vectors`, `[items, d]`.
+    ///
+    /// # Errors
+    ///
+    /// A vector is not finite.
     pub(crate) fn new(vectors: Vec<f32>, d: usize, seed: u64) -> Result<Self, NotFinite> {
         if vectors.iter().any(|x| !x.is_finite()) {
             return Err(NotFinite);
@@ -29,31 +34,31 @@ impl ItemMatrix {
         Ok(Self { vectors: Arc::new(vectors), d, seed })
     }
 
-    /// Number of items.
+    /// Returns the number of items.
     pub(crate) fn items(&self) -> usize {
         self.vectors.len() / self.d
     }
 
-    /// The width of a vector.
+    /// Returns the length of a vector.
     pub(crate) fn d(&self) -> usize {
         self.d
     }
 
-    /// Orders items of equal scores.
+    /// Returns the seed of the hash that orders items of equal scores.
     pub(crate) fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// `[items, d]`, flat.
+    /// Returns the vectors, `[items, d]`, flat.
     pub(super) fn vectors(&self) -> &[f32] {
         &self.vectors
     }
 
-    /// For each filter of each question the best `k` items, best first; fewer where it allows fewer.
+    /// Returns the best `k` items, best first, for each filter of each question; fewer where the filter allows fewer.
     ///
     /// # Errors
     ///
-    /// A score that is not finite.
+    /// A score is not finite.
     pub(crate) fn search(
         &self,
         questions: &[exact::VectorQuery<'_>],
@@ -62,7 +67,7 @@ impl ItemMatrix {
         exact::search(self, questions, k)
     }
 
-    /// The best `k` of `scored`, best first.
+    /// Returns the best `k` of `scored`, best first.
     pub(crate) fn best(&self, scored: impl Iterator<Item = Scored>, k: usize) -> Vec<Scored> {
         let mut best = TopK::new(k, self.seed);
         scored.for_each(|Scored { item, score }| best.add(item, score));

@@ -1,4 +1,4 @@
-//! Whole files: nested columns, what is refused before it is read, texts that are long, and files that are packed.
+//! Whole files: nested columns, refusals before reading, long texts, and packed files.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn written(batch: &RecordBatch, group_rows: usize) -> Vec<u8> {
     bytes
 }
 
-/// Types that only Arrow's schema in the file's metadata tells: dictionaries, views, large types, seconds.
+/// Types that are recorded only in Arrow's schema in the file's metadata: dictionaries, views, large types, seconds.
 #[tokio::test]
 async fn types_that_only_arrow_knows() {
     let dictionary: DictionaryArray<Int8Type> = vec!["u1", "u2", "u1"].into_iter().collect();
@@ -63,7 +63,7 @@ async fn types_that_only_arrow_knows() {
     }
 }
 
-/// Polars writes integers of 128 bits as bytes, and says so where Arrow cannot read it.
+/// Polars writes integers of 128 bits as bytes, and records it in a form that Arrow cannot read.
 #[tokio::test]
 async fn a_type_that_arrow_does_not_know_is_refused_by_name() {
     const ARROW: &str = "/////9wAAAAEAAAA8v///xQAAAAEAAEAAAAKAAsACAAKAAQA+P///wwAAAAIAAgAAAAEAAMAAABkAAAANAAAAAQAAACU////IAAAABAAAAAIAAAAAQIAAAAAAACM////QAAAAAEAAAACAAAAdHMAAMD///8cAAAAEAAAAAgAAAABFAAAAAAAAPz///8EAAQABwAAAGl0ZW1faWQA7P///zgAAAAgAAAAGAAAAAECAAAQABIABAAQABEACAAAAAwAAAAAAPT///+AAAAAAQAAAAgACQAEAAgABwAAAHVzZXJfaWQA";
@@ -220,7 +220,7 @@ async fn lists_of_every_type() {
     }
 }
 
-/// A short page may say a long text many times.
+/// A short page may hold one long text many times.
 #[tokio::test]
 async fn long_texts_are_cut_into_blocks_and_too_long_ones_are_rejected() {
     let mut place = Place::new();

@@ -1,4 +1,4 @@
-//! Every type of Parquet: read exactly, a dead letter with all its content, or refused by name.
+//! Every Parquet type is read exactly, becomes a dead letter with all its content, or is refused by name.
 
 mod files;
 
@@ -90,10 +90,10 @@ fn file_with(columns: &[(&str, &Stored)], properties: WriterProperties) -> Vec<u
     bytes
 }
 
-/// What a row came to: the event's field, or the reason.
+/// The outcome of a row: the event's field, or the reason of its rejection.
 type Fate = Result<&'static str, &'static str>;
 
-/// Reads a file in which `field` has the values of `stored`; shows what became of each row, and the dead letters.
+/// Ingests a file in which `field` has the values of `stored`; returns the outcome of each row, and the dead letters.
 async fn fates(field: &str, stored: &Stored, shown: usize) -> (Vec<Result<String, String>>, Vec<String>) {
     let name = field.split(' ').nth(1).unwrap();
     let rows = stored.len();
@@ -394,7 +394,7 @@ async fn a_rejected_row_has_all_its_content() {
         ("boolean x", Stored::Bool(vec![true]), "true"),
     ];
     for (field, stored, expected) in cases {
-        // The user is missing: that makes it a dead letter.
+        // The missing user makes the row a dead letter.
         let empty = Stored::texts(&[""]);
         let (item, ts) = (Stored::texts(&["i"]), Stored::I64(vec![5]));
         let columns: Vec<(&str, &Stored)> = vec![
@@ -429,8 +429,8 @@ async fn text_that_is_not_utf8_is_kept_as_it_came() {
     assert_eq!(place.dead_letters().await, [(1, "invalid_utf8".to_owned(), expected)]);
 }
 
-/// The id that an event has is the id that a rejected row has: whoever is forgotten is found in both, and what is sent again is the
-/// same.
+/// An id has the same text in an event and in a rejected row, so that forgetting a user finds both, and a row that is sent again
+/// has the same id.
 #[tokio::test]
 async fn decimals_as_ids_are_the_same_in_events_and_in_rejected_rows() {
     let mut place = Place::new();

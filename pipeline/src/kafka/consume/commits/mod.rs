@@ -1,4 +1,4 @@
-//! Micro-batches into the tables, each message once.
+//! Commits micro-batches to the tables, each message once.
 //!
 //! ```text
 //!   batch: of each partition everything in from..to
@@ -8,14 +8,14 @@
 //!   shards of `events`, a date each          nothing names them yet
 //!   shard of `dead_letters`, of offsets that `dead_letters` does not have
 //!     ▼
-//!   commit `dead_letters` + txn(to)          killed here: the rows are there, their offsets say so, and nobody adds them again
+//!   commit `dead_letters` + txn(to)          killed here: the rows are stored with their offset, so no run adds them again
 //!     ▼
 //!   commit `events` + txn(to)                now it has happened
 //! ```
 //!
-//! Both commits are on top of exactly the version that was looked at, without a blind retry: on a conflict all of it is
-//! looked at again. A consumer that lost a partition and does not know it finds that the table has moved, and can write
-//! nothing twice.
+//! Both commits build on exactly the version that was checked, without a blind retry: after a conflict, all checks are
+//! repeated. A consumer that has lost a partition without noticing finds that the table has moved on, and cannot write
+//! anything twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,19 +45,19 @@ use super::reached::{Reached, application, property, source, topic_of};
 use super::report::Totals;
 use crate::records::{KeySet, StagedRows, date_text, dates_around, dedup_property};
 
-/// Looks at the tables, after which others that commit at the same time are believed to be too many.
+/// Maximum attempts to commit; after these, the run fails because other writers commit too often.
 const ATTEMPTS: u32 = 100;
 
-/// What the table has to say of a partition before the next part of it may be added.
+/// The state that the table must have of a partition before the next part may be committed.
 #[derive(Debug, Clone, Copy)]
 struct Expected {
-    /// Its offset, if it knows the partition.
+    /// The table's offset; `None` if the table does not know the partition.
     table: Option<i64>,
     /// Where the next part begins.
     from: i64,
 }
 
-/// The end of the line.
+/// Writes micro-batches to the tables; the last stage of the consumer.
 pub(super) struct Store {
     root: Root,
     topic: String,
@@ -66,12 +66,12 @@ pub(super) struct Store {
     metrics: Arc<Metrics>,
     events: Reached,
     dead_letters: Reached,
-    /// The tables as they were at the last look.
+    /// The newest snapshots that were read.
     events_now: Option<Snapshot>,
     dead_letters_now: Option<Snapshot>,
-    /// Partitions without an entry wait for a `Begin`: parts of them are of no use.
+    /// Partitions without an entry wait for a `Begin`; their parts are dropped.
     expected: BTreeMap<i32, Expected>,
-    /// Which topic the partitions' offsets belong to.
+    /// Partition → the topic that its offsets belong to.
     topics: BTreeMap<i32, TopicIdentity>,
     ids: KnownIds,
     pub(super) totals: Totals,
@@ -109,7 +109,7 @@ impl Store {
         }
     }
 
-    /// Commits what comes, until nothing comes any more.
+    /// Commits micro-batches until the channel is closed.
     pub(super) async fn run(&mut self, mut input: Receiver<Assembled>) -> Result<(), ConsumeError> {
         while let Some(output) = input.recv().await {
             match output {
@@ -128,7 +128,7 @@ impl Store {
                     self.events.end(partition);
                     self.dead_letters.end(partition);
                 }
-                // Whoever asked may not wait any more.
+                // The poller may have stopped waiting.
                 Assembled::Flush(answer) => drop(answer.try_send(())),
             }
         }
@@ -176,7 +176,7 @@ impl Store {
         .await
     }
 
-    /// Drops the parts that do not begin where the table ends: another consumer has the partition, or had it meanwhile.
+    /// Drops the parts that do not begin at the table's offset: another consumer has the partition, or had it in the meantime.
     fn leave_out_overtaken(&mut self, parts: &mut Vec<TakenPart>) {
         let mut overtaken = BTreeSet::new();
         parts.retain(|part| {
@@ -200,7 +200,7 @@ impl Store {
         self.shared.lock().overtaken.extend(overtaken);
     }
 
-    /// A shard for each date, of the events that are new, and the keys of each.
+    /// Writes the new events, one shard a date; returns each shard with its keys.
     async fn write_events(
         &mut self,
         snapshot: Option<&Snapshot>,
@@ -236,7 +236,7 @@ impl Store {
             }
         }
         let stored = self.ids.stored(snapshot, &asked).await?;
-        // Ids of this batch that are looked for, by date.
+        // Date → ids of this batch.
         let mut seen: BTreeMap<i32, KeySet> = BTreeMap::new();
         for part in parts {
             let staged = StagedRows(&part.events.rows);
@@ -270,7 +270,7 @@ impl Store {
         Ok(by_date)
     }
 
-    /// Adds the dead letters that the table does not have; how many of each partition's are in it now.
+    /// Commits the dead letters that the table does not have; returns their number.
     async fn commit_dead_letters(&mut self, parts: &[TakenPart]) -> Result<u64, ConsumeError> {
         if parts.iter().all(|part| part.dead_letters.is_empty()) {
             return Ok(0);
@@ -288,7 +288,7 @@ impl Store {
             let Some(shard) = self.write_dead_letters(parts, &stored)? else { return Ok(Ok(0)) };
             let rows = shard.rows;
             shards.push(shard);
-            // Never back: another consumer may have stored more of a partition that it took over.
+            // Never lower an offset: another consumer may have stored more of a partition that it took over.
             let mut transactions = self.transactions(parts);
             for part in parts {
                 if stored.get(&part.partition).is_some_and(|&stored| stored >= part.to) {
@@ -322,7 +322,7 @@ impl Store {
         .await
     }
 
-    /// How far table `dead_letters` has come in a partition; nowhere if its offset is of another topic.
+    /// The offset that `dead_letters` has reached in a partition; `None` if its offset belongs to another topic.
     fn letters_reach(&self, snapshot: Option<&Snapshot>, partition: i32) -> Option<i64> {
         let stored = snapshot.and_then(|snapshot| topic_of(snapshot, &self.topic, partition));
         let other = stored.zip(self.topics.get(&partition)).is_some_and(|(stored, now)| !now.is(&stored));
@@ -371,12 +371,12 @@ impl Store {
         Ok(Some(writer.finish()?))
     }
 
-    /// Where the messages of a partition come from.
+    /// The source of a partition's messages.
     fn source(&self, partition: i32) -> String {
         source(&self.topic, partition, self.topics.get(&partition).and_then(TopicIdentity::generation))
     }
 
-    /// Which topic the offsets belong to.
+    /// The table properties that record which topics the offsets belong to.
     fn properties(&self, parts: &[TakenPart]) -> BTreeMap<String, String> {
         let of = |part: &TakenPart| {
             let topic = self.topics.get(&part.partition)?;
@@ -389,7 +389,7 @@ impl Store {
         parts.iter().map(|part| (application(&self.topic, part.partition), part.to)).collect()
     }
 
-    /// The batch stands: what is known of the table is brought up to it.
+    /// Updates offsets, ids and counters after a batch is committed.
     fn committed(
         &mut self,
         version: u64,
@@ -458,14 +458,14 @@ impl Store {
     }
 }
 
-/// The newest version of a table, from what came after the one that is known.
+/// The newest snapshot of a table, read incrementally from the known one if possible.
 async fn latest(
     root: &Root,
     known: &mut Option<Snapshot>,
     table: &str,
 ) -> Result<Option<Snapshot>, TableError> {
     let updated = match known {
-        // The log may have been cleaned up meanwhile.
+        // Fails if the log was cleaned up in the meantime.
         Some(snapshot) => snapshot.updated().await.ok(),
         None => None,
     };

@@ -1,4 +1,4 @@
-//! The store without a broker: what consumers that know nothing of each other do to one root.
+//! The store without a broker: several consumers, unaware of each other, write to one root.
 
 use std::collections::BTreeMap;
 
@@ -13,24 +13,24 @@ use super::*;
 use crate::records::{Event, Rejection};
 
 const TOPIC: &str = "clicks";
-/// Of one date at a time: dates are given back and read again.
+/// Keeps the ids of one date at a time, so dates are dropped and read again.
 const IDS_BYTES: u64 = 0;
 const NOON: i64 = 1_700_049_600_000;
 
 /// Source and position.
 type Place = (String, i64);
 
-/// What lies in a partition at an offset.
+/// The message at an offset of a partition.
 #[derive(Debug, Clone, Copy)]
 enum Lies {
     /// An event with an id of its own.
     Event,
-    /// One with the id of the event at an earlier offset of the partition.
+    /// An event with the id of the event at an earlier offset of the partition.
     Again(i64),
     Poison,
 }
 
-/// A consumer's store, and where it reads each partition.
+/// A consumer's store, and its position in each partition.
 struct Consumer {
     store: Store,
     shared: Shared,
@@ -44,7 +44,7 @@ impl Consumer {
         Self { store, shared, batch: MicroBatch::default() }
     }
 
-    /// As the poller and the assembler do when a partition is assigned.
+    /// Begins a partition as the poller and the assembler do when it is assigned.
     async fn begin(&mut self, partition: i32) {
         let stored = stored(&self.store.root, partition).await;
         let from = stored.events.unwrap_or(0);
@@ -53,7 +53,7 @@ impl Consumer {
         self.tell(Assembled::Begin { partition, stored, from, topic }).await;
     }
 
-    /// As they do with a topic that takes the place of another one.
+    /// Begins a partition of a topic that replaces another one.
     async fn begin_anew(&mut self, partition: i32, topic: TopicIdentity) {
         let stored = stored(&self.store.root, partition).await;
         self.batch.parts.insert(partition, Part::new(0, 0, true));
@@ -67,7 +67,7 @@ impl Consumer {
         self.store.run(receiver).await.unwrap();
     }
 
-    /// Reads so many messages of a partition that was begun.
+    /// Reads `count` messages of a partition that was begun.
     fn read(&mut self, partition: i32, log: &[Lies], count: usize) {
         let Some(part) = self.batch.parts.get_mut(&partition) else { return };
         for _ in 0..count {
@@ -79,7 +79,7 @@ impl Consumer {
                 event_id: Some(id.into()),
                 user_id: "u".into(),
                 item_id: "i".into(),
-                // Every third of the day before.
+                // Every third event is of the day before.
                 ts: NOON - if offset % 3 == 0 { 86_400_000 } else { 0 },
                 request_id: None,
                 request_ts: None,
@@ -88,7 +88,7 @@ impl Consumer {
             };
             match *lies {
                 Lies::Event => part.event(message, &event(id(offset)), true, 2).unwrap(),
-                // An event that is sent again has the time that it had.
+                // An event that is sent again keeps its time.
                 Lies::Again(first) => {
                     let again =
                         Event { ts: NOON - if first % 3 == 0 { 86_400_000 } else { 0 }, ..event(id(first)) };
@@ -105,7 +105,7 @@ impl Consumer {
         self.go_back().await;
     }
 
-    /// As the poller does with partitions that others have written.
+    /// Returns to the table's offset in partitions that others have written, as the poller does.
     async fn go_back(&mut self) {
         let overtaken = std::mem::take(&mut self.shared.lock().overtaken);
         for partition in overtaken {
@@ -113,7 +113,7 @@ impl Consumer {
         }
     }
 
-    /// Killed between the two commits.
+    /// Commits the dead letters only, as if killed between the two commits.
     async fn die_half_way(mut self) {
         let mut taken = self.batch.take().unwrap();
         let snapshot = self.store.root.snapshot(EVENTS).await.unwrap();
@@ -146,7 +146,7 @@ async fn places(root: &Root, table: &str) -> Vec<Place> {
     places
 }
 
-/// Everything of every partition, by a consumer that nothing happens to.
+/// Reads every partition to its end with a consumer that is not disturbed.
 async fn read_all(root: &Root, logs: &[Vec<Lies>]) {
     let mut last = Consumer::new(root);
     for (partition, log) in (0..).zip(logs) {
@@ -156,7 +156,7 @@ async fn read_all(root: &Root, logs: &[Vec<Lies>]) {
     last.store().await;
 }
 
-/// What has to be in the tables in the end: `events`, of which an id is stored where it lay first, and `dead_letters`.
+/// The final content of the tables: `events`, with each id at its first position, and `dead_letters`.
 fn expected(logs: &[Vec<Lies>]) -> (Vec<Place>, Vec<Place>) {
     let (mut events, mut dead_letters) = (Vec::new(), Vec::new());
     for (partition, log) in logs.iter().enumerate() {
@@ -186,7 +186,7 @@ async fn a_consumer_that_lost_its_partition_writes_nothing() {
     owner.store().await;
     zombie.store().await;
     assert_eq!(places(&root, EVENTS).await.len(), 12);
-    // It went back to the table, and if the partition is its own again, goes on there.
+    // It has returned to the table's offset, and continues there if it gets the partition again.
     zombie.read(0, &log, 5);
     zombie.store().await;
     owner.read(0, &log, 1);
@@ -205,7 +205,7 @@ async fn parts_behind_one_that_was_refused_are_refused_too() {
     owner.begin(0).await;
     owner.read(0, &log, 10);
     owner.store().await;
-    // Two batches on their way, of which the second would fit behind the first.
+    // Two batches in flight; the second begins at the end of the first.
     zombie.read(0, &log, 10);
     let first = zombie.batch.take().unwrap();
     zombie.read(0, &log, 10);
@@ -235,7 +235,7 @@ async fn a_topic_that_is_read_anew_takes_the_place_of_the_other_one() {
     consumer.store().await;
     let known = stored(&root, 0).await;
     assert_eq!((known.events, known.dead_letters, known.topic.as_ref()), (Some(10), Some(10), Some(&first)));
-    // Shorter than the other one, and with a dead letter where that one had one.
+    // Shorter than the first topic, with a dead letter at the same offset.
     let second = TopicIdentity::new("cluster", "two").after(&first);
     let mut consumer = Consumer::new(&root);
     consumer.begin_anew(0, second.clone()).await;
@@ -244,7 +244,7 @@ async fn a_topic_that_is_read_anew_takes_the_place_of_the_other_one() {
     let known = stored(&root, 0).await;
     assert_eq!((known.events, known.dead_letters, known.topic.as_ref()), (Some(4), Some(4), Some(&second)));
     assert_eq!(places(&root, DEAD_LETTERS).await.len(), 4);
-    // It goes on there.
+    // The consumer continues there.
     consumer.read(0, &[Lies::Poison; 6], 2);
     consumer.store().await;
     assert_eq!(places(&root, DEAD_LETTERS).await.len(), 6);
@@ -260,7 +260,7 @@ async fn a_topic_that_is_read_anew_takes_the_place_of_the_other_one() {
     assert_eq!(verified(&root, DEAD_LETTERS).await, None);
 }
 
-/// What `inspect --verify` finds wrong with a table.
+/// The violation that `inspect --verify` finds in a table.
 async fn verified(root: &Root, table: &str) -> Option<String> {
     let mut config = schemas::config::Config::default();
     config.kafka.topic = TOPIC.into();
@@ -290,21 +290,21 @@ async fn an_id_is_looked_for_within_its_days_only() {
         part.event(message, &event(NOON), true, 2).unwrap();
     }
     consumer.store().await;
-    // The third came too late to be noticed here; builds count it once.
+    // The third copy came too late to be noticed here; builds count it once.
     let offsets: Vec<i64> = places(&root, EVENTS).await.into_iter().map(|(_, offset)| offset).collect();
     assert_eq!(offsets, [0, 2]);
     assert_eq!((consumer.store.totals.accepted, consumer.store.totals.duplicates), (2, 1));
     assert_eq!(verified(&root, EVENTS).await, None);
 }
 
-/// What happens to two consumers of two partitions.
+/// A step of two consumers of two partitions.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// A consumer is given a partition; the other is not told that it lost it.
+    /// A consumer gets a partition; the other one does not notice that it has lost it.
     Begin(usize, i32),
     Read(usize, i32, usize),
     Store(usize),
-    /// Killed between the two commits; a new one takes its place.
+    /// A consumer is killed between the two commits; a new one takes its place.
     DieHalfWay(usize),
     Die(usize),
 }
@@ -341,7 +341,7 @@ fn log() -> impl Strategy<Value = Vec<Lies>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever two consumers do, each message is in the tables once in the end.
+    /// After any steps of two consumers, each message is in the tables once.
     #[test]
     fn each_message_is_stored_once(logs in prop::collection::vec(log(), 2), steps in prop::collection::vec(step(), 0..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,4 +1,4 @@
-//! What the poller hands to the assembler: messages in chunks, and where partitions begin and end.
+//! The channel from the poller to the assembler: chunks of messages, and the beginnings and ends of partitions.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -9,31 +9,31 @@ use super::super::batch;
 use super::super::identity::TopicIdentity;
 use super::super::reached::StoredOffset;
 
-/// A chunk is handed on when it has so many messages or bytes, or this long after its first.
+/// A chunk is sent when it has this many messages or bytes, or this long after its first message.
 const CHUNK_MESSAGES: usize = 4_096;
 const CHUNK_BYTES: usize = 1 << 20;
 pub(super) const CHUNK_AGE: Duration = Duration::from_millis(5);
-/// Chunks that wait for the assembler, at most.
+/// Maximum chunks that wait for the assembler.
 const CHUNKS: usize = 16;
 /// The channel to the assembler.
 pub(in super::super) fn channel() -> (SyncSender<Input>, Receiver<Input>) {
     sync_channel(CHUNKS)
 }
 
-/// Messages to the assembler, in order.
+/// Input of the assembler, in order.
 pub(in super::super) enum Input {
     /// Messages of partitions that were begun.
     Messages(MessageChunk),
-    /// A partition's messages come, from `read` on; what the tables know of it. `topic`: which topic it is, if the brokers
-    /// say; `anew`: it takes the place of another one, of which the tables' offsets are.
+    /// Messages of a partition follow, from `read` on. `stored`: the tables' offsets; `topic`: its topic, if the brokers
+    /// report it; `anew`: it replaces the topic that the tables' offsets belong to.
     Begin { partition: i32, stored: StoredOffset, read: i64, topic: Option<TopicIdentity>, anew: bool },
-    /// No more messages of it come. What was read of it and not flushed is forgotten.
+    /// No more messages of the partition follow. Messages that were read and not flushed are dropped.
     End { partition: i32 },
-    /// Everything before this is to be committed, and then answered.
+    /// Commit everything before this, then answer.
     Flush(SyncSender<()>),
 }
 
-/// Messages, their bytes behind each other.
+/// Messages with their bytes in one buffer.
 #[derive(Default)]
 pub(in super::super) struct MessageChunk {
     bytes: Vec<u8>,
@@ -51,7 +51,7 @@ struct Entry {
     value: Option<usize>,
 }
 
-/// What a chunk takes.
+/// The bytes and entries of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ChunkSize {
     bytes: usize,
@@ -65,7 +65,7 @@ impl MessageChunk {
         self.bytes.extend_from_slice(key.unwrap_or_default());
         self.bytes.extend_from_slice(value.unwrap_or_default());
         let next = (message.partition(), message.offset() + 1);
-        // Messages of a partition come in runs.
+        // Messages of a partition come in runs, so search from the back.
         match self.ends.iter_mut().rev().find(|(partition, _)| *partition == next.0) {
             Some(end) => *end = next,
             None => self.ends.push(next),
@@ -95,7 +95,7 @@ impl MessageChunk {
         self.entries.len()
     }
 
-    /// Makes room for as much as a chunk of this size holds.
+    /// Reserves memory for a chunk of this size.
     pub(super) fn reserve(&mut self, size: ChunkSize) {
         self.bytes.reserve(size.bytes);
         self.entries.reserve(size.messages);

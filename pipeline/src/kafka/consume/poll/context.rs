@@ -1,4 +1,4 @@
-//! What librdkafka calls back while it is polled: partitions come and go, and it says how it is.
+//! librdkafka's callbacks during polling: rebalances, errors, statistics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -22,38 +22,38 @@ use super::super::settings::Secrets;
 use super::chunk::{Input, MessageChunk};
 use super::{ASK, Poller, millis};
 
-/// A trouble that goes on is said again after so long.
+/// Time after which a persisting problem is logged again.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
-/// Between two questions which topic it is.
+/// Pause between two requests for the topic's id.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// What was read is handed on at most so long after the brokers have said that it is still the same topic.
+/// Time for which an answer about the topic's id is valid; before sending messages on after that, the brokers are asked again.
 const TOPIC_KNOWN_FOR: Duration = Duration::from_secs(2);
-/// How long they may take to say so.
+/// Maximum time for one such answer.
 const TOPIC_ASK: Duration = Duration::from_secs(2);
-/// How long what was read of revoked partitions, or at the end, may take to be committed.
+/// Maximum time for committing the messages read so far, when partitions are revoked or the run ends.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// What callbacks and the loop share. Callbacks run inside `poll`, so never beside the loop.
+/// State shared by the callbacks and the loop. Callbacks run inside `poll`, so never concurrently with the loop.
 pub(super) struct State {
     pub(super) to_assembler: SyncSender<Input>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) chunk: MessageChunk,
     pub(super) since: Option<Instant>,
     pub(super) assigned: BTreeSet<i32>,
-    /// The topic that the assigned partitions are of.
+    /// The topic of the assigned partitions.
     pub(super) topic: Option<TopicIdentity>,
-    /// When the brokers last said so, by the clock of the day, which goes on while the machine sleeps.
+    /// When the brokers last confirmed it, by the system clock, which also runs while the machine sleeps.
     pub(super) asked: Option<SystemTime>,
-    /// With `--once`: the partitions that were not read to the end that they had at the start, and where that is. Those of
-    /// other members of the group count too: one of them may be dead and not yet missed.
+    /// With `--once`: partitions that are not yet read to the end that they had at the start → that end. Partitions of
+    /// other members of the group count too: one of these may have died unnoticed.
     pub(super) left: BTreeMap<i32, i64>,
     pub(super) gone: Vec<ExpiredOffsets>,
     pub(super) error: Option<ConsumeError>,
-    /// Whether the assembler still listens.
+    /// Whether the assembler has closed its channel.
     pub(super) closed: bool,
-    /// Why the client could not do something, the last that it said.
+    /// The latest problem that the client reported.
     pub(super) reason: Option<String>,
-    /// What was said of such reasons, and when: the client repeats itself, for every broker and every attempt.
+    /// Reported problem → when it was logged. The client repeats a problem for every broker and every attempt.
     pub(super) said: BTreeMap<String, Instant>,
 }
 
@@ -65,14 +65,14 @@ impl State {
         }
     }
 
-    /// A partition has no more messages now: what lies between its last one and the end are marks of transactions.
+    /// A partition has no more messages now: only transaction markers lie between its last message and the end.
     pub(super) fn end_of(&mut self, partition: i32) {
         if self.assigned.contains(&partition) {
             self.left.remove(&partition);
         }
     }
 
-    /// Keeps in mind why the client could not do something; whether it is worth saying.
+    /// Remembers a problem that the client reported; returns whether to log it.
     fn heard(&mut self, reason: &str) -> bool {
         self.reason = Some(reason.to_owned());
         self.said.retain(|_, at| at.elapsed() < SAY_AGAIN);
@@ -83,7 +83,7 @@ impl State {
         is_new
     }
 
-    /// Whether the brokers have to be asked before anything is handed on.
+    /// Whether the brokers must confirm the topic before the chunk is sent on.
     fn is_topic_due(&self) -> bool {
         let known_for = self.asked.and_then(|asked| asked.elapsed().ok());
         !self.chunk.is_empty() && known_for.is_none_or(|known_for| known_for >= TOPIC_KNOWN_FOR)
@@ -93,7 +93,7 @@ impl State {
         self.closed |= self.to_assembler.send(input).is_err();
     }
 
-    /// Hands the chunk on, waiting as long as it takes.
+    /// Sends the chunk to the assembler; waits until there is room.
     fn hand_on(&mut self) {
         if !self.chunk.is_empty() {
             self.metrics.polled(self.chunk.ends());
@@ -103,7 +103,7 @@ impl State {
         self.since = None;
     }
 
-    /// Hands the chunk on, if there is room: otherwise `false`.
+    /// Sends the chunk to the assembler if there is room; otherwise returns `false`.
     pub(super) fn try_hand_on(&mut self) -> bool {
         if self.chunk.is_empty() {
             return true;
@@ -127,7 +127,7 @@ impl State {
         }
     }
 
-    /// Waits until everything that was handed on is committed; whether it is.
+    /// Sends the chunk and waits until everything sent is committed; returns whether it is.
     pub(super) fn flush(&mut self) -> bool {
         self.hand_on();
         let (answer, answered) = sync_channel(1);
@@ -151,11 +151,11 @@ impl State {
 /// Facts about partitions before they are read.
 struct Known {
     stored: BTreeMap<i32, StoredOffset>,
-    /// Which topic the brokers have.
+    /// The topic's ids, as the brokers report them.
     topic: Option<TopicIdentity>,
 }
 
-/// What librdkafka calls back.
+/// Implements librdkafka's callbacks.
 pub(super) struct Context {
     pub(super) topic: String,
     pub(super) secrets: Secrets,
@@ -168,7 +168,7 @@ impl Context {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where each partition ends now.
+    /// Reads the current end of each partition.
     pub(super) fn find_ends(&self, consumer: &BaseConsumer<Self>) -> Result<(), ConsumeError> {
         let metadata = consumer
             .fetch_metadata(Some(&self.topic), ASK)
@@ -182,7 +182,7 @@ impl Context {
         Ok(())
     }
 
-    /// What the tables and the brokers say of partitions that are to be read.
+    /// Reads the offsets and topic of partitions to be read, from the tables and the brokers.
     fn known(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Known, ConsumeError> {
         let poller = &self.poller;
         let stored = poller.runtime.block_on(reached::read(&poller.root, &self.topic, partitions))?;
@@ -195,8 +195,8 @@ impl Context {
         Ok(Known { stored, topic })
     }
 
-    /// Which topic the brokers have, each question within `each`; they are asked again, within `kafka.patience`, while they
-    /// tell less than they told `before`.
+    /// Asks the brokers for the topic's ids, each request within `each`; asks again, within `kafka.patience`, as long as the
+    /// answer says less than those `before`.
     fn ask_topic(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -206,7 +206,7 @@ impl Context {
         let deadline = Instant::now() + millis(self.poller.kafka.patience.ms);
         loop {
             let topic = identity::ask(consumer.client().native_ptr(), &self.topic, each);
-            // Brokers that have told it once will do so again.
+            // Brokers that have reported the topic's id once will report it again.
             let is_vague =
                 |before: &&TopicIdentity| topic.as_ref().is_none_or(|topic| topic.says_less_than(before));
             if !before.iter().any(is_vague) {
@@ -221,7 +221,7 @@ impl Context {
         }
     }
 
-    /// Which topic a partition is read from, and whether it takes the place of another one.
+    /// The topic that a partition is read from, and whether it replaces another one.
     fn identify(
         &self,
         partition: i32,
@@ -255,7 +255,7 @@ impl Context {
         }
     }
 
-    /// Where a partition is to be read from; the assembler gets a message.
+    /// Determines the offset from which a partition is read, and announces the partition to the assembler.
     fn begin(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -282,7 +282,7 @@ impl Context {
             poller.metrics.gone(partition, gone.offsets());
             state.gone.push(gone);
         }
-        // Lags are known from here on, also if nothing comes.
+        // Lags are known from here on, even if no message arrives.
         poller.metrics.began(partition, read, high);
         state.assigned.insert(partition);
         (state.topic, state.asked) = (topic.clone(), Some(SystemTime::now()));
@@ -306,11 +306,11 @@ impl Context {
         }
     }
 
-    /// Whether another topic has taken the place of the one whose messages were read; what was read of it is dropped then.
+    /// Whether another topic has replaced the one being read; if so, drops the current chunk.
     ///
-    /// A client that is suspended or cut off while a topic is deleted and made anew reads the new one on at the old offset,
-    /// without an error. (A connected client gets an error when the topic is deleted.) If the brokers do not answer within
-    /// `kafka.patience`, the topic counts as the same, as at the beginning.
+    /// A client that is suspended or cut off while a topic is deleted and created again continues in the new topic at the old
+    /// offset, without an error. (A connected client gets an error when the topic is deleted.) If the brokers do not answer
+    /// within `kafka.patience`, the topic counts as the same, as at the beginning.
     pub(super) fn is_another_topic(&self, consumer: &BaseConsumer<Self>) -> bool {
         let before = {
             let state = self.state();
@@ -328,7 +328,7 @@ impl Context {
         is_another
     }
 
-    /// Begins anew in another topic that has taken the place of the one whose messages were read, or refuses it.
+    /// If another topic has replaced the one being read: begins anew in it, or refuses it, by `kafka.recreated`.
     pub(super) fn follow_topic(&self, consumer: &BaseConsumer<Self>) -> Result<(), ConsumeError> {
         if !self.is_another_topic(consumer) {
             return Ok(());
@@ -343,14 +343,14 @@ impl Context {
         Ok(())
     }
 
-    /// The partition's messages below what it has now are gone: goes on behind them.
+    /// Continues after messages that the broker has deleted.
     pub(super) fn jump(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
-        // What was read before the gap belongs before it. What is not committed in time is read again, if it is still there.
+        // Commit the messages before the gap first. Those not committed in time are read again, if the broker still has them.
         self.state().flush();
         self.seek(consumer, partition)
     }
 
-    /// Goes on reading where the table is.
+    /// Continues reading at the table's offset.
     pub(super) fn seek(&self, consumer: &BaseConsumer<Self>, partition: i32) -> Result<(), ConsumeError> {
         if !self.state().assigned.contains(&partition) {
             return Ok(());
@@ -358,7 +358,7 @@ impl Context {
         self.state().hand_on();
         let known = self.known(consumer, &[partition])?;
         let from = self.begin(consumer, partition, &known)?;
-        // Not `seek`, which a partition that has just failed does not take.
+        // Not librdkafka's `seek`, which fails for a partition that has just reported an error.
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
             .and_then(|()| consumer.incremental_unassign(&list))
@@ -371,7 +371,7 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let message = self.secrets.hide(message);
         if facility == "FAIL" {
-            // `error` gets it too, and logs it once.
+            // `error` also gets this message, and logs it once.
             tracing::debug!(facility, "{message}");
             return;
         }
@@ -392,7 +392,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // No trouble: the loop learns of it elsewhere.
+        // Not a problem: `poll` also returns it to the loop.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }
@@ -417,7 +417,7 @@ impl ConsumerContext for Context {
                     };
                     let set = begun.and_then(|from| {
                         let source = |source| ConsumeError::Kafka { topic: self.topic.clone(), source };
-                        // Without an offset, not from anywhere: an error ends the program before a message of it is taken.
+                        // Without a known offset, set any: the error ends the program before a message is taken.
                         element.set_offset(from.map_or(Offset::End, Offset::Offset)).map_err(source)
                     });
                     if let Err(error) = set {
@@ -431,7 +431,7 @@ impl ConsumerContext for Context {
             }
             Rebalance::Revoke(partitions) => {
                 let revoked: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
-                // What was read of another topic is dropped; whoever reads it next finds which it is.
+                // Drop messages of another topic; the next consumer of the partition identifies it.
                 self.is_another_topic(consumer);
                 let mut state = self.state();
                 if revoked.iter().any(|partition| state.assigned.contains(partition)) {

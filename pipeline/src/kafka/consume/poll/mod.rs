@@ -1,5 +1,5 @@
-//! The thread that polls: it hands messages on, tells where reading of a partition begins and ends, and never waits so long
-//! that the group thinks it dead.
+//! The thread that polls. It sends messages to the assembler, announces where reading of a partition begins and ends, and
+//! polls often enough to stay a member of the group.
 //!
 //! ```text
 //!  librdkafka ─▶ poll ─▶ Chunk ──▶ bounded channel ─▶ assembler
@@ -36,28 +36,28 @@ use context::{Context, State};
 
 pub(super) use chunk::{Input, channel};
 
-/// How long a full channel is waited for before partitions are paused.
+/// How long the channel may be full before partitions are paused.
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
-/// Messages between two looks at the clock and at all else: at hundreds of thousands a second it would take longer to look
-/// than to read.
+/// Messages between two checks of the clock and of all other state: at hundreds of thousands of messages a second, checking
+/// each time would take longer than reading.
 const LOOK_EVERY: usize = 16;
 const ASK: Duration = Duration::from_secs(10);
-/// With `--once`, between two looks at what others have read.
+/// With `--once`: interval between two checks of the other members' progress.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the store tells the poller.
+/// Messages from the store to the poller.
 #[derive(Debug, Default)]
 pub(super) struct Feedback {
-    /// Partitions → offsets that the table has since the last look.
+    /// Partition → offset committed since the previous check.
     pub(super) committed: BTreeMap<i32, i64>,
-    /// Partitions of which another consumer has committed something: reading has to go on where the table is now.
+    /// Partitions of which another consumer has committed messages: reading must continue at the table's offset.
     pub(super) overtaken: BTreeSet<i32>,
-    /// Nothing is committed any more.
+    /// Whether the store has ended: no more commits follow.
     pub(super) ended: bool,
 }
 
-/// [`Feedback`], from one thread to the other.
+/// [`Feedback`], shared between the store and the poller.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shared(Arc<Mutex<Feedback>>);
 
@@ -67,7 +67,7 @@ impl Shared {
     }
 }
 
-/// What the poller needs to know.
+/// Settings and shared state of the poller.
 pub(super) struct Poller {
     pub(super) kafka: Kafka,
     pub(super) root: Root,
@@ -78,7 +78,7 @@ pub(super) struct Poller {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// What it has to say at the end.
+/// The poller's result.
 #[derive(Debug, Default)]
 pub(super) struct Polled {
     pub(super) gone: Vec<ExpiredOffsets>,
@@ -87,7 +87,7 @@ pub(super) struct Polled {
 }
 
 impl Poller {
-    /// Polls until interrupted, or with `once` until the end that every partition had at first.
+    /// Polls until interrupted, or with `once` until the end that every partition had at the start.
     pub(super) fn run(self, to_assembler: SyncSender<Input>) -> Result<Polled, ConsumeError> {
         let poller = Arc::new(self);
         let secrets = Secrets::of(&poller.kafka)?;
@@ -126,7 +126,7 @@ impl Poller {
         consumer.context().is_another_topic(&consumer);
         let mut state = consumer.context().state();
         let drained = result.is_ok() && state.flush();
-        // What the callbacks of leaving the group find is nothing.
+        // Leaving the group calls back with the assigned partitions; there is nothing left to flush for them.
         state.assigned.clear();
         let gone = std::mem::take(&mut state.gone);
         drop(state);
@@ -161,7 +161,7 @@ impl Poller {
                     None => "the topic has no partition yet".into(),
                 },
                 Err(error) => {
-                    // The client says why when it is polled, one thing a time.
+                    // Polling makes the client report its problems, one at a time.
                     let mut reasons = (0..20).filter_map(|_| {
                         consumer.poll(Duration::from_millis(10));
                         consumer.context().state().reason.take()
@@ -228,12 +228,12 @@ impl Poller {
             if let Some(error) = state.error.take() {
                 return Err(error);
             }
-            // The assembler or the store has failed: they say why.
+            // The assembler or the store has failed and returns the error.
             if state.closed {
                 return Ok(());
             }
             let now = Instant::now();
-            // Patience is for messages: until partitions are assigned, and come or go, there is nothing to wait for.
+            // Patience counts from the latest message or change of the assigned partitions.
             if !state.chunk.is_empty() || state.assigned.len() != assigned {
                 last_message = now;
                 assigned = state.assigned.len();
@@ -272,7 +272,8 @@ impl Poller {
         }
     }
 
-    /// With `--once`: what other members of the group have read to its end; waiting for the rest has an end, too.
+    /// With `--once`: removes the partitions that other members of the group have read to the end; fails if the rest makes no
+    /// progress within `kafka.patience`.
     fn look_for_others(&self, consumer: &BaseConsumer<Context>, last: Instant) -> Result<(), ConsumeError> {
         let context = consumer.context();
         let (mut left, unassigned) = {
@@ -305,7 +306,7 @@ impl Poller {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 let context = consumer.context();
                 let partitions: Vec<i32> = context.state().assigned.iter().copied().collect();
-                // Which of them it is, the client does not say in a form to rely on.
+                // The client does not reliably report which partition it is, so check all.
                 partitions.into_iter().try_for_each(|partition| context.jump(consumer, partition))
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
@@ -319,7 +320,7 @@ impl Poller {
                 | RDKafkaErrorCode::FencedInstanceId
                 | RDKafkaErrorCode::UnsupportedVersion,
             ) => Err(ConsumeError::Kafka { topic: self.kafka.topic.clone(), source: error }),
-            // The client goes on by itself: brokers come back. What is wrong, the context has said.
+            // The client recovers by itself when brokers come back. The context has logged the problem.
             _ => Ok(()),
         }
     }
@@ -334,7 +335,7 @@ impl Poller {
     }
 
     fn resume(&self, consumer: &BaseConsumer<Context>, partitions: &TopicPartitionList) {
-        // Some may belong to others by now: they are left out of what is still ours.
+        // Some partitions may belong to other consumers by now; resume only those still assigned.
         let ours = consumer.context().state().assigned.clone();
         let mut list = TopicPartitionList::new();
         for element in partitions.elements().iter().filter(|element| ours.contains(&element.partition())) {
@@ -345,16 +346,16 @@ impl Poller {
         }
     }
 
-    /// Does what the store asks for; `false` where it has ended.
+    /// Applies the store's feedback; returns `false` if the store has ended.
     fn feedback(&self, consumer: &BaseConsumer<Context>) -> Result<bool, ConsumeError> {
         let Feedback { committed, overtaken, ended } = std::mem::take(&mut *self.shared.lock());
         if !committed.is_empty() {
             let mut offsets = TopicPartitionList::new();
             for (partition, offset) in committed {
-                // Cannot fail for an offset.
+                // Cannot fail for an explicit offset.
                 let _ = offsets.add_partition_offset(&self.kafka.topic, partition, Offset::Offset(offset));
             }
-            // Only for those who watch the group: nothing reads it here.
+            // Only for tools that monitor the group; this program does not read the group's offsets.
             if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
                 tracing::debug!(%error, "offsets were not committed to the group");
             }

@@ -1,4 +1,4 @@
-//! Decimals as text: as many digits as there are, which a float would round.
+//! Decimals as text, with all digits; a float would round them.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,8 @@
-//! Avro's binary encoding: a record is its fields one after the other, so that all are walked through, and only
-//! the wanted ones are kept. Text is not copied.
+//! Decodes Avro's binary encoding. A record is the concatenation of its fields, so the decoder walks through all fields
+//! and keeps the wanted ones. Text is not copied.
 //!
-//! [`apache_avro`] reads the schemas. Its decoder takes some records that end too early for whole ones, and
-//! follows the nesting and the counts of hostile bytes as far as they go; here a message of `n` bytes takes
-//! `O(n)` memory and [`DEPTH_MAX`] levels of the stack at most.
+//! [`apache_avro`] reads the schemas. Its decoder accepts some truncated records, and does not limit the nesting and the
+//! counts of hostile bytes; here a message of `n` bytes takes at most `O(n)` memory and [`DEPTH_MAX`] levels of the stack.
 //!
 //! Source: <https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>.
 
@@ -17,15 +16,15 @@ mod schema;
 
 use decimal::decimal;
 
-/// How deep a value may be nested.
+/// Maximum nesting of a value.
 const DEPTH_MAX: usize = 64;
 
 const MS_PER_DAY: i64 = 86_400_000;
 
-/// The place of a type in [`Schema::nodes`]: types may contain themselves.
+/// The position of a type in [`Schema::nodes`]; an index, because types may contain themselves.
 type NodeId = usize;
 
-/// A type, as far as it must be known to read values of it.
+/// A type, reduced to what decoding needs.
 #[derive(Debug, Clone, PartialEq)]
 enum Node {
     Null,
@@ -38,13 +37,13 @@ enum Node {
     Fixed(usize),
     UuidBytes,
     UuidFixed(usize),
-    /// A number without a point, of so many bytes or with its length before it, and the digits after the point.
+    /// The number of bytes (`None`: a length precedes the value), and the digits after the point.
     Decimal(Option<usize>, usize),
-    /// The same in bytes, with the digits after the point in each value.
+    /// A decimal in bytes that also hold the number of digits after the point.
     BigDecimal,
     /// Days since the epoch.
     Date,
-    /// A time since the epoch, of so many ticks a millisecond.
+    /// A time since the epoch, with this many ticks a millisecond.
     Instant(i64),
     TimeOfDay,
     Duration(usize),
@@ -53,7 +52,7 @@ enum Node {
     Map(NodeId),
     Union(Vec<NodeId>),
     Record(Vec<Field>),
-    /// A name that is not yet defined; none is left in a schema.
+    /// A name without a definition yet; a complete schema has none.
     Undefined,
 }
 
@@ -61,7 +60,7 @@ enum Node {
 struct Field {
     name: String,
     node: NodeId,
-    /// Which wanted field it is, where it is the record of the message.
+    /// The number of the wanted field, in the message's own record.
     wanted: Option<usize>,
 }
 
@@ -75,7 +74,7 @@ pub(super) struct Schema {
 }
 
 impl Schema {
-    /// The names of a record's fields, or `None` where it is something else.
+    /// The names of the record's fields; `None` if the schema is not a record.
     pub(super) fn fields(&self) -> Option<Vec<String>> {
         match &self.nodes[self.root] {
             Node::Record(fields) => Some(fields.iter().map(|field| field.name.clone()).collect()),
@@ -83,7 +82,7 @@ impl Schema {
         }
     }
 
-    /// Fills `values` with the wanted fields of the record in `value`, which is there from end to end.
+    /// Fills `values` with the wanted fields of the record in `value`, which must span all of `value`.
     pub(super) fn decode<'a>(&'a self, value: &'a [u8], values: &mut [Value<'a>]) -> Result<(), Malformed> {
         let mut bytes = Bytes(value);
         let mut node = self.root;
@@ -148,7 +147,7 @@ impl Schema {
         })
     }
 
-    /// Passes over a value.
+    /// Skips a value.
     fn skip(&self, node: NodeId, bytes: &mut Bytes<'_>, depth: usize) -> Result<(), Malformed> {
         if self.empty[node] {
             return Ok(());
@@ -190,7 +189,7 @@ impl Schema {
         }
     }
 
-    /// An array of what text can be made of, or the fact that it is one of something else.
+    /// An array of elements that convert to text, or a value that reports an array of others.
     fn list<'a>(
         &'a self,
         items: NodeId,
@@ -222,7 +221,7 @@ impl Schema {
     }
 }
 
-/// The items of an array or a map: blocks of a count and so many items, up to an empty one. A negative count is
+/// The items of an array or a map: blocks of a count and that many items, up to an empty block. A negative count is
 /// followed by the size of the block.
 fn blocks<'a>(
     bytes: &mut Bytes<'a>,
@@ -238,7 +237,7 @@ fn blocks<'a>(
             bytes.zigzag()?;
             count = count.checked_neg().ok_or_else(|| Malformed::new("a count beyond 64 bits"))?;
         }
-        // Any number of items without a byte may follow: none has a value.
+        // Items that take no bytes may come in any number; none has a value.
         if empty {
             continue;
         }

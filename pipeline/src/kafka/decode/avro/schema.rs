@@ -1,4 +1,4 @@
-//! From a parsed Avro schema to [`Schema`]: names become places.
+//! Compiles a parsed Avro schema to a [`Schema`]: names become indexes.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ impl Schema {
     }
 }
 
-/// Node → whether its values take no bytes: null, and what consists of nothing but nulls.
+/// Node → whether its values take no bytes: null, and types that consist of nulls only.
 fn empty(nodes: &[Node]) -> Vec<bool> {
     let mut empty = vec![false; nodes.len()];
     loop {
@@ -96,7 +96,7 @@ impl Compiler<'_> {
             }
             Avro::Record(record) => {
                 let name = record.name.fully_qualified_name(namespace);
-                // Its own fields may name it.
+                // Define the name first: the record's own fields may refer to it.
                 let at = self.named(&name.fullname(None));
                 let fields = record.fields.iter().map(|field| Field {
                     name: field.name.clone(),

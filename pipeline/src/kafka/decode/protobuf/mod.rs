@@ -1,7 +1,7 @@
-//! Protobuf's wire format: of all fields only the wanted ones are looked into. Text is not copied.
+//! Decodes Protobuf's wire format. Text is not copied.
 //!
-//! Fields that are not wanted are passed over without a look inside. Where a field that is no list comes twice,
-//! the last one counts; no writer does so.
+//! Unwanted fields are skipped without decoding. If a field that is not a list occurs twice, the last one counts;
+//! no writer produces such messages.
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
@@ -16,7 +16,7 @@ mod types;
 pub(super) use schema::{compile, compile_file};
 pub(super) use types::Types;
 
-/// How deep groups may be nested.
+/// Maximum nesting of groups.
 const DEPTH_MAX: usize = 64;
 
 const VARINT: u8 = 0;
@@ -26,22 +26,22 @@ const GROUP: u8 = 3;
 const GROUP_END: u8 = 4;
 const FIXED32: u8 = 5;
 
-/// A type of messages, as far as the wanted fields need it.
+/// A message type, reduced to what the wanted fields need.
 #[derive(Debug)]
 pub(super) struct Message {
-    /// By number.
+    /// Sorted by number.
     known: Vec<Known>,
     /// Wanted field → its value in a message without it.
     absent: Vec<Value<'static>>,
 }
 
-/// A field that the schema has and that matters.
+/// A field of the schema that is wanted or excludes wanted ones.
 #[derive(Debug)]
 struct Known {
     number: u32,
     /// The wanted field, if it is one.
     wanted: Option<Wanted>,
-    /// Wanted fields that have no value once this one has (`oneof`).
+    /// Wanted fields that lose their value when this one has one (`oneof`).
     excludes: Vec<usize>,
 }
 
@@ -69,11 +69,11 @@ enum Kind {
     Double,
     /// `string` and `bytes`.
     Text,
-    /// Number → name, by number.
+    /// Number → name, sorted by number.
     Enum(Vec<(i32, String)>),
     /// `google.protobuf.Timestamp`.
     Timestamp,
-    /// `google.protobuf.StringValue` and its like: a message whose field 1 is the value, and its default.
+    /// `google.protobuf.StringValue` and similar: a message whose field 1 is the value, and its default.
     Wrapper(Box<Kind>, Value<'static>),
     /// A message, a map or a group.
     Other(&'static str),
@@ -234,7 +234,7 @@ fn sized<'a>(bytes: &mut Bytes<'a>) -> Result<&'a [u8], Malformed> {
     bytes.take(usize::try_from(len).unwrap_or(usize::MAX))
 }
 
-/// Passes over a field's value.
+/// Skips a field's value.
 fn skip(number: u32, wire_type: u8, bytes: &mut Bytes<'_>, depth: usize) -> Result<(), Malformed> {
     match wire_type {
         VARINT => bytes.varint().map(drop),

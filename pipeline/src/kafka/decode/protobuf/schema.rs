@@ -1,4 +1,4 @@
-//! From the text of a `.proto` file to [`Message`]. Nothing calls `protoc`.
+//! Compiles the text of a `.proto` file to a [`Message`], without `protoc`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ pub(in super::super) fn compile(
     open(Compiler::with_file_resolver(resolver), Path::new(name))
 }
 
-/// Compiles a file. What it imports is looked for beside it and in the directories above.
+/// Compiles a file. Imports are searched beside it and in the directories above.
 pub(in super::super) fn compile_file(path: &Path) -> Result<FileDescriptor, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     let mut resolver = ChainFileResolver::new();
@@ -49,7 +49,7 @@ pub(in super::super) fn compile_file(path: &Path) -> Result<FileDescriptor, Stri
 }
 
 fn open(mut compiler: Compiler, path: &Path) -> Result<FileDescriptor, String> {
-    // The form for debugging says where in the text it is.
+    // The debug format includes the position in the text.
     compiler.open_file(path).map_err(|error| format!("not a Protobuf schema: {error:?}"))?;
     let file = compiler.files().find(|file| !file.is_import()).map(|file| file.name().to_owned());
     let pool = compiler.descriptor_pool();
@@ -58,7 +58,7 @@ fn open(mut compiler: Compiler, path: &Path) -> Result<FileDescriptor, String> {
 }
 
 impl Message {
-    /// What `wanted` fields of such a message need. Those that the type does not have are absent.
+    /// The decoding plan for the `wanted` fields; fields that the type does not have are absent.
     pub(in super::super) fn new(message: &MessageDescriptor, wanted: &[String]) -> Self {
         let place = |name: &str| wanted.iter().position(|wanted| wanted == name);
         let mut absent = vec![Value::Absent; wanted.len()];
@@ -127,8 +127,8 @@ fn by_number(names: &EnumDescriptor) -> Vec<(i32, String)> {
     names
 }
 
-/// The value of a field that a message does not have: its default, if the schema gives one or leaves it open
-/// whether there was one, otherwise none.
+/// The value of a field that is missing from a message: its default, if the schema declares one or does not track
+/// presence; otherwise none.
 fn absent_value(field: &FieldDescriptor) -> Value<'static> {
     let given = field.field_descriptor_proto().default_value.is_some();
     if field.supports_presence() && !given {

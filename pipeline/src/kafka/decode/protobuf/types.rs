@@ -1,4 +1,4 @@
-//! Messages that say which type of their schema they are of.
+//! Decodes messages that begin with the position of their type in the schema.
 
 use prost_reflect::{FileDescriptor, MessageDescriptor};
 use schemas::tables::Reason;
@@ -12,9 +12,9 @@ use crate::records::{Rejection, Value};
 pub(in super::super) struct Types {
     file: FileDescriptor,
     wanted: Vec<String>,
-    /// Those that there were messages of, by their place: that of the outermost type in the file, and so inwards.
+    /// Types of earlier messages, by position: the index of the outermost type in the file, then of each nested type.
     seen: Vec<(Vec<usize>, Message)>,
-    /// The place in the message at hand.
+    /// The position in the current message.
     place: Vec<usize>,
 }
 
@@ -23,7 +23,7 @@ impl Types {
         Self { file, wanted: wanted.to_vec(), seen: Vec::new(), place: Vec::new() }
     }
 
-    /// Like [`Message::decode`], with the place of the message's type before it.
+    /// Like [`Message::decode`], for a `value` that begins with the position of its type.
     pub(in super::super) fn decode<'a>(
         &'a mut self,
         value: &'a [u8],
@@ -51,7 +51,7 @@ impl Types {
         let (&first, inner) = self.place.split_first()?;
         let mut message = self.file.messages().nth(first)?;
         for &at in inner {
-            // The entries of maps are types without a place in the text.
+            // The entry types of maps are not in the text and have no position.
             let next = message.child_messages().filter(|child| !child.is_map_entry()).nth(at)?;
             message = next;
         }
@@ -59,7 +59,7 @@ impl Types {
     }
 }
 
-/// How many numbers there are, and these; no number stands for the first type.
+/// Reads the number of indexes and the indexes; none at all means the first type.
 fn read_place(bytes: &mut Bytes<'_>, place: &mut Vec<usize>) -> Result<(), Malformed> {
     place.clear();
     let count = bytes.zigzag()?;

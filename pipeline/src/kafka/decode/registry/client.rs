@@ -1,4 +1,4 @@
-//! Questions to the registry, and patience with it.
+//! The HTTP client of the registry, with retries.
 
 use std::collections::{HashSet, VecDeque};
 use std::error::Error;
@@ -12,16 +12,16 @@ use terminal::Interrupt;
 
 use super::super::error::DecodeError;
 
-/// How long one answer may take, with little patience left and with much.
+/// Minimum and maximum time for one answer, depending on the patience left.
 const ANSWER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
 
-/// The pauses between questions grow from the first to the last.
+/// First and longest pause between two attempts; pauses grow.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
-/// A schema is text from outside.
+/// Maximum bytes of an answer: a schema is untrusted text.
 const BYTES_MAX: usize = 16 << 20;
 
-/// Schemas that one schema may need.
+/// Maximum schemas that one schema may import.
 const IMPORTS_MAX: usize = 1_000;
 
 const IS_IT_RUNNING: &str = "is it running, and is kafka.schema_registry its address?";
@@ -29,7 +29,7 @@ const IS_IT_ONE: &str =
     "is kafka.schema_registry the address of Confluent's API, with its path if it has one?";
 const SEE_AUTH: &str = "kafka.schema_registry_auth must say user:password of one who may read schemas";
 
-/// A schema as the registry has it.
+/// A schema as it is registered.
 pub(super) struct Registered {
     /// `AVRO`, `PROTOBUF` or `JSON`.
     pub(super) kind: String,
@@ -37,16 +37,16 @@ pub(super) struct Registered {
     pub(super) imports: Imports,
 }
 
-/// The schemas that a schema names, and those that they name.
+/// All schemas that a schema imports, directly and indirectly.
 #[derive(Default)]
 pub(super) struct Imports {
     /// Name → text.
     pub(super) texts: Vec<(String, String)>,
-    /// Why not all of them are there.
+    /// Why an import is missing, if one is.
     pub(super) problem: Option<String>,
 }
 
-/// The registry's answer to both of our questions.
+/// The registry's answer to both requests: a schema by id, and a version of a subject.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -65,17 +65,17 @@ struct Reference {
     version: i64,
 }
 
-/// What a registry says of what it does not have.
+/// The registry's answer for an unknown id or subject.
 #[derive(Deserialize)]
 struct Problem {
     error_code: i64,
 }
 
-/// What one question came to.
+/// The outcome of one attempt.
 enum Outcome {
     Answered(Vec<u8>),
     NotThere,
-    /// Worth another question.
+    /// Worth another attempt.
     Away(String),
 }
 
@@ -91,7 +91,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(kafka: &Kafka, address: &str, interrupt: &Interrupt) -> Result<Self, DecodeError> {
-        // The address itself is not shown: it may have a password in it.
+        // The message omits the address, which may contain a password.
         let not_one = |problem: String| DecodeError::Address { problem };
         let base = Url::parse(address).map_err(|error| not_one(error.to_string()))?;
         let mut shown = base.clone();
@@ -112,7 +112,7 @@ impl Client {
         Ok(Self { http, base, shown, auth, patience, interrupt: interrupt.clone() })
     }
 
-    /// A schema and all that it names, or `None` where the registry does not know the id.
+    /// A schema and all its imports; `None` if the registry does not know the id.
     pub(super) async fn schema(&self, id: u32) -> Result<Option<Registered>, DecodeError> {
         let question = ["schemas", "ids", &id.to_string()];
         let Some(answer) = self.get::<Answer>(&question).await? else { return Ok(None) };
@@ -150,7 +150,7 @@ impl Client {
         Ok(imports)
     }
 
-    /// Asks until there is an answer, or as long as patience lasts.
+    /// Repeats a request until there is an answer or `kafka.patience` is over.
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Option<T>, DecodeError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -216,7 +216,7 @@ impl Client {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(self.error(format!("refuses the credentials ({status})"), SEE_AUTH))
             }
-            // A wrong path has the same status, and no such text: not one message is to blame for it.
+            // A wrong path has the same status without this body; that is an error of the address, not of a message.
             StatusCode::NOT_FOUND
                 if serde_json::from_slice::<Problem>(&bytes).is_ok_and(|p| p.error_code >= 40_000) =>
             {
@@ -235,7 +235,7 @@ impl Client {
     }
 }
 
-/// An error with its causes. The address, which may hold a password, is left out.
+/// An error with its causes, without the address, which may contain a password.
 fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

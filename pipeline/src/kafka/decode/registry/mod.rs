@@ -1,8 +1,7 @@
 //! Schemas from a registry with Confluent's API, by the id at the head of each message.
 //!
-//! A message is the byte 0, the schema's id as four bytes, highest first, and the body. What the registry says of
-//! an id never changes, so that it is asked once for each; that it does not know one, it may say only until
-//! somebody registers it.
+//! A message is the byte 0, the schema's id as four bytes, highest first, and the body. The schema of an id never
+//! changes, so the registry is asked once for each id. An unknown id may be registered later, so it is asked for again.
 //!
 //! Source: <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format>.
 
@@ -25,27 +24,27 @@ mod client;
 
 use client::{Client, Registered};
 
-/// How long an id stays unknown without another question.
+/// Time after which the registry is asked again for an unknown id.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Ids that are remembered as unknown: garbage may name any.
+/// Maximum unknown ids that are remembered: garbage may contain any id.
 const UNKNOWN_MAX: usize = 10_000;
 
 const PROBLEM_CHARS_MAX: usize = 300;
 
-/// A schema that can be used.
+/// A compiled schema.
 enum Schema {
     Avro(avro::Schema),
     Protobuf(protobuf::Types),
 }
 
-/// An id that stands for nothing that can be used.
+/// An id without a usable schema.
 struct Unknown {
     rejection: Rejection,
     since: Instant,
 }
 
-/// Takes messages apart by the schemas that they name.
+/// Decodes messages with the schemas that they name.
 pub(super) struct Registry {
     client: Client,
     runtime: Handle,
@@ -57,7 +56,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Asks for nothing yet.
+    /// Creates the client; sends no request yet.
     pub(super) fn new(
         kafka: &Kafka,
         address: &str,
@@ -89,7 +88,7 @@ impl Registry {
         }
     }
 
-    /// Gets a schema that is not there yet.
+    /// Gets and compiles a schema that is not cached.
     fn find(&mut self, id: u32) -> Result<(), Fault> {
         if let Some(unknown) = self.unknown.get(&id) {
             if unknown.since.elapsed() < self.ask_again_after {
@@ -119,7 +118,7 @@ impl Registry {
 
     fn compile(&self, id: u32, registered: Registered) -> Result<Schema, Rejection> {
         let unusable = |problem: String| {
-            // It stands beside each message, and may quote the whole schema.
+            // The problem is stored with each message and may quote the whole schema, so truncate it.
             let problem: String = problem.chars().take(PROBLEM_CHARS_MAX).collect();
             Rejection::new(Reason::UnknownSchema, format!("schema {id}: {problem}"))
         };
@@ -151,7 +150,7 @@ fn not_registered(id: u32) -> Rejection {
     Rejection::new(Reason::UnknownSchema, format!("the registry has no schema {id}"))
 }
 
-/// The schema's id, and what follows.
+/// The schema's id and the body.
 fn framed(value: &[u8]) -> Result<(u32, &[u8]), Malformed> {
     let mut bytes = Bytes(value);
     match bytes.array()? {

@@ -1,4 +1,4 @@
-//! Schemas of one's own.
+//! Schemas from `kafka.schema_file`.
 
 use apache_avro::types::Value as AvroValue;
 use prost_reflect::prost::Message as _;

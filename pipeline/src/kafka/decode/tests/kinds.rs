@@ -1,4 +1,4 @@
-//! Every type of field, and bytes that are made to harm.
+//! Every type of field, and hostile bytes.
 
 use apache_avro::types::Value as AvroValue;
 use apache_avro::writer::datum::GenericDatumWriter;
@@ -11,7 +11,7 @@ pub(super) fn avro(schema: &apache_avro::Schema, value: AvroValue) -> Vec<u8> {
     GenericDatumWriter::builder(schema).build().unwrap().write_value_to_vec(value).unwrap()
 }
 
-/// What becomes of a field of this type and value, with another one after it.
+/// Decodes a field of this type and value that is followed by another field.
 fn avro_field(field_type: &str, value: AvroValue) -> Value<'static> {
     let schema = format!(
         r#"{{"type":"record","name":"n.R","fields":[
@@ -157,7 +157,7 @@ fn hostile_avro_ends_soon() {
     let arrays =
         r#"{"type":"record","name":"T","fields":[{"name":"c","type":{"type":"array","items":"T"}}]}"#;
     check(arrays, &vec![2; 1 << 20]);
-    // A type that contains itself in any case has no values.
+    // A type that always contains itself has no values.
     check(r#"{"type":"record","name":"S","fields":[{"name":"s","type":"S"},{"name":"t","type":"S"}]}"#, b"");
 }
 

@@ -1,4 +1,4 @@
-//! Every format, and what becomes of values that are none of it.
+//! Every format, and values that do not match it.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ mod kinds;
 mod random;
 mod served;
 
-/// A decoder with what it runs on.
+/// A decoder with the runtime that it needs.
 struct Fixture {
     decoder: Decoder,
     interrupt: Interrupt,
@@ -82,7 +82,7 @@ impl Fixture {
         Ok((0..slots).map(|slot| owned(decoded.value(slot))).collect())
     }
 
-    /// The wanted fields, or what the message is rejected for.
+    /// The wanted fields, or the reason of the rejection.
     fn values(&mut self, value: &[u8]) -> Result<Vec<Value<'static>>, Reason> {
         self.try_values(value).map_err(|fault| match fault {
             Fault::Rejected(rejection) => rejection.reason,

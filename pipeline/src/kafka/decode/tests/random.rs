@@ -1,4 +1,4 @@
-//! The same event in every format is the same event, and no bytes at all do harm.
+//! An event is the same in every format, and no bytes make a decoder panic.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -30,7 +30,7 @@ struct Sample {
     request_ts: Option<i64>,
     action: usize,
     value: Option<f64>,
-    /// Fields that nobody asked for.
+    /// Whether the message also has unwanted fields.
     more: bool,
 }
 
@@ -215,7 +215,7 @@ fn no_bytes_do_harm() {
 
 #[test]
 fn what_is_accepted_as_protobuf_is_so_elsewhere() {
-    // All bytes that prost takes, this decoder takes: it looks into fewer fields.
+    // This decoder accepts all bytes that prost accepts: it decodes fewer fields.
     let mapping = Mapping::new(&Events::default());
     let proto = RefCell::new(decoders(&mapping).swap_remove(2));
     let change = (any::<prop::sample::Index>(), any::<u8>());

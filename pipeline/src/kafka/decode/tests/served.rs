@@ -1,4 +1,4 @@
-//! Schemas of a registry, played by a small server.
+//! Schemas from a registry that a small server imitates.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,15 +14,15 @@ use super::*;
 
 const NO_SCHEMA: (u16, &str) = (404, r#"{"error_code":40403,"message":"Schema not found"}"#);
 
-/// A registry that answers as it is told.
+/// A registry that answers with a given function.
 struct Played {
     address: String,
-    /// The path and the credentials of each question.
+    /// The path and the credentials of each request.
     asked: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Played {
-    /// `answer` is given the path and how many questions were asked before.
+    /// `answer` gets the path and the number of earlier requests.
     fn new(answer: impl Fn(&str, usize) -> (u16, String) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -151,7 +151,7 @@ fn what_cannot_be_read_by_a_schema_is_a_dead_letter() {
     assert_eq!(avro_of("PROTOBUF", "syntax = \"proto3\"; message M {}"), Err(Reason::UnknownSchema));
     assert_eq!(avro_of("JSON", "{}"), Err(Reason::UnknownSchema));
     assert_eq!(avro_of("AVRO", "{\"type\":\"recor"), Err(Reason::UnknownSchema));
-    // One that is not of a record has no field.
+    // A schema that is not a record has no field.
     assert_eq!(avro_of("AVRO", "\"string\""), Ok(vec![Value::Absent]));
 }
 
@@ -224,7 +224,7 @@ fn patience_ends() {
     let problem = fixture(&kafka, &["user_id"]).stop(&framed(7, U1));
     assert!(problem.contains("503") && problem.contains("kafka.patience"), "{problem}");
     assert!(played.asked().len() >= 2);
-    // A port that nobody listens at.
+    // A port without a listener.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     kafka.schema_registry = Some(format!("http://{free}/api"));
     let problem = fixture(&kafka, &["user_id"]).stop(&framed(7, U1));
@@ -322,7 +322,7 @@ fn protobuf_messages_say_their_type_by_its_place() {
     for place in [&[0][..], &[2, 0]] {
         assert_eq!(check(place, &first), Ok(vec![text("ANN"), Value::Null]));
     }
-    // Second.A and Second.B: the entries of its map are no type of the text.
+    // Second.A and Second.B: the entry type of its map is not in the text.
     let a = message("shop.Second.A", ProtoValue::String("u".into()));
     assert_eq!(check(&[4, 2, 0], &a), Ok(vec![text("u"), Value::Absent]));
     let b = message("shop.Second.B", ProtoValue::I64(5));

@@ -1,4 +1,4 @@
-//! The values of a column of one batch, with what they mean.
+//! The values of a column of one batch, with their meaning.
 
 use std::borrow::Cow;
 
@@ -71,7 +71,7 @@ impl Leaf {
         }
     }
 
-    /// A number that is never below zero, of the width of its type.
+    /// An unsigned number of the width of its type.
     pub(super) fn unsigned(&self, row: usize) -> Option<u64> {
         match self {
             Self::I32(array) => Some(u64::from(array.value(row) as u32)),
@@ -122,7 +122,7 @@ impl Leaf {
 }
 
 impl Cells {
-    /// `array` by its `shape`; nothing where it has another.
+    /// `array` read by `shape`; `None` if the array has another shape.
     pub(super) fn new(array: &ArrayRef, shape: &Shape) -> Option<Self> {
         Some(match shape {
             Shape::Leaf(meaning) => Self::Leaf(meaning.clone(), Leaf::new(array)?),
@@ -183,14 +183,14 @@ impl Cells {
         }
     }
 
-    /// An element of a list as text, nothing where there is none, or the value that makes the list unusable.
+    /// An element of a list as text, `None` for a missing one; an error is the value that makes the list unusable.
     fn element(&self, row: usize) -> Result<Option<Cow<'_, str>>, Value<'_>> {
         match self.value(row) {
             Value::Null | Value::Absent => Ok(None),
             Value::Text(text) | Value::Decimal(text) => Ok(Some(text)),
             Value::Int(number) => Ok(Some(Cow::Owned(number.to_string()))),
             Value::Bool(value) => Ok(Some(Cow::Owned(value.to_string()))),
-            // A data frame's way to write "missing".
+            // Data frames write a missing value as NaN.
             Value::Float(number) if number.is_nan() => Ok(None),
             Value::Single(number) if number.is_nan() => Ok(None),
             Value::Float(number) => Ok(Some(Cow::Owned(format!("{number:?}")))),
@@ -201,7 +201,7 @@ impl Cells {
         }
     }
 
-    /// Bytes of text in all rows, at most.
+    /// Upper bound of the bytes of text in all rows.
     pub(super) fn text_bytes_max(&self) -> usize {
         match self {
             Self::Leaf(_, Leaf::Bytes(array)) => array.views().iter().map(|view| *view as u32 as usize).sum(),
@@ -213,7 +213,7 @@ impl Cells {
         }
     }
 
-    /// Bytes of text in a row, its elements' too.
+    /// Bytes of text in a row, including the elements of lists.
     pub(super) fn text_bytes(&self, row: usize) -> usize {
         match self {
             _ if self.is_null(row) => 0,
@@ -231,7 +231,7 @@ impl Cells {
 
 impl Leaf {
     fn value(&self, meaning: &Meaning, row: usize) -> Value<'_> {
-        /// Where the type of a column is not that of its annotation, which the schema has excluded.
+        /// For a column whose type contradicts its annotation; the schema check has excluded this.
         const OTHER: Value<'static> = Value::Other("something else than its column's type says");
         let instant = |ms: Option<i64>| ms.map_or(Value::OutOfRange, Value::Instant);
         match meaning {
@@ -282,8 +282,8 @@ impl Leaf {
     }
 }
 
-/// A number of `digits`, so many of which stand behind the point. `short` leaves out zeros at the end of the
-/// fraction, and the point before none.
+/// The number with these `digits`, `scale` of them after the point. `short` drops trailing zeros of the fraction, and
+/// the point of an empty fraction.
 pub(super) fn decimal(digits: &str, scale: i32, short: bool) -> String {
     let (minus, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
     let Ok(scale) = usize::try_from(scale) else {

@@ -1,4 +1,4 @@
-//! A row as JSON, with all its content: how a rejected row is kept.
+//! Writes a row as JSON with all its content; rejected rows are kept in this form.
 //!
 //! | type | written as |
 //! |---|---|
@@ -19,7 +19,7 @@ use chrono::{DateTime, NaiveTime};
 use super::cells::{Cells, Leaf, MS_PER_DAY, decimal};
 use super::meaning::{Meaning, Ticks};
 
-/// A text that grows to a limit.
+/// A JSON text of at most a given length.
 pub(super) struct JsonWriter {
     bytes: Vec<u8>,
     limit: usize,
@@ -35,8 +35,8 @@ impl std::fmt::Write for JsonWriter {
 }
 
 impl JsonWriter {
-    /// The row as an object, at most `limit` bytes of it. Columns that are `wanted` have their decimals as events have them, so that
-    /// an id is one text in both; others all the digits that came.
+    /// The row as an object, truncated to `limit` bytes. `wanted` columns write decimals as events do, so that an id has the same
+    /// text in both; other columns write all digits.
     pub(super) fn row(
         names: &[String],
         wanted: &[bool],
@@ -189,12 +189,12 @@ impl JsonWriter {
         }
     }
 
-    /// A number, `written` out where JSON has it.
+    /// A number as `written`, or as text if JSON cannot express it.
     fn float(&mut self, number: f64, written: Arguments<'_>) {
         if number.is_finite() { self.print(written) } else { self.print(format_args!("\"{number}\"")) }
     }
 
-    /// Text in quotes; its bytes are kept, whatever they are.
+    /// Text in quotes; bytes that are not UTF-8 are kept as they are.
     fn text(&mut self, bytes: &[u8]) {
         self.put(b"\"");
         let mut from = 0;

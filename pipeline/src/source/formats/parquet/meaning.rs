@@ -1,9 +1,9 @@
-//! What the values of a file's columns mean.
+//! The meaning of the values of a file's columns.
 //!
 //! The file is read by its physical types alone: booleans, 32- and 64-bit integers and floats, and bytes. The
-//! annotations of its schema are taken out before the reader sees it ([`without_annotations`]) and kept here, a
-//! [`Meaning`] for each leaf. So the reader converts nothing: no time wraps around, no digit is lost, and a text
-//! that is not UTF-8 is one bad value and no unreadable file.
+//! annotations are removed from the schema before the reader gets it ([`without_annotations`]) and kept here, a
+//! [`Meaning`] for each leaf. The reader then converts nothing: no time wraps around, no digit is lost, and a text
+//! that is not UTF-8 is one bad value, not an unreadable file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use parquet::schema::types::{SchemaDescriptor, Type};
 /// Days and nanoseconds of a 96-bit time.
 pub(super) const INT96_BYTES: i32 = 12;
 
-/// What the values of a leaf column mean.
+/// The meaning of the values of a leaf column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Meaning {
     Boolean,
@@ -28,7 +28,7 @@ pub(super) enum Meaning {
     Float,
     /// 16 bits.
     Half,
-    /// A whole number with so many of its digits behind the point.
+    /// A whole number with this many digits after the point.
     Decimal(i32),
     Text,
     /// Bytes that may be text.
@@ -125,7 +125,7 @@ impl Shape {
         }
     }
 
-    /// Its type in a few words, for messages.
+    /// The column's type in a few words, for messages.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Leaf(meaning) => match meaning {
@@ -168,9 +168,9 @@ fn shape(of: &DataType, meanings: &mut impl Iterator<Item = Meaning>) -> Option<
     })
 }
 
-/// The meanings of all leaves of a file's schema. Types that only Arrow knows are in the file's key-value metadata.
+/// The meanings of all leaves of a file's schema. Arrow's own types are recorded in the file's key-value metadata.
 pub(super) fn meanings(file: &SchemaDescriptor, metadata: Option<&Vec<KeyValue>>) -> Vec<Meaning> {
-    // Arrow's reader of its own schema panics where a type is unknown to it, such as integers of 128 bits.
+    // Arrow's reader of its own schema panics on a type that it does not know, such as integers of 128 bits.
     let arrow = catch_unwind(AssertUnwindSafe(|| parquet::arrow::parquet_to_arrow_schema(file, metadata)));
     let (arrow, readable) = match arrow {
         Ok(Ok(arrow)) => (arrow, true),
@@ -185,7 +185,7 @@ pub(super) fn meanings(file: &SchemaDescriptor, metadata: Option<&Vec<KeyValue>>
     let meanings = (0..file.num_columns()).map(|at| {
         let leaf = file.column(at);
         match meaning(&leaf.self_type_ptr(), hint(at)) {
-            // Only Arrow's schema tells what these bytes are.
+            // Only Arrow's schema, which is unreadable here, records what these bytes are.
             Meaning::Bytes if !readable && leaf.physical_type() == Physical::FIXED_LEN_BYTE_ARRAY => {
                 Meaning::Unknown
             }
@@ -286,7 +286,7 @@ fn plain(physical: Physical) -> Meaning {
     }
 }
 
-/// What Arrow's own schema, which writers put beside Parquet's, says of a leaf without annotation.
+/// The meaning of a leaf without annotation, according to the Arrow schema that writers store beside Parquet's.
 fn hinted(physical: Physical, length: i32, hint: Option<&&Field>) -> Option<Meaning> {
     let hint = hint?;
     let of = match hint.data_type() {
@@ -313,7 +313,7 @@ fn hinted(physical: Physical, length: i32, hint: Option<&&Field>) -> Option<Mean
     })
 }
 
-/// The schema with nothing but physical types, lists and maps; a 96-bit time is twelve bytes.
+/// The schema reduced to physical types, lists and maps; a 96-bit time becomes twelve bytes.
 pub(super) fn without_annotations(file: &SchemaDescriptor) -> Result<SchemaDescriptor, ParquetError> {
     Ok(SchemaDescriptor::new(Arc::new(bare(file.root_schema())?)))
 }

@@ -5,10 +5,10 @@
 //!                                                                     └─▶ JSON of the whole row ([`json`])
 //! ```
 //!
-//! A rejected row is kept whole, with all its columns. Where all columns are wanted, they are there. Otherwise
-//! the rejected rows of a row group are read again together once the row group has been read ([`WholeRows`]).
+//! A rejected row is kept with all its columns. If all columns are wanted, the batch has them. Otherwise the
+//! rejected rows of a row group are read again together after the row group has been read ([`WholeRows`]).
 //!
-//! Memory: one batch of the wanted columns for each block on its way, and the pages that it points into. A
+//! Memory: for each block in flight, one batch of the wanted columns and the pages that it points into. A
 //! batch with much text is cut into several blocks.
 
 mod cells;
@@ -40,24 +40,24 @@ use stored::ParquetFile;
 
 const BATCH_ROWS: usize = 8_192;
 
-/// Bytes of text that a block has, unless one row has more.
+/// Maximum bytes of text in a block, unless one row has more.
 const BLOCK_BYTES: usize = 32 << 20;
 
 /// Rejected rows that are read again at a time.
 const AGAIN_ROWS: usize = 256;
 
-/// Where the wanted columns are.
+/// The positions and shapes of the wanted columns.
 pub(crate) struct ParquetLayout {
     /// Slot → column of the batch.
     columns: Vec<Option<usize>>,
-    /// Those of the batch's columns.
+    /// Shapes of the batch's columns.
     shapes: Vec<Shape>,
     /// Whether the batch has all columns of the file.
     complete: bool,
     pub(crate) whole: Arc<WholeRows>,
 }
 
-/// The file, to read rows with all their columns.
+/// Reads rows of a file with all their columns.
 pub(crate) struct WholeRows {
     path: String,
     file: ParquetFile,
@@ -103,7 +103,7 @@ impl Progress {
     }
 }
 
-/// What a file holds, before a row is read.
+/// An opened file with its schema, before a row is read.
 struct Opened {
     file: ParquetFile,
     metadata: ArrowReaderMetadata,
@@ -172,8 +172,8 @@ fn examine(
     Ok(Opened { file: stored, metadata, names, shapes, located })
 }
 
-/// Refuses a file whose wanted columns are missing or cannot be read, before any row of any file is read. One
-/// that is packed is looked at when its turn comes.
+/// Refuses a file whose wanted columns are missing or cannot be read, before any row of any file is read. A
+/// packed file is checked when it is opened for reading.
 pub(crate) fn check_parquet(
     file: &InputFile,
     wanted: &[Wanted],
@@ -248,7 +248,7 @@ impl ParquetBlocks {
     }
 }
 
-/// Cuts a batch so that no part has more than [`BLOCK_BYTES`] of text: a page may say one long text many times.
+/// Cuts a batch into parts of at most [`BLOCK_BYTES`] of text: a page may hold one long text many times.
 fn cut(batch: &RecordBatch, path: &str, shapes: &[Shape]) -> Result<VecDeque<ParquetRows>, SourceError> {
     let columns = cells(batch, path, shapes)?;
     if columns.iter().map(Cells::text_bytes_max).sum::<usize>() <= BLOCK_BYTES {
@@ -276,7 +276,7 @@ fn cells(batch: &RecordBatch, path: &str, shapes: &[Shape]) -> Result<Vec<Cells>
 }
 
 impl WholeRows {
-    /// Rows before this one lie in row groups of which `read` rows of the file have been read to the end.
+    /// The number of rows in row groups that are read completely, when `read` rows of the file have been read.
     pub(crate) fn complete(&self, read: u64) -> u64 {
         let groups = self.ends.partition_point(|&end| end <= read);
         groups.checked_sub(1).map_or(0, |last| self.ends[last])

@@ -1,4 +1,4 @@
-//! A Parquet file that several readers read at once, each where it is.
+//! A Parquet file that several readers read at once, each at its own position.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 
-/// The file. Clones share it, and no position.
+/// An open file. Clones share the file but not a position.
 #[derive(Debug, Clone)]
 pub(super) struct ParquetFile {
     file: Arc<File>,
