@@ -1,6 +1,6 @@
 //! Layer norm over the last dimension, with its gradients.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::arguments::NORM_EPSILON;
@@ -11,7 +11,15 @@ const ROWS: usize = 256;
 /// Returns `x` normalised over the last dimension: `γ (x − mean) / √(variance + ε) + β`, with ε = [`NORM_EPSILON`].
 ///
 /// `x` is `[T, d]`; `gamma` and `beta` are `[d]`.
+///
+/// # Errors
+///
+/// Parameters whose shapes do not fit `x`.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
+    let d = x.dim(D::Minus1)?;
+    if gamma.dims() != [d] || beta.dims() != [d] {
+        candle_core::bail!("layer_norm: {:?} by {:?} and {:?}", x.shape(), gamma.shape(), beta.shape());
+    }
     if fused(x) {
         return x.contiguous()?.apply_op3(gamma, beta, LayerNorm);
     }

@@ -16,10 +16,13 @@ const GRADIENT_PARTS: usize = 16;
 ///
 /// # Errors
 ///
-/// `x` and `weight` that do not fit each other.
+/// `x`, `weight` and `bias` whose shapes do not fit each other.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
     if x.dim(1)? != weight.dim(0)? {
         candle_core::bail!("linear: {:?} times {:?}", x.shape(), weight.shape());
+    }
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [weight.dims()[1]]) {
+        candle_core::bail!("linear: {:?} plus {:?}", weight.shape(), bias.shape());
     }
     if fused(x) {
         // Candle's operations take a fixed number of tensors: an empty bias stands for none.

@@ -11,7 +11,6 @@ use super::{Mat, gemm};
 /// Buckets of `b_time`: 0 for the start-of-sequence key, then half octaves of 1 + the seconds between two events.
 pub const TIME_BUCKETS: usize = 64;
 /// Rows of a block of scores.
-
 const BLOCK: usize = 64;
 
 /// Layout of a ragged batch for attention, shared by all layers.

@@ -185,6 +185,11 @@ pub fn at(root: &Root, number: u64) -> Result<Option<Publication>, PublicationEr
     read(&path(root, number))
 }
 
+/// Reads publication `number`, which was made.
+fn made(root: &Root, number: u64) -> Result<Publication, PublicationError> {
+    at(root, number)?.ok_or(PublicationError::Gone { number })
+}
+
 /// Returns the newest `limit` publications, newest first, and an error for each of them that is missing or unreadable. Reads no
 /// other publication's file.
 ///
@@ -198,9 +203,8 @@ pub fn recent(
     let (mut recent, mut damaged) = (Vec::new(), Vec::new());
     let newest = newest_number(root, published(root).ok().flatten().as_ref())?.unwrap_or_default();
     for number in (1..=newest).rev().take(limit) {
-        match at(root, number) {
-            Ok(Some(publication)) => recent.push(publication),
-            Ok(None) => damaged.push(PublicationError::Gone { number }),
+        match made(root, number) {
+            Ok(publication) => recent.push(publication),
             Err(error) => damaged.push(error),
         }
     }
@@ -209,7 +213,7 @@ pub fn recent(
 
 /// Returns the last `limit` daily publications that `newest` descends from, newest first, without those that were rolled back.
 ///
-/// Reads two files for each, however many refreshes lie between. An unreadable file hides those before it: the error is returned
+/// Reads two files for each, however many refreshes lie between. A missing or unreadable file hides those before it: the error is returned
 /// with the publications found so far.
 pub fn dailies(
     root: &Root,
@@ -219,15 +223,14 @@ pub fn dailies(
     let mut dailies = Vec::new();
     let mut number = Some(newest.daily);
     while let Some(found) = number.filter(|_| dailies.len() < limit) {
-        let daily = match at(root, found) {
-            Ok(Some(daily)) => daily,
-            Ok(None) => break,
+        let daily = match made(root, found) {
+            Ok(daily) => daily,
             Err(problem) => return (dailies, Some(problem)),
         };
         let parent = daily.parent;
         dailies.push(daily);
-        number = match parent.map(|parent| at(root, parent)).transpose() {
-            Ok(parent) => parent.flatten().map(|parent| parent.daily).filter(|&before| before < found),
+        number = match parent.map(|parent| made(root, parent)).transpose() {
+            Ok(parent) => parent.map(|parent| parent.daily).filter(|&before| before < found),
             Err(problem) => return (dailies, Some(problem)),
         };
     }
@@ -239,7 +242,7 @@ pub fn dailies(
 ///
 /// # Errors
 ///
-/// A publication cannot be read, so that its needs are unknown.
+/// A publication is missing or cannot be read, so that its needs are unknown.
 pub fn kept(
     root: &Root,
     publications: usize,
@@ -258,7 +261,7 @@ pub fn kept(
     let mut kept: BTreeMap<u64, Publication> = kept.map(|p| (p.number, p)).collect();
     let origins: BTreeSet<u64> = kept.values().flat_map(|p| [Some(p.daily), p.restores]).flatten().collect();
     for number in origins.into_iter().filter(|number| !kept.contains_key(number)).collect::<Vec<_>>() {
-        kept.extend(at(root, number)?.map(|publication| (number, publication)));
+        kept.insert(number, made(root, number)?);
     }
     Ok(kept.into_values().collect())
 }
@@ -469,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn dailies_are_known_up_to_a_damaged_one() {
+    fn dailies_are_known_up_to_one_that_is_damaged_or_gone() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path().to_str().unwrap()).unwrap();
         (1..=5).for_each(|number| publish(&root, &publication(number, "m")).unwrap());
@@ -483,6 +486,11 @@ mod tests {
                 && kept(&root, 2, []).is_ok()
                 && kept(&root, 5, []).is_err()
         );
+        std::fs::remove_file(path(&root, 2)).unwrap();
+        assert!(matches!(dailies(&root, &newest, 9).1, Some(PublicationError::Gone { number: 2 })));
+        assert!(matches!(kept(&root, 5, []), Err(PublicationError::Gone { number: 2 })));
+        let old = Publication { restores: Some(2), ..newest };
+        assert!(matches!(kept(&root, 1, [old]), Err(PublicationError::Gone { number: 2 })));
     }
 
     #[test]

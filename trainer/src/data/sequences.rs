@@ -318,8 +318,8 @@ impl Rows for Reading {
             if from as usize > end - start {
                 return Err(fail("target_from behind the end of the row"));
             }
-            let [session, request] = ordinals.map(|o| values::<UInt32Type>(snapshot, o, row, "session"));
-            let (session, request) = (session?, request?);
+            let ordinal = |list, name| values::<UInt32Type>(snapshot, list, row, name);
+            let (session, request) = (ordinal(ordinals[0], "session")?, ordinal(ordinals[1], "request")?);
             if session.len() != end - start || request.len() != end - start {
                 return Err(fail("lists of different lengths"));
             }

@@ -104,10 +104,11 @@ impl Learner for Counting {
         self.steps
     }
 
-    /// Counts the targets of branch 1. The loss is that of the counts before the step, `−ln((n + 1) / (N + items + 1))`, where
+    /// Counts the targets of branch 1. The loss is that of the counts before the step, `−ln((n + 1) / (N + items))`, where
     /// the target followed the last item `n` times out of `N`.
     fn step(&mut self, TrainingStep { plan, .. }: &TrainingStep<'_>) -> Result<Taken> {
-        let items = self.model.vocabulary.counts().map_or(1, <[u32]>::len) as f64;
+        // Row 0 of the counts is no item.
+        let items = self.model.vocabulary.counts().map_or(1, |counts| counts.len().max(2) - 1) as f64;
         let (mut loss, mut targets) = (0.0, 0u32);
         if let Some(anchors) = plan.batch.branches.first() {
             for (&token, &item) in anchors.tokens.iter().zip(&anchors.items) {

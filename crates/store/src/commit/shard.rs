@@ -180,14 +180,19 @@ impl ShardWriter {
 /// Attempts to recreate a directory that other writers keep deleting.
 const DIRECTORY_TRIES: usize = 100;
 
-/// Creates `file`, and `directory` if needed. Between the two calls another writer that discards a partition's last shard may
-/// delete its directory ([`discard`]), so both are retried.
+/// Creates `file`, and `directory` if needed. Another writer that discards a partition's last shard may delete its directory
+/// between the two calls ([`discard`]), or while the first one looks at what is there already, so both are retried.
 fn create_in(directory: &Path, file: &Path) -> io::Result<File> {
+    let is_deleted = |error: &io::Error| match error.kind() {
+        io::ErrorKind::NotFound => true,
+        io::ErrorKind::AlreadyExists => !directory.is_file() && !file.exists(),
+        _ => false,
+    };
     let mut tries = 0;
     loop {
         let created = fs::create_dir_all(directory).and_then(|()| File::create_new(file));
         match created {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_TRIES => tries += 1,
+            Err(error) if is_deleted(&error) && tries < DIRECTORY_TRIES => tries += 1,
             created => return created,
         }
     }
