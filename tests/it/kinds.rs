@@ -10,7 +10,7 @@ fn counting() -> Workspace {
     let workspace = service(3);
     let config = std::fs::read_to_string(workspace.path("config.toml")).unwrap();
     let config = config.replace("conditions = [\"genre\"]", "conditions = []");
-    let model = "[model]\nbranches = 1\narchitecture = \"co-occurrence\"";
+    let model = "[model]\narchitecture = \"co-occurrence\"";
     workspace.write("config.toml", config.replace("[model]", model));
     workspace
 }
@@ -48,6 +48,17 @@ fn the_daily_job_trains_refreshes_publishes_and_serves_it() {
     assert!(text.contains("--search") && text.contains("co-occurrence"), "{text}");
     let text = workspace.fail("trainer", &["export", "--out", "exported"], 1);
     assert!(text.contains("co-occurrence") && text.contains("cannot be exported"), "{text}");
+}
+
+#[test]
+fn an_unknown_kind_is_refused_before_anything_is_done() {
+    let workspace = counting();
+    for command in [&["daily", "--date", &date(1)][..], &["refresh", "--once"]] {
+        let unknown = ["--set", "model.architecture=climber-pilto"];
+        let text = workspace.fail("climber", &[command, &unknown].concat(), 2);
+        assert!(text.contains("model.architecture") && text.contains("climber-pilot, "), "{text}");
+    }
+    assert!(!workspace.root().join("events").exists());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use schemas::config::{Config, ConfigError, Daily};
 use serde::Serialize;
 use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json, with_causes};
+use trainer::kinds;
 
 use super::{EXIT_REFUSED, EXIT_SKIPPED};
 use crate::daily::{self, DayRequest};
@@ -81,6 +82,7 @@ struct SkippedDate {
 impl DailyArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
+        kinds::find(&config.model.architecture)?;
         let interrupt = Interrupt::on_signal();
         let root = Root::new(&config.root)?;
         let dates = self.dates(&config, &root)?;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use store::Root;
 use terminal::{CommonArgs, EXIT_DONE, Interrupt, print_json};
+use trainer::kinds;
 
 use super::EXIT_REFUSED;
 use crate::refresh::{self, RefreshOutcome};
@@ -33,6 +34,7 @@ pub(crate) struct RefreshJobArgs {
 impl RefreshJobArgs {
     pub(crate) async fn run(&self, common: &CommonArgs) -> Result<u8> {
         let config = common.load()?;
+        kinds::find(&config.model.architecture)?;
         let root = Root::new(&config.root)?;
         let interrupt = Interrupt::on_signal();
         let _lock = refresh::lock(&root)?;

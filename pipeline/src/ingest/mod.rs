@@ -378,7 +378,7 @@ impl<'a> Run<'a> {
         walked: Walked,
         tally: &mut Tally,
     ) -> Result<(), IngestError> {
-        for Rejected { at, raw, rejection, user_unreadable } in walked.rejected {
+        for Rejected { at, raw, rejection, user_unreadable } in walked.counted.rejected {
             let position = state.counts.read + at;
             match raw {
                 Raw::Bytes(raw) => {
@@ -392,7 +392,7 @@ impl<'a> Run<'a> {
             }
         }
         state.whole = walked.whole;
-        state.counts.add(walked.counts);
+        state.counts.add(walked.counted.counts);
         state.seen.add(walked.seen);
         state.seen.check(file, wanted, false)?;
         self.progress.add(self.count.take());

@@ -12,9 +12,9 @@ use tempfile::NamedTempFile;
 use super::counts::RecordCounts;
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, Packing, ReadOptions, Unpacking};
-use super::formats::Source;
+use super::formats::{Carry, Source};
 use super::record::{Accepted, Raw, Records};
-use super::walk::{Carry, Visit};
+use super::walk::Visit;
 use crate::records::{Mapping, Rejection};
 
 const RECORD_BYTES_MAX: usize = 64;
@@ -85,8 +85,8 @@ fn read(input: &InputFile, block_bytes: usize) -> Result<Outcome, String> {
             let block = carry.join(block);
             let walked = block.walk(&mut Reader(mapping)).map_err(|error| error.to_string())?;
             carry.keep(&block, &walked);
-            counts.add(walked.counts);
-            for one in walked.rejected {
+            counts.add(walked.counted.counts);
+            for one in walked.counted.rejected {
                 let raw = match one.raw {
                     Raw::Bytes(raw) => raw,
                     Raw::Again => Vec::new(),

@@ -17,9 +17,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
-use super::formats::{Block, Source};
+use super::formats::{Block, Carry, Source, Walked};
 use super::record::{Accepted, Records};
-use super::walk::{Carry, Visit, Walked};
+use super::walk::Visit;
 use crate::privacy::UserColumn;
 use crate::records::{Columns, EventBatch, Mapping, Rejection};
 

@@ -1,13 +1,10 @@
 //! Walks a block record by record, whatever its format. Each record is accepted, a duplicate, a dead letter or forgotten, and
 //! counted as one of the four. Memory: the block that is walked, and the beginning of a record that ends in the next block.
 
-use std::sync::Arc;
-
 use schemas::tables::Reason;
 
 use super::counts::RecordCounts;
 use super::error::SourceError;
-use super::formats::{Block, SeenFields, WholeRows};
 use super::record::{Accepted, Raw, Records, Step};
 use crate::privacy::UserColumn;
 use crate::records::Rejection;
@@ -43,20 +40,17 @@ pub(crate) struct Rejected {
 
 /// The counts and the rejected records of a block.
 #[derive(Default)]
-pub(crate) struct Walked {
+pub(crate) struct Counted {
     pub(crate) counts: RecordCounts,
     pub(crate) rejected: Vec<Rejected>,
-    pub(crate) seen: SeenFields,
-    /// Reads rejected rows again; only for Parquet.
-    pub(crate) whole: Option<Arc<WholeRows>>,
     /// Bytes of the block that were read.
     pub(super) done: usize,
 }
 
 /// Shows the records of a block to `visit`, and counts what came of them.
-pub(super) fn walk<R: Records, V: Visit>(records: &mut R, visit: &mut V) -> Result<Walked, V::Error> {
-    let mut walked = Walked::default();
-    let counts = &mut walked.counts;
+pub(super) fn walk<R: Records, V: Visit>(records: &mut R, visit: &mut V) -> Result<Counted, V::Error> {
+    let mut counted = Counted::default();
+    let counts = &mut counted.counts;
     loop {
         let (rejection, user_unreadable) = match records.advance() {
             Step::End => break,
@@ -85,38 +79,12 @@ pub(super) fn walk<R: Records, V: Visit>(records: &mut R, visit: &mut V) -> Resu
                 }
                 raw => {
                     counts.dead_letters += 1;
-                    walked.rejected.push(Rejected { at: counts.read, raw, rejection, user_unreadable });
+                    counted.rejected.push(Rejected { at: counts.read, raw, rejection, user_unreadable });
                 }
             }
         }
         counts.read += 1;
     }
-    walked.done = records.done();
-    Ok(walked)
-}
-
-/// The end of a block that holds the beginning of an unfinished record.
-#[derive(Default)]
-pub(crate) struct Carry(Vec<u8>);
-
-impl Carry {
-    /// Whether the next block begins with a record.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The block with the carried bytes before it.
-    pub(crate) fn join(&mut self, mut block: Block) -> Block {
-        if let Some(text) = block.text_mut().filter(|_| !self.is_empty()) {
-            text.bytes.splice(..0, std::mem::take(&mut self.0));
-        }
-        block
-    }
-
-    /// Keeps the bytes of the block that were not read.
-    pub(crate) fn keep(&mut self, block: &Block, walked: &Walked) {
-        if let Some(text) = block.text() {
-            self.0.extend_from_slice(&text.bytes[walked.done..]);
-        }
-    }
+    counted.done = records.done();
+    Ok(counted)
 }

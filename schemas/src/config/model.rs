@@ -149,7 +149,7 @@ impl Model {
         if !self.d.is_multiple_of(self.heads) {
             return invalid("model.heads", format!("{} heads do not divide d = {}", self.heads, self.d));
         }
-        if self.architecture != Architecture::ClimberPilot && self.branches != 1 {
+        if matches!(self.architecture, Architecture::Sasrec | Architecture::Hstu) && self.branches != 1 {
             let name = self.architecture.name();
             return invalid(
                 "model.branches",
@@ -325,7 +325,7 @@ impl Pretrain {
             Loss::Sampled if self.label_smoothing > 0.0 => {
                 invalid("pretrain.label_smoothing", "belongs to loss = \"full\"")
             }
-            _ => Ok(()),
+            Loss::Full | Loss::Sampled => Ok(()),
         }
     }
 }

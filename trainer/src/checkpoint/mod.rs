@@ -37,7 +37,7 @@ use store::{failpoint, sealed};
 use crate::data::vocabulary::{OtherCatalogue, SavedVocabulary, Vocabulary};
 use crate::data::{Catalogue, ExamplesSource, FreshSource, SequencesSource};
 use crate::device::Backend;
-use crate::kinds::{Learner, New, SavedLearner, TrainedModel};
+use crate::kinds::{self, Learner, New, SavedLearner, TrainedModel};
 use crate::models::{SavedValues, SequenceModel, Values};
 
 /// Names of the tensors in `model.safetensors` with the vocabulary's rows and counts.
@@ -254,11 +254,11 @@ pub fn save(
     save_json(&temporary.join("metrics.json"), metrics)?;
     let path = temporary.join("config.toml");
     fs::write(&path, settings::to_text(config)).map_err(io_error(&path))?;
-    publish(&temporary, directory)
+    move_into_place(&temporary, directory)
 }
 
 /// Syncs the checkpoint in `temporary` to disk and renames it to `directory`.
-fn publish(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
+fn move_into_place(temporary: &Path, directory: &Path) -> Result<(), CheckpointError> {
     for entry in fs::read_dir(temporary).map_err(io_error(temporary))? {
         let path = entry.map_err(io_error(temporary))?.path();
         File::open(&path).and_then(|file| file.sync_all()).map_err(io_error(&path))?;
@@ -483,21 +483,15 @@ impl Checkpoint {
             .map_err(|e| damaged(&path, e))
     }
 
-    /// Returns a learner that continues from a copy of the model with an extended vocabulary.
+    /// Opens the saved state of the learner, for [`TrainedModel::grown`].
     ///
     /// # Errors
     ///
-    /// The optimiser's state cannot be read or does not fit the model.
-    pub fn grown(
-        &self,
-        config: &Config,
-        vocabulary: Arc<Vocabulary>,
-    ) -> Result<Box<dyn Learner>, CheckpointError> {
+    /// The state cannot be read.
+    pub fn learner_state(&self) -> Result<(SavedValues, u64), CheckpointError> {
         let path = self.directory.join("optimizer.safetensors");
-        let steps = self.state.inherited_steps + self.state.steps;
-        SavedValues::open(&path)
-            .and_then(|saved| self.model.grown(config, vocabulary, SavedLearner { values: &saved, steps }))
-            .map_err(|e| damaged(&path, e))
+        let values = SavedValues::open(&path).map_err(|e| damaged(&path, e))?;
+        Ok((values, self.state.inherited_steps + self.state.steps))
     }
 
     /// Returns the model as a [`SequenceModel`], which fine-tuning and export need; `what` names the operation in the error.
@@ -523,7 +517,9 @@ fn require(directory: &Path) -> Result<PathBuf, CheckpointError> {
 fn load_config(directory: &Path) -> Result<(Config, Option<String>), CheckpointError> {
     let path = directory.join("config.toml");
     let text = fs::read_to_string(&path).map_err(io_error(&path))?;
-    settings::parse(&path, &text)
+    let (config, said) = settings::parse(&path, &text)?;
+    kinds::find(&config.model.architecture).map_err(|e| damaged(&path, e))?;
+    Ok((config, said))
 }
 
 fn others(directory: &Path) -> String {

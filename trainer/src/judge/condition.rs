@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use schemas::condition::Condition;
 use serde::Serialize;
 
-use super::metrics::{self, Answer, LIST};
+use super::metrics::{Answer, LIST};
+use super::results::mean;
 use super::stored::instructed::InstructedTarget;
 use super::unknown;
 use super::{
@@ -258,7 +259,7 @@ impl Evaluation<'_> {
         let of = |(i, filters): (usize, Filters)| {
             let means = PerMetric::from_fn(|key| {
                 let sum: f64 = questions.iter().zip(answers).map(|(q, a)| q.weight * a[i].value(key)).sum();
-                metrics::mean(sum, targets)
+                mean(sum, targets)
             });
             Metrics {
                 condition: Some(attributes.into()),

@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HR_10, Protocol, Ranks, Target, metrics};
+use super::results::means;
+use super::{HR_10, Protocol, Ranks, Target};
 use crate::data::SequencesTable;
 
 /// Events that one prediction is scored against.
@@ -47,7 +48,7 @@ pub(super) fn hit_rates(ranks: &[Ranks], filter_seen: bool) -> Vec<Option<f64>> 
     (0..HORIZON)
         .map(|h| {
             let ahead = ranks.iter().skip(h).step_by(HORIZON);
-            metrics::means(ahead.map(|r| r.among(filter_seen))).1[HR_10]
+            means(ahead.map(|r| r.among(filter_seen))).1[HR_10]
         })
         .collect()
 }

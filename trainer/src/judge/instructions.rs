@@ -14,7 +14,8 @@ use schemas::config::Instructions;
 use serde::Serialize;
 
 use super::condition::{Filters, Question};
-use super::metrics::{self, Answer, LIST};
+use super::metrics::{Answer, LIST};
+use super::results::mean;
 use super::{AskedConditions, EvaluateError, Evaluation, Metrics, PerMetric, Protocol, Target};
 use crate::data::{ConditionRow, ItemIndex};
 use crate::serve::{List, ListFilter, ListQuery, Merge, Merged, Origin, Recommender, merge};
@@ -207,7 +208,7 @@ impl Evaluation<'_> {
                 targets: targets as usize,
                 no_history: self.targets.len() - asked.len() - left_out,
                 left_out,
-                means: sums.map(|sum| metrics::mean(sum, f64::from(targets))),
+                means: sums.map(|sum| mean(sum, f64::from(targets))),
                 ..Metrics::of(name, self.split, protocol, filters.seen)
             }
         };

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `targets.rs` | the targets, and the history that each protocol shows before them: the time-aware mask of evaluation |
 //! | `metrics.rs`, `per_metric.rs` | HR@K (Eq. 7), NDCG@K and CC@K (Eq. 8): the gain of a rank; one value per metric |
+//! | `protocol.rs`, `results.rs` | the two protocols; a line of results and its means |
 //! | `condition.rs`, `instructions.rs` | metrics under the target's condition, and under the user's own instructions; diversity (Table 5) |
 //! | `horizon.rs` | the horizon curve (Figure 3) |
 //! | `prequential.rs` | new events as targets, for a model that has not learned them |
@@ -22,7 +23,9 @@ mod instructions;
 mod metrics;
 pub(crate) mod per_metric;
 mod prequential;
+mod protocol;
 mod report;
+mod results;
 pub mod stored;
 mod targets;
 #[cfg(test)]
@@ -37,11 +40,13 @@ pub use condition::{AskedConditions, ConditionMetrics};
 pub use health::{Health, health};
 pub use horizon::{HORIZON, HorizonMetrics};
 pub use instructions::Diversity;
-pub use metrics::{ALL, CC_10, HR_10, Key, METRICS, Metric, Metrics, NDCG_10, OF_RANKS, Protocol};
-pub(crate) use metrics::{gains, rate};
+pub use metrics::{ALL, CC_10, HR_10, Key, METRICS, Metric, NDCG_10, OF_RANKS};
 pub use per_metric::PerMetric;
+pub use protocol::Protocol;
 pub use report::EvaluateReport;
 pub(crate) use report::change;
+pub use results::Metrics;
+pub(crate) use results::{gains, rate};
 pub use stored::{StoredError, TargetRank};
 pub use targets::{Target, TargetSplit, targets};
 
@@ -228,7 +233,7 @@ fn tied_share(sequences: &SequencesTable) -> Option<f64> {
             of_user.clear();
         }
     }
-    metrics::mean(tied as f64, events as f64)
+    results::mean(tied as f64, events as f64)
 }
 
 /// Reads the rows of `sequences` to evaluate on: all, or those of enough users for `evaluate.sample` targets of `role`, the same
@@ -410,8 +415,8 @@ impl<'a> Evaluation<'a> {
         Ok(answers.ranks(&queries, &self.catalogue.active)?)
     }
 
-    /// Returns the answers of `model` for `asked`: target, context length and condition. Targets of one row must be consecutive,
-    /// by ascending context length.
+    /// Returns the answers of `model` for `asked`: target, context length and condition. Targets of one row must be consecutive.
+    /// Their contexts need not ascend: a request id that appears again hides what came after its first appearance.
     fn read<'m, 't>(
         &self,
         model: &'m dyn Recommender,
@@ -540,7 +545,7 @@ impl<'a> Evaluation<'a> {
     fn metrics(&self, name: &str, protocol: Protocol, ranks: &[Ranks]) -> [Metrics; 2] {
         let left_out = self.targets.iter().filter(|t| t.context(protocol).is_none()).count();
         [true, false].map(|filter_seen| {
-            let (targets, means) = metrics::means(ranks.iter().map(|r| r.among(filter_seen)));
+            let (targets, means) = results::means(ranks.iter().map(|r| r.among(filter_seen)));
             Metrics {
                 targets,
                 no_history: self.targets.len() - ranks.len() - left_out,

@@ -25,20 +25,33 @@ const PAIRS: &str = "pairs";
 fn new(New { vocabulary, values, .. }: New<'_>) -> Result<Box<dyn TrainedModel>> {
     let mut followers = Followers::default();
     if let Values::Saved(saved) = values
-        && let Ok(pairs) = saved.get(PAIRS)
+        && saved.has(PAIRS)
     {
-        for pair in pairs.to_vec2::<u32>()? {
-            followers.add(pair[0].into(), pair[1].into(), pair[2]);
+        let items = 1..=items(&vocabulary) as u32;
+        for pair in saved.get(PAIRS)?.to_vec2::<u32>()? {
+            let &[last, item, times] = pair.as_slice() else {
+                candle_core::bail!("`{PAIRS}` has {} columns, not 3", pair.len());
+            };
+            if !items.contains(&last) || !items.contains(&item) {
+                candle_core::bail!("`{PAIRS}` names an item that the vocabulary does not have");
+            }
+            followers.add(last.into(), item.into(), times);
         }
     }
-    Ok(Box::new(Counted { vocabulary, followers }))
+    Ok(Box::new(Counted { vocabulary, followers: followers.into() }))
 }
 
 /// Co-occurrence counts of a vocabulary's items.
 #[derive(Debug, Clone)]
 struct Counted {
     vocabulary: Arc<Vocabulary>,
-    followers: Followers,
+    followers: Arc<Followers>,
+}
+
+/// Returns the number of items that the vocabulary counts.
+fn items(vocabulary: &Vocabulary) -> usize {
+    // Row 0 of the counts is no item.
+    vocabulary.counts().map_or(0, |counts| counts.len().saturating_sub(1))
 }
 
 impl TrainedModel for Counted {
@@ -107,16 +120,16 @@ impl Learner for Counting {
     /// Counts the targets of branch 1. The loss is that of the counts before the step, `−ln((n + 1) / (N + items))`, where
     /// the target followed the last item `n` times out of `N`.
     fn step(&mut self, TrainingStep { plan, .. }: &TrainingStep<'_>) -> Result<Taken> {
-        // Row 0 of the counts is no item.
-        let items = self.model.vocabulary.counts().map_or(1, |counts| counts.len().max(2) - 1) as f64;
+        let items = items(&self.model.vocabulary).max(1) as f64;
+        let followers = Arc::make_mut(&mut self.model.followers);
         let (mut loss, mut targets) = (0.0, 0u32);
         if let Some(anchors) = plan.batch.branches.first() {
             for (&token, &item) in anchors.tokens.iter().zip(&anchors.items) {
                 let last = plan.batch.items[token.index()];
                 if last != ItemIndex::NO_ITEM {
-                    let (n, of) = self.model.followers.count(last, item);
+                    let (n, of) = followers.count(last, item);
                     loss -= ((f64::from(n) + 1.0) / (of as f64 + items)).ln();
-                    self.model.followers.add(last, item, 1);
+                    followers.add(last, item, 1);
                     targets += 1;
                 }
             }
@@ -128,5 +141,38 @@ impl Learner for Counting {
 
     fn state(&self) -> HashMap<String, Tensor> {
         HashMap::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Backend;
+    use crate::models::SavedValues;
+    use crate::models::tests::{ITEMS, catalogue};
+
+    fn opened(pairs: Tensor) -> Result<Box<dyn TrainedModel>> {
+        let config = Config::default();
+        let vocabulary = Vocabulary::new(&config.model, &catalogue(), &[1; ITEMS as usize + 1]).into();
+        let saved = SavedValues::from(HashMap::from([(PAIRS.to_owned(), pairs)]));
+        new(New {
+            config: &config,
+            vocabulary,
+            values: Values::Saved(Arc::new(saved)),
+            backend: &Backend::CPU,
+        })
+    }
+
+    #[test]
+    fn pairs_of_another_shape_or_of_unknown_items_are_errors() {
+        let tensor = |values: &[u32], columns: usize| {
+            Tensor::from_slice(values, (values.len() / columns, columns), &Device::Cpu).unwrap()
+        };
+        let model = opened(tensor(&[1, 2, 3, ITEMS, 1, 1], 3)).unwrap();
+        assert_eq!(model.tensors().unwrap()[PAIRS].to_vec2::<u32>().unwrap(), [[1, 2, 3], [ITEMS, 1, 1]]);
+        for (wrong, columns) in [(vec![1, 2], 2), (vec![0, 1, 1], 3), (vec![1, ITEMS + 1, 1], 3)] {
+            assert!(opened(tensor(&wrong, columns)).is_err(), "{wrong:?}");
+        }
+        assert!(opened(Tensor::new(&[[1f32, 2.0, 3.0]], &Device::Cpu).unwrap()).is_err());
     }
 }

@@ -5,8 +5,8 @@
 //! replayed old ones), `sft.rs` (instruction examples, §3.3, and how much the model forgets).
 //!
 //! A run keeps two checkpoints below `models/.training/<name>/`: `latest`, from which it resumes after an interruption, and
-//! `best`, which validation selected. At the end `best` becomes `models/<name>`; until then the model published under that name
-//! stays. The run's records ([`crate::records`]) grow beside the two and are published with `best`.
+//! `best`, which validation selected. At the end `best` becomes `models/<name>`; until then the model of that name
+//! stays. The run's records ([`crate::records`]) grow beside the two and are moved with `best`.
 //!
 //! `parent.rs` loads the model that training starts from; `marks.rs` records which job began a training.
 
@@ -297,9 +297,9 @@ impl fmt::Display for TrainOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The model is published.
+    /// The model is in its place.
     Trained,
-    /// The model was published before, from the same tables and configuration.
+    /// The model was made before, from the same tables and configuration.
     Unchanged,
     /// The run can be resumed.
     Interrupted,

@@ -31,7 +31,7 @@ use crate::checkpoint::{self, Checkpoint, Lineage};
 use crate::data::{Catalogue, FreshSource, SequencesTable};
 use crate::device;
 use crate::judge::{DRAWS_MAX, Evaluation, Metrics};
-use crate::kinds::{Learner, TrainedModel};
+use crate::kinds::{Learner, SavedLearner, TrainedModel};
 use crate::objectives::{Objective, objective};
 use crate::random;
 
@@ -294,7 +294,10 @@ impl Task for Refreshing<'_> {
         let vocabulary = Arc::new(known.grown(self.config.model.min_count, self.catalogue, self.counts));
         let new = vocabulary.own_items() - known.own_items();
         eprintln!("{} items have rows of their own, {new} of them new ones", vocabulary.own_items());
-        Ok(self.parent.grown(self.config, vocabulary)?)
+        let (values, steps) = self.parent.learner_state()?;
+        let saved = SavedLearner { values: &values, steps };
+        let learner = self.parent.model.grown(self.config, vocabulary, saved);
+        learner.map_err(|source| TrainError::Step { step: 0, source })
     }
 
     fn validate(&self, name: &str, model: &dyn TrainedModel) -> Result<Vec<Metrics>, TrainError> {

@@ -44,7 +44,7 @@ pub(super) struct Run<'a, T> {
     training: PathBuf,
     latest: PathBuf,
     best: PathBuf,
-    published: PathBuf,
+    model: PathBuf,
 }
 
 impl<'a, T: Task> Run<'a, T> {
@@ -68,12 +68,12 @@ impl<'a, T: Task> Run<'a, T> {
             started: Instant::now(),
             latest: training.join("latest"),
             best: training.join("best"),
-            published: root.model_path(options.name),
+            model: root.model_path(options.name),
             training,
         }
     }
 
-    /// Returns the outcome of the run that published `models/<name>`, if it was this one. With `--fresh`, discards what an
+    /// Returns the outcome of the run that made `models/<name>`, if it was this one. With `--fresh`, discards what an
     /// earlier run left instead.
     pub(super) fn prepare(&self) -> Result<Option<TrainOutcome>, TrainError> {
         if self.options.fresh {
@@ -85,15 +85,15 @@ impl<'a, T: Task> Run<'a, T> {
         self.unchanged()
     }
 
-    /// Trains, from the beginning or from where a run stopped, and publishes the model that validation selected.
+    /// Trains, from the beginning or from where a run stopped, and puts the model that validation selected in its place.
     pub(super) fn finish(&self) -> Result<TrainOutcome, TrainError> {
         let (state, finished, targets) = self.train()?;
         let mut status = Status::Interrupted;
         if finished {
             // If a run stopped after exchanging the two names, `best` holds the older model.
-            if self.is_this_run(&self.best) || !self.is_this_run(&self.published) {
+            if self.is_this_run(&self.best) || !self.is_this_run(&self.model) {
                 records::copy_into(&self.training, &self.best)?;
-                checkpoint::rename_over(&self.best, &self.published)?;
+                checkpoint::rename_over(&self.best, &self.model)?;
             }
             checkpoint::discard(&self.best)?;
             checkpoint::discard(&self.latest)?;
@@ -113,12 +113,12 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     fn unchanged(&self) -> Result<Option<TrainOutcome>, TrainError> {
-        // `latest` without `best`: the run stopped in its first epoch, or between publishing and tidying up.
+        // `latest` without `best`: the run stopped in its first epoch, or between replacing and tidying up.
         let unfinished = checkpoint::find(&self.latest).is_some() && checkpoint::find(&self.best).is_some();
-        if checkpoint::find(&self.published).is_none() || unfinished {
+        if checkpoint::find(&self.model).is_none() || unfinished {
             return Ok(None);
         }
-        let checkpoint = match checkpoint::load(&self.published, self.catalogue, &Backend::CPU) {
+        let checkpoint = match checkpoint::load(&self.model, self.catalogue, &Backend::CPU) {
             Ok(checkpoint) => checkpoint,
             // Training replaces a model that cannot be loaded.
             Err(_) => return Ok(None),
@@ -140,9 +140,9 @@ impl<'a, T: Task> Run<'a, T> {
         }))
     }
 
-    /// True if the checkpoint in `directory` comes from this run, or if no model is published yet.
+    /// True if the checkpoint in `directory` comes from this run, or if there is no model yet.
     fn is_this_run(&self, directory: &Path) -> bool {
-        checkpoint::find(&self.published).is_none()
+        checkpoint::find(&self.model).is_none()
             || checkpoint::load(directory, self.catalogue, &Backend::CPU)
                 .is_ok_and(|checkpoint| self.difference(&checkpoint).is_none())
     }

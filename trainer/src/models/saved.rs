@@ -48,9 +48,17 @@ impl SavedValues {
     /// There is no tensor of this name.
     pub fn get(&self, name: &str) -> Result<Tensor> {
         match &self.0 {
-            Kind::File(file) if file.get(name).is_ok() => file.load(name, &Device::Cpu),
-            Kind::Tensors(tensors) if tensors.contains_key(name) => tensors[name].to_device(&Device::Cpu),
+            Kind::File(file) if self.has(name) => file.load(name, &Device::Cpu),
+            Kind::Tensors(tensors) if self.has(name) => tensors[name].to_device(&Device::Cpu),
             _ => candle_core::bail!("the checkpoint has no parameter `{name}`"),
+        }
+    }
+
+    /// True if there is a tensor `name`.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.0 {
+            Kind::File(file) => file.get(name).is_ok(),
+            Kind::Tensors(tensors) => tensors.contains_key(name),
         }
     }
 

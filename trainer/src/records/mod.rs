@@ -241,7 +241,7 @@ impl RunRecords {
     }
 }
 
-/// Copies the records in `training` into `checkpoint`, to be published with it. Repeatable.
+/// Copies the records in `training` into `checkpoint`, to be moved with it. Repeatable.
 ///
 /// # Errors
 ///

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use schemas::history::Role;
 
@@ -63,14 +64,14 @@ impl Followers {
 #[derive(Debug, Clone)]
 pub struct CoOccurrence {
     popularity: PopularityOrder,
-    followers: Followers,
+    followers: Arc<Followers>,
     seed: u64,
 }
 
 impl CoOccurrence {
     /// Builds the scores from `followers` and from `counts`, the number of training events by item index.
-    pub fn new(followers: Followers, counts: &[u32], seed: u64) -> Self {
-        Self { popularity: PopularityOrder::new(counts), followers, seed }
+    pub fn new(followers: impl Into<Arc<Followers>>, counts: &[u32], seed: u64) -> Self {
+        Self { popularity: PopularityOrder::new(counts), followers: followers.into(), seed }
     }
 
     /// Fills the scores of all items (item `i` at `i − 1`) after `last`: the place of each item divided by the highest place, so

@@ -88,24 +88,23 @@ impl<'a> DotProduct<'a> {
         Ok(Self { model, carriers, vectors, candidates, graph, sharpness: model.sharpness()?, batch })
     }
 
-    /// Appends the state of each read to `states`, `[d]` each.
-    fn encode(&self, readings: &[Reading<'_>], states: &mut Vec<f32>) -> Result<()> {
-        let mut known: Vec<ItemIndex> =
-            readings.iter().flat_map(|reading| shown(reading).iter().copied()).collect();
+    /// Writes the state of each read to its answer's place in `states`, `[d]` each.
+    fn encode(&self, parts: &[Part<'_, '_>], states: &mut [f32]) -> Result<()> {
+        let mut known: Vec<ItemIndex> = parts.iter().flat_map(|part| part.shown().iter().copied()).collect();
         known.sort_unstable();
         known.dedup();
         let mut batch = HistoryBatch::new(self.model.mask());
         let mut plain = Vec::new();
         let mut reads = Reads::default();
-        for reading in readings {
-            for same in self.sequences(reading.reads) {
-                let length = same.last().map_or(0, |read| read.length);
+        for Part { reading, reads: of_part } in parts {
+            for same in self.sequences(of_part) {
+                let length = same.last().map_or(0, |(_, read)| read.length);
                 let (items, ts) = (&reading.items[..length], &reading.ts[..length]);
                 let local = items
                     .iter()
                     .map(|item| VectorRow::from(StepItem::new(known.partition_point(|k| k < item) as u32)));
                 let first = batch.push(local, ts, &reading.visible[..length]);
-                for read in same {
+                for (_, read) in same {
                     let token = first.behind(read.length);
                     let Some(condition) = read.condition else {
                         plain.push(token);
@@ -137,9 +136,11 @@ impl<'a> DotProduct<'a> {
         };
         let d = self.candidates.d();
         let (mut plain, mut instructed) = (plain.chunks_exact(d), instructed.chunks_exact(d));
-        for read in readings.iter().flat_map(|reading| reading.reads) {
+        for (answer, read) in parts.iter().flat_map(|part| part.reads) {
             let state = if read.condition.is_none() { plain.next() } else { instructed.next() };
-            states.extend_from_slice(state.unwrap_or_default());
+            if let Some(state) = state {
+                states[answer * d..][..d].copy_from_slice(state);
+            }
         }
         Ok(())
     }
@@ -148,15 +149,23 @@ impl<'a> DotProduct<'a> {
     ///
     /// Causal masks encode a history once for all of its reads. In mask mode `row` the reading token sees its whole context while
     /// the other tokens keep their training mask, so each length needs its own sequence.
-    fn sequences<'r>(&self, reads: &'r [Read]) -> impl Iterator<Item = &'r [Read]> {
+    fn sequences<'r>(&self, reads: &'r [(usize, Read)]) -> impl Iterator<Item = &'r [(usize, Read)]> {
         let apart = self.model.mask() == schemas::config::MaskMode::Row;
-        reads.chunk_by(move |a, b| !apart || a.length == b.length)
+        reads.chunk_by(move |(_, a), (_, b)| !apart || a.length == b.length)
     }
 }
 
-/// Returns the events that at least one read uses.
-fn shown<'a>(reading: &Reading<'a>) -> &'a [ItemIndex] {
-    &reading.items[..reading.reads.last().map_or(0, |read| read.length)]
+/// A history and some of its reads, by ascending length, each with the index of its answer.
+struct Part<'a, 'b> {
+    reading: &'a Reading<'a>,
+    reads: &'b [(usize, Read)],
+}
+
+impl<'a> Part<'a, '_> {
+    /// Returns the events that at least one read uses.
+    fn shown(&self) -> &'a [ItemIndex] {
+        &self.reading.items[..self.reads.last().map_or(0, |(_, read)| read.length)]
+    }
 }
 
 impl Recommender for DotProduct<'_> {
@@ -169,19 +178,29 @@ impl Recommender for DotProduct<'_> {
     }
 
     fn read<'a>(&'a self, readings: &[Reading<'_>]) -> Result<Box<dyn Answers + 'a>> {
-        let reads: usize = readings.iter().map(|reading| reading.reads.len()).sum();
-        let mut states = Vec::with_capacity(reads * self.candidates.d());
-        let mut left = readings;
+        let mut reads = Vec::new();
+        for reading in readings {
+            let first = reads.len();
+            reads.extend(reading.reads.iter().zip(first..).map(|(&read, answer)| (answer, read)));
+            // The operations ask for ascending lengths.
+            reads[first..].sort_by_key(|(_, read)| read.length);
+        }
+        let (mut parts, mut left) = (Vec::new(), &reads[..]);
+        for reading in readings {
+            let reads;
+            (reads, left) = left.split_at(reading.reads.len());
+            parts.extend(reads.chunks(self.batch.max(1)).map(|reads| Part { reading, reads }));
+        }
+        let mut states = vec![0.0; reads.len() * self.candidates.d()];
+        let mut left = &parts[..];
         while !left.is_empty() {
             let mut reads = 0;
-            let together = left.iter().take_while(|reading| {
-                reads += reading.reads.len();
+            let together = left.iter().take_while(|part| {
+                reads += part.reads.len();
                 reads <= self.batch
             });
             let (now, later) = left.split_at(together.count().max(1));
-            if now.iter().any(|reading| !reading.reads.is_empty()) {
-                self.encode(now, &mut states)?;
-            }
+            self.encode(now, &mut states)?;
             left = later;
         }
         Ok(Box::new(States { of: self, states }))

@@ -25,7 +25,7 @@ pub struct Reading<'a> {
     pub ts: &'a [i64],
     /// `v_t` of each event (the number of earlier events visible to it), counted inside the history; only mask `row` uses it.
     pub visible: &'a [u32],
-    /// Reads, by ascending length; each gives one answer.
+    /// Reads, in any order; each gives one answer.
     pub reads: &'a [Read],
 }
 

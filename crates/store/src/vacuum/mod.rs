@@ -47,7 +47,7 @@ use terminal::{Interrupt, Progress};
 
 use crate::boxed::Boxed;
 use crate::clean::clean_log;
-use crate::publication::{self, PublicationError};
+use crate::publication::{self, Publication, PublicationError};
 use crate::{Root, Snapshot, TableError};
 
 /// Default retention time: 7 days.
@@ -302,10 +302,10 @@ async fn appended_since_publications(
     publications: usize,
     first: u64,
 ) -> Result<(Option<u64>, BTreeSet<String>), VacuumError> {
-    let oldest = match publication::kept(root, publications, []) {
+    let oldest = match kept_publications(root, publications) {
         Ok(kept) => kept.iter().map(|kept| kept.learned_events).min(),
-        // The needs of an unreadable publication are unknown: keep everything that the log still lists.
-        Err(PublicationError::Damaged { .. }) => Some(first),
+        // The needs of a missing or unreadable publication are unknown: keep everything that the log still lists.
+        Err(PublicationError::Damaged { .. } | PublicationError::Gone { .. }) => Some(first),
         Err(error) => return Err(error.into()),
     };
     let Some(learned) = oldest else { return Ok((None, BTreeSet::new())) };
@@ -314,6 +314,16 @@ async fn appended_since_publications(
         Err(TableError::Expired { .. } | TableError::Future { .. }) => Ok((None, BTreeSet::new())),
         appended => Ok((Some(learned), appended?)),
     }
+}
+
+/// Returns the retained publications; an error if the one that `published.json` names has no file of its own.
+fn kept_publications(root: &Root, publications: usize) -> Result<Vec<Publication>, PublicationError> {
+    if let Some(Publication { number, .. }) = publication::published(root)?
+        && publication::at(root, number)?.is_none()
+    {
+        return Err(PublicationError::Gone { number });
+    }
+    publication::kept(root, publications, [])
 }
 
 /// Shards that must stay.

@@ -70,11 +70,11 @@ fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>
                 let event = rows.event(row);
                 found.insert(format!("{}|{}|{}", event.user_id, event.item_id, event.ts / 1_000));
             }
-            for rejected in walked.rejected {
+            for rejected in walked.counted.rejected {
                 let Raw::Bytes(bytes) = rejected.raw else { panic!("text is not read again") };
                 dead.push((counts.read + rejected.at, bytes));
             }
-            counts.add(walked.counts);
+            counts.add(walked.counted.counts);
         }
         Ok(())
     });

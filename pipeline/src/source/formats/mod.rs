@@ -24,7 +24,7 @@ use self::parquet::{
 use super::blocks::{TextBlock, TextBlocks};
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
-use super::walk::{Visit, Walked, walk};
+use super::walk::{Counted, Visit, walk};
 use crate::records::Wanted;
 
 /// A file, block by block.
@@ -109,6 +109,15 @@ impl Source {
     }
 }
 
+/// What a walk over a block found.
+pub(crate) struct Walked {
+    pub(crate) counted: Counted,
+    /// The wanted fields that occurred; only for JSON Lines.
+    pub(crate) seen: SeenFields,
+    /// Reads rejected rows again; only for Parquet.
+    pub(crate) whole: Option<Arc<WholeRows>>,
+}
+
 /// A piece of a file whose records can be read by themselves, with the layout of its format.
 pub(crate) enum Block {
     Csv(Arc<CsvLayout>, TextBlock),
@@ -119,32 +128,63 @@ pub(crate) enum Block {
 impl Block {
     /// Shows the records to `visit`.
     pub(crate) fn walk<V: Visit>(&self, visit: &mut V) -> Result<Walked, V::Error> {
-        match self {
-            Self::Csv(layout, block) => walk(&mut CsvRecords::new(layout, block), visit),
+        Ok(match self {
+            Self::Csv(layout, block) => Walked {
+                counted: walk(&mut CsvRecords::new(layout, block), visit)?,
+                seen: SeenFields::default(),
+                whole: None,
+            },
             Self::Jsonl(layout, block) => {
                 let mut records = JsonlRecords::new(layout, block);
-                let walked = walk(&mut records, visit)?;
-                Ok(Walked { seen: records.into_seen(), ..walked })
+                let counted = walk(&mut records, visit)?;
+                Walked { counted, seen: records.into_seen(), whole: None }
             }
-            Self::Parquet(layout, rows) => {
-                let walked = walk(&mut ParquetRecords::new(layout, rows)?, visit)?;
-                Ok(Walked { whole: Some(layout.whole.clone()), ..walked })
-            }
-        }
+            Self::Parquet(layout, rows) => Walked {
+                counted: walk(&mut ParquetRecords::new(layout, rows)?, visit)?,
+                seen: SeenFields::default(),
+                whole: Some(layout.whole.clone()),
+            },
+        })
     }
 
     /// The text of a block whose last record may end in the next one.
-    pub(super) fn text(&self) -> Option<&TextBlock> {
+    fn text(&self) -> Option<&TextBlock> {
         match self {
             Self::Csv(_, text) | Self::Jsonl(_, text) => Some(text),
             Self::Parquet(..) => None,
         }
     }
 
-    pub(super) fn text_mut(&mut self) -> Option<&mut TextBlock> {
+    fn text_mut(&mut self) -> Option<&mut TextBlock> {
         match self {
             Self::Csv(_, text) | Self::Jsonl(_, text) => Some(text),
             Self::Parquet(..) => None,
+        }
+    }
+}
+
+/// The end of a block that holds the beginning of an unfinished record.
+#[derive(Default)]
+pub(crate) struct Carry(Vec<u8>);
+
+impl Carry {
+    /// Whether the next block begins with a record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The block with the carried bytes before it.
+    pub(crate) fn join(&mut self, mut block: Block) -> Block {
+        if let Some(text) = block.text_mut().filter(|_| !self.is_empty()) {
+            text.bytes.splice(..0, std::mem::take(&mut self.0));
+        }
+        block
+    }
+
+    /// Keeps the bytes of the block that were not read.
+    pub(crate) fn keep(&mut self, block: &Block, walked: &Walked) {
+        if let Some(text) = block.text() {
+            self.0.extend_from_slice(&text.bytes[walked.counted.done..]);
         }
     }
 }

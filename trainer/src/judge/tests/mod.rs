@@ -9,12 +9,14 @@ use schemas::config::{MaskMode, Sft};
 use schemas::hash::mix64;
 
 use super::condition::Filters;
-use super::metrics::means;
+use super::results::means;
 use super::*;
 use crate::batch::HistoryBatch;
 use crate::data::{ItemIndex, Token, ids};
 use crate::models::tests::instruct::random_taught;
-use crate::models::tests::{ITEMS, catalogue, every_item, long_histories, row_of_all, sequences};
+use crate::models::tests::{
+    ARCHITECTURES, ITEMS, catalogue, every_item, long_histories, random_model, row_of_all, sequences,
+};
 use crate::models::{Reads, SequenceModel};
 
 const SEED: u64 = 7;
@@ -89,6 +91,53 @@ fn sorted(scores: &[f32], may: impl Fn(ItemIndex) -> bool) -> Vec<ItemIndex> {
         scores[b.index()].total_cmp(&scores[a.index()]).then_with(|| order(a).cmp(&order(b)))
     });
     items
+}
+
+/// A request id that appears again hides more from a later target than from an earlier one.
+#[test]
+fn the_rank_of_a_target_does_not_depend_on_the_others_of_its_row() {
+    let histories: Vec<Vec<(u32, i64)>> =
+        (0..3).map(|user| (0..6).map(|t| (1 + (3 * user + 2 * t) % ITEMS, 3_600)).collect()).collect();
+    let mut data = sequences(&histories, 900_000);
+    data.visible = [[0, 1, 2, 1, 4, 2], [0, 1, 1, 1, 3, 1], [0, 0, 2, 3, 1, 5]].concat();
+    data.roles.fill(Role::Test);
+    let (catalogue, config) = (catalogue(), Evaluate { batch_size: 4, ..Evaluate::default() });
+    let conditions = KnownConditions::new(&["genre".into()], &Default::default(), &catalogue);
+    let carriers = Carriers::new(&conditions, &Default::default(), &catalogue);
+    let known = AskedConditions { conditions: &conditions, carriers: &carriers };
+    let check = |model: &SequenceModel, instructed: bool| {
+        let together = Evaluation::new(&data, &catalogue, &config, SEED, Role::Test);
+        let serving = together.serving(instructed.then_some(&carriers));
+        let model = TrainedModel::recommender(model, serving).unwrap();
+        for protocol in Protocol::ALL {
+            let ranks = together.ranks(&*model, protocol).unwrap();
+            let asked = together.asked(protocol);
+            assert_eq!(ranks.len(), asked.len());
+            for (&(target, _), ranks) in asked.iter().zip(ranks) {
+                let alone = Evaluation {
+                    targets: vec![target.clone()],
+                    ..Evaluation::new(&data, &catalogue, &config, SEED, Role::Test)
+                };
+                assert_eq!(alone.ranks(&*model, protocol).unwrap(), [ranks], "{target:?} {protocol:?}");
+            }
+            if !instructed {
+                continue;
+            }
+            let questions = together.questions(known, protocol, &["genre"]).unwrap();
+            let answers = together.answers(&*model, known, protocol, &questions).unwrap();
+            for (question, answers) in questions.iter().zip(answers) {
+                let alone =
+                    together.answers(&*model, known, protocol, std::slice::from_ref(question)).unwrap();
+                assert_eq!(alone, [answers], "{question:?} {protocol:?}");
+            }
+        }
+    };
+    for mask in [MaskMode::Gather, MaskMode::Row, MaskMode::None] {
+        ARCHITECTURES.iter().for_each(|architecture| check(&random_model(architecture, mask), false));
+    }
+    for paradigm in schemas::config::Paradigm::ALL {
+        check(&random_taught(&Sft { paradigm, ..Sft::default() }), true);
+    }
 }
 
 #[test]

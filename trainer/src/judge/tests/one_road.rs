@@ -6,7 +6,6 @@ use schemas::config::MaskMode;
 use schemas::history::DeltaTau;
 
 use super::*;
-use crate::models::tests::{ARCHITECTURES, random_model};
 use crate::retrieve::{
     Ask, ListLimits, ListRequest, RetrieveReport, Retriever, Stored, VisibleHistory, visible_at,
 };
