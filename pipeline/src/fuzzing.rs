@@ -15,6 +15,11 @@ pub fn jsonl(bytes: &[u8]) {
     crate::source::fuzzing::file(Format::Jsonl, bytes);
 }
 
+/// The records of an Arrow stream or file.
+pub fn arrow(bytes: &[u8]) {
+    crate::source::fuzzing::file(Format::Arrow, bytes);
+}
+
 /// Beginnings for each function, and what its inputs are made of.
 pub mod seeds {
     pub use crate::kafka::decode::fuzzing::{avro_records, protobuf_messages};

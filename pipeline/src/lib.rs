@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod histories;
 pub mod html;
 pub mod ingest;
+pub mod init;
 pub mod inspect;
 pub mod instructions;
 pub mod kafka;

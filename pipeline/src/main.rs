@@ -23,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(commands::init::Args),
     Ingest(commands::ingest::Args),
     BuildSequences(commands::build_sequences::Args),
     BuildSft(commands::build_sft::Args),
@@ -40,6 +41,7 @@ enum Command {
 async fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     let result = match command {
+        Command::Init(args) => commands::init::run(&common, args).await,
         Command::Ingest(args) => commands::ingest::run(&common, args).await,
         Command::BuildSequences(args) => commands::build_sequences::run(&common, args).await,
         Command::BuildSft(args) => commands::build_sft::run(&common, args).await,

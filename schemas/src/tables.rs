@@ -45,6 +45,13 @@ fn optional(name: &str, of: DataType) -> Field {
     Field::new(name, of, true)
 }
 
+/// Column of [`EVENTS`]: the event's place in the list of its source's record, from 0; null for a record that is one event. Events
+/// of one record share its position, and stand in this order. Tables of version 0.1 have no such column.
+pub const ELEMENT: &str = "element";
+
+/// Bits of the largest [`ELEMENT`].
+pub const ELEMENT_BITS: u32 = 20;
+
 /// Columns of [`EVENTS`]. One row per accepted interaction.
 pub static EVENTS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
@@ -58,6 +65,7 @@ pub static EVENTS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         optional("value", DataType::Float64),
         required("source", DataType::Utf8),
         required("position", DataType::Int64),
+        optional(ELEMENT, DataType::Int32),
         required(EVENT_DATE, DataType::Date32),
     ]))
 });

@@ -61,7 +61,7 @@ root = "root"
 [events]
 paths = ["log.csv"]
 columns = { user_id = "user", item_id = "item", ts = "time" }
-ts_unit = "s"
+ts_format = "s"
 
 [items]
 paths = ["items.jsonl"]

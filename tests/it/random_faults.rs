@@ -188,7 +188,7 @@ fn a_consumer_is_killed_at_any_moment() {
         let (workspace, topic) = (Workspace::new(), cluster.create_topic("killed", PARTITIONS));
         let config = format!(
             "root = \"root\"\n[events]\ncolumns = {{ user_id = \"user\", item_id = \"item\", ts = \"time\", event_id = \"id\" }}\n\
-             ts_unit = \"ms\"\nmax_dead_letter_rate = 0.5\n[kafka]\nbrokers = \"{}\"\ntopic = \"{topic}\"\n\
+             ts_format = \"ms\"\nmax_dead_letter_rate = 0.5\n[kafka]\nbrokers = \"{}\"\ntopic = \"{topic}\"\n\
              batch_rows = 200\nbatch_interval = \"100ms\"\n",
             cluster.address()
         );

@@ -26,14 +26,14 @@ root = "tables"
 
 [events]
 {source}
-ts_unit = "ms"
+ts_format = "ms"
 max_record_bytes = {MAX_RECORD_BYTES}
 max_dead_letter_rate = {dead_letters}
 
 [items]
 paths = ["{ITEMS}"]
 columns = {{ item_id = "item_id", title = "title", release_ts = "release_ts" }}
-ts_unit = "ms"
+ts_format = "ms"
 
 [items.attributes.genre]
 [items.attributes.language]

@@ -35,7 +35,7 @@ impl Service {
             "events.columns.user_id=user",
             "events.columns.item_id=item",
             "events.columns.ts=time",
-            "events.ts_unit=s",
+            "events.ts_format=s",
             "sequences.max_len=12",
             "sequences.shards=1",
             "sequences.split=none",

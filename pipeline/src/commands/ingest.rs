@@ -1,6 +1,6 @@
 //! `pipeline ingest`: reads files into tables.
 
-use pipeline::ingest::{self, Limits};
+use pipeline::ingest::{self, CheckLimits, Limits};
 
 use schemas::memory::MemorySize;
 use store::Root;
@@ -11,10 +11,10 @@ use terminal::{CommonArgs, Interrupt, print_json};
 /// A second run on the same files adds nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Files or glob patterns of interactions, instead of the configuration's events.paths.
+    /// Files, directories or glob patterns of interactions, or - for standard input, instead of the configuration's events.paths.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     events: Vec<String>,
-    /// Files or glob patterns of the catalogue, instead of the configuration's items.paths.
+    /// Files, directories or glob patterns of the catalogue, instead of the configuration's items.paths.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     items: Vec<String>,
     /// Largest share of rejected records at which the run still succeeds, instead of the configuration's
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// TMPDIR). The catalogue needs memory besides. Default: half of the machine's.
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
+    /// Parse the first records of the files, show them beside what they become, and the first dead letters; write nothing.
+    #[arg(long)]
+    check: bool,
 }
 
 pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
@@ -39,6 +42,14 @@ pub(crate) async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         config.events.max_dead_letter_rate = rate;
     }
     config.validate()?;
+    if args.check {
+        let report = ingest::check(&config, CheckLimits::default()).await?;
+        eprintln!("{report}");
+        if common.json {
+            print_json(&report)?;
+        }
+        return Ok(());
+    }
     let root = Root::new(&config.root)?;
     let mut limits = Limits::default();
     limits.memory = args.memory.unwrap_or(limits.memory);

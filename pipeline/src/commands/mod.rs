@@ -7,6 +7,7 @@ pub(crate) mod consume;
 pub(crate) mod dead_letters;
 pub(crate) mod forget;
 pub(crate) mod ingest;
+pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod instructions;
 mod resources;

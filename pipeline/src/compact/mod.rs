@@ -32,7 +32,7 @@ use datafusion::prelude::{SessionContext, col};
 use futures::StreamExt as _;
 use schemas::config::ConfigError;
 use schemas::memory::MemorySize;
-use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
+use schemas::tables::{DEAD_LETTERS, DEAD_LETTERS_SCHEMA, ELEMENT, EVENT_DATE, EVENTS, EVENTS_SCHEMA};
 use store::boxed::Boxed;
 use store::commit::{Change, CommitError, CommitMode, Committed, NewShard, ShardWriter, Uncommitted};
 use store::{Root, Shard, Snapshot, TableError};
@@ -226,7 +226,9 @@ impl Run<'_> {
         let mut sorted = async {
             let of_group = |shard: &Shard| group.iter().any(|member| member.path == shard.path);
             let rows = SnapshotTable::new(self.snapshot.clone(), self.schema()).only(of_group);
-            let order = vec![col("source").sort(true, true), col("position").sort(true, true)];
+            let mut order = vec!["source", "position"];
+            order.extend((table == EVENTS).then_some(ELEMENT));
+            let order = order.into_iter().map(|name| col(name).sort(true, true)).collect();
             self.session(group)?.read_table(Arc::new(rows))?.sort(order)?.execute_stream().await
         }
         .await

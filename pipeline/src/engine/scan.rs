@@ -64,6 +64,11 @@ impl Resources {
         (self.memory_bytes / 16).min(256 << 20)
     }
 
+    /// Bytes for the pairs of users and items among which a k-core is searched.
+    pub fn pairs_bytes(self) -> usize {
+        (self.memory_bytes / 16).min(256 << 20)
+    }
+
     /// Bytes for each of the buckets that are sorted at the same time.
     pub fn bucket_bytes(self) -> usize {
         self.memory_bytes / 8 * 3 / self.threads.max(1)

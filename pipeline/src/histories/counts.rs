@@ -1,6 +1,6 @@
 //! Counters of a build, from events to rows.
 
-use schemas::history::{Role, Window};
+use schemas::history::{EventFilter, LogFilters, Role, Window};
 use serde::Serialize;
 
 /// Numbers of events, users, rows and positions of one build.
@@ -12,6 +12,9 @@ pub struct Counts {
     pub duplicates: u64,
     /// Events whose action `sequences.actions` leaves out.
     pub filtered: u64,
+    /// Events that the other filters of `[sequences]` take out; absent where none is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filters: Option<FilterCounts>,
     /// Events of users who have no fresh one, passed over by a refresh.
     pub other_users: u64,
     /// Items that only events name; the build has given them an index.
@@ -38,6 +41,63 @@ pub struct Counts {
     pub earlier: u64,
     /// Those of [`earlier`](Self::earlier) that the target may not see.
     pub hidden: u64,
+}
+
+/// Events that filters of `[sequences]` take out, each counted at the first filter that it fails. A refresh counts only the
+/// events of the users whose histories it reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct FilterCounts {
+    /// Events that do not reach `min_value`, or have no value.
+    pub by_value: u64,
+    /// Events outside `from` and `until`.
+    pub by_time: u64,
+    /// Events that `at_most_once` takes out: of a user and item of which another event is kept.
+    pub by_once: u64,
+    /// Events outside the k-core of `min_user_events` and `min_item_events`.
+    pub by_core: u64,
+    /// Users whose last event the k-core takes out.
+    pub core_users: u64,
+    /// Items whose last event the k-core takes out.
+    pub core_items: u64,
+    /// Rounds of the k-core that took out a user or an item.
+    pub core_rounds: u64,
+}
+
+impl FilterCounts {
+    /// Events that the filters take out.
+    pub fn events(&self) -> u64 {
+        self.by_value + self.by_time + self.by_once + self.by_core
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.by_value += other.by_value;
+        self.by_time += other.by_time;
+        self.by_once += other.by_once;
+        self.by_core += other.by_core;
+        self.core_users += other.core_users;
+        self.core_items += other.core_items;
+        self.core_rounds += other.core_rounds;
+    }
+
+    /// The lines of a report, for the filters that are set: what they take out, the number of events, a note.
+    pub(crate) fn lines(&self, filters: &LogFilters) -> Vec<(&'static str, u64, String)> {
+        let mut lines = Vec::new();
+        if filters.min_value.is_some() {
+            lines.push(("filtered by value", self.by_value, String::new()));
+        }
+        if filters.from_ms.is_some() || filters.until_ms.is_some() {
+            lines.push(("filtered by time", self.by_time, String::new()));
+        }
+        if filters.at_most_once.is_some() {
+            lines.push(("filtered by at_most_once", self.by_once, String::new()));
+        }
+        if filters.has_core() {
+            let note =
+                format!("{} users, {} items, rounds {}", self.core_users, self.core_items, self.core_rounds);
+            lines.push(("outside the k-core", self.by_core, note));
+        }
+        lines
+    }
 }
 
 /// Owned positions by their role.
@@ -77,6 +137,9 @@ impl Counts {
         self.events += other.events;
         self.duplicates += other.duplicates;
         self.filtered += other.filtered;
+        if let Some(filters) = &other.filters {
+            self.filters.get_or_insert_default().add(filters);
+        }
         self.other_users += other.other_users;
         self.new_items += other.new_items;
         self.users += other.users;
@@ -93,6 +156,20 @@ impl Counts {
         self.nothing_visible += other.nothing_visible;
         self.earlier += other.earlier;
         self.hidden += other.hidden;
+    }
+
+    /// Counts an event that a filter takes out by itself.
+    pub(crate) fn take_out(&mut self, by: EventFilter) {
+        match by {
+            EventFilter::Action => self.filtered += 1,
+            EventFilter::Value => self.filters.get_or_insert_default().by_value += 1,
+            EventFilter::Time => self.filters.get_or_insert_default().by_time += 1,
+        }
+    }
+
+    /// Events that all filters take out.
+    pub(crate) fn taken_out(&self) -> u64 {
+        self.filtered + self.filters.as_ref().map_or(0, FilterCounts::events)
     }
 
     /// Counts one row; `roles` and `visible` are those of the whole history.

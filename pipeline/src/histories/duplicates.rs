@@ -25,6 +25,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use futures::StreamExt;
 use schemas::hash::hash64;
+use schemas::history::LogFilters;
 use store::Shard;
 
 use super::event::request_hash;
@@ -46,25 +47,39 @@ pub(super) fn by_date<'a>(shards: &'a [Shard], suspects: &HashSet<u64>) -> BTree
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Record {
     source: String,
-    position: i64,
+    place: i64,
     ts: i64,
     user: String,
     item: String,
     action: String,
     request: Option<String>,
+    /// The value in total order, where a filter depends on it.
+    value: Option<i64>,
+    /// Whether the event passes the filters that judge it by itself; a function of the other fields.
+    is_wanted: bool,
+}
+
+/// An integer in the total order of the numbers.
+fn in_order(value: f64) -> i64 {
+    let bits = value.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
 impl Record {
-    fn of(records: &ScannedEvents<'_>, row: usize) -> Self {
-        Self {
+    fn of(records: &ScannedEvents<'_>, row: usize, filters: &LogFilters) -> Result<Self> {
+        let value = filters.min_value.and_then(|_| records.value(row));
+        let taken = filters.taken_by(records.action.value(row), value, records.ts.value(row));
+        Ok(Self {
             source: records.source.value(row).into(),
-            position: records.position.value(row),
+            place: records.place(row)?,
             ts: records.ts.value(row),
             user: records.user.value(row).into(),
             item: records.item.value(row).into(),
             action: records.action.value(row).into(),
             request: records.request.is_valid(row).then(|| records.request.value(row).into()),
-        }
+            value: value.map(in_order),
+            is_wanted: taken.is_none(),
+        })
     }
 }
 
@@ -74,7 +89,7 @@ pub(super) struct CopyKey {
     pub event: u64,
     pub ts: i64,
     pub source: u32,
-    pub position: i64,
+    pub place: i64,
     pub item: u32,
     pub request: u64,
     pub user: u64,
@@ -149,8 +164,8 @@ pub(super) struct RepeatedEvents {
 /// Facts of the scan that the comparison of copies needs.
 pub(super) struct ScanFacts<'a> {
     pub learned: &'a Learned,
-    /// `sequences.actions`.
-    pub actions: &'a [String],
+    /// The filters of `[sequences]`.
+    pub filters: &'a LogFilters,
     /// `build-sequences --since`: what is fresh.
     pub fresh: Option<&'a Fresh>,
     /// Whether all histories were read; otherwise only those of users with a fresh event.
@@ -160,10 +175,6 @@ pub(super) struct ScanFacts<'a> {
 }
 
 impl ScanFacts<'_> {
-    fn is_wanted(&self, action: &str) -> bool {
-        self.actions.is_empty() || self.actions.iter().any(|a| a == action)
-    }
-
     /// The key of the copy in the buckets; `None` if its user's history was not read.
     fn place(&self, event: u64, record: &Record) -> Result<Option<CopyKey>> {
         let user = hash64(record.user.as_bytes());
@@ -175,7 +186,7 @@ impl ScanFacts<'_> {
             event,
             ts: record.ts,
             source: source.ok_or_else(|| DataFusionError::Internal("a version changed".into()))?,
-            position: record.position,
+            place: record.place,
             item: self.learned.items.code(&record.item),
             request: request_hash(record.request.as_deref()),
             user,
@@ -256,7 +267,7 @@ impl<'a> Search<'a> {
             // A shard may hold several dates.
             if date as u16 == of && self.suspects.contains(&suspect(date, hash64(id.as_bytes()))) {
                 let copies = self.open.entry(id.to_owned()).or_default();
-                copies.records.push(Record::of(&records, row));
+                copies.records.push(Record::of(&records, row, self.known.filters)?);
                 *copies.elsewhere.entry(date).or_default() += u64::from(!fresh);
             }
         }
@@ -281,7 +292,7 @@ impl RepeatedEvents {
         if records.iter().map(|record| &record.user).collect::<BTreeSet<_>>().len() > 1 {
             self.shared.extend(records.iter().map(|record| suspect(date_of(record.ts), event)));
         }
-        // The dates of smaller copies; and the keys of the copies that count, with whether `sequences.actions` wants them.
+        // The dates of smaller copies; and the keys of the copies that count, with whether they pass the filters.
         let (mut dates, mut counting) = (BTreeSet::new(), HashMap::new());
         for record in records {
             let date = date_of(record.ts);
@@ -289,7 +300,7 @@ impl RepeatedEvents {
             dates.insert(date);
             let Some(place) = known.place(event, &record)? else { continue };
             if !is_later {
-                counting.insert(place, known.is_wanted(&record.action));
+                counting.insert(place, record.is_wanted);
                 if copies.stale(event, date, known) > 0 {
                     self.stale.insert(suspect(date, event));
                 }

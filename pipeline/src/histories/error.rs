@@ -42,6 +42,16 @@ pub enum BuildError {
         /// The filter.
         actions: Vec<String>,
     },
+    /// The filters leave nothing.
+    #[error("the filters leave none of the {events} events: {setting} took out the last {last}")]
+    NothingLeft {
+        /// Events of the table.
+        events: u64,
+        /// Events that the last filter took out.
+        last: u64,
+        /// The settings of this filter.
+        setting: String,
+    },
     /// A user's history that cannot be cut into rows.
     #[error("the history of user `{user}` cannot be cut into rows")]
     Window {

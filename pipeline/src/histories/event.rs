@@ -7,7 +7,7 @@ use schemas::hash::hash64;
 pub(super) struct PackedEvent {
     pub ts: i64,
     /// Place in the source.
-    pub position: i64,
+    pub place: i64,
     /// Hash of the event's id.
     pub event: u64,
     /// [`NO_REQUEST`], or the hash of the request's id.
@@ -68,9 +68,9 @@ impl PackedEvent {
     }
 
     pub(super) fn packed(&self) -> [u8; Self::BYTES] {
-        let Self { ts, position, event, request, request_ts, item, marked_source } = *self;
+        let Self { ts, place, event, request, request_ts, item, marked_source } = *self;
         let last = u64::from(item) << 32 | u64::from(marked_source);
-        let words = [ts as u64, position as u64, event, request, request_ts as u64, last];
+        let words = [ts as u64, place as u64, event, request, request_ts as u64, last];
         let mut bytes = [0; Self::BYTES];
         for (to, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
             *to = word.to_le_bytes();
@@ -83,7 +83,7 @@ impl PackedEvent {
         let last = word(5);
         Self {
             ts: word(0) as i64,
-            position: word(1) as i64,
+            place: word(1) as i64,
             event: word(2),
             request: word(3),
             request_ts: word(4) as i64,
@@ -108,7 +108,7 @@ mod tests {
     fn what_is_packed_comes_back() {
         let event = PackedEvent {
             ts: -5,
-            position: 7,
+            place: 7,
             event: u64::MAX,
             request: 1,
             request_ts: NO_TIME,

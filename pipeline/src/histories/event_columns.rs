@@ -2,20 +2,32 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, Float64Array, Int64Array, StringViewArray, TimestampMillisecondArray};
+use arrow::array::{Array, Float64Array, Int32Array, Int64Array, StringViewArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::Result;
-use datafusion::common::cast::{as_float64_array, as_int64_array, as_primitive_array, as_string_view_array};
-use schemas::tables::EVENTS_SCHEMA;
+use datafusion::common::cast::{
+    as_float64_array, as_int32_array, as_int64_array, as_primitive_array, as_string_view_array,
+};
+use datafusion::common::{Result, exec_err};
+use schemas::tables::{ELEMENT, ELEMENT_BITS, EVENTS_SCHEMA};
 
 use super::event::PackedEvent;
 use crate::engine::{bucket_schema, scattered_schema};
 use crate::records::date_of;
 
 /// The columns that the keys are made from, in the order of [`ScannedEvents`].
-pub(super) const INPUT_COLUMNS: [&str; 9] =
-    ["event_id", "source", "position", "ts", "user_id", "item_id", "action", "request_id", "request_ts"];
+pub(super) const INPUT_COLUMNS: [&str; 10] = [
+    "event_id",
+    "source",
+    "position",
+    "ts",
+    "user_id",
+    "item_id",
+    "action",
+    "request_id",
+    "request_ts",
+    ELEMENT,
+];
 
 /// The column after [`INPUT_COLUMNS`], read only if a smallest value is configured.
 pub(super) const VALUE_COLUMN: &str = "value";
@@ -33,7 +45,8 @@ pub(crate) fn scan_schema() -> Schema {
 pub(super) struct ScannedEvents<'a> {
     pub event: &'a StringViewArray,
     pub source: &'a StringViewArray,
-    pub position: &'a Int64Array,
+    position: &'a Int64Array,
+    element: &'a Int32Array,
     pub ts: &'a TimestampMillisecondArray,
     pub user: &'a StringViewArray,
     pub item: &'a StringViewArray,
@@ -55,8 +68,24 @@ impl<'a> ScannedEvents<'a> {
             action: as_string_view_array(batch.column(6))?,
             request: as_string_view_array(batch.column(7))?,
             request_ts: as_primitive_array::<TimestampMillisecondType>(batch.column(8))?,
-            value: batch.columns().get(9).map(|column| as_float64_array(column)).transpose()?,
+            element: as_int32_array(batch.column(9))?,
+            value: batch.columns().get(10).map(|column| as_float64_array(column)).transpose()?,
         })
+    }
+
+    /// The event's place in its source: the position, and behind it the element of the record.
+    ///
+    /// # Errors
+    ///
+    /// The two do not fit into 64 bits.
+    pub(super) fn place(&self, row: usize) -> Result<i64> {
+        let position = self.position.value(row);
+        let element = if self.element.is_valid(row) { i64::from(self.element.value(row)) } else { 0 };
+        let fits = (position << ELEMENT_BITS) >> ELEMENT_BITS == position && element >> ELEMENT_BITS == 0;
+        match fits {
+            true => Ok(position << ELEMENT_BITS | element),
+            false => exec_err!("position {position} with element {element} is out of range"),
+        }
     }
 
     /// The event's date in days, computed from its time, which is faster than reading the column.

@@ -46,6 +46,11 @@ impl StoredCatalogue {
         Ok((catalogue, codes))
     }
 
+    /// The greatest index.
+    pub(super) fn last(&self) -> u32 {
+        self.last
+    }
+
     /// The version; `None` where the table does not exist.
     fn version(&self) -> Option<u64> {
         self.snapshot.as_ref().map(Snapshot::version)

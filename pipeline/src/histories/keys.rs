@@ -9,7 +9,7 @@
 //! | `ts` | milliseconds | event time |
 //! | `tie` | `file-order`: 0; `shuffled`: `mix64(tie_seed, hash64(event_id))` | the policy for equal times |
 //! | `source` | rank of the source, compared as text | so `part-10` stands before `part-9` |
-//! | `position` | number | place in the source |
+//! | `place` | number | place in the source: position, then element of the record |
 //! | `event` | `hash64(event_id)` | a file that was replaced under its own name has other events at its places |
 //!
 //! [`Keys`] runs within the scan. Ranks of sources and indexes of new items are known only after the whole log has been
@@ -26,6 +26,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use schemas::hash::hash64;
+use schemas::history::LogFilters;
 
 use super::counts::Counts;
 use super::event::{NO_TIME, PackedEvent, request_hash};
@@ -49,12 +50,13 @@ impl Quality {
     }
 }
 
-/// The pass over scanned events: filters actions (and, for a refresh, users), and computes the keys.
+/// The pass over scanned events: applies the filters that judge an event by itself (and, for a refresh, takes users),
+/// and computes the keys.
 /// Memory: one batch.
 #[derive(Debug)]
 pub(super) struct Keys {
     pub learned: Arc<Learned>,
-    pub actions: Vec<String>,
+    pub filters: Arc<LogFilters>,
     pub shards: u64,
     /// `build-sequences --since`: the fresh events.
     pub since: Option<Arc<Fresh>>,
@@ -79,7 +81,7 @@ impl PassSpec for Keys {
         Box::new(KeyPass {
             learned: Arc::clone(&self.learned),
             suspects: PartitionBuffers::new(Arc::clone(&self.learned.suspects)),
-            actions: self.actions.clone(),
+            filters: Arc::clone(&self.filters),
             shards: self.shards,
             since: self.since.clone(),
             all_users: self.all_users,
@@ -93,7 +95,7 @@ impl PassSpec for Keys {
 struct KeyPass {
     learned: Arc<Learned>,
     suspects: PartitionBuffers,
-    actions: Vec<String>,
+    filters: Arc<LogFilters>,
     shards: u64,
     since: Option<Arc<Fresh>>,
     all_users: bool,
@@ -104,9 +106,9 @@ struct KeyPass {
 
 impl KeyPass {
     /// Whether an event of the user with this hash is wanted; counts the event if it is not.
-    fn is_wanted(&mut self, action: &str, user: u64) -> bool {
-        if !self.actions.is_empty() && !self.actions.iter().any(|a| a == action) {
-            self.counts.filtered += 1;
+    fn is_wanted(&mut self, action: &str, value: Option<f64>, ts: i64, user: u64) -> bool {
+        if let Some(by) = self.filters.taken_by(action, value, ts) {
+            self.counts.take_out(by);
             return false;
         }
         let wanted = self.all_users || self.since.as_ref().is_none_or(|since| since.has_user(user));
@@ -138,7 +140,7 @@ impl Pass for KeyPass {
             }
             let user = hash64(records.user.value(row).as_bytes());
             let action = records.action.value(row);
-            if !self.is_wanted(action, user) {
+            if !self.is_wanted(action, records.value(row), records.ts.value(row), user) {
                 wanted.get_or_insert_with(|| (0..row as u32).collect());
                 continue;
             }
@@ -150,7 +152,7 @@ impl Pass for KeyPass {
             let request_ts = records.request_ts.is_valid(row).then(|| records.request_ts.value(row));
             let event = PackedEvent {
                 ts: records.ts.value(row),
-                position: records.position.value(row),
+                place: records.place(row)?,
                 event,
                 request: request_hash(request),
                 request_ts: request_ts.unwrap_or(NO_TIME),

@@ -7,9 +7,13 @@
 //!                            └─▶ sources, items without an index, suspected duplicates
 //!  between the stages
 //!    items (one commit, if any is new) ─▶ Resolution ◀─ duplicates (only dates that have suspects are read again)
+//!                                                    ◀─ k-core, if configured: pairs of the buckets, in rounds
 //!  stage 2, one stream a bucket
 //!    bucket ─▶ BucketSort ─▶ Histories ─▶ a sink
 //! ```
+//!
+//! **Filters.** `Keys` takes out events by their action, value and time. A bucket's sort drops copies, then all but one event of a
+//! user and item, and then what is outside the k-core (`survivors.rs`). Every reader of histories sees what is left.
 //!
 //! Two builds of the same versions under the same settings give equal histories, whatever the threads and the memory,
 //! because the sort key is total (`keys.rs`) and nothing else decides an order.
@@ -40,10 +44,11 @@ mod pass;
 mod properties;
 mod resolve;
 mod stages;
+mod survivors;
 
 pub use columns::HISTORY_SCHEMA;
 pub(crate) use compared::Compared;
-pub use counts::{Counts, TargetCounts};
+pub use counts::{Counts, FilterCounts, TargetCounts};
 pub use error::BuildError;
 pub(crate) use event_columns::scan_schema as events_scan_schema;
 pub(crate) use fresh::Fresh;

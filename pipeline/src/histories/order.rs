@@ -2,7 +2,7 @@
 //!
 //! The sort uses that events arrive almost in order of time and that a bucket has few users: a counting sort by the rank of
 //! the user's text distributes whole rows to their users, and each user's rows are sorted by key only if they are out of
-//! order.
+//! order. The filters that need whole histories then take out events (`survivors.rs`), so all that follows sees what is left.
 //!
 //! **Memory.** The bucket twice (as it comes, and in order), the names of its users, and one batch. A bucket that does not
 //! fit into its share is read several times instead: a sample of its rows cuts the users, in text order, into ranges that
@@ -12,8 +12,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RunArray, StringBuilder, UInt8Array,
@@ -33,6 +33,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::columns::{FIT_MARK, FRESH_MARK, HISTORY_SCHEMA};
+use super::counts::FilterCounts;
 use super::event::{NO_TIME, PackedEvent};
 use super::resolve::{Resolution, SortKey};
 
@@ -48,6 +49,8 @@ pub(super) struct BucketSortExec {
     resolution: Arc<Resolution>,
     /// Copies that were dropped, in all partitions.
     copies: Arc<AtomicU64>,
+    /// Events that filters took out, in all partitions.
+    left_out: Arc<Mutex<FilterCounts>>,
     properties: Arc<PlanProperties>,
 }
 
@@ -63,12 +66,17 @@ impl BucketSortExec {
             EmissionType::Final,
             input.properties().boundedness,
         ));
-        Self { input, memory_bytes, resolution, copies: Arc::default(), properties }
+        Self { input, memory_bytes, resolution, copies: Arc::default(), left_out: Arc::default(), properties }
     }
 
     /// Copies that were dropped so far.
     pub(super) fn copies(&self) -> u64 {
         self.copies.load(Ordering::Relaxed)
+    }
+
+    /// Events that the filters of whole histories took out so far.
+    pub(super) fn left_out(&self) -> FilterCounts {
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,6 +133,7 @@ impl ExecutionPlan for BucketSortExec {
             memory_bytes: self.memory_bytes,
             resolution: Arc::clone(&self.resolution),
             copies: Arc::clone(&self.copies),
+            left_out: Arc::clone(&self.left_out),
         };
         let histories = async move {
             let (ranges, all) = match bucket.read(&Range::default(), bucket.memory_bytes).await? {
@@ -174,6 +183,7 @@ struct Bucket {
     memory_bytes: usize,
     resolution: Arc<Resolution>,
     copies: Arc<AtomicU64>,
+    left_out: Arc<Mutex<FilterCounts>>,
 }
 
 impl Bucket {
@@ -234,6 +244,7 @@ impl Bucket {
     fn sort(&self, batches: Vec<RecordBatch>) -> Result<Sorted> {
         let sorted = Sorted::new(batches, &self.resolution)?;
         self.copies.fetch_add(sorted.copies, Ordering::Relaxed);
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).add(&sorted.left_out);
         Ok(sorted)
     }
 }
@@ -261,6 +272,8 @@ struct Sorted {
     users: Users,
     /// Duplicate events that were dropped.
     copies: u64,
+    /// Events that filters took out.
+    left_out: FilterCounts,
     given: usize,
     given_users: usize,
 }
@@ -287,7 +300,8 @@ impl Sorted {
             drop_copies(&mut events, &mut users, key);
         }
         let copies = (rows - events.len()) as u64;
-        Ok(Self { bucket, events, users, copies, given: 0, given_users: 0 })
+        let left_out = resolution.survivors.leave_out(&mut events, &mut users);
+        Ok(Self { bucket, events, users, copies, left_out, given: 0, given_users: 0 })
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<RecordBatch>> + Send {
@@ -409,11 +423,13 @@ mod tests {
     use datafusion::datasource::memory::MemorySourceConfig;
     use proptest::prelude::*;
     use schemas::hash::mix64;
+    use schemas::history::LogFilters;
 
     use super::super::codes::{ItemCodes, ItemIndexes};
     use super::super::columns::HistoryColumns;
     use super::super::duplicates::RepeatedEvents;
     use super::super::event_columns::BUCKET_SCHEMA;
+    use super::super::survivors::Survivors;
     use super::*;
 
     /// User, time, source, position, id, time of the request.
@@ -424,7 +440,7 @@ mod tests {
 
     fn event(&(_, ts, source, position, event, request_ts): &Row) -> PackedEvent {
         let rest = PackedEvent { item: event as u32 + 1, request: event * 3, ..PackedEvent::default() };
-        PackedEvent { ts, position, event, request_ts, ..rest }
+        PackedEvent { ts, place: position, event, request_ts, ..rest }
             .fit(request_ts == 0)
             .sourced(source, event == 2)
     }
@@ -451,6 +467,7 @@ mod tests {
             items: ItemCodes::new(ItemIndexes::default(), 9).resolve(Vec::new(), 10),
             repeated: RepeatedEvents::default(),
             shuffle,
+            survivors: Survivors::new(&LogFilters::default()),
         });
         let input = MemorySourceConfig::try_new_exec(&[batches], BUCKET_SCHEMA.clone(), None).unwrap();
         let sort = BucketSortExec::new(input, memory_bytes, resolution);
@@ -505,7 +522,7 @@ mod tests {
                     .map(|row| {
                         let mut copies = batches.iter().flatten().filter(|other| place(other) == place(row));
                         let event = event(row).fit(copies.all(|copy| event(copy).is_fit()));
-                        let given = PackedEvent { position: 0, ..event }.sourced(0, event.is_fresh());
+                        let given = PackedEvent { place: 0, ..event }.sourced(0, event.is_fresh());
                         (format!("user{}", row.0), given)
                     })
                     .collect();

@@ -6,8 +6,10 @@ use schemas::hash::{hash64, mix64};
 use super::codes::ResolvedItems;
 use super::duplicates::{CopyKey, RepeatedEvents};
 use super::event::PackedEvent;
+use super::survivors::Survivors;
 
-/// Ranks and indexes for the scan's codes, and which events are copies of others.
+/// Ranks and indexes for the scan's codes, which events are copies of others, and
+/// which survive the filters.
 #[derive(Debug)]
 pub(super) struct Resolution {
     /// Code of a source → its rank.
@@ -16,6 +18,8 @@ pub(super) struct Resolution {
     pub repeated: RepeatedEvents,
     /// The seed of the `shuffled` order.
     pub shuffle: Option<u64>,
+    /// The filters that need whole histories.
+    pub survivors: Survivors,
 }
 
 /// Key by which a user's events are ordered (`keys.rs`): time, tie, source's rank, position, id's hash.
@@ -36,7 +40,7 @@ impl Resolution {
             event: event.event,
             ts: event.ts,
             source: event.source(),
-            position: event.position,
+            place: event.place,
             item: event.item,
             request: event.request,
             user: hash64(user.as_bytes()),
@@ -54,6 +58,6 @@ impl Resolution {
     /// The sort key of a resolved event.
     pub(super) fn key(&self, event: &PackedEvent) -> SortKey {
         let tie = self.shuffle.map_or(0, |seed| mix64(seed, event.event));
-        (event.ts, tie, event.source(), event.position, event.event)
+        (event.ts, tie, event.source(), event.place, event.event)
     }
 }

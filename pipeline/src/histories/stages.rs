@@ -14,13 +14,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use schemas::config::{Config, DeltaTauSetting};
-use schemas::history::DeltaTau;
+use schemas::history::{DeltaTau, LogFilters};
 use store::{Root, Shard, Snapshot};
 use terminal::Progress;
 
 use super::codes::{Codes, ItemCodes};
 use super::compared::{Compared, noted};
-use super::counts::Counts;
+use super::counts::{Counts, FilterCounts};
 use super::duplicates::{OtherIds, RepeatedEvents, ScanFacts, Search, by_date};
 use super::error::BuildError;
 use super::event::PackedEvent;
@@ -33,6 +33,7 @@ use super::learned::Learned;
 use super::order::BucketSortExec;
 use super::pass::{Histories, HistorySettings, Output};
 use super::resolve::Resolution;
+use super::survivors::{CoreRounds, PAIR_BUCKET_SCHEMA, PAIR_BYTES, Pairs, Survivors, bucket_of};
 use crate::engine::{
     BucketExec, Buckets, PassExec, PassSpec, Resources, RowsWith, Scatter, SnapshotTable, Suspects, balanced,
     hash_in, suspect,
@@ -60,7 +61,7 @@ pub(crate) struct ReadLog {
     pub counts: Counts,
     /// The catalogue, in which every item of the log has an index.
     pub items: Option<Snapshot>,
-    /// The time of the newest event, in epoch milliseconds.
+    /// The time of the newest event, in epoch milliseconds; at most the last before `sequences.until`.
     pub newest: i64,
     /// `Δτ` as configured or measured.
     pub delta_tau: DeltaTau,
@@ -87,12 +88,25 @@ impl ReadLog {
     }
 }
 
+/// The k-core of a log.
+struct FoundCore {
+    /// Rounds that took out a user or an item.
+    rounds: u64,
+    items_out: u64,
+    /// Events before the k-core.
+    events: u64,
+    /// Events of the k-core.
+    left: u64,
+}
+
 /// The result of stage 2.
 pub(crate) struct Passed {
     /// The batches of the last pass.
     pub batches: Vec<RecordBatch>,
     /// Copies of events that were dropped.
     pub copies: u64,
+    /// Events that the filters of whole histories took out.
+    pub left_out: FilterCounts,
     /// The request intervals of the histories.
     pub intervals: Option<RequestIntervals>,
 }
@@ -129,6 +143,13 @@ impl<'a> Builder<'a> {
         if counts.events == 0 {
             return Err(BuildError::NoEvents { version: events.version() });
         }
+        let filters = self.config.sequences.filters();
+        if filters.beyond_actions() {
+            counts.filters.get_or_insert_default();
+        }
+        if counts.taken_out() == counts.events && self.fresh.is_none() {
+            return Err(self.nothing_left(&counts, None));
+        }
         let repeated = self.repeated(&log, &learned).await?;
         let (missing, ranks) = learned.items.missing();
         counts.new_items = missing.len() as u64;
@@ -138,12 +159,22 @@ impl<'a> Builder<'a> {
             items: learned.items.resolve(ranks, first),
             repeated,
             shuffle: Resolution::shuffle(&self.config.sequences),
+            survivors: Survivors::new(&filters),
         });
+        if filters.has_core() {
+            let core = self.core(&buckets, &resolution, &filters, catalogue.last()).await?;
+            let taken_out = counts.filters.get_or_insert_default();
+            (taken_out.core_items, taken_out.core_rounds) = (core.items_out, core.rounds);
+            if core.left == 0 && core.events > 0 && self.fresh.is_none() {
+                return Err(self.nothing_left(&counts, Some(core.events)));
+            }
+        }
         let delta_tau = match self.config.sequences.delta_tau.fixed() {
             Some(delta_tau) => delta_tau,
             None => self.measure(&buckets, &resolution).await?,
         };
-        let (items, newest) = (catalogue.into_snapshot(), learned.newest.load(Ordering::Relaxed));
+        let newest = filters.newest(learned.newest.load(Ordering::Relaxed));
+        let items = catalogue.into_snapshot();
         let decoded = learned.decoded.load(Ordering::Relaxed);
         Ok(ReadLog { buckets, resolution, counts, items, newest, delta_tau, decoded, seconds_reading })
     }
@@ -156,6 +187,7 @@ impl<'a> Builder<'a> {
     ) -> Result<(Arc<Buckets>, Arc<Learned>), BuildError> {
         let Resources { threads, .. } = self.resources;
         let sequences = &self.config.sequences;
+        let filters = Arc::new(sequences.filters());
         let learned = Arc::new(Learned {
             sources: Codes::default(),
             items,
@@ -190,7 +222,7 @@ impl<'a> Builder<'a> {
         {
             let keys = Keys {
                 learned: Arc::clone(&learned),
-                actions: sequences.actions.clone(),
+                filters: Arc::clone(&filters),
                 shards: sequences.shards as u64,
                 since: self.fresh.clone(),
                 all_users: fresh_users.is_none(),
@@ -199,8 +231,131 @@ impl<'a> Builder<'a> {
             };
             plans.push(Arc::new(PassExec::new(Arc::new(keys), plan)));
         }
-        let into = Arc::clone(&buckets);
-        self.each_partition(&plans, move |mut batches| {
+        self.scatter_into(&plans, &buckets).await?;
+        Ok((buckets, learned))
+    }
+
+    /// The users whose histories are read; `None` for all users. `delta_tau = "auto"` reads all, because its mean is over the
+    /// intervals of all users; so does `min_item_events`, because any user's event may bring an item into the k-core.
+    pub(crate) fn fresh_users(&self) -> Option<&Arc<Fresh>> {
+        let sequences = &self.config.sequences;
+        let needs_all = sequences.delta_tau == DeltaTauSetting::Auto || sequences.min_item_events.is_some();
+        self.fresh.as_ref().filter(|_| !needs_all)
+    }
+
+    /// The error of a log of which the filters leave nothing. `before_core` counts the events that passed all filters before the
+    /// k-core; `None` if no event passed the filters that judge events by themselves.
+    pub(crate) fn nothing_left(&self, counts: &Counts, before_core: Option<u64>) -> BuildError {
+        let sequences = &self.config.sequences;
+        let taken_out = counts.filters.unwrap_or_default();
+        let events = counts.events;
+        let (setting, last) = match before_core {
+            Some(last) => {
+                let min = |key: &str, min: Option<u32>| min.map(|min| format!("{key} = {min}"));
+                let minima = [
+                    min("min_user_events", sequences.min_user_events),
+                    min("min_item_events", sequences.min_item_events),
+                ];
+                let minima: Vec<String> = minima.into_iter().flatten().collect();
+                (format!("the k-core of sequences.{}", minima.join(" and sequences.")), last)
+            }
+            None if taken_out.by_time > 0 => {
+                let ends = [("from", sequences.from), ("until", sequences.until)];
+                let ends = ends.iter().filter_map(|(key, time)| {
+                    time.map(|time| format!("sequences.{key} = {}", time.to_rfc3339()))
+                });
+                (ends.collect::<Vec<_>>().join(" and "), taken_out.by_time)
+            }
+            None if taken_out.by_value > 0 => {
+                let min = sequences.min_value.unwrap_or_default();
+                (format!("sequences.min_value = {min}"), taken_out.by_value)
+            }
+            None => return BuildError::NoActions { events, actions: sequences.actions.clone() },
+        };
+        BuildError::NothingLeft { events, last, setting }
+    }
+
+    /// Finds the k-core of the histories, and sets it for all that reads them after.
+    async fn core(
+        &self,
+        buckets: &Arc<Buckets>,
+        resolution: &Arc<Resolution>,
+        filters: &LogFilters,
+        last_item: u32,
+    ) -> Result<FoundCore, BuildError> {
+        let count = buckets.count();
+        let pairs = Arc::new(Buckets::new(
+            PAIR_BUCKET_SCHEMA.clone(),
+            PAIR_BYTES,
+            count,
+            self.resources.threads,
+            self.resources.pairs_bytes(),
+        ));
+        let rounds = Arc::new(CoreRounds::new(filters, last_item, count));
+        let pass = Pairs { rounds: Arc::clone(&rounds) };
+        let plan: Arc<dyn ExecutionPlan> =
+            Arc::new(PassExec::new(Arc::new(pass), self.histories(buckets, resolution)));
+        self.scatter_into(&[plan], &pairs).await?;
+        // Items without an event are in no core, and are not taken out.
+        let before = rounds.take_out_items(1);
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(BucketExec::new(pairs));
+        let (mut left, mut number) = (before, 0);
+        loop {
+            let state = Arc::clone(&rounds);
+            self.each_partition(std::slice::from_ref(&plan), move |mut batches| {
+                let state = Arc::clone(&state);
+                async move {
+                    let (mut counts, mut bucket) = (Vec::new(), None);
+                    while let Some(batch) = batches.next().await {
+                        let batch = batch?;
+                        state.user_counts(&mut counts, &batch)?;
+                        bucket = bucket.or(bucket_of(&batch));
+                    }
+                    if let Some(bucket) = bucket {
+                        state.take_out_users(bucket, &counts);
+                    }
+                    Ok(Vec::new())
+                }
+            })
+            .await?;
+            let state = Arc::clone(&rounds);
+            self.each_partition(std::slice::from_ref(&plan), move |mut batches| {
+                let state = Arc::clone(&state);
+                async move {
+                    while let Some(batch) = batches.next().await {
+                        state.item_counts(&batch?)?;
+                    }
+                    Ok(Vec::new())
+                }
+            })
+            .await?;
+            let now = rounds.take_out_items(rounds.item_events());
+            // Fewer events: a user or an item went.
+            number += u64::from(now.events < left.events || now.items < left.items);
+            // Users follow from the items.
+            let is_done = now.items == left.items;
+            left = now;
+            if is_done {
+                break;
+            }
+        }
+        resolution.survivors.set_core(rounds.items());
+        Ok(FoundCore {
+            rounds: number,
+            items_out: before.items - left.items,
+            events: before.events,
+            left: left.events,
+        })
+    }
+
+    /// Runs plans, and distributes their rows to buckets.
+    async fn scatter_into(
+        &self,
+        plans: &[Arc<dyn ExecutionPlan>],
+        into: &Arc<Buckets>,
+    ) -> Result<(), BuildError> {
+        let into = Arc::clone(into);
+        self.each_partition(plans, move |mut batches| {
             let mut scatter = Scatter::new(Arc::clone(&into));
             async move {
                 while let Some(batch) = batches.next().await {
@@ -210,13 +365,7 @@ impl<'a> Builder<'a> {
             }
         })
         .await?;
-        Ok((buckets, learned))
-    }
-
-    /// The users whose histories are read; `None` for all users. `delta_tau = "auto"` reads all, because its mean is over the
-    /// intervals of all users.
-    pub(crate) fn fresh_users(&self) -> Option<&Arc<Fresh>> {
-        self.fresh.as_ref().filter(|_| self.config.sequences.delta_tau != DeltaTauSetting::Auto)
+        Ok(())
     }
 
     /// A scan of other users' events whose ids are to be compared: all of them, or, with the note of an earlier build, the events
@@ -242,7 +391,8 @@ impl<'a> Builder<'a> {
         let is_fresh = |shard: &&Shard| self.fresh.as_ref().is_some_and(|fresh| fresh.has_shard(shard));
         let (fresh, stale): (Vec<&Shard>, Vec<&Shard>) = shards.into_iter().partition(is_fresh);
         let runtime = self.context.runtime_env();
-        let has_limit = self.quality.as_ref().is_some_and(|quality| quality.min_value.is_some());
+        let has_limit = self.config.sequences.min_value.is_some()
+            || self.quality.as_ref().is_some_and(|quality| quality.min_value.is_some());
         let columns = INPUT_COLUMNS.into_iter().chain(has_limit.then_some(VALUE_COLUMN)).collect::<Vec<_>>();
         let mut plans = Vec::new();
         for (shards, is_fresh) in [(stale, false), (fresh, true)] {
@@ -262,10 +412,10 @@ impl<'a> Builder<'a> {
         let ids: HashSet<u64> = suspects.iter().map(|&suspect| hash_in(suspect)).collect();
         let wanted = move |id| ids.contains(&hash_in(suspect(0, id)));
         let only = RowsWith { column: "event_id", wanted: Arc::new(wanted) };
-        let actions = &self.config.sequences.actions;
+        let filters = &self.config.sequences.filters();
         let days = self.config.events.dedup_days;
         let all_users = self.fresh_users().is_none();
-        let known = ScanFacts { learned, actions, fresh: self.fresh.as_deref(), all_users, days };
+        let known = ScanFacts { learned, filters, fresh: self.fresh.as_deref(), all_users, days };
         let mut search = Search::new(&suspects, &known);
         for (date, shards) in by_date(log.snapshot().shards(), &suspects) {
             let plans = self.scans(log, shards, Some(&only))?;
@@ -317,7 +467,7 @@ impl<'a> Builder<'a> {
         let rows = Arc::new(PassExec::new(Arc::new(pass), Arc::clone(&histories) as _));
         let batches = self.each_partition(&[Arc::new(PassExec::new(last, rows))], collect).await?;
         let intervals = intervals.lock().unwrap_or_else(PoisonError::into_inner).summary();
-        Ok(Passed { batches, copies: histories.copies(), intervals })
+        Ok(Passed { batches, copies: histories.copies(), left_out: histories.left_out(), intervals })
     }
 
     /// Runs every partition of the plans, as many at a time as there are threads, and collects the batches that `consume`

@@ -122,7 +122,7 @@ impl AcrossSearch<'_> {
                 let batch = batch?;
                 let rows = StagedRows(&batch);
                 let given = rows.event_ids();
-                let places = rows.files().iter().copied().zip(rows.positions().iter().copied());
+                let places = rows.files().iter().copied().zip(rows.places().iter().copied());
                 for (row, place) in places.enumerate().filter(|(row, _)| given.is_valid(*row)) {
                     let key = rows.key(row);
                     if is_suspect(date, key) {

@@ -7,12 +7,13 @@ use schemas::tables::Reason;
 
 use super::items::Item;
 
-use crate::records::{Fields, Need, Rejection, Value, Wanted, identity, missing, time};
+use crate::records::{Fields, Need, Rejection, TimeReader, Value, Wanted, identity, missing, shortened};
 
 /// The configuration `[items]` as slots of a record and rules for its values.
 pub(super) struct ItemMapping<'a> {
     pub(super) wanted: Vec<Wanted>,
     items: &'a config::Items,
+    times: TimeReader,
     max_record_bytes: usize,
 }
 
@@ -46,7 +47,8 @@ impl<'a> ItemMapping<'a> {
             column: attribute.column.clone().unwrap_or_else(|| name.clone()),
             need: Need::Named,
         }));
-        Self { wanted, items, max_record_bytes }
+        let times = TimeReader::new(&items.ts_format, items.ts_zone);
+        Self { wanted, items, times, max_record_bytes }
     }
 
     /// The item in the current record. `stored` finds the stored item: a title, release time or activity that
@@ -66,7 +68,7 @@ impl<'a> ItemMapping<'a> {
         }
         match record.value(RELEASE_TS) {
             Value::Absent => {}
-            value => item.release_ts = time::parse(&value, self.items.ts_unit, name(RELEASE_TS))?,
+            value => item.release_ts = self.times.read(&value, name(RELEASE_TS))?.map(|(ms, _)| ms),
         }
         match record.value(ACTIVE) {
             Value::Absent => {}
@@ -95,7 +97,16 @@ impl<'a> ItemMapping<'a> {
 fn values(value: Value<'_>, rules: &config::Attribute, name: &str) -> Result<Vec<String>, Rejection> {
     let texts: Vec<Cow<'_, str>> = match value {
         Value::Absent | Value::Null => Vec::new(),
-        Value::List(values) => values,
+        Value::List(elements) => {
+            let mut texts = Vec::with_capacity(elements.len());
+            for element in elements {
+                match element.into_text() {
+                    Ok(text) => texts.extend(text),
+                    Err(list) => return identity(list, name).map(|_| Vec::new()),
+                }
+            }
+            texts
+        }
         Value::Bool(value) => vec![Cow::Owned(value.to_string())],
         other => identity(other, name)?.into_iter().collect(),
     };
@@ -132,7 +143,7 @@ fn boolean(value: Value<'_>, name: &str) -> Result<Option<bool>, Rejection> {
             "" => Ok(None),
             "true" | "t" | "yes" | "y" | "1" => Ok(Some(true)),
             "false" | "f" | "no" | "n" | "0" => Ok(Some(false)),
-            _ => wrong(&format!("`{}`", time::shortened(&text))),
+            _ => wrong(&format!("`{}`", shortened(&text))),
         },
         other => wrong(other.kind()),
     }

@@ -329,7 +329,7 @@ impl Date<'_> {
                 check_interrupt(self.dates.interrupt)?;
                 let batch = batch?;
                 let staged = StagedRows(&batch);
-                let places = staged.files().iter().zip(staged.positions());
+                let places = staged.files().iter().zip(staged.places());
                 for (row, (&file, &position)) in places.enumerate() {
                     let key = repeats.key(&staged, row, at + row, &mut content);
                     if mine(key) {
@@ -372,7 +372,7 @@ impl Date<'_> {
                 batch
             };
             let staged = StagedRows(&batch);
-            let places = staged.files().iter().zip(staged.positions());
+            let places = staged.files().iter().zip(staged.places());
             for (item, (&file, &position)) in staged.items().iter().flatten().zip(places) {
                 if seen.insert(hash128(item.as_bytes())) && !(self.is_known)(item, (file, position)) {
                     done.items.push((item.to_owned(), (file, position)));

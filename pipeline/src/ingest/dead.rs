@@ -22,6 +22,14 @@ use crate::records::{KeySet, Rejection, dead_letter_key};
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_ROWS: usize = 1 << 14;
 
+/// Where a rejected record, or a rejected element of one, stands in its file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Letter {
+    pub(super) position: u64,
+    /// Kept as the letter's key, which tells the elements of a record apart.
+    pub(super) element: Option<u32>,
+}
+
 /// The rejected records of a run.
 pub(super) struct DeadLetters<'a> {
     root: &'a Root,
@@ -29,6 +37,7 @@ pub(super) struct DeadLetters<'a> {
     writer: Option<ShardWriter>,
     source: StringBuilder,
     position: Int64Builder,
+    key: BinaryBuilder,
     value: BinaryBuilder,
     reason: StringBuilder,
     message: StringBuilder,
@@ -75,6 +84,7 @@ impl<'a> DeadLetters<'a> {
             writer: None,
             source: StringBuilder::new(),
             position: Int64Builder::new(),
+            key: BinaryBuilder::new(),
             value: BinaryBuilder::new(),
             reason: StringBuilder::new(),
             message: StringBuilder::new(),
@@ -86,14 +96,17 @@ impl<'a> DeadLetters<'a> {
     pub(super) fn push(
         &mut self,
         source: &str,
-        position: u64,
+        letter: Letter,
         raw: &[u8],
         rejection: &Rejection,
     ) -> Result<(), IngestError> {
-        let position = i64::try_from(position).unwrap_or(i64::MAX);
-        if !self.stored.is_empty() && self.stored.contains(&dead_letter_key(source, position, None, raw)) {
+        let position = i64::try_from(letter.position).unwrap_or(i64::MAX);
+        let key = letter.element.map(|element| format!("element {element}"));
+        let key = key.as_ref().map(String::as_bytes);
+        if !self.stored.is_empty() && self.stored.contains(&dead_letter_key(source, position, key, raw)) {
             return Ok(());
         }
+        self.key.append_option(key);
         self.source.append_value(source);
         self.position.append_value(position);
         self.value.append_value(raw);
@@ -112,14 +125,12 @@ impl<'a> DeadLetters<'a> {
         self.bytes = 0;
         let mut rejected_at = TimestampMillisecondBuilder::new().with_timezone("UTC");
         rejected_at.append_value_n(chrono::Utc::now().timestamp_millis(), rows);
-        let mut key = BinaryBuilder::new();
-        key.append_nulls(rows);
         let batch = RecordBatch::try_new(
             DEAD_LETTERS_SCHEMA.clone(),
             vec![
                 Arc::new(self.source.finish()),
                 Arc::new(self.position.finish()),
-                Arc::new(key.finish()),
+                Arc::new(self.key.finish()),
                 Arc::new(self.value.finish()),
                 Arc::new(self.reason.finish()),
                 Arc::new(self.message.finish()),

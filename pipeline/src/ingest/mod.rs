@@ -33,6 +33,7 @@
 
 mod across;
 mod catalogue;
+mod check;
 mod dates;
 mod dead;
 mod error;
@@ -49,7 +50,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use schemas::config::{Config, ConfigError};
+use schemas::config::{Config, ConfigError, TimeFormat};
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS, ITEMS};
 use store::boxed::LocalBoxed;
@@ -60,20 +61,21 @@ use terminal::{Interrupt, Progress};
 use across::GivenIds;
 use catalogue::ItemMapping;
 use dates::{Dates, WrittenDates};
-use dead::{DeadLetters, Tally};
+use dead::{DeadLetters, Letter, Tally};
 use items::{Item, Items, Touched};
 use publish::{Before, Pending, Publish};
 use stage::{EventStage, Staged};
 
 use crate::engine::Suspects;
 use crate::privacy::{Forgotten, UserColumn};
-use crate::records::{Mapping, Rejection, StagedRows, Times, Wanted};
+use crate::records::{Fields, Forms, Mapping, Rejection, StagedRows, Times, Wanted};
 use crate::source::{
-    Accepted, ByteCount, Carry, Delivered, InputFile, LogReader, Raw, ReadOptions, Records, Rejected,
-    SeenFields, Source, Unpacking, Visit, Walked, WholeRows, resolve,
+    Accepted, At, ByteCount, Carry, Delivered, InputFile, LogReader, Raw, ReadOptions, Rejected, SeenFields,
+    Source, Unpacking, Visit, Walked, WholeRows, check_stdin, resolve,
 };
 
 pub use crate::source::{RecordCounts, SourceError};
+pub use check::{CheckLimits, CheckReport, CheckedDeadLetter, CheckedFile, CheckedRow, check};
 pub use error::IngestError;
 pub use report::{CatalogueReport, FileReport, IngestReport, Versions};
 
@@ -156,8 +158,9 @@ impl<'a> Run<'a> {
         interrupt: &'a Interrupt,
     ) -> Result<Self, IngestError> {
         let started = Instant::now();
-        let item_files = resolve(&config.items.paths, config.items.format)?;
-        let mut event_files = resolve(&config.events.paths, config.events.format)?;
+        let item_files = resolve(&config.items.paths, config.items.format, &config.items.csv).await?;
+        let mut event_files = resolve(&config.events.paths, config.events.format, &config.events.csv).await?;
+        check_stdin(&item_files, &event_files)?;
         if item_files.is_empty() && event_files.is_empty() {
             return Err(ConfigError::Invalid {
                 key: "events.paths".into(),
@@ -303,7 +306,7 @@ impl<'a> Run<'a> {
             let (mut carry, mut state) = (Carry::default(), FileState::default());
             while let Some(block) = source.next()? {
                 let block = carry.join(block);
-                let walked = block.walk(&mut upsert)?;
+                let walked = block.walk(None, &mut upsert)?;
                 carry.keep(&block, &walked);
                 self.count_block(&file, &catalogue.wanted, &mut state, walked, &mut tally)?;
                 self.read_again(&file, &mut state, &mut tally, false, &|_| false)?;
@@ -343,20 +346,23 @@ impl<'a> Run<'a> {
         let is_forgotten = |raw: &[u8]| mapping.is_forgotten(UserColumn::Unknown, None, raw);
         log.read(|delivered| -> Result<(), IngestError> {
             match delivered {
-                Delivered::Block { file, walked, batch } => {
+                Delivered::Block { file, walked, batch, forms } => {
+                    state.forms.merge(&forms);
                     state.times.add(StagedRows(&batch.rows).times());
                     if let Some(given) = &mut given {
                         given.push(&batch)?;
                     }
-                    stage.push(batch.moved_by(state.counts.read).map_err(error::build)?)?;
-                    self.count_block(&files[file], &mapping.wanted, &mut state, walked, &mut tally)?;
+                    stage.push(batch.moved_by(state.records, state.counts.read).map_err(error::build)?)?;
+                    self.count_block(&files[file], &mapping.wanted, &mut state, *walked, &mut tally)?;
                     self.read_again(&files[file], &mut state, &mut tally, false, &is_forgotten)?;
                 }
                 Delivered::End { file } => {
                     self.read_again(&files[file], &mut state, &mut tally, true, &is_forgotten)?;
                     self.check_times(&files[file], &state.times)?;
                     let state = std::mem::take(&mut state);
+                    let forms = state.forms.clone();
                     totals.add(self.end_file(&files[file], &mapping.wanted, state, EVENTS)?);
+                    self.note_forms(&files[file], &forms);
                 }
             }
             Ok(())
@@ -378,21 +384,27 @@ impl<'a> Run<'a> {
         walked: Walked,
         tally: &mut Tally,
     ) -> Result<(), IngestError> {
-        for Rejected { at, raw, rejection, user_unreadable } in walked.counted.rejected {
-            let position = state.counts.read + at;
+        for Rejected { at, raw, mut rejection, user_unreadable } in walked.counted.rejected {
+            let letter = Letter { position: state.records + at.record, element: at.element };
+            if let Some(element) = at.element {
+                rejection.message = format!("element {element}: {}", rejection.message);
+            }
             match raw {
                 Raw::Bytes(raw) => {
-                    tally.add(&file.source, position, &rejection);
-                    self.dead.push(&file.source, position, &raw, &rejection)?;
+                    tally.add(&file.source, letter.position, &rejection);
+                    self.dead.push(&file.source, letter, &raw, &rejection)?;
                 }
                 Raw::Again => {
-                    state.again_rows.push(position);
-                    state.again.push_back((rejection, user_unreadable));
+                    if state.again_rows.last() != Some(&letter.position) {
+                        state.again_rows.push(letter.position);
+                    }
+                    state.again.push_back(Again { letter, rejection, user_unreadable });
                 }
             }
         }
         state.whole = walked.whole;
         state.counts.add(walked.counted.counts);
+        state.records += walked.counted.records;
         state.seen.add(walked.seen);
         state.seen.check(file, wanted, false)?;
         self.progress.add(self.count.take());
@@ -410,23 +422,22 @@ impl<'a> Run<'a> {
         is_forgotten: &dyn Fn(&[u8]) -> bool,
     ) -> Result<(), IngestError> {
         let Some(whole) = state.whole.clone().filter(|_| !state.again_rows.is_empty()) else { return Ok(()) };
-        let before = if ended { u64::MAX } else { whole.complete(state.counts.read) };
+        let before = if ended { u64::MAX } else { whole.complete(state.records) };
         let rest = state.again_rows.split_off(state.again_rows.partition_point(|&row| row < before));
         let rows = std::mem::replace(&mut state.again_rows, rest);
-        let mut positions = rows.iter();
+        let mut records = rows.iter();
         whole.read(&rows, |raw| {
-            let (Some(&position), Some((rejection, user_unreadable))) =
-                (positions.next(), state.again.pop_front())
-            else {
-                return Ok(());
-            };
-            if user_unreadable && is_forgotten(&raw) {
-                state.counts.dead_letters -= 1;
-                state.counts.forgotten += 1;
-                return Ok(());
+            let Some(&record) = records.next() else { return Ok(()) };
+            while let Some(again) = state.again.pop_front_if(|again| again.letter.position == record) {
+                if again.user_unreadable && is_forgotten(&raw) {
+                    state.counts.dead_letters -= 1;
+                    state.counts.forgotten += 1;
+                } else {
+                    tally.add(&file.source, record, &again.rejection);
+                    self.dead.push(&file.source, again.letter, &raw, &again.rejection)?;
+                }
             }
-            tally.add(&file.source, position, &rejection);
-            self.dead.push(&file.source, position, &raw, &rejection)
+            Ok(())
         })
     }
 
@@ -437,13 +448,19 @@ impl<'a> Run<'a> {
         state: FileState,
         table: &'static str,
     ) -> Result<RecordCounts, IngestError> {
-        let FileState { counts, seen, .. } = state;
+        let FileState { counts, seen, records, .. } = state;
         error::check_counts(counts, &file.source)?;
         seen.check(file, wanted, true)?;
         for Wanted { key, column, .. } in seen.never(wanted) {
             self.warnings.push(format!("{}: no record has `{column}`, which `{key}` names", file.source));
         }
-        self.reports.push(FileReport { table, source: file.source.clone(), counts });
+        self.reports.push(FileReport {
+            table,
+            source: file.source.clone(),
+            counts,
+            records: (table == EVENTS && self.config.events.explode.is_on()).then_some(records),
+            times: None,
+        });
         Ok(counts)
     }
 
@@ -452,11 +469,27 @@ impl<'a> Run<'a> {
         if !self.config.events.check_times {
             return Ok(());
         }
-        if let Some(problem) = times.question(self.config.events.ts_unit) {
+        if let Some(problem) = times.question(&self.config.events.ts_format) {
             return Err(SourceError::Times { path: file.source.clone(), problem }.into());
         }
         self.warnings.extend(times.remark().map(|remark| format!("{}: {remark}", file.source)));
         Ok(())
+    }
+
+    /// Notes how the times of a file were recognized.
+    fn note_forms(&mut self, file: &InputFile, forms: &Forms) {
+        if self.config.events.ts_format != TimeFormat::Auto {
+            return;
+        }
+        if let Some(mixed) = forms.mixed() {
+            self.warnings.push(format!(
+                "{}: times were read in more than one way: {mixed}; events.ts_format names one",
+                file.source
+            ));
+        }
+        if let Some(report) = self.reports.last_mut() {
+            report.times = forms.only();
+        }
     }
 
     fn write_events(
@@ -522,10 +555,20 @@ struct FileState {
     counts: RecordCounts,
     seen: SeenFields,
     times: Times,
-    /// Rejected rows to read again; for each, why it was rejected and whether its user is unreadable.
+    forms: Forms,
+    /// Records of the file, each of which may hold several events.
+    records: u64,
+    /// The rows that are read again because they, or elements of them, were rejected.
     again_rows: Vec<u64>,
-    again: VecDeque<(Rejection, bool)>,
+    again: VecDeque<Again>,
     whole: Option<Arc<WholeRows>>,
+}
+
+/// A rejected row, or a rejected element of a row, that is read again.
+struct Again {
+    letter: Letter,
+    rejection: Rejection,
+    user_unreadable: bool,
 }
 
 /// Puts items into the catalogue.
@@ -538,7 +581,7 @@ struct Upsert<'a> {
 impl Visit for Upsert<'_> {
     type Error = IngestError;
 
-    fn record(&mut self, record: &impl Records, _: u64) -> Result<Result<Accepted, Rejection>, IngestError> {
+    fn record(&mut self, record: &impl Fields, _: At) -> Result<Result<Accepted, Rejection>, IngestError> {
         let (id, item) = match self.catalogue.item(record, |id| self.items.get(id).cloned()) {
             Ok(item) => item,
             Err(rejection) => return Ok(Err(rejection)),

@@ -1,6 +1,6 @@
 //! The report of a run, as text and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 
 use serde::Serialize;
@@ -17,6 +17,12 @@ pub struct FileReport {
     /// Its records by outcome.
     #[serde(flatten)]
     pub counts: RecordCounts,
+    /// Its records, where each may hold several events; the counts are those of events then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// How its times were recognized; none where `ts_format` says it, or where they are written in several ways.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<&'static str>,
 }
 
 /// The catalogue after the run.
@@ -94,6 +100,15 @@ impl Display for IngestReport {
             if self.files.iter().filter(|file| file.table == table).count() > 1 {
                 row(f, table, "all", counts)?;
             }
+        }
+        let records: Option<u64> =
+            self.files.iter().filter_map(|file| file.records).reduce(u64::wrapping_add);
+        if let Some(records) = records {
+            writeln!(f, "records taken apart into events: {records}")?;
+        }
+        let times: BTreeSet<&str> = self.files.iter().filter_map(|file| file.times).collect();
+        for times in times {
+            writeln!(f, "times: read as {times}")?;
         }
         let forgotten = self.events.forgotten;
         if forgotten > 0 {

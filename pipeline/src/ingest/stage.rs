@@ -30,7 +30,7 @@ pub(super) const BATCH_ROWS: usize = 1 << 14;
 /// Bytes a row in the index by date: a [`BatchRow`] and a date.
 const INDEX_BYTES: usize = 12;
 
-/// Where an event was read: the number of its file, and its position there.
+/// Where an event was read: the number of its file, and its place there.
 pub(super) type FilePosition = (u32, i64);
 
 /// Batch and row.

@@ -5,8 +5,10 @@
 //! them therefore suffice to decide on its events. Repeated ids are found first, by their hashes; nearly always there
 //! are none, and then no copies are compared.
 //!
+//! Filters that need whole histories are queries on the whole log: the k-core is one query for each round.
+//!
 //! Memory: DataFusion's aggregations and sorts share the session's budget and spill; besides, 16 bytes for each
-//! repeated event and each user to be computed again.
+//! repeated event, each user to be computed again, and each item of a k-core.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,7 @@ use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use schemas::hash::hash64;
+use schemas::history::AtMostOnce;
 use schemas::tables::{EVENT_DATE, timestamp};
 use store::{Shard, Snapshot};
 use terminal::Progress;
@@ -39,6 +42,9 @@ pub(super) type UserHashes = HashSet<u64, foldhash::fast::FixedState>;
 
 /// Hashes of the ids that occur more than once.
 pub(super) type RepeatedIds = HashSet<u64, foldhash::fast::FixedState>;
+
+/// Hashes of items.
+type ItemHashes = HashSet<u64, foldhash::fast::FixedState>;
 
 /// Queries on `events` at one version.
 pub(super) struct LogQueries<'a> {
@@ -161,25 +167,7 @@ impl<'a> LogQueries<'a> {
         affected: Option<&Arc<UserHashes>>,
         progress: &Arc<Mutex<Progress>>,
     ) -> Result<DataFrame> {
-        // Copies outside the window decide whether those inside count.
-        let days = if repeated.is_empty() { 0 } else { self.rules.dedup_days };
-        self.register("log", |shard| window.widened(days).touches(shard))?;
-        let columns = "user_id, item_id, ts, action";
-        // Copies are resolved before any other condition is applied: the first copy counts, or none.
-        let once = if repeated.is_empty() {
-            format!("SELECT {columns} FROM log")
-        } else {
-            self.is_repeated(Arc::clone(repeated));
-            let days = days.min(DAYS_MAX);
-            format!(
-                "SELECT {columns} FROM log WHERE NOT is_repeated(text_hash(event_id)) \
-                 UNION ALL SELECT {columns} FROM (SELECT {columns}, copy, min(copy) OVER (\
-                     PARTITION BY event_id ORDER BY day RANGE BETWEEN {days} PRECEDING AND {days} FOLLOWING\
-                 ) AS first FROM (SELECT {columns}, event_id, CAST(event_date AS INT) AS day, row_number() OVER (\
-                     PARTITION BY event_id ORDER BY source, position, ts, user_id, item_id, action\
-                 ) AS copy FROM log WHERE is_repeated(text_hash(event_id)))) WHERE copy = first"
-            )
-        };
+        let kept = self.kept(self.rules.read_window(window), repeated).await?;
         let catalogue = Arc::clone(catalogue);
         let progress = Arc::clone(progress);
         register(
@@ -203,13 +191,102 @@ impl<'a> LogQueries<'a> {
             }
             None => "",
         };
-        let (inside, wanted) = (within("once", window), self.wanted());
+        let inside = within("kept", window);
         self.context
             .sql(&format!(
-                "SELECT user_id, code(item_id, ts) AS code, count(*) AS events FROM ({once}) AS once \
-                 WHERE {inside} AND {wanted}{of_affected} GROUP BY 1, 2 ORDER BY user_id"
+                "SELECT user_id, code(item_id, ts) AS code, count(*) AS events FROM ({kept}) AS kept \
+                 WHERE {inside}{of_affected} GROUP BY 1, 2 ORDER BY user_id"
             ))
             .await
+    }
+
+    /// A query of `(user_id, item_id, ts)`: the events of the window that the filters keep, each once.
+    async fn kept(&self, window: CountWindow, repeated: &Arc<RepeatedIds>) -> Result<String> {
+        // Copies outside the window decide whether those inside count.
+        let days = if repeated.is_empty() { 0 } else { self.rules.dedup_days };
+        self.register("log", |shard| window.widened(days).touches(shard))?;
+        let filters = &self.rules.filters;
+        let (value, order) = match filters.min_value {
+            Some(_) => (", value", ", request_id NULLS FIRST, value NULLS FIRST"),
+            None => ("", ""),
+        };
+        let columns = format!("user_id, item_id, ts, action{value}");
+        // Copies are resolved before any other condition is applied: the first copy counts, or none.
+        let once = if repeated.is_empty() {
+            format!("SELECT {columns} FROM log")
+        } else {
+            self.is_repeated(Arc::clone(repeated));
+            let days = days.min(DAYS_MAX);
+            format!(
+                "SELECT {columns} FROM log WHERE NOT is_repeated(text_hash(event_id)) \
+                 UNION ALL SELECT {columns} FROM (SELECT {columns}, copy, min(copy) OVER (\
+                     PARTITION BY event_id ORDER BY day RANGE BETWEEN {days} PRECEDING AND {days} FOLLOWING\
+                 ) AS first FROM (SELECT {columns}, event_id, CAST(event_date AS INT) AS day, row_number() OVER (\
+                     PARTITION BY event_id ORDER BY source, position, element, ts, user_id, item_id, action{order}\
+                 ) AS copy FROM log WHERE is_repeated(text_hash(event_id)))) WHERE copy = first"
+            )
+        };
+        let (inside, wanted) = (within("once", window), self.wanted());
+        let mut kept =
+            format!("SELECT user_id, item_id, ts FROM ({once}) AS once WHERE {inside} AND {wanted}");
+        if let Some(keep) = filters.at_most_once {
+            let ts = match keep {
+                AtMostOnce::First => "min(ts)",
+                AtMostOnce::Last => "max(ts)",
+            };
+            kept = format!("SELECT user_id, item_id, {ts} AS ts FROM ({kept}) AS every GROUP BY 1, 2");
+        }
+        if filters.min_item_events.is_some() {
+            let (mut items, mut events) = (None, None);
+            loop {
+                let (found, left) = self.core_items(&kept, items.take()).await?;
+                if events.replace(left) == Some(left) {
+                    is_in_core(self.context, found);
+                    break;
+                }
+                items = Some(found);
+            }
+            kept = format!("SELECT * FROM ({kept}) AS of_items WHERE is_in_core(text_hash(item_id))");
+        }
+        Ok(self.with_user_events(&kept))
+    }
+
+    /// Restricts a query of events to the users with enough of them.
+    fn with_user_events(&self, events: &str) -> String {
+        if self.rules.filters.min_user_events.is_none() {
+            return events.to_owned();
+        }
+        let min = self.rules.filters.core_user_events();
+        format!(
+            "SELECT user_id, item_id, ts FROM (SELECT *, count(*) OVER (PARTITION BY user_id) AS of_user \
+             FROM ({events}) AS of_users) WHERE of_user >= {min}"
+        )
+    }
+
+    /// A round of the k-core: the hashes of the items that have enough events of users with enough events, and the sum of these
+    /// events. Restricted to the `items` that the round before left. Two items are taken for one if their hashes are equal.
+    async fn core_items(&self, kept: &str, items: Option<ItemHashes>) -> Result<(ItemHashes, u64)> {
+        let left = match items {
+            Some(items) => {
+                is_in_core(self.context, items);
+                format!("SELECT * FROM ({kept}) AS of_items WHERE is_in_core(text_hash(item_id))")
+            }
+            None => kept.to_owned(),
+        };
+        let min = self.rules.filters.core_item_events();
+        let query = format!(
+            "SELECT text_hash(item_id) AS item, count(*) AS events FROM ({}) AS left_over GROUP BY 1 \
+             HAVING count(*) >= {min}",
+            self.with_user_events(&left)
+        );
+        let (mut found, mut events) = (ItemHashes::default(), 0);
+        let mut batches = self.context.sql(&query).await?.execute_stream().await?;
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            found.extend(batch.column(0).as_primitive::<UInt64Type>().values());
+            events += batch.column(1).as_primitive::<Int64Type>().values().iter().sum::<i64>() as u64;
+        }
+        Ok((found, events))
     }
 
     /// Registers the shards that `keep` selects as the table `name`; returns whether there are any.
@@ -228,15 +305,29 @@ impl<'a> LogQueries<'a> {
         });
     }
 
-    /// The condition that an event's action is one of `sequences.actions`.
+    /// The condition that an event passes the filters that judge it by itself.
     fn wanted(&self) -> String {
-        if self.rules.actions.is_empty() {
-            return "true".into();
+        let filters = &self.rules.filters;
+        let mut conditions = Vec::new();
+        if !filters.actions.is_empty() {
+            let quoted = |action: &String| format!("'{}'", action.replace('\'', "''"));
+            let actions: Vec<String> = filters.actions.iter().map(quoted).collect();
+            conditions.push(format!("action IN ({})", actions.join(", ")));
         }
-        let quoted = |action: &String| format!("'{}'", action.replace('\'', "''"));
-        let actions: Vec<String> = self.rules.actions.iter().map(quoted).collect();
-        format!("action IN ({})", actions.join(", "))
+        conditions.extend(filters.min_value.map(|min| format!("value >= CAST('{min:e}' AS DOUBLE)")));
+        conditions.extend(filters.from_ms.map(|from| format!("CAST(ts AS BIGINT) >= {from}")));
+        conditions.extend(filters.until_ms.map(|until| format!("CAST(ts AS BIGINT) < {until}")));
+        if conditions.is_empty() { "true".into() } else { conditions.join(" AND ") }
     }
+}
+
+/// Registers the function `is_in_core(hash)`: whether an item's hash is among `items`.
+fn is_in_core(context: &SessionContext, items: ItemHashes) {
+    register(context, "is_in_core", &[DataType::UInt64], DataType::Boolean, move |columns| {
+        let hashes = columns[0].as_primitive::<UInt64Type>().values().iter();
+        let found: Vec<bool> = hashes.map(|hash| items.contains(hash)).collect();
+        Ok(Arc::new(BooleanArray::from(found)))
+    });
 }
 
 /// Registers the function `is_affected(user_id)`: whether the user is among `users`.

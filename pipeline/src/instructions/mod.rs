@@ -15,7 +15,7 @@
 //! catalogue and the settings are those of the table, and `events` has lost no shard since, a row can only differ if
 //! the user has an event in a new shard, a copy of one, or an event in one of the two strips by which the earlier and
 //! the present window differ. All other rows are kept, with the new `as_of`. The result equals that of a full
-//! computation, row by row.
+//! computation, row by row. Filters that need whole histories (`at_most_once`, the k-core) make every run a full one.
 //!
 //! Memory: the catalogue, 16 bytes for each affected user, and the budget of [`Resources`], in which DataFusion's
 //! operators sort and count, and beyond which they spill.
@@ -69,7 +69,8 @@ pub const WINDOW_MS: &str = "window_ms";
 /// Table property: hash of the conditions that the items carried.
 pub const CATALOGUE_HASH: &str = "catalogue_hash";
 
-/// Computes `instructions` for the window that ends `at` (by default, with the newest event), from the newest versions
+/// Computes `instructions` for the window that ends `at` (by default, with the newest event, or before
+/// `sequences.until` if that is earlier), from the newest versions
 /// of `events` and `items`. If the table describes them already, nothing is written.
 ///
 /// # Errors
@@ -99,7 +100,11 @@ async fn build_table(
     let log = LogQueries::new(&context, &events, &rules);
     let as_of = match at {
         Some(at) => at.timestamp_millis(),
-        None => log.newest().await?.ok_or(InstructionsError::NoEvents { version: events.version() })?,
+        None => {
+            let newest = log.newest().await?;
+            let newest = newest.ok_or(InstructionsError::NoEvents { version: events.version() })?;
+            rules.filters.newest(newest)
+        }
     };
     let mut properties = described(&rules, as_of, events.version(), items.version());
     let report = |version, done: Done| done.report(&rules, as_of, [&events, &items], version, started);
@@ -113,8 +118,8 @@ async fn build_table(
     let window = CountWindow::ending(as_of, rules.window_ms);
     let catalogue = Arc::new(Catalogue::read(&items, &rules, as_of).await?);
     properties.insert(CATALOGUE_HASH.into(), catalogue.fingerprint());
-    let repeated = Arc::new(log.repeated(window).await?);
-    let reach = Reach::find(root, &log, present.as_ref(), &properties, window, &repeated).await?;
+    let repeated = Arc::new(log.repeated(rules.read_window(window)).await?);
+    let reach = Reach::find(root, &log, &rules, present.as_ref(), &properties, window, &repeated).await?;
     let mut written = WrittenInstructions::new(root);
     let (mode, done) = match (&present, &reach) {
         // No row changes, so the shards stay.

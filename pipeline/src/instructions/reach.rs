@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemas::tables::{EVENTS, properties};
 use store::{Root, Snapshot};
 
+use super::Rules;
 use super::log::{LogQueries, RepeatedIds, UserHashes};
 use super::window::CountWindow;
 use super::{AS_OF_MS, CATALOGUE_HASH, InstructionsError};
@@ -26,6 +27,7 @@ impl Reach {
     pub(super) async fn find(
         root: &Root,
         log: &LogQueries<'_>,
+        rules: &Rules,
         present: Option<&Snapshot>,
         described: &BTreeMap<String, String>,
         window: CountWindow,
@@ -33,6 +35,9 @@ impl Reach {
     ) -> Result<Self, InstructionsError> {
         let all = |why: String| Ok(Self::All { why });
         let Some(present) = present else { return all("the table is new".into()) };
+        if rules.filters.needs_histories() {
+            return all("at_most_once and the k-core depend on whole histories".into());
+        }
         let same = |key| present.properties().get(key) == described.get(key);
         if !same(properties::CONFIG_HASH) {
             return all("the settings differ from the table's".into());

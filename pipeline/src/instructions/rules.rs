@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use schemas::config::{Age, Config, ConfigError};
 use schemas::hash::hash64;
+use schemas::history::LogFilters;
 use serde::{Deserialize, Serialize};
+
+use super::window::CountWindow;
 
 /// Maximum derived conditions: those of an event are the bits of a [`u32`].
 const DERIVED_MAX: usize = 32;
@@ -20,8 +23,9 @@ pub(crate) struct Rules {
     /// Those of `quota` that follow from an item's age.
     pub derived: BTreeMap<String, Age>,
     pub min_pool: u64,
-    /// The actions that count; all where there are none.
-    pub actions: Vec<String>,
+    /// The filters of the log.
+    #[serde(flatten)]
+    pub filters: LogFilters,
     /// `events.dedup_days`.
     pub dedup_days: u32,
 }
@@ -53,15 +57,15 @@ impl Rules {
         if derived.len() > DERIVED_MAX {
             return Err(fail(format!("names {} derived conditions; {DERIVED_MAX} at most", derived.len())));
         }
-        let mut actions = config.sequences.actions.clone();
-        actions.sort();
+        let mut filters = config.sequences.filters();
+        filters.actions.sort();
         Ok(Self {
             per_user: instructions.per_user,
             window_ms: instructions.window.ms,
             quota,
             derived,
             min_pool: conditions.min_pool as u64,
-            actions,
+            filters,
             dedup_days: config.events.dedup_days,
         })
     }
@@ -71,9 +75,9 @@ impl Rules {
         self.quota.keys().map(String::as_str).filter(|name| !self.derived.contains_key(*name))
     }
 
-    /// Whether events with the action are items of sequences.
-    pub(crate) fn is_wanted(&self, action: &str) -> bool {
-        self.actions.is_empty() || self.actions.iter().any(|wanted| wanted == action)
+    /// The times of the events that decide on those of the window: all, if a filter needs whole histories.
+    pub(crate) fn read_window(&self, window: CountWindow) -> CountWindow {
+        if self.filters.needs_histories() { CountWindow::ALL } else { window }
     }
 
     /// Hash of all rules.
@@ -112,6 +116,19 @@ mod tests {
         assert_eq!(rules.derived.keys().collect::<Vec<_>>(), ["classic"]);
         assert_eq!(rules.attributes().count(), 0);
         assert_ne!(rules.hash(), Rules::new(&config("instructions.quota.classic=2")).unwrap().hash());
+    }
+
+    #[test]
+    fn stored_rules_have_only_the_filters_that_are_set() {
+        let rules =
+            Rules::new(&config("instructions.quota.classic=1 sequences.actions=[\"b\",\"a\"]")).unwrap();
+        let settings = rules.settings();
+        assert!(settings.ends_with(r#","actions":["a","b"],"dedup_days":2}"#), "{settings}");
+        assert_eq!(serde_json::from_str::<Rules>(&settings).unwrap(), rules);
+        let filtered = "instructions.quota.classic=1 sequences.min_value=3 sequences.min_item_events=2 \
+                        sequences.at_most_once=last sequences.until=2020-01-01T00:00:00Z";
+        let rules = Rules::new(&config(filtered)).unwrap();
+        assert_eq!(serde_json::from_str::<Rules>(&rules.settings()).unwrap(), rules);
     }
 
     #[test]

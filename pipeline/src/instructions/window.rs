@@ -14,6 +14,9 @@ pub(crate) struct CountWindow {
 }
 
 impl CountWindow {
+    /// All times.
+    pub(crate) const ALL: Self = Self { from: i64::MIN / 2, to: i64::MAX / 2 };
+
     /// The `length_ms` milliseconds that end with `as_of`.
     pub(crate) fn ending(as_of: i64, length_ms: i64) -> Self {
         Self { from: as_of.saturating_sub(length_ms), to: as_of }

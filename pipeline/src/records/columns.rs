@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Builder, Int64Array, Int64Builder, RecordBatch,
-    StringArray, StringBuilder, TimestampMillisecondBuilder, UInt32Array,
+    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Builder, Int32Builder, Int64Array, Int64Builder,
+    RecordBatch, StringArray, StringBuilder, TimestampMillisecondBuilder, UInt32Array,
 };
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMillisecondType, UInt32Type,
@@ -27,17 +27,21 @@ const REQUEST_TS: usize = 5;
 const ACTION: usize = 6;
 const VALUE: usize = 7;
 const POSITION: usize = 8;
-const FILE: usize = 9;
-const KEY: usize = 10;
+// 9: the element.
+const FILE: usize = 10;
+const KEY: usize = 11;
+const PLACE: usize = 12;
 
 /// The columns of `events` without source and date (`event_id` is null if the producer gave none), then the
-/// file's number and the key of the id ([`super::identity`]).
+/// file's number, the key of the id ([`super::identity`]) and the event's place in its file: its position, or where records hold
+/// several events, the number of those before it.
 pub(crate) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let fields = EVENTS_SCHEMA.fields().iter().filter(|f| f.name() != "source" && f.name() != EVENT_DATE);
     let mut fields: Vec<Field> =
         fields.map(|f| f.as_ref().clone().with_nullable(f.is_nullable() || f.name() == "event_id")).collect();
     fields.push(Field::new("file", DataType::UInt32, false));
     fields.push(Field::new("key", DataType::FixedSizeBinary(16), false));
+    fields.push(Field::new("place", DataType::Int64, false));
     Arc::new(Schema::new(fields))
 });
 
@@ -49,15 +53,35 @@ pub(crate) struct EventBatch {
 }
 
 impl EventBatch {
-    /// The same events, with positions increased by `records`.
-    pub(crate) fn moved_by(self, records: u64) -> Result<Self, ArrowError> {
-        let records = i64::try_from(records).unwrap_or(i64::MAX);
-        let positions = StagedRows(&self.rows).positions().iter().map(|at| at.saturating_add(records));
-        let positions: ArrayRef = Arc::new(Int64Array::from_iter_values(positions));
+    /// The same events, with positions increased by `records`, and places by `elements`.
+    pub(crate) fn moved_by(self, records: u64, elements: u64) -> Result<Self, ArrowError> {
         let mut columns = self.rows.columns().to_vec();
-        columns[POSITION] = positions;
+        for (column, by) in [(POSITION, records), (PLACE, elements)] {
+            let by = i64::try_from(by).unwrap_or(i64::MAX);
+            let before = self.rows.column(column).as_primitive::<Int64Type>();
+            let moved = before.values().iter().map(|at| at.saturating_add(by));
+            columns[column] = Arc::new(Int64Array::from_iter_values(moved));
+        }
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
         Ok(Self { rows, dates: self.dates })
+    }
+}
+
+/// Where an event comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// The number of its record, or its offset.
+    pub(crate) position: i64,
+    /// Its place in the record's list.
+    pub(crate) element: Option<i32>,
+    /// The number of events before it.
+    pub(crate) place: i64,
+}
+
+impl Place {
+    /// The place of a record that is one event.
+    pub(crate) fn record(position: i64) -> Self {
+        Self { position, element: None, place: position }
     }
 }
 
@@ -72,6 +96,8 @@ pub(crate) struct Columns {
     action: StringBuilder,
     value: Float64Builder,
     position: Int64Builder,
+    element: Int32Builder,
+    place: Int64Builder,
     key: FixedSizeBinaryBuilder,
     dates: Vec<i32>,
     content: Content,
@@ -97,6 +123,8 @@ impl Columns {
             action,
             value: Float64Builder::with_capacity(rows),
             position: Int64Builder::with_capacity(rows),
+            element: Int32Builder::with_capacity(rows),
+            place: Int64Builder::with_capacity(rows),
             key: FixedSizeBinaryBuilder::with_capacity(rows, 16),
             dates: Vec::with_capacity(rows),
             content: Content::default(),
@@ -110,7 +138,7 @@ impl Columns {
         Self::with_capacity(room(self.dates.len()), texts.map(|text| room(text.values_slice().len())))
     }
 
-    pub(crate) fn push(&mut self, event: &Event<'_>, position: i64) -> Result<(), ArrowError> {
+    pub(crate) fn push(&mut self, event: &Event<'_>, from: Place) -> Result<(), ArrowError> {
         let key = match &event.event_id {
             Some(id) => id_key(id),
             None => self.content.key(event, 0),
@@ -123,7 +151,9 @@ impl Columns {
         self.request_ts.append_option(event.request_ts);
         self.action.append_value(&event.action);
         self.value.append_option(event.value);
-        self.position.append_value(position);
+        self.position.append_value(from.position);
+        self.element.append_option(from.element);
+        self.place.append_value(from.place);
         self.key.append_value(key.to_le_bytes())?;
         self.dates.push(i32::try_from(event.ts.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX));
         Ok(())
@@ -143,8 +173,10 @@ impl Columns {
             Arc::new(done.action.finish()),
             Arc::new(done.value.finish()),
             Arc::new(done.position.finish()),
+            Arc::new(done.element.finish()),
             Arc::new(UInt32Array::from(vec![file; done.dates.len()])),
             Arc::new(done.key.finish()),
+            Arc::new(done.place.finish()),
         ];
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
         Ok(EventBatch { rows, dates: done.dates })
@@ -172,8 +204,9 @@ impl<'a> StagedRows<'a> {
         self.0.column(TS).as_primitive::<TimestampMillisecondType>().values()
     }
 
-    pub(crate) fn positions(&self) -> &'a [i64] {
-        self.0.column(POSITION).as_primitive::<Int64Type>().values()
+    /// The places in the file, which are in order.
+    pub(crate) fn places(&self) -> &'a [i64] {
+        self.0.column(PLACE).as_primitive::<Int64Type>().values()
     }
 
     pub(crate) fn files(&self) -> &'a [u32] {

@@ -1,11 +1,13 @@
 //! Maps a source's record to the fields of an event.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use schemas::config::{Events, TimeUnit};
+use schemas::config::Events;
 use schemas::tables::Reason;
 
-use super::time::{parse, shortened};
+use super::explode::Exploding;
+use super::time::{Form, Forms, TimeReader, join, shortened};
 use crate::privacy::{Forgotten, UserColumn};
 
 use super::value::{Fields, Need, Rejection, Value, Wanted};
@@ -30,10 +32,13 @@ pub(crate) struct Event<'a> {
 /// The configuration `[events]` as slots of a record and rules for its values.
 pub(crate) struct Mapping {
     pub(crate) wanted: Vec<Wanted>,
+    has_time_of_day: bool,
     action_named: bool,
+    action_names: BTreeMap<String, String>,
     action: Option<String>,
     value: Option<f64>,
-    unit: TimeUnit,
+    times: TimeReader,
+    exploding: Option<Exploding>,
     earliest: i64,
     latest: i64,
     max_record_bytes: usize,
@@ -41,13 +46,15 @@ pub(crate) struct Mapping {
 }
 
 const USER_ID: usize = 0;
-const ITEM_ID: usize = 1;
+pub(super) const ITEM_ID: usize = 1;
 const TS: usize = 2;
-const EVENT_ID: usize = 3;
+pub(super) const EVENT_ID: usize = 3;
 const REQUEST_ID: usize = 4;
 const REQUEST_TS: usize = 5;
-const ACTION: usize = 6;
+pub(super) const ACTION: usize = 6;
 const VALUE: usize = 7;
+/// Present if the configuration names a column for it.
+const TIME_OF_DAY: usize = 8;
 
 impl Mapping {
     pub(crate) fn new(events: &Events) -> Self {
@@ -63,7 +70,7 @@ impl Mapping {
             need: if column.is_some() { Need::Named } else { Need::IfPresent },
         };
         // In the order of the slots.
-        let wanted = vec![
+        let mut wanted = vec![
             required("user_id", &columns.user_id),
             required("item_id", &columns.item_id),
             required("ts", &columns.ts),
@@ -73,17 +80,37 @@ impl Mapping {
             optional("action", &columns.action),
             optional("value", &columns.value),
         ];
+        if columns.time_of_day.is_some() {
+            wanted.push(optional("time_of_day", &columns.time_of_day));
+        }
+        let chosen_slot = wanted.len();
+        if let Some(chosen) = &events.explode.chosen {
+            wanted.push(Wanted {
+                key: "events.explode.chosen.column".into(),
+                column: chosen.column.clone(),
+                need: Need::Named,
+            });
+        }
+        let exploding = Exploding::new(&events.explode, &wanted, chosen_slot);
         Self {
             wanted,
+            exploding,
+            has_time_of_day: columns.time_of_day.is_some(),
             action_named: columns.action.is_some(),
+            action_names: events.action_names.clone(),
             action: events.constants.get("action").cloned(),
             value: events.constants.get("value").and_then(|v| v.parse().ok()),
-            unit: events.ts_unit,
+            times: TimeReader::new(&events.ts_format, events.ts_zone),
             earliest: events.earliest.timestamp_millis(),
             latest: events.latest.timestamp_millis(),
             max_record_bytes: events.max_record_bytes,
             forgotten: None,
         }
+    }
+
+    /// How records are taken apart into events, if they are.
+    pub(crate) fn exploding(&self) -> Option<&Exploding> {
+        self.exploding.as_ref()
     }
 
     /// From now on, records of these users are rejected as [`Reason::Forgotten`].
@@ -102,8 +129,12 @@ impl Mapping {
         self.forgotten.as_ref().is_some_and(|forgotten| forgotten.is_named_in(user_field, column, key, value))
     }
 
-    /// The event in the current record.
-    pub(crate) fn event<'a>(&'a self, record: &'a impl Fields) -> Result<Event<'a>, Rejection> {
+    /// The event in the current record; counts in `forms` how its time is written.
+    pub(crate) fn event<'a>(
+        &'a self,
+        record: &'a impl Fields,
+        forms: &mut Forms,
+    ) -> Result<Event<'a>, Rejection> {
         let name = |slot: usize| self.wanted[slot].column.as_str();
         let id = |slot| identity(record.value(slot), name(slot));
         let required = |slot: usize| id(slot)?.ok_or_else(|| missing(name(slot)));
@@ -112,10 +143,14 @@ impl Mapping {
             return Err(Rejection::new(Reason::Forgotten, ""));
         }
         let item_id = required(ITEM_ID)?;
-        let ts = self.time(record.value(TS), name(TS))?.ok_or_else(|| missing(name(TS)))?;
+        let mut ts = record.value(TS);
+        if self.has_time_of_day {
+            ts = join(ts, record.value(TIME_OF_DAY), name(TS))?;
+        }
+        let (ts, form) = self.time(ts, name(TS))?.ok_or_else(|| missing(name(TS)))?;
         let event_id = id(EVENT_ID)?;
         let request_id = id(REQUEST_ID)?;
-        let request_ts = self.time(record.value(REQUEST_TS), name(REQUEST_TS))?;
+        let request_ts = self.time(record.value(REQUEST_TS), name(REQUEST_TS))?.map(|(ms, _)| ms);
         let action = match (record.value(ACTION), &self.action) {
             (Value::Absent, None) if !self.action_named => Cow::Borrowed(DEFAULT_ACTION),
             (value, constant) => match (identity(value, name(ACTION))?, constant) {
@@ -123,6 +158,10 @@ impl Mapping {
                 (None, Some(constant)) => Cow::Borrowed(constant.as_str()),
                 (None, None) => return Err(missing(name(ACTION))),
             },
+        };
+        let action = match self.action_names.get(&*action) {
+            Some(name) => Cow::Borrowed(name.as_str()),
+            None => action,
         };
         let value = number(record.value(VALUE), name(VALUE))?.or(self.value);
         let event = Event { event_id, user_id, item_id, ts, request_id, request_ts, action, value };
@@ -132,16 +171,17 @@ impl Mapping {
             let message = format!("the record is longer than {} bytes", self.max_record_bytes);
             return Err(Rejection::new(Reason::TooLong, message));
         }
+        forms.add(form);
         Ok(event)
     }
 
-    fn time(&self, value: Value<'_>, name: &str) -> Result<Option<i64>, Rejection> {
-        match parse(&value, self.unit, name)? {
-            Some(ms) if ms < self.earliest || ms >= self.latest => {
+    fn time(&self, value: Value<'_>, name: &str) -> Result<Option<(i64, Form)>, Rejection> {
+        match self.times.read(&value, name)? {
+            Some((ms, _)) if ms < self.earliest || ms >= self.latest => {
                 let time = chrono::DateTime::from_timestamp_millis(ms)
                     .map_or_else(|| format!("{ms} ms"), |time| time.to_rfc3339());
                 let message = format!(
-                    "{name}: {time} is not between events.earliest and events.latest; is events.ts_unit right?"
+                    "{name}: {time} is not between events.earliest and events.latest; is events.ts_format right?"
                 );
                 Err(Rejection::new(Reason::TimeOutOfRange, message))
             }

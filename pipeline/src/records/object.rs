@@ -1,4 +1,7 @@
 //! The wanted fields of a JSON object. Text without escapes is not copied.
+//!
+//! `user.id` is the key `id` of the object under `user`, unless the object has a key `user.id`. Through an array such a path leads
+//! to the list of what it finds in the elements.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -49,9 +52,18 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
             let key = Key { fields: self.fields, order: &mut *self.order, place, keys: &mut *self.keys };
             let Some(field) = map.next_key_seed(key)? else { return Ok(()) };
             match field {
-                Some(field) => self.values[field] = map.next_value_seed(AnyValue)?,
-                None => {
+                Named::Field(field) => self.values[field] = map.next_value_seed(AnyValue)?,
+                Named::Other => {
                     map.next_value::<IgnoredAny>()?;
+                }
+                Named::Outer(key) => {
+                    let inside = map.next_value::<serde_json::Value>()?;
+                    for (field, value) in self.fields.iter().zip(&mut *self.values) {
+                        let path = field.strip_prefix(&*key).and_then(|rest| rest.strip_prefix('.'));
+                        if let Some(path) = path.filter(|_| *value == Value::Absent) {
+                            *value = at_path(&inside, path);
+                        }
+                    }
                 }
             }
             place += 1;
@@ -59,7 +71,46 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
     }
 }
 
-/// Deserializes a key to the field that it names.
+/// What a key names.
+enum Named {
+    Field(usize),
+    /// The beginning of the paths of fields.
+    Outer(String),
+    Other,
+}
+
+/// The value that `path` leads to inside `value`.
+fn at_path(value: &serde_json::Value, path: &str) -> Value<'static> {
+    match value {
+        serde_json::Value::Object(object) => match (object.get(path), path.split_once('.')) {
+            (Some(value), _) => owned(value),
+            (None, Some((key, rest))) => object.get(key).map_or(Value::Absent, |value| at_path(value, rest)),
+            (None, None) => Value::Absent,
+        },
+        serde_json::Value::Array(elements) => {
+            Value::List(elements.iter().map(|element| at_path(element, path)).collect())
+        }
+        serde_json::Value::Null => Value::Null,
+        _ => Value::Absent,
+    }
+}
+
+fn owned(value: &serde_json::Value) -> Value<'static> {
+    match value {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(value) => Value::Bool(*value),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => Value::Int(number),
+            (None, Some(float)) if number.is_f64() => Value::Float(float),
+            _ => Value::Text(Cow::Owned(number.to_string())),
+        },
+        serde_json::Value::String(text) => Value::Text(Cow::Owned(text.clone())),
+        serde_json::Value::Array(elements) => Value::List(elements.iter().map(owned).collect()),
+        serde_json::Value::Object(_) => Value::Other("an object"),
+    }
+}
+
+/// Deserializes a key to what it names.
 struct Key<'o> {
     fields: &'o [String],
     order: &'o mut Vec<JsonKey>,
@@ -68,30 +119,36 @@ struct Key<'o> {
 }
 
 impl<'a> DeserializeSeed<'a> for Key<'_> {
-    type Value = Option<usize>;
+    type Value = Named;
 
-    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Named, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key<'_> {
-    type Value = Option<usize>;
+    type Value = Named;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
+    fn visit_str<E>(self, key: &str) -> Result<Named, E> {
         if let Some(keys) = self.keys {
             keys.push(key.to_owned());
         }
         match self.order.get(self.place) {
-            Some(JsonKey::Field(field)) if self.fields[*field] == key => return Ok(Some(*field)),
-            Some(JsonKey::Other(other)) if other == key => return Ok(None),
+            Some(JsonKey::Field(field)) if self.fields[*field] == key => return Ok(Named::Field(*field)),
+            Some(JsonKey::Other(other)) if other == key => return Ok(Named::Other),
             _ => {}
         }
         let field = self.fields.iter().position(|field| field == key);
+        let is_outer = |field: &String| {
+            field.strip_prefix(key).is_some_and(|rest| rest.starts_with('.') && rest.len() > 1)
+        };
+        if field.is_none() && self.fields.iter().any(is_outer) {
+            return Ok(Named::Outer(key.to_owned()));
+        }
         let found = match field {
             Some(field) => JsonKey::Field(field),
             None if key.len() <= KEPT_KEY_BYTES => JsonKey::Other(key.to_owned()),
@@ -101,7 +158,7 @@ impl Visitor<'_> for Key<'_> {
             Some(known) => *known = found,
             None => self.order.push(found),
         }
-        Ok(field)
+        Ok(field.map_or(Named::Other, Named::Field))
     }
 }
 
@@ -152,22 +209,11 @@ impl<'a> Visitor<'a> for AnyValue {
     }
 
     fn visit_seq<A: SeqAccess<'a>>(self, mut elements: A) -> Result<Value<'a>, A::Error> {
-        let mut texts = Some(Vec::new());
-        while let Some(element) = elements.next_element::<serde_json::Value>()? {
-            let text = match element {
-                serde_json::Value::Null => continue,
-                serde_json::Value::String(text) => Some(text),
-                number @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
-                    Some(number.to_string())
-                }
-                _ => None,
-            };
-            texts = texts.zip(text).map(|(mut texts, text)| {
-                texts.push(Cow::Owned(text));
-                texts
-            });
+        let mut values = Vec::new();
+        while let Some(value) = elements.next_element_seed(AnyValue)? {
+            values.push(value);
         }
-        Ok(texts.map_or(Value::Other("a list of lists or objects"), Value::List))
+        Ok(Value::List(values))
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Value<'a>, A::Error> {

@@ -4,7 +4,7 @@
 //! passed through a 32-bit float, which rounds them to multiples of 128 s.
 
 use chrono::{DateTime, Utc};
-use schemas::config::TimeUnit;
+use schemas::config::{TimeFormat, TimeUnit};
 
 /// 1 January 2000.
 const FIRST_MS: i64 = 946_684_800_000;
@@ -64,7 +64,7 @@ impl Times {
     }
 
     /// The suspicion, as a question, that keeps these times from being stored; `None` if they are plausible.
-    pub(crate) fn question(&self, unit: TimeUnit) -> Option<String> {
+    pub(crate) fn question(&self, format: &TimeFormat) -> Option<String> {
         let Self { count, min, max, .. } = *self;
         if count == 0 {
             return None;
@@ -73,6 +73,11 @@ impl Times {
         if max < FIRST_MS {
             return Some(match intended(min, max) {
                 Some((factor, shift)) => {
+                    // Numbers that no unit puts where times are expected are read as milliseconds.
+                    let unit = match format {
+                        TimeFormat::Epoch(unit) => *unit,
+                        _ => TimeUnit::Ms,
+                    };
                     let are = match (unit, shift) {
                         (TimeUnit::Ms, 1) | (TimeUnit::Us, 2) | (TimeUnit::Ns, 3) => "seconds",
                         (TimeUnit::Us, 1) | (TimeUnit::Ns, 2) => "milliseconds",
@@ -132,7 +137,7 @@ mod tests {
         let mut known = Times::default();
         times.chunks(3).for_each(|times| known.add(times));
         assert_eq!(known.count(), times.len() as u64);
-        known.question(TimeUnit::Ms)
+        known.question(&TimeUnit::Ms.into())
     }
 
     const S: i64 = 1_700_000_000;
@@ -151,7 +156,7 @@ mod tests {
         assert_eq!(question([]), None);
         let mut micros = Times::default();
         micros.add(&[S]);
-        assert!(micros.question(TimeUnit::Us).unwrap().contains("are these milliseconds?"));
+        assert!(micros.question(&TimeUnit::Us.into()).unwrap().contains("are these milliseconds?"));
     }
 
     #[test]
@@ -173,7 +178,10 @@ mod tests {
     fn many_events_in_seconds_are_remarked_on() {
         let mut times = Times::default();
         times.add(&(0..2_000).map(|n| S * 1_000 + n).collect::<Vec<_>>());
-        assert!(times.question(TimeUnit::Ms).is_none() && times.remark().unwrap().contains("within 1.999 s"));
+        assert!(
+            times.question(&TimeUnit::Ms.into()).is_none()
+                && times.remark().unwrap().contains("within 1.999 s")
+        );
         times.add(&[S * 1_000 + 60_000]);
         assert_eq!(times.remark(), None);
     }

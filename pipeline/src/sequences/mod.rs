@@ -125,17 +125,19 @@ async fn run(
 
     let counts = &mut log.counts;
     counts.duplicates += wrote.copies;
+    if let Some(filters) = &mut counts.filters {
+        filters.add(&wrote.left_out);
+    }
     counts.add(&rows.counts.lock().unwrap_or_else(PoisonError::into_inner));
-    let all = counts.events - counts.duplicates - counts.filtered;
+    let all = counts.events - counts.duplicates - counts.taken_out();
     if wrote.rows != counts.rows || wrote.owned != counts.owned || (since.is_none() && wrote.owned != all) {
         let (rows, owned) = (wrote.rows, wrote.owned);
         return Err(BuildError::Sums { rows, owned, counts: Box::new(counts.clone()) });
     }
+    // Events that pass may all be copies of events that do not.
     if counts.targets.total() == 0 && since.is_none() {
-        let actions = config.sequences.actions.clone();
-        return Err(BuildError::NoActions { events: counts.events, actions });
+        return Err(builder.nothing_left(counts, None));
     }
-
     let items_version = log.items_version();
     let mut properties = described(config, &events, items_version, since);
     properties.insert(DELTA_TAU_MS.into(), delta_tau_ms(log.delta_tau));
@@ -192,6 +194,7 @@ impl Reporter<'_> {
             events_version: self.events.version(),
             items_version,
             config_hash: sequences.hash(),
+            filters: sequences.filters(),
             tie_policy: sequences.ties.name().into(),
             delta_tau: sequences.delta_tau.into(),
             delta_tau_ms: table.properties().get(DELTA_TAU_MS).and_then(|ms| ms.parse().ok()),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemas::history::LogFilters;
 use serde::Serialize;
 
 use crate::histories::{Counts, RequestIntervals};
@@ -24,6 +25,9 @@ pub struct BuildReport {
     pub items_version: u64,
     /// Hash of the settings that decided the rows.
     pub config_hash: String,
+    /// The filters of the log.
+    #[serde(skip)]
+    pub filters: LogFilters,
     /// `file-order` or `shuffled`.
     pub tie_policy: String,
     /// `Δτ` as configured.
@@ -87,6 +91,9 @@ impl fmt::Display for BuildReport {
         line(f, "events read", counts.events, "")?;
         line(f, "  duplicates", counts.duplicates, "")?;
         line(f, "  filtered by action", counts.filtered, "")?;
+        for (label, events, note) in counts.filters.unwrap_or_default().lines(&self.filters) {
+            line(f, &format!("  {label}"), events, &note)?;
+        }
         if self.since.is_some() {
             let decoded = format!("{} events decoded", self.events_decoded.unwrap_or_default());
             line(f, "  of users with nothing new", counts.other_users, &decoded)?;

@@ -9,7 +9,7 @@ use store::Root;
 use store::commit::{ShardWriter, Uncommitted};
 
 use crate::engine::{Pass, PassSpec, bucket_field};
-use crate::histories::{BuildError, Builder, Output, Passed, ReadLog, RequestIntervals};
+use crate::histories::{BuildError, Builder, FilterCounts, Output, Passed, ReadLog, RequestIntervals};
 
 /// One row for each finished shard, with the facts that a driver needs for the commit and its checks.
 pub static SHARDS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -39,6 +39,8 @@ pub(crate) struct Wrote {
     pub owned: u64,
     /// Copies of events that were dropped.
     pub copies: u64,
+    /// Events that the filters of whole histories took out.
+    pub left_out: FilterCounts,
     /// The request intervals of the histories.
     pub intervals: Option<RequestIntervals>,
 }
@@ -53,12 +55,13 @@ pub(crate) async fn write<O: Output>(
     written: &Arc<WrittenShards>,
 ) -> Result<Wrote, BuildError> {
     let write = WriteShards { written: Arc::clone(written), owned };
-    let Passed { batches: shards, copies, intervals } = builder.pass(log, output, Arc::new(write)).await?;
+    let Passed { batches: shards, copies, left_out, intervals } =
+        builder.pass(log, output, Arc::new(write)).await?;
     let sum = |column: usize| -> u64 {
         let column = shards.iter().map(|batch| batch.column(column).as_primitive::<UInt64Type>());
         column.flat_map(|column| column.values()).sum()
     };
-    Ok(Wrote { rows: sum(3), owned: sum(4), copies, intervals })
+    Ok(Wrote { rows: sum(3), owned: sum(4), copies, left_out, intervals })
 }
 
 /// The finished shards of all threads.

@@ -248,6 +248,12 @@ impl Build<'_> {
             counts: Some(ExampleCounts::of(counts, &examples.carriers, limits.min_pool)),
             events_read: Some(self.log.counts.events),
             duplicates: Some(self.log.counts.duplicates + wrote.copies),
+            filtered: Some(self.log.counts.filtered),
+            filters: self.log.counts.filters.map(|mut filters| {
+                filters.add(&wrote.left_out);
+                filters
+            }),
+            log_filters: self.config.sequences.filters(),
             new_items: Some(self.log.counts.new_items),
             spilled_bytes: Some(self.log.spilled_bytes()),
             seconds_reading: Some(self.log.seconds_reading),

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use schemas::history::LogFilters;
 use schemas::tables::properties;
 use serde::Serialize;
 use store::Snapshot;
 
 use super::carriers::Carriers;
 use super::counts::{ByRole, ExampleTally, LeftOut, MatchRate};
+use crate::histories::FilterCounts;
 
 /// Number of values that the report names.
 const TOP: usize = 10;
@@ -49,6 +51,15 @@ pub struct SftTable {
     /// Further copies of events, dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicates: Option<u64>,
+    /// Events whose action `sequences.actions` leaves out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filtered: Option<u64>,
+    /// Events that the other filters of `[sequences]` take out; absent where none is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filters: Option<FilterCounts>,
+    /// The filters of the log.
+    #[serde(skip)]
+    pub log_filters: LogFilters,
     /// Items that only events name; the build has given them an index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_items: Option<u64>,
@@ -136,6 +147,9 @@ impl SftTable {
             counts: None,
             events_read: None,
             duplicates: None,
+            filtered: None,
+            filters: None,
+            log_filters: LogFilters::default(),
             new_items: None,
             spilled_bytes: None,
             seconds_reading: None,
@@ -199,6 +213,12 @@ impl fmt::Display for SftTable {
         let MatchRate { mean, without } = counts.match_rate;
         writeln!(f, "  {:<32}{:>13.2}%", "visible history that matches", 100.0 * mean)?;
         writeln!(f, "  {:<32}{:>13.2}%", "examples that see no match", 100.0 * without)?;
+        if let Some(filters) = &self.filters {
+            line(f, "events filtered by action", self.filtered.unwrap_or_default(), "")?;
+            for (label, events, note) in filters.lines(&self.log_filters) {
+                line(f, &format!("events {label}"), events, &note)?;
+            }
+        }
         let below = counts.values_below_min_pool;
         line(f, "values", counts.values, &format!("{below} below conditions.min_pool"))?;
         for top in &counts.top {

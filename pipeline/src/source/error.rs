@@ -29,6 +29,14 @@ pub enum SourceError {
         /// What the file is instead.
         problem: String,
     },
+    /// A Delta table that cannot be read.
+    #[error("cannot read the Delta table {path}")]
+    Table {
+        /// As given.
+        path: String,
+        /// Why.
+        source: Box<store::TableError>,
+    },
     /// A column that the configuration names and the file does not have.
     #[error("{path} has no {unit} `{column}`, which `{key}` names; it has: {}", present.join(", "))]
     NoSuchColumn {
@@ -65,7 +73,7 @@ pub enum SourceError {
     },
     /// The times of the file's events are implausible.
     #[error(
-        "{path}: {problem} nothing was committed; set events.ts_unit to the file's unit (or, where the file's own type \
+        "{path}: {problem} nothing was committed; set events.ts_format to the file's unit (or, where the file's own type \
          says it, write the file anew), or go on as it is with events.check_times = false"
     )]
     Times {

@@ -1,16 +1,16 @@
-//! Resolves paths and patterns to files, and opens a file's decompressed bytes.
+//! Opens a file's decompressed bytes.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use schemas::config::Format;
+use schemas::config::{Dialect, Format};
 use schemas::memory::MemorySize;
 
 use super::error::SourceError;
+use super::partition::PartitionValue;
 
 /// How the bytes of a file are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,103 +18,99 @@ pub(crate) enum Packing {
     Plain,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
 }
+
+impl Packing {
+    /// Every packing but none.
+    pub(crate) const PACKED: [Self; 4] = [Self::Gzip, Self::Zstd, Self::Bzip2, Self::Xz];
+
+    /// The ending of the names of packed files.
+    pub(crate) fn ending(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Gzip => "gz",
+            Self::Zstd => "zst",
+            Self::Bzip2 => "bz2",
+            Self::Xz => "xz",
+        }
+    }
+
+    /// The name in messages.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Plain => "not packed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
+        }
+    }
+
+    /// Whether a packed file may begin with the bytes of `head`, of which there are [`HEAD_BYTES`] unless the file is shorter.
+    fn fits(self, head: &[u8]) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Gzip => head.starts_with(&[0x1f, 0x8b]),
+            Self::Zstd => head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+            // Text may begin with `BZh`; then comes the mark of the first block, or of the end.
+            Self::Bzip2 => {
+                head.starts_with(b"BZh")
+                    && head.get(3).is_some_and(|level| (b'1'..=b'9').contains(level))
+                    && (head[4..].starts_with(b"1AY&SY")
+                        || head[4..].starts_with(b"\x17\x72\x45\x38\x50\x90"))
+            }
+            Self::Xz => head.starts_with(b"\xfd7zXZ\0"),
+        }
+    }
+
+    /// The unpacked bytes of `stored`; all members or streams of it, one after the other.
+    fn unpack(self, stored: impl Read + Send + 'static) -> std::io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::Plain => Box::new(stored),
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::new(stored)?),
+            Self::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(stored)),
+            Self::Xz => {
+                let stored = BufReader::with_capacity(XZ_READ_BYTES, stored);
+                Box::new(lzma_rust2::XzReader::new_mem_limit(stored, true, XZ_MEMORY_KIB))
+            }
+        })
+    }
+}
+
+/// The bytes by which a packing or a format is recognized.
+const HEAD_BYTES: usize = 10;
+
+const XZ_READ_BYTES: usize = 64 << 10;
+
+/// Maximum memory for unpacking xz, in KiB: its header demands up to 4 GiB. `xz -9` needs 65 MiB; zstd may take 128 MiB.
+const XZ_MEMORY_KIB: u32 = 256 << 10;
 
 /// One input file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InputFile {
     /// The absolute path with symbolic links resolved: `source` of every record of the file. The name is the
-    /// same in every run, wherever the run was started and however the path was written.
+    /// same in every run, wherever the run was started and however the path was written. Standard input is `stdin`.
     pub(crate) source: String,
+    /// Whether it is standard input.
+    pub(crate) is_stdin: bool,
     pub(crate) format: Format,
+    /// By the file's name; standard input has none, and is recognized by its first bytes.
     pub(crate) packing: Packing,
-    /// Size as stored.
+    /// Of delimited text: the configured dialect, completed by the file's name.
+    pub(crate) dialect: Dialect,
+    /// Columns whose values the path has.
+    pub(crate) partitions: Vec<PartitionValue>,
+    /// Size as stored; 0 for standard input.
     pub(crate) bytes: u64,
 }
 
-/// The files that `paths` name: in the order given, a pattern's in the order of their names, each file once.
-pub(crate) fn resolve(paths: &[String], format: Option<Format>) -> Result<Vec<InputFile>, SourceError> {
-    let mut files = Vec::new();
-    let mut seen = BTreeSet::new();
-    for path in paths {
-        for found in expand(path)? {
-            let fail = |e| SourceError::read(&found, e);
-            let source = std::fs::canonicalize(&found).map_err(fail)?;
-            let source = source.into_os_string().into_string().map_err(|_| SourceError::NotTheFormat {
-                path: found.clone(),
-                problem: "its path is not UTF-8, and so cannot be stored as the source of an event".into(),
-            })?;
-            let metadata = std::fs::metadata(&source).map_err(fail)?;
-            if metadata.is_dir() {
-                return Err(SourceError::NotTheFormat {
-                    path: found,
-                    problem: "is a directory; name the files in it, for example with /*.csv".into(),
-                });
-            }
-            if seen.insert(source.clone()) {
-                let (format, packing) = kind(&found, format)?;
-                files.push(InputFile { source, format, packing, bytes: metadata.len() });
-            }
-        }
-    }
-    Ok(files)
-}
-
-fn expand(path: &str) -> Result<Vec<String>, SourceError> {
-    // An existing file whose name contains brackets is a file, not a pattern.
-    if Path::new(path).exists() {
-        return Ok(vec![path.into()]);
-    }
-    if !path.contains(['*', '?', '[']) {
-        return Err(SourceError::NoSuchFile { path: path.into() });
-    }
-    let not_a_pattern = |e: glob::PatternError| SourceError::NotTheFormat {
-        path: path.into(),
-        problem: format!("is not a pattern: {e}"),
-    };
-    let mut found = Vec::new();
-    for entry in glob::glob(path).map_err(not_a_pattern)? {
-        let entry = entry.map_err(|e| SourceError::read(path, e))?;
-        if entry.is_file() {
-            found.push(entry.to_string_lossy().into_owned());
-        }
-    }
-    if found.is_empty() {
-        return Err(SourceError::NoMatch { pattern: path.into() });
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The endings of all formats, as a list for a message.
-fn endings() -> String {
-    let all: Vec<String> =
-        Format::ALL.iter().flat_map(|format| format.endings()).map(|ending| format!(".{ending}")).collect();
-    match all.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => String::new(),
-    }
-}
-
-fn kind(path: &str, configured: Option<Format>) -> Result<(Format, Packing), SourceError> {
-    let name = path.to_ascii_lowercase();
-    let (name, packing) = match name.rsplit_once('.') {
-        Some((name, "gz")) => (name, Packing::Gzip),
-        Some((name, "zst")) => (name, Packing::Zstd),
-        _ => (name.as_str(), Packing::Plain),
-    };
-    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    let by_name = Format::ALL.into_iter().find(|format| format.endings().contains(&ending));
-    match configured.or(by_name) {
-        Some(format) => Ok((format, packing)),
-        None => Err(SourceError::NotTheFormat {
-            path: path.into(),
-            problem: format!(
-                "its name does not say its format ({}, each also with .gz or .zst); set `format` in the configuration",
-                endings()
-            ),
-        }),
+impl InputFile {
+    /// Whether its bytes can be read in any order.
+    pub(crate) fn is_seekable(&self) -> bool {
+        self.packing == Packing::Plain && !self.is_stdin
     }
 }
 
@@ -133,56 +129,60 @@ impl ByteCount {
     }
 }
 
-struct Counted {
-    file: File,
+struct Counted<R> {
+    stored: R,
     count: ByteCount,
 }
 
-impl Read for Counted {
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.file.read(buffer)?;
+        let n = self.stored.read(buffer)?;
         self.count.add(n as u64);
         Ok(n)
     }
 }
 
-const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-
 /// The decompressed bytes of `file`, after checking that its first bytes match its name's ending.
 pub(crate) fn open(file: &InputFile, count: &ByteCount) -> Result<Box<dyn Read + Send>, SourceError> {
     let path = &file.source;
     let fail = |e: std::io::Error| SourceError::read(path, e);
-    let not = |problem: &str| SourceError::NotTheFormat { path: path.clone(), problem: problem.into() };
+    let mut head = [0u8; HEAD_BYTES];
+    if file.is_stdin {
+        let mut stdin = std::io::stdin();
+        let n = read_up_to(&mut stdin, &mut head).map_err(fail)?;
+        let packing = Packing::PACKED.into_iter().find(|packing| packing.fits(&head[..n]));
+        let packing = packing.unwrap_or(Packing::Plain);
+        check_head(file, packing, &head[..n])?;
+        return packing.unpack(Cursor::new(head).take(n as u64).chain(stdin)).map_err(fail);
+    }
     let mut stored = File::open(path).map_err(fail)?;
-    let mut head = [0u8; 4];
     let n = read_up_to(&mut stored, &mut head).map_err(fail)?;
     stored.seek(SeekFrom::Start(0)).map_err(fail)?;
-    let head = &head[..n];
-    let stored = Counted { file: stored, count: count.clone() };
-    match file.packing {
-        Packing::Gzip if head.starts_with(GZIP_MAGIC) => {
-            Ok(Box::new(flate2::read::MultiGzDecoder::new(stored)))
-        }
-        Packing::Gzip => Err(not("is named .gz and is not gzip")),
-        Packing::Zstd if head.starts_with(ZSTD_MAGIC) => {
-            Ok(Box::new(zstd::stream::read::Decoder::new(stored).map_err(fail)?))
-        }
-        Packing::Zstd => Err(not("is named .zst and is not zstd")),
-        Packing::Plain => {
-            let what = match head {
-                _ if head.starts_with(GZIP_MAGIC) => "gzip; name it .gz",
-                _ if head.starts_with(ZSTD_MAGIC) => "zstd; name it .zst",
-                _ if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) => {
-                    "UTF-16; convert it to UTF-8"
-                }
-                _ => match Format::ALL.into_iter().find(|format| format.magic() == Some(head)) {
-                    Some(format) if format != file.format => format.title(),
-                    _ => return Ok(Box::new(stored)),
-                },
-            };
-            Err(not(&format!("is not {} but {what}", file.format.title())))
-        }
+    check_head(file, file.packing, &head[..n])?;
+    file.packing.unpack(Counted { stored, count: count.clone() }).map_err(fail)
+}
+
+/// Refuses a file whose first bytes are not those of its packing, or of another packing or format.
+fn check_head(file: &InputFile, packing: Packing, head: &[u8]) -> Result<(), SourceError> {
+    let not = |problem: String| Err(SourceError::NotTheFormat { path: file.source.clone(), problem });
+    if packing != Packing::Plain {
+        return match packing.fits(head) {
+            true => Ok(()),
+            false => not(format!("is named .{} and is not {}", packing.ending(), packing.title())),
+        };
+    }
+    let format = file.format.title();
+    if let Some(packing) = Packing::PACKED.into_iter().find(|packing| packing.fits(head)) {
+        return not(format!("is not {format} but {}; name it .{}", packing.title(), packing.ending()));
+    }
+    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+        return not(format!("is not {format} but UTF-16; convert it to UTF-8"));
+    }
+    let found =
+        Format::ALL.into_iter().find(|format| format.magic().is_some_and(|magic| head.starts_with(magic)));
+    match found {
+        Some(found) if found != file.format => not(format!("is not {format} but {}", found.title())),
+        _ => Ok(()),
     }
 }
 
@@ -198,7 +198,7 @@ pub(crate) struct ReadOptions {
     pub(crate) check_times: bool,
 }
 
-/// How packed Parquet files are unpacked.
+/// How files are unpacked that cannot be read from their beginning to their end.
 #[derive(Debug, Clone)]
 pub(crate) struct Unpacking {
     /// The largest file that is unpacked.
@@ -237,7 +237,7 @@ pub(crate) fn open_parquet(
 ) -> Result<File, SourceError> {
     let path = &file.source;
     let fail = |e: std::io::Error| SourceError::read(path, e);
-    let mut seekable = if file.packing == Packing::Plain {
+    let mut seekable = if file.is_seekable() {
         open(file, &ByteCount::default())?;
         File::open(path).map_err(fail)?
     } else {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use schemas::config::{Events, Format};
+use schemas::config::{Dialect, Events, Format};
 use schemas::memory::MemorySize;
 use tempfile::NamedTempFile;
 
@@ -13,9 +13,9 @@ use super::counts::RecordCounts;
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, Packing, ReadOptions, Unpacking};
 use super::formats::{Carry, Source};
-use super::record::{Accepted, Raw, Records};
-use super::walk::Visit;
-use crate::records::{Mapping, Rejection};
+use super::record::{Accepted, Raw};
+use super::walk::{At, Visit};
+use crate::records::{Fields, Forms, Mapping, Rejection};
 
 const RECORD_BYTES_MAX: usize = 64;
 
@@ -30,12 +30,8 @@ struct Reader<'a>(&'a Mapping);
 impl Visit for Reader<'_> {
     type Error = SourceError;
 
-    fn record(
-        &mut self,
-        record: &impl Records,
-        _at: u64,
-    ) -> Result<Result<Accepted, Rejection>, SourceError> {
-        Ok(self.0.event(record).map(|_| Accepted::New))
+    fn record(&mut self, record: &impl Fields, _at: At) -> Result<Result<Accepted, Rejection>, SourceError> {
+        Ok(self.0.event(record, &mut Forms::default()).map(|_| Accepted::New))
     }
 }
 
@@ -51,8 +47,11 @@ pub(crate) fn file(format: Format, bytes: &[u8]) {
         write(file.as_file()).unwrap_or_else(|error| panic!("a temporary file: {error}"));
         let input = InputFile {
             source: file.path().display().to_string(),
+            is_stdin: false,
             format,
             packing: Packing::Plain,
+            dialect: Dialect::default(),
+            partitions: Vec::new(),
             bytes: bytes.len() as u64,
         };
         let whole = read(&input, bytes.len().max(RECORD_BYTES_MAX) + 1);
@@ -83,7 +82,7 @@ fn read(input: &InputFile, block_bytes: usize) -> Result<Outcome, String> {
         let (mut counts, mut rejected, mut carry) = (RecordCounts::default(), Vec::new(), Carry::default());
         while let Some(block) = source.next().map_err(|error| error.to_string())? {
             let block = carry.join(block);
-            let walked = block.walk(&mut Reader(mapping)).map_err(|error| error.to_string())?;
+            let walked = block.walk(None, &mut Reader(mapping)).map_err(|error| error.to_string())?;
             carry.keep(&block, &walked);
             counts.add(walked.counted.counts);
             for one in walked.counted.rejected {

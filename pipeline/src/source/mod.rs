@@ -15,14 +15,19 @@ mod files;
 mod formats;
 #[cfg(all(unix, any(test, feature = "fuzzing")))]
 pub(crate) mod fuzzing;
+mod partition;
+mod paths;
 mod read;
 mod record;
+mod sample;
 mod walk;
 
 pub use counts::RecordCounts;
 pub use error::SourceError;
-pub(crate) use files::{ByteCount, InputFile, ReadOptions, Unpacking, resolve};
-pub(crate) use formats::{Carry, SeenFields, Source, Walked, WholeRows};
+pub(crate) use files::{ByteCount, InputFile, Packing, ReadOptions, Unpacking, open};
+pub(crate) use formats::{Carry, SeenFields, Source, Walked, WholeRows, parquet_columns};
+pub(crate) use paths::{check_stdin, one_file, resolve};
 pub(crate) use read::{Delivered, LogReader};
-pub(crate) use record::{Accepted, Raw, Records};
-pub(crate) use walk::{Rejected, Visit};
+pub(crate) use record::{Accepted, Raw};
+pub(crate) use sample::{Sample, SampleLimits, sample};
+pub(crate) use walk::{At, Rejected, Visit};

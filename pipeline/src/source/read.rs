@@ -18,15 +18,15 @@ use std::sync::{Mutex, PoisonError};
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
 use super::formats::{Block, Carry, Source, Walked};
-use super::record::{Accepted, Records};
-use super::walk::Visit;
+use super::record::Accepted;
+use super::walk::{At, Visit};
 use crate::privacy::UserColumn;
-use crate::records::{Columns, EventBatch, Mapping, Rejection};
+use crate::records::{Columns, EventBatch, Fields, Forms, Mapping, Place, Rejection};
 
 /// Results of reading, in the order of the files and their records.
 pub(crate) enum Delivered {
     /// Records of a file. Positions of the batch count from the first record of the block.
-    Block { file: usize, walked: Walked, batch: EventBatch },
+    Block { file: usize, walked: Box<Walked>, batch: EventBatch, forms: Forms },
     /// The end of a file.
     End { file: usize },
 }
@@ -50,8 +50,14 @@ struct Job {
 /// A block that was parsed.
 struct Done {
     job: Job,
+    parsed: Parsed,
+}
+
+/// The records of a block: what came of them, the events among them, and how their times are written.
+struct Parsed {
     walked: Walked,
     batch: EventBatch,
+    forms: Forms,
 }
 
 /// A block that was parsed, or the end of a file.
@@ -142,19 +148,20 @@ impl LogReader<'_> {
             let Ok(job) = job else { return };
             let at = job.at;
             let parsed = self.parse(&job, &mut columns);
-            let reply = parsed.map(|(walked, batch)| Reply::Block(Box::new(Done { job, walked, batch })));
+            let reply = parsed.map(|parsed| Reply::Block(Box::new(Done { job, parsed })));
             if replies.0.send(Some((at, reply))).is_err() {
                 return;
             }
         }
     }
 
-    fn parse(&self, job: &Job, columns: &mut Columns) -> Result<(Walked, EventBatch), SourceError> {
-        let walked = job.block.walk(&mut EventVisitor { mapping: self.mapping, columns })?;
-        Ok((
-            walked,
-            columns.finish(u32::try_from(job.file).unwrap_or(u32::MAX)).map_err(SourceError::Columns)?,
-        ))
+    fn parse(&self, job: &Job, columns: &mut Columns) -> Result<Parsed, SourceError> {
+        let mut visitor = EventVisitor { mapping: self.mapping, columns, forms: Forms::default() };
+        let walked = job.block.walk(self.mapping.exploding(), &mut visitor)?;
+        let forms = visitor.forms;
+        let batch =
+            columns.finish(u32::try_from(job.file).unwrap_or(u32::MAX)).map_err(SourceError::Columns)?;
+        Ok(Parsed { walked, batch, forms })
     }
 
     fn deliver<E: From<SourceError>>(
@@ -172,13 +179,14 @@ impl LogReader<'_> {
                 next += 1;
                 take(match reply? {
                     Reply::Block(done) => {
-                        let Done { mut job, mut walked, mut batch } = *done;
+                        let Done { mut job, mut parsed } = *done;
                         if !carry.is_empty() {
                             job.block = carry.join(job.block);
-                            (walked, batch) = self.parse(&job, &mut columns)?;
+                            parsed = self.parse(&job, &mut columns)?;
                         }
+                        let Parsed { walked, batch, forms } = parsed;
                         carry.keep(&job.block, &walked);
-                        Delivered::Block { file: job.file, walked, batch }
+                        Delivered::Block { file: job.file, walked: Box::new(walked), batch, forms }
                     }
                     Reply::End { file } => Delivered::End { file },
                 })?;
@@ -190,28 +198,36 @@ impl LogReader<'_> {
     }
 }
 
+fn place(at: At) -> Place {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    Place {
+        position: number(at.record),
+        element: at.element.map(|element| i32::try_from(element).unwrap_or(i32::MAX)),
+        place: number(at.place),
+    }
+}
+
 /// Appends events to columns.
 struct EventVisitor<'a> {
     mapping: &'a Mapping,
     columns: &'a mut Columns,
+    forms: Forms,
 }
 
 impl Visit for EventVisitor<'_> {
     type Error = SourceError;
 
-    fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Accepted, Rejection>, SourceError> {
-        match self.mapping.event(record) {
+    fn record(&mut self, record: &impl Fields, at: At) -> Result<Result<Accepted, Rejection>, SourceError> {
+        match self.mapping.event(record, &mut self.forms) {
             Ok(event) => {
-                self.columns
-                    .push(&event, i64::try_from(at).unwrap_or(i64::MAX))
-                    .map_err(SourceError::Columns)?;
+                self.columns.push(&event, place(at)).map_err(SourceError::Columns)?;
                 Ok(Ok(Accepted::New))
             }
             Err(rejection) => Ok(Err(rejection)),
         }
     }
 
-    fn user_unreadable(&self, record: &impl Records) -> bool {
+    fn user_unreadable(&self, record: &impl Fields) -> bool {
         self.mapping.user_unreadable(record)
     }
 

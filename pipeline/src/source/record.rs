@@ -54,6 +54,9 @@ pub(crate) fn locate(
     wanted
         .iter()
         .map(|w| {
+            if w.need == Need::InPath {
+                return Ok(None);
+            }
             let mut found = present.iter().enumerate().filter(|(_, name)| **name == w.column);
             match (found.next(), found.next()) {
                 (Some(_), Some(_)) => Err(SourceError::NotTheFormat {

@@ -1,5 +1,6 @@
 //! Walks a block record by record, whatever its format. Each record is accepted, a duplicate, a dead letter or forgotten, and
-//! counted as one of the four. Memory: the block that is walked, and the beginning of a record that ends in the next block.
+//! counted as one of the four; of a record that holds several events, each element is. Memory: the block that is walked, and the
+//! beginning of a record that ends in the next block.
 
 use schemas::tables::Reason;
 
@@ -7,18 +8,18 @@ use super::counts::RecordCounts;
 use super::error::SourceError;
 use super::record::{Accepted, Raw, Records, Step};
 use crate::privacy::UserColumn;
-use crate::records::Rejection;
+use crate::records::{Exploding, Fields, Rejection};
 
 /// Takes the records of any format.
 pub(crate) trait Visit {
     /// Errors that stop the walk.
     type Error: From<SourceError>;
 
-    /// Accepts or rejects a record; `at` is its number in the block.
-    fn record(&mut self, record: &impl Records, at: u64) -> Result<Result<Accepted, Rejection>, Self::Error>;
+    /// Accepts or rejects a record or an element of one.
+    fn record(&mut self, record: &impl Fields, at: At) -> Result<Result<Accepted, Rejection>, Self::Error>;
 
     /// Whether the user of a rejected record cannot be read.
-    fn user_unreadable(&self, _record: &impl Records) -> bool {
+    fn user_unreadable(&self, _record: &impl Fields) -> bool {
         false
     }
 
@@ -28,10 +29,20 @@ pub(crate) trait Visit {
     }
 }
 
-/// A rejected record.
+/// Where a record or an element of one stands in its block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    /// Records before it.
+    pub(crate) record: u64,
+    /// Elements before it in its record, where records hold several.
+    pub(crate) element: Option<u32>,
+    /// Elements before it in the block; records, where they are not taken apart.
+    pub(crate) place: u64,
+}
+
+/// A rejected record, or a rejected element of one.
 pub(crate) struct Rejected {
-    /// Its place in the block.
-    pub(crate) at: u64,
+    pub(crate) at: At,
     pub(crate) raw: Raw,
     pub(crate) rejection: Rejection,
     /// Whether its user cannot be read.
@@ -41,50 +52,126 @@ pub(crate) struct Rejected {
 /// The counts and the rejected records of a block.
 #[derive(Default)]
 pub(crate) struct Counted {
+    /// Records, or where they hold several events, elements and the records that could not be taken apart.
     pub(crate) counts: RecordCounts,
+    /// Records as the file has them.
+    pub(crate) records: u64,
     pub(crate) rejected: Vec<Rejected>,
     /// Bytes of the block that were read.
     pub(super) done: usize,
 }
 
-/// Shows the records of a block to `visit`, and counts what came of them.
-pub(super) fn walk<R: Records, V: Visit>(records: &mut R, visit: &mut V) -> Result<Counted, V::Error> {
+/// Shows the records of a block, taken apart by `exploding` if there is one, to `visit`, and counts what came of them.
+pub(super) fn walk<R: Records, V: Visit>(
+    records: &mut R,
+    exploding: Option<&Exploding>,
+    visit: &mut V,
+) -> Result<Counted, V::Error> {
     let mut counted = Counted::default();
-    let counts = &mut counted.counts;
     loop {
-        let (rejection, user_unreadable) = match records.advance() {
-            Step::End => break,
-            Step::Rejected(rejection) => (Some(rejection), true),
-            Step::Record => match visit.record(records, counts.read)? {
-                Ok(Accepted::New) => {
-                    counts.accepted += 1;
-                    (None, false)
-                }
-                Ok(Accepted::Duplicate) => {
-                    counts.duplicates += 1;
-                    (None, false)
-                }
-                Err(Rejection { reason: Reason::Forgotten, .. }) => {
-                    counts.forgotten += 1;
-                    (None, false)
-                }
-                Err(rejection) => (Some(rejection), visit.user_unreadable(records)),
-            },
-        };
-        if let Some(rejection) = rejection {
-            let column = records.user_column();
-            match records.raw() {
-                Raw::Bytes(bytes) if user_unreadable && visit.is_forgotten(column, &bytes) => {
-                    counts.forgotten += 1
-                }
-                raw => {
-                    counts.dead_letters += 1;
-                    counted.rejected.push(Rejected { at: counts.read, raw, rejection, user_unreadable });
+        match (records.advance(), exploding) {
+            (Step::End, _) => break,
+            (Step::Rejected(rejection), _) => {
+                let outcome = Outcome::Rejected { rejection, user_unreadable: true };
+                counted.add(records, None, outcome, visit);
+            }
+            (Step::Record, None) => {
+                let outcome = outcome(records, counted.at(None), visit)?;
+                counted.add(records, None, outcome, visit);
+            }
+            (Step::Record, Some(exploding)) => explode(records, exploding, &mut counted, visit)?,
+        }
+        counted.records += 1;
+    }
+    counted.done = records.done();
+    Ok(counted)
+}
+
+/// Shows the elements of the current record to `visit`.
+fn explode<R: Records, V: Visit>(
+    records: &mut R,
+    exploding: &Exploding,
+    counted: &mut Counted,
+    visit: &mut V,
+) -> Result<(), V::Error> {
+    // What comes of the elements is counted after the last: until then they borrow the record.
+    let mut outcomes = Vec::new();
+    match exploding.elements(&*records) {
+        Ok(elements) => {
+            for number in 0..elements.len() {
+                let at = counted.at(Some(number));
+                let at = At { place: at.place + u64::from(number), ..at };
+                let outcome = match elements.get(number as usize) {
+                    Ok(element) => outcome(&element, at, visit)?,
+                    Err(rejection) => {
+                        Outcome::Rejected { rejection, user_unreadable: visit.user_unreadable(&*records) }
+                    }
+                };
+                outcomes.push((Some(number), outcome));
+            }
+        }
+        Err(rejection) => {
+            let user_unreadable = visit.user_unreadable(&*records);
+            outcomes.push((None, Outcome::Rejected { rejection, user_unreadable }));
+        }
+    }
+    for (element, outcome) in outcomes {
+        counted.add(records, element, outcome, visit);
+    }
+    Ok(())
+}
+
+/// What came of a record or an element.
+enum Outcome {
+    Accepted(Accepted),
+    Forgotten,
+    Rejected { rejection: Rejection, user_unreadable: bool },
+}
+
+fn outcome<V: Visit>(record: &impl Fields, at: At, visit: &mut V) -> Result<Outcome, V::Error> {
+    Ok(match visit.record(record, at)? {
+        Ok(accepted) => Outcome::Accepted(accepted),
+        Err(Rejection { reason: Reason::Forgotten, .. }) => Outcome::Forgotten,
+        Err(rejection) => {
+            let user_unreadable = visit.user_unreadable(record);
+            Outcome::Rejected { rejection, user_unreadable }
+        }
+    })
+}
+
+impl Counted {
+    /// Where the next record, or an element of it, stands.
+    fn at(&self, element: Option<u32>) -> At {
+        At { record: self.records, element, place: self.counts.read }
+    }
+
+    /// Counts the outcome of the current record or of one of its elements.
+    fn add(
+        &mut self,
+        records: &mut impl Records,
+        element: Option<u32>,
+        outcome: Outcome,
+        visit: &impl Visit,
+    ) {
+        let counts = &mut self.counts;
+        match outcome {
+            Outcome::Accepted(Accepted::New) => counts.accepted += 1,
+            Outcome::Accepted(Accepted::Duplicate) => counts.duplicates += 1,
+            Outcome::Forgotten => counts.forgotten += 1,
+            Outcome::Rejected { rejection, user_unreadable } => {
+                let column = records.user_column();
+                match records.raw() {
+                    Raw::Bytes(bytes) if user_unreadable && visit.is_forgotten(column, &bytes) => {
+                        counts.forgotten += 1;
+                    }
+                    raw => {
+                        counts.dead_letters += 1;
+                        let at = At { record: self.records, element, place: counts.read };
+                        self.rejected.push(Rejected { at, raw, rejection, user_unreadable });
+                    }
                 }
             }
         }
         counts.read += 1;
     }
-    counted.done = records.done();
-    Ok(counted)
 }

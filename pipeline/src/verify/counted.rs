@@ -4,18 +4,22 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
 use schemas::condition::Condition;
 use schemas::hash::{hash64, hash128};
+use schemas::history::AtMostOnce;
+use schemas::tables::ELEMENT;
 use store::{Shard, Snapshot};
 
 use super::events::by_date;
+use super::log::{OrderedValue, core};
 use super::violation::Stop;
 use crate::instructions::{CountWindow, Rules};
 use crate::privacy::Forgotten;
 use crate::records::date_days;
 
-const COLUMNS: [&str; 7] = ["event_id", "source", "position", "ts", "user_id", "item_id", "action"];
+const COLUMNS: [&str; 10] =
+    ["event_id", "source", "position", "ts", "user_id", "item_id", "action", "request_id", "value", ELEMENT];
 
 /// A user's conditions with their weights.
 pub(super) type Weighted = Vec<(Condition, f32)>;
@@ -86,8 +90,9 @@ impl Item {
     }
 }
 
-/// A copy of an event: the fields that decide which copy counts, in this order.
-type Copy = (String, i64, i64, String, String, String);
+/// A copy of an event: the fields that decide which copy counts, in this order; the last two, request and value, only where a
+/// filter depends on the value.
+type Copy = (String, (i64, Option<i32>), i64, String, String, String, Option<String>, Option<OrderedValue>);
 
 /// (date, id) of events that are stored more than once → the copy that counts, if one of this date does.
 pub(super) type FirstCopies = HashMap<(i64, u128), Option<Copy>>;
@@ -103,6 +108,8 @@ pub(super) struct Recount<'a> {
     pub window: CountWindow,
     /// Forgotten users: their rows are erased from the tables, but remain for a while in older versions of `events`.
     pub forgotten: Option<Forgotten>,
+    /// The items of the k-core, once it was found.
+    pub core: Option<HashSet<String>>,
 }
 
 /// The slice that a user belongs to.
@@ -112,7 +119,19 @@ pub(super) fn slice_of(user: &str, slices: u64) -> u64 {
 
 impl Recount<'_> {
     fn shards(&self) -> impl Iterator<Item = &Shard> {
-        self.events.shards().iter().filter(|shard| self.window.touches(shard))
+        let window = self.rules.read_window(self.window);
+        self.events.shards().iter().filter(move |shard| window.touches(shard))
+    }
+
+    fn copy(&self, batch: &RecordBatch, row: usize) -> Copy {
+        let text = |column: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
+        let position = batch.column(2).as_primitive::<Int64Type>().value(row);
+        let by_value = self.rules.filters.min_value.is_some();
+        let request = (by_value && batch.column(7).is_valid(row)).then(|| text(7));
+        let value = value(batch, row).filter(|_| by_value).map(OrderedValue);
+        let elements = batch.column(9).as_primitive::<Int32Type>();
+        let place = (position, elements.is_valid(row).then(|| elements.value(row)));
+        (text(1), place, ts(batch, row), text(4), text(5), text(6), request, value)
     }
 
     /// Rows of the window's dates.
@@ -123,7 +142,7 @@ impl Recount<'_> {
     /// Finds copies. Memory: the ids of the dates that one window of days spans, and the repeated events.
     pub(super) async fn first_copies(&self) -> Result<FirstCopies, Stop> {
         let days = self.rules.dedup_days;
-        let widened = self.window.widened(days);
+        let widened = self.rules.read_window(self.window).widened(days);
         let mut by_day: BTreeMap<i64, Vec<&Shard>> = BTreeMap::new();
         for (date, shards) in by_date(self.events) {
             let day = date.and_then(date_days).map_or(i64::MIN, i64::from);
@@ -151,7 +170,7 @@ impl Recount<'_> {
                 for row in 0..batch.num_rows() {
                     let (day, id) = key(&batch, row);
                     if repeated.contains(&id) {
-                        copies.entry(id).or_default().push((copy(&batch, row), day));
+                        copies.entry(id).or_default().push((self.copy(&batch, row), day));
                     }
                 }
             }
@@ -171,6 +190,90 @@ impl Recount<'_> {
         Ok(first)
     }
 
+    /// Gives the events of the slice's users that pass the filters which judge events by themselves, each once: user, time, item.
+    async fn each_event(
+        &self,
+        (slice, slices): (u64, u64),
+        first: &FirstCopies,
+        forgotten: Option<&Forgotten>,
+        mut each: impl FnMut(&str, i64, &str),
+    ) -> Result<(), Stop> {
+        let window = self.rules.read_window(self.window);
+        let mut counted: HashSet<(i64, u128)> = HashSet::new();
+        for shard in self.shards() {
+            for batch in self.events.read_shard(shard, &COLUMNS).await? {
+                for row in 0..batch.num_rows() {
+                    let text = |column: usize| batch.column(column).as_string::<i32>().value(row);
+                    let (ts, user) = (ts(&batch, row), text(4));
+                    let is_counted = window.contains(ts)
+                        && self.rules.filters.taken_by(text(6), value(&batch, row), ts).is_none()
+                        && slice_of(user, slices) == slice
+                        && !forgotten.is_some_and(|forgotten| forgotten.has(user));
+                    if !is_counted {
+                        continue;
+                    }
+                    if !first.is_empty()
+                        && let key = key(&batch, row)
+                        && let Some(first) = first.get(&key)
+                        && (first.as_ref() != Some(&self.copy(&batch, row)) || !counted.insert(key))
+                    {
+                        continue;
+                    }
+                    each(user, ts, text(5));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The events of the slice's users, with one of each user and item if the filters say so: (time, item), by user.
+    async fn histories(
+        &self,
+        slice: (u64, u64),
+        first: &FirstCopies,
+        forgotten: Option<&Forgotten>,
+    ) -> Result<BTreeMap<String, Vec<(i64, String)>>, Stop> {
+        let mut users: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+        self.each_event(slice, first, forgotten, |user, ts, item| {
+            users.entry(user.to_owned()).or_default().push((ts, item.to_owned()));
+        })
+        .await?;
+        if let Some(keep) = self.rules.filters.at_most_once {
+            for events in users.values_mut() {
+                let mut kept: BTreeMap<String, i64> = BTreeMap::new();
+                for (ts, item) in events.drain(..) {
+                    let kept = kept.entry(item).or_insert(ts);
+                    *kept = if keep == AtMostOnce::First { ts.min(*kept) } else { ts.max(*kept) };
+                }
+                events.extend(kept.into_iter().map(|(item, ts)| (ts, item)));
+            }
+        }
+        Ok(users)
+    }
+
+    /// Finds the items of the k-core, if one is configured. Memory: all events, 4 bytes each, and the items.
+    pub(super) async fn find_core(&mut self, slices: u64, first: &FirstCopies) -> Result<(), Stop> {
+        let filters = &self.rules.filters;
+        if !filters.has_core() {
+            return Ok(());
+        }
+        let (mut numbers, mut users) = (HashMap::<String, u32>::new(), Vec::<Vec<u32>>::new());
+        for slice in 0..slices {
+            // The table was made when the events of people who were forgotten since still counted.
+            for (_, events) in self.histories((slice, slices), first, None).await? {
+                let mut number = |(_, item)| {
+                    let next = numbers.len() as u32;
+                    *numbers.entry(item).or_insert(next)
+                };
+                users.push(events.into_iter().map(&mut number).collect());
+            }
+        }
+        let left = core(users, filters.core_user_events(), filters.core_item_events());
+        self.core =
+            Some(numbers.into_iter().filter(|(_, n)| left.contains(n)).map(|(item, _)| item).collect());
+        Ok(())
+    }
+
     /// The instructions of the slice's users.
     pub(super) async fn slice(
         &self,
@@ -179,38 +282,32 @@ impl Recount<'_> {
         first: &FirstCopies,
     ) -> Result<BTreeMap<String, Weighted>, Stop> {
         let mut users: BTreeMap<String, (u64, Carrying)> = BTreeMap::new();
-        let mut counted: HashSet<(i64, u128)> = HashSet::new();
-        for shard in self.shards() {
-            for batch in self.events.read_shard(shard, &COLUMNS).await? {
-                for row in 0..batch.num_rows() {
-                    let text = |column: usize| batch.column(column).as_string::<i32>().value(row);
-                    let (ts, user) = (ts(&batch, row), text(4));
-                    let is_counted = self.window.contains(ts)
-                        && self.rules.is_wanted(text(6))
-                        && slice_of(user, slices) == slice
-                        && !self.forgotten.as_ref().is_some_and(|forgotten| forgotten.has(user));
-                    if !is_counted {
-                        continue;
-                    }
-                    if !first.is_empty()
-                        && let key = key(&batch, row)
-                        && let Some(first) = first.get(&key)
-                        && (first.as_ref() != Some(&copy(&batch, row)) || !counted.insert(key))
-                    {
-                        continue;
-                    }
-                    let (events, carrying) = match users.get_mut(user) {
-                        Some(counts) => counts,
-                        None => users.entry(user.to_owned()).or_default(),
-                    };
-                    *events += 1;
-                    if let Some(item) = self.carried.items.get(text(5)) {
-                        for share in item.carries(self.rules, ts) {
-                            *carrying.entry(share).or_default() += 1;
-                        }
-                    }
+        let mut count = |user: &str, ts: i64, item: &str| {
+            let (events, carrying) = match users.get_mut(user) {
+                Some(counts) => counts,
+                None => users.entry(user.to_owned()).or_default(),
+            };
+            *events += 1;
+            if let Some(item) = self.carried.items.get(item) {
+                for share in item.carries(self.rules, ts) {
+                    *carrying.entry(share).or_default() += 1;
                 }
             }
+        };
+        let forgotten = self.forgotten.as_ref();
+        if self.rules.filters.needs_histories() {
+            for (user, mut events) in self.histories((slice, slices), first, forgotten).await? {
+                if let Some(core) = &self.core {
+                    events.retain(|(_, item)| core.contains(item));
+                    if (events.len() as u64) < self.rules.filters.core_user_events() {
+                        continue;
+                    }
+                }
+                let inside = events.iter().filter(|(ts, _)| self.window.contains(*ts));
+                inside.for_each(|(ts, item)| count(&user, *ts, item));
+            }
+        } else {
+            self.each_event((slice, slices), first, forgotten, count).await?;
         }
         let ranked =
             users.into_iter().map(|(user, (events, carrying))| (user, self.ranked(events, carrying)));
@@ -255,8 +352,7 @@ fn key(batch: &RecordBatch, row: usize) -> (i64, u128) {
     (ts(batch, row).div_euclid(86_400_000), hash128(id.as_bytes()))
 }
 
-fn copy(batch: &RecordBatch, row: usize) -> Copy {
-    let text = |column: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
-    let position = batch.column(2).as_primitive::<Int64Type>().value(row);
-    (text(1), position, ts(batch, row), text(4), text(5), text(6))
+fn value(batch: &RecordBatch, row: usize) -> Option<f64> {
+    let values = batch.column(8);
+    values.is_valid(row).then(|| values.as_primitive::<Float64Type>().value(row))
 }

@@ -8,12 +8,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use arrow::array::Array as _;
 use arrow::array::AsArray;
-use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMillisecondType};
 use chrono::{DateTime, NaiveDate};
 use schemas::config::Config;
 use schemas::hash::{hash64, hash128};
-use schemas::tables::{EVENT_DATE, EVENTS_SCHEMA};
+use schemas::tables::{ELEMENT, EVENT_DATE, EVENTS_SCHEMA};
 use store::{Shard, Snapshot};
 use terminal::Progress;
 
@@ -37,8 +38,8 @@ struct Met<'a> {
     is_message: bool,
 }
 
-/// The hash of a source, and the position there.
-type Place = (u64, i64);
+/// The hash of a source, and the position and the element there.
+type Place = (u64, i64, Option<i32>);
 
 /// The ids of one date.
 #[derive(Default)]
@@ -66,7 +67,7 @@ pub(super) async fn verify(config: &Config, snapshot: &Snapshot, proof: &mut Tab
         .collect();
     let place = |column| required.iter().position(|&name| name == column).unwrap_or_default();
     let [id_column, ts_column] = ["event_id", "ts"].map(place);
-    let [source_column, position_column] = ["source", "position"].map(place);
+    let [source_column, position_column, element_column] = ["source", "position", ELEMENT].map(place);
     let days = properties::dedup_days(snapshot)?;
     let wider = days.max(config.events.dedup_days);
     let near = format!("event_id is unique within {days} days of its event_date");
@@ -93,6 +94,7 @@ pub(super) async fn verify(config: &Config, snapshot: &Snapshot, proof: &mut Tab
                 let times = batch.column(ts_column).as_primitive::<TimestampMillisecondType>();
                 let sources = batch.column(source_column).as_string::<i32>();
                 let positions = batch.column(position_column).as_primitive::<Int64Type>().values();
+                let elements = batch.column(element_column).as_primitive::<Int32Type>();
                 let mut source = ("", 0, false);
                 for (i, (id, &ts)) in ids.iter().flatten().zip(times.values()).enumerate() {
                     let time = DateTime::from_timestamp_millis(ts);
@@ -105,7 +107,8 @@ pub(super) async fn verify(config: &Config, snapshot: &Snapshot, proof: &mut Tab
                     if source.1 == 0 || source.0 != text {
                         source = (text, hash64(text.as_bytes()), is_message(text));
                     }
-                    let place = (source.1, positions[i]);
+                    let element = elements.is_valid(i).then(|| elements.value(i));
+                    let place = (source.1, positions[i], element);
                     let here = Met { shard, row, place, is_message: source.2 };
                     let key = hash128(id.as_bytes());
                     let before = seen.iter().map(|(date, seen)| (number.abs_diff(*date), seen));

@@ -76,7 +76,7 @@ pub(super) async fn verify(
     };
     let last_item = items.as_ref().ok().map(|items| u32::try_from(items.rows()).unwrap_or(u32::MAX));
     let held = events.as_ref().map_or(0, Snapshot::rows);
-    let log = match (sequences(config, snapshot)?, kept_conditions, events, &items) {
+    let mut log = match (sequences(config, snapshot)?, kept_conditions, events, &items) {
         (Ok(settings), Ok(conditions), Ok(events), Ok(items)) => {
             let rules = HistoryRules { learned: Some(conditions), ..rules(&settings, snapshot)? };
             let forgotten = Forgotten::load(root, &config.forget).await?;
@@ -85,9 +85,13 @@ pub(super) async fn verify(
         (Err(reason), ..) | (_, Err(reason), ..) | (_, _, Err(reason), _) => Err(reason),
         (.., Err(reason)) => Err(reason.clone()),
     };
+    let slices = held.div_ceil(events_held_max.max(1)).max(1);
+    if let Ok(log) = &mut log {
+        log.find_core(slices).await?;
+    }
     let mut wanted = match (&log, &carried) {
         (Ok(log), Ok(carried)) => {
-            let newest = newest(&log.events).await?;
+            let newest = log.rules.filters.newest(newest(&log.events).await?);
             let (rules, limits) = (&log.rules, &config.conditions);
             Some(ExampleRules { rules, carried, limits, pools: HashMap::new(), newest })
         }
@@ -106,7 +110,6 @@ pub(super) async fn verify(
         }),
         counts: Counts::default(),
     };
-    let slices = held.div_ceil(events_held_max.max(1)).max(1);
     let label = format!("verify {}", snapshot.name());
     let mut progress = Progress::start(&label, snapshot.rows() * slices, "examples");
     for number in 0..slices {

@@ -6,8 +6,8 @@
 use schemas::config::Conditions;
 use schemas::hash::hash64;
 use schemas::history::{
-    DeltaTau, Role, Split, Window, first_held_out, held_out_roles, request_batches, session_ordinals,
-    visible_lengths, with_sft_share,
+    DeltaTau, LogFilters, Role, Split, Window, first_held_out, held_out_roles, request_batches,
+    session_ordinals, visible_lengths, with_sft_share,
 };
 
 use super::row::{Broken, Row};
@@ -26,8 +26,8 @@ pub(super) const SINCE: &str = "the new targets are the events committed after t
 /// The settings that determine a history, given the events.
 #[derive(Debug, Clone)]
 pub(super) struct HistoryRules {
-    /// Actions that become positions; all where there are none.
-    pub actions: Vec<String>,
+    /// The filters of the log.
+    pub filters: LogFilters,
     /// `events.dedup_days`: equal ids within this many days are one event.
     pub dedup_days: u32,
     /// The seed of the `shuffled` order.
@@ -40,13 +40,6 @@ pub(super) struct HistoryRules {
     pub sft_share: f64,
     /// `sft/<condition>`: the settings that decide which events are fit to be learned.
     pub learned: Option<Conditions>,
-}
-
-impl HistoryRules {
-    /// Whether events with this action become positions.
-    pub(super) fn is_wanted(&self, action: &str) -> bool {
-        self.actions.is_empty() || self.actions.iter().any(|known| known == action)
-    }
 }
 
 /// A user's history, and the number of its events that the rows seen so far own.
@@ -265,7 +258,7 @@ mod tests {
     /// Two equal events, one soon after, and one of another session.
     fn history() -> ProvenHistory {
         let rules = HistoryRules {
-            actions: Vec::new(),
+            filters: LogFilters::default(),
             dedup_days: 0,
             shuffle: None,
             session_gap_ms: 50,

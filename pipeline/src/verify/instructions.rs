@@ -116,19 +116,21 @@ pub(super) async fn verify(
         }
     };
     let forgotten = Forgotten::load(root, &config.forget).await?;
-    let recount = Recount { events: &events, rules: &rules, carried: &carried, window, forgotten };
-    recounted(snapshot, &recount, events_held_max, proof).await
+    let recount =
+        Recount { events: &events, rules: &rules, carried: &carried, window, forgotten, core: None };
+    recounted(snapshot, recount, events_held_max, proof).await
 }
 
 /// Compares every row with the independent count, one slice of users at a time.
 async fn recounted(
     snapshot: &Snapshot,
-    recount: &Recount<'_>,
+    mut recount: Recount<'_>,
     events_held_max: u64,
     proof: &mut TableProof,
 ) -> Result<(), Stop> {
     let first = recount.first_copies().await?;
     let slices = recount.rows().div_ceil(events_held_max.max(1)).max(1);
+    recount.find_core(slices, &first).await?;
     let (mut users, mut progress) = (0, Progress::start("verify instructions", slices, "slices"));
     for slice in 0..slices {
         let mut expected = recount.slice(slice, slices, &first).await?;

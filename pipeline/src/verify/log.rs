@@ -2,14 +2,17 @@
 //!
 //! Events are sorted in memory by (time, tie, source, position, hash of the event id), where the tie is 0 for
 //! `file-order` and `mix64(tie_seed, hash64(event_id))` for `shuffled`. Among records with one event id, a record counts
-//! unless a smaller one, of any user, lies within the days in the table's property; repeated ids are found first.
+//! unless a smaller one, of any user, lies within the days in the table's property; repeated ids are found first. The filters of
+//! `[sequences]` then take out events: the k-core from its definition, in a memory of 4 bytes an event of the whole log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt32Type};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampMillisecondType, UInt32Type};
 use schemas::hash::{hash64, hash128, mix64};
+use schemas::history::AtMostOnce;
+use schemas::tables::ELEMENT;
 use store::{Shard, Snapshot, TableError};
 
 use crate::privacy::Forgotten;
@@ -30,6 +33,8 @@ pub(super) struct EventLog {
     /// Forgotten users: their rows are erased from the tables, but remain for a while in older versions of `events`.
     forgotten: Option<Forgotten>,
     new: New,
+    /// The items of the k-core, once it was found.
+    core: Option<HashSet<u32>>,
 }
 
 /// The events that were appended after a version: the number of copies appended, and in the table.
@@ -51,19 +56,53 @@ impl New {
     }
 }
 
-const COLUMNS: [&str; 9] =
-    ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position", "value"];
+const COLUMNS: [&str; 10] =
+    ["event_id", "user_id", "item_id", "ts", "request_id", "action", "source", "position", "value", ELEMENT];
 
 /// The events that are stored several times within the window of days.
 #[derive(Default)]
 struct RepeatedIds {
     ids: HashSet<u128>,
+    /// The dates that have a repeated id. On other dates every event counts, also one whose id is repeated elsewhere.
+    dates: BTreeSet<i32>,
     /// (date, id) → the record that counts, and whether it is fit to be learned: it is if all records with its key are.
     first: HashMap<(String, String), (Record, bool)>,
 }
 
-/// (source, position, ts, user, item, action, request)
-type Record = (String, i64, i64, String, String, String, Option<String>);
+/// A position, and the element of its record.
+type Place = (i64, Option<i32>);
+
+/// (source, place, ts, user, item, action, request, value), the value only where a filter depends on it.
+type Record = (String, Place, i64, String, String, String, Option<String>, Option<OrderedValue>);
+
+/// A value in total order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OrderedValue(pub f64);
+
+impl PartialEq for OrderedValue {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for OrderedValue {}
+
+impl PartialOrd for OrderedValue {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for OrderedValue {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// Whether an event passes the filters that judge it by itself.
+fn passes(record: &Record, rules: &HistoryRules) -> bool {
+    rules.filters.taken_by(&record.5, record.7.map(|value| value.0), record.2).is_none()
+}
 
 /// The texts and numbers of a batch with [`COLUMNS`].
 struct Fields<'a>(&'a RecordBatch);
@@ -77,28 +116,40 @@ impl<'a> Fields<'a> {
         self.0.column(3).as_primitive::<TimestampMillisecondType>().value(row)
     }
 
-    fn position(&self, row: usize) -> i64 {
-        self.0.column(7).as_primitive::<Int64Type>().value(row)
+    fn place(&self, row: usize) -> Place {
+        let elements = self.0.column(9).as_primitive::<Int32Type>();
+        let element = elements.is_valid(row).then(|| elements.value(row));
+        (self.0.column(7).as_primitive::<Int64Type>().value(row), element)
     }
 
     fn request(&self, row: usize) -> Option<&'a str> {
         self.0.column(4).is_valid(row).then(|| self.text(4, row))
     }
 
+    fn value(&self, row: usize) -> Option<f64> {
+        let column = self.0.column(8);
+        column.is_valid(row).then(|| column.as_primitive::<Float64Type>().value(row))
+    }
+
+    /// Whether the event passes the filters that judge it by itself.
+    fn is_wanted(&self, rules: &HistoryRules, row: usize) -> bool {
+        rules.filters.taken_by(self.text(5, row), self.value(row), self.ts(row)).is_none()
+    }
+
     /// Whether the event is fit to be learned under a condition.
     fn is_fit(&self, rules: &HistoryRules, row: usize) -> bool {
-        let column = self.0.column(8);
-        let value = column.is_valid(row).then(|| column.as_primitive::<Float64Type>().value(row));
+        let value = self.value(row);
         rules.learned.as_ref().is_some_and(|conditions| {
             (conditions.actions.is_empty() || conditions.actions.iter().any(|a| a == self.text(5, row)))
                 && conditions.min_value.is_none_or(|min| value.is_some_and(|value| value >= min))
         })
     }
 
-    fn record(&self, row: usize) -> Record {
+    fn record(&self, rules: &HistoryRules, row: usize) -> Record {
+        let value = rules.filters.min_value.and_then(|_| self.value(row)).map(OrderedValue);
         let text = |column| self.text(column, row).to_owned();
         let request = self.request(row).map(str::to_owned);
-        (text(6), self.position(row), self.ts(row), text(1), text(2), text(5), request)
+        (text(6), self.place(row), self.ts(row), text(1), text(2), text(5), request, value)
     }
 }
 
@@ -135,13 +186,14 @@ impl RepeatedIds {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
                         if repeated.ids.contains(&hash128(fields.text(0, row).as_bytes())) {
-                            let copy = (fields.record(row), fields.is_fit(rules, row));
+                            let copy = (fields.record(rules, row), fields.is_fit(rules, row));
                             copies.entry(fields.text(0, row).to_owned()).or_default().push(copy);
                         }
                     }
                 }
             }
         }
+        repeated.dates = dates;
         for (id, mut copies) in copies {
             copies.sort();
             let mut smaller = BTreeSet::new();
@@ -152,7 +204,7 @@ impl RepeatedIds {
                 if counts {
                     let fit = copies
                         .iter()
-                        .all(|(copy, fit)| *fit || place(copy) != place(record) || !rules.is_wanted(&copy.5));
+                        .all(|(copy, fit)| *fit || place(copy) != place(record) || !passes(copy, rules));
                     repeated.first.insert((date_text(date), id.clone()), (record.clone(), fit));
                 }
             }
@@ -161,7 +213,9 @@ impl RepeatedIds {
     }
 
     fn key(&self, date: &str, id: &str) -> Option<(String, String)> {
-        let repeats = !self.ids.is_empty() && self.ids.contains(&hash128(id.as_bytes()));
+        let repeats = !self.ids.is_empty()
+            && self.ids.contains(&hash128(id.as_bytes()))
+            && self.dates.contains(&date_days(date).unwrap_or_default());
         repeats.then(|| (date.to_owned(), id.to_owned()))
     }
 
@@ -177,7 +231,7 @@ impl RepeatedIds {
     ) -> Option<bool> {
         let Some(key) = self.key(date, fields.text(0, row)) else { return Some(fields.is_fit(rules, row)) };
         let (first, fit) = self.first.get(&key)?;
-        (*first == fields.record(row) && taken.insert(key)).then_some(*fit)
+        (*first == fields.record(rules, row) && taken.insert(key)).then_some(*fit)
     }
 }
 
@@ -185,9 +239,9 @@ fn day_of(ts: i64) -> i32 {
     i32::try_from(ts.div_euclid(86_400_000)).unwrap_or(i32::MAX)
 }
 
-/// The fields that distinguish the records of an event, without their action.
-fn place(record: &Record) -> (&str, i64, i64, &str, &str, Option<&str>) {
-    let (source, position, ts, user, item, _, request) = record;
+/// The fields that distinguish the records of an event, without their action and value.
+fn place(record: &Record) -> (&str, Place, i64, &str, &str, Option<&str>) {
+    let (source, position, ts, user, item, _, request, _) = record;
     (source, *position, *ts, user, item, request.as_deref())
 }
 
@@ -196,7 +250,7 @@ struct Event {
     ts: i64,
     tie: u64,
     source: u32,
-    position: i64,
+    place: Place,
     hash: u64,
     item: u32,
     fit: bool,
@@ -234,7 +288,7 @@ impl EventLog {
             indexes.extend(ids.zip(numbers).map(|(id, &index)| (id.to_owned(), index)));
         }
         let repeated = RepeatedIds::find(&events, &rules).await?;
-        Ok(Self { events, indexes, rules, repeated, forgotten, new: New::default() })
+        Ok(Self { events, indexes, rules, repeated, forgotten, new: New::default(), core: None })
     }
 
     /// Reads which events were appended after version `since`; the inner error is the reason why that is no longer known.
@@ -278,6 +332,15 @@ impl EventLog {
 
     /// The events of the users of slice `number` of `slices`.
     pub(super) async fn slice(&self, number: u64, slices: u64) -> Result<Slice, Stop> {
+        self.slice_without(self.forgotten.as_ref(), number, slices).await
+    }
+
+    async fn slice_without(
+        &self,
+        forgotten: Option<&Forgotten>,
+        number: u64,
+        slices: u64,
+    ) -> Result<Slice, Stop> {
         let mut slice = Slice::default();
         let (mut places, mut taken) = (HashMap::new(), HashSet::new());
         for (date, shards) in by_date(&self.events) {
@@ -287,13 +350,13 @@ impl EventLog {
                     let fields = Fields(&batch);
                     for row in 0..batch.num_rows() {
                         let user = fields.text(1, row);
-                        let gone = self.forgotten.as_ref().is_some_and(|forgotten| forgotten.has(user));
+                        let gone = forgotten.is_some_and(|forgotten| forgotten.has(user));
                         if gone || slice_of(user, slices) != number {
                             continue;
                         }
                         let (date, rules) = (date.unwrap_or_default(), &self.rules);
                         let counts = self.repeated.counts(date, &fields, row, rules, &mut taken);
-                        let Some(fit) = counts.filter(|_| rules.is_wanted(fields.text(5, row))) else {
+                        let Some(fit) = counts.filter(|_| fields.is_wanted(rules, row)) else {
                             continue;
                         };
                         let item = fields.text(2, row);
@@ -311,7 +374,46 @@ impl EventLog {
                 }
             }
         }
+        slice.order();
+        if let Some(keep) = self.rules.filters.at_most_once {
+            slice.keep_once(keep);
+        }
+        if let Some(items) = &self.core {
+            slice.keep_core(items, self.rules.filters.core_user_events());
+        }
         Ok(slice)
+    }
+
+    /// Finds the items of the k-core, if one is configured, from all of the slices.
+    pub(super) async fn find_core(&mut self, slices: u64) -> Result<(), Stop> {
+        let filters = &self.rules.filters;
+        if !filters.has_core() {
+            return Ok(());
+        }
+        // The items of each user's events.
+        let mut users: Vec<Vec<u32>> = Vec::new();
+        for number in 0..slices {
+            // The table was built when the events of people who were forgotten since still counted.
+            let slice = self.slice_without(None, number, slices).await?;
+            users.extend(slice.users.into_values().map(|events| events.iter().map(|e| e.item).collect()));
+        }
+        let (user_events, item_events) = (filters.core_user_events(), filters.core_item_events());
+        self.core = Some(core(users, user_events, item_events));
+        Ok(())
+    }
+}
+
+/// The items of the k-core, by its definition; `users` holds the items of each user's events.
+pub(super) fn core(mut users: Vec<Vec<u32>>, user_events: u64, item_events: u64) -> HashSet<u32> {
+    loop {
+        let before: usize = users.iter().map(Vec::len).sum();
+        users.retain(|items| items.len() as u64 >= user_events);
+        let mut counts: HashMap<u32, u64> = HashMap::new();
+        users.iter().flatten().for_each(|&item| *counts.entry(item).or_default() += 1);
+        users.iter_mut().for_each(|items| items.retain(|item| counts[item] >= item_events));
+        if users.iter().map(Vec::len).sum::<usize>() == before {
+            return users.into_iter().flatten().collect();
+        }
     }
 }
 
@@ -352,7 +454,7 @@ impl Slice {
             ts: fields.ts(row),
             tie: rules.shuffle.map_or(0, |seed| mix64(seed, hash)),
             source,
-            position: fields.position(row),
+            place: fields.place(row),
             hash,
             item,
             fit,
@@ -367,16 +469,48 @@ impl Slice {
         self.events += 1;
     }
 
+    /// Sorts every user's events into the order of a history.
+    fn order(&mut self) {
+        let sources = &self.sources;
+        for events in self.users.values_mut() {
+            events.sort_by(|a, b| {
+                (a.ts, a.tie)
+                    .cmp(&(b.ts, b.tie))
+                    .then_with(|| sources[a.source as usize].cmp(&sources[b.source as usize]))
+                    .then_with(|| (a.place, a.hash).cmp(&(b.place, b.hash)))
+            });
+        }
+    }
+
+    /// Keeps one event of each user and item.
+    fn keep_once(&mut self, keep: AtMostOnce) {
+        for events in self.users.values_mut() {
+            let mut kept: HashMap<u32, usize> = HashMap::new();
+            for (t, event) in events.iter().enumerate() {
+                match keep {
+                    AtMostOnce::First => _ = kept.entry(event.item).or_insert(t),
+                    AtMostOnce::Last => _ = kept.insert(event.item, t),
+                }
+            }
+            let kept: HashSet<usize> = kept.into_values().collect();
+            let mut t = 0..;
+            events.retain(|_| t.next().is_some_and(|t| kept.contains(&t)));
+        }
+        self.events = self.users.values().map(|events| events.len() as u64).sum();
+    }
+
+    /// Keeps the events of the k-core with these items.
+    fn keep_core(&mut self, items: &HashSet<u32>, user_events: u64) {
+        self.users.retain(|_, events| {
+            events.retain(|event| items.contains(&event.item));
+            events.len() as u64 >= user_events
+        });
+        self.events = self.users.values().map(|events| events.len() as u64).sum();
+    }
+
     /// Removes and returns a user's history; `None` if the user has no events or was taken before.
     pub(super) fn take(&mut self, user: &str, rules: &HistoryRules) -> Option<ProvenHistory> {
-        let mut events = self.users.remove(user)?;
-        let sources = &self.sources;
-        events.sort_by(|a, b| {
-            (a.ts, a.tie)
-                .cmp(&(b.ts, b.tie))
-                .then_with(|| sources[a.source as usize].cmp(&sources[b.source as usize]))
-                .then_with(|| (a.position, a.hash).cmp(&(b.position, b.hash)))
-        });
+        let events = self.users.remove(user)?;
         let ts: Vec<i64> = events.iter().map(|event| event.ts).collect();
         let ids: Vec<Option<&str>> =
             events.iter().map(|event| event.request.clone().map(|span| &self.requests[span])).collect();

@@ -17,7 +17,8 @@
 //!
 //! **Memory.** `events`: the ids of one date and of `events.dedup_days` dates before it, some 80 bytes each. `items`: the
 //! catalogue. `dead_letters`: 24 bytes a row. Histories: the users are divided into slices of about [`EVENTS_HELD_MAX`]
-//! events (some 100 bytes each), and the tables are read once for each slice; a single user with more events is held whole.
+//! events (some 100 bytes each), and the tables are read once for each slice; a single user with more events is held whole. With a k-core (`sequences.min_user_events`,
+//! `sequences.min_item_events`), 4 bytes more for each event of the log.
 
 mod bytes;
 mod carried;

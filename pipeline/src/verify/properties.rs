@@ -120,7 +120,7 @@ pub(super) fn rules(sequences: &Sequences, snapshot: &Snapshot) -> Result<Histor
     };
     Ok(HistoryRules {
         dedup_days: dedup_days(snapshot)?,
-        actions: sequences.actions.clone(),
+        filters: sequences.filters(),
         shuffle: (sequences.ties == Ties::Shuffled).then_some(sequences.tie_seed),
         session_gap_ms: sequences.session_gap.ms,
         batch_gap_ms: sequences.batch_gap.ms,

@@ -48,7 +48,7 @@ pub(super) async fn verify(
     let bounds = Bounds { max_len, last_item, old_targets: !whole };
 
     let mut held = snapshot.rows();
-    let log = match (sequences(config, snapshot)?, events, &items) {
+    let mut log = match (sequences(config, snapshot)?, events, &items) {
         (Ok(settings), Ok(events), Ok(items)) => {
             held = held.max(events.rows());
             let forgotten = Forgotten::load(root, &config.forget).await?;
@@ -61,6 +61,9 @@ pub(super) async fn verify(
         (_, _, Err(reason)) => Err(reason.clone()),
     };
     let slices = held.div_ceil(events_held_max.max(1)).max(1);
+    if let Ok(log) = &mut log {
+        log.find_core(slices).await?;
+    }
     let mut pass = Pass { snapshot, bounds, whole, counts: Counts::default() };
     let label = format!("verify {}", snapshot.name());
     let mut progress = Progress::start(&label, snapshot.rows() * slices, "rows");

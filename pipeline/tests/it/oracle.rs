@@ -310,6 +310,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 guard_share: (split == SplitKind::None).then_some(0.5),
                 sft_share,
                 shards,
+                ..Sequences::default()
             };
             config.validate().unwrap();
             config

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{ConfigError, Span, invalid};
-use crate::history::{DeltaTau, Split};
+use super::{ConfigError, Dialect, Explode, Span, TimeFormat, Zone, invalid};
+use crate::history::{AtMostOnce, DeltaTau, LogFilters, Split};
 use crate::memory::MemorySize;
 use crate::tables::ITEM_COLUMNS;
 
@@ -14,18 +15,38 @@ use crate::tables::ITEM_COLUMNS;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Events {
-    /// Files or glob patterns; `.csv`, `.jsonl`/`.ndjson`, `.parquet`, each also with `.gz` or `.zst`.
+    /// Files, directories or glob patterns (`**` for any directories); `-` for standard input, which needs `format`. Files are
+    /// `.csv`, `.tsv`, `.inter`, `.item`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`, `.feather`, `.ipc` or `.arrows`, each also with
+    /// `.gz`, `.zst`, `.bz2` or `.xz`. A directory means all files in it and in its directories whose names say their format (or
+    /// all, if `format` is set), but none that is hidden or begins with `_`; a directory with a `_delta_log` means the Delta
+    /// table's files at its newest version, `TABLE@7` those at version 7. Directories `key=value` below the given one, or
+    /// below a pattern's part without wildcards, are columns of the files in them, and hide columns of the same names.
     pub paths: Vec<String>,
     /// Format of the files; needed if their names do not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// How files of delimited text are written.
+    #[serde(skip_serializing_if = "Dialect::is_default")]
+    pub csv: Dialect,
     /// Column of the source for each field; defaults to the names of the `events` table.
     pub columns: EventColumns,
+    /// How records that hold several events are taken apart.
+    #[serde(skip_serializing_if = "Explode::is_default")]
+    pub explode: Explode,
+    /// Names of actions by what the source writes, such as `{ "0" = "impression", "1" = "click" }`; others stay as they are.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub action_names: BTreeMap<String, String>,
     /// Values for fields that the source or a record lacks, such as `action = "rating"`. An action with neither column nor
     /// constant is `event`.
     pub constants: BTreeMap<String, String>,
-    /// Unit of numeric times, or `rfc3339` for text.
-    pub ts_unit: TimeUnit,
+    /// How times are written: `auto`, a unit for numbers (`s`, `ms`, `us`, `ns`), `iso`, `rfc3339`, or a pattern of `strftime`
+    /// such as `%m/%d/%Y %I:%M:%S %p`. Earlier name: `ts_unit`.
+    #[serde(alias = "ts_unit")]
+    pub ts_format: TimeFormat,
+    /// Zone of times that name none, such as `Europe/Berlin`; default UTC. Of an hour that clocks repeat, the earlier one is
+    /// meant; a time in an hour that they skip is a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ts_zone: Option<Zone>,
     /// First plausible instant; earlier events are dead letters.
     pub earliest: DateTime<Utc>,
     /// First instant that is too late; events from then on are dead letters.
@@ -36,8 +57,8 @@ pub struct Events {
     pub check_times: bool,
     /// Longest record in bytes, of events and catalogue. A longer one is a dead letter, cut to this length.
     pub max_record_bytes: usize,
-    /// Largest size to which a compressed Parquet file (`.parquet.gz`, `.parquet.zst`) of events or catalogue is unpacked in the
-    /// directory for temporary files; a larger one stops the run.
+    /// Largest size to which a compressed Parquet file (such as `.parquet.gz`), or one from standard input, is unpacked in the
+    /// directory for temporary files, of events and catalogue; a larger one stops the run.
     pub max_unpacked_bytes: MemorySize,
     /// Events with equal `event_id` whose dates are at most this many days apart are one event; 0: on the same date only. The
     /// first in a run, by file and row or by offset, is stored if none is stored yet; later ones are duplicates. A message resent
@@ -53,9 +74,13 @@ impl Default for Events {
         Self {
             paths: Vec::new(),
             format: None,
+            csv: Dialect::default(),
             columns: EventColumns::default(),
+            explode: Explode::default(),
+            action_names: BTreeMap::new(),
             constants: BTreeMap::new(),
-            ts_unit: TimeUnit::Ms,
+            ts_format: TimeFormat::Auto,
+            ts_zone: None,
             earliest: DateTime::UNIX_EPOCH,
             latest: DateTime::from_timestamp(4_102_444_800, 0).unwrap_or(DateTime::<Utc>::MAX_UTC),
             check_times: true,
@@ -71,32 +96,36 @@ impl Default for Events {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Comma-separated values with a header.
+    /// Delimited text: comma-separated values with a header, or another [`Dialect`].
     Csv,
     /// One JSON object per line.
     Jsonl,
     /// Parquet.
     Parquet,
+    /// Arrow IPC, as a stream or a file (Feather, version 2).
+    Arrow,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::Csv, Self::Jsonl, Self::Parquet];
+    pub const ALL: [Self; 4] = [Self::Csv, Self::Jsonl, Self::Parquet, Self::Arrow];
 
     /// Returns the extensions of its files.
     pub fn endings(self) -> &'static [&'static str] {
         match self {
-            Self::Csv => &["csv"],
+            Self::Csv => &["csv", "tsv", "inter", "item"],
             Self::Jsonl => &["jsonl", "ndjson"],
             Self::Parquet => &["parquet"],
+            Self::Arrow => &["arrow", "feather", "ipc", "arrows"],
         }
     }
 
-    /// Returns the first bytes of every file of the format, if they are fixed.
+    /// Returns the first bytes by which a file of the format is recognized; an Arrow stream has none.
     pub fn magic(self) -> Option<&'static [u8]> {
         match self {
             Self::Csv | Self::Jsonl => None,
             Self::Parquet => Some(b"PAR1"),
+            Self::Arrow => Some(b"ARROW1"),
         }
     }
 
@@ -106,24 +135,9 @@ impl Format {
             Self::Csv => "CSV",
             Self::Jsonl => "JSON Lines",
             Self::Parquet => "Parquet",
+            Self::Arrow => "Arrow",
         }
     }
-}
-
-/// Unit of times in a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TimeUnit {
-    /// Seconds since the epoch.
-    S,
-    /// Milliseconds since the epoch.
-    Ms,
-    /// Microseconds since the epoch.
-    Us,
-    /// Nanoseconds since the epoch.
-    Ns,
-    /// Text such as `2026-11-22T08:30:00Z`.
-    Rfc3339,
 }
 
 /// `[events.columns]`: the source's column for each field of the `events` table.
@@ -137,15 +151,18 @@ pub struct EventColumns {
     pub user_id: String,
     /// Item.
     pub item_id: String,
-    /// Time of the event, in `ts_unit`.
+    /// Time of the event, written as `ts_format` says; or its date, if `time_of_day` names another column.
     pub ts: String,
+    /// Time of day of the event. It is put behind the date, with a blank between, and both are read as one time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_of_day: Option<String>,
     /// Producer's id of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
     /// Id of the retrieval request that exposed the item.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Time at which that request was served, in `ts_unit`.
+    /// Time at which that request was served, written as `ts_format` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_ts: Option<String>,
     /// Action: `play`, `click`, …
@@ -162,6 +179,7 @@ impl Default for EventColumns {
             user_id: "user_id".into(),
             item_id: "item_id".into(),
             ts: "ts".into(),
+            time_of_day: None,
             event_id: None,
             request_id: None,
             request_ts: None,
@@ -171,11 +189,34 @@ impl Default for EventColumns {
     }
 }
 
+impl EventColumns {
+    /// Returns the columns that fields are read from, where a source has them.
+    pub(super) fn in_use(&self) -> Vec<&str> {
+        let Self { user_id, item_id, ts, time_of_day, event_id, request_id, request_ts, action, value } =
+            self;
+        let optional = [
+            ("event_id", event_id),
+            ("request_id", request_id),
+            ("request_ts", request_ts),
+            ("action", action),
+            ("value", value),
+        ];
+        let named = optional.into_iter().map(|(name, column)| column.as_deref().unwrap_or(name));
+        let required = [user_id, item_id, ts].into_iter().map(String::as_str);
+        required.chain(time_of_day.as_deref()).chain(named).collect()
+    }
+}
+
 impl Events {
     /// Fields that `constants` may set.
     const CONSTANT_FIELDS: [&str; 2] = ["action", "value"];
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        self.csv.validate("events")?;
+        self.explode.validate(self)?;
+        if let Some((written, _)) = self.action_names.iter().find(|(_, name)| name.trim().is_empty()) {
+            return invalid(format!("events.action_names.{written}"), "is no name");
+        }
         if let Some(name) = self.constants.keys().find(|k| !Self::CONSTANT_FIELDS.contains(&k.as_str())) {
             return invalid(
                 format!("events.constants.{name}"),
@@ -204,15 +245,22 @@ impl Events {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Items {
-    /// Files or glob patterns, as for events.
+    /// Files, directories or glob patterns, as for events.
     pub paths: Vec<String>,
     /// Format of the files; needed if their names do not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// How files of delimited text are written.
+    #[serde(skip_serializing_if = "Dialect::is_default")]
+    pub csv: Dialect,
     /// Column of the source for each field.
     pub columns: ItemColumns,
-    /// Unit of `release_ts`, or `rfc3339` for text.
-    pub ts_unit: TimeUnit,
+    /// How `release_ts` is written, as in `events.ts_format`.
+    #[serde(alias = "ts_unit")]
+    pub ts_format: TimeFormat,
+    /// Zone of release times that name none, as in `events.ts_zone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ts_zone: Option<Zone>,
     /// Categorical attributes: each becomes a list column of the `items` table.
     pub attributes: BTreeMap<String, Attribute>,
 }
@@ -222,8 +270,10 @@ impl Default for Items {
         Self {
             paths: Vec::new(),
             format: None,
+            csv: Dialect::default(),
             columns: ItemColumns::default(),
-            ts_unit: TimeUnit::Ms,
+            ts_format: TimeFormat::Auto,
+            ts_zone: None,
             attributes: BTreeMap::new(),
         }
     }
@@ -238,7 +288,7 @@ pub struct ItemColumns {
     /// Name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Release time, in `items.ts_unit`.
+    /// Release time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_ts: Option<String>,
     /// `false` for delisted items.
@@ -268,6 +318,7 @@ pub struct Attribute {
 
 impl Items {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        self.csv.validate("items")?;
         for (name, attribute) in &self.attributes {
             let key = || format!("items.attributes.{name}");
             if ITEM_COLUMNS.contains(&name.as_str()) {
@@ -288,8 +339,29 @@ impl Items {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sequences {
-    /// Actions that become sequence items; all if empty.
+    /// Actions that become sequence items; all if empty. The first of the filters, which follow each other in this order:
+    /// `actions`, `min_value`, `from` and `until`, `at_most_once`, `min_user_events` and `min_item_events`. The tables `events`
+    /// and `items` keep what the filters take out.
     pub actions: Vec<String>,
+    /// Smallest value of an event; an event without a value does not reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_value: Option<f64>,
+    /// First instant of the events that are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<DateTime<Utc>>,
+    /// First instant after them; must lie after `from`, and after `test_from`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+    /// One event of each user and item: the `"first"` (or `true`) or the `"last"` in the order of the history.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "at_most_once")]
+    pub at_most_once: Option<AtMostOnce>,
+    /// Minimum events of a user, counted after all filters before. With `min_item_events`: the k-core, in rounds until every user
+    /// and every item that is left has its minimum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_user_events: Option<u32>,
+    /// Minimum events of an item, counted after all filters before. `build-sequences --since` then reads the whole log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_item_events: Option<u32>,
     /// Gap between two events beyond which a new session starts.
     pub session_gap: Span,
     /// Largest gap between events of one request batch, where no request is logged.
@@ -326,6 +398,12 @@ impl Default for Sequences {
     fn default() -> Self {
         Self {
             actions: Vec::new(),
+            min_value: None,
+            from: None,
+            until: None,
+            at_most_once: None,
+            min_user_events: None,
+            min_item_events: None,
             session_gap: Span::minutes(30),
             batch_gap: Span::seconds(1),
             delta_tau: DeltaTauSetting::Fixed(DeltaTau::Margin(Span::minutes(15).ms)),
@@ -340,6 +418,22 @@ impl Default for Sequences {
             sft_share: 0.0,
             shards: 8,
         }
+    }
+}
+
+/// Reads `at_most_once`: a name, or `true` for the first and `false` for no such filter.
+fn at_most_once<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AtMostOnce>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Flag(bool),
+        Name(String),
+    }
+    match Written::deserialize(deserializer) {
+        Ok(Written::Flag(flag)) => Ok(flag.then_some(AtMostOnce::First)),
+        Ok(Written::Name(name)) if name == "first" => Ok(Some(AtMostOnce::First)),
+        Ok(Written::Name(name)) if name == "last" => Ok(Some(AtMostOnce::Last)),
+        _ => Err(D::Error::custom("at_most_once is \"first\", \"last\", true or false")),
     }
 }
 
@@ -449,7 +543,49 @@ impl Sequences {
         })
     }
 
+    /// Returns the configured filters.
+    pub fn filters(&self) -> LogFilters {
+        let ms = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_millis());
+        LogFilters {
+            actions: self.actions.clone(),
+            min_value: self.min_value,
+            from_ms: ms(self.from),
+            until_ms: ms(self.until),
+            at_most_once: self.at_most_once,
+            min_user_events: self.min_user_events,
+            min_item_events: self.min_item_events,
+        }
+    }
+
+    fn validate_filters(&self) -> Result<(), ConfigError> {
+        if self.min_value.is_some_and(|min| !min.is_finite()) {
+            return invalid("sequences.min_value", "must be a finite number");
+        }
+        if let (Some(from), Some(until)) = (self.from, self.until)
+            && from >= until
+        {
+            return invalid("sequences.from", "must lie before sequences.until");
+        }
+        if let (Some(test_from), Some(until)) = (self.test_from, self.until)
+            && test_from >= until
+        {
+            return invalid("sequences.until", "must lie after sequences.test_from, or no event is tested");
+        }
+        for (key, min) in
+            [("min_user_events", self.min_user_events), ("min_item_events", self.min_item_events)]
+        {
+            if min == Some(0) {
+                return invalid(
+                    format!("sequences.{key}"),
+                    "must be at least 1; leave it out for no minimum",
+                );
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_filters()?;
         if self.max_len < 4 {
             return invalid("sequences.max_len", "must be at least 4");
         }

@@ -6,7 +6,9 @@
 mod conditions;
 mod data;
 mod device;
+mod dialect;
 mod duration;
+mod explode;
 mod file_access;
 mod forget;
 mod jobs;
@@ -15,6 +17,7 @@ mod memory;
 mod model;
 mod refresh;
 mod sft;
+mod times;
 
 use std::path::{Path, PathBuf};
 
@@ -23,10 +26,11 @@ use serde::{Deserialize, Serialize};
 pub use conditions::{Age, Conditions, Instructions};
 pub use data::{
     Attribute, DeltaTauSetting, EventColumns, Events, Format, ItemColumns, Items, Sequences, SplitKind, Ties,
-    TimeUnit,
 };
 pub use device::{DeviceSetting, Precision};
+pub use dialect::Dialect;
 pub use duration::Span;
+pub use explode::{Chosen, Explode};
 pub use file_access::FileAccess;
 pub use forget::Forget;
 pub use jobs::{Daily, Gate, NearRealTime, Retention, Unmeasured};
@@ -35,6 +39,7 @@ pub use memory::Memory;
 pub use model::{Architecture, Evaluate, Loss, MaskMode, Model, Pretrain, Schedule, Selection};
 pub use refresh::Refresh;
 pub use sft::{Paradigm, Sft};
+pub use times::{Pattern, TimeFormat, TimeUnit, Zone};
 
 use crate::hash::hash64;
 use crate::secret::{self, HIDDEN, shown_setting};
@@ -415,7 +420,10 @@ fn rebase(table: &mut toml::Table, directory: &Path) {
         let paths =
             table.get_mut(section).and_then(|s| s.get_mut("paths")).and_then(toml::Value::as_array_mut);
         for path in paths.into_iter().flatten() {
-            if let toml::Value::String(path) = path {
+            // `-` is standard input.
+            if let toml::Value::String(path) = path
+                && path != "-"
+            {
                 *path = rebased(path);
             }
         }

@@ -112,7 +112,7 @@ fn overrides_are_typed() {
 #[test]
 fn paths_are_relative_to_the_file() {
     let config = load(
-        "root = \"here\"\nscratch = \"tmp\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\"]\n[forget]\nkey_file = \"key\"\n",
+        "root = \"here\"\nscratch = \"tmp\"\n[events]\npaths = [\"x.csv\", \"/abs.csv\", \"-\"]\n[forget]\nkey_file = \"key\"\n",
         &["items.paths=[\"y.csv\"]"],
     )
     .unwrap();
@@ -120,7 +120,39 @@ fn paths_are_relative_to_the_file() {
     assert!(config.forget.key_file.unwrap().ends_with("/key"));
     assert!(config.scratch.unwrap().ends_with("/tmp"));
     assert!(config.events.paths[0].ends_with("/x.csv") && config.events.paths[1] == "/abs.csv");
+    assert_eq!(config.events.paths[2], "-", "standard input has no directory");
     assert_eq!(config.items.paths, ["y.csv"]);
+}
+
+#[test]
+fn filters_are_kept_with_the_settings() {
+    use crate::history::AtMostOnce;
+
+    let plain = load("", &[]).unwrap().sequences;
+    let written = ["min_value", "from", "until", "at_most_once", "events =", "filters"];
+    assert!(written.iter().all(|key| !plain.to_toml().contains(key)), "{}", plain.to_toml());
+    let overrides = [
+        "sequences.min_value=4",
+        "sequences.from=2020-01-01T00:00:00Z",
+        "sequences.until=2021-01-01T00:00:00Z",
+        "sequences.at_most_once=last",
+        "sequences.min_user_events=5",
+        "sequences.min_item_events=2",
+    ];
+    let sequences = load("", &overrides).unwrap().sequences;
+    assert_eq!(Sequences::from_toml(&sequences.to_toml()).unwrap(), sequences);
+    assert_ne!(sequences.hash(), plain.hash());
+    let filters = sequences.filters();
+    assert_eq!((filters.min_value, filters.from_ms), (Some(4.0), Some(1_577_836_800_000)));
+    assert_eq!((filters.min_user_events, filters.min_item_events), (Some(5), Some(2)));
+    let once = |value: &str| {
+        load(&format!("[sequences]\nat_most_once = {value}\n"), &[]).map(|c| c.sequences.at_most_once)
+    };
+    assert_eq!(once("true").unwrap(), Some(AtMostOnce::First));
+    assert_eq!(once("\"first\"").unwrap(), Some(AtMostOnce::First));
+    assert_eq!(once("\"last\"").unwrap(), Some(AtMostOnce::Last));
+    assert_eq!(once("false").unwrap(), None);
+    assert!(once("\"second\"").unwrap_err().to_string().contains("\"first\", \"last\""));
 }
 
 #[test]
@@ -133,6 +165,18 @@ fn broken_rules_name_the_key() {
         ("[model]\nattributes = [\"genre\"]\n", "model.attributes"),
         ("[sequences]\nsplit = \"last-n\"\n", "sequences.last_n"),
         ("[sequences]\nguard_share = 0.1\n", "sequences.guard_share"),
+        ("[sequences]\nmin_value = inf\n", "sequences.min_value"),
+        ("[sequences]\nmin_user_events = 0\n", "sequences.min_user_events"),
+        ("[sequences]\nmin_item_events = 0\n", "sequences.min_item_events"),
+        (
+            "[sequences]\nfrom = \"2020-01-01T00:00:00Z\"\nuntil = \"2020-01-01T00:00:00Z\"\n",
+            "sequences.from",
+        ),
+        (
+            "[sequences]\nsplit = \"temporal\"\nvalidation_from = \"2019-01-01T00:00:00Z\"\ntest_from = \
+             \"2019-02-01T00:00:00Z\"\nuntil = \"2019-02-01T00:00:00Z\"\n",
+            "sequences.until",
+        ),
         ("[items.attributes.title]\n", "items.attributes.title"),
         ("[conditions.derived.old]\n", "conditions.derived.old"),
         ("[items.attributes.classic]\n", "conditions.derived.classic"),

@@ -1,6 +1,6 @@
 //! The meaning of one user's history: the invariants that every part of the system shares, as pure functions.
 //!
-//! A history is a user's interactions in event-time order. It determines, in this order:
+//! A history is a user's interactions in event-time order, as far as the filters of `[sequences]` keep them (`filters.rs`). It determines, in this order:
 //!
 //! ```text
 //! times, request ids ──► sessions        session.rs   a gap longer than `session_gap` starts a new one
@@ -15,6 +15,7 @@
 //! pipeline, the trainer, `inspect --verify` and the tests call the same ones. Positions, ordinals and lengths count from zero;
 //! times are epoch milliseconds.
 
+mod filters;
 mod interval;
 mod request;
 mod role;
@@ -22,6 +23,7 @@ mod session;
 mod visible;
 mod window;
 
+pub use filters::{AtMostOnce, EventFilter, LogFilters};
 pub use interval::request_intervals;
 pub use request::{RequestBatches, request_batches};
 pub use role::{MIN_EVENTS_LEAVE_ONE_OUT, Role, Split, first_held_out, held_out_roles, with_sft_share};

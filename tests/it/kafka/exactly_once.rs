@@ -47,7 +47,7 @@ root = "root"
 
 [events]
 columns = {{ user_id = "user", item_id = "item", ts = "time", event_id = "id" }}
-ts_unit = "ms"
+ts_format = "ms"
 max_dead_letter_rate = 0.5
 
 [kafka]

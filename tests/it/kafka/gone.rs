@@ -176,7 +176,7 @@ fn times_that_cannot_be_meant_stop_a_consumer_with_a_question() {
         assert!(said.contains(words), "`{words}`: {said}");
     }
     assert!(stored(&shop).is_empty());
-    assert_eq!(fates(&shop.consume_once(&["--set", "events.ts_unit=s"])), [20, 20, 0, 0]);
+    assert_eq!(fates(&shop.consume_once(&["--set", "events.ts_format=s"])), [20, 20, 0, 0]);
     // With the times as they are, into another root.
     let meant = ["--set", "events.check_times=false", "--root", "another"];
     assert_eq!(fates(&shop.consume_once(&meant)), [20, 20, 0, 0]);

@@ -44,7 +44,7 @@ root = "root"
 [events]
 paths = ["log.jsonl"]
 columns = {{ user_id = "user", item_id = "item", ts = "time", event_id = "id" }}
-ts_unit = "ms"
+ts_format = "ms"
 max_record_bytes = 2000
 
 [items]

@@ -49,8 +49,17 @@ pub(super) fn new_table_metadata(
     let mut metadata = state.metadata().clone();
     let mut changed = false;
     if change.mode != CommitMode::Replace {
-        if let Some(problem) = misfit(&state.schema(), columns) {
+        let table = state.schema();
+        if let Some(problem) = misfit(&table, columns) {
             return Err(CommitError::Columns { table: change.table.into(), problem });
+        }
+        // Shards from before the column was added hold nulls.
+        let added: Vec<_> = columns.fields().filter(|f| table.field(f.name()).is_none()).cloned().collect();
+        if !added.is_empty() {
+            let all = StructType::try_new(table.fields().cloned().chain(added));
+            let all = all.map_err(|e| log_error(change.table, DeltaTableError::generic(e.to_string())))?;
+            metadata = metadata.with_schema(&all).map_err(|e| log_error(change.table, e))?;
+            changed = true;
         }
     } else if state.schema().as_ref() != columns {
         metadata = metadata.with_schema(columns).map_err(|e| log_error(change.table, e))?;

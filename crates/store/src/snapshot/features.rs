@@ -10,7 +10,7 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{PROTOCOL, TransactionError};
 use deltalake::kernel::{Action, Remove, StructType};
 use deltalake::table::state::DeltaTableState;
-use schemas::tables::{appended_schema, partition_columns};
+use schemas::tables::{ELEMENT, appended_schema, partition_columns};
 
 use super::Snapshot;
 use crate::error::TableError;
@@ -195,10 +195,14 @@ impl Snapshot {
 }
 
 /// Returns how a table's columns differ from those of the rows to append (`ours`), or `None` if the rows fit. The table may allow
-/// nulls that the rows do not have, and its columns may carry more metadata.
+/// nulls that the rows do not have, its columns may carry more metadata, and it may lack a column that tables of earlier versions
+/// do not have.
 pub fn misfit(table: &StructType, ours: &StructType) -> Option<String> {
     for field in ours.fields() {
         let Some(found) = table.field(field.name()) else {
+            if field.name() == ELEMENT {
+                continue;
+            }
             return Some(format!("without a column `{}`", field.name()));
         };
         if found.data_type() != field.data_type() {

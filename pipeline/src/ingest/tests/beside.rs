@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{
-    ArrayRef, Date32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    ArrayRef, Date32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
 };
 use schemas::tables::EVENTS_SCHEMA;
 use store::commit::{Change, CommitError, CommitMode, ShardWriter, Uncommitted};
@@ -28,6 +29,7 @@ async fn append(root: &Root, ids: &[&str], ts: i64) {
             "request_id" => Arc::new(StringArray::from(vec![None::<&str>; n])),
             "value" => Arc::new(Float64Array::from(vec![None; n])),
             "position" => Arc::new(Int64Array::from_iter_values(0..n as i64)),
+            "element" => Arc::new(Int32Array::new_null(n)),
             EVENT_DATE => Arc::new(Date32Array::from(vec![0; n])),
             "source" => texts("clicks-0"),
             _ => texts("x"),

@@ -52,7 +52,9 @@ type Rejections = Vec<(u64, Vec<u8>)>;
 fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>, RecordCounts, Rejections) {
     let mut place = Place::new();
     place.config.events.max_record_bytes = 400;
-    let files = resolve(&[place.file("log.csv", bytes)], None).unwrap();
+    let paths = [place.file("log.csv", bytes)];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let files = runtime.block_on(resolve(&paths, None, &place.config.events.csv)).unwrap();
     let mapping = Mapping::new(&place.config.events);
     let reading = ReadOptions {
         max_record_bytes: 400,
@@ -72,7 +74,7 @@ fn events(bytes: &[u8], threads: usize, block_bytes: usize) -> (BTreeSet<String>
             }
             for rejected in walked.counted.rejected {
                 let Raw::Bytes(bytes) = rejected.raw else { panic!("text is not read again") };
-                dead.push((counts.read + rejected.at, bytes));
+                dead.push((counts.read + rejected.at.place, bytes));
             }
             counts.add(walked.counted.counts);
         }

@@ -27,7 +27,40 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-fn parquet() -> Vec<u8> {
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+fn xz(bytes: &[u8], dictionary: u32) -> Vec<u8> {
+    let mut options = lzma_rust2::XzOptions::with_preset(0);
+    options.lzma_options.dict_size = dictionary;
+    let mut out = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+/// `bytes` in two members, one after the other.
+fn twice(pack: impl Fn(&[u8]) -> Vec<u8>, bytes: &str) -> Vec<u8> {
+    let (first, second) = bytes.as_bytes().split_at(50);
+    [pack(first), pack(second)].concat()
+}
+
+/// An xz file whose header says that it has a dictionary of 1 GiB.
+fn demanding(mut xz: Vec<u8>) -> Vec<u8> {
+    // Stream header: 12 bytes. Block header: its size, flags, the filter's id and number of properties, the property, padding
+    // and a checksum of all before it.
+    let end = 12 + 4 * (usize::from(xz[12]) + 1);
+    let at = 12 + xz[12..end - 4].windows(2).position(|bytes| bytes == [0x21, 1]).unwrap() + 2;
+    xz[at] = 36;
+    let mut sum = flate2::Crc::new();
+    sum.update(&xz[12..end - 4]);
+    xz[end - 4..end].copy_from_slice(&sum.sum().to_le_bytes());
+    xz
+}
+
+fn batch() -> RecordBatch {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("extra", Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0]))),
         ("stars", Arc::new(Float64Array::from(vec![Some(4.5), Some(f64::NAN), Some(3.0)]))),
@@ -35,7 +68,11 @@ fn parquet() -> Vec<u8> {
         ("what", Arc::new(LargeStringArray::from(vec!["a, \"b\"", "ü", "two\nlines"]))),
         ("who", Arc::new(Int32Array::from(vec![7, 8, 7]))),
     ];
-    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+fn parquet() -> Vec<u8> {
+    let batch = batch();
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
@@ -62,10 +99,20 @@ async fn every_format_and_packing_gives_the_same_events() {
         ("log.csv.gz", gzip(CSV.as_bytes())),
         ("log.csv.zst", zstd(CSV.as_bytes())),
         ("log.jsonl", JSONL.into()),
-        ("log.ndjson.gz", [gzip(&JSONL.as_bytes()[..50]), gzip(&JSONL.as_bytes()[50..])].concat()),
-        ("log.jsonl.zst", zstd(JSONL.as_bytes())),
+        ("log.ndjson.gz", twice(gzip, JSONL)),
+        ("log.jsonl.zst", twice(zstd, JSONL)),
+        ("log.csv.bz2", bzip2(CSV.as_bytes())),
+        ("log.jsonl.bz2", twice(bzip2, JSONL)),
+        ("log.csv.xz", xz(CSV.as_bytes(), 1 << 16)),
+        ("log.jsonl.xz", twice(|bytes| xz(bytes, 1 << 16), JSONL)),
         ("log.parquet", parquet()),
         ("log.parquet.gz", gzip(&parquet())),
+        ("log.parquet.xz", xz(&parquet(), 1 << 16)),
+        ("log.parquet.bz2", bzip2(&parquet())),
+        ("log.arrow", ipc::file(&batch())),
+        ("log.feather", ipc::packed(&batch())),
+        ("log.ipc", ipc::stream(&batch())),
+        ("log.arrows.zst", zstd(&ipc::stream(&batch()))),
     ];
     for (name, bytes) in files {
         let mut place = place();
@@ -96,11 +143,26 @@ async fn a_file_that_is_not_what_its_name_says_is_an_error() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("a.csv.gz", CSV.into(), "not gzip"),
         ("a.csv.zst", gzip(CSV.as_bytes()), "not zstd"),
+        ("a.csv.bz2", gzip(CSV.as_bytes()), "not bzip2"),
+        ("a.csv.xz", CSV.into(), "not xz"),
+        ("a.csv", bzip2(CSV.as_bytes()), "bzip2; name it .bz2"),
+        ("a.csv", bzip2(b""), "bzip2; name it .bz2"),
+        ("a.jsonl", xz(CSV.as_bytes(), 1 << 16), "xz; name it .xz"),
+        ("a.csv.bz2", bzip2(CSV.as_bytes())[..60].to_vec(), "cannot read"),
+        ("a.csv.xz", xz(CSV.as_bytes(), 1 << 16)[..60].to_vec(), "cannot read"),
+        ("a.csv.xz", [xz(CSV.as_bytes(), 1 << 16), b"more".to_vec()].concat(), "cannot read"),
+        // It demands 1 GiB to be unpacked.
+        ("a.csv.xz", demanding(xz(CSV.as_bytes(), 1 << 16)), "cannot read"),
         ("a.csv", gzip(CSV.as_bytes()), "gzip"),
         ("a.csv", parquet(), "Parquet"),
         ("a.jsonl", zstd(JSONL.as_bytes()), "zstd"),
         ("a.parquet", CSV.into(), "not Parquet"),
         ("a.parquet", parquet()[..200].to_vec(), "not Parquet"),
+        ("a.csv", ipc::file(&batch()), "is not CSV but Arrow"),
+        ("a.parquet", ipc::file(&batch()), "is not Parquet but Arrow"),
+        ("a.arrow", CSV.into(), "not Arrow"),
+        ("a.arrow", b"FEA1 and more".to_vec(), "version 1"),
+        ("a.arrow", parquet(), "is not Arrow but Parquet"),
         ("a.jsonl", "[\n{\"who\": 1}\n]".into(), "JSON array"),
         ("a.csv", vec![0xff, 0xfe, b'w', 0], "UTF-16"),
         ("a.csv.gz", gzip(CSV.as_bytes())[..40].to_vec(), "cannot read"),

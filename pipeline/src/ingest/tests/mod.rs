@@ -4,15 +4,19 @@ mod beside;
 mod catalogue;
 mod damage;
 mod days;
+mod dialects;
+mod explode;
 mod formats;
 mod garbage;
+mod inputs;
+mod ipc;
 mod limits;
 mod parquet;
 
 use std::path::Path;
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt32Type};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampMillisecondType, UInt32Type};
 use schemas::config::TimeUnit;
 use schemas::tables::EVENT_DATE;
 
@@ -30,7 +34,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path().join("root").to_str().unwrap()).unwrap();
         let mut config = Config::default();
-        config.events.ts_unit = TimeUnit::S;
+        config.events.ts_format = TimeUnit::S.into();
         // Most tests tell the time from 1970 on.
         config.events.check_times = false;
         Self { dir, root, config }
@@ -73,6 +77,7 @@ impl Place {
             "request_ts",
             "value",
             "position",
+            "element",
         ];
         let mut rows = Vec::new();
         for batch in self.table(EVENTS).await.read(&columns).await.unwrap() {
@@ -97,12 +102,14 @@ impl Place {
                     text(4),
                     time(7),
                 );
-                rows.push((source, position, text(0).unwrap().to_owned(), line));
+                let element = batch.column(10).as_primitive::<Int32Type>();
+                let element = element.is_valid(row).then(|| element.value(row));
+                rows.push((source, (position, element), text(0).unwrap().to_owned(), line));
             }
         }
         rows.sort();
         rows.into_iter()
-            .map(|(source, position, id, line)| (id, format!("{line} {source}:{position}")))
+            .map(|(source, (position, _), id, line)| (id, format!("{line} {source}:{position}")))
             .collect()
     }
 
@@ -305,7 +312,7 @@ async fn a_file_replaced_under_its_name_has_dead_letters_of_its_own() {
 async fn times_that_cannot_be_meant_stop_the_run_with_a_question() {
     let mut place = Place::new();
     place.config.events.check_times = true;
-    place.config.events.ts_unit = TimeUnit::Ms;
+    place.config.events.ts_format = TimeUnit::Ms.into();
     let log = "user_id,item_id,ts\nu,a,1700000000\nu,b,1700086400\nu,c,1700172800\n";
     let other = place.file("other.csv", "user_id,item_id,ts\nu,a,1700000000000\n");
     place.config.events.paths = vec![place.file("log.csv", log), other];
@@ -315,10 +322,10 @@ async fn times_that_cannot_be_meant_stop_the_run_with_a_question() {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(place.root.snapshot(EVENTS).await.unwrap().is_none() && place.files() == 0);
-    place.config.events.ts_unit = TimeUnit::S;
+    place.config.events.ts_format = TimeUnit::S.into();
     let report = place.ingest_file("log.csv", log).await.unwrap();
     assert_eq!((report.events.accepted, report.warnings.len()), (3, 0));
-    place.config.events.ts_unit = TimeUnit::Ms;
+    place.config.events.ts_format = TimeUnit::Ms.into();
     place.config.events.check_times = false;
     assert_eq!(place.ingest().await.unwrap().events.accepted, 3);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use schemas::config::{Forget, Kafka, TimeUnit};
+use schemas::config::{Forget, Kafka, TimeFormat};
 use schemas::tables::{EVENTS, Reason};
 use store::Root;
 use tokio::runtime::Handle;
@@ -19,7 +19,7 @@ use super::poll::Input;
 use super::reached::StoredOffset;
 use crate::kafka::decode::{Decoder, Fault};
 use crate::privacy::{Forgotten, UserColumn};
-use crate::records::{Mapping, Rejection, Times};
+use crate::records::{Forms, Mapping, Rejection, Times};
 
 /// Instructions to the store, in order.
 pub(super) enum Assembled {
@@ -50,7 +50,7 @@ pub(super) struct Assembler {
 /// consumer for good.
 pub(super) struct FirstTimes {
     times: Times,
-    unit: TimeUnit,
+    format: TimeFormat,
     /// Whether a partition is read that the tables do not know: then a single event suffices for the check.
     new: bool,
 }
@@ -59,13 +59,13 @@ pub(super) struct FirstTimes {
 const EVENTS_ASKED_ABOUT: u64 = 10;
 
 impl FirstTimes {
-    pub(super) fn new(unit: TimeUnit) -> Self {
-        Self { times: Times::default(), unit, new: false }
+    pub(super) fn new(format: TimeFormat) -> Self {
+        Self { times: Times::default(), format, new: false }
     }
 
     fn question(&self) -> Option<String> {
         let enough = self.new || self.times.count() >= EVENTS_ASKED_ABOUT;
-        enough.then(|| self.times.question(self.unit)).flatten()
+        enough.then(|| self.times.question(&self.format)).flatten()
     }
 }
 
@@ -214,7 +214,7 @@ impl Assembler {
             Err(Fault::Rejected(rejection)) => return Ok(Err(rejection)),
             Err(Fault::Stop(error)) => return Err(error.into()),
         };
-        let mut event = match self.mapping.event(&fields) {
+        let mut event = match self.mapping.event(&fields, &mut Forms::default()) {
             Ok(event) => event,
             Err(rejection) => {
                 let value = if self.mapping.user_unreadable(&fields) { value } else { &[] };

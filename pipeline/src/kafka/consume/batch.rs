@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use arrow::error::ArrowError;
 
-use crate::records::{Columns, Event, EventBatch, Rejection};
+use crate::records::{Columns, Event, EventBatch, Place, Rejection};
 
 const MS_PER_DAY: i64 = 86_400_000;
 
@@ -76,7 +76,7 @@ impl Part {
         given: bool,
         dedup_days: u32,
     ) -> Result<(), ArrowError> {
-        self.columns.push(event, message.offset)?;
+        self.columns.push(event, Place::record(message.offset))?;
         let (day, sent) = (event.ts.div_euclid(MS_PER_DAY), message.sent.div_euclid(MS_PER_DAY));
         self.check.push(given && sent - day <= i64::from(dedup_days));
         self.out_of_order += u64::from(event.ts < self.newest);

@@ -36,7 +36,7 @@ pub enum ConsumeError {
     Decode(#[from] DecodeError),
     /// The times of the first events are implausible.
     #[error(
-        "`{topic}`: of the first events after the start {problem} nothing of them was committed; set events.ts_unit to \
+        "`{topic}`: of the first events after the start {problem} nothing of them was committed; set events.ts_format to \
          the topic's unit, or go on as it is with events.check_times = false"
     )]
     Times {

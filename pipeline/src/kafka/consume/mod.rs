@@ -47,7 +47,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use schemas::config::Config;
+use schemas::config::{Config, ConfigError};
 use schemas::memory::MemorySize;
 use schemas::tables::{DEAD_LETTERS, EVENTS};
 use store::Root;
@@ -105,6 +105,12 @@ async fn consume(
     interrupt: &Interrupt,
 ) -> Result<ConsumeReport, ConsumeError> {
     let started = Instant::now();
+    if config.events.explode.is_on() {
+        return Err(ConsumeError::Config(ConfigError::Invalid {
+            key: "events.explode".into(),
+            problem: "takes records of files apart; messages of a topic hold one event each".into(),
+        }));
+    }
     let kafka = &config.memory.for_consumer(&config.kafka);
     let metrics = Arc::new(Metrics::new());
     let mut server = None;
@@ -125,7 +131,7 @@ async fn consume(
         dedup_days: config.consumer_dedup_days(),
         decoder: Decoder::new(kafka, &mapping.wanted, &Handle::current(), interrupt)?,
         mapping,
-        first: config.events.check_times.then(|| FirstTimes::new(config.events.ts_unit)),
+        first: config.events.check_times.then(|| FirstTimes::new(config.events.ts_format.clone())),
         metrics: metrics.clone(),
         who: ForgottenWatch {
             root: root.clone(),

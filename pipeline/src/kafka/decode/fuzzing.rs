@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use schemas::config::Events;
 
 use super::{Decoder, Fault, Format, avro as avro_format, json as json_format, protobuf as protobuf_format};
-use crate::records::{Mapping, Slots};
+use crate::records::{Forms, Mapping, Slots};
 
 /// A schema with every kind of type, one of them recursive.
 pub(crate) const AVRO: &str = r#"{"type":"record","name":"shop.Event","fields":[
@@ -46,7 +46,7 @@ impl Reader {
 
     fn read(&mut self, bytes: &[u8]) {
         match self.decoder.decode(bytes) {
-            Ok(decoded) => drop(self.mapping.event(&decoded)),
+            Ok(decoded) => drop(self.mapping.event(&decoded, &mut Forms::default())),
             Err(Fault::Rejected(_)) => {}
             Err(Fault::Stop(error)) => panic!("one message stops all: {error}"),
         }

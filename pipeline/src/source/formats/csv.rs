@@ -1,15 +1,15 @@
-//! Comma-separated values with a header row.
+//! Delimited text: comma-separated values with a header row, or another [`Dialect`].
 //!
 //! **Quotes.** A field that begins with a quote ends with one: `""` inside is a quote, and what follows the field
-//! is a comma or the end of the record, so that line ends and commas inside belong to the field (RFC 4180). A
+//! is a delimiter or the end of the record, so that line ends and delimiters inside belong to the field (RFC 4180). A
 //! quote inside a field that does not begin with one is a character like any other, as long as the record is one
 //! line.
 //!
 //! **Damage.** A record is damaged if its quotes do not pair up in this way, if it is too long or never closed, or if it
 //! spans lines and has another number of fields than the header. Only its first line is rejected, and reading continues
 //! at the second line. A damaged line therefore costs itself only: its stray opening quote pairs with the opening quote of
-//! a later field, and no comma follows there. Two cases look like a valid field: a second damage that closes the quote as a
-//! field is closed, and a later quoted field of several lines that begins with a comma or a line end (quotes before it
+//! a later field, and no delimiter follows there. Two cases look like a valid field: a second damage that closes the quote as a
+//! field is closed, and a later quoted field of several lines that begins with a delimiter or a line end (quotes before it
 //! aside). A damaged record of several lines costs all of its lines; one of them with as many fields as the header then
 //! counts as a record.
 //!
@@ -18,6 +18,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use schemas::config::Dialect;
 use schemas::tables::Reason;
 
 use super::super::blocks::{BOM, LineEnd, TextBlock, TextBlocks};
@@ -31,12 +32,45 @@ use crate::records::{Fields, Rejection, Value, Wanted};
 pub(crate) struct CsvLayout {
     /// Slot → column.
     columns: Vec<Option<usize>>,
-    /// Fields of the header.
+    /// Number of columns.
     width: usize,
+    marks: Marks,
     max_record_bytes: usize,
 }
 
-/// Reads the header of `file`; the first block, after the header, is delivered with the others.
+/// The marks of a dialect, as bytes.
+#[derive(Debug)]
+struct Marks {
+    delimiter: Vec<u8>,
+    quote: Option<u8>,
+    comment: Option<Vec<u8>>,
+    is_default: bool,
+}
+
+impl Marks {
+    fn new(dialect: &Dialect) -> Self {
+        let delimiter = dialect.delimiter.as_deref().unwrap_or(",").as_bytes().to_vec();
+        let quote = dialect.quote.as_deref().unwrap_or("\"").bytes().next();
+        let comment = dialect.comment.as_ref().map(|comment| comment.clone().into_bytes());
+        let is_default = delimiter == b"," && quote == Some(b'"');
+        Self { delimiter, quote, comment, is_default }
+    }
+
+    /// The end of an unquoted field that begins at `at`: the next delimiter or line end.
+    fn field_end(&self, bytes: &[u8], mut at: usize) -> usize {
+        loop {
+            match memchr::memchr3(self.delimiter[0], b'\n', b'\r', &bytes[at..]) {
+                None => return bytes.len(),
+                Some(n) if matches!(bytes[at + n], b'\n' | b'\r') => return at + n,
+                Some(n) if bytes[at + n..].starts_with(&self.delimiter) => return at + n,
+                Some(n) => at += n + 1,
+            }
+        }
+    }
+}
+
+/// Reads the header of `file`, unless the dialect names the columns; the first block, after the header, is delivered with the
+/// others.
 pub(crate) fn open_csv(
     file: &InputFile,
     wanted: &[Wanted],
@@ -48,7 +82,15 @@ pub(crate) fn open_csv(
         |problem: &str| SourceError::NotTheFormat { path: file.source.clone(), problem: problem.into() };
     let ReadOptions { max_record_bytes, block_bytes, .. } = *reading;
     let mut blocks = TextBlocks::new(open(file, count)?, LineEnd::Any, block_bytes, max_record_bytes);
-    let mut layout = CsvLayout { columns: vec![None; wanted.len()], width: 0, max_record_bytes };
+    let marks = Marks::new(&file.dialect);
+    let mut layout = CsvLayout { columns: vec![None; wanted.len()], width: 0, marks, max_record_bytes };
+    let names = &file.dialect.names;
+    if !names.is_empty() {
+        layout.width = names.len();
+        layout.columns = locate(file, wanted, names)?;
+        let first = blocks.next().map_err(fail)?.unwrap_or(TextBlock { bytes: Vec::new(), last: true });
+        return Ok((layout, first, blocks));
+    }
     let mut head = TextBlock { bytes: Vec::new(), last: false };
     let done = loop {
         if let Some(block) = blocks.next().map_err(fail)? {
@@ -67,7 +109,13 @@ pub(crate) fn open_csv(
                 let fields = 0..records.fields.len();
                 let header =
                     fields.map(|at| records.field(at).map(str::to_owned)).collect::<Option<Vec<_>>>();
-                let header = header.ok_or_else(|| not("is not CSV: its header is not UTF-8"))?;
+                let mut header = header.ok_or_else(|| not("is not CSV: its header is not UTF-8"))?;
+                if file.dialect.typed_header == Some(true) {
+                    for name in &mut header {
+                        let end = name.rfind(':').unwrap_or(name.len());
+                        name.truncate(end);
+                    }
+                }
                 if header.iter().any(|name| name.contains('\0')) {
                     return Err(not("is not CSV: its header has zero bytes"));
                 }
@@ -125,9 +173,7 @@ impl<'a> CsvRecords<'a> {
 
     /// Finds the record after the current one; skips empty lines.
     fn find(&mut self) -> Found {
-        // Skip line ends before the record, also the second byte of the previous record's line end.
-        let blank = self.data[self.end..].iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
-        self.start = self.end + blank;
+        self.start = self.skip_to_record();
         self.end = self.start;
         self.fields.clear();
         self.quoted = false;
@@ -147,27 +193,53 @@ impl<'a> CsvRecords<'a> {
         Found::Record
     }
 
-    /// Splits a line of `len` bytes at its commas; returns false if it has a quote or a byte-order mark.
+    /// Returns where the next record begins: after empty lines and comments, and after the second byte of the previous record's
+    /// line end.
+    fn skip_to_record(&self) -> usize {
+        let mut start = self.end;
+        loop {
+            start += self.data[start..].iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
+            let rest = &self.data[start..];
+            match &self.layout.marks.comment {
+                Some(comment) if rest.starts_with(comment) => {}
+                _ => return start,
+            }
+            match memchr::memchr2(b'\n', b'\r', rest) {
+                Some(line) => start += line,
+                None if self.last => return self.data.len(),
+                None => return start,
+            }
+        }
+    }
+
+    /// Splits a line of `len` bytes at its delimiters; returns false if it has a quote or a byte-order mark.
     fn split(&mut self, len: usize) -> bool {
         if self.data[self.start..].starts_with(BOM) {
             return false;
         }
+        let marks = &self.layout.marks;
+        let (delimiter, line) = (marks.delimiter.as_slice(), &self.data[..self.start + len]);
         let mut field = self.start;
-        for at in memchr::memchr2_iter(b',', b'"', &self.data[self.start..self.start + len]) {
+        // Without a quote, the delimiter's byte is looked for twice.
+        let quote = marks.quote.unwrap_or(delimiter[0]);
+        for at in memchr::memchr2_iter(delimiter[0], quote, &line[self.start..]) {
             let at = self.start + at;
-            if self.data[at] == b'"' {
+            if Some(line[at]) == marks.quote {
                 self.fields.clear();
                 return false;
             }
+            if delimiter.len() > 1 && (at < field || !line[at..].starts_with(delimiter)) {
+                continue;
+            }
             self.fields.push(field..at);
-            field = at + 1;
+            field = at + delimiter.len();
         }
-        self.fields.push(field..self.start + len);
+        self.fields.push(field..line.len());
         true
     }
 
     fn find_quoted(&mut self) -> Found {
-        let max = self.layout.max_record_bytes;
+        let (max, marks) = (self.layout.max_record_bytes, &self.layout.marks);
         let rest = &self.data[self.start..];
         self.quoted = true;
         self.parsed.clear();
@@ -176,14 +248,15 @@ impl<'a> CsvRecords<'a> {
         let mut has_stray_quote = false;
         loop {
             let from = self.parsed.len();
-            if rest.get(at) == Some(&b'"') {
-                match self.quoted_field(rest, at) {
+            if rest.get(at).is_some_and(|&byte| Some(byte) == marks.quote) {
+                match self.quoted_field(rest, at, rest[at]) {
                     Ok(end) => at = end,
                     Err(found) => return found,
                 }
             } else {
-                let end = memchr::memchr3(b',', b'\n', b'\r', &rest[at..]).map_or(rest.len(), |n| at + n);
-                has_stray_quote |= memchr::memchr(b'"', &rest[at..end]).is_some();
+                let end = marks.field_end(rest, at);
+                has_stray_quote |=
+                    marks.quote.is_some_and(|quote| memchr::memchr(quote, &rest[at..end]).is_some());
                 self.parsed.extend_from_slice(&rest[at..end]);
                 at = end;
             }
@@ -191,7 +264,7 @@ impl<'a> CsvRecords<'a> {
             match rest.get(at) {
                 // Stop here, so that the result does not depend on how far the block reaches.
                 _ if at > max.saturating_add(2) => return Found::TooLong,
-                Some(b',') => at += 1,
+                Some(_) if rest[at..].starts_with(&marks.delimiter) => at += marks.delimiter.len(),
                 None if !self.last => return Found::End,
                 found => {
                     self.end = self.start + at + usize::from(found.is_some());
@@ -209,12 +282,13 @@ impl<'a> CsvRecords<'a> {
         }
     }
 
-    /// Copies the quoted field that opens at `at`; returns the position after its closing quote.
-    fn quoted_field(&mut self, rest: &[u8], mut at: usize) -> Result<usize, Found> {
+    /// Copies the field that opens with `quote` at `at`; returns the position after its closing quote.
+    fn quoted_field(&mut self, rest: &[u8], mut at: usize, quote: u8) -> Result<usize, Found> {
+        let delimiter = &self.layout.marks.delimiter;
         let far = self.layout.max_record_bytes.saturating_add(2);
         loop {
             at += 1;
-            match memchr::memchr(b'"', &rest[at..]) {
+            match memchr::memchr(quote, &rest[at..]) {
                 Some(len) if at + len <= far => {
                     self.parsed.extend_from_slice(&rest[at..at + len]);
                     at += len + 1;
@@ -225,8 +299,9 @@ impl<'a> CsvRecords<'a> {
                 None => return Err(Found::End),
             }
             match rest.get(at) {
-                Some(b'"') => self.parsed.push(b'"'),
-                None | Some(b',' | b'\n' | b'\r') => return Ok(at),
+                Some(&byte) if byte == quote => self.parsed.push(quote),
+                None | Some(b'\n' | b'\r') => return Ok(at),
+                Some(_) if rest[at..].starts_with(delimiter) => return Ok(at),
                 Some(_) if at > far => return Err(Found::TooLong),
                 Some(_) => return Err(Found::Malformed),
             }
@@ -258,7 +333,7 @@ impl<'a> CsvRecords<'a> {
         }
     }
 
-    /// Whether every field is UTF-8. A comma or a quote is never in the middle of a character.
+    /// Whether every field is UTF-8. A delimiter or a quote is never in the middle of a character.
     fn is_utf8(&self) -> bool {
         self.text.is_some() || std::str::from_utf8(&self.data[self.start..self.end]).is_ok()
     }
@@ -346,6 +421,8 @@ impl Records for CsvRecords<'_> {
     fn user_column(&self) -> UserColumn {
         // The user is the first slot of an event.
         let user = self.layout.columns.first().copied().flatten();
+        // Other dialects are searched for the user as a whole.
+        let user = user.filter(|_| self.layout.marks.is_default);
         user.map_or(UserColumn::Unknown, |column| UserColumn::At { column, of: self.layout.width })
     }
 

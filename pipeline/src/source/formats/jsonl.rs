@@ -61,6 +61,11 @@ impl SeenFields {
         self.slots.iter_mut().zip(next.slots).for_each(|(seen, next)| *seen |= next);
     }
 
+    /// Takes the slots that `given` names for seen: their values do not come from the objects.
+    pub(super) fn add_where(&mut self, given: impl Fn(usize) -> bool) {
+        self.slots.iter_mut().enumerate().for_each(|(slot, seen)| *seen |= given(slot));
+    }
+
     /// Fails if a required field was in no object: the configuration is wrong, not each record.
     pub(crate) fn check(&self, file: &InputFile, wanted: &[Wanted], ended: bool) -> Result<(), SourceError> {
         if self.objects == 0 || (!ended && self.objects < RECORDS_WITHOUT_FIELD_MAX) {

@@ -6,6 +6,8 @@
 //!   one thread reads                      any thread walks the records
 //! ```
 
+mod arrow;
+mod columnar;
 mod csv;
 mod jsonl;
 mod parquet;
@@ -14,22 +16,26 @@ use std::sync::Arc;
 
 use schemas::config::Format;
 
+use self::arrow::{ArrowBlocks, ArrowLayout, ArrowRecords, ArrowRows, open_arrow};
 use self::csv::{CsvLayout, CsvRecords, open_csv};
 pub(crate) use self::jsonl::SeenFields;
 use self::jsonl::{JsonlLayout, JsonlRecords, open_jsonl};
-pub(crate) use self::parquet::WholeRows;
 use self::parquet::{
     ParquetBlocks, ParquetLayout, ParquetRecords, ParquetRows, check_parquet, open_parquet_blocks,
 };
+pub(crate) use self::parquet::{WholeRows, parquet_columns};
 use super::blocks::{TextBlock, TextBlocks};
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
+use super::partition::{BesidePath, PathValues};
+use super::record::Records;
 use super::walk::{Counted, Visit, walk};
-use crate::records::Wanted;
+use crate::records::{Exploding, Wanted};
 
 /// A file, block by block.
 pub(crate) struct Source {
     path: String,
+    in_path: Option<Arc<PathValues>>,
     blocks: Blocks,
 }
 
@@ -38,6 +44,7 @@ enum Blocks {
     Csv(Arc<CsvLayout>, Texts),
     Jsonl(Arc<JsonlLayout>, Texts),
     Parquet(Arc<ParquetLayout>, Box<ParquetBlocks>),
+    Arrow(Arc<ArrowLayout>, Box<ArrowBlocks>),
 }
 
 /// The blocks of a text file: the one that was read to find the layout, and the rest.
@@ -63,6 +70,9 @@ impl Source {
         reading: &ReadOptions,
         count: &ByteCount,
     ) -> Result<Self, SourceError> {
+        let in_path = PathValues::new(file, wanted)?;
+        let rest = in_path.as_ref().map(|values| values.rest(wanted));
+        let wanted = rest.as_deref().unwrap_or(wanted);
         let blocks = match file.format {
             Format::Csv => {
                 let (layout, first, rest) = open_csv(file, wanted, reading, count)?;
@@ -76,8 +86,12 @@ impl Source {
                 let (layout, blocks) = open_parquet_blocks(file, wanted, reading, count)?;
                 Blocks::Parquet(Arc::new(layout), Box::new(blocks))
             }
+            Format::Arrow => {
+                let (layout, blocks) = open_arrow(file, wanted, reading, count)?;
+                Blocks::Arrow(layout, Box::new(blocks))
+            }
         };
-        Ok(Self { path: file.source.clone(), blocks })
+        Ok(Self { path: file.source.clone(), in_path: in_path.map(Arc::new), blocks })
     }
 
     /// Refuses a file whose wanted columns are missing or cannot be read, where that shows before any row is read.
@@ -86,26 +100,32 @@ impl Source {
         wanted: &[Wanted],
         reading: &ReadOptions,
     ) -> Result<(), SourceError> {
+        let rest = PathValues::new(file, wanted)?.map(|values| values.rest(wanted));
+        let wanted = rest.as_deref().unwrap_or(wanted);
         match file.format {
             Format::Parquet => check_parquet(file, wanted, reading),
-            // Text is looked at when its turn comes: it may be packed, or a stream.
-            Format::Csv | Format::Jsonl => Ok(()),
+            // What may be packed, or a stream, is looked at when its turn comes.
+            Format::Csv | Format::Jsonl | Format::Arrow => Ok(()),
         }
     }
 
     /// The next block, or none at the end of the file.
     pub(crate) fn next(&mut self) -> Result<Option<Block>, SourceError> {
-        Ok(match &mut self.blocks {
+        let content = match &mut self.blocks {
             Blocks::Csv(layout, texts) => {
-                texts.next(&self.path)?.map(|text| Block::Csv(Arc::clone(layout), text))
+                texts.next(&self.path)?.map(|text| Content::Csv(Arc::clone(layout), text))
             }
             Blocks::Jsonl(layout, texts) => {
-                texts.next(&self.path)?.map(|text| Block::Jsonl(Arc::clone(layout), text))
+                texts.next(&self.path)?.map(|text| Content::Jsonl(Arc::clone(layout), text))
             }
             Blocks::Parquet(layout, blocks) => {
-                blocks.next()?.map(|rows| Block::Parquet(Arc::clone(layout), rows))
+                blocks.next()?.map(|rows| Content::Parquet(Arc::clone(layout), rows))
             }
-        })
+            Blocks::Arrow(layout, blocks) => {
+                blocks.next()?.map(|rows| Content::Arrow(Arc::clone(layout), rows))
+            }
+        };
+        Ok(content.map(|content| Block { in_path: self.in_path.clone(), content }))
     }
 }
 
@@ -118,47 +138,85 @@ pub(crate) struct Walked {
     pub(crate) whole: Option<Arc<WholeRows>>,
 }
 
-/// A piece of a file whose records can be read by themselves, with the layout of its format.
-pub(crate) enum Block {
+/// A piece of a file whose records can be read by themselves.
+pub(crate) struct Block {
+    in_path: Option<Arc<PathValues>>,
+    content: Content,
+}
+
+/// The bytes or rows of a block, with the layout of its format.
+enum Content {
     Csv(Arc<CsvLayout>, TextBlock),
     Jsonl(Arc<JsonlLayout>, TextBlock),
     Parquet(Arc<ParquetLayout>, ParquetRows),
+    Arrow(Arc<ArrowLayout>, ArrowRows),
 }
 
 impl Block {
-    /// Shows the records to `visit`.
-    pub(crate) fn walk<V: Visit>(&self, visit: &mut V) -> Result<Walked, V::Error> {
-        Ok(match self {
-            Self::Csv(layout, block) => Walked {
-                counted: walk(&mut CsvRecords::new(layout, block), visit)?,
+    /// Shows the records to `visit`, or the elements that `exploding` finds in them.
+    pub(crate) fn walk<V: Visit>(
+        &self,
+        exploding: Option<&Exploding>,
+        visit: &mut V,
+    ) -> Result<Walked, V::Error> {
+        Ok(match &self.content {
+            Content::Csv(layout, block) => Walked {
+                counted: self.count(&mut CsvRecords::new(layout, block), exploding, visit)?,
                 seen: SeenFields::default(),
                 whole: None,
             },
-            Self::Jsonl(layout, block) => {
+            Content::Jsonl(layout, block) => {
                 let mut records = JsonlRecords::new(layout, block);
-                let counted = walk(&mut records, visit)?;
-                Walked { counted, seen: records.into_seen(), whole: None }
+                let counted = self.count(&mut records, exploding, visit)?;
+                let mut seen = records.into_seen();
+                if let Some(values) = &self.in_path {
+                    seen.add_where(|slot| values.has(slot));
+                }
+                Walked { counted, seen, whole: None }
             }
-            Self::Parquet(layout, rows) => Walked {
-                counted: walk(&mut ParquetRecords::new(layout, rows)?, visit)?,
+            Content::Parquet(layout, rows) => Walked {
+                counted: self.count(&mut ParquetRecords::new(layout, rows)?, exploding, visit)?,
                 seen: SeenFields::default(),
                 whole: Some(layout.whole.clone()),
+            },
+            Content::Arrow(layout, rows) => Walked {
+                counted: self.count(&mut ArrowRecords::new(layout, rows)?, exploding, visit)?,
+                seen: SeenFields::default(),
+                whole: None,
             },
         })
     }
 
+    /// Walks `records` with the values of the file's path.
+    fn count<R: Records, V: Visit>(
+        &self,
+        records: &mut R,
+        exploding: Option<&Exploding>,
+        visit: &mut V,
+    ) -> Result<Counted, V::Error> {
+        match &self.in_path {
+            Some(values) => walk(&mut BesidePath { records, values }, exploding, visit),
+            None => walk(records, exploding, visit),
+        }
+    }
+
+    /// The size of the block as text; 0 of rows that were read by column.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text().map_or(0, |text| text.bytes.len())
+    }
+
     /// The text of a block whose last record may end in the next one.
     fn text(&self) -> Option<&TextBlock> {
-        match self {
-            Self::Csv(_, text) | Self::Jsonl(_, text) => Some(text),
-            Self::Parquet(..) => None,
+        match &self.content {
+            Content::Csv(_, text) | Content::Jsonl(_, text) => Some(text),
+            Content::Parquet(..) | Content::Arrow(..) => None,
         }
     }
 
     fn text_mut(&mut self) -> Option<&mut TextBlock> {
-        match self {
-            Self::Csv(_, text) | Self::Jsonl(_, text) => Some(text),
-            Self::Parquet(..) => None,
+        match &mut self.content {
+            Content::Csv(_, text) | Content::Jsonl(_, text) => Some(text),
+            Content::Parquet(..) | Content::Arrow(..) => None,
         }
     }
 }

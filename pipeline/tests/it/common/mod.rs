@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, Date32Array, Float64Array, Int64Array, RecordBatch, StringArray,
+    ArrayRef, AsArray, Date32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{TimestampMillisecondType, UInt8Type, UInt32Type};
@@ -49,6 +49,7 @@ pub(crate) fn batch(events: &[Event]) -> RecordBatch {
         Arc::new(Float64Array::from_iter(events.iter().map(|e| e.value))),
         text(|e| &e.source),
         Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.position))),
+        Arc::new(Int32Array::new_null(events.len())),
         Arc::new(Date32Array::from_iter_values(events.iter().map(|e| e.ts.div_euclid(DAY_MS) as i32))),
     ];
     RecordBatch::try_new(EVENTS_SCHEMA.clone(), columns).unwrap()

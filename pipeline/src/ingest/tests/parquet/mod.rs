@@ -105,7 +105,7 @@ async fn fates(field: &str, stored: &Stored, shown: usize) -> (Vec<Result<String
     columns.retain(|(other, _)| other.split(' ').nth(1) != Some(name));
     columns.push((field, stored));
     let mut place = Place::new();
-    place.config.events.ts_unit = schemas::config::TimeUnit::Ms;
+    place.config.events.ts_format = schemas::config::TimeUnit::Ms.into();
     place.config.events.max_dead_letter_rate = 1.0;
     place.config.events.constants.insert("action".into(), "a".into());
     let report = place.ingest_file("log.parquet", file(&columns)).await.unwrap();
@@ -434,7 +434,7 @@ async fn text_that_is_not_utf8_is_kept_as_it_came() {
 #[tokio::test]
 async fn decimals_as_ids_are_the_same_in_events_and_in_rejected_rows() {
     let mut place = Place::new();
-    place.config.events.ts_unit = schemas::config::TimeUnit::Ms;
+    place.config.events.ts_format = schemas::config::TimeUnit::Ms.into();
     place.config.events.max_dead_letter_rate = 1.0;
     place.config.events.constants.insert("action".into(), "a".into());
     let columns: [(&str, &Stored); 3] = [

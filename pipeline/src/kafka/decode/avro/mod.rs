@@ -202,7 +202,7 @@ impl Schema {
             let value = self.read(items, bytes, depth)?;
             if value != Value::Null {
                 texts = texts.take().zip(element(value)).map(|(mut texts, text)| {
-                    texts.push(text);
+                    texts.push(Value::Text(text));
                     texts
                 });
             }

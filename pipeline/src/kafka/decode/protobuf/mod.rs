@@ -179,8 +179,8 @@ fn push<'a>(list: &mut Value<'a>, value: Value<'a>) {
         return;
     };
     match list {
-        Value::List(texts) => texts.push(text),
-        Value::Null => *list = Value::List(vec![text]),
+        Value::List(texts) => texts.push(Value::Text(text)),
+        Value::Null => *list = Value::List(vec![Value::Text(text)]),
         _ => {}
     }
 }

@@ -63,9 +63,7 @@ fn owned(value: Value<'_>) -> Value<'static> {
         Value::OutOfRange => Value::OutOfRange,
         Value::Bool(value) => Value::Bool(value),
         Value::Instant(ms) => Value::Instant(ms),
-        Value::List(texts) => {
-            Value::List(texts.into_iter().map(|text| Cow::Owned(text.into_owned())).collect())
-        }
+        Value::List(texts) => Value::List(texts.into_iter().map(owned).collect()),
         Value::NotUtf8 => Value::NotUtf8,
         Value::Other(kind) => Value::Other(kind),
     }

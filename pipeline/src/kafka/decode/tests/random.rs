@@ -7,11 +7,11 @@ use apache_avro::types::Value as AvroValue;
 use proptest::prelude::*;
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DynamicMessage, FileDescriptor, Value as ProtoValue};
-use schemas::config::Events;
+use schemas::config::{Events, TimeUnit};
 
 use super::super::fuzzing::{AVRO, PROTO};
 use super::*;
-use crate::records::Mapping;
+use crate::records::{Forms, Mapping};
 
 const ACTIONS: [&str; 3] = ["view", "cart", "purchase"];
 
@@ -154,13 +154,14 @@ fn outcome(fixture: &mut Fixture, mapping: &Mapping, value: &[u8]) -> Result<Str
         Err(Fault::Rejected(rejection)) => return Err(rejection.reason),
         Err(Fault::Stop(error)) => panic!("{error}"),
     };
-    let event = mapping.event(&decoded).map(|event| format!("{event:?}"));
+    let event = mapping.event(&decoded, &mut Forms::default()).map(|event| format!("{event:?}"));
     event.map_err(|rejection| rejection.reason)
 }
 
 #[test]
 fn every_format_gives_the_same_event() {
-    let mapping = Mapping::new(&Events::default());
+    // The schemas say the unit, and JSON does not.
+    let mapping = Mapping::new(&Events { ts_format: TimeUnit::Ms.into(), ..Events::default() });
     let decoders = RefCell::new(decoders(&mapping));
     proptest!(|(sample in sample())| {
         let mut decoders = decoders.borrow_mut();

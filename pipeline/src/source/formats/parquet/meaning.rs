@@ -8,87 +8,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use parquet::arrow::ARROW_SCHEMA_META_KEY;
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit as ParquetUnit, Type as Physical};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::schema::types::{SchemaDescriptor, Type};
 
+use super::super::columnar::{Meaning, Shape, Ticks};
+
 /// Days and nanoseconds of a 96-bit time.
 pub(super) const INT96_BYTES: i32 = 12;
-
-/// The meaning of the values of a leaf column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Meaning {
-    Boolean,
-    Signed,
-    Unsigned,
-    /// 32 or 64 bits.
-    Float,
-    /// 16 bits.
-    Half,
-    /// A whole number with this many digits after the point.
-    Decimal(i32),
-    Text,
-    /// Bytes that may be text.
-    Bytes,
-    Uuid,
-    /// Days since the epoch.
-    Date,
-    /// Ticks since the epoch; whether in UTC.
-    Instant(Ticks, bool),
-    /// A Julian day and nanoseconds of it.
-    Int96,
-    /// Ticks since midnight.
-    TimeOfDay(Ticks),
-    Duration(Ticks),
-    /// Months, days and milliseconds.
-    Interval,
-    /// An annotation that this program does not know.
-    Unknown,
-}
-
-/// Units of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ticks {
-    Second,
-    Milli,
-    Micro,
-    Nano,
-}
-
-impl Ticks {
-    /// Ticks in a second.
-    pub(super) fn per_second(self) -> i64 {
-        match self {
-            Self::Second => 1,
-            Self::Milli => 1_000,
-            Self::Micro => 1_000_000,
-            Self::Nano => 1_000_000_000,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Second => "s",
-            Self::Milli => "ms",
-            Self::Micro => "us",
-            Self::Nano => "ns",
-        }
-    }
-}
-
-impl From<TimeUnit> for Ticks {
-    fn from(unit: TimeUnit) -> Self {
-        match unit {
-            TimeUnit::Second => Self::Second,
-            TimeUnit::Millisecond => Self::Milli,
-            TimeUnit::Microsecond => Self::Micro,
-            TimeUnit::Nanosecond => Self::Nano,
-        }
-    }
-}
 
 impl From<ParquetUnit> for Ticks {
     fn from(unit: ParquetUnit) -> Self {
@@ -96,48 +26,6 @@ impl From<ParquetUnit> for Ticks {
             ParquetUnit::MILLIS => Self::Milli,
             ParquetUnit::MICROS => Self::Micro,
             ParquetUnit::NANOS => Self::Nano,
-        }
-    }
-}
-
-/// A column with the meanings of its leaves.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Shape {
-    Leaf(Meaning),
-    List(Box<Shape>),
-    Struct(Vec<(String, Shape)>),
-    /// Keys and values.
-    Map(Box<(Shape, Shape)>),
-}
-
-impl Shape {
-    /// Whether fields can be read from the column: a value a row, or a list of values.
-    pub(super) fn is_readable(&self) -> bool {
-        let value = |shape: &Shape| {
-            matches!(shape, Self::Leaf(meaning) if !matches!(
-                meaning,
-                Meaning::TimeOfDay(_) | Meaning::Duration(_) | Meaning::Interval | Meaning::Unknown
-            ))
-        };
-        match self {
-            Self::List(elements) => value(elements),
-            other => value(other),
-        }
-    }
-
-    /// The column's type in a few words, for messages.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::Leaf(meaning) => match meaning {
-                Meaning::TimeOfDay(_) => "a time of day".into(),
-                Meaning::Duration(_) => "a duration".into(),
-                Meaning::Interval => "an interval".into(),
-                Meaning::Unknown => "a type that this program does not know".into(),
-                other => format!("{other:?}").to_lowercase(),
-            },
-            Self::List(elements) => format!("a list of {}", elements.describe()),
-            Self::Struct(_) => "a struct".into(),
-            Self::Map(_) => "a map".into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   file ─▶ its physical values ([`meaning`]) ─▶ cells ─▶ values ─▶ accepted, or rejected
-//!                                                                     └─▶ JSON of the whole row ([`json`])
+//!                                                                     └─▶ JSON of the whole row ([`JsonWriter`])
 //! ```
 //!
 //! A rejected row is kept with all its columns. If all columns are wanted, the batch has them. Otherwise the
@@ -11,8 +11,6 @@
 //! Memory: for each block in flight, one batch of the wanted columns and the pages that it points into. A
 //! batch with much text is cut into several blocks.
 
-mod cells;
-mod json;
 mod meaning;
 mod stored;
 
@@ -30,26 +28,24 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy};
 
 use super::super::error::SourceError;
-use super::super::files::{ByteCount, InputFile, Packing, ReadOptions, open_parquet};
-use super::super::record::{Raw, Records, Step, locate};
+use super::super::files::{ByteCount, InputFile, ReadOptions, open_parquet};
+use super::super::record::{Raw, Records, Step};
+use super::columnar::{
+    Cells, JsonWriter, Meaning, Shape, SlotPath, cells, cut, locate_inside, refuse_short_times,
+};
 use crate::records::{Fields, Value, Wanted};
-use cells::Cells;
-use json::JsonWriter;
-use meaning::{Meaning, Shape, meanings, shapes, with_views, without_annotations};
+use meaning::{meanings, shapes, with_views, without_annotations};
 use stored::ParquetFile;
 
 const BATCH_ROWS: usize = 8_192;
-
-/// Maximum bytes of text in a block, unless one row has more.
-const BLOCK_BYTES: usize = 32 << 20;
 
 /// Rejected rows that are read again at a time.
 const AGAIN_ROWS: usize = 256;
 
 /// The positions and shapes of the wanted columns.
 pub(crate) struct ParquetLayout {
-    /// Slot → column of the batch.
-    columns: Vec<Option<usize>>,
+    /// Slot → column of the batch, and the way to a field inside it.
+    columns: Vec<Option<SlotPath>>,
     /// Shapes of the batch's columns.
     shapes: Vec<Shape>,
     /// Whether the batch has all columns of the file.
@@ -109,8 +105,8 @@ struct Opened {
     metadata: ArrowReaderMetadata,
     names: Vec<String>,
     shapes: Vec<Shape>,
-    /// Slot → column of the file.
-    located: Vec<Option<usize>>,
+    /// Slot → column of the file, and the way to a field inside it.
+    located: Vec<Option<SlotPath>>,
 }
 
 fn examine(
@@ -140,9 +136,9 @@ fn examine(
         path: file.source.clone(),
         problem: "has columns that cannot be told apart".into(),
     })?;
-    let located = locate(file, wanted, &names)?;
+    let located = locate_inside(file, wanted, &names, &shapes)?;
     for (wanted, at) in wanted.iter().zip(&located) {
-        if let Some(shape) = at.map(|at| &shapes[at])
+        if let Some(shape) = at.as_ref().and_then(|(at, path)| shapes[*at].inside(path))
             && !shape.is_readable()
         {
             return Err(SourceError::ColumnType {
@@ -154,20 +150,13 @@ fn examine(
         }
     }
     for (wanted, at) in wanted.iter().zip(&located) {
-        let of = at.map(|at| (&shapes[at], metadata.schema().field(at).data_type()));
+        let root = at.as_ref().filter(|(_, path)| path.is_empty()).map(|(at, _)| *at);
+        let of = root.map(|at| (&shapes[at], metadata.schema().field(at).data_type()));
         let short = matches!(
             of,
             Some((Shape::Leaf(Meaning::Half), _) | (Shape::Leaf(Meaning::Float), DataType::Float32))
         );
-        if check_times && short && ["events.columns.ts", "events.columns.request_ts"].contains(&&*wanted.key)
-        {
-            let problem = format!(
-                "column `{}` holds times as floats of 32 bits or fewer, which are 128 s apart today; were they whole \
-                 numbers once?",
-                wanted.column
-            );
-            return Err(SourceError::Times { path: file.source.clone(), problem });
-        }
+        refuse_short_times(file, wanted, short, check_times)?;
     }
     Ok(Opened { file: stored, metadata, names, shapes, located })
 }
@@ -179,11 +168,39 @@ pub(crate) fn check_parquet(
     wanted: &[Wanted],
     reading: &ReadOptions,
 ) -> Result<(), SourceError> {
-    if file.packing != Packing::Plain {
+    if !file.is_seekable() {
         return Ok(());
     }
     let handle = open_parquet(file, &reading.unpacking, &ByteCount::default())?;
     examine(file, wanted, handle, reading.check_times).map(drop)
+}
+
+/// A column of a Parquet file, or a field inside one by its path.
+pub(crate) struct ParquetColumn {
+    pub(crate) name: String,
+    /// Whether values can be read from it.
+    pub(crate) is_readable: bool,
+}
+
+/// Returns the columns of `file`, fields of structs apart, and the number of its rows.
+pub(crate) fn parquet_columns(
+    file: &InputFile,
+    reading: &ReadOptions,
+) -> Result<(Vec<ParquetColumn>, u64), SourceError> {
+    fn add(name: String, shape: &Shape, columns: &mut Vec<ParquetColumn>) {
+        match shape {
+            Shape::Struct(fields) => {
+                fields.iter().for_each(|(field, shape)| add(format!("{name}.{field}"), shape, columns));
+            }
+            shape => columns.push(ParquetColumn { name, is_readable: shape.is_readable() }),
+        }
+    }
+    let handle = open_parquet(file, &reading.unpacking, &ByteCount::default())?;
+    let opened = examine(file, &[], handle, false)?;
+    let mut columns = Vec::new();
+    opened.names.iter().zip(&opened.shapes).for_each(|(name, shape)| add(name.clone(), shape, &mut columns));
+    let rows = opened.metadata.metadata().file_metadata().num_rows();
+    Ok((columns, u64::try_from(rows).unwrap_or(0)))
 }
 
 /// Opens `file` and finds the wanted columns.
@@ -197,11 +214,15 @@ pub(crate) fn open_parquet_blocks(
     let handle = open_parquet(file, &reading.unpacking, count)?;
     let Opened { file: stored, metadata, names, shapes, located } =
         examine(file, wanted, handle, reading.check_times)?;
-    let mut roots: Vec<usize> = located.iter().flatten().copied().collect();
+    let mut roots: Vec<usize> = located.iter().flatten().map(|(at, _)| *at).collect();
     roots.sort_unstable();
     roots.dedup();
     let is_wanted = (0..shapes.len()).map(|at| roots.binary_search(&at).is_ok()).collect();
-    let columns = located.iter().map(|at| at.and_then(|at| roots.binary_search(&at).ok())).collect();
+    let columns = located.into_iter().map(|found| {
+        let (at, path) = found?;
+        Some((roots.binary_search(&at).ok()?, path))
+    });
+    let columns = columns.collect();
     let read: Vec<Shape> = roots.iter().map(|&at| shapes[at].clone()).collect();
     let complete = roots.len() == shapes.len();
     let footer = metadata.metadata();
@@ -212,7 +233,7 @@ pub(crate) fn open_parquet_blocks(
     });
     let ends = ends.collect();
     // The bytes of a packed file were counted while it was unpacked.
-    let bytes = if file.packing == Packing::Plain { file.bytes } else { 0 };
+    let bytes = if file.is_seekable() { file.bytes } else { 0 };
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(stored.clone(), metadata.clone());
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(fail)?;
@@ -243,36 +264,10 @@ impl ParquetBlocks {
         let batch = batch.map_err(|e| SourceError::read(&self.path, e))?;
         self.rows_read += batch.num_rows();
         self.progress.at_row(self.rows_read);
-        self.parts = cut(&batch, &self.path, &self.shapes)?;
+        self.parts =
+            cut(&batch, &self.path, &self.shapes)?.into_iter().map(|batch| ParquetRows { batch }).collect();
         Ok(self.parts.pop_front())
     }
-}
-
-/// Cuts a batch into parts of at most [`BLOCK_BYTES`] of text: a page may hold one long text many times.
-fn cut(batch: &RecordBatch, path: &str, shapes: &[Shape]) -> Result<VecDeque<ParquetRows>, SourceError> {
-    let columns = cells(batch, path, shapes)?;
-    if columns.iter().map(Cells::text_bytes_max).sum::<usize>() <= BLOCK_BYTES {
-        return Ok(VecDeque::from([ParquetRows { batch: batch.clone() }]));
-    }
-    let bytes = |row| columns.iter().map(|column| column.text_bytes(row)).sum::<usize>();
-    let (mut parts, mut start, mut sum) = (VecDeque::new(), 0, 0);
-    for row in 0..batch.num_rows() {
-        let row_bytes = bytes(row);
-        if sum + row_bytes > BLOCK_BYTES && row > start {
-            parts.push_back(ParquetRows { batch: batch.slice(start, row - start) });
-            (start, sum) = (row, 0);
-        }
-        sum += row_bytes;
-    }
-    parts.push_back(ParquetRows { batch: batch.slice(start, batch.num_rows() - start) });
-    Ok(parts)
-}
-
-fn cells(batch: &RecordBatch, path: &str, shapes: &[Shape]) -> Result<Vec<Cells>, SourceError> {
-    let cells = batch.columns().iter().zip(shapes).map(|(column, shape)| Cells::new(column, shape));
-    cells
-        .collect::<Option<_>>()
-        .ok_or_else(|| SourceError::read(path, "a column was not read in the type that its schema has"))
 }
 
 impl WholeRows {
@@ -344,8 +339,8 @@ impl<'a> ParquetRecords<'a> {
 
 impl Fields for ParquetRecords<'_> {
     fn value(&self, slot: usize) -> Value<'_> {
-        match self.layout.columns[slot] {
-            Some(at) => self.columns[at].value(self.row()),
+        match &self.layout.columns[slot] {
+            Some((at, path)) => self.columns[*at].value_at(path, self.row()),
             None => Value::Absent,
         }
     }

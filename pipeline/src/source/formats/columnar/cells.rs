@@ -11,13 +11,13 @@ use arrow::datatypes::{DataType, i256};
 use super::meaning::{Meaning, Shape, Ticks};
 use crate::records::Value;
 
-pub(super) const MS_PER_DAY: i64 = 86_400_000;
+pub(in crate::source::formats) const MS_PER_DAY: i64 = 86_400_000;
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 /// The Julian day of the epoch.
 const EPOCH_JULIAN_DAY: i128 = 2_440_588;
 
 /// A column of one batch.
-pub(super) enum Cells {
+pub(in crate::source::formats) enum Cells {
     Leaf(Meaning, Leaf),
     List(ListArray, Box<Cells>),
     Struct(StructArray, Vec<(String, Cells)>),
@@ -26,7 +26,7 @@ pub(super) enum Cells {
 }
 
 /// Values of a physical type.
-pub(super) enum Leaf {
+pub(in crate::source::formats) enum Leaf {
     Bool(BooleanArray),
     I32(Int32Array),
     I64(Int64Array),
@@ -63,7 +63,7 @@ impl Leaf {
     }
 
     /// A whole number, if it holds any.
-    pub(super) fn int(&self, row: usize) -> Option<i64> {
+    pub(in crate::source::formats) fn int(&self, row: usize) -> Option<i64> {
         match self {
             Self::I32(array) => Some(i64::from(array.value(row))),
             Self::I64(array) => Some(array.value(row)),
@@ -72,7 +72,7 @@ impl Leaf {
     }
 
     /// An unsigned number of the width of its type.
-    pub(super) fn unsigned(&self, row: usize) -> Option<u64> {
+    pub(in crate::source::formats) fn unsigned(&self, row: usize) -> Option<u64> {
         match self {
             Self::I32(array) => Some(u64::from(array.value(row) as u32)),
             Self::I64(array) => Some(array.value(row) as u64),
@@ -80,7 +80,7 @@ impl Leaf {
         }
     }
 
-    pub(super) fn bytes(&self, row: usize) -> Option<&[u8]> {
+    pub(in crate::source::formats) fn bytes(&self, row: usize) -> Option<&[u8]> {
         match self {
             Self::Bytes(array) => Some(array.value(row)),
             Self::Fixed(array) => Some(array.value(row)),
@@ -89,13 +89,13 @@ impl Leaf {
     }
 
     /// The number of 16 bits in two bytes.
-    pub(super) fn half(&self, row: usize) -> Option<f32> {
+    pub(in crate::source::formats) fn half(&self, row: usize) -> Option<f32> {
         let bytes = self.bytes(row)?.try_into().ok()?;
         Some(half::f16::from_le_bytes(bytes).to_f32())
     }
 
     /// The digits of a decimal without its point: a number of up to 256 bits.
-    pub(super) fn digits(&self, row: usize) -> Option<String> {
+    pub(in crate::source::formats) fn digits(&self, row: usize) -> Option<String> {
         let Some(bytes) = self.bytes(row) else { return self.int(row).map(|number| number.to_string()) };
         let sign = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
         let (extension, low) = bytes.split_at(bytes.len().saturating_sub(32));
@@ -110,20 +110,20 @@ impl Leaf {
     }
 
     /// A 96-bit time as nanoseconds since the epoch.
-    pub(super) fn int96(&self, row: usize) -> Option<i128> {
+    pub(in crate::source::formats) fn int96(&self, row: usize) -> Option<i128> {
         let (nanos, day) = self.bytes(row)?.split_first_chunk::<8>()?;
         let day = i128::from(i32::from_le_bytes(day.try_into().ok()?));
         Some((day - EPOCH_JULIAN_DAY) * NANOS_PER_DAY + i128::from(i64::from_le_bytes(*nanos)))
     }
 
-    pub(super) fn uuid(&self, row: usize) -> Option<uuid::Uuid> {
+    pub(in crate::source::formats) fn uuid(&self, row: usize) -> Option<uuid::Uuid> {
         uuid::Uuid::from_slice(self.bytes(row)?).ok()
     }
 }
 
 impl Cells {
     /// `array` read by `shape`; `None` if the array has another shape.
-    pub(super) fn new(array: &ArrayRef, shape: &Shape) -> Option<Self> {
+    pub(in crate::source::formats) fn new(array: &ArrayRef, shape: &Shape) -> Option<Self> {
         Some(match shape {
             Shape::Leaf(meaning) => Self::Leaf(meaning.clone(), Leaf::new(array)?),
             Shape::List(of) => {
@@ -147,7 +147,7 @@ impl Cells {
         })
     }
 
-    pub(super) fn is_null(&self, row: usize) -> bool {
+    pub(in crate::source::formats) fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Leaf(_, leaf) => leaf.is_null(row),
             Self::List(array, _) => array.is_null(row),
@@ -157,52 +157,43 @@ impl Cells {
     }
 
     /// Where the elements of a row lie.
-    pub(super) fn range(offsets: &[i32], row: usize) -> std::ops::Range<usize> {
+    pub(in crate::source::formats) fn range(offsets: &[i32], row: usize) -> std::ops::Range<usize> {
         offsets[row] as usize..offsets[row + 1] as usize
     }
 
     /// The value of a row.
-    pub(super) fn value(&self, row: usize) -> Value<'_> {
+    pub(in crate::source::formats) fn value(&self, row: usize) -> Value<'_> {
         if self.is_null(row) {
             return Value::Null;
         }
         match self {
             Self::Leaf(meaning, leaf) => leaf.value(meaning, row),
             Self::List(lists, elements) => {
-                let mut texts = Vec::new();
-                for element in Self::range(lists.value_offsets(), row) {
-                    match elements.element(element) {
-                        Ok(text) => texts.extend(text),
-                        Err(value) => return value,
-                    }
-                }
-                Value::List(texts)
+                Value::List(Self::range(lists.value_offsets(), row).map(|at| elements.value(at)).collect())
             }
             Self::Struct(..) => Value::Other("a struct"),
             Self::Map(..) => Value::Other("a map"),
         }
     }
 
-    /// An element of a list as text, `None` for a missing one; an error is the value that makes the list unusable.
-    fn element(&self, row: usize) -> Result<Option<Cow<'_, str>>, Value<'_>> {
-        match self.value(row) {
-            Value::Null | Value::Absent => Ok(None),
-            Value::Text(text) | Value::Decimal(text) => Ok(Some(text)),
-            Value::Int(number) => Ok(Some(Cow::Owned(number.to_string()))),
-            Value::Bool(value) => Ok(Some(Cow::Owned(value.to_string()))),
-            // Data frames write a missing value as NaN.
-            Value::Float(number) if number.is_nan() => Ok(None),
-            Value::Single(number) if number.is_nan() => Ok(None),
-            Value::Float(number) => Ok(Some(Cow::Owned(format!("{number:?}")))),
-            Value::Single(number) => Ok(Some(Cow::Owned(format!("{number:?}")))),
-            Value::NotUtf8 => Err(Value::NotUtf8),
-            Value::Instant(_) | Value::OutOfRange => Err(Value::Other("a list of times")),
-            Value::List(_) | Value::Other(_) => Err(Value::Other("a list of something else than text")),
+    /// The value in the field of a struct that `path` leads to; of a list of structs, the values of all.
+    pub(in crate::source::formats) fn value_at(&self, path: &[usize], row: usize) -> Value<'_> {
+        let Some((&field, rest)) = path.split_first() else { return self.value(row) };
+        if self.is_null(row) {
+            return Value::Null;
+        }
+        match self {
+            Self::Struct(_, fields) => fields[field].1.value_at(rest, row),
+            Self::List(lists, elements) => {
+                let range = Self::range(lists.value_offsets(), row);
+                Value::List(range.map(|at| elements.value_at(path, at)).collect())
+            }
+            Self::Leaf(..) | Self::Map(..) => Value::Other("not a struct"),
         }
     }
 
     /// Upper bound of the bytes of text in all rows.
-    pub(super) fn text_bytes_max(&self) -> usize {
+    pub(in crate::source::formats) fn text_bytes_max(&self) -> usize {
         match self {
             Self::Leaf(_, Leaf::Bytes(array)) => array.views().iter().map(|view| *view as u32 as usize).sum(),
             Self::Leaf(_, Leaf::Fixed(array)) => array.len() * array.value_length() as usize,
@@ -214,7 +205,7 @@ impl Cells {
     }
 
     /// Bytes of text in a row, including the elements of lists.
-    pub(super) fn text_bytes(&self, row: usize) -> usize {
+    pub(in crate::source::formats) fn text_bytes(&self, row: usize) -> usize {
         match self {
             _ if self.is_null(row) => 0,
             Self::Leaf(_, leaf) => leaf.bytes(row).map_or(0, <[u8]>::len),
@@ -284,7 +275,7 @@ impl Leaf {
 
 /// The number with these `digits`, `scale` of them after the point. `short` drops trailing zeros of the fraction, and
 /// the point of an empty fraction.
-pub(super) fn decimal(digits: &str, scale: i32, short: bool) -> String {
+pub(in crate::source::formats) fn decimal(digits: &str, scale: i32, short: bool) -> String {
     let (minus, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
     let Ok(scale) = usize::try_from(scale) else {
         let zeros = usize::try_from(scale.unsigned_abs()).unwrap_or_default();

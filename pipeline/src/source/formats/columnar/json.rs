@@ -20,7 +20,7 @@ use super::cells::{Cells, Leaf, MS_PER_DAY, decimal};
 use super::meaning::{Meaning, Ticks};
 
 /// A JSON text of at most a given length.
-pub(super) struct JsonWriter {
+pub(in crate::source::formats) struct JsonWriter {
     bytes: Vec<u8>,
     limit: usize,
     /// Whether decimals are written as events have them.
@@ -37,7 +37,7 @@ impl std::fmt::Write for JsonWriter {
 impl JsonWriter {
     /// The row as an object, truncated to `limit` bytes. `wanted` columns write decimals as events do, so that an id has the same
     /// text in both; other columns write all digits.
-    pub(super) fn row(
+    pub(in crate::source::formats) fn row(
         names: &[String],
         wanted: &[bool],
         columns: &[Cells],
