@@ -20,6 +20,7 @@ pub mod boxed;
 pub mod clean;
 pub mod commit;
 mod directories;
+mod encode;
 mod error;
 pub mod failpoint;
 pub mod files;

@@ -25,4 +25,4 @@ pub use scan::{Resources, SnapshotTable, balanced};
 pub(crate) use scatter::{BucketExec, Buckets, Scatter};
 pub(crate) use scatter::{bucket_field, bucket_schema, scattered_schema};
 pub use scratch::ScratchError;
-pub(crate) use suspects::{PartitionBuffers, Suspects, date_in, hash_in, suspect};
+pub(crate) use suspects::{Found, PartitionBuffers, SuspectSet, Suspects, date_in, hash_in, suspect};

@@ -5,10 +5,13 @@
 //! dates within the window are suspects; the caller compares the ids themselves. Nearly always there are none.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::common::{DataFusionError, Result};
+use schemas::hash::mix64;
 
 use super::scratch::{Scratch, ScratchChunk};
 
@@ -77,7 +80,7 @@ impl Suspects {
     }
 
     /// The suspects of one partition; empties it.
-    fn of_partition(&self, partition: usize) -> Result<Vec<u64>> {
+    fn of_partition(&self, partition: usize) -> Result<Repeats> {
         let Partition { mut held, chunks } =
             std::mem::take(&mut *self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner));
         for chunk in chunks {
@@ -89,21 +92,41 @@ impl Suspects {
 
     /// All suspects, found by `threads` at once.
     pub(crate) fn find(&self, threads: usize) -> Result<HashSet<u64>> {
+        let Found { mut apart, same } = self.find_apart(threads, usize::MAX)?;
+        apart.extend(same.unwrap_or_default());
+        Ok(apart)
+    }
+
+    /// All suspects, found by `threads` at once: those of several dates, and up to about `same_max` of one date.
+    pub(crate) fn find_apart(&self, threads: usize, same_max: usize) -> Result<Found> {
         let threads = threads.clamp(1, self.partitions.len());
+        let same = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let found: Vec<_> = (0..threads)
                 .map(|thread| {
+                    let same = &same;
                     scope.spawn(move || {
-                        let mine = (thread..self.partitions.len()).step_by(threads);
-                        mine.map(|partition| self.of_partition(partition)).collect::<Result<Vec<_>>>()
+                        let mut repeats = Repeats::default();
+                        for partition in (thread..self.partitions.len()).step_by(threads) {
+                            let of_partition = self.of_partition(partition)?;
+                            repeats.apart.extend(of_partition.apart);
+                            let before = same.fetch_add(of_partition.same.len(), Ordering::Relaxed);
+                            if before <= same_max {
+                                repeats.same.extend(of_partition.same);
+                            }
+                        }
+                        Ok::<_, DataFusionError>(repeats)
                     })
                 })
                 .collect();
-            let mut all = HashSet::new();
+            let mut all = Found { apart: HashSet::new(), same: Some(Vec::new()) };
             for part in found {
-                let part = part.join().map_err(|_| DataFusionError::Internal("a thread panicked".into()))?;
-                all.extend(part?.into_iter().flatten());
+                let part =
+                    part.join().map_err(|_| DataFusionError::Internal("a thread panicked".into()))??;
+                all.apart.extend(part.apart);
+                all.same.iter_mut().for_each(|same| same.extend(&part.same));
             }
+            all.same = all.same.filter(|_| same.load(Ordering::Relaxed) <= same_max);
             Ok(all)
         })
     }
@@ -115,13 +138,52 @@ impl Suspects {
     }
 }
 
+/// Suspects, whose hashes are random already.
+pub(crate) type SuspectSet = HashSet<u64, BuildHasherDefault<SuspectHasher>>;
+
+/// Takes a suspect's bits as its hash.
+#[derive(Debug, Default)]
+pub(crate) struct SuspectHasher(u64);
+
+impl Hasher for SuspectHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, suspect: u64) {
+        self.0 = suspect;
+    }
+
+    fn finish(&self) -> u64 {
+        // The low bits are equal within a partition, and the high ones are the date: a set wants both to vary.
+        mix64(self.0, self.0 >> 16)
+    }
+}
+
+/// All suspects.
+pub(crate) struct Found {
+    /// Those whose dates differ.
+    pub(crate) apart: HashSet<u64>,
+    /// Those of one date, each once; `None` if there were too many.
+    pub(crate) same: Option<Vec<u64>>,
+}
+
+/// Numbers whose hash occurs again.
+#[derive(Debug, Default)]
+struct Repeats {
+    /// On another date.
+    apart: Vec<u64>,
+    /// On the same date.
+    same: Vec<u64>,
+}
+
 /// The numbers whose hash occurs again at an allowed distance of dates. Equal hashes meet in an open-addressing hash table:
 /// a partition's table fits into a core's cache, and takes a fraction of the time of a sort.
-fn repeats(numbers: &[u64], apart: &RangeInclusive<u16>) -> Vec<u64> {
+fn repeats(numbers: &[u64], apart: &RangeInclusive<u16>) -> Repeats {
     const FREE: u64 = 0;
     let size = (numbers.len() * 2).next_power_of_two();
     let mut table = vec![FREE; size];
-    let mut repeats = Vec::new();
+    let mut repeats = Repeats::default();
     let near = |one: u64, other: u64| {
         let ahead = date_in(one).wrapping_sub(date_in(other));
         apart.contains(&ahead.min(ahead.wrapping_neg()))
@@ -133,27 +195,29 @@ fn repeats(numbers: &[u64], apart: &RangeInclusive<u16>) -> Vec<u64> {
         let mut place = (number >> 16) as usize & (u32::MAX as usize) & (size - 1);
         let mut again = number == FREE && std::mem::replace(&mut free_met, true);
         if free_met && number != FREE && hash_in(number) == hash_in(FREE) && near(number, FREE) {
-            repeats.extend([number, FREE]);
+            repeats.apart.extend([number, FREE]);
         }
         while table[place] != FREE && !again {
             let other = table[place];
             if hash_in(other) == hash_in(number) {
                 again = other == number;
                 if !again && near(other, number) {
-                    repeats.extend([other, number]);
+                    repeats.apart.extend([other, number]);
                 }
             }
             place = (place + 1) & (size - 1);
         }
         if again && apart.contains(&0) {
-            repeats.push(number);
+            repeats.same.push(number);
         }
         if !again {
             table[place] = number;
         }
     }
-    repeats.sort_unstable();
-    repeats.dedup();
+    for numbers in [&mut repeats.apart, &mut repeats.same] {
+        numbers.sort_unstable();
+        numbers.dedup();
+    }
     repeats
 }
 
@@ -222,6 +286,7 @@ mod tests {
                 let expected: HashSet<u64> = near.flat_map(|(date, n)| [of(date, n), of(-3, n)]).collect();
                 assert_eq!(all.spilled_bytes() > 0, memory == 0);
                 assert_eq!(all.find(3).unwrap(), expected, "{apart:?}");
+                assert_eq!(all.find_apart(3, 1).unwrap().same, Some(Vec::new()), "emptied");
             }
         }
     }
@@ -242,16 +307,18 @@ mod tests {
                 })
                 .collect();
             let apart = from..=days;
-            let mut expected = BTreeSet::new();
+            let (mut expected, mut same) = (BTreeSet::new(), BTreeSet::new());
             for (n, &one) in numbers.iter().enumerate() {
                 for &other in &numbers[..n] {
                     let days = (date_in(one) as i16).abs_diff(date_in(other) as i16);
                     if hash_in(one) == hash_in(other) && apart.contains(&days) {
-                        expected.extend([one, other]);
+                        if days == 0 { &mut same } else { &mut expected }.extend([one, other]);
                     }
                 }
             }
-            prop_assert_eq!(repeats(&numbers, &apart), expected.into_iter().collect::<Vec<_>>());
+            let found = repeats(&numbers, &apart);
+            prop_assert_eq!(found.apart, expected.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(found.same, same.into_iter().collect::<Vec<_>>());
         }
     }
 }

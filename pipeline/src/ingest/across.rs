@@ -1,10 +1,12 @@
-//! Ids that occur on several dates within `events.dedup_days`, and which of their events is stored.
+//! Ids that occur again within `events.dedup_days`: of those on several dates, which event is stored; of those on one date, what to
+//! look out for.
 //!
 //! ```text
 //!   stored ids of the dates around ─┐
 //!   given ids of the staged events ─┴─▶ Suspects ─▶ none, nearly always
-//!                                          └─▶ their events, in order of source and position: the first within the days
-//!                                              of none that is stored or accepted is accepted
+//!                                          ├─▶ several dates: their events, in order of source and position: the first
+//!                                          │   within the days of none that is stored or accepted is accepted
+//!                                          └─▶ one date: [`super::dates`] compares these, and no others
 //! ```
 //!
 //! Dates are written independently of one another ([`super::dates`]). Duplicates across dates are decided here, before any
@@ -24,38 +26,45 @@ use terminal::Interrupt;
 use super::error::{IngestError, check_interrupt};
 use super::stage::{FilePosition, Staged};
 use super::stored::read_stored_ids;
-use crate::engine::{PartitionBuffers, Suspects, date_in, suspect};
+use crate::engine::{Found, PartitionBuffers, SuspectSet, Suspects, date_in, suspect};
 use crate::records::{EventBatch, KeyMap, StagedRows, date_days, dates_around, id_key, key_hash};
 
 /// Collects the given ids of staged events for [`AcrossSearch`].
 pub(super) struct GivenIds {
     all: Arc<Suspects>,
     buffers: PartitionBuffers,
+    /// Whether some events came without an id.
+    some_without: bool,
+}
+
+/// The given ids of the staged events.
+pub(super) struct Given {
+    all: Arc<Suspects>,
+    /// Whether some events came without an id.
+    some_without: bool,
 }
 
 impl GivenIds {
     /// Empty; room for about `events` ids, which take up to `bytes_max` in memory.
     pub(super) fn new(events: u64, bytes_max: usize, days: u32) -> Self {
-        let all = Arc::new(Suspects::new(events, bytes_max, 1..=days));
-        Self { buffers: PartitionBuffers::new(Arc::clone(&all)), all }
+        let all = Arc::new(Suspects::new(events, bytes_max, 0..=days));
+        Self { buffers: PartitionBuffers::new(Arc::clone(&all)), all, some_without: false }
     }
 
     pub(super) fn push(&mut self, batch: &EventBatch) -> Result<(), IngestError> {
         let rows = StagedRows(&batch.rows);
         let ids = rows.event_ids();
-        if ids.null_count() == ids.len() {
-            return Ok(());
-        }
+        self.some_without |= ids.null_count() > 0;
         for (row, &date) in batch.dates.iter().enumerate().filter(|(row, _)| ids.is_valid(*row)) {
-            self.buffers.push(date, key_hash(rows.key(row))).map_err(scratch)?;
+            self.buffers.push(date, key_hash(id_key(ids.value(row)))).map_err(scratch)?;
         }
         Ok(())
     }
 
     /// All collected ids.
-    pub(super) fn finish(mut self) -> Result<Arc<Suspects>, IngestError> {
+    pub(super) fn finish(mut self) -> Result<Given, IngestError> {
         self.buffers.finish().map_err(scratch)?;
-        Ok(self.all)
+        Ok(Given { all: self.all, some_without: self.some_without })
     }
 }
 
@@ -78,11 +87,38 @@ struct Decided {
     is_stored: bool,
 }
 
-/// Ids that occur on several dates → the positions of their staged events, and whether each is accepted.
+/// What is known of the ids that occur again.
 #[derive(Default)]
 pub(super) struct Across {
+    /// Ids that occur on several dates → the positions of their staged events, and whether each is accepted.
     decided: KeyMap<u128, HashMap<FilePosition, Decided>>,
+    /// By the low bits of the date, the ids that occur again on it; `None` if they are not known, or too many.
+    again: Option<BTreeMap<u16, SuspectSet>>,
 }
+
+/// Which ids may occur more than once on a date.
+#[derive(Clone, Copy)]
+pub(super) enum Repetition<'a> {
+    /// Any.
+    Unknown,
+    /// These suspects of the date.
+    Some(i32, &'a SuspectSet),
+    None,
+}
+
+impl Repetition<'_> {
+    /// Whether the id with this key may.
+    pub(super) fn has(&self, key: u128) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Some(date, ids) => ids.contains(&suspect(*date, key_hash(key))),
+            Self::None => false,
+        }
+    }
+}
+
+/// Bytes of a suspect in a set, about.
+const SUSPECT_BYTES: usize = 24;
 
 /// Id → the dates of staged events that are duplicates of a staged event with the same id on another date.
 pub(super) type Dropped = KeyMap<u128, BTreeSet<i32>>;
@@ -91,8 +127,9 @@ pub(super) type Dropped = KeyMap<u128, BTreeSet<i32>>;
 pub(super) struct AcrossSearch<'a> {
     pub(super) root: &'a Root,
     pub(super) staged: &'a Staged,
-    /// The given ids of the staged events.
-    pub(super) given: &'a Arc<Suspects>,
+    pub(super) given: &'a Given,
+    /// Memory for ids that occur again on their date.
+    pub(super) bytes_max: u64,
     /// The stored shards by date.
     pub(super) stored: &'a BTreeMap<&'a str, Vec<&'a Shard>>,
     /// `events.dedup_days`.
@@ -110,9 +147,18 @@ impl AcrossSearch<'_> {
             .filter(|(date, _)| staged.range(dates_around(*date, self.days)).next().is_some())
             .collect();
         self.read_ids(&near)?;
-        let suspects = self.given.find(self.threads).map_err(scratch)?;
+        let same_max = usize::try_from(self.bytes_max).unwrap_or(usize::MAX) / SUSPECT_BYTES;
+        let Found { apart: suspects, same } =
+            self.given.all.find_apart(self.threads, same_max).map_err(scratch)?;
+        let again = same.filter(|_| !self.given.some_without).map(|ids| {
+            let mut by_date: BTreeMap<u16, SuspectSet> = BTreeMap::new();
+            for suspect in ids {
+                by_date.entry(date_in(suspect)).or_default().insert(suspect);
+            }
+            by_date
+        });
         if suspects.is_empty() {
-            return Ok(Across::default());
+            return Ok(Across { decided: KeyMap::default(), again });
         }
         let suspected: HashSet<u16> = suspects.iter().map(|&suspect| date_in(suspect)).collect();
         let is_suspect = |date, key| suspects.contains(&suspect(date, key_hash(key)));
@@ -124,7 +170,7 @@ impl AcrossSearch<'_> {
                 let given = rows.event_ids();
                 let places = rows.files().iter().copied().zip(rows.places().iter().copied());
                 for (row, place) in places.enumerate().filter(|(row, _)| given.is_valid(*row)) {
-                    let key = rows.key(row);
+                    let key = id_key(given.value(row));
                     if is_suspect(date, key) {
                         ids.entry(key).or_default().staged.push((place, date));
                     }
@@ -144,7 +190,7 @@ impl AcrossSearch<'_> {
             }
         }
         let decided = ids.into_iter().map(|(key, stands)| (key, stands.decided(self.days)));
-        Ok(Across { decided: decided.collect() })
+        Ok(Across { decided: decided.collect(), again })
     }
 
     /// Adds the ids of the stored shards, several dates at a time.
@@ -153,7 +199,7 @@ impl AcrossSearch<'_> {
             near.iter().flat_map(|(&date, shards)| shards.iter().map(move |&shard| (date, shard))).collect();
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
         let read = || -> Result<(), IngestError> {
-            let mut buffers = PartitionBuffers::new(Arc::clone(self.given));
+            let mut buffers = PartitionBuffers::new(Arc::clone(&self.given.all));
             while let Some(&(date, shard)) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
                 check_interrupt(self.interrupt)?;
                 let mut full = Ok(());
@@ -192,6 +238,16 @@ impl Across {
             return None;
         }
         self.decided.get(&key)?.get(&place).map(|decided| decided.accepted)
+    }
+
+    /// Which ids may occur more than once on a date.
+    pub(super) fn on(&self, date: i32) -> Repetition<'_> {
+        match &self.again {
+            None => Repetition::Unknown,
+            Some(again) => {
+                again.get(&(date as u16)).map_or(Repetition::None, |ids| Repetition::Some(date, ids))
+            }
+        }
     }
 
     pub(super) fn into_dropped(self) -> Dropped {

@@ -10,7 +10,9 @@
 //!
 //! [`super::across`] has already decided on ids that occur on several dates.
 //!
-//! Each of the three steps walks once over the rows of a date. If the keys of a date do not fit into memory, the
+//! [`super::across`] also knows which ids may occur more than once on one date. Nearly all do not: then the rows of a date are
+//! walked once, and only the suspected ids are compared. Where it does not know (some events came without an id, or very many ids
+//! repeat), each of the three steps walks once over the rows of a date. If the keys of a date do not fit into memory, the
 //! first two steps walk once for each slice of the keys; if its rows do not fit, they are read again from the
 //! temporary file.
 //!
@@ -21,21 +23,21 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringBuilder};
 use arrow::compute::filter_record_batch;
 use schemas::hash::hash128;
 use schemas::tables::{EVENT_DATE, EVENTS, EVENTS_SCHEMA};
-use store::commit::{NewShard, ShardWriter, Uncommitted};
+use store::commit::{NewShard, ShardWriter, Uncommitted, sync_shard};
 use store::{Root, Shard, Snapshot};
 use terminal::Interrupt;
 
-use super::across::{Across, AcrossSearch, Dropped};
+use super::across::{Across, AcrossSearch, Dropped, Given, Repetition};
 use super::error::{IngestError, build, check_interrupt};
 use super::stage::{FilePosition, Staged};
 use super::stored::{read_stored_ids, shards_by_date};
-use crate::engine::Suspects;
 use crate::records::{Content, KeyMap, KeySet, StagedRows, date_text, id_key, id_of, slice_of};
 
 /// Approximate bytes of a key in a set.
@@ -45,8 +47,7 @@ const KEY_BYTES: u64 = 40;
 pub(super) struct Dates<'a> {
     pub(super) root: &'a Root,
     pub(super) staged: &'a Staged,
-    /// The given ids of the staged events, if ids are looked for across dates.
-    pub(super) given: Option<&'a Arc<Suspects>>,
+    pub(super) given: &'a Given,
     pub(super) dedup_days: u32,
     pub(super) stored: Option<&'a Snapshot>,
     /// The files by their numbers.
@@ -89,69 +90,78 @@ impl WrittenDates {
 }
 
 impl Dates<'_> {
-    /// Writes one shard for each date, without events that are stored already or came earlier. Items for which
-    /// `is_item` is true are not collected.
-    pub(super) fn write(
-        &self,
-        is_item: &(dyn Fn(&str) -> bool + Sync),
-        written: &mut WrittenDates,
-    ) -> Result<(), IngestError> {
+    /// Writes one shard for each date, without events that are stored already or came earlier. Items whose keys are
+    /// known are not collected.
+    pub(super) fn write(&self, known_items: &KeySet, written: &mut WrittenDates) -> Result<(), IngestError> {
         written.duplicates.resize(self.sources.len(), 0);
         let stored = self.stored.map(shards_by_date).unwrap_or_default();
-        let across = match self.given {
-            Some(given) => {
-                let search = AcrossSearch {
-                    root: self.root,
-                    staged: self.staged,
-                    given,
-                    stored: &stored,
-                    days: self.dedup_days,
-                    threads: self.threads,
-                    interrupt: self.interrupt,
-                };
-                search.find()?
-            }
-            None => Across::default(),
+        let search = AcrossSearch {
+            root: self.root,
+            staged: self.staged,
+            given: self.given,
+            bytes_max: self.bytes_max / 8,
+            stored: &stored,
+            days: self.dedup_days,
+            threads: self.threads,
+            interrupt: self.interrupt,
         };
+        let across = search.find()?;
         let dates = self.staged.dates();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         // Most items of a date are known from the table or from an earlier date; only the others are collected.
         let items = RwLock::new(std::mem::take(&mut written.items));
         let is_known = |id: &str, place: FilePosition| {
             let items = items.read().unwrap_or_else(PoisonError::into_inner);
-            items.get(id).is_some_and(|first| *first <= place) || is_item(id)
+            items.get(id).is_some_and(|first| *first <= place)
         };
         let results = Mutex::new((&mut *written, Ok(())));
-        let work = || {
+        let fail = |error: IngestError| {
+            stopped.store(true, Ordering::Relaxed);
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            if results.1.is_ok() {
+                results.1 = Err(error);
+            }
+        };
+        let work = |finished: Sender<NewShard>| {
             while !stopped.load(Ordering::Relaxed) {
                 let Some(&date) = dates.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let text = date_text(date);
                 let stored = stored.get(text.as_str()).map(Vec::as_slice).unwrap_or_default();
-                let result =
-                    Date { dates: self, date, text: &text, stored, across: &across, is_known: &is_known }
-                        .write();
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                let (written, first_error) = &mut *results;
-                match result {
+                let date = Date {
+                    dates: self,
+                    date,
+                    text: &text,
+                    stored,
+                    across: &across,
+                    known_items,
+                    is_known: &is_known,
+                };
+                match date.write() {
                     Ok(done) => {
+                        // Fails if syncing has failed.
+                        done.shard.iter().for_each(|shard| drop(finished.send(shard.clone())));
+                        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                         let mut items = items.write().unwrap_or_else(PoisonError::into_inner);
-                        done.add_to(written, &mut items);
+                        done.add_to(results.0, &mut items);
                     }
-                    Err(error) => {
-                        stopped.store(true, Ordering::Relaxed);
-                        if first_error.is_ok() {
-                            *first_error = Err(error);
-                        }
-                    }
+                    Err(error) => fail(error),
                 }
             }
         };
+        // The disk works while the next dates are written; at the commit, little is left to sync.
+        let sync = |finished: Receiver<NewShard>| {
+            let synced = finished.iter().try_for_each(|shard| sync_shard(self.root, EVENTS, &shard));
+            synced.map_err(IngestError::from).unwrap_or_else(fail);
+        };
         std::thread::scope(|scope| {
+            let (finished, to_sync) = channel();
+            scope.spawn(move || sync(to_sync));
             let others = self.threads.min(dates.len()).saturating_sub(1);
-            (0..others).for_each(|_| {
-                scope.spawn(work);
-            });
-            work();
+            for _ in 0..others {
+                let finished = finished.clone();
+                scope.spawn(|| work(finished));
+            }
+            work(finished);
         });
         let result = results.into_inner().unwrap_or_else(PoisonError::into_inner).1;
         written.items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -168,7 +178,9 @@ struct Date<'a> {
     text: &'a str,
     stored: &'a [&'a Shard],
     across: &'a Across,
-    /// Whether an item is in the table, or an event of it that comes no later is known.
+    /// The keys of the items in the table.
+    known_items: &'a KeySet,
+    /// Whether an event of the item that comes no later is known.
     is_known: &'a (dyn Fn(&str, FilePosition) -> bool + Sync),
 }
 
@@ -226,9 +238,60 @@ impl Repeats {
     /// The key of a row's id.
     fn key(&self, rows: &StagedRows<'_>, row: usize, at: usize, content: &mut Content) -> u128 {
         match self.before.get(at) {
-            None | Some(0) => rows.key(row),
+            None | Some(0) => rows.key(row, content),
             Some(&before) => content.key(&rows.event(row), u64::from(before)),
         }
+    }
+}
+
+/// The key of an item, by which items are compared.
+pub(super) fn item_key(id: &str) -> u128 {
+    hash128(id.as_bytes())
+}
+
+/// The items of a date that are not in the table. Most events are of few items: a small table knows these.
+struct NewItems<'a> {
+    /// The items in the table.
+    known: &'a KeySet,
+    seen: KeySet,
+    frequent: Vec<u128>,
+}
+
+impl<'a> NewItems<'a> {
+    /// Fits into a core's cache.
+    const FREQUENT_MAX: u64 = 1 << 14;
+
+    /// Nothing has occurred; `rows` events will.
+    fn new(known: &'a KeySet, rows: u64) -> Self {
+        let frequent = rows.clamp(1, Self::FREQUENT_MAX) as usize;
+        Self { known, seen: KeySet::default(), frequent: vec![0; frequent] }
+    }
+
+    /// Whether the item is new, and occurs for the first time.
+    fn is_first(&mut self, item: &str) -> bool {
+        let key = item_key(item);
+        let place = key as usize % self.frequent.len();
+        let place = &mut self.frequent[place];
+        // 0 stands for none.
+        if *place == key && key != 0 {
+            return false;
+        }
+        *place = key;
+        !self.known.contains(&key) && self.seen.insert(key)
+    }
+}
+
+/// Decides on ids that may occur again on a date.
+struct Again<'a> {
+    repetition: Repetition<'a>,
+    /// The keys that are stored, or came before.
+    known: KeySet,
+}
+
+impl Again<'_> {
+    /// Whether this is the first event with the key.
+    fn is_new(&mut self, key: u128) -> bool {
+        !self.repetition.has(key) || self.known.insert(key)
     }
 }
 
@@ -247,6 +310,51 @@ impl Bits {
 
 impl Date<'_> {
     fn write(&self) -> Result<Done, IngestError> {
+        let mut done = Done::default();
+        let Some(mut again) = self.again()? else { return self.write_compared() };
+        let rows = Rows::Again(self.dates.staged, self.date);
+        let repeats = Repeats { rows: 0, before: Vec::new() };
+        self.write_new(&rows, &repeats, &mut done, |staged, _, duplicates| {
+            let mut content = Content::default();
+            let places = staged.files().iter().zip(staged.places()).enumerate();
+            let kept = places.map(|(row, (&file, &position))| {
+                let key = staged.key(row, &mut content);
+                let is_new = self.across.decides(key, (file, position)).unwrap_or_else(|| again.is_new(key));
+                if !is_new {
+                    *duplicates.entry(file).or_default() += 1;
+                }
+                is_new
+            });
+            kept.collect()
+        })?;
+        Ok(done)
+    }
+
+    /// What decides on the ids that occur again on this date; `None` if all ids must be compared.
+    fn again(&self) -> Result<Option<Again<'_>>, IngestError> {
+        let repetition = self.across.on(self.date);
+        let mut known = KeySet::default();
+        if let Repetition::Some(..) = repetition {
+            self.read_stored(|key| {
+                if repetition.has(key) {
+                    known.insert(key);
+                }
+            })?;
+        }
+        Ok((!matches!(repetition, Repetition::Unknown)).then_some(Again { repetition, known }))
+    }
+
+    /// Passes the keys of the stored ids to `take`.
+    fn read_stored(&self, mut take: impl FnMut(u128)) -> Result<(), IngestError> {
+        for shard in self.stored {
+            check_interrupt(self.dates.interrupt)?;
+            read_stored_ids(self.dates.root, shard, |id| take(id_key(id)))?;
+        }
+        Ok(())
+    }
+
+    /// Compares the ids of all events, with one another and with the stored ones, and writes those that are new.
+    fn write_compared(&self) -> Result<Done, IngestError> {
         let (rows, bytes) = self.dates.staged.size(self.date);
         let share = self.dates.bytes_max / self.dates.threads.max(1) as u64;
         let held = bytes <= share / 2;
@@ -260,7 +368,9 @@ impl Date<'_> {
         let repeats = self.repeats(&staged, rows as usize, slices)?;
         let mut done = Done::default();
         let new = self.first_of_equals(&staged, rows as usize, &repeats, slices, &mut done)?;
-        self.write_new(&staged, &repeats, &new, &mut done)?;
+        self.write_new(&staged, &repeats, &mut done, |staged, at, _| {
+            (at..at + staged.len()).map(|at| new.get(at)).collect()
+        })?;
         Ok(done)
     }
 
@@ -269,7 +379,7 @@ impl Date<'_> {
         let mut repeats = Repeats { rows, before: Vec::new() };
         for slice in 0..slices {
             let (mut seen, mut file, mut at): (KeyMap<u128, u32>, _, _) = (KeyMap::default(), None, 0);
-            let mut any = false;
+            let (mut any, mut content) = (false, Content::default());
             for batch in staged.walk() {
                 check_interrupt(self.dates.interrupt)?;
                 let batch = batch?;
@@ -277,7 +387,7 @@ impl Date<'_> {
                 let (ids, files) = (staged.event_ids(), staged.files());
                 any |= ids.null_count() > 0;
                 for row in (0..batch.num_rows()).filter(|&row| ids.is_null(row)) {
-                    let key = staged.key(row);
+                    let key = staged.key(row, &mut content);
                     if slices > 1 && slice_of(key, slices) != slice {
                         continue;
                     }
@@ -315,15 +425,11 @@ impl Date<'_> {
             let mine = |key| slices == 1 || slice_of(key, slices) == slice;
             let mut known = KeySet::default();
             known.reserve(if slices == 1 { rows } else { 0 });
-            for shard in self.stored {
-                check_interrupt(self.dates.interrupt)?;
-                read_stored_ids(self.dates.root, shard, |id| {
-                    let key = id_key(id);
-                    if mine(key) {
-                        known.insert(key);
-                    }
-                })?;
-            }
+            self.read_stored(|key| {
+                if mine(key) {
+                    known.insert(key);
+                }
+            })?;
             let mut at = 0;
             for batch in staged.walk() {
                 check_interrupt(self.dates.interrupt)?;
@@ -347,20 +453,22 @@ impl Date<'_> {
         Ok(new)
     }
 
+    /// Writes the events that `is_new` keeps, of each batch with the number of rows before it.
     fn write_new(
         &self,
         staged: &Rows<'_>,
         repeats: &Repeats,
-        new: &Bits,
         done: &mut Done,
+        mut is_new: impl FnMut(&StagedRows<'_>, usize, &mut HashMap<u32, u64>) -> Vec<bool>,
     ) -> Result<(), IngestError> {
         let mut writer = None;
-        let (mut content, mut at, mut seen) = (Content::default(), 0, KeySet::default());
+        let (mut content, mut at, mut seen) =
+            (Content::default(), 0, NewItems::new(self.known_items, self.dates.staged.size(self.date).0));
         for batch in staged.walk() {
             check_interrupt(self.dates.interrupt)?;
             let batch = batch?;
             let rows = batch.num_rows();
-            let kept: Vec<bool> = (at..at + rows).map(|at| new.get(at)).collect();
+            let kept = is_new(&StagedRows(&batch), at, &mut done.duplicates);
             at += rows;
             if !kept.contains(&true) {
                 continue;
@@ -374,7 +482,7 @@ impl Date<'_> {
             let staged = StagedRows(&batch);
             let places = staged.files().iter().zip(staged.places());
             for (item, (&file, &position)) in staged.items().iter().flatten().zip(places) {
-                if seen.insert(hash128(item.as_bytes())) && !(self.is_known)(item, (file, position)) {
+                if seen.is_first(item) && !(self.is_known)(item, (file, position)) {
                     done.items.push((item.to_owned(), (file, position)));
                 }
             }

@@ -90,6 +90,10 @@ impl Items {
         self.other_columns
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.ids.iter().map(String::as_str)
+    }
+
     pub(super) fn get(&self, id: &str) -> Option<&Item> {
         self.by_id.get(id).map(|&at| &self.items[at])
     }

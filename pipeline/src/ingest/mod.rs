@@ -58,15 +58,14 @@ use store::failpoint;
 use store::{Root, Snapshot};
 use terminal::{Interrupt, Progress};
 
-use across::GivenIds;
+use across::{Given, GivenIds};
 use catalogue::ItemMapping;
-use dates::{Dates, WrittenDates};
+use dates::{Dates, WrittenDates, item_key};
 use dead::{DeadLetters, Letter, Tally};
 use items::{Item, Items, Touched};
 use publish::{Before, Pending, Publish};
 use stage::{EventStage, Staged};
 
-use crate::engine::Suspects;
 use crate::privacy::{Forgotten, UserColumn};
 use crate::records::{Fields, Forms, Mapping, Rejection, StagedRows, Times, Wanted};
 use crate::source::{
@@ -211,8 +210,9 @@ impl<'a> Run<'a> {
         let (stage, given) = self.read_events()?;
 
         let mut written = WrittenDates::new(self.root);
-        self.write_events(&stage, given.as_ref(), &items, &mut written)?;
-        drop(stage);
+        self.write_events(&stage, &given, &items, &mut written)?;
+        // Giving back gigabytes takes the system most of a second, for which nobody waits.
+        std::thread::spawn(move || drop(stage));
         let mut pending = Pending::new(self.root);
         let mut catalogue = CatalogueReport::default();
         for id in written.items_in_order() {
@@ -323,14 +323,14 @@ impl<'a> Run<'a> {
     }
 
     /// Reads the interaction log. What is accepted here may still be a duplicate.
-    fn read_events(&mut self) -> Result<(Staged, Option<Arc<Suspects>>), IngestError> {
+    fn read_events(&mut self) -> Result<(Staged, Given), IngestError> {
         let mut mapping = Mapping::new(&self.config.events);
         mapping.forget(self.forgotten.take());
         let bytes = |share: u64| usize::try_from(self.limits.memory.bytes / share).unwrap_or(usize::MAX);
         let mut stage = EventStage::new(bytes(2));
         let days = self.config.events.dedup_days;
         let events = self.event_files.iter().map(|file| file.bytes).sum::<u64>() / EVENT_BYTES_MIN;
-        let mut given = (days > 0).then(|| GivenIds::new(events, bytes(16), days));
+        let mut given = GivenIds::new(events, bytes(16), days);
         let mut totals = RecordCounts::default();
         let mut tally = Tally::default();
         let files = std::mem::take(&mut self.event_files);
@@ -349,9 +349,7 @@ impl<'a> Run<'a> {
                 Delivered::Block { file, walked, batch, forms } => {
                     state.forms.merge(&forms);
                     state.times.add(StagedRows(&batch.rows).times());
-                    if let Some(given) = &mut given {
-                        given.push(&batch)?;
-                    }
+                    given.push(&batch)?;
                     stage.push(batch.moved_by(state.records, state.counts.read).map_err(error::build)?)?;
                     self.count_block(&files[file], &mapping.wanted, &mut state, *walked, &mut tally)?;
                     self.read_again(&files[file], &mut state, &mut tally, false, &is_forgotten)?;
@@ -372,7 +370,7 @@ impl<'a> Run<'a> {
         }
         self.event_files = files;
         self.check_dead_letter_rate("event", totals, tally)?;
-        Ok((stage.finish()?, given.map(GivenIds::finish).transpose()?))
+        Ok((stage.finish()?, given.finish()?))
     }
 
     /// Counts the records of a file's next block, and keeps the rejected ones.
@@ -495,7 +493,7 @@ impl<'a> Run<'a> {
     fn write_events(
         &self,
         staged: &Staged,
-        given: Option<&Arc<Suspects>>,
+        given: &Given,
         items: &Items,
         written: &mut WrittenDates,
     ) -> Result<(), IngestError> {
@@ -511,7 +509,7 @@ impl<'a> Run<'a> {
             bytes_max: self.limits.memory.bytes / 4,
             interrupt: self.interrupt,
         };
-        dates.write(&|id| items.get(id).is_some(), written)
+        dates.write(&items.ids().map(item_key).collect(), written)
     }
 
     fn check_dead_letter_rate(

@@ -1,11 +1,12 @@
 //! Accepted events as columns, on their way to the table.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Builder, Int32Builder, Int64Array, Int64Builder,
-    RecordBatch, StringArray, StringBuilder, TimestampMillisecondBuilder, UInt32Array,
+    Array, ArrayRef, AsArray, Float64Builder, Int32Builder, Int64Array, Int64Builder, RecordBatch,
+    StringArray, StringBuilder, TimestampMillisecondBuilder, UInt32Array,
 };
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMillisecondType, UInt32Type,
@@ -15,6 +16,7 @@ use schemas::tables::{EVENT_DATE, EVENTS_SCHEMA};
 
 use super::identity::{Content, id_key};
 use super::mapping::Event;
+use super::ordinary::OrdinaryRows;
 
 const MS_PER_DAY: i64 = 86_400_000;
 
@@ -29,18 +31,16 @@ const VALUE: usize = 7;
 const POSITION: usize = 8;
 // 9: the element.
 const FILE: usize = 10;
-const KEY: usize = 11;
-const PLACE: usize = 12;
+const PLACE: usize = 11;
 
 /// The columns of `events` without source and date (`event_id` is null if the producer gave none), then the
-/// file's number, the key of the id ([`super::identity`]) and the event's place in its file: its position, or where records hold
+/// file's number and the event's place in its file: its position, or where records hold
 /// several events, the number of those before it.
 pub(crate) static STAGED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let fields = EVENTS_SCHEMA.fields().iter().filter(|f| f.name() != "source" && f.name() != EVENT_DATE);
     let mut fields: Vec<Field> =
         fields.map(|f| f.as_ref().clone().with_nullable(f.is_nullable() || f.name() == "event_id")).collect();
     fields.push(Field::new("file", DataType::UInt32, false));
-    fields.push(Field::new("key", DataType::FixedSizeBinary(16), false));
     fields.push(Field::new("place", DataType::Int64, false));
     Arc::new(Schema::new(fields))
 });
@@ -56,12 +56,16 @@ impl EventBatch {
     /// The same events, with positions increased by `records`, and places by `elements`.
     pub(crate) fn moved_by(self, records: u64, elements: u64) -> Result<Self, ArrowError> {
         let mut columns = self.rows.columns().to_vec();
-        for (column, by) in [(POSITION, records), (PLACE, elements)] {
+        let moved = |column: usize, by: u64| -> ArrayRef {
             let by = i64::try_from(by).unwrap_or(i64::MAX);
             let before = self.rows.column(column).as_primitive::<Int64Type>();
-            let moved = before.values().iter().map(|at| at.saturating_add(by));
-            columns[column] = Arc::new(Int64Array::from_iter_values(moved));
-        }
+            Arc::new(Int64Array::from_iter_values(before.values().iter().map(|at| at.saturating_add(by))))
+        };
+        columns[POSITION] = moved(POSITION, records);
+        columns[PLACE] = match Arc::ptr_eq(self.rows.column(POSITION), self.rows.column(PLACE)) {
+            true => Arc::clone(&columns[POSITION]),
+            false => moved(PLACE, elements),
+        };
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
         Ok(Self { rows, dates: self.dates })
     }
@@ -85,6 +89,11 @@ impl Place {
     }
 }
 
+/// The date of a time, in days.
+fn date_at(ts: i64) -> i32 {
+    i32::try_from(ts.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX)
+}
+
 /// A batch under construction.
 pub(crate) struct Columns {
     event_id: StringBuilder,
@@ -98,9 +107,7 @@ pub(crate) struct Columns {
     position: Int64Builder,
     element: Int32Builder,
     place: Int64Builder,
-    key: FixedSizeBinaryBuilder,
     dates: Vec<i32>,
-    content: Content,
 }
 
 impl Columns {
@@ -125,9 +132,7 @@ impl Columns {
             position: Int64Builder::with_capacity(rows),
             element: Int32Builder::with_capacity(rows),
             place: Int64Builder::with_capacity(rows),
-            key: FixedSizeBinaryBuilder::with_capacity(rows, 16),
             dates: Vec::with_capacity(rows),
-            content: Content::default(),
         }
     }
 
@@ -139,10 +144,6 @@ impl Columns {
     }
 
     pub(crate) fn push(&mut self, event: &Event<'_>, from: Place) -> Result<(), ArrowError> {
-        let key = match &event.event_id {
-            Some(id) => id_key(id),
-            None => self.content.key(event, 0),
-        };
         self.event_id.append_option(event.event_id.as_deref());
         self.user_id.append_value(&event.user_id);
         self.item_id.append_value(&event.item_id);
@@ -153,9 +154,39 @@ impl Columns {
         self.value.append_option(event.value);
         self.position.append_value(from.position);
         self.element.append_option(from.element);
-        self.place.append_value(from.place);
-        self.key.append_value(key.to_le_bytes())?;
-        self.dates.push(i32::try_from(event.ts.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX));
+        if from.element.is_some() {
+            self.place.append_value(from.place);
+        }
+        self.dates.push(date_at(event.ts));
+        Ok(())
+    }
+
+    /// Appends ordinary rows, the first of which has `position`.
+    pub(crate) fn extend(
+        &mut self,
+        from: &OrdinaryRows,
+        rows: Range<usize>,
+        position: i64,
+    ) -> Result<(), ArrowError> {
+        for (texts, builder) in [
+            (&from.event_id, &mut self.event_id),
+            (&from.user_id, &mut self.user_id),
+            (&from.item_id, &mut self.item_id),
+            (&from.request_id, &mut self.request_id),
+            (&from.action, &mut self.action),
+        ] {
+            texts.append(rows.clone(), builder)?;
+        }
+        rows.clone().for_each(|row| self.request_ts.append_option(from.request_ts.get(row)));
+        rows.clone().for_each(|row| self.value.append_option(from.value.get(row)));
+        for row in rows.clone() {
+            let ts = from.ts.get(row).unwrap_or_default();
+            self.ts.append_value(ts);
+            self.dates.push(date_at(ts));
+        }
+        let end = position.saturating_add(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        (position..end).for_each(|at| self.position.append_value(at));
+        self.element.append_nulls(rows.len());
         Ok(())
     }
 
@@ -163,6 +194,12 @@ impl Columns {
     pub(crate) fn finish(&mut self, file: u32) -> Result<EventBatch, ArrowError> {
         let next = self.like_this();
         let mut done = std::mem::replace(self, next);
+        let position: ArrayRef = Arc::new(done.position.finish());
+        // Unless records hold several events, an event's place is its position.
+        let place = match done.place.values_slice().is_empty() {
+            true => Arc::clone(&position),
+            false => Arc::new(done.place.finish()),
+        };
         let columns: Vec<ArrayRef> = vec![
             Arc::new(done.event_id.finish()),
             Arc::new(done.user_id.finish()),
@@ -172,11 +209,10 @@ impl Columns {
             Arc::new(done.request_ts.finish()),
             Arc::new(done.action.finish()),
             Arc::new(done.value.finish()),
-            Arc::new(done.position.finish()),
+            position,
             Arc::new(done.element.finish()),
             Arc::new(UInt32Array::from(vec![file; done.dates.len()])),
-            Arc::new(done.key.finish()),
-            Arc::new(done.place.finish()),
+            place,
         ];
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;
         Ok(EventBatch { rows, dates: done.dates })
@@ -213,10 +249,16 @@ impl<'a> StagedRows<'a> {
         self.0.column(FILE).as_primitive::<UInt32Type>().values()
     }
 
-    pub(crate) fn key(&self, row: usize) -> u128 {
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(self.0.column(KEY).as_fixed_size_binary().value(row));
-        u128::from_le_bytes(bytes)
+    pub(crate) fn len(&self) -> usize {
+        self.0.num_rows()
+    }
+
+    /// The key of the given id, or of the content.
+    pub(crate) fn key(&self, row: usize, content: &mut Content) -> u128 {
+        match self.event_ids().is_valid(row) {
+            true => id_key(self.event_ids().value(row)),
+            false => content.key(&self.event(row), 0),
+        }
     }
 
     /// The event without its id.

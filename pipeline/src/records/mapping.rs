@@ -32,27 +32,27 @@ pub(crate) struct Event<'a> {
 /// The configuration `[events]` as slots of a record and rules for its values.
 pub(crate) struct Mapping {
     pub(crate) wanted: Vec<Wanted>,
-    has_time_of_day: bool,
-    action_named: bool,
-    action_names: BTreeMap<String, String>,
-    action: Option<String>,
-    value: Option<f64>,
-    times: TimeReader,
+    pub(super) has_time_of_day: bool,
+    pub(super) action_named: bool,
+    pub(super) action_names: BTreeMap<String, String>,
+    pub(super) action: Option<String>,
+    pub(super) value: Option<f64>,
+    pub(super) times: TimeReader,
     exploding: Option<Exploding>,
-    earliest: i64,
-    latest: i64,
-    max_record_bytes: usize,
-    forgotten: Option<Forgotten>,
+    pub(super) earliest: i64,
+    pub(super) latest: i64,
+    pub(super) max_record_bytes: usize,
+    pub(super) forgotten: Option<Forgotten>,
 }
 
-const USER_ID: usize = 0;
+pub(super) const USER_ID: usize = 0;
 pub(super) const ITEM_ID: usize = 1;
-const TS: usize = 2;
+pub(super) const TS: usize = 2;
 pub(super) const EVENT_ID: usize = 3;
-const REQUEST_ID: usize = 4;
-const REQUEST_TS: usize = 5;
+pub(super) const REQUEST_ID: usize = 4;
+pub(super) const REQUEST_TS: usize = 5;
 pub(super) const ACTION: usize = 6;
-const VALUE: usize = 7;
+pub(super) const VALUE: usize = 7;
 /// Present if the configuration names a column for it.
 const TIME_OF_DAY: usize = 8;
 
@@ -237,6 +237,11 @@ pub(crate) fn missing(name: &str) -> Rejection {
     Rejection::new(Reason::MissingField, format!("{name} is missing"))
 }
 
+/// Whether a text is nothing but white space. Nearly all ids begin with a visible ASCII character.
+pub(super) fn is_blank(text: &str) -> bool {
+    !text.as_bytes().first().is_some_and(u8::is_ascii_graphic) && text.trim().is_empty()
+}
+
 /// An id as text: text is kept unchanged, a whole number is written in decimal.
 pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
     /// From here on, an `f64` (or an `f32`) cannot represent every whole number.
@@ -244,7 +249,7 @@ pub(crate) fn identity<'a>(value: Value<'a>, name: &str) -> Result<Option<Cow<'a
     const SINGLE_MAX: f32 = 16_777_216.0;
     match value {
         Value::Absent | Value::Null => Ok(None),
-        Value::Text(text) if text.trim().is_empty() => Ok(None),
+        Value::Text(text) if is_blank(&text) => Ok(None),
         Value::Text(text) => Ok(Some(text)),
         Value::Int(number) => Ok(Some(Cow::Owned(number.to_string()))),
         // Data frames store whole numbers with missing values as floats.

@@ -54,8 +54,12 @@ pub(crate) struct Forms([u64; Form::ALL.len()]);
 
 impl Forms {
     pub(super) fn add(&mut self, form: Form) {
+        self.add_many(form, 1);
+    }
+
+    pub(super) fn add_many(&mut self, form: Form, times: u64) {
         for (count, other) in self.0.iter_mut().zip(Form::ALL) {
-            *count += u64::from(form == other);
+            *count += if form == other { times } else { 0 };
         }
     }
 

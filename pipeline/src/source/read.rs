@@ -12,16 +12,17 @@
 //! Memory: two blocks a thread and two more, as bytes and as columns.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use super::error::SourceError;
 use super::files::{ByteCount, InputFile, ReadOptions};
 use super::formats::{Block, Carry, Source, Walked};
-use super::record::Accepted;
+use super::record::{Accepted, Records};
 use super::walk::{At, Visit};
 use crate::privacy::UserColumn;
-use crate::records::{Columns, EventBatch, Fields, Forms, Mapping, Place, Rejection};
+use crate::records::{Columns, EventBatch, Fields, Forms, Mapping, OrdinaryRows, Place, Rejection};
 
 /// Results of reading, in the order of the files and their records.
 pub(crate) enum Delivered {
@@ -198,8 +199,11 @@ impl LogReader<'_> {
     }
 }
 
+fn number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn place(at: At) -> Place {
-    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     Place {
         position: number(at.record),
         element: at.element.map(|element| i32::try_from(element).unwrap_or(i32::MAX)),
@@ -227,6 +231,15 @@ impl Visit for EventVisitor<'_> {
         }
     }
 
+    fn ordinary(&self, records: &impl Records) -> Option<OrdinaryRows> {
+        self.mapping.ordinary(records.rows()?, |slot| records.vector(slot))
+    }
+
+    fn rows(&mut self, from: &OrdinaryRows, rows: Range<usize>, at: At) -> Result<(), SourceError> {
+        from.count_forms(rows.clone(), &mut self.forms);
+        self.columns.extend(from, rows, number(at.record)).map_err(SourceError::Columns)
+    }
+
     fn user_unreadable(&self, record: &impl Fields) -> bool {
         self.mapping.user_unreadable(record)
     }
@@ -235,3 +248,6 @@ impl Visit for EventVisitor<'_> {
         self.mapping.is_forgotten(column, None, raw)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use super::error::SourceError;
 use super::files::InputFile;
 use crate::privacy::UserColumn;
-use crate::records::{Fields, Need, Rejection, Wanted};
+use crate::records::{Fields, Need, Rejection, Vector, Wanted};
 
 /// The result of [`Records::advance`].
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +20,14 @@ pub(crate) enum Step {
 pub(crate) trait Records: Fields {
     /// Moves to the next record.
     fn advance(&mut self) -> Step;
+    /// The number of records, if the format stores columns.
+    fn rows(&self) -> Option<usize> {
+        None
+    }
+    /// The values in `slot` of all records, where the format stores columns of a simple type.
+    fn vector(&self, _slot: usize) -> Option<Vector> {
+        None
+    }
     /// The bytes of the current record, truncated to the configured limit.
     fn raw(&mut self) -> Raw;
     /// The column of the user, to be searched in a record that cannot be parsed.

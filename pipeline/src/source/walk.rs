@@ -2,13 +2,15 @@
 //! counted as one of the four; of a record that holds several events, each element is. Memory: the block that is walked, and the
 //! beginning of a record that ends in the next block.
 
+use std::ops::Range;
+
 use schemas::tables::Reason;
 
 use super::counts::RecordCounts;
 use super::error::SourceError;
 use super::record::{Accepted, Raw, Records, Step};
 use crate::privacy::UserColumn;
-use crate::records::{Exploding, Fields, Rejection};
+use crate::records::{Exploding, Fields, OrdinaryRows, Rejection};
 
 /// Takes the records of any format.
 pub(crate) trait Visit {
@@ -17,6 +19,16 @@ pub(crate) trait Visit {
 
     /// Accepts or rejects a record or an element of one.
     fn record(&mut self, record: &impl Fields, at: At) -> Result<Result<Accepted, Rejection>, Self::Error>;
+
+    /// The rows of a block of columns, if the visitor takes ordinary ones without a look at each.
+    fn ordinary(&self, _records: &impl Records) -> Option<OrdinaryRows> {
+        None
+    }
+
+    /// Accepts ordinary rows, the first of which stands at `at`.
+    fn rows(&mut self, _from: &OrdinaryRows, _rows: Range<usize>, _at: At) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Whether the user of a rejected record cannot be read.
     fn user_unreadable(&self, _record: &impl Fields) -> bool {
@@ -67,6 +79,11 @@ pub(super) fn walk<R: Records, V: Visit>(
     exploding: Option<&Exploding>,
     visit: &mut V,
 ) -> Result<Counted, V::Error> {
+    if exploding.is_none()
+        && let Some(ordinary) = visit.ordinary(records)
+    {
+        return walk_columns(records, &ordinary, visit);
+    }
     let mut counted = Counted::default();
     loop {
         match (records.advance(), exploding) {
@@ -82,6 +99,32 @@ pub(super) fn walk<R: Records, V: Visit>(
             (Step::Record, Some(exploding)) => explode(records, exploding, &mut counted, visit)?,
         }
         counted.records += 1;
+    }
+    counted.done = records.done();
+    Ok(counted)
+}
+
+/// Shows the ordinary rows of a block of columns to `visit` run by run, and each of the others by itself.
+fn walk_columns<R: Records, V: Visit>(
+    records: &mut R,
+    ordinary: &OrdinaryRows,
+    visit: &mut V,
+) -> Result<Counted, V::Error> {
+    let mut counted = Counted::default();
+    for run in ordinary.runs() {
+        visit.rows(ordinary, run.clone(), counted.at(None))?;
+        for _ in run.clone() {
+            records.advance();
+        }
+        let accepted = run.len() as u64;
+        counted.counts.accepted += accepted;
+        counted.counts.read += accepted;
+        counted.records += accepted;
+        if records.advance() == Step::Record {
+            let outcome = outcome(records, counted.at(None), visit)?;
+            counted.add(records, None, outcome, visit);
+            counted.records += 1;
+        }
     }
     counted.done = records.done();
     Ok(counted)

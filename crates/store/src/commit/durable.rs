@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{CommitError, NewShard};
+use crate::Root;
 
 const THREADS: usize = 16;
 
@@ -24,6 +25,21 @@ pub(super) fn shards(table: &Path, shards: &[NewShard]) -> Result<(), CommitErro
     force(&paths.into_iter().collect::<Vec<_>>())
 }
 
+/// Syncs the bytes of a finished shard of `table`, which its commit then need not wait for.
+///
+/// # Errors
+///
+/// [`CommitError::Shard`]: the file cannot be synced. It must not be committed: the system tells of such a fault once.
+pub fn sync_shard(root: &Root, table: &str, shard: &NewShard) -> Result<(), CommitError> {
+    sync(&root.table_path(table).join(&shard.path))
+}
+
+fn sync(path: &Path) -> Result<(), CommitError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| CommitError::Shard { path: path.display().to_string(), source: e.into() })
+}
+
 /// Syncs the log entry of `version` and its directories.
 pub(super) fn log_entry(table: &Path, version: u64) -> Result<(), CommitError> {
     let log = table.join("_delta_log");
@@ -35,9 +51,7 @@ fn force(paths: &[PathBuf]) -> Result<(), CommitError> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), CommitError> {
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            File::open(path)
-                .and_then(|file| file.sync_all())
-                .map_err(|e| CommitError::Shard { path: path.display().to_string(), source: e.into() })?;
+            sync(path)?;
         }
         Ok(())
     };

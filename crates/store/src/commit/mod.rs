@@ -54,6 +54,7 @@ use deltalake::table::config::TablePropertiesExt as _;
 use uuid::Uuid;
 
 use actions::{add, new_table_metadata, plainest_protocol, removals, sealed, transactions};
+pub use durable::sync_shard;
 use shard::discard;
 pub use shard::{NewShard, ShardWriter};
 pub use uncommitted::Uncommitted;

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use schemas::hash::Hashed;
 
+use crate::encode::ShardEncoder;
 use crate::failpoint;
 use crate::{Root, Shard};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
@@ -55,7 +55,7 @@ impl NewShard {
 /// Memory: one row group, at most [`ROW_GROUP_BYTES_MAX`] and one batch more.
 #[derive(Debug)]
 pub struct ShardWriter {
-    writer: Option<ArrowWriter<BufWriter<Hashed<File>>>>,
+    writer: Option<ShardEncoder<BufWriter<Hashed<File>>>>,
     file: PathBuf,
     table: String,
     path: String,
@@ -105,7 +105,7 @@ impl ShardWriter {
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
         let properties = encodings(properties, &schema).build();
         let out = create_in(&directory, &file).map_err(|e| fail(e.into()))?;
-        let writer = ArrowWriter::try_new(BufWriter::new(Hashed::new(out)), schema.clone(), Some(properties))
+        let writer = ShardEncoder::new(BufWriter::new(Hashed::new(out)), schema.clone(), properties)
             .map_err(|e| fail(e.into()))?;
         let partition = partition.iter().map(|(c, v)| (c.to_string(), v.to_string())).collect();
         Ok(Self { writer: Some(writer), file, table: table.into(), path, partition, schema, rows: 0 })

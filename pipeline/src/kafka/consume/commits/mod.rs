@@ -43,7 +43,7 @@ use super::metrics::Metrics;
 use super::poll::Shared;
 use super::reached::{Reached, application, property, source, topic_of};
 use super::report::Totals;
-use crate::records::{KeySet, StagedRows, date_text, dates_around, dedup_property};
+use crate::records::{Content, KeySet, StagedRows, date_text, dates_around, dedup_property};
 
 /// Maximum attempts to commit; after these, the run fails because other writers commit too often.
 const ATTEMPTS: u32 = 100;
@@ -229,10 +229,11 @@ impl Store {
         let build = |source| ConsumeError::Build { table: EVENTS, source };
         let mut by_date: BTreeMap<i32, DateRows> = BTreeMap::new();
         let mut asked: BTreeMap<i32, Vec<u128>> = BTreeMap::new();
+        let mut content = Content::default();
         for part in parts {
             let staged = StagedRows(&part.events.rows);
             for (row, &date) in part.events.dates.iter().enumerate().filter(|(row, _)| part.check[*row]) {
-                asked.entry(date).or_default().push(staged.key(row));
+                asked.entry(date).or_default().push(staged.key(row, &mut content));
             }
         }
         let stored = self.ids.stored(snapshot, &asked).await?;
@@ -243,7 +244,7 @@ impl Store {
             let mut rows: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
             for (row, &date) in (0u32..).zip(&part.events.dates) {
                 if part.check[row as usize] {
-                    let key = staged.key(row as usize);
+                    let key = staged.key(row as usize, &mut content);
                     let mut near = seen.range(dates_around(date, self.dedup_days));
                     if stored.contains(&(date, key)) || near.any(|(_, ids)| ids.contains(&key)) {
                         continue;
@@ -256,7 +257,7 @@ impl Store {
             for (date, rows) in rows {
                 let of_date =
                     by_date.entry(date).or_insert(DateRows { batches: Vec::new(), keys: Vec::new() });
-                of_date.keys.extend(rows.iter().map(|&row| staged.key(row as usize)));
+                of_date.keys.extend(rows.iter().map(|&row| staged.key(row as usize, &mut content)));
                 let all = rows.len() == part.events.dates.len();
                 let taken = match all {
                     true => part.events.rows.clone(),

@@ -25,7 +25,7 @@ use super::super::error::SourceError;
 use super::super::files::{ByteCount, InputFile, ReadOptions};
 use super::super::record::{Raw, Records, Step};
 use super::columnar::{Cells, JsonWriter, Shape, SlotPath, cells, cut, locate_inside, refuse_short_times};
-use crate::records::{Fields, Value, Wanted};
+use crate::records::{Fields, Value, Vector, Wanted};
 
 /// The positions and shapes of the wanted columns, and those of all.
 pub(crate) struct ArrowLayout {
@@ -196,6 +196,18 @@ impl Records for ArrowRecords<'_> {
         }
         self.next += 1;
         Step::Record
+    }
+
+    fn rows(&self) -> Option<usize> {
+        Some(self.rows.read.num_rows())
+    }
+
+    fn vector(&self, slot: usize) -> Option<Vector> {
+        match &self.layout.columns[slot] {
+            Some((at, path)) if path.is_empty() => self.columns[*at].vector(),
+            Some(_) => None,
+            None => Some(Vector::Absent),
+        }
     }
 
     fn raw(&mut self) -> Raw {

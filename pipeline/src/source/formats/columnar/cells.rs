@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, i256};
 
 use super::meaning::{Meaning, Shape, Ticks};
-use crate::records::Value;
+use crate::records::{Value, Vector};
 
 pub(in crate::source::formats) const MS_PER_DAY: i64 = 86_400_000;
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
@@ -173,6 +173,29 @@ impl Cells {
             }
             Self::Struct(..) => Value::Other("a struct"),
             Self::Map(..) => Value::Other("a map"),
+        }
+    }
+
+    /// The values of all rows, if they are of a simple type.
+    pub(in crate::source::formats) fn vector(&self) -> Option<Vector> {
+        let Self::Leaf(meaning, leaf) = self else { return None };
+        let ints = || match leaf {
+            Leaf::I32(array) => Some(array.unary(i64::from)),
+            Leaf::I64(array) => Some(array.clone()),
+            _ => None,
+        };
+        match (meaning, leaf) {
+            (Meaning::Text | Meaning::Bytes, Leaf::Bytes(array)) => Some(Vector::Text(array.clone())),
+            (Meaning::Signed, _) => Some(Vector::Int(ints()?)),
+            (Meaning::Float, Leaf::F32(array)) => Some(Vector::Float(array.unary(f64::from))),
+            (Meaning::Float, Leaf::F64(array)) => Some(Vector::Float(array.clone())),
+            (Meaning::Date, Leaf::I32(array)) => {
+                Some(Vector::Instant(array.unary(|days| i64::from(days) * MS_PER_DAY), 1))
+            }
+            (Meaning::Instant(ticks, _), _) if *ticks != Ticks::Second => {
+                Some(Vector::Instant(ints()?, ticks.per_second() / 1_000))
+            }
+            _ => None,
         }
     }
 

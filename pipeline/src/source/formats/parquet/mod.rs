@@ -33,7 +33,7 @@ use super::super::record::{Raw, Records, Step};
 use super::columnar::{
     Cells, JsonWriter, Meaning, Shape, SlotPath, cells, cut, locate_inside, refuse_short_times,
 };
-use crate::records::{Fields, Value, Wanted};
+use crate::records::{Fields, Value, Vector, Wanted};
 use meaning::{meanings, shapes, with_views, without_annotations};
 use stored::ParquetFile;
 
@@ -353,6 +353,18 @@ impl Records for ParquetRecords<'_> {
         }
         self.next += 1;
         Step::Record
+    }
+
+    fn rows(&self) -> Option<usize> {
+        Some(self.rows)
+    }
+
+    fn vector(&self, slot: usize) -> Option<Vector> {
+        match &self.layout.columns[slot] {
+            Some((at, path)) if path.is_empty() => self.columns[*at].vector(),
+            Some(_) => None,
+            None => Some(Vector::Absent),
+        }
     }
 
     fn raw(&mut self) -> Raw {
