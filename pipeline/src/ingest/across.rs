@@ -12,7 +12,8 @@
 //! Dates are written independently of one another ([`super::dates`]). Duplicates across dates are decided here, before any
 //! date is written, so the decision depends neither on threads nor on the order in which dates are written.
 //!
-//! Memory: 8 bytes a staged or stored id up to the limit, the rest in a scratch file; and the events with suspected ids.
+//! Memory: 8 bytes a staged or stored id up to the limit, the rest in a scratch file; the ids that occur again on one date up to
+//! another; and the events with ids on several dates.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -141,13 +142,19 @@ pub(super) struct AcrossSearch<'a> {
 impl AcrossSearch<'_> {
     /// Searches the staged and the stored events.
     pub(super) fn find(&self) -> Result<Across, IngestError> {
+        if self.given.some_without && self.days == 0 {
+            return Ok(Across::default());
+        }
         let staged: BTreeSet<i32> = self.staged.dates().into_iter().collect();
         let by_date = self.stored.iter().filter_map(|(text, shards)| Some((date_days(text)?, shards)));
         let near: BTreeMap<i32, &Vec<&Shard>> = by_date
             .filter(|(date, _)| staged.range(dates_around(*date, self.days)).next().is_some())
             .collect();
         self.read_ids(&near)?;
-        let same_max = usize::try_from(self.bytes_max).unwrap_or(usize::MAX) / SUSPECT_BYTES;
+        let same_max = match self.given.some_without {
+            true => 0,
+            false => usize::try_from(self.bytes_max).unwrap_or(usize::MAX) / SUSPECT_BYTES,
+        };
         let Found { apart: suspects, same } =
             self.given.all.find_apart(self.threads, same_max).map_err(scratch)?;
         let again = same.filter(|_| !self.given.some_without).map(|ids| {

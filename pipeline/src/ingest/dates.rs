@@ -16,9 +16,9 @@
 //! first two steps walk once for each slice of the keys; if its rows do not fit, they are read again from the
 //! temporary file.
 //!
-//! Memory, for each date at work: its share of the limit for rows and keys; besides the share, one row group of the
-//! shard, and one bit for each row, or four bytes if content repeats in the date. Over all dates: the items that are
-//! not in the table yet.
+//! Memory, for each date at work: one row group of the shard and 256 KiB; where all ids are compared, a share of the limit for rows
+//! and keys, and besides it one bit for each row, or four bytes if content repeats in the date. Over all dates: the keys of all
+//! items, and the items that are not in the table yet.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -107,7 +107,7 @@ impl Dates<'_> {
         };
         let across = search.find()?;
         let dates = self.staged.dates();
-        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (next, stopped, ended) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
         // Most items of a date are known from the table or from an earlier date; only the others are collected.
         let items = RwLock::new(std::mem::take(&mut written.items));
         let is_known = |id: &str, place: FilePosition| {
@@ -150,7 +150,10 @@ impl Dates<'_> {
         };
         // The disk works while the next dates are written; at the commit, little is left to sync.
         let sync = |finished: Receiver<NewShard>| {
-            let synced = finished.iter().try_for_each(|shard| sync_shard(self.root, EVENTS, &shard));
+            // The commit syncs what is left, all together.
+            let is_wanted = |_: &NewShard| !ended.load(Ordering::Relaxed) && !stopped.load(Ordering::Relaxed);
+            let mut finished = finished.iter().take_while(is_wanted);
+            let synced = finished.try_for_each(|shard| sync_shard(self.root, EVENTS, &shard));
             synced.map_err(IngestError::from).unwrap_or_else(fail);
         };
         std::thread::scope(|scope| {
@@ -162,6 +165,7 @@ impl Dates<'_> {
                 scope.spawn(|| work(finished));
             }
             work(finished);
+            ended.store(true, Ordering::Relaxed);
         });
         let result = results.into_inner().unwrap_or_else(PoisonError::into_inner).1;
         written.items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -282,13 +286,13 @@ impl<'a> NewItems<'a> {
 }
 
 /// Decides on ids that may occur again on a date.
-struct Again<'a> {
+struct Judge<'a> {
     repetition: Repetition<'a>,
     /// The keys that are stored, or came before.
     known: KeySet,
 }
 
-impl Again<'_> {
+impl Judge<'_> {
     /// Whether this is the first event with the key.
     fn is_new(&mut self, key: u128) -> bool {
         !self.repetition.has(key) || self.known.insert(key)
@@ -311,7 +315,7 @@ impl Bits {
 impl Date<'_> {
     fn write(&self) -> Result<Done, IngestError> {
         let mut done = Done::default();
-        let Some(mut again) = self.again()? else { return self.write_compared() };
+        let Some(mut judge) = self.judge()? else { return self.write_compared() };
         let rows = Rows::Again(self.dates.staged, self.date);
         let repeats = Repeats { rows: 0, before: Vec::new() };
         self.write_new(&rows, &repeats, &mut done, |staged, _, duplicates| {
@@ -319,7 +323,7 @@ impl Date<'_> {
             let places = staged.files().iter().zip(staged.places()).enumerate();
             let kept = places.map(|(row, (&file, &position))| {
                 let key = staged.key(row, &mut content);
-                let is_new = self.across.decides(key, (file, position)).unwrap_or_else(|| again.is_new(key));
+                let is_new = self.across.decides(key, (file, position)).unwrap_or_else(|| judge.is_new(key));
                 if !is_new {
                     *duplicates.entry(file).or_default() += 1;
                 }
@@ -331,7 +335,7 @@ impl Date<'_> {
     }
 
     /// What decides on the ids that occur again on this date; `None` if all ids must be compared.
-    fn again(&self) -> Result<Option<Again<'_>>, IngestError> {
+    fn judge(&self) -> Result<Option<Judge<'_>>, IngestError> {
         let repetition = self.across.on(self.date);
         let mut known = KeySet::default();
         if let Repetition::Some(..) = repetition {
@@ -341,7 +345,7 @@ impl Date<'_> {
                 }
             })?;
         }
-        Ok((!matches!(repetition, Repetition::Unknown)).then_some(Again { repetition, known }))
+        Ok((!matches!(repetition, Repetition::Unknown)).then_some(Judge { repetition, known }))
     }
 
     /// Passes the keys of the stored ids to `take`.

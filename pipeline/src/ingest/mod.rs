@@ -28,8 +28,9 @@
 //! depend on their number.
 //!
 //! **Memory.** The raw files are streamed. [`stage`] keeps accepted events up to half of the limit and the rest in a
-//! temporary file; [`across`] takes a sixteenth of the limit for ids, and [`dates`] a quarter of it for writing.
-//! [`items`], the catalogue with the items seen in events, stays in memory whatever the limit.
+//! temporary file; [`across`] takes a sixteenth of the limit for ids, and [`dates`] a quarter of it for writing, an eighth of that
+//! for the ids that occur again on one date. [`items`], the catalogue with the items seen in events, and a key for each, stay in
+//! memory whatever the limit.
 
 mod across;
 mod catalogue;
@@ -212,7 +213,7 @@ impl<'a> Run<'a> {
         let mut written = WrittenDates::new(self.root);
         self.write_events(&stage, &given, &items, &mut written)?;
         // Giving back gigabytes takes the system most of a second, for which nobody waits.
-        std::thread::spawn(move || drop(stage));
+        let _ = std::thread::Builder::new().spawn(move || drop(stage));
         let mut pending = Pending::new(self.root);
         let mut catalogue = CatalogueReport::default();
         for id in written.items_in_order() {

@@ -191,7 +191,7 @@ impl Staged {
     /// The number of rows of a date, and their approximate bytes in memory.
     pub(super) fn size(&self, date: i32) -> (u64, u64) {
         /// Approximate bytes of an event without its source.
-        const ROW_BYTES: u64 = 160;
+        const ROW_BYTES: u64 = 136;
         match self {
             Self::InMemory(kept) => {
                 let rows = kept.by_date.get(&date).map_or(0, |places| places.len() as u64);

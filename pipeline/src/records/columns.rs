@@ -53,7 +53,8 @@ pub(crate) struct EventBatch {
 }
 
 impl EventBatch {
-    /// The same events, with positions increased by `records`, and places by `elements`.
+    /// The same events, with positions increased by `records`, and places by `elements`, which is the same number where each record
+    /// is one event.
     pub(crate) fn moved_by(self, records: u64, elements: u64) -> Result<Self, ArrowError> {
         let mut columns = self.rows.columns().to_vec();
         let moved = |column: usize, by: u64| -> ArrayRef {
@@ -63,7 +64,10 @@ impl EventBatch {
         };
         columns[POSITION] = moved(POSITION, records);
         columns[PLACE] = match Arc::ptr_eq(self.rows.column(POSITION), self.rows.column(PLACE)) {
-            true => Arc::clone(&columns[POSITION]),
+            true => {
+                debug_assert!(self.dates.is_empty() || records == elements, "each record is one event");
+                Arc::clone(&columns[POSITION])
+            }
             false => moved(PLACE, elements),
         };
         let rows = RecordBatch::try_new(STAGED_SCHEMA.clone(), columns)?;

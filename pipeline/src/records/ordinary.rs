@@ -39,8 +39,8 @@ pub(crate) struct OrdinaryRows {
     pub(super) event_id: Texts,
     pub(super) request_id: Texts,
     pub(super) action: Texts,
-    pub(super) ts: Times,
-    pub(super) request_ts: Times,
+    pub(super) ts: Instants,
+    pub(super) request_ts: Instants,
     pub(super) value: Numbers,
     forms: TimeForms,
 }
@@ -54,7 +54,7 @@ pub(super) enum Texts {
 }
 
 /// A column of times, in epoch milliseconds.
-pub(super) enum Times {
+pub(super) enum Instants {
     None,
     Column(Vec<Option<i64>>),
 }
@@ -140,8 +140,9 @@ impl Texts {
 /// The values one after the other, checked together; null where there is no id. `None` if one is not UTF-8, or if they are
 /// too long together.
 fn compact(bytes: &BinaryViewArray) -> Option<StringArray> {
-    let length = bytes.views().iter().map(|view| *view as u32 as usize).sum();
-    let mut values = Vec::with_capacity(length);
+    // The views of null rows may have any length.
+    let length = |row: usize| if bytes.is_valid(row) { bytes.views()[row] as u32 as usize } else { 0 };
+    let mut values = Vec::with_capacity((0..bytes.len()).map(length).sum());
     let mut offsets = Vec::with_capacity(bytes.len() + 1);
     offsets.push(0);
     let mut nulls = NullBufferBuilder::new(bytes.len());
@@ -161,7 +162,7 @@ fn compact(bytes: &BinaryViewArray) -> Option<StringArray> {
     StringArray::try_new(offsets, Buffer::from_vec(values), nulls.finish()).ok()
 }
 
-impl Times {
+impl Instants {
     pub(super) fn get(&self, row: usize) -> Option<i64> {
         match self {
             Self::None => None,
@@ -255,20 +256,20 @@ impl Mapping {
     }
 
     /// The times in `vector`, and how they are written; marks the rows whose time is refused.
-    fn times(&self, vector: Vector, is_odd: &mut [bool]) -> Option<(Times, TimeForms)> {
+    fn times(&self, vector: Vector, is_odd: &mut [bool]) -> Option<(Instants, TimeForms)> {
         let mut checked = |row: usize, ms: i64| {
             is_odd[row] |= ms < self.earliest || ms >= self.latest;
             ms
         };
         let mut forms = Vec::new();
         let times = match vector {
-            Vector::Absent => return Some((Times::None, TimeForms::All(Form::Typed))),
+            Vector::Absent => return Some((Instants::None, TimeForms::All(Form::Typed))),
             Vector::Instant(ticks, per_ms) => {
                 let ms = ticks.iter().enumerate().map(|(row, ticks)| {
                     let ms = ticks?.div_euclid(per_ms);
                     Some(checked(row, ms))
                 });
-                return Some((Times::Column(ms.collect()), TimeForms::All(Form::Typed)));
+                return Some((Instants::Column(ms.collect()), TimeForms::All(Form::Typed)));
             }
             Vector::Int(numbers) => {
                 let ms = numbers.iter().enumerate().map(|(row, number)| {
@@ -285,6 +286,6 @@ impl Mapping {
             }
             Vector::Text(_) | Vector::Float(_) => return None,
         };
-        Some((Times::Column(times), TimeForms::Each(forms)))
+        Some((Instants::Column(times), TimeForms::Each(forms)))
     }
 }

@@ -1,6 +1,6 @@
 //! Writes one Parquet shard of a table.
 //!
-//! Memory: one row group of at most 4 MiB, and one batch.
+//! Memory: one row group of at most 4 MiB as encoded, the table of its different texts, and one batch.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -200,7 +200,7 @@ fn create_in(directory: &Path, file: &Path) -> io::Result<File> {
 
 /// Chooses each column's encoding.
 ///
-/// - Text that repeats gets a dictionary.
+/// - Text gets a dictionary; at 1 MiB of different texts in a column, the row group ends ([`crate::encode`]).
 /// - Integers and times (timestamps, ordinals, positions) have small differences and are delta-packed; dictionary look-ups took
 ///   longer than all else that a writer does.
 /// - Timestamps and `item_index`, once delta-packed, compress by only 4 and 1 %; they stay uncompressed, which saves writers and

@@ -18,7 +18,7 @@ const TAG: u64 = !(u32::MAX as u64);
 /// Gives texts consecutive codes.
 ///
 /// Texts are compared by keys of 128 bits: a text of up to 15 bytes is its own key; a longer one has 120 bits of a hash whose seed is
-/// random, so that nobody can prepare two texts with one key. Codes do not depend on the seed.
+/// random, so that two texts with one key are not expected, nor easily prepared. Codes do not depend on the seed.
 pub(super) struct Codes {
     seed: u64,
     /// Open addressing: 32 bits of the hash, and the code + 1; 0 is free.
@@ -31,7 +31,7 @@ pub(super) struct Codes {
 }
 
 /// A text's key, and the hash of it.
-type Hashed = (u128, u64);
+type KeyAndHash = (u128, u64);
 
 impl Codes {
     pub(super) fn new() -> Self {
@@ -84,7 +84,7 @@ impl Codes {
         }
     }
 
-    fn hashed(&self, texts: &StringArray, row: usize) -> Hashed {
+    fn hashed(&self, texts: &StringArray, row: usize) -> KeyAndHash {
         let ends = texts.value_offsets();
         let (start, end) = (ends[row] as usize, ends[row + 1] as usize);
         let (bytes, length) = (texts.values().as_slice(), end - start);
@@ -104,11 +104,15 @@ impl Codes {
                 u128::from_le_bytes(sixteen) | (length as u128) << 120
             }
         };
-        (key, hash(key))
+        (key, self.hash(key))
+    }
+
+    fn hash(&self, key: u128) -> u64 {
+        mix64(mix64(self.seed, key as u64), (key >> 64) as u64)
     }
 
     /// The code of a text that is not in its first place in the table.
-    fn code(&mut self, (key, hash): Hashed, text: &str) -> u32 {
+    fn code(&mut self, (key, hash): KeyAndHash, text: &str) -> u32 {
         let mask = self.table.len() - 1;
         let mut place = hash as usize & mask;
         while self.table[place] != 0 {
@@ -133,7 +137,7 @@ impl Codes {
         let mask = self.table.len() * 2 - 1;
         let mut table = vec![0; mask + 1];
         for (key, number) in self.keys.iter().zip(1u64..) {
-            let hash = hash(*key);
+            let hash = self.hash(*key);
             let mut place = hash as usize & mask;
             while table[place] != 0 {
                 place = (place + 1) & mask;
@@ -142,10 +146,6 @@ impl Codes {
         }
         self.table = table;
     }
-}
-
-fn hash(key: u128) -> u64 {
-    mix64(key as u64, (key >> 64) as u64)
 }
 
 #[cfg(test)]

@@ -190,3 +190,14 @@ fn texts_that_do_not_repeat_end_a_row_group() {
     let groups = metadata(&file).metadata().num_row_groups();
     assert!((3..=5).contains(&groups), "{groups} row groups");
 }
+
+#[test]
+fn long_texts_end_a_row_group() {
+    let rows: Vec<Row> = (0..40)
+        .map(|n| (format!("{n}").repeat(300_000), None, Some("x".repeat(600_000)), None, None))
+        .collect();
+    let file = written(&[batch(&rows)], properties().build());
+    assert_eq!(read(&file, None), batch(&rows));
+    let groups = metadata(&file).metadata().num_row_groups();
+    assert!((8..=20).contains(&groups), "{groups} row groups");
+}

@@ -7,7 +7,7 @@ use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder};
+use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder, PageEncodingStats};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
@@ -17,7 +17,7 @@ use super::codes::Codes;
 use super::hybrid::{encode, width};
 
 /// Bytes of different texts at which a row group ends.
-const TEXTS_MAX: usize = 1 << 20;
+pub(super) const TEXTS_MAX: usize = 1 << 20;
 
 /// Maximum bytes of a text that becomes a statistic.
 const STATISTIC_MAX: usize = 64;
@@ -176,6 +176,7 @@ impl TextChunk {
         let (mut uncompressed, mut compressed) = (first.uncompressed_size, first.compressed_size);
         let data_offset = first.bytes_written;
         let mut offsets = OffsetIndexBuilder::new();
+        let pages = self.pages.len() as i32;
         for DataPage { page, rows } in std::mem::take(&mut self.pages) {
             let written = writer.write_page(page)?;
             debug_assert_eq!(written.page_type, PageType::DATA_PAGE);
@@ -191,6 +192,19 @@ impl TextChunk {
                 Some(_) => Compression::ZSTD(Default::default()),
                 None => Compression::UNCOMPRESSED,
             })
+            // Tells readers that the dictionary has all texts, so that they may skip the chunk by it.
+            .set_page_encoding_stats(vec![
+                PageEncodingStats {
+                    page_type: PageType::DICTIONARY_PAGE,
+                    encoding: Encoding::PLAIN,
+                    count: 1,
+                },
+                PageEncodingStats {
+                    page_type: PageType::DATA_PAGE,
+                    encoding: Encoding::RLE_DICTIONARY,
+                    count: pages,
+                },
+            ])
             .set_num_values(self.rows as i64)
             .set_total_compressed_size(compressed as i64)
             .set_total_uncompressed_size(uncompressed as i64)

@@ -125,7 +125,7 @@ fn columns() -> impl Strategy<Value = Vec<(&'static str, ArrayRef)>> {
 }
 
 /// What came of the records of a file: the events with their dates, the forms of their times, the counts, and the dead letters.
-fn outcome(file: &InputFile, mapping: &Mapping, by_row: bool) -> Vec<String> {
+fn outcome(file: &InputFile, mapping: &Mapping, by_row: bool) -> (Vec<String>, Vec<RecordBatch>) {
     let reading = ReadOptions {
         max_record_bytes: 64,
         block_bytes: 1 << 20,
@@ -134,7 +134,7 @@ fn outcome(file: &InputFile, mapping: &Mapping, by_row: bool) -> Vec<String> {
     };
     let mut source = Source::open(file, &mapping.wanted, &reading, &ByteCount::default()).unwrap();
     let mut columns = Columns::new();
-    let mut said = Vec::new();
+    let (mut said, mut batches) = (Vec::new(), Vec::new());
     while let Some(block) = source.next().unwrap() {
         let visitor = EventVisitor { mapping, columns: &mut columns, forms: Forms::default() };
         let (walked, forms) = if by_row {
@@ -150,9 +150,9 @@ fn outcome(file: &InputFile, mapping: &Mapping, by_row: bool) -> Vec<String> {
             said.push(format!("{:?} {:?} {}", letter.at, letter.rejection, letter.user_unreadable));
         }
         said.push(format!("{forms:?} {:?}", batch.dates));
-        said.extend(batch.rows.columns().iter().map(|column| format!("{column:?}")));
+        batches.push(batch.rows);
     }
-    said
+    (said, batches)
 }
 
 proptest! {
@@ -162,6 +162,7 @@ proptest! {
     fn columns_and_rows_give_the_same(
         columns in columns(),
         action in prop::option::of("[a-c]{1,3}"),
+        value in prop::option::of(-9.0..9.0f64),
         named in any::<bool>(),
         long in 8..64usize,
         epoch in any::<bool>(),
@@ -183,6 +184,9 @@ proptest! {
         }
         if epoch {
             events.ts_format = TimeFormat::Epoch(TimeUnit::Ms);
+        }
+        if let Some(value) = value {
+            events.constants.insert("value".into(), value.to_string());
         }
         let mapping = Mapping::new(&events);
         let file = InputFile {
